@@ -1,0 +1,27 @@
+//! The nouns of the OCI world that every other crate shares, and the two leaves that move their bytes.
+//!
+//! Nouns ([`digest`], [`descriptor`], [`platform`], [`reference`], [`manifest`], [`config`], [`tree`], [`layer`])
+//! are plain values: they can be cloned, compared and printed, and none of them does I/O. The leaves are
+//! [`store`] (content-addressed files on disk), [`registry`] (the distribution-spec client), [`layout`] (reading an OCI layout) and [`fetch`]
+//! (a blob from wherever it lies, into the store).
+//!
+//! Nothing here knows what a Dockerfile is.
+#![forbid(unsafe_code)]
+
+pub mod canonical;
+pub mod config;
+pub mod descriptor;
+pub mod digest;
+pub mod layer;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+pub mod tree;
+
+pub use config::{History, ImageConfig};
+pub use descriptor::{Descriptor, MediaType};
+pub use digest::{ContentDigest, DiffId, Sha256Digest, TreeDigest};
+pub use layer::{BaseLayer, BlobOrigin, Layer, Snapshot};
+pub use platform::Platform;
+pub use reference::Reference;
+pub use tree::{Entry, EntryKind, EntryTime, Metadata, Tree};

@@ -1,0 +1,53 @@
+//! What a build says while it runs. Events are the only thing that flows sideways; they carry no time, the receiver
+//! stamps them.
+
+use oci::Layer;
+
+use crate::graph::VertexId;
+
+/// Which output of a process a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The steps that the targets need, in graph order; comes once, before all others of the solver.
+    Planned(Vec<(VertexId, String)>),
+    /// A step begins to run.
+    Started(VertexId),
+    /// A line of its output, without the line end.
+    Log(VertexId, Stream, Vec<u8>),
+    /// A step is answered by the cache.
+    Cached(VertexId),
+    /// A step has run, and this is its layer.
+    Done(VertexId, Layer),
+    /// A step has failed; the build's error says why.
+    Failed(VertexId),
+    /// A step was running when the build was cancelled or failed elsewhere.
+    Cancelled(VertexId),
+    /// Bytes of a transfer, pull, unpack, compression or push, named for people; `total` is 0 while unknown. The last
+    /// one of a task has `done == total`.
+    Transfer {
+        /// What is moved, unique within a build: `pull sha256:0123456789ab`.
+        task: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A stage of the export begins, named for people: `exporting to oci layout out/`.
+    Stage(String),
+    /// The stage of that name has ended.
+    StageDone(String),
+    /// Something that does not stop the build but must be seen.
+    Warning(String),
+}
+
+/// Takes events, from several threads at the same time; must not block for long.
+pub type EventSink<'a> = dyn Fn(Event) + Send + Sync + 'a;

@@ -1,0 +1,30 @@
+//! From a Dockerfile to images: what to do, in which order, and what need not be done at all.
+//!
+//! [`plan`] turns the syntax tree into a [`Graph`]; [`key`] gives every vertex its two identities; [`schedule`] asks the
+//! cache and runs what is left; the result is one [`Image`] a target. No file, socket, clock or environment variable
+//! is touched here: everything of the world comes through the traits of [`traits`].
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod event;
+pub mod graph;
+pub mod op;
+pub mod traits;
+
+pub use cache::{Key, Record};
+pub use event::{Event, EventSink, Stream};
+pub use graph::{Graph, Target, Vertex, VertexId};
+pub use op::Op;
+pub use parser::ast::Span;
+pub use traits::{
+    BaseImage, CacheBackend, Cancel, Executor, FailureKind, ImageName, Input, Resolver, Step, StepFailure,
+};
+
+/// A solved image: everything but its bytes.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Config, history and platform as planned.
+    pub target: Target,
+    /// Its file system.
+    pub snapshot: oci::Snapshot,
+}

@@ -1,0 +1,171 @@
+//! The traits through which a build touches the world. Implementations live in `executor`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use oci::{BaseLayer, ImageConfig, Layer, Platform, Reference, Snapshot, TreeDigest};
+
+use crate::{
+    cache::{Key, Record},
+    event::Stream,
+    graph::{Vertex, VertexId},
+    op::{Selector, Source},
+};
+
+/// Finds images. Called while planning, from one thread, once for each (image, platform) pair.
+pub trait Resolver {
+    /// The image behind a reference for a platform: pinned by digest, with its config and the descriptors of its
+    /// layers. No layer is downloaded.
+    ///
+    /// # Errors
+    /// A failure of kind [`FailureKind::Registry`] when it cannot be had, [`FailureKind::Build`] when it has no such
+    /// platform.
+    fn image(&self, image: &ImageName, platform: &Platform) -> Result<BaseImage, StepFailure>;
+}
+
+/// Where an image is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageName {
+    /// In its registry.
+    Registry(Reference),
+    /// In an OCI layout directory, by tag or digest where one is given, else the only (or the `latest`) image in it.
+    OciLayout {
+        /// The directory.
+        directory: std::path::PathBuf,
+        /// Tag (`org.opencontainers.image.ref.name`) or digest.
+        selector: Option<String>,
+    },
+}
+
+/// An image to build on.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    /// How to call it with its digest: `docker.io/library/debian:bookworm@sha256:...`.
+    pub pinned: String,
+    /// Its config.
+    pub config: ImageConfig,
+    /// Its layers, the base first.
+    pub layers: Vec<BaseLayer>,
+}
+
+/// Does the work of a step. Called from several threads at the same time, never twice at the same time for equal keys.
+pub trait Executor: Sync {
+    /// Digest of what a source holds, for sources that have content of their own ([`Source::Context`],
+    /// [`Source::Inline`]): a function of paths, kinds, modes, link targets, content and those xattrs that reach a
+    /// layer; never of time, owner or inode.
+    fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure>;
+
+    /// Digest of what a selector picks of a file system: as above, and owner, layer time, hard-link group and
+    /// device number too.
+    fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure>;
+
+    /// Runs one step that is not a [`Source`] and returns the layer it adds to its first input: in the store, durable
+    /// against a kill of the process. Polls `step.cancel` and gives up with [`FailureKind::Cancelled`].
+    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure>;
+}
+
+/// One step to run.
+pub struct Step<'a> {
+    /// Its place in the graph, for events.
+    pub id: VertexId,
+    /// What to do.
+    pub vertex: &'a Vertex,
+    /// What to do it to, in the order of `vertex.inputs`.
+    pub inputs: Vec<Input<'a>>,
+    /// Takes the step's output, line by line, without line ends.
+    pub log: &'a (dyn Fn(Stream, &[u8]) + Sync),
+    /// Says when to stop.
+    pub cancel: &'a Cancel,
+}
+
+/// One input of a step.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The vertex it comes from; a [`Source::Context`] is read from its directory, not from a snapshot.
+    pub vertex: &'a Vertex,
+    /// Its file system. Empty for [`Source::Context`] and [`Source::Inline`].
+    pub snapshot: &'a Snapshot,
+    /// What was keyed for a context or inline source: what is copied must hash to this, or the step fails with
+    /// "changed while reading".
+    pub identity: Option<TreeDigest>,
+}
+
+/// Remembers results. Called from several threads at the same time. A cache never fails a build: an implementation
+/// reports trouble as a warning of its own and answers with a miss.
+pub trait CacheBackend: Sync {
+    /// The record of each key, in order; `None` for those it does not have or whose layers cannot be had any more.
+    fn lookup(&self, keys: &[Key]) -> Vec<Option<Record>>;
+
+    /// Remembers a record under both its keys. The layers it names are in the store already.
+    fn store(&self, record: &Record);
+}
+
+/// Asks every step of a build to stop.
+#[derive(Debug, Default)]
+pub struct Cancel {
+    requested: AtomicBool,
+}
+
+impl Cancel {
+    /// Asks. Steps that run are ended (SIGTERM, then SIGKILL), none is started any more.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether somebody has asked.
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
+    }
+}
+
+/// Whose fault a failure is; `cli` makes the exit code of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The step's own: a command that exits non-zero, a file that is not there.
+    Build,
+    /// The Dockerfile asks for something that is wrong or not supported.
+    Usage,
+    /// A registry or the network.
+    Registry,
+    /// The machine: store, disk, sandbox.
+    Machine,
+    /// The user stopped the build.
+    Cancelled,
+}
+
+/// Why a step gave no layer.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StepFailure {
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// What happened, in one line without a period.
+    pub message: String,
+    /// Exit code of the command, where one ran and exited.
+    pub exit_code: Option<i32>,
+    /// What to do about it, if we know.
+    pub hint: Option<String>,
+    /// What caused it.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StepFailure {
+    /// A failure with a message of its own.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), exit_code: None, hint: None, source: None }
+    }
+
+    /// A failure that says what was being done when something else went wrong.
+    pub fn caused(
+        kind: FailureKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { source: Some(source.into()), ..Self::new(kind, message) }
+    }
+
+    /// The same failure with advice.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
