@@ -190,7 +190,10 @@ mod tests {
 
     #[test]
     fn boundaries_between_values_are_part_of_the_encoding() {
-        assert_ne!(digest(vec!["ab".to_owned(), "c".to_owned()]), digest(vec!["a".to_owned(), "bc".to_owned()]));
+        assert_ne!(
+            digest(vec!["ab".to_owned(), "c".to_owned()]),
+            digest(vec!["a".to_owned(), "bc".to_owned()])
+        );
         assert_ne!(digest(None::<String>), digest(Some(String::new())));
         assert_ne!(Encoder::new("a").digest(), Encoder::new("b").digest());
     }

@@ -115,7 +115,8 @@ mod tests {
     use crate::tree::{Entry, EntryKind, EntryTime, Metadata};
 
     fn built(path: &str) -> Layer {
-        let metadata = Metadata { mode: 0o755, uid: 0, gid: 0, time: EntryTime::Epoch, xattrs: Default::default() };
+        let metadata =
+            Metadata { mode: 0o755, uid: 0, gid: 0, time: EntryTime::Epoch, xattrs: Default::default() };
         let entry = Entry { path: path.into(), kind: EntryKind::Directory, metadata };
         Layer::Built(Tree::new(vec![entry]).expect("one entry").digest())
     }

@@ -84,7 +84,9 @@ impl FromStr for Platform {
         }
         match parts[..] {
             ["local"] => Ok(Self::host()),
-            [os @ ("linux" | "windows" | "darwin" | "freebsd")] => Ok(Self { os: os.to_owned(), ..Self::host() }),
+            [os @ ("linux" | "windows" | "darwin" | "freebsd")] => {
+                Ok(Self { os: os.to_owned(), ..Self::host() })
+            }
             [architecture] => Ok(Self::new("linux", architecture, None)),
             [os, architecture] => Ok(Self::new(os, architecture, None)),
             [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),

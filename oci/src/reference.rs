@@ -75,7 +75,8 @@ impl FromStr for Reference {
         let fail = |reason| ReferenceError { text: text.to_owned(), reason };
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
-                let digest = digest.parse().map_err(|_| fail("the digest must be sha256: and 64 hex digits"))?;
+                let digest =
+                    digest.parse().map_err(|_| fail("the digest must be sha256: and 64 hex digits"))?;
                 (rest, Some(digest))
             }
             None => (text, None),
@@ -205,7 +206,9 @@ mod tests {
 
     #[test]
     fn what_no_registry_accepts_is_refused() {
-        for text in ["", "App", "a//b", "-a", "a:", "a:.t", "a@sha256:12", "a/../b", "h.x:99999/a", "a b", "a___b"] {
+        for text in
+            ["", "App", "a//b", "-a", "a:", "a:.t", "a@sha256:12", "a/../b", "h.x:99999/a", "a b", "a___b"]
+        {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
     }

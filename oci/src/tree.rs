@@ -151,7 +151,8 @@ impl Tree {
         if let Some(entry) = entries.iter().find(|entry| !is_valid_path(&entry.path)) {
             return Err(TreeError::Path(entry.path.clone()));
         }
-        let same = |pair: &&[Entry]| pair[0].path == pair[1].path && pair[0].kind.rank() == pair[1].kind.rank();
+        let same =
+            |pair: &&[Entry]| pair[0].path == pair[1].path && pair[0].kind.rank() == pair[1].kind.rank();
         if let Some(pair) = entries.windows(2).find(same) {
             return Err(TreeError::Duplicate(pair[0].path.clone()));
         }
@@ -167,7 +168,8 @@ impl Tree {
     }
 
     fn has_link_target(&self, path: &[u8]) -> bool {
-        self.get(path).is_some_and(|entry| !matches!(entry.kind, EntryKind::Directory | EntryKind::HardLink { .. }))
+        self.get(path)
+            .is_some_and(|entry| !matches!(entry.kind, EntryKind::Directory | EntryKind::HardLink { .. }))
     }
 
     /// The entries in order.
@@ -352,8 +354,14 @@ impl Reader<'_> {
             }
             3 => EntryKind::Symlink { target: self.numbered(1, Self::string)? },
             4 => EntryKind::HardLink { target: self.numbered(1, Self::string)? },
-            5 => EntryKind::CharDevice { major: self.numbered(1, Self::u32)?, minor: self.numbered(2, Self::u32)? },
-            6 => EntryKind::BlockDevice { major: self.numbered(1, Self::u32)?, minor: self.numbered(2, Self::u32)? },
+            5 => EntryKind::CharDevice {
+                major: self.numbered(1, Self::u32)?,
+                minor: self.numbered(2, Self::u32)?,
+            },
+            6 => EntryKind::BlockDevice {
+                major: self.numbered(1, Self::u32)?,
+                minor: self.numbered(2, Self::u32)?,
+            },
             7 => EntryKind::Fifo,
             8 => EntryKind::Opaque,
             _ => return Err(TreeError::Damaged(at)),

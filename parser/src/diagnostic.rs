@@ -29,31 +29,16 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error without a hint.
     pub fn error(span: Span, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Error,
-            rule: None,
-            message: message.into(),
-            span,
-            hint: None,
-        }
+        Self { severity: Severity::Error, rule: None, message: message.into(), span, hint: None }
     }
 
     /// A finding of a lint rule.
     pub fn warning(rule: &'static str, span: Span, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            rule: Some(rule),
-            message: message.into(),
-            span,
-            hint: None,
-        }
+        Self { severity: Severity::Warning, rule: Some(rule), message: message.into(), span, hint: None }
     }
 
     /// The same finding with advice.
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Self { hint: Some(hint.into()), ..self }
     }
 }

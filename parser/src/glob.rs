@@ -10,7 +10,5 @@ pub struct BadPattern {
 
 /// Whether `pattern` matches all of `path`; no wildcard matches a slash.
 pub fn matches(pattern: &str, _path: &str) -> Result<bool, BadPattern> {
-    Err(BadPattern {
-        pattern: pattern.to_owned(),
-    })
+    Err(BadPattern { pattern: pattern.to_owned() })
 }

@@ -24,14 +24,8 @@ pub struct Parsed {
 
 /// Parses a whole Dockerfile.
 pub fn parse(text: &str) -> Parsed {
-    let span = Span {
-        start: 0,
-        end: text.len(),
-    };
-    Parsed {
-        dockerfile: None,
-        diagnostics: vec![Diagnostic::error(span, "the parser is not there yet")],
-    }
+    let span = Span { start: 0, end: text.len() };
+    Parsed { dockerfile: None, diagnostics: vec![Diagnostic::error(span, "the parser is not there yet")] }
 }
 
 /// Parses one instruction: an ONBUILD trigger as a base image's config holds it.
