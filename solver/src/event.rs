@@ -27,8 +27,8 @@ pub enum Event {
     Cached(VertexId),
     /// A step has run, and this is its layer.
     Done(VertexId, Layer),
-    /// A step has failed; the build's error says why.
-    Failed(VertexId),
+    /// A step has failed, and why, in one line without a period; the build's error says the rest.
+    Failed(VertexId, String),
     /// A step was running when the build was cancelled or failed elsewhere.
     Cancelled(VertexId),
     /// Bytes of a transfer, pull, unpack, compression or push, named for people; `total` is 0 while unknown. The last
