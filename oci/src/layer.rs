@@ -21,6 +21,10 @@ use crate::{
 };
 
 /// One layer of a file system.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a snapshot has tens of layers; a box would be noise in every pattern"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layer {
