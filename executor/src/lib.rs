@@ -1,1 +1,22 @@
-//! placeholder
+//! The part of the builder that touches this machine: sources, snapshots on disk, copying, the sandbox, the local cache.
+//!
+//! [`LocalExecutor`](executor) joins the parts and implements the traits of `solver`; nothing here knows what a
+//! Dockerfile is, and nothing here makes an image. Two rules hold in every module: a path that came from outside (a
+//! tar, an image, a context, a Dockerfile) is resolved by the kernel inside a directory we hold open, never by a
+//! string; and what is on disk below the store's `snapshots/` is complete, because it arrives there by one rename.
+//!
+//! `unsafe` is allowed in one module, `sandbox::sys`.
+#![deny(unsafe_code)]
+
+pub mod archive;
+pub mod cache;
+pub mod context;
+pub mod copy;
+pub mod diff;
+pub mod executor;
+pub mod image;
+pub mod snapshot;
+pub mod tarball;
+pub mod unpack;
+pub mod users;
+pub mod view;

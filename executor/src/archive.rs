@@ -1,0 +1,1 @@
+//! ADD of a local tar archive (owner: FILES).

@@ -1,0 +1,1 @@
+//! Cache records in the store.

@@ -1,0 +1,1 @@
+//! Directory contexts: walk, ignore rules, identity (owner: FILES).

@@ -1,0 +1,1 @@
+//! COPY, ADD and WORKDIR into a mounted root (owner: FILES).

@@ -1,0 +1,1 @@
+//! From an overlay upper directory to a Tree (owner: FILES).

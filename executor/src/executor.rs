@@ -1,0 +1,1 @@
+//! Joins the parts and implements `solver::Executor`.

@@ -1,0 +1,1 @@
+//! Finds base images: implements `solver::Resolver`.

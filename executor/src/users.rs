@@ -1,0 +1,1 @@
+//! User and group names looked up inside an image (owner: FILES).
