@@ -20,3 +20,9 @@ pub mod tarball;
 pub mod unpack;
 pub mod users;
 pub mod view;
+
+pub use cache::LocalCache;
+pub use executor::{ExecutorOptions, LocalExecutor};
+pub use image::ImageResolver;
+pub use snapshot::{Events, SnapshotError, Snapshots, Writable};
+pub use view::View;
