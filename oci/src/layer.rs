@@ -92,11 +92,19 @@ impl Snapshot {
     pub fn chain(&self) -> impl Iterator<Item = (TreeDigest, &Layer)> {
         let mut digest = Encoder::new("scratch").digest();
         self.layers.iter().filter(|layer| !layer.is_empty()).map(move |layer| {
-            let mut encoder = Encoder::new("chain");
-            encoder.field(1, &digest).field(2, &layer.tree());
-            digest = encoder.digest();
+            digest = Self::digest_with(&digest, layer);
             (digest, layer)
         })
+    }
+
+    /// Identity of the file system of digest `parent` with `layer` on top; an empty layer changes nothing.
+    pub fn digest_with(parent: &TreeDigest, layer: &Layer) -> TreeDigest {
+        if layer.is_empty() {
+            return *parent;
+        }
+        let mut encoder = Encoder::new("chain");
+        encoder.field(1, parent).field(2, &layer.tree());
+        encoder.digest()
     }
 
     /// The file system with one more layer on top.

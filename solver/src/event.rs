@@ -29,6 +29,8 @@ pub enum Event {
     Done(VertexId, Layer),
     /// A step has failed, and why, in one line without a period; the build's error says the rest.
     Failed(VertexId, String),
+    /// The content of a source is known; sources have no layer of their own. Comes for every source among the planned.
+    Ready(VertexId),
     /// A step was running when the build was cancelled or failed elsewhere.
     Cancelled(VertexId),
     /// Bytes of a transfer, pull, unpack, compression or push, named for people; `total` is 0 while unknown. The last

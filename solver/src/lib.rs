@@ -9,6 +9,9 @@ pub mod cache;
 pub mod event;
 pub mod graph;
 pub mod op;
+pub mod pattern;
+pub mod plan;
+pub mod schedule;
 pub mod traits;
 
 pub use cache::{Key, Record};
@@ -16,6 +19,8 @@ pub use event::{Event, EventSink, Stream};
 pub use graph::{Graph, Target, Vertex, VertexId};
 pub use op::Op;
 pub use parser::ast::Span;
+pub use plan::{NamedContext, PlanError, PlanOptions, Planned, plan};
+pub use schedule::{SolveError, SolveOptions, solve};
 pub use traits::{
     BaseImage, CacheBackend, Cancel, Executor, FailureKind, ImageName, Input, Resolver, Step, StepFailure,
 };

@@ -1,6 +1,9 @@
 //! The traits through which a build touches the world. Implementations live in `executor`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use oci::{BaseLayer, ImageConfig, Layer, Platform, Reference, Snapshot, TreeDigest};
 
@@ -102,7 +105,8 @@ pub trait CacheBackend: Sync {
 /// Asks every step of a build to stop.
 #[derive(Debug, Default)]
 pub struct Cancel {
-    requested: AtomicBool,
+    requested: Arc<AtomicBool>,
+    above: Vec<Arc<AtomicBool>>,
 }
 
 impl Cancel {
@@ -113,7 +117,14 @@ impl Cancel {
 
     /// Whether somebody has asked.
     pub fn is_requested(&self) -> bool {
-        self.requested.load(Ordering::SeqCst)
+        self.above.iter().chain([&self.requested]).any(|flag| flag.load(Ordering::SeqCst))
+    }
+
+    /// One that is requested when this one is, and can be requested without it: a step that fails stops the others,
+    /// and is not taken for the user's Ctrl-C.
+    pub fn child(&self) -> Self {
+        let above = self.above.iter().chain([&self.requested]).cloned().collect();
+        Self { requested: Arc::default(), above }
     }
 }
 
