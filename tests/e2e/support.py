@@ -1,0 +1,210 @@
+"""What the end-to-end tests share: the binary, ordinary users, a real registry, reading what was written.
+
+The tests are run by `scripts/test` as root, with $LAYERWRIGHT naming the binary. Every test has a scratch directory
+of its own that all users may enter; every child is ended by its pid.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+import unittest
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+SCHEMAS = REPO.parent / "shared" / "fixtures" / "image-spec"
+USERS = ("root", "lw-sub", "lw-one")
+WATCHDOG = 300  # seconds; ten times what the slowest call needs
+
+
+class Failed(AssertionError):
+    """A command ended otherwise than the test expects."""
+
+
+class Case(unittest.TestCase):
+    """A test with a scratch directory, a copy of the binary that every user can run, and a busybox base."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="layerwright-e2e."))
+        cls.shared.chmod(0o755)
+        cls.binary = cls.shared / "layerwright"
+        shutil.copy2(os.environ["LAYERWRIGHT"], cls.binary)
+        cls.binary.chmod(0o755)
+        cls.base = cls.shared / "base"
+        environment = {**os.environ, "LAYERWRIGHT": str(cls.binary)}
+        subprocess.run([REPO / "scripts" / "busybox-layout", cls.base], check=True, env=environment, timeout=WATCHDOG)
+        subprocess.run(["chmod", "-R", "a+rX", cls.base], check=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.shared)
+
+    def setUp(self):
+        self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="test.", dir=self.shared))
+        self.scratch.chmod(0o1777)
+
+    def context(self, name="context", **files):
+        """Makes a context; keys are paths with `__` for `/` and `_DOT_` for a dot."""
+        directory = self.scratch / name
+        directory.mkdir(mode=0o755)
+        for key, text in files.items():
+            path = directory / key.replace("__", "/").replace("_DOT_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return directory
+
+    def command(self, *arguments, user="root", root=None):
+        """The argument list that runs layerwright as a user, with that user's own store."""
+        store = root or self.store(user)
+        command = [str(self.binary), *map(str, arguments)]
+        if arguments and arguments[0] == "build":
+            command += ["--root", str(store), "--build-context", f"busybox=oci-layout://{self.base}"]
+        return command if user == "root" else ["runuser", "-u", user, "--", *command]
+
+    def store(self, user="root"):
+        store = self.scratch / f"store-{user}"
+        if not store.exists():
+            store.mkdir(mode=0o700)
+            shutil.chown(store, user, user)
+        return store
+
+    def run_layerwright(self, *arguments, user="root", root=None, code=0, env=None, umask=None, **options):
+        """Runs to the end; the exit code must be `code`, unless that is None. Gives the completed process, output as text."""
+        environment = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"} | (env or {})
+        if umask is not None:
+            options["umask"] = umask
+        done = subprocess.run(
+            self.command(*arguments, user=user, root=root), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, text=True, env=environment, timeout=WATCHDOG, cwd=self.scratch, **options)
+        if code is not None and done.returncode != code:
+            raise Failed(f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def build(self, context, *arguments, **options):
+        """Builds to an OCI layout directory and gives its path; `name` tells several results apart."""
+        name = options.pop("name", "image")
+        user = options.get("user", "root")
+        out = self.scratch / f"out-{name}"
+        if not out.exists():
+            out.mkdir()
+            shutil.chown(out, user, user)
+        out = out / "layout"
+        self.last = self.run_layerwright(
+            "build", "--progress", "plain", "-o", f"type=oci,tar=false,dest={out}", *arguments, context, **options)
+        return out
+
+
+class Layout:
+    """An OCI layout that was written: its last image, read and verified by the tests' own eyes."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.index = json.loads((self.path / "index.json").read_text())
+        self.descriptor = self.index["manifests"][-1]
+        self.digest = self.descriptor["digest"]
+        self.manifest = self.json(self.descriptor)
+        self.config = self.json(self.manifest["config"])
+
+    def blob(self, descriptor):
+        return self.path / "blobs" / descriptor["digest"].replace(":", "/")
+
+    def json(self, descriptor):
+        return json.loads(self.blob(descriptor).read_text())
+
+    def layers(self):
+        """The tar of every layer, as a list of members."""
+        for descriptor in self.manifest["layers"]:
+            with tarfile.open(self.blob(descriptor), "r:*") as tar:
+                yield {member.name: member for member in tar}
+
+    def read(self, path):
+        """The bytes of a file in the topmost layer that has it."""
+        for descriptor in reversed(self.manifest["layers"]):
+            with tarfile.open(self.blob(descriptor), "r:*") as tar:
+                if path in tar.getnames():
+                    return tar.extractfile(path).read()
+        raise Failed(f"no layer has {path}")
+
+    def validate(self):
+        """Checks config, manifest and index against image-spec's JSON schemas."""
+        validate("image-manifest-schema.json", self.manifest)
+        validate("config-schema.json", self.config)
+        validate("image-index-schema.json", self.index)
+        validate("image-layout-schema.json", json.loads((self.path / "oci-layout").read_text()))
+
+
+def validate(schema, document):
+    """Validates one JSON document; loudly skips where the schemas are not beside the repository."""
+    if not SCHEMAS.is_dir():
+        print(f"SKIPPED: no JSON schemas at {SCHEMAS}")
+        return
+    import jsonschema
+
+    schemas = {path.name: json.loads(path.read_text()) for path in SCHEMAS.glob("*.json")}
+    main = schemas[schema]
+    store = {name: content for name, content in schemas.items()}
+    store |= {content.get("id", name): content for name, content in schemas.items()}
+    base = main.get("id", schema)
+    folder = base.rsplit("/", 1)[0] + "/"
+    store |= {folder + name: content for name, content in schemas.items()}
+    resolver = jsonschema.RefResolver(base, main, store=store)
+    jsonschema.Draft4Validator(main, resolver=resolver).validate(document)
+
+
+class Registry:
+    """A docker-registry on a free loopback port; a context manager."""
+
+    def __init__(self, directory, htpasswd=None):
+        self.directory = pathlib.Path(directory)
+        self.htpasswd = htpasswd
+
+    def __enter__(self):
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.host = f"127.0.0.1:{port}"
+        auth = f"auth: {{htpasswd: {{realm: test, path: {self.htpasswd}}}}}\n" if self.htpasswd else ""
+        config = self.directory / "config.yml"
+        config.write_text(
+            f"version: 0.1\nlog: {{level: info, formatter: json}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {self.directory}/data}}, delete: {{enabled: true}}}}\n"
+            f"http: {{addr: 127.0.0.1:{port}}}\n{auth}")
+        self.log = open(self.directory / "log", "w+")
+        self.process = subprocess.Popen(["docker-registry", "serve", config], stdout=self.log, stderr=self.log)
+        wait_for(lambda: accepts(port), "the registry to listen")
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(WATCHDOG)
+        self.log.close()
+
+    def requests(self):
+        """(method, path, status) of everything the registry has answered, in order."""
+        found = []
+        for line in (self.directory / "log").read_text().splitlines():
+            entry = re.search(r'"http.request.method":"(\w+)".*?"http.request.uri":"([^"]+)".*?"http.response.status":(\d+)', line)
+            if entry:
+                found.append((entry[1], entry[2], int(entry[3])))
+        return found
+
+
+def accepts(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition, what):
+    """Polls; the bound is a watchdog, not an expectation."""
+    deadline = time.monotonic() + WATCHDOG
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failed(f"waited in vain for {what}")
+        time.sleep(0.02)

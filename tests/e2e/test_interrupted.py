@@ -1,0 +1,97 @@
+"""Ctrl-C and kill -9 in the middle of a RUN: nothing is left behind, and the next build works."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import unittest
+
+from support import WATCHDOG, Case, Layout, wait_for
+
+# The step waits for a file that never comes, and says so first; its marker shows in /proc/PID/cmdline.
+DOCKERFILE = """\
+FROM busybox
+RUN echo finished > /finished
+RUN touch /started; sleep 86399 & echo waiting; wait
+"""
+MARKER = b"86399"
+
+
+def sleepers():
+    """Pids of live processes of the step."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if command.startswith(b"sleep\0") and MARKER in command and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+class Interrupted(Case):
+    def start(self, user):
+        context = self.scratch / "context"
+        if not context.exists():
+            self.context(Dockerfile=DOCKERFILE)
+        command = self.command("build", "--progress", "plain", context, user=user)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   stdin=subprocess.DEVNULL, start_new_session=True)
+        self.output = []
+        for line in process.stdout:
+            self.output.append(line)
+            if line.rstrip().endswith("waiting") and "echo" not in line:
+                break
+        wait_for(sleepers, "the step to start")
+        return process
+
+    def builder(self, process, user):
+        """The pid of layerwright itself: runuser stands in front of it for ordinary users."""
+        if user == "root":
+            return process.pid
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def check_nothing_is_left(self, mounts):
+        wait_for(lambda: not sleepers(), "the step's processes to end")
+        self.assertEqual(pathlib.Path("/proc/self/mountinfo").read_text(), mounts)
+
+    def next_build_works(self, user):
+        done = self.context(f"next-{user}-{os.urandom(3).hex()}",
+                            Dockerfile="FROM busybox\nRUN echo finished > /finished\n")
+        layout = Layout(self.build(done, user=user, name=f"next-{user}"))
+        layout.validate()
+        self.assertRegex(self.last.stderr, "CACHED", "the finished step is kept")
+        temporaries = list((self.store(user) / "tmp").iterdir())
+        self.assertEqual(temporaries, [], "the next run has swept the temporaries")
+
+    def test_ctrl_c_and_sigterm(self):
+        mounts = pathlib.Path("/proc/self/mountinfo").read_text()
+        for user in ("root", "lw-sub"):
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+                with self.subTest(user=user, signal=number):
+                    process = self.start(user)
+                    os.kill(self.builder(process, user), number)
+                    process.stdout.read()
+                    self.assertEqual(process.wait(WATCHDOG), code)
+                    self.check_nothing_is_left(mounts)
+            self.next_build_works(user)
+
+    def test_kill_9(self):
+        mounts = pathlib.Path("/proc/self/mountinfo").read_text()
+        for user in ("root", "lw-sub"):
+            with self.subTest(user=user):
+                process = self.start(user)
+                os.kill(self.builder(process, user), signal.SIGKILL)
+                process.stdout.read()
+                process.wait(WATCHDOG)
+                self.check_nothing_is_left(mounts)
+                self.next_build_works(user)
+
+
+if __name__ == "__main__":
+    unittest.main()
