@@ -1,1 +1,1 @@
-//! ADD of a local tar archive (owner: FILES).
+//! Local tar archives of ADD, unpacked into the destination.

@@ -15,6 +15,8 @@ pub mod copy;
 pub mod diff;
 pub mod executor;
 pub mod image;
+pub mod listing;
+pub mod rootfs;
 pub mod snapshot;
 pub mod tarball;
 pub mod unpack;

@@ -47,12 +47,16 @@ pub struct ContextSource {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     /// Sources as written after expansion, cleaned, without a leading slash; patterns of Go's `filepath.Match` where
-    /// they hold wildcards. A directory stands for everything below it.
+    /// they hold wildcards. A directory stands for everything below it. With `parents`, see there.
     pub include: Vec<String>,
     /// Patterns of `--exclude`, in `.dockerignore`'s language.
     pub exclude: Vec<String>,
     /// Whether symbolic links in the source paths themselves are followed (always inside the source's root).
     pub follow_links: bool,
+    /// `--parents`: a source keeps its first pivot, `base/./rest`, both parts cleaned; without one all of it is `rest`
+    /// and the base is the root. What is below the base and matches `rest`, in `.dockerignore`'s language, is
+    /// picked, and the directories between are picked with it.
+    pub parents: bool,
 }
 
 /// RUN
@@ -119,12 +123,10 @@ pub struct Copy {
     /// are several sources.
     pub into_directory: bool,
     /// `--chown`: `user[:group]`, names or ids looked up in the destination's file system. `None`: 0:0 for contexts,
-    /// the owner they have for files of stages and images... which Docker, too, resets to 0:0.
+    /// the owner they have for files of stages and images, as BuildKit does.
     pub chown: Option<String>,
     /// `--chmod`.
     pub chmod: Option<Chmod>,
-    /// `--parents`: keep the path below the pivot.
-    pub parents: bool,
     /// How the times of what it writes are treated.
     pub timestamps: Timestamps,
 }
