@@ -114,6 +114,34 @@ impl Sha256Digest {
     }
 }
 
+/// SHA-256 of bytes that come one after the other.
+#[derive(Clone)]
+pub struct Sha256Hasher(ring::digest::Context);
+
+impl Default for Sha256Hasher {
+    fn default() -> Self {
+        Self(ring::digest::Context::new(&ring::digest::SHA256))
+    }
+}
+
+impl Sha256Hasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of them.
+    pub fn finish(self) -> Sha256Digest {
+        Sha256Digest::from_ring(&self.0.finish())
+    }
+}
+
+impl fmt::Debug for Sha256Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sha256Hasher")
+    }
+}
+
 impl From<Sha256Digest> for DiffId {
     fn from(digest: Sha256Digest) -> Self {
         Self(digest.0)

@@ -1,12 +1,37 @@
-//! The store: one directory of one user and one id map, shared by any number of processes.
+//! The store: one directory that keeps what builds need again, shared by any number of processes without a daemon.
+//!
+//! Invariants:
+//! - A file appears under its final name whole or not at all: it is written below `tmp/` and renamed. That is enough
+//!   against `kill -9`; [`Store::sync`] makes it enough against power loss, and is awaited before a build says it is done.
+//! - Writers go blob → record → reference, so that nothing names bytes that are not there.
+//! - Everything temporary lies in `tmp/RUN`, one directory a process, whose lock the kernel frees when the process
+//!   dies; the next [`Store::open`] removes what the dead have left.
+//! - A store belongs to one user and one id map ([`owner`]): with another, ownership in its snapshots means nothing.
+//!
+//! Blobs are not verified when they are opened; whoever reads one against a descriptor verifies
+//! ([`crate::fetch::Fetcher::open`]).
+
+mod blob;
+mod owner;
+mod temp;
 
 use std::{
-    fs::File,
-    io::{self, Write},
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+
+use self::temp::Run;
+pub use self::{blob::BlobWriter, owner::Owner, temp::TempDir};
 use crate::digest::Sha256Digest;
+
+/// The directories of a store, made when it is opened.
+const AREAS: [&str; 8] =
+    ["blobs/sha256", "snapshots", "trees", "sealed", "records/definition", "records/content", "locks", "tmp"];
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -22,108 +47,277 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// The store was made by another user, or inside another user namespace.
+    #[error("the store {} belongs to {found}, but this process is {own}", root.display())]
+    Foreign {
+        /// The store.
+        root: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asks.
+        own: String,
+    },
+    /// The directory holds something else.
+    #[error("{} is not empty and not a store: it has no file {:?}", root.display(), owner::FILE)]
+    NotAStore {
+        /// The directory.
+        root: PathBuf,
+    },
+    /// The store was written by another version of the format, or its `format` file is damaged.
+    #[error("the store {} has format {found:?}, and this version reads {:?}", root.display(), owner::FORMAT)]
+    Format {
+        /// The store.
+        root: PathBuf,
+        /// First line of its `format` file.
+        found: String,
+    },
+    /// A file system whose locks are not kept between machines.
+    #[error("the store {} lies on {kind}, a network file system without reliable locks", root.display())]
+    NetworkFileSystem {
+        /// The store.
+        root: PathBuf,
+        /// Which file system.
+        kind: &'static str,
+    },
+    /// The path given is not one inside the store.
+    #[error("{} is not a path inside the store", path.display())]
+    Outside {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A blob is not there.
+    #[error("the store has no blob {digest}")]
+    NoBlob {
+        /// Which.
+        digest: Sha256Digest,
+    },
+    /// What was written is not what it was said to be.
+    #[error("expected blob {expected} of {expected_size} bytes, but got {found} of {found_size} bytes")]
+    WrongBlob {
+        /// The digest asked for.
+        expected: Sha256Digest,
+        /// The size asked for.
+        expected_size: u64,
+        /// The digest of what came.
+        found: Sha256Digest,
+        /// Its size.
+        found_size: u64,
+    },
 }
 
-/// An open store. Cheap to share behind an `Arc`.
+impl StoreError {
+    fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    fn errno(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let path = path.into();
+        move |errno| Self::Io { action, path, source: errno.into() }
+    }
+}
+
+/// An open store. Share it behind an [`Arc`]; all methods may be called from any thread.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    directory: File,
+    run: Arc<Run>,
 }
 
 impl Store {
-    /// Opens or creates the store.
+    /// Opens the store in `root`, making it where nothing is there yet, and removes what dead processes left in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`], [`StoreError::NotAStore`], [`StoreError::Format`] or
+    /// [`StoreError::NetworkFileSystem`] where it must not be used, [`StoreError::Io`] where it cannot be.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        Err(pending(root))
+        make_directory(root)?;
+        let root = root.canonicalize().map_err(StoreError::io("resolve", root))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            rustix::fs::open(&root, flags, Mode::empty()).map_err(StoreError::errno("open", &root))?;
+        owner::refuse_network_file_system(&directory, &root)?;
+
+        // Held while the store is made and while the dead are told from the living, and no longer.
+        let lock = lock_directory(&directory, &root)?;
+        owner::claim(&directory, &root, &Owner::of_this_process()?)?;
+        for area in AREAS {
+            make_directory(&root.join(area))?;
+        }
+        let dead = temp::dead_runs(&root.join("tmp"))?;
+        let run = Run::start(&root.join("tmp"))?;
+        drop(lock);
+
+        dead.into_iter().for_each(temp::DeadRun::remove);
+        Ok(Store { root, directory: directory.into(), run: Arc::new(run) })
     }
-    /// The directory.
+
+    /// The directory, absolute and without links.
     pub fn root(&self) -> &Path {
         &self.root
     }
-    /// `ROOT/name`, one of the areas made by `open`.
+
+    /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `records/definition`, `records/content`,
+    /// `locks`, all of which exist.
     pub fn area(&self, name: &str) -> PathBuf {
+        debug_assert!(AREAS.iter().any(|area| Path::new(area).starts_with(name)), "no area {name}");
         self.root.join(name)
     }
-    /// A new private directory for temporaries, removed on drop.
-    pub fn temp_dir(&self, _purpose: &str) -> Result<TempDir, StoreError> {
-        Err(pending(&self.root))
+
+    /// A new empty directory below `tmp/`, mode 0700, removed with all it holds when it is dropped. `purpose` becomes
+    /// part of its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn temp_dir(&self, purpose: &str) -> Result<TempDir, StoreError> {
+        TempDir::new(&self.run, purpose)
     }
-    /// Whether a blob of this digest and size is there.
-    pub fn has_blob(&self, _digest: &Sha256Digest, _size: u64) -> bool {
-        false
+
+    /// Whether there is a blob of this digest and size. Its bytes are not read.
+    pub fn has_blob(&self, digest: &Sha256Digest, size: u64) -> bool {
+        let metadata = fs::symlink_metadata(self.blob_path(digest));
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
     }
-    /// Opens a blob.
-    pub fn open_blob(&self, _digest: &Sha256Digest) -> Result<File, StoreError> {
-        Err(pending(&self.root))
+
+    /// Opens a blob for reading. Its bytes are not verified.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`], or [`StoreError::Io`].
+    pub fn open_blob(&self, digest: &Sha256Digest) -> Result<File, StoreError> {
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::NoBlob { digest: *digest })
+            }
+            opened => opened.map_err(StoreError::io("open", path)),
+        }
     }
+
     /// Where a blob lies, whether or not it is there.
     pub fn blob_path(&self, digest: &Sha256Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
     }
-    /// Stores bytes.
-    pub fn put_blob(&self, _bytes: &[u8]) -> Result<Sha256Digest, StoreError> {
-        Err(pending(&self.root))
+
+    /// Stores bytes that are in memory. A blob of the same digest is replaced, which mends it where it was damaged.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Sha256Digest, StoreError> {
+        let digest = Sha256Digest::of(bytes);
+        self.write_atomic(&self.blob_path(&digest), bytes)?;
+        Ok(digest)
     }
-    /// Starts writing a blob of unknown digest.
+
+    /// Starts a blob whose bytes come one after the other.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        Err(pending(&self.root))
+        BlobWriter::new(&self.run, &self.root.join("blobs/sha256"))
     }
-    /// Writes a file of the store: the old or the new content, never half.
-    pub fn write_atomic(&self, _path_in_root: &Path, _bytes: &[u8]) -> Result<(), StoreError> {
-        Err(pending(&self.root))
+
+    /// Writes a file: other processes see the old content or the new, never half of it. Missing directories on the way
+    /// are made. The path is relative to the root, or begins with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Outside`] or [`StoreError::Io`].
+    pub fn write_atomic(&self, path_in_root: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let target = self.inside(path_in_root)?;
+        let temporary = self.run.new_path("file");
+        let written = write_new(&temporary, bytes).map_err(StoreError::io("write", &target));
+        let placed = written.and_then(|()| rename_making_parent(&temporary, &target));
+        if placed.is_err() {
+            // What cannot be removed now is swept with the run.
+            let _ = fs::remove_file(&temporary);
+        }
+        placed
     }
-    /// Moves a temporary directory to its place; `false` when somebody was faster.
-    pub fn rename_into(&self, _temp: TempDir, _target_in_root: &Path) -> Result<bool, StoreError> {
-        Err(pending(&self.root))
+
+    /// Moves a temporary directory to its final place. Returns `false`, and removes the temporary, when something is
+    /// there already: somebody was faster, and content-addressed places hold equal things.
+    ///
+    /// # Errors
+    /// [`StoreError::Outside`] or [`StoreError::Io`].
+    pub fn rename_into(&self, temp: TempDir, target_in_root: &Path) -> Result<bool, StoreError> {
+        let target = self.inside(target_in_root)?;
+        if let Some(parent) = target.parent() {
+            make_directory(parent)?;
+        }
+        match rename_no_replace(temp.path(), &target) {
+            Ok(()) => {
+                temp.forget();
+                Ok(true)
+            }
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => temp.remove().map(|()| false),
+            Err(errno) => Err(StoreError::errno("create", target)(errno)),
+        }
     }
-    /// Makes everything written so far durable.
+
+    /// Waits until everything written so far would survive a power loss (`syncfs`). To be called before a build says
+    /// that it is done and before a tag is pushed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: what was written since the last success may be lost.
     pub fn sync(&self) -> Result<(), StoreError> {
-        Err(pending(&self.root))
+        rustix::fs::syncfs(&self.directory).map_err(StoreError::errno("sync", &self.root))
+    }
+
+    /// The absolute path of something inside the store.
+    fn inside(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        let relative = path.strip_prefix(&self.root).unwrap_or(path);
+        let plain = relative.components().all(|component| matches!(component, Component::Normal(_)));
+        if plain && relative.components().next().is_some() {
+            return Ok(self.root.join(relative));
+        }
+        Err(StoreError::Outside { path: path.to_owned() })
     }
 }
 
-fn pending(root: &Path) -> StoreError {
-    StoreError::Io { action: "open", path: root.to_owned(), source: io::ErrorKind::Unsupported.into() }
+/// Makes a directory and those above it, mode 0700 whatever the umask allows beyond that.
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(StoreError::io("create", path))
 }
 
-/// A private directory inside the store's temporaries, removed on drop.
-#[derive(Debug)]
-pub struct TempDir {
-    path: PathBuf,
+/// Takes the lock of the store's root; it is free again when the result is dropped.
+fn lock_directory(directory: &impl std::os::fd::AsFd, root: &Path) -> Result<File, StoreError> {
+    // A description of its own: a duplicate would share the lock with `directory`, which stays open.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let own =
+        rustix::fs::openat(directory, ".", flags, Mode::empty()).map_err(StoreError::errno("open", root))?;
+    rustix::fs::flock(&own, FlockOperation::LockExclusive).map_err(StoreError::errno("lock", root))?;
+    Ok(own.into())
 }
 
-impl TempDir {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-    /// Keeps the directory beyond the value's life; the next sweep still removes it.
-    pub fn into_path(self) -> PathBuf {
-        self.path.clone()
-    }
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create_new(path)?;
+    io::Write::write_all(&mut file, bytes)
 }
 
-/// A blob being written.
-#[derive(Debug)]
-pub struct BlobWriter {
-    path: PathBuf,
+/// A new file that only its owner may read, and nobody may write once it is closed.
+fn create_new(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o400).open(path)
 }
 
-impl BlobWriter {
-    /// Puts the blob in place under the digest of what was written.
-    pub fn commit(self) -> Result<(Sha256Digest, u64), StoreError> {
-        Err(pending(&self.path))
-    }
-    /// Puts the blob in place if it is the expected one.
-    pub fn commit_as(self, _digest: &Sha256Digest, _size: u64) -> Result<(), StoreError> {
-        Err(pending(&self.path))
+fn rename_making_parent(from: &Path, to: &Path) -> Result<(), StoreError> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_directory(to.parent().unwrap_or(to))?;
+            fs::rename(from, to).map_err(StoreError::io("create", to))
+        }
+        renamed => renamed.map_err(StoreError::io("create", to)),
     }
 }
 
-impl Write for BlobWriter {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+fn rename_no_replace(from: &Path, to: &Path) -> Result<(), rustix::io::Errno> {
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
+        // A file system without RENAME_NOREPLACE: a plain rename still never replaces a directory that holds anything.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::rename(from, to),
+        renamed => renamed,
     }
 }
+
+#[cfg(test)]
+mod tests;

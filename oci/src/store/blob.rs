@@ -1,0 +1,97 @@
+//! Writing a blob whose bytes come one after the other.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{StoreError, create_new, temp::Run};
+use crate::digest::{Sha256Digest, Sha256Hasher};
+
+/// Bytes gathered before they go to the file.
+const BUFFER: usize = 128 << 10;
+
+/// A blob being written; it is hashed on the way. Dropped without a commit, it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter {
+    file: BufWriter<File>,
+    temporary: Temporary,
+    blobs: PathBuf,
+    hash: Sha256Hasher,
+    size: u64,
+    /// Keeps the directory of the temporary from being swept.
+    _run: Arc<Run>,
+}
+
+/// A file that is removed unless it has been renamed.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove; what cannot be removed is swept with the run.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl BlobWriter {
+    pub(super) fn new(run: &Arc<Run>, blobs: &Path) -> Result<Self, StoreError> {
+        let path = run.new_path("blob");
+        let file = create_new(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Self {
+            file: BufWriter::with_capacity(BUFFER, file),
+            temporary: Temporary(path),
+            blobs: blobs.to_owned(),
+            hash: Sha256Hasher::default(),
+            size: 0,
+            _run: run.clone(),
+        })
+    }
+
+    /// Puts the blob in place under the digest of what was written, and tells digest and size.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn commit(mut self) -> Result<(Sha256Digest, u64), StoreError> {
+        let found = (self.digest(), self.size);
+        self.place(&found.0)?;
+        Ok(found)
+    }
+
+    /// Puts the blob in place if it is the expected one.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongBlob`], or [`StoreError::Io`].
+    pub fn commit_as(mut self, digest: &Sha256Digest, size: u64) -> Result<(), StoreError> {
+        let (found, found_size) = (self.digest(), self.size);
+        if (found, found_size) != (*digest, size) {
+            return Err(StoreError::WrongBlob { expected: *digest, expected_size: size, found, found_size });
+        }
+        self.place(digest)
+    }
+
+    fn digest(&self) -> Sha256Digest {
+        self.hash.clone().finish()
+    }
+
+    fn place(&mut self, digest: &Sha256Digest) -> Result<(), StoreError> {
+        let target = self.blobs.join(digest.hex());
+        self.file.flush().map_err(StoreError::io("write", &target))?;
+        fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,145 @@
+//! Whose a store is, and on what it lies.
+//!
+//! Snapshots hold files of many owners, written through the user namespace of the process that made them. The same
+//! directory seen through another id map would give other owners, and so other images: it is refused instead.
+
+use std::{fmt, fs, io, os::fd::AsFd, path::Path};
+
+use rustix::fs::{AtFlags, Mode};
+
+use super::{StoreError, write_new};
+
+/// First line of the `format` file.
+pub(super) const FORMAT: &str = "layerwright store 1";
+/// Its name.
+pub(super) const FILE: &str = "format";
+
+/// A user and the id maps it sees the store through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    uid: u32,
+    uid_map: String,
+    gid_map: String,
+}
+
+impl Owner {
+    /// The effective user of this process and the maps of its user namespace.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when `/proc` does not tell.
+    pub fn of_this_process() -> Result<Self, StoreError> {
+        let uid = rustix::process::geteuid().as_raw();
+        Ok(Self { uid, uid_map: read_map("/proc/self/uid_map")?, gid_map: read_map("/proc/self/gid_map")? })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid={} map={};{}", self.uid, self.uid_map, self.gid_map)
+    }
+}
+
+/// An id map on one line: `inside:outside:count` for each extent, joined by commas.
+fn read_map(path: &str) -> Result<String, StoreError> {
+    let text = fs::read_to_string(path).map_err(StoreError::io("read", path))?;
+    let extent = |line: &str| line.split_ascii_whitespace().collect::<Vec<_>>().join(":");
+    Ok(text.lines().map(extent).collect::<Vec<_>>().join(","))
+}
+
+/// Checks that the store is `own`'s, or makes it so where the directory is empty. Needs the store's lock.
+pub(super) fn claim(directory: impl AsFd, root: &Path, own: &Owner) -> Result<(), StoreError> {
+    let metadata = rustix::fs::fstat(&directory).map_err(StoreError::errno("stat", root))?;
+    if metadata.st_uid != own.uid {
+        let found = format!("uid={}", metadata.st_uid);
+        return Err(StoreError::Foreign { root: root.to_owned(), found, own: own.to_string() });
+    }
+    match fs::read_to_string(root.join(FILE)) {
+        Ok(text) => check(&text, root, own)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => found(root, own)?,
+        Err(error) => return Err(StoreError::io("read", root.join(FILE))(error)),
+    }
+    if metadata.st_mode & 0o7777 != 0o700 {
+        rustix::fs::fchmod(&directory, Mode::RWXU).map_err(StoreError::errno("change the mode of", root))?;
+    }
+    Ok(())
+}
+
+fn check(text: &str, root: &Path, own: &Owner) -> Result<(), StoreError> {
+    let mut lines = text.lines();
+    let format = lines.next().unwrap_or_default();
+    if format != FORMAT {
+        return Err(StoreError::Format { root: root.to_owned(), found: format.chars().take(80).collect() });
+    }
+    let found = lines.next().unwrap_or_default();
+    if found != own.to_string() {
+        return Err(StoreError::Foreign {
+            root: root.to_owned(),
+            found: found.to_owned(),
+            own: own.to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// Makes an empty directory a store.
+fn found(root: &Path, own: &Owner) -> Result<(), StoreError> {
+    // The second is what a kill between the write and the rename leaves, the third what mkfs makes.
+    const HARMLESS: [&str; 2] = ["format.new", "lost+found"];
+    for entry in fs::read_dir(root).map_err(StoreError::io("read", root))? {
+        let entry = entry.map_err(StoreError::io("read", root))?;
+        if !HARMLESS.iter().any(|name| entry.file_name() == *name) {
+            return Err(StoreError::NotAStore { root: root.to_owned() });
+        }
+    }
+    let temporary = root.join(HARMLESS[0]);
+    let _ = rustix::fs::unlinkat(rustix::fs::CWD, &temporary, AtFlags::empty());
+    let text = format!("{FORMAT}\n{own}\n");
+    write_new(&temporary, text.as_bytes()).map_err(StoreError::io("write", &temporary))?;
+    fs::rename(&temporary, root.join(FILE)).map_err(StoreError::io("create", root.join(FILE)))
+}
+
+/// Refuses file systems whose `flock` another machine does not see.
+pub(super) fn refuse_network_file_system(directory: impl AsFd, root: &Path) -> Result<(), StoreError> {
+    let stat = rustix::fs::fstatfs(directory).map_err(StoreError::errno("stat the file system of", root))?;
+    match network_file_system(stat.f_type as u64 & 0xffff_ffff) {
+        Some(kind) => Err(StoreError::NetworkFileSystem { root: root.to_owned(), kind }),
+        None => Ok(()),
+    }
+}
+
+/// The name of a network file system by its magic number (`linux/magic.h`, and for AFS and CIFS their sources).
+fn network_file_system(magic: u64) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS"),
+        0x517b => Some("SMB"),
+        0xfe53_4d42 | 0xff53_4d42 => Some("CIFS"),
+        0x0102_1997 => Some("9p"),
+        0x5346_414f | 0x6b41_4653 => Some("AFS"),
+        0x7375_7245 => Some("Coda"),
+        0x564c => Some("NCP"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_magic() {
+        for (magic, want) in [(0x6969, Some("NFS")), (0xff53_4d42, Some("CIFS")), (0x0102_1997, Some("9p"))] {
+            assert_eq!(network_file_system(magic), want);
+        }
+        for local in [0xef53, 0x0102_1994, 0x9123_683e, 0x794c_7630, 0x5846_5342, 0x6573_5546] {
+            assert_eq!(network_file_system(local), None, "{local:x}");
+        }
+    }
+
+    #[test]
+    fn what_the_proc_file_says_fits_on_one_line() {
+        let owner = Owner::of_this_process().expect("/proc is there");
+        let text = owner.to_string();
+        assert!(text.starts_with("uid=") && !text.contains(['\n', '\t']), "{text}");
+        assert!(owner.uid_map.split(',').all(|extent| extent.split(':').count() == 3), "{text}");
+    }
+}

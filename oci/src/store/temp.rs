@@ -1,0 +1,263 @@
+//! Temporaries: one directory a process, found dead by its lock; and how a tree is removed.
+//!
+//! A process holds `flock` on `tmp/RUN/lock` as long as it lives; the kernel frees it however the process ends. No pid
+//! is written down, so none can be reused. Runs are made and judged under the store's own lock, so that a run cannot be
+//! taken for dead between the making of its directory and the taking of its lock.
+//!
+//! Trees are removed by file descriptor, never through a link or into a mount. What a step has written may hold
+//! directories of mode 000 and be 100 000 levels deep, so a directory is first moved up beside the root of the removal
+//! and then emptied: depth costs neither stack nor descriptors.
+
+use std::{
+    ffi::{CStr, CString},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use super::StoreError;
+
+const LOCK: &str = "lock";
+
+/// The temporaries of this process.
+#[derive(Debug)]
+pub(super) struct Run {
+    directory: PathBuf,
+    next: AtomicU64,
+    /// Its `flock` says that we live.
+    _lock: File,
+}
+
+impl Run {
+    /// Makes the directory and takes its lock. Needs the store's lock.
+    pub(super) fn start(tmp: &Path) -> Result<Self, StoreError> {
+        let directory = make_run_directory(tmp)?;
+        let path = directory.join(LOCK);
+        let lock = super::create_new(&path).map_err(StoreError::io("create", &path))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(StoreError::errno("lock", &path))?;
+        Ok(Self { directory, next: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// A path in the run's directory that has not been used yet.
+    pub(super) fn new_path(&self, purpose: &str) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        self.directory.join(format!("{}.{number}", purpose.chars().take(40).map(word).collect::<String>()))
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Where something was kept, the directory stays, without its lock: the next open sweeps it.
+        let _ = fs::remove_file(self.directory.join(LOCK));
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// Pids repeat between pid namespaces that share a store, so a name may be taken.
+fn make_run_directory(tmp: &Path) -> Result<PathBuf, StoreError> {
+    let pid = std::process::id();
+    for attempt in 0_u32.. {
+        let path = tmp.join(format!("{pid}.{attempt}"));
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(StoreError::io("create", path)(error)),
+        }
+    }
+    unreachable!("no directory holds four billion entries of one pid")
+}
+
+/// The temporaries of a process that is gone. We hold its lock, if it came as far as making one.
+pub(super) struct DeadRun {
+    directory: PathBuf,
+    _lock: Option<File>,
+}
+
+/// Finds the runs whose lock is free, and takes it. Needs the store's lock.
+pub(super) fn dead_runs(tmp: &Path) -> Result<Vec<DeadRun>, StoreError> {
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(tmp).map_err(StoreError::io("read", tmp))? {
+        let directory = entry.map_err(StoreError::io("read", tmp))?.path();
+        match File::open(directory.join(LOCK)) {
+            Ok(lock) if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() => {}
+            Ok(lock) => dead.push(DeadRun { directory, _lock: Some(lock) }),
+            Err(_) => dead.push(DeadRun { directory, _lock: None }),
+        }
+    }
+    Ok(dead)
+}
+
+impl DeadRun {
+    /// Removes what the process left. What cannot be removed now (a mount of another namespace is still in it) is tried
+    /// again by the next open.
+    pub(super) fn remove(self) {
+        let _ = remove_tree(&self.directory);
+    }
+}
+
+/// A private directory among the store's temporaries, removed with all it holds when it is dropped.
+#[derive(Debug)]
+pub struct TempDir {
+    path: PathBuf,
+    /// Keeps the lock for as long as something of ours lies in the run's directory. `None` once given up.
+    run: Option<Arc<Run>>,
+}
+
+impl TempDir {
+    pub(super) fn new(run: &Arc<Run>, purpose: &str) -> Result<Self, StoreError> {
+        let path = run.new_path(purpose);
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Self { path, run: Some(run.clone()) })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps the directory beyond this value's life. Once the store is closed, the next [`super::Store::open`] removes
+    /// it all the same, unless it has been moved.
+    pub fn into_path(mut self) -> PathBuf {
+        self.run = None;
+        self.path.clone()
+    }
+
+    /// Removes the directory now, and says if that fails, which a drop cannot.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove(mut self) -> Result<(), StoreError> {
+        self.run = None;
+        remove_tree(&self.path).map_err(StoreError::io("remove", &self.path))
+    }
+
+    /// Gives up the directory: it has been moved away.
+    pub(super) fn forget(mut self) {
+        self.run = None;
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if self.run.is_some() {
+            let _ = remove_tree(&self.path);
+        }
+    }
+}
+
+/// Removes a directory and all it holds. What is gone already is no error.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+    let name = CString::new(name.as_bytes())?;
+    match open_for_removal(&parent, &name) {
+        Ok(root) => empty(&root)?,
+        Err(Errno::NOENT) => return Ok(()),
+        // Not a directory, or a link: the name itself goes.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return gone(rustix::fs::unlinkat(&parent, &name, AtFlags::empty()));
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    gone(rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR))
+}
+
+/// Empties a directory: what lies deeper than its own children is moved up into it first.
+fn empty(root: &OwnedFd) -> io::Result<()> {
+    let mut pending = unlink_files(root)?;
+    let mut moved = 0_u64;
+    while let Some(name) = pending.pop() {
+        let directory = match open_for_removal(root, &name) {
+            Err(Errno::NOENT) => continue,
+            opened => opened?,
+        };
+        for child in unlink_files(&directory)? {
+            pending.extend(remove_or_move(&directory, &child, root, &mut moved)?);
+        }
+        gone(rustix::fs::unlinkat(root, &name, AtFlags::REMOVEDIR))?;
+    }
+    Ok(())
+}
+
+/// Removes everything but directories from a directory, and returns the names of those.
+fn unlink_files(directory: &OwnedFd) -> io::Result<Vec<CString>> {
+    let mut directories = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => directories.push(name.to_owned()),
+            unlinked => gone(unlinked)?,
+        }
+    }
+    Ok(directories)
+}
+
+/// Removes an empty directory; moves any other into `root` and returns its name there.
+fn remove_or_move(
+    directory: &OwnedFd,
+    name: &CStr,
+    root: &OwnedFd,
+    moved: &mut u64,
+) -> io::Result<Option<CString>> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    // To move a directory is to write its "..", which its mode must allow.
+    drop(open_for_removal(directory, name)?);
+    loop {
+        *moved += 1;
+        let target = CString::new(format!(".removing.{moved}")).expect("digits hold no NUL");
+        match rustix::fs::renameat(directory, name, root, &target) {
+            Ok(()) => return Ok(Some(target)),
+            // A step has chosen that name too.
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Opens a directory to empty it, giving its owner the right to do so first. Fails for a link ([`Errno::LOOP`]) and for
+/// a mount point ([`Errno::XDEV`]).
+fn open_for_removal(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let handle = rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode & 0o7777);
+    if !mode.contains(Mode::RWXU) {
+        // An O_PATH descriptor takes no fchmod; its link in /proc does, and leads to this very directory.
+        rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(&handle, ".", flags, Mode::empty())
+}
+
+fn gone(result: Result<(), Errno>) -> io::Result<()> {
+    match result {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
