@@ -1,1 +1,15 @@
-//! placeholder
+//! From solved images to bytes, and from bytes to where they are wanted.
+//!
+//! [`layer`] writes the tar of a built layer, [`chunk`] and [`encode`] make a blob of it, [`seal`] does so in the
+//! background and remembers the result, [`assemble`] writes configs, manifests and the index, and [`outputs`] brings
+//! them to a registry, a layout, a tar or a directory. Every byte is a pure function of the images and the options:
+//! no clock, no thread count, no order of completion reaches it.
+#![forbid(unsafe_code)]
+
+mod archive;
+pub mod layer;
+mod pax;
+
+pub use archive::ArchiveError;
+pub use layer::{DirectorySource, FileSource, LayerError, TimePolicy, write_tar};
+pub use pax::HeaderError;

@@ -1,0 +1,224 @@
+//! From a [`Tree`] and the bytes of its files to a layer tar (image-spec, layer.md).
+//!
+//! [`write_tar`] is the one function that does it, for every layer this builder makes. Its output is a pure function of
+//! the tree and the [`TimePolicy`]: entries in tree order, numeric owners, no access time, whiteouts and opaque
+//! markers as the specification has them, hard links kept. The content of each file is hashed again on its way and must
+//! be what the tree says (RELIABILITY R12): a page cache or a disk that was tampered with gives an error, not a layer.
+
+use std::{
+    borrow::Cow,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+};
+
+use oci::{
+    ContentDigest, Entry, EntryKind, EntryTime, Metadata, Tree,
+    tree::{NORMAL_TIME, content_time},
+};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+
+use crate::{
+    archive::{ArchiveError, ArchiveWriter},
+    pax::{Header, Kind},
+};
+
+/// What the name of a whiteout begins with.
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// The name of an opaque marker.
+const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+/// `openat2` takes no longer path in one call (PATH_MAX with its NUL).
+const LONGEST_PATH: usize = 4095;
+
+/// How the times of a tree become seconds. Part of the name under which a sealed layer is remembered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum TimePolicy {
+    /// Normalised times are [`NORMAL_TIME`] or derived from the content, kept ones stay.
+    #[default]
+    Default,
+    /// SOURCE_DATE_EPOCH: normalised times are this second, kept ones stay unless they are later.
+    Epoch(i64),
+    /// `--timestamps=preserve`: as the tree has them. A tree of such a build has kept times only, so this gives the
+    /// bytes that [`TimePolicy::Default`] gives; SOURCE_DATE_EPOCH does not reach the layers.
+    Preserve,
+}
+
+impl TimePolicy {
+    /// The seconds of an entry. `content` is the digest of its file, for [`EntryTime::Content`].
+    pub fn seconds(self, time: EntryTime, content: Option<&ContentDigest>) -> i64 {
+        match (self, time) {
+            (Self::Epoch(epoch), EntryTime::Kept(seconds)) => seconds.min(epoch),
+            (Self::Epoch(epoch), _) => epoch,
+            (_, EntryTime::Kept(seconds)) => seconds,
+            (_, EntryTime::Content) => content.map_or(NORMAL_TIME, content_time),
+            (_, EntryTime::Epoch) => NORMAL_TIME,
+        }
+    }
+
+    /// Names the policy in file names; policies that give equal bytes share a name.
+    pub fn id(self) -> String {
+        match self {
+            Self::Default | Self::Preserve => "normal".to_owned(),
+            Self::Epoch(seconds) => format!("epoch{seconds}"),
+        }
+    }
+}
+
+/// Gives the content of a tree's files. Called from one thread at a time.
+pub trait FileSource: Sync {
+    /// Opens the regular file of an entry, by the entry's path.
+    ///
+    /// # Errors
+    /// What the operating system says; the caller adds the path.
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>>;
+}
+
+/// The files below a directory. No link is followed and no other file system entered on the way to one.
+#[derive(Debug)]
+pub struct DirectorySource {
+    root: OwnedFd,
+}
+
+impl DirectorySource {
+    /// Files below `directory`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        let root = rustix::fs::openat(CWD, directory, directory_flags(), Mode::empty())?;
+        Ok(Self { root })
+    }
+}
+
+impl FileSource for DirectorySource {
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(open_regular(&self.root, path)?))
+    }
+}
+
+/// Opens a regular file below a directory without following a link or leaving the file system.
+pub(crate) fn open_regular(root: &OwnedFd, path: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open_beneath(root, path, flags)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(io::Error::other("not a regular file"));
+    }
+    Ok(File::from(file))
+}
+
+fn open_beneath(root: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    let open = |path: &[u8], flags| {
+        rustix::fs::openat2(root, OsStr::from_bytes(path), flags, Mode::empty(), resolve)
+    };
+    if path.len() <= LONGEST_PATH {
+        return Ok(open(path, flags)?);
+    }
+    let cut = path[..LONGEST_PATH].iter().rposition(|byte| *byte == b'/');
+    let cut = cut.ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    let below = open(&path[..cut], directory_flags())?;
+    open_beneath(&below, &path[cut + 1..], flags)
+}
+
+fn directory_flags() -> OFlags {
+    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+/// Why a tree did not become a tar.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// A file is called `.wh.something`, which every reader of layers takes for a removed file.
+    #[error("{:?} cannot be in a layer: names that begin with \".wh.\" mean removed files there", String::from_utf8_lossy(.0))]
+    ReservedName(Vec<u8>),
+    /// An entry could not be written.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// Writes the layer tar of a tree.
+///
+/// # Errors
+/// A name that layers reserve, a value that no tar can hold, a file that is not what the tree says it is, or a stream
+/// that takes no more. What was written by then is of no use.
+pub fn write_tar(
+    tree: &Tree,
+    files: &dyn FileSource,
+    times: TimePolicy,
+    out: &mut dyn Write,
+) -> Result<(), LayerError> {
+    let mut archive = ArchiveWriter::new(out);
+    for entry in tree.entries() {
+        if is_reserved(&entry.path) {
+            return Err(LayerError::ReservedName(entry.path.clone()));
+        }
+        write_entry(entry, tree, files, times, &mut archive)?;
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+fn write_entry(
+    entry: &Entry,
+    tree: &Tree,
+    files: &dyn FileSource,
+    times: TimePolicy,
+    archive: &mut ArchiveWriter<&mut dyn Write>,
+) -> Result<(), ArchiveError> {
+    let path = archive_path(entry);
+    let Metadata { mode, uid, gid, time, xattrs } = &entry.metadata;
+    let kind = archive_kind(&entry.kind);
+    let time = times.seconds(*time, content_of(entry, tree));
+    let header = Header { path: &path, kind, mode: *mode, uid: *uid, gid: *gid, time, xattrs };
+    let EntryKind::File { size, content } = &entry.kind else {
+        return archive.entry(&header);
+    };
+    let failed = |source| ArchiveError::Read { path: path.to_vec(), source };
+    let mut file = files.open(&entry.path).map_err(failed)?;
+    archive.file(&header, *size, Some(content), &mut file)
+}
+
+/// Under which name an entry stands in the tar.
+fn archive_path(entry: &Entry) -> Cow<'_, [u8]> {
+    let path = entry.path.as_slice();
+    let name_at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    match entry.kind {
+        EntryKind::Whiteout => Cow::Owned([&path[..name_at], WHITEOUT_PREFIX, &path[name_at..]].concat()),
+        EntryKind::Opaque => Cow::Owned([path, b"/", OPAQUE_NAME].concat()),
+        _ => Cow::Borrowed(path),
+    }
+}
+
+fn archive_kind(kind: &EntryKind) -> Kind<'_> {
+    match kind {
+        EntryKind::Whiteout | EntryKind::Opaque => Kind::File(0),
+        EntryKind::Directory => Kind::Directory,
+        EntryKind::File { size, .. } => Kind::File(*size),
+        EntryKind::Symlink { target } => Kind::Symlink(target),
+        EntryKind::HardLink { target } => Kind::HardLink(target),
+        EntryKind::CharDevice { major, minor } => Kind::CharDevice(*major, *minor),
+        EntryKind::BlockDevice { major, minor } => Kind::BlockDevice(*major, *minor),
+        EntryKind::Fifo => Kind::Fifo,
+    }
+}
+
+/// The content that an entry's time may be derived from: its own, or that of the file it is another name of.
+fn content_of<'a>(entry: &'a Entry, tree: &'a Tree) -> Option<&'a ContentDigest> {
+    match &entry.kind {
+        EntryKind::File { content, .. } => Some(content),
+        EntryKind::HardLink { target } => match &tree.get(target)?.kind {
+            EntryKind::File { content, .. } => Some(content),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn is_reserved(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|name| name.starts_with(WHITEOUT_PREFIX))
+}
