@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+pub mod chunk;
 pub mod layer;
 mod pax;
 
