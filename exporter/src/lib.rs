@@ -8,9 +8,11 @@
 
 mod archive;
 pub mod chunk;
+pub mod encode;
 pub mod layer;
 mod pax;
 
 pub use archive::ArchiveError;
+pub use encode::Encoder;
 pub use layer::{DirectorySource, FileSource, LayerError, TimePolicy, write_tar};
 pub use pax::HeaderError;
