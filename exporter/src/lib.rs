@@ -11,8 +11,10 @@ pub mod chunk;
 pub mod encode;
 pub mod layer;
 mod pax;
+pub mod seal;
 
 pub use archive::ArchiveError;
 pub use encode::Encoder;
 pub use layer::{DirectorySource, FileSource, LayerError, TimePolicy, write_tar};
 pub use pax::HeaderError;
+pub use seal::{SealError, SealOptions, SealedLayer, Sealer};

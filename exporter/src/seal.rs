@@ -1,0 +1,416 @@
+//! Turns the layers of a snapshot into blobs, in the background while the build still runs.
+//!
+//! A built layer is *offered* as soon as it exists and *sealed* when an image needs it; whoever comes first does the
+//! work, everybody else waits for it. What came out is remembered in the store under `sealed/TREE/ENCODER.TIMES.json`,
+//! and such a record answers for the layer as long as its blob is in the store with the recorded size: neither the
+//! tree nor a file is touched then. The blob is in place before its record is.
+//!
+//! Layers of base images pass through: their blobs are never made again and their descriptors stay as they are, but for
+//! media types, which get their OCI names.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use oci::{
+    BaseLayer, BlobOrigin, Descriptor, DiffId, EntryKind, Layer, MediaType, Snapshot, Tree, TreeDigest,
+    store::{Store, StoreError},
+    tree::TreeError,
+};
+use serde::{Deserialize, Serialize};
+use solver::{Cancel, Event};
+
+use crate::{
+    encode::{EncodeError, Encoder, Pipeline},
+    layer::{DirectorySource, LayerError, TimePolicy, write_tar},
+};
+
+/// Takes events, from several threads at the same time.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Layers whose serial parts (reading, hashing) are done at the same time; their chunks share the pipeline's threads.
+const WORKERS: usize = 4;
+/// Layers with at least this many bytes of files report how far they are, once for each of as many bytes.
+const REPORT_STEP: u64 = 8 * 1024 * 1024;
+
+/// A layer as an image names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedLayer {
+    /// SHA-256 of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// Where the blob can be had, for layers of base images; all others are in the store.
+    pub origin: Option<BlobOrigin>,
+}
+
+/// Why a layer could not be sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Threads for compression could not be started.
+    #[error("cannot start the threads that compress layers")]
+    Threads(#[source] io::Error),
+    /// A file of the store that describes a built layer cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A tree file is damaged.
+    #[error("{} is damaged", path.display())]
+    DamagedTree {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; `None` if it is a good tree, but another one.
+        #[source]
+        source: Option<TreeError>,
+    },
+    /// The layer's tar could not be written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The blob could not be written.
+    #[error("cannot write a layer's blob to the store")]
+    Write(#[source] io::Error),
+    /// A layer of the base image has a type that images in the OCI format cannot have.
+    #[error("layer {} of the base image has the unsupported media type {}", .0.digest, .0.media_type)]
+    MediaType(Box<Descriptor>),
+    /// The user stopped the build.
+    #[error("stopped while compressing a layer")]
+    Cancelled,
+}
+
+/// What a sealer works with.
+pub struct SealOptions {
+    /// Where trees, snapshots and blobs are.
+    pub store: Arc<Store>,
+    /// What layers are made into.
+    pub encoder: Encoder,
+    /// How times enter them.
+    pub times: TimePolicy,
+    /// Compressing threads.
+    pub jobs: usize,
+    /// Is told of layers that take a while.
+    pub events: Events,
+    /// Stops the work.
+    pub cancel: Arc<Cancel>,
+}
+
+/// Seals layers. Share it by reference; when it is dropped, work that nobody waits for is given up.
+pub struct Sealer {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    options: SealOptions,
+    pipeline: Pipeline,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Set when the sealer is dropped: nobody waits any more for what still runs.
+    abandoned: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    layers: BTreeMap<TreeDigest, Slot>,
+    /// Offered layers, in order; those that somebody has taken since are no longer [`Slot::Queued`].
+    queue: VecDeque<Job>,
+}
+
+/// How far a built layer is.
+enum Slot {
+    Queued,
+    Running,
+    Done(Result<Box<SealedLayer>, Arc<SealError>>),
+}
+
+/// A built layer and where its files are: the directory of the snapshot that ends in it.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    tree: TreeDigest,
+    chain: TreeDigest,
+}
+
+/// What the store remembers of a sealed layer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    diff_id: DiffId,
+    descriptor: Descriptor,
+}
+
+impl Sealer {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`SealError::Threads`].
+    pub fn new(options: SealOptions) -> Result<Self, SealError> {
+        let pipeline = Pipeline::new(options.jobs).map_err(SealError::Threads)?;
+        let count = options.jobs.clamp(1, WORKERS);
+        let shared = Arc::new(Shared {
+            options,
+            pipeline,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            abandoned: AtomicBool::new(false),
+        });
+        let mut sealer = Self { shared, workers: Vec::new() };
+        for index in 0..count {
+            let shared = Arc::clone(&sealer.shared);
+            let worker = thread::Builder::new().name(format!("seal-{index}"));
+            sealer.workers.push(worker.spawn(move || shared.work()).map_err(SealError::Threads)?);
+        }
+        Ok(sealer)
+    }
+
+    /// Lets the built layers of a snapshot be sealed in the background; the earliest first. Costs nothing for layers
+    /// that were offered before.
+    pub fn offer(&self, snapshot: &Snapshot) {
+        let mut state = self.shared.lock();
+        let State { layers, queue } = &mut *state;
+        for job in snapshot.chain().filter_map(|(chain, layer)| Job::of(chain, layer)) {
+            layers.entry(job.tree).or_insert_with(|| {
+                queue.push_back(job);
+                Slot::Queued
+            });
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Seals the layers of a snapshot, the base first; empty layers are left out. Helps with what is still queued.
+    ///
+    /// # Errors
+    /// That of the first layer that could not be sealed.
+    pub fn seal(&self, snapshot: &Snapshot) -> Result<Vec<SealedLayer>, Arc<SealError>> {
+        self.offer(snapshot);
+        let seal = |(chain, layer): (TreeDigest, &Layer)| match layer {
+            Layer::Base(base) => pass_through(base).map_err(Arc::new),
+            Layer::Built(tree) => self.shared.finish(Job { tree: *tree, chain }),
+        };
+        snapshot.chain().map(seal).collect()
+    }
+}
+
+impl Drop for Sealer {
+    fn drop(&mut self) {
+        {
+            let _state = self.shared.lock();
+            self.shared.abandoned.store(true, Ordering::SeqCst);
+        }
+        self.shared.changed.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has said so already.
+            worker.join().unwrap_or_default();
+        }
+    }
+}
+
+impl Job {
+    fn of(chain: TreeDigest, layer: &Layer) -> Option<Self> {
+        match layer {
+            Layer::Base(_) => None,
+            Layer::Built(tree) => Some(Self { tree: *tree, chain }),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker's life: seals what is queued until the sealer is dropped.
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            self.settle(job);
+        }
+    }
+
+    /// Takes the oldest layer that is still queued.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if self.abandoned.load(Ordering::SeqCst) || self.options.cancel.is_requested() {
+                return None;
+            }
+            match state.queue.pop_front() {
+                None => state = self.wait(state),
+                Some(job) if matches!(state.layers.get(&job.tree), Some(Slot::Queued)) => {
+                    state.layers.insert(job.tree, Slot::Running);
+                    return Some(job);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The sealed layer: waits for whoever is at it, or does it here.
+    fn finish(&self, job: Job) -> Result<SealedLayer, Arc<SealError>> {
+        let mut state = self.lock();
+        loop {
+            match state.layers.get(&job.tree) {
+                Some(Slot::Done(sealed)) => return sealed.clone().map(|sealed| *sealed),
+                Some(Slot::Running) => state = self.wait(state),
+                Some(Slot::Queued) | None => {
+                    state.layers.insert(job.tree, Slot::Running);
+                    drop(state);
+                    self.settle(job);
+                    state = self.lock();
+                }
+            }
+        }
+    }
+
+    /// Seals a layer that has been marked as running, and tells those who wait for it.
+    fn settle(&self, job: Job) {
+        let sealed = self.run(job).map(Box::new).map_err(Arc::new);
+        self.lock().layers.insert(job.tree, Slot::Done(sealed));
+        self.changed.notify_all();
+    }
+
+    fn run(&self, job: Job) -> Result<SealedLayer, SealError> {
+        if let Some(record) = self.recorded(job.tree) {
+            return Ok(record.into());
+        }
+        let tree = self.read_tree(job.tree)?;
+        let directory = self.options.store.area("snapshots").join(job.chain.hex()).join("fs");
+        let failed = |source| SealError::Read { path: directory.clone(), source };
+        let files = DirectorySource::open(&directory).map_err(failed)?;
+        let Self { options, pipeline, .. } = self;
+        let progress = Progress::new(&options.events, job.tree, &tree);
+        let produce = |out: &mut dyn io::Write| {
+            let mut out = Counted { out, progress: &progress, abandoned: &self.abandoned };
+            write_tar(&tree, &files, options.times, &mut out)
+        };
+        let encoded = pipeline.encode(options.encoder, &options.store, &options.cancel, produce)?;
+        progress.finish();
+        let record = Record { diff_id: encoded.diff_id, descriptor: encoded.descriptor };
+        let bytes = serde_json::to_vec(&record).expect("a record is plain data");
+        options.store.write_atomic(&self.record_path(job.tree), &bytes)?;
+        Ok(record.into())
+    }
+
+    /// What the store remembers, if its blob is still there. A record that cannot be read is no record.
+    fn recorded(&self, tree: TreeDigest) -> Option<Record> {
+        let path = self.options.store.root().join(self.record_path(tree));
+        let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let Descriptor { digest, size, media_type, .. } = &record.descriptor;
+        let usable = *media_type == self.options.encoder.media_type();
+        (usable && self.options.store.has_blob(digest, *size)).then_some(record)
+    }
+
+    fn record_path(&self, tree: TreeDigest) -> PathBuf {
+        let SealOptions { encoder, times, .. } = &self.options;
+        PathBuf::from("sealed").join(tree.hex()).join(format!("{}.{}.json", encoder.id(), times.id()))
+    }
+
+    fn read_tree(&self, digest: TreeDigest) -> Result<Tree, SealError> {
+        let path = self.options.store.area("trees").join(digest.hex());
+        let bytes = std::fs::read(&path).map_err(|source| SealError::Read { path: path.clone(), source })?;
+        let damaged = |source| SealError::DamagedTree { path: path.clone(), source };
+        let tree = Tree::from_bytes(&bytes).map_err(|error| damaged(Some(error)))?;
+        if tree.digest() == digest { Ok(tree) } else { Err(damaged(None)) }
+    }
+}
+
+impl From<Record> for SealedLayer {
+    fn from(record: Record) -> Self {
+        Self { diff_id: record.diff_id, descriptor: record.descriptor, origin: None }
+    }
+}
+
+impl From<EncodeError<LayerError>> for SealError {
+    fn from(error: EncodeError<LayerError>) -> Self {
+        match error {
+            EncodeError::Produce(error) => error.into(),
+            EncodeError::Store(error) => error.into(),
+            EncodeError::Write(error) => Self::Write(error),
+            EncodeError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+fn pass_through(base: &BaseLayer) -> Result<SealedLayer, SealError> {
+    let media_type = match base.descriptor.media_type.to_oci() {
+        known @ (MediaType::OciLayer | MediaType::OciLayerGzip | MediaType::OciLayerZstd) => known,
+        _ => return Err(SealError::MediaType(Box::new(base.descriptor.clone()))),
+    };
+    let descriptor = Descriptor { media_type, ..base.descriptor.clone() };
+    Ok(SealedLayer { diff_id: base.diff_id, descriptor, origin: Some(base.origin.clone()) })
+}
+
+/// Says how far a layer is, by the bytes of its tar against the bytes of its files.
+struct Progress<'a> {
+    events: &'a Events,
+    task: String,
+    total: u64,
+    done: AtomicU64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(events: &'a Events, digest: TreeDigest, tree: &Tree) -> Self {
+        let size = |entry: &oci::Entry| match entry.kind {
+            EntryKind::File { size, .. } => size,
+            _ => 0,
+        };
+        let total = tree.entries().iter().map(size).sum();
+        let task = format!("compress layer {}", &digest.hex()[..12]);
+        Self { events, task, total, done: AtomicU64::new(0) }
+    }
+
+    fn add(&self, bytes: usize) {
+        let before = self.done.fetch_add(bytes as u64, Ordering::Relaxed);
+        let after = before + bytes as u64;
+        if before / REPORT_STEP != after / REPORT_STEP && after < self.total {
+            self.report(after);
+        }
+    }
+
+    fn finish(&self) {
+        if self.total >= REPORT_STEP {
+            self.report(self.total);
+        }
+    }
+
+    fn report(&self, done: u64) {
+        (self.events)(Event::Transfer { task: self.task.clone(), done, total: self.total });
+    }
+}
+
+/// Counts what passes through to a stream, and cuts it when nobody wants it any more.
+struct Counted<'a> {
+    out: &'a mut dyn io::Write,
+    progress: &'a Progress<'a>,
+    abandoned: &'a AtomicBool,
+}
+
+impl io::Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody waits for this layer any more"));
+        }
+        let count = self.out.write(bytes)?;
+        self.progress.add(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
