@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+pub mod assemble;
 pub mod chunk;
 pub mod encode;
 pub mod layer;
@@ -14,6 +15,7 @@ mod pax;
 pub mod seal;
 
 pub use archive::ArchiveError;
+pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::Encoder;
 pub use layer::{DirectorySource, FileSource, LayerError, TimePolicy, write_tar};
 pub use pax::HeaderError;
