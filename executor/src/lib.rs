@@ -17,6 +17,8 @@ pub mod executor;
 pub mod image;
 pub mod listing;
 pub mod rootfs;
+pub mod mount;
+pub mod sandbox;
 pub mod snapshot;
 pub mod tarball;
 pub mod unpack;

@@ -1,0 +1,175 @@
+//! Detached overlay mounts: a merged file system that hangs in no mount tree and is gone with its descriptor.
+//!
+//! The options make the upper directory a self-contained record of what changed: no redirects, no metadata-only
+//! copies, no index, inode numbers left alone. Layers are handed over one by one (`lowerdir+`, Linux 6.8), so their
+//! number and the characters in their paths do not matter; older kernels take them as one string of descriptors.
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, open},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
+        open_tree,
+    },
+};
+
+use crate::sandbox::sys;
+
+/// A mount that could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("overlay mount: {step} {}: {errno}", path.display())]
+pub struct MountError {
+    /// The call that failed, `fsconfig lowerdir+`.
+    pub step: &'static str,
+    /// What it was about; the topmost lower directory where no single path is to blame.
+    pub path: PathBuf,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+/// Whose extended attributes overlay keeps its marks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlayMarks {
+    /// `trusted.overlay.*`: only real root can write them.
+    Trusted,
+    /// `user.overlay.*`: what a user namespace can write.
+    User,
+}
+
+/// What to merge.
+#[derive(Debug, Clone, Copy)]
+pub struct Overlay<'a> {
+    /// The directories below, topmost first. Overlay wants at least one, and two where nothing is writable: an empty
+    /// directory will do as the lowest.
+    pub lowers: &'a [&'a Path],
+    /// Upper and work directory, on one file system and neither itself on an overlay; `None` is read-only.
+    pub writable: Option<(&'a Path, &'a Path)>,
+    /// Where whiteouts' companions, the opaque marks, are kept.
+    pub marks: OverlayMarks,
+    /// Whether `fsync` inside reaches the disk.
+    pub sync: OverlaySync,
+}
+
+/// What `fsync(2)` inside the mount does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlaySync {
+    /// What it says.
+    Honoured,
+    /// Nothing: whoever mounts makes the upper directory durable himself. The same upper and work directory cannot
+    /// be mounted a second time.
+    Ignored,
+}
+
+/// Mounts an overlay with `fsync` honoured; `lowers` are topmost first, `userxattr` is for user namespaces.
+///
+/// # Errors
+/// The step that failed, with its errno.
+pub fn overlay_mount(
+    lowers: &[&Path],
+    writable: Option<(&Path, &Path)>,
+    userxattr: bool,
+) -> Result<OwnedFd, MountError> {
+    let marks = if userxattr { OverlayMarks::User } else { OverlayMarks::Trusted };
+    mount_overlay(&Overlay { lowers, writable, marks, sync: OverlaySync::Honoured })
+}
+
+/// Mounts an overlay: `nodev`, private, attached nowhere. Needs CAP_SYS_ADMIN over the mount namespace.
+///
+/// # Errors
+/// The step that failed, with its errno: `EINVAL` at `fsconfig create` mostly means that the upper directory lies on an
+/// overlay or on a file system without the needed extended attributes.
+pub fn mount_overlay(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
+    // EINVAL is what an older kernel says to `lowerdir+`, and every kernel to a path of more than 255 bytes.
+    mount_layer_by_layer(overlay).or_else(|error| match error.errno {
+        Errno::INVAL => mount_as_one_string(overlay).map_err(|_| error),
+        _ => Err(error),
+    })
+}
+
+fn mount_layer_by_layer(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
+    let top = overlay.lowers.first().copied().unwrap_or(Path::new(""));
+    let failed = |step, path: &Path| {
+        let path = path.to_path_buf();
+        move |errno| MountError { step, path, errno }
+    };
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen", top))?;
+    for lower in overlay.lowers {
+        fsconfig_set_string(&context, "lowerdir+", *lower).map_err(failed("fsconfig lowerdir+", lower))?;
+    }
+    if let Some((upper, work)) = overlay.writable {
+        fsconfig_set_string(&context, "upperdir", upper).map_err(failed("fsconfig upperdir", upper))?;
+        fsconfig_set_string(&context, "workdir", work).map_err(failed("fsconfig workdir", work))?;
+    }
+    for option in options(overlay) {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(&context, key, value),
+            None => fsconfig_set_flag(&context, option),
+        }
+        .map_err(failed("fsconfig option", Path::new(option)))?;
+    }
+    let blamed = overlay.writable.map_or(top, |(upper, _)| upper);
+    fsconfig_create(&context).map_err(failed("fsconfig create", blamed))?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+        .map_err(failed("fsmount", blamed))
+}
+
+/// For Linux before 6.8: mount(2) in a mount namespace of a thread's own, where the topmost lower directory can serve
+/// as the mount point without anybody seeing it, and a detached copy of the result.
+fn mount_as_one_string(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
+    let top = overlay.lowers.first().copied().unwrap_or(Path::new(""));
+    let failed = |step| move |errno| MountError { step, path: top.to_path_buf(), errno };
+    let mut held = Vec::new();
+    let data = legacy_options(overlay, &mut held)?;
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            sys::unshare_thread_mounts().map_err(failed("unshare"))?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+                .map_err(failed("make private"))?;
+            mount("overlay", top, "overlay", MountFlags::NODEV, Some(data.as_c_str()))
+                .map_err(failed("mount"))?;
+            open_tree(CWD, top, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+                .map_err(failed("open_tree"))
+        });
+        worker.join().unwrap_or_else(|_| Err(failed("mount thread")(Errno::IO)))
+    })
+}
+
+/// The option string of mount(2). Directories are named by descriptor, which is short and free of separators.
+fn legacy_options(overlay: &Overlay<'_>, held: &mut Vec<OwnedFd>) -> Result<std::ffi::CString, MountError> {
+    let mut by_descriptor = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let failed = |errno| MountError { step: "open", path: path.to_path_buf(), errno };
+        let directory = open(path, flags, Mode::empty()).map_err(failed)?;
+        let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        held.push(directory);
+        Ok(name)
+    };
+    let lowers: Vec<String> =
+        overlay.lowers.iter().map(|lower| by_descriptor(lower)).collect::<Result<_, _>>()?;
+    let mut data = format!("lowerdir={}", lowers.join(":"));
+    if let Some((upper, work)) = overlay.writable {
+        data += &format!(",upperdir={},workdir={}", by_descriptor(upper)?, by_descriptor(work)?);
+    }
+    for option in options(overlay) {
+        data.push(',');
+        data += option;
+    }
+    Ok(std::ffi::CString::new(data).expect("made of numbers and our own words"))
+}
+
+fn options(overlay: &Overlay<'_>) -> Vec<&'static str> {
+    let mut options = vec!["index=off", "redirect_dir=nofollow", "metacopy=off", "xino=off"];
+    if overlay.marks == OverlayMarks::User {
+        options.push("userxattr");
+    }
+    if overlay.writable.is_some() && overlay.sync == OverlaySync::Ignored {
+        options.push("volatile");
+    }
+    options
+}

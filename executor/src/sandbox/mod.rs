@@ -1,0 +1,35 @@
+//! Runs a step's command where it can see and change nothing but what its [`SandboxPlan`] says.
+//!
+//! Three processes stand between a build and the command. The *builder* has many threads, so it never forks: it
+//! executes its own binary again as the *outer init*, a single-threaded process that gets the plan over a socket,
+//! mounts the root file system and becomes the parent of the *inner init*, PID 1 of a new PID namespace. That one
+//! performs the list of named steps in [`init`], forks the command and waits for it.
+//!
+//! - Everything fails closed: a step that cannot be performed ends the run with its name and errno.
+//! - Nothing outlives the builder: both inits die with the process above them (PDEATHSIG), and the inner one also when
+//!   its end of the socket hangs up, and with PID 1 the kernel ends everything in its namespace.
+//! - Nothing of the builder reaches the command: no descriptor but 0, 1 and 2, no variable, keyring or terminal.
+//! - No mount outlives anything: the builder lives in a mount namespace of its own ([`enter_builder`]), the command in
+//!   another.
+
+mod enter;
+mod error;
+mod plan;
+mod probe;
+mod run;
+#[allow(unsafe_code)]
+pub mod sys;
+
+pub use enter::{Entered, Mode, enter_builder};
+pub use error::SandboxError;
+pub use plan::{
+    Capability, Limits, Network, PlanError, PlanInputs, ProvidedFile, Root, Rung, SandboxPlan,
+    SeccompProfile, User,
+};
+pub use probe::{Outcome, Probe, probe};
+pub use run::{Exit, is_init_call, resolv_conf, run};
+
+/// What `main` calls, and nothing after it, when [`is_init_call`] says so.
+pub fn init_main() -> ! {
+    std::process::exit(255)
+}
