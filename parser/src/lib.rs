@@ -8,7 +8,11 @@ pub mod ast;
 pub mod diagnostic;
 pub mod glob;
 pub mod ignore;
+mod wildcard;
 pub mod word;
+
+#[cfg(test)]
+mod fixtures;
 
 pub use ast::{Dockerfile, Instruction, Span};
 pub use diagnostic::{Diagnostic, Severity};
