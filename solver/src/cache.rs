@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oci::{Snapshot, TreeDigest};
+use oci::{Layer, Snapshot, TreeDigest};
 use serde::{Deserialize, Serialize};
 
 /// A name under which a result is remembered.
@@ -30,4 +30,14 @@ pub struct Record {
     pub pre_image: BTreeMap<String, String>,
     /// The builder that ran it, `layerwright 0.1.0`.
     pub builder: String,
+}
+
+impl Record {
+    /// The layer of the step itself, if the record is consistent: it was made here, on top of a snapshot that has the
+    /// parent's digest.
+    pub fn layer(&self) -> Option<&Layer> {
+        let (layer, below) = self.snapshot.layers.split_last()?;
+        let below = Snapshot { layers: below.to_vec() };
+        (matches!(layer, Layer::Built(_)) && below.digest() == self.parent).then_some(layer)
+    }
 }

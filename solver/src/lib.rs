@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod event;
 pub mod graph;
+pub mod key;
 pub mod op;
 pub mod pattern;
 pub mod plan;

@@ -1,0 +1,263 @@
+//! The two identities of a step: pure functions of plain data over one canonical encoding.
+//!
+//! The *definition key* hashes the operation and its inputs' definition keys, and is known before anything runs. The
+//! *content key* hashes the operation and what its inputs hold, and is known once they are there. Every type is taken
+//! apart without `..`, so a field that is added and forgotten here does not compile.
+//!
+//! What a step's inputs are, for the content key, is decided by [`readings`]: the file system it works on as a whole, and
+//! of everything a COPY reads only what its selectors pick.
+
+use std::collections::BTreeMap;
+
+use oci::{
+    Platform, Snapshot, TreeDigest,
+    canonical::{Canonical, Encoder},
+};
+
+use crate::{
+    graph::Vertex,
+    op::{
+        Chmod, ContextSource, Copy, CopyItem, Exec, MakeDir, Network, Op, Script, Selector, Source,
+        Timestamps,
+    },
+};
+
+/// Identity of a source, which is both of its keys: the chain of an image's layers, or what the executor says the
+/// files of a context or of the Dockerfile itself hash to.
+///
+/// # Panics
+/// If a context or inline source comes without the digest of its files.
+pub fn source_key(source: &Source, identity: Option<&TreeDigest>) -> TreeDigest {
+    let files = || identity.expect("files of the user are identified before they are keyed");
+    match source {
+        Source::Scratch | Source::Image(_) => source_snapshot(source).digest(),
+        Source::Context(_) | Source::Inline(_) => {
+            let mut encoder = Encoder::new("files");
+            encoder.field(1, files());
+            encoder.digest()
+        }
+    }
+}
+
+/// The file system of a source; empty for files of the user, which are read from where they lie.
+pub fn source_snapshot(source: &Source) -> Snapshot {
+    match source {
+        Source::Scratch | Source::Context(_) | Source::Inline(_) => Snapshot::default(),
+        Source::Image(layers) => Snapshot { layers: layers.iter().cloned().map(oci::Layer::Base).collect() },
+    }
+}
+
+/// Key of a step by what is written: the operation, and the definition keys of its inputs in order.
+pub fn definition_key(vertex: &Vertex, inputs: &[TreeDigest]) -> TreeDigest {
+    key("definition", vertex, inputs)
+}
+
+/// Key of a step by what it works on: the operation, and the digests of its [`readings`], in order.
+pub fn content_key(vertex: &Vertex, inputs: &[TreeDigest]) -> TreeDigest {
+    key("content", vertex, inputs)
+}
+
+fn key(domain: &str, vertex: &Vertex, inputs: &[TreeDigest]) -> TreeDigest {
+    let (op, platform) = identity(vertex);
+    let mut encoder = Encoder::new(domain);
+    encoder.field(1, op).field(2, platform).field(3, inputs);
+    encoder.digest()
+}
+
+/// The half of a vertex that is identity. Its inputs are too, by their keys.
+fn identity(vertex: &Vertex) -> (&Op, &Platform) {
+    let Vertex { op, inputs: _, platform, label: _, span: _, ambient_env: _, use_cache: _ } = vertex;
+    (op, platform)
+}
+
+/// What a step reads, in the order in which its content key lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading<'a> {
+    /// The whole of this input.
+    Whole(usize),
+    /// Of this input, what the selector picks.
+    Selected(usize, &'a Selector),
+}
+
+/// What a step reads: its first input whole, and one selection an item of a copy.
+pub fn readings(op: &Op) -> Vec<Reading<'_>> {
+    match op {
+        Op::Source(_) => Vec::new(),
+        Op::Exec(_) | Op::MakeDir(_) => vec![Reading::Whole(0)],
+        Op::Copy(copy) => {
+            let items = copy.items.iter().map(|item| Reading::Selected(item.input, &item.selector));
+            [Reading::Whole(0)].into_iter().chain(items).collect()
+        }
+    }
+}
+
+impl Canonical for Op {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::Source(source) => out.field(1, source),
+            Self::Exec(exec) => out.field(2, exec),
+            Self::Copy(copy) => out.field(3, copy),
+            Self::MakeDir(directory) => out.field(4, directory),
+        };
+    }
+}
+
+impl Canonical for Source {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::Scratch => out.variant(1),
+            Self::Image(_) => out.field(2, &source_snapshot(self).digest()),
+            Self::Context(context) => out.field(3, context),
+            Self::Inline(files) => out.field(4, files),
+        };
+    }
+}
+
+impl Canonical for ContextSource {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { context, selector } = self;
+        out.field(1, context).field(2, selector);
+    }
+}
+
+impl Canonical for Selector {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { include, exclude, follow_links, parents } = self;
+        out.field(1, include).field(2, exclude).field(3, follow_links).field(4, parents);
+    }
+}
+
+impl Canonical for Exec {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { args, env, user, workdir, network, script, timestamps } = self;
+        out.field(1, args).field(2, env).field(3, user).field(4, workdir);
+        out.field(5, network).field(6, script).field(7, timestamps);
+    }
+}
+
+impl Canonical for Script {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { content } = self;
+        out.field(1, content);
+    }
+}
+
+impl Canonical for Network {
+    fn encode(&self, out: &mut Encoder) {
+        out.variant(match self {
+            Self::Default => 1,
+            Self::None => 2,
+            Self::Host => 3,
+        });
+    }
+}
+
+impl Canonical for Timestamps {
+    fn encode(&self, out: &mut Encoder) {
+        out.variant(match self {
+            Self::Auto => 1,
+            Self::Preserve => 2,
+        });
+    }
+}
+
+impl Canonical for Copy {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { items, destination, into_directory, chown, chmod, timestamps } = self;
+        out.field(1, items).field(2, destination).field(3, into_directory).field(4, chown);
+        out.field(5, chmod).field(6, timestamps);
+    }
+}
+
+impl Canonical for CopyItem {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { input, selector, unpack } = self;
+        out.field(1, &(*input as u64)).field(2, selector).field(3, unpack);
+    }
+}
+
+impl Canonical for Chmod {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::Octal(mode) => out.field(1, mode),
+            Self::Symbolic(mode) => out.field(2, mode),
+        };
+    }
+}
+
+impl Canonical for MakeDir {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { path, mode, owner, timestamps } = self;
+        out.field(1, path).field(2, mode).field(3, owner).field(4, timestamps);
+    }
+}
+
+/// What the content key was made of, for people and for `explain`: field to value. `inputs` are the digests that the
+/// key was made of.
+pub fn pre_image(vertex: &Vertex, inputs: &[TreeDigest]) -> BTreeMap<String, String> {
+    let (op, platform) = identity(vertex);
+    let mut fields = Fields(BTreeMap::new());
+    fields.put("platform", platform);
+    match op {
+        Op::Source(_) => {}
+        Op::Exec(exec) => fields.exec(exec),
+        Op::Copy(copy) => fields.copy(copy),
+        Op::MakeDir(directory) => fields.make_dir(directory),
+    }
+    for (reading, digest) in readings(op).iter().zip(inputs) {
+        match reading {
+            Reading::Whole(_) => fields.put("parent", digest),
+            Reading::Selected(_, selector) => {
+                fields.put(&format!("files {}", selector.include.join(" ")), digest)
+            }
+        }
+    }
+    fields.0
+}
+
+struct Fields(BTreeMap<String, String>);
+
+impl Fields {
+    fn put(&mut self, name: &str, value: impl ToString) {
+        self.0.insert(name.to_owned(), value.to_string());
+    }
+
+    fn exec(&mut self, exec: &Exec) {
+        let Exec { args, env, user, workdir, network, script, timestamps } = exec;
+        self.put("op", "run");
+        self.put("args", format!("{args:?}"));
+        env.iter().for_each(|(name, value)| self.put(&format!("env {name}"), value));
+        self.put("user", user);
+        self.put("workdir", workdir);
+        self.put("network", format!("{network:?}"));
+        script.iter().for_each(|Script { content }| self.put("script", content));
+        self.put("timestamps", format!("{timestamps:?}"));
+    }
+
+    fn copy(&mut self, copy: &Copy) {
+        let Copy { items, destination, into_directory, chown, chmod, timestamps } = copy;
+        self.put("op", "copy");
+        for (number, CopyItem { input, selector, unpack }) in items.iter().enumerate() {
+            let Selector { include, exclude, follow_links, parents } = selector;
+            let what = format!("{include:?} from input {input}, without {exclude:?}");
+            self.put(
+                &format!("item {number:03}"),
+                format!("{what}, links {follow_links}, parents {parents}, unpack {unpack}"),
+            );
+        }
+        self.put("destination", destination);
+        self.put("into directory", into_directory);
+        chown.iter().for_each(|owner| self.put("chown", owner));
+        chmod.iter().for_each(|mode| self.put("chmod", format!("{mode:?}")));
+        self.put("timestamps", format!("{timestamps:?}"));
+    }
+
+    fn make_dir(&mut self, directory: &MakeDir) {
+        let MakeDir { path, mode, owner, timestamps } = directory;
+        self.put("op", "workdir");
+        self.put("path", path);
+        self.put("mode", format!("{mode:o}"));
+        self.put("owner", owner);
+        self.put("timestamps", format!("{timestamps:?}"));
+    }
+}
