@@ -1,16 +1,27 @@
 //! A blob from wherever it lies: the store, an OCI layout or a registry.
+//!
+//! Whatever comes out has been verified: a reader that reaches its end has read the bytes of the descriptor. A damaged
+//! blob in the store is removed and counts as missing from then on; a download is done once, and who else wants the
+//! blob waits for it.
 
 use std::{
+    collections::HashMap,
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
     descriptor::Descriptor,
+    digest::Sha256Digest,
     layer::BlobOrigin,
+    layout::{self, LayoutError},
     registry::{Registry, RegistryError},
     store::{Store, StoreError},
+    verify::Verified,
 };
+
+/// How often a blob is asked for when what came was not it.
+const ATTEMPTS: usize = 2;
 
 /// Why a blob could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -21,35 +32,220 @@ pub enum FetchError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The bytes broke off or are the wrong ones.
-    #[error("cannot read blob {}", descriptor.digest)]
-    Read {
+    /// The layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The bytes broke off, are the wrong ones, or could not be written.
+    #[error("cannot copy blob {digest} into the store")]
+    Copy {
         /// Which blob.
-        descriptor: Box<Descriptor>,
+        digest: Sha256Digest,
         /// Why not.
         #[source]
         source: io::Error,
     },
 }
 
-/// Brings blobs. Cheap to clone.
+/// Brings blobs. Cheap to clone; clones share what is under way.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
-    /// Where blobs are kept.
-    pub store: Arc<Store>,
-    /// Where they come from.
-    pub registry: Registry,
+    store: Arc<Store>,
+    registry: Registry,
+    under_way: Arc<Mutex<HashMap<Sha256Digest, Arc<Mutex<()>>>>>,
 }
 
 impl Fetcher {
-    /// A verified stream of a blob: from the store, else from its origin. Nothing is stored.
-    pub fn open(&self, descriptor: &Descriptor, _origin: &BlobOrigin) -> io::Result<Box<dyn Read + Send>> {
-        Err(io::Error::other(format!("{}: not there yet", descriptor.digest)))
+    /// Brings blobs into `store`.
+    pub fn new(store: Arc<Store>, registry: Registry) -> Self {
+        Self { store, registry, under_way: Arc::default() }
     }
 
-    /// Makes sure the store holds a blob.
+    /// The store that is looked into first, and filled.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The client behind [`BlobOrigin::Registry`].
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A verified stream of a blob: from the store, else from its origin. Nothing is stored.
+    ///
+    /// # Errors
+    /// An [`io::Error`] around a [`FetchError`]. The reader fails with one around a [`crate::verify::BlobError`] when the
+    /// bytes are not the blob's.
+    pub fn open(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> io::Result<Box<dyn Read + Send>> {
+        if self.store.has_blob(&descriptor.digest, descriptor.size) {
+            return self.open_stored(descriptor).map_err(io::Error::other);
+        }
+        self.open_origin(descriptor, origin).map_err(io::Error::other)
+    }
+
+    /// Makes sure the store holds a blob. Its bytes are verified when they are copied, not when they are there already.
+    ///
+    /// # Errors
+    /// [`FetchError`].
     pub fn ensure(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> Result<(), FetchError> {
-        let failed = |source| FetchError::Read { descriptor: Box::new(descriptor.clone()), source };
-        self.open(descriptor, origin).map(drop).map_err(failed)
+        let turn = self.turn(descriptor.digest);
+        let copied = {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            self.copy_if_missing(descriptor, origin)
+        };
+        self.under_way().remove(&descriptor.digest);
+        copied
+    }
+
+    /// What callers that want the same blob wait on.
+    fn turn(&self, digest: Sha256Digest) -> Arc<Mutex<()>> {
+        self.under_way().entry(digest).or_default().clone()
+    }
+
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<Sha256Digest, Arc<Mutex<()>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn copy_if_missing(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> Result<(), FetchError> {
+        let mut result = Ok(());
+        for _ in 0..ATTEMPTS {
+            if self.store.has_blob(&descriptor.digest, descriptor.size) {
+                return Ok(());
+            }
+            result = self.copy(descriptor, origin);
+            match &result {
+                Err(FetchError::Copy { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {}
+                _ => return result,
+            }
+        }
+        result
+    }
+
+    fn copy(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> Result<(), FetchError> {
+        let mut reader = self.open_origin(descriptor, origin)?;
+        let mut writer = self.store.blob_writer()?;
+        let copied = io::copy(&mut reader, &mut writer);
+        copied.map_err(|source| FetchError::Copy { digest: descriptor.digest, source })?;
+        Ok(writer.commit_as(&descriptor.digest, descriptor.size)?)
+    }
+
+    fn open_origin(
+        &self,
+        descriptor: &Descriptor,
+        origin: &BlobOrigin,
+    ) -> Result<Box<dyn Read + Send>, FetchError> {
+        match origin {
+            BlobOrigin::Registry(reference) => Ok(self.registry.pull_blob(reference, descriptor)?),
+            BlobOrigin::OciLayout(directory) => {
+                let file = layout::open_blob(directory, &descriptor.digest)?;
+                Ok(Box::new(Verified::new(file, descriptor)))
+            }
+        }
+    }
+
+    fn open_stored(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, StoreError> {
+        let file = self.store.open_blob(&descriptor.digest)?;
+        let inner = Verified::new(file, descriptor);
+        Ok(Box::new(Stored { inner, store: self.store.clone(), digest: descriptor.digest }))
+    }
+}
+
+/// A blob of the store that is removed from it when it turns out to be damaged.
+struct Stored<R> {
+    inner: Verified<R>,
+    store: Arc<Store>,
+    digest: Sha256Digest,
+}
+
+impl<R: Read> Read for Stored<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.inner.read(buffer);
+        if let Err(error) = &result
+            && matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        {
+            // The damage is what the caller must hear of; a blob that stays will be found damaged again.
+            let _ = self.store.remove_blob(&self.digest);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::Barrier};
+
+    use super::*;
+    use crate::{descriptor::MediaType, registry::RegistryOptions};
+
+    struct Fixture {
+        _root: tempfile::TempDir,
+        layout: tempfile::TempDir,
+        fetcher: Fetcher,
+    }
+
+    fn fixture(blobs: &[(&[u8], &[u8])]) -> Fixture {
+        let (root, layout) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+        let directory = layout.path().join("blobs/sha256");
+        fs::create_dir_all(&directory).expect("writable");
+        for (name, content) in blobs {
+            fs::write(directory.join(Sha256Digest::of(name).hex()), content).expect("writable");
+        }
+        let store = Arc::new(Store::open(root.path()).expect("a store"));
+        let registry = Registry::new(RegistryOptions::default()).expect("a client");
+        Fixture { fetcher: Fetcher::new(store, registry), _root: root, layout }
+    }
+
+    fn layer(content: &[u8]) -> Descriptor {
+        Descriptor::of(MediaType::OciLayer, content)
+    }
+
+    fn origin(directory: &Path) -> BlobOrigin {
+        BlobOrigin::OciLayout(directory.to_owned())
+    }
+
+    #[test]
+    fn a_blob_is_brought_once_and_then_read_from_the_store() {
+        let fixture = fixture(&[(b"layer", b"layer")]);
+        let (descriptor, origin) = (layer(b"layer"), origin(fixture.layout.path()));
+        let start = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    fixture.fetcher.ensure(&descriptor, &origin).expect("fetched");
+                });
+            }
+        });
+        fs::remove_dir_all(fixture.layout.path().join("blobs")).expect("ours");
+        let mut bytes = Vec::new();
+        fixture.fetcher.open(&descriptor, &origin).expect("stored").read_to_end(&mut bytes).expect("whole");
+        assert_eq!(bytes, b"layer");
+        assert!(fixture.fetcher.under_way().is_empty());
+    }
+
+    #[test]
+    fn wrong_bytes_of_a_layout_are_noticed_and_not_stored() {
+        let fixture = fixture(&[(b"layer", b"l4yer"), (b"long", b"longer")]);
+        let origin = origin(fixture.layout.path());
+        for name in [b"layer".as_slice(), b"long"] {
+            let error = fixture.fetcher.ensure(&layer(name), &origin).expect_err("not these bytes");
+            assert!(matches!(error, FetchError::Copy { .. }), "{error}");
+            assert!(!fixture.fetcher.store().has_blob(&Sha256Digest::of(name), name.len() as u64));
+        }
+        assert!(matches!(fixture.fetcher.ensure(&layer(b"absent"), &origin), Err(FetchError::Layout(_))));
+    }
+
+    #[test]
+    fn a_blob_that_was_damaged_in_the_store_is_a_miss_from_then_on() {
+        let fixture = fixture(&[(b"layer", b"layer")]);
+        let (descriptor, origin) = (layer(b"layer"), origin(fixture.layout.path()));
+        let (fetcher, store) = (&fixture.fetcher, fixture.fetcher.store());
+        fetcher.ensure(&descriptor, &origin).expect("fetched");
+        store.write_atomic(&store.blob_path(&descriptor.digest), b"l4yer").expect("damaged");
+
+        let read = || fetcher.open(&descriptor, &origin).expect("opened").read_to_end(&mut Vec::new());
+        assert_eq!(read().expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read().expect("from the layout"), 5);
+        fetcher.ensure(&descriptor, &origin).expect("fetched again");
+        assert!(store.has_blob(&descriptor.digest, 5));
     }
 }

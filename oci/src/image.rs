@@ -1,12 +1,14 @@
-//! From a name to one image: index → platform → manifest → config, every step verified.
+//! From a name to one image: index → platform → manifest → config, every step verified against the one before.
 
-use std::path::Path;
+use std::{io::Read, path::Path};
 
 use crate::{
     config::ImageConfig,
-    digest::Sha256Digest,
+    descriptor::{Descriptor, MediaType},
+    digest::{DiffId, Sha256Digest},
+    document::{self, DocumentError, Found},
     layer::{BaseLayer, BlobOrigin},
-    layout::LayoutError,
+    layout::{self, LayoutError},
     manifest::Manifest,
     platform::Platform,
     reference::Reference,
@@ -16,22 +18,41 @@ use crate::{
 /// Why a name is not an image we can use.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The registry.
+    /// The registry did not give it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The layout.
+    /// The layout did not give it.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The image does not exist for this platform.
-    #[error("{name} has no image for {platform}; it has {}", available.join(", "))]
-    NoPlatform {
-        /// What was asked for.
-        name: String,
-        /// For which platform.
-        platform: Box<Platform>,
-        /// What there is.
-        available: Vec<String>,
+    /// The image of a registry is not one, or not for this platform.
+    #[error("cannot use {reference}")]
+    Document {
+        /// Which.
+        reference: Box<Reference>,
+        /// Why not.
+        #[source]
+        source: Box<DocumentError>,
     },
+    /// A config broke off.
+    #[error("cannot read the config of {reference}")]
+    Read {
+        /// Which image's.
+        reference: Box<Reference>,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl ImageError {
+    /// Whether the image exists, but not for the platform that was asked for.
+    pub fn is_missing_platform(&self) -> bool {
+        let source = match self {
+            Self::Document { source, .. } | Self::Layout(LayoutError::Document { source, .. }) => source,
+            _ => return false,
+        };
+        matches!(**source, DocumentError::NoPlatform { .. })
+    }
 }
 
 /// An image, resolved down to its config. No layer has been touched.
@@ -41,7 +62,7 @@ pub struct ResolvedImage {
     pub manifest_digest: Sha256Digest,
     /// Digest of what the name points at: an index, or that manifest.
     pub root_digest: Sha256Digest,
-    /// The manifest.
+    /// The manifest. It has as many layers as the config has diff IDs, all of types that can be unpacked.
     pub manifest: Manifest,
     /// The config.
     pub config: ImageConfig,
@@ -50,10 +71,10 @@ pub struct ResolvedImage {
 }
 
 impl ResolvedImage {
-    /// The layers with their diff IDs, the base first; blobs can be had from `origin`.
+    /// The layers with their diff IDs, the base first; their blobs can be had from `origin`.
     pub fn base_layers(&self, origin: &BlobOrigin) -> Vec<BaseLayer> {
         let layers = self.manifest.layers.iter().zip(&self.config.rootfs.diff_ids);
-        let layer = |(descriptor, diff_id): (&crate::Descriptor, &crate::DiffId)| BaseLayer {
+        let layer = |(descriptor, diff_id): (&Descriptor, &DiffId)| BaseLayer {
             diff_id: *diff_id,
             descriptor: descriptor.clone(),
             origin: origin.clone(),
@@ -62,22 +83,109 @@ impl ResolvedImage {
     }
 }
 
-/// Resolves an image of a registry.
+/// Resolves an image of a registry. A tag is asked for once; everything below it goes by digest.
+///
+/// # Errors
+/// [`ImageError`].
 pub fn resolve_registry(
     registry: &Registry,
     reference: &Reference,
-    _platform: &Platform,
+    platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
-    registry.manifest(reference)?;
-    Err(RegistryError::Setup("not there yet".to_owned()).into())
+    let source = RegistryImage { registry, reference };
+    let root = source.root()?;
+    let root_digest = root.descriptor.digest;
+    let mut read = |descriptor: &Descriptor| source.manifest(descriptor);
+    let selected = document::select(root, platform, &mut read);
+    let (found, manifest) = selected.map_err(|failure| source.failed(failure))?;
+    let config_bytes = source.config(&manifest.config)?;
+    let config = document::image_config(&manifest, &config_bytes).map_err(|error| source.unusable(error))?;
+    Ok(ResolvedImage {
+        manifest_digest: found.descriptor.digest,
+        root_digest,
+        manifest,
+        config,
+        config_bytes,
+    })
 }
 
-/// Resolves an image of an OCI layout.
+/// Resolves an image of an OCI layout; `selector` is a tag or a digest.
+///
+/// # Errors
+/// [`ImageError::Layout`].
 pub fn resolve_layout(
     directory: &Path,
     selector: Option<&str>,
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
-    crate::layout::find_image(directory, selector, platform)?;
-    Err(RegistryError::Setup("not there yet".to_owned()).into())
+    let found = layout::find_image(directory, selector, platform)?;
+    let config_bytes = layout::read_document(directory, &found.manifest.config)?;
+    let config = document::image_config(&found.manifest, &config_bytes).map_err(|source| {
+        LayoutError::Document { directory: directory.to_owned(), source: Box::new(source) }
+    })?;
+    let (manifest_digest, root_digest) = (found.descriptor.digest, found.root_digest);
+    Ok(ResolvedImage { manifest_digest, root_digest, manifest: found.manifest, config, config_bytes })
+}
+
+/// One repository as a source of documents.
+struct RegistryImage<'a> {
+    registry: &'a Registry,
+    reference: &'a Reference,
+}
+
+impl RegistryImage<'_> {
+    fn root(&self) -> Result<Found, ImageError> {
+        let fetched = self.registry.manifest(self.reference)?;
+        let descriptor = Descriptor::new(fetched.media_type, fetched.digest, fetched.bytes.len() as u64);
+        Ok(Found { descriptor, bytes: fetched.bytes })
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Failure> {
+        let fetched = self.registry.manifest(&self.reference.with_digest(descriptor.digest))?;
+        document::verify(descriptor, &fetched.bytes)?;
+        if fetched.media_type != descriptor.media_type {
+            let (announced, body): (MediaType, _) = (descriptor.media_type.clone(), fetched.media_type);
+            return Err(DocumentError::MediaType { announced, body }.into());
+        }
+        Ok(fetched.bytes)
+    }
+
+    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        document::check_size(descriptor.size).map_err(|error| self.unusable(error))?;
+        let mut bytes = Vec::new();
+        let mut reader = self.registry.pull_blob(self.reference, descriptor)?;
+        let read = reader.read_to_end(&mut bytes);
+        read.map_err(|source| ImageError::Read { reference: Box::new(self.reference.clone()), source })?;
+        Ok(bytes)
+    }
+
+    fn failed(&self, failure: Failure) -> ImageError {
+        match failure {
+            Failure::Registry(error) => error.into(),
+            Failure::Document(error) => self.unusable(error),
+        }
+    }
+
+    fn unusable(&self, source: DocumentError) -> ImageError {
+        ImageError::Document { reference: Box::new(self.reference.clone()), source: Box::new(source) }
+    }
+}
+
+/// Either half of what [`document::select`] may fail with here.
+#[derive(Debug)]
+enum Failure {
+    Registry(RegistryError),
+    Document(DocumentError),
+}
+
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        Self::Document(error)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
 }

@@ -12,6 +12,7 @@ pub mod canonical;
 pub mod config;
 pub mod descriptor;
 pub mod digest;
+pub mod document;
 pub mod fetch;
 pub mod image;
 pub mod layer;
@@ -23,6 +24,7 @@ pub mod registry;
 pub mod store;
 pub mod tree;
 pub mod validate;
+pub mod verify;
 
 pub use config::{History, ImageConfig};
 pub use descriptor::{Descriptor, MediaType};

@@ -61,7 +61,7 @@ pub struct Registry {}
 impl Registry {
     /// Sets up the client; no connection is made.
     pub fn new(_options: RegistryOptions) -> Result<Registry, RegistryError> {
-        Err(pending())
+        Ok(Self {})
     }
     /// Gets a manifest or index.
     pub fn manifest(&self, _reference: &Reference) -> Result<FetchedManifest, RegistryError> {

@@ -194,6 +194,19 @@ impl Store {
         }
     }
 
+    /// Removes a blob that has turned out to be damaged, so that it is a miss from now on. A good one that somebody has
+    /// put there in the meantime goes too, which costs a download.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove_blob(&self, digest: &Sha256Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(StoreError::io("remove", path)),
+        }
+    }
+
     /// Where a blob lies, whether or not it is there.
     pub fn blob_path(&self, digest: &Sha256Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
