@@ -1,0 +1,351 @@
+//! `--output`: where the result of a build goes, as `docker buildx build -o` spells it.
+//!
+//! A value is a record of comma-separated `key=value` fields, or a lone directory, or `-`. Keys that BuildKit knows
+//! and this builder does not are refused by name, like keys nobody knows: an output that is not what was asked for
+//! is worse than none.
+
+use std::{path::PathBuf, str::FromStr};
+
+use oci::{Reference, reference::ReferenceError};
+
+use crate::csv;
+
+/// One `--output`, before `-t` and `--push` are looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputSpec {
+    /// `type=oci`: an OCI layout.
+    Oci {
+        /// Where it goes.
+        destination: Destination,
+        /// Whether it is one tar archive or a directory.
+        form: LayoutForm,
+        /// How the layers are packed and what the image is called.
+        image: ImageOptions,
+    },
+    /// `type=image` and `type=registry`: an image, pushed or left in the store.
+    Image {
+        /// Whether it is pushed.
+        push: bool,
+        /// Whether its registry is trusted without TLS.
+        insecure: bool,
+        /// How the layers are packed and what the image is called.
+        image: ImageOptions,
+    },
+    /// `type=tar`: the root file system as one tar archive.
+    Tar(Destination),
+    /// `type=local`: the root file system as a directory.
+    Local(PathBuf),
+    /// `type=cacheonly`: the result stays in the store, and that is what was wanted.
+    CacheOnly,
+}
+
+/// A file or standard output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, or for a layout a directory.
+    Path(PathBuf),
+    /// Standard output, which must not be a terminal.
+    Stdout,
+}
+
+/// The two forms of an OCI layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayoutForm {
+    /// One tar archive.
+    Archive,
+    /// A directory.
+    Directory,
+}
+
+/// What outputs that hold an image have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// `name=`: names instead of those of `-t`.
+    pub names: Vec<Reference>,
+    /// `compression=`
+    pub compression: Compression,
+}
+
+/// How the layers that are built are packed. Layers of a base image pass through as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// `compression=gzip`
+    #[default]
+    Gzip,
+    /// `compression=uncompressed`
+    Uncompressed,
+}
+
+/// Why an output cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutputSpecError {
+    /// The record cannot be read.
+    #[error(transparent)]
+    Csv(#[from] csv::CsvError),
+    /// A field without `=`.
+    #[error("{0:?} is not a key=value pair")]
+    NotAPair(String),
+    /// No `type=`.
+    #[error("type= is missing: expected type=registry, image, oci, tar, local or cacheonly")]
+    NoType,
+    /// A type that does not exist here.
+    #[error("type={0} is not implemented: expected registry, image, oci, tar, local or cacheonly")]
+    Type(String),
+    /// A key that does not exist here.
+    #[error("type={kind} has no option {key}= here{why}")]
+    Key {
+        /// The type.
+        kind: &'static str,
+        /// The key.
+        key: String,
+        /// More about it, where there is more to say.
+        why: &'static str,
+    },
+    /// A value its key does not take.
+    #[error("{key}={value} is not supported: expected {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// No `dest=` where there must be one.
+    #[error("type={0} needs dest=")]
+    NoDestination(&'static str),
+    /// A name no registry takes.
+    #[error(transparent)]
+    Name(#[from] ReferenceError),
+}
+
+impl FromStr for OutputSpec {
+    type Err = OutputSpecError;
+
+    fn from_str(text: &str) -> Result<Self, OutputSpecError> {
+        if text == "-" {
+            return Ok(Self::Tar(Destination::Stdout));
+        }
+        let fields = csv::fields(text)?;
+        if let [only] = &fields[..]
+            && only == text
+            && !text.starts_with("type=")
+        {
+            return match text.is_empty() {
+                true => Err(OutputSpecError::NoType),
+                false => Ok(Self::Local(PathBuf::from(text))),
+            };
+        }
+        let mut options = Options::read(&fields)?;
+        let spec = match options.take("type").as_deref() {
+            Some("registry") => image(&mut options, "registry", "true")?,
+            Some("image") => image(&mut options, "image", "false")?,
+            Some("oci") => oci(&mut options)?,
+            Some("tar") => Self::Tar(options.destination("tar")?),
+            Some("local") => local(&mut options)?,
+            Some("cacheonly") => Self::CacheOnly,
+            Some(other) => return Err(OutputSpecError::Type(other.to_owned())),
+            None => return Err(OutputSpecError::NoType),
+        };
+        options.refuse_rest(&spec)?;
+        Ok(spec)
+    }
+}
+
+fn image(
+    options: &mut Options,
+    kind: &'static str,
+    default_push: &str,
+) -> Result<OutputSpec, OutputSpecError> {
+    let push = options.boolean("push", default_push)?;
+    if kind == "registry" && !push {
+        return Err(OutputSpecError::Value {
+            key: "push",
+            value: "false".into(),
+            expected: "true with type=registry",
+        });
+    }
+    let insecure = options.boolean("registry.insecure", "false")?;
+    Ok(OutputSpec::Image { push, insecure, image: options.image()? })
+}
+
+fn oci(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
+    let archive = options.boolean("tar", "true")?;
+    let destination = options.destination("oci")?;
+    if !archive && destination == Destination::Stdout {
+        return Err(OutputSpecError::NoDestination("oci,tar=false"));
+    }
+    let form = if archive { LayoutForm::Archive } else { LayoutForm::Directory };
+    Ok(OutputSpec::Oci { destination, form, image: options.image()? })
+}
+
+fn local(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
+    match options.destination("local")? {
+        Destination::Path(directory) => Ok(OutputSpec::Local(directory)),
+        Destination::Stdout => Err(OutputSpecError::NoDestination("local")),
+    }
+}
+
+/// The pairs that nobody has asked for yet. The last of two equal keys wins, as in BuildKit.
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    fn read(fields: &[String]) -> Result<Self, OutputSpecError> {
+        let pair = |field: &String| {
+            let (key, value) =
+                field.split_once('=').ok_or_else(|| OutputSpecError::NotAPair(field.clone()))?;
+            Ok((key.trim().to_ascii_lowercase(), value.to_owned()))
+        };
+        fields.iter().map(pair).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn take(&mut self, key: &str) -> Option<String> {
+        let value = self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+        self.0.retain(|(name, _)| name != key);
+        value
+    }
+
+    fn boolean(&mut self, key: &'static str, default: &str) -> Result<bool, OutputSpecError> {
+        let value = self.take(key).unwrap_or_else(|| default.to_owned());
+        match value.as_str() {
+            "true" | "1" | "t" | "True" | "TRUE" | "T" => Ok(true),
+            "false" | "0" | "f" | "False" | "FALSE" | "F" => Ok(false),
+            _ => Err(OutputSpecError::Value { key, value, expected: "true or false" }),
+        }
+    }
+
+    /// `dest=`; missing for an archive means standard output, as in buildx.
+    fn destination(&mut self, kind: &'static str) -> Result<Destination, OutputSpecError> {
+        match self.take("dest").as_deref() {
+            Some("-") => Ok(Destination::Stdout),
+            Some("") => Err(OutputSpecError::NoDestination(kind)),
+            Some(path) => Ok(Destination::Path(PathBuf::from(path))),
+            None => Ok(Destination::Stdout),
+        }
+    }
+
+    fn image(&mut self) -> Result<ImageOptions, OutputSpecError> {
+        let names = self.take("name").unwrap_or_default();
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let names = names.map(|name| Ok(name.parse::<Reference>()?.with_default_tag()));
+        let compression = match self.take("compression").as_deref() {
+            None | Some("gzip") => Compression::Gzip,
+            Some("uncompressed") => Compression::Uncompressed,
+            Some(other) => {
+                let expected = "gzip or uncompressed";
+                return Err(OutputSpecError::Value { key: "compression", value: other.to_owned(), expected });
+            }
+        };
+        self.always("oci-mediatypes")?;
+        self.always("rewrite-timestamp")?;
+        Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, compression })
+    }
+
+    /// An option of BuildKit that is always on here: `true` says nothing new, `false` cannot be had.
+    fn always(&mut self, key: &'static str) -> Result<(), OutputSpecError> {
+        match self.boolean(key, "true")? {
+            true => Ok(()),
+            false => Err(OutputSpecError::Value {
+                key,
+                value: "false".to_owned(),
+                expected: "true, or leave it out",
+            }),
+        }
+    }
+
+    fn refuse_rest(&self, spec: &OutputSpec) -> Result<(), OutputSpecError> {
+        let Some((key, _)) = self.0.first() else { return Ok(()) };
+        let kind = match spec {
+            OutputSpec::Oci { .. } => "oci",
+            OutputSpec::Image { .. } => "image",
+            OutputSpec::Tar(_) => "tar",
+            OutputSpec::Local(_) => "local",
+            OutputSpec::CacheOnly => "cacheonly",
+        };
+        let why = match key.split(['.', '[']).next() {
+            Some("annotation" | "annotation-index") => ": annotations are not implemented yet",
+            Some("push-by-digest") => ": pushing without a tag is not implemented yet",
+            Some("compression-level" | "force-compression") => {
+                ": the level is fixed, since it is part of the digest, and base layers pass through as they are"
+            }
+            Some("attestation-inline" | "attestation-prefix") => ": attestations are not implemented yet",
+            _ => "",
+        };
+        Err(OutputSpecError::Key { kind, key: key.clone(), why })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oci(destination: Destination, form: LayoutForm) -> OutputSpec {
+        OutputSpec::Oci { destination, form, image: ImageOptions::default() }
+    }
+
+    fn path(text: &str) -> Destination {
+        Destination::Path(PathBuf::from(text))
+    }
+
+    fn names(names: &[&str]) -> ImageOptions {
+        let names = names.iter().map(|name| name.parse().expect("a reference")).collect();
+        ImageOptions { names, ..ImageOptions::default() }
+    }
+
+    #[test]
+    fn what_can_be_made_is_read() {
+        let image = |push, image| OutputSpec::Image { push, insecure: false, image };
+        for (text, want) in [
+            ("out", OutputSpec::Local("out".into())),
+            ("./a=b", OutputSpec::Local("./a=b".into())),
+            ("-", OutputSpec::Tar(Destination::Stdout)),
+            ("type=local,dest=out", OutputSpec::Local("out".into())),
+            ("type=tar,dest=x.tar", OutputSpec::Tar(path("x.tar"))),
+            ("type=tar", OutputSpec::Tar(Destination::Stdout)),
+            ("type=oci,dest=x.tar", oci(path("x.tar"), LayoutForm::Archive)),
+            ("type=oci,tar=false,dest=d", oci(path("d"), LayoutForm::Directory)),
+            ("dest=x,TYPE=oci", oci(path("x"), LayoutForm::Archive)),
+            (
+                "type=oci,oci-mediatypes=true,rewrite-timestamp=true",
+                oci(Destination::Stdout, LayoutForm::Archive),
+            ),
+            ("type=registry", image(true, names(&[]))),
+            ("type=registry,name=r.io/a", image(true, names(&["r.io/a:latest"]))),
+            ("type=image", image(false, names(&[]))),
+            (
+                "type=image,push=true,\"name=r.io/a:1,r.io/b\"",
+                image(true, names(&["r.io/a:1", "r.io/b:latest"])),
+            ),
+            ("type=cacheonly", OutputSpec::CacheOnly),
+        ] {
+            assert_eq!(text.parse::<OutputSpec>().as_ref(), Ok(&want), "{text}");
+        }
+        let uncompressed: OutputSpec = "type=oci,compression=uncompressed".parse().expect("valid");
+        let OutputSpec::Oci { image, .. } = uncompressed else { panic!("{uncompressed:?}") };
+        assert_eq!(image.compression, Compression::Uncompressed);
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_refused_by_name() {
+        for (text, want) in [
+            ("", "type= is missing"),
+            ("dest=x,tar=false", "type= is missing"),
+            ("type=docker,dest=x", "type=docker is not implemented"),
+            ("type=oci,dest", "\"dest\" is not a key=value pair"),
+            ("type=oci,annotation.a=b", "has no option annotation.a= here: annotations"),
+            ("type=oci,compresion=gzip", "has no option compresion="),
+            ("type=oci,compression=zstd", "compression=zstd is not supported"),
+            ("type=oci,tar=no", "tar=no is not supported"),
+            ("type=oci,tar=false", "type=oci,tar=false needs dest="),
+            ("type=local", "type=local needs dest="),
+            ("type=local,dest=out,compression=gzip", "type=local has no option compression="),
+            ("type=registry,push=false", "push=false"),
+            ("type=image,name=UPPER", "lowercase"),
+            ("type=oci,oci-mediatypes=false", "oci-mediatypes=false"),
+            ("type=oci,name=\"a\"", "a quote stands inside a field"),
+        ] {
+            let error = text.parse::<OutputSpec>().expect_err(text).to_string();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What is known of a build: its steps, transfers and stages, in the order in which they were first heard of.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use solver::{Event, Stream, VertexId};
+
+use crate::redact::redact;
+
+/// How many of its last lines are kept of a step that runs or has failed.
+pub const TAIL_LINES: usize = 200;
+
+/// A build as far as it has come.
+#[derive(Debug, Default)]
+pub struct Board {
+    steps: Vec<Step>,
+    by_vertex: BTreeMap<VertexId, usize>,
+    tasks: Vec<Task>,
+    by_name: BTreeMap<String, usize>,
+    rows: Vec<Row>,
+    warnings: Vec<String>,
+}
+
+/// A step of the graph.
+#[derive(Debug)]
+pub struct Step {
+    /// Its vertex.
+    pub vertex: VertexId,
+    /// `[build 2/4] RUN make`
+    pub label: String,
+    /// How far it is.
+    pub state: State,
+    /// The end of its output; kept while it runs and when it has failed.
+    pub tail: VecDeque<Line>,
+    /// How many lines it has written in all.
+    pub lines: u64,
+}
+
+/// How far a step is. Times without a name are how long it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It has not begun.
+    Waiting,
+    /// It runs.
+    Running {
+        /// Since when, after the start of the build.
+        since: Duration,
+    },
+    /// A source whose content is known; sources are not counted among the steps that ran or were cached.
+    Ready(Duration),
+    /// The cache had it.
+    Cached,
+    /// It has run.
+    Done(Duration),
+    /// It has failed, and why.
+    Failed(Duration, String),
+    /// It was stopped because the build ended.
+    Cancelled(Duration),
+}
+
+/// A line of a step's output.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// When it came, after the start of the step.
+    pub at: Duration,
+    /// Where it was written.
+    pub stream: Stream,
+    /// The line without its end.
+    pub text: Vec<u8>,
+}
+
+/// A transfer, or a stage of the export.
+#[derive(Debug)]
+pub struct Task {
+    /// How people call it.
+    pub name: String,
+    /// When it began.
+    pub since: Duration,
+    /// How long it took, once it is over.
+    pub took: Option<Duration>,
+    /// Bytes moved and bytes in all (0 while unknown), where bytes move.
+    pub bytes: Option<(u64, u64)>,
+}
+
+/// What a line of the view, or a group of lines in a log, is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    /// A step, by its place in [`Board::steps`].
+    Step(usize),
+    /// A task, by its place in [`Board::tasks`].
+    Task(usize),
+}
+
+impl Board {
+    /// Takes note of an event that came `at` after the start.
+    pub fn apply(&mut self, at: Duration, event: &Event) {
+        match event {
+            Event::Planned(steps) => {
+                for (vertex, label) in steps {
+                    self.plan(*vertex, redact(label).into_owned());
+                }
+            }
+            Event::Started(vertex) => self.change(*vertex, |_| State::Running { since: at }),
+            Event::Ready(vertex) => self.change(*vertex, |since| State::Ready(at.saturating_sub(since))),
+            Event::Cached(vertex) => self.change(*vertex, |_| State::Cached),
+            Event::Done(vertex, _) => self.change(*vertex, |since| State::Done(at.saturating_sub(since))),
+            Event::Failed(vertex, why) => {
+                let why = redact(why).into_owned();
+                self.change(*vertex, |since| State::Failed(at.saturating_sub(since), why));
+            }
+            Event::Cancelled(vertex) => {
+                self.change(*vertex, |since| State::Cancelled(at.saturating_sub(since)));
+            }
+            Event::Log(vertex, stream, text) => self.log(at, *vertex, *stream, text),
+            Event::Transfer { task, done, total } => self.transfer(at, task, *done, *total),
+            Event::Stage(name) => drop(self.task(at, name)),
+            Event::StageDone(name) => {
+                let task = self.task(at, name);
+                task.took.get_or_insert(at.saturating_sub(task.since));
+            }
+            Event::Warning(text) => self.warnings.push(redact(text).into_owned()),
+        }
+    }
+
+    /// All steps, in graph order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// All tasks, in order of appearance.
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// Everything that has begun, in order of appearance.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The row of a vertex, and its number in the order of appearance, from 1.
+    pub fn row_of_vertex(&self, vertex: VertexId) -> Option<(Row, usize)> {
+        self.by_vertex.get(&vertex).and_then(|step| self.numbered(Row::Step(*step)))
+    }
+
+    /// The row of a task, and its number in the order of appearance, from 1.
+    pub fn row_of_task(&self, name: &str) -> Option<(Row, usize)> {
+        self.by_name.get(redact(name).as_ref()).and_then(|task| self.numbered(Row::Task(*task)))
+    }
+
+    /// A step by its vertex.
+    pub fn step(&self, vertex: VertexId) -> Option<&Step> {
+        self.by_vertex.get(&vertex).map(|step| &self.steps[*step])
+    }
+
+    /// What must be seen though it does not stop the build.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// How many steps there are, sources left out.
+    pub fn steps_but_sources(&self) -> usize {
+        self.steps.iter().filter(|step| !matches!(step.state, State::Ready(_))).count()
+    }
+
+    /// How many steps the cache had.
+    pub fn cached(&self) -> usize {
+        self.steps.iter().filter(|step| step.state == State::Cached).count()
+    }
+
+    /// How many steps are over, one way or the other.
+    pub fn finished(&self) -> usize {
+        let open = |step: &&Step| !matches!(step.state, State::Waiting | State::Running { .. });
+        self.steps.iter().filter(open).count()
+    }
+
+    fn numbered(&self, row: Row) -> Option<(Row, usize)> {
+        self.rows.iter().position(|other| *other == row).map(|index| (row, index + 1))
+    }
+
+    fn plan(&mut self, vertex: VertexId, label: String) -> usize {
+        let index = self.steps.len();
+        let step = Step { vertex, label, state: State::Waiting, tail: VecDeque::new(), lines: 0 };
+        self.steps.push(step);
+        self.by_vertex.insert(vertex, index);
+        index
+    }
+
+    /// The step of a vertex, which has a row from now on.
+    fn begun(&mut self, vertex: VertexId) -> &mut Step {
+        let index = match self.by_vertex.get(&vertex) {
+            Some(index) => *index,
+            None => self.plan(vertex, format!("step {}", vertex.0)),
+        };
+        if self.steps[index].state == State::Waiting && !self.rows.contains(&Row::Step(index)) {
+            self.rows.push(Row::Step(index));
+        }
+        &mut self.steps[index]
+    }
+
+    fn change(&mut self, vertex: VertexId, next: impl FnOnce(Duration) -> State) {
+        let step = self.begun(vertex);
+        let since = match step.state {
+            State::Running { since } => since,
+            _ => Duration::MAX,
+        };
+        step.state = next(since);
+        if !matches!(step.state, State::Running { .. } | State::Failed(..)) {
+            step.tail = VecDeque::new();
+        }
+    }
+
+    fn log(&mut self, at: Duration, vertex: VertexId, stream: Stream, text: &[u8]) {
+        let step = self.begun(vertex);
+        let since = match step.state {
+            State::Running { since } => since,
+            _ => at,
+        };
+        if step.tail.len() == TAIL_LINES {
+            step.tail.pop_front();
+        }
+        step.tail.push_back(Line { at: at.saturating_sub(since), stream, text: text.to_vec() });
+        step.lines += 1;
+    }
+
+    fn transfer(&mut self, at: Duration, name: &str, done: u64, total: u64) {
+        let task = self.task(at, name);
+        task.bytes = Some((done, total));
+        if done == total {
+            task.took.get_or_insert(at.saturating_sub(task.since));
+        }
+    }
+
+    /// The task of a name, which begins now unless it has begun before.
+    fn task(&mut self, at: Duration, name: &str) -> &mut Task {
+        let name = redact(name);
+        let index = match self.by_name.get(name.as_ref()) {
+            Some(index) => *index,
+            None => {
+                let name = name.into_owned();
+                self.by_name.insert(name.clone(), self.tasks.len());
+                self.rows.push(Row::Task(self.tasks.len()));
+                self.tasks.push(Task { name, since: at, took: None, bytes: None });
+                self.tasks.len() - 1
+            }
+        };
+        &mut self.tasks[index]
+    }
+}

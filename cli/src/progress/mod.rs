@@ -1,0 +1,143 @@
+//! What a build shows while it runs: one thread owns the view and stamps every event with the time it came.
+//!
+//! Events come from many threads through a bounded channel, so a step that floods its output is slowed down rather
+//! than filling memory. The [`Board`] is what is known so far; a [`View`] decides how it looks. Everything goes to
+//! standard error, since standard output is for data; what cannot be written (a closed pipe) is given up quietly, for
+//! a build must not fail because nobody watches it.
+
+mod board;
+mod json;
+mod plain;
+mod quiet;
+mod text;
+mod tty;
+
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use oci::Sha256Digest;
+use solver::Event;
+
+pub use self::board::{Board, Line, TAIL_LINES};
+use crate::args::ProgressMode;
+
+/// How many events may wait to be shown.
+const QUEUE: usize = 4096;
+/// Time between two looks at a view that nothing has happened to.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How a build ended.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// It made an image.
+    Built {
+        /// Digest of the manifest or index.
+        digest: Sha256Digest,
+        /// Where it went, in words: `pushed localhost:5000/app:1`.
+        destinations: Vec<String>,
+    },
+    /// It did not.
+    Failed {
+        /// Why, in one line.
+        message: String,
+        /// The exit code to come.
+        exit_code: u8,
+    },
+}
+
+/// A way to show a build.
+trait View: Send {
+    /// Something has happened, `at` after the start; the board knows it already.
+    fn event(&mut self, board: &Board, at: Duration, event: &Event);
+
+    /// Time has passed; comes at most ten times a second.
+    fn tick(&mut self, board: &Board, at: Duration);
+
+    /// Nothing will happen any more.
+    fn end(&mut self, board: &Board, at: Duration, end: &End);
+}
+
+enum Message {
+    Event(Duration, Event),
+    End(Duration, End),
+}
+
+/// The progress of one build.
+pub struct Progress {
+    start: Instant,
+    sender: SyncSender<Message>,
+    owner: JoinHandle<Board>,
+}
+
+impl Progress {
+    /// Starts to show a build on standard error.
+    pub fn start(mode: ProgressMode) -> Self {
+        let view: Box<dyn View> = match mode {
+            ProgressMode::Tty => Box::new(tty::Tty::on_stderr()),
+            ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(std::io::stderr())),
+            ProgressMode::Json => Box::new(json::Json::new(std::io::stderr(), SystemTime::now())),
+            ProgressMode::Quiet => Box::new(quiet::Quiet::new(std::io::stderr())),
+        };
+        let (sender, receiver) = mpsc::sync_channel(QUEUE);
+        let start = Instant::now();
+        let owner = std::thread::spawn(move || own(view, &receiver, start));
+        Self { start, sender, owner }
+    }
+
+    /// Takes events, from any thread.
+    pub fn sink(&self) -> Arc<dyn Fn(Event) + Send + Sync> {
+        let (sender, start) = (self.sender.clone(), self.start);
+        // After the end nobody listens any more, and nobody needs to.
+        Arc::new(move |event| drop(sender.send(Message::Event(start.elapsed(), event))))
+    }
+
+    /// Shows the end and gives back what is known of every step.
+    pub fn end(self, end: End) -> Board {
+        let _ = self.sender.send(Message::End(self.start.elapsed(), end));
+        self.owner.join().expect("a panic anywhere ends the process")
+    }
+}
+
+fn own(mut view: Box<dyn View>, receiver: &Receiver<Message>, start: Instant) -> Board {
+    let mut board = Board::default();
+    loop {
+        match receiver.recv_timeout(TICK) {
+            Ok(Message::Event(at, event)) => {
+                board.apply(at, &event);
+                view.event(&board, at, &event);
+            }
+            Ok(Message::End(at, end)) => {
+                view.end(&board, at, &end);
+                return board;
+            }
+            Err(RecvTimeoutError::Timeout) => view.tick(&board, start.elapsed()),
+            Err(RecvTimeoutError::Disconnected) => return board,
+        }
+    }
+}
+
+/// The last words of a build that made an image.
+fn summary(
+    out: &mut impl Write,
+    board: &Board,
+    at: Duration,
+    digest: &Sha256Digest,
+    destinations: &[String],
+) {
+    let (steps, cached) = (board.steps_but_sources(), board.cached());
+    let plural = if steps == 1 { "" } else { "s" };
+    let _ = writeln!(out, "Built {digest} in {}: {steps} step{plural}, {cached} cached", text::seconds(at));
+    for destination in destinations {
+        let _ = writeln!(out, "  {destination}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Lines for logs: every event is a line, prefixed by the number of the step it belongs to, as BuildKit's plain
+//! progress has it. A group of lines begins with the step's name; groups are separated by an empty line.
+
+use std::{collections::BTreeSet, io::Write, time::Duration};
+
+use solver::{Event, VertexId};
+
+use super::{
+    Board, End, View,
+    board::{Row, State, Task},
+    summary, text,
+};
+
+/// A transfer that is over sooner than this is one line.
+const QUICK: Duration = Duration::from_secs(2);
+/// Time between two lines about one transfer.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Plain lines.
+pub struct Plain<W> {
+    out: W,
+    /// The group whose lines are being written.
+    open: Option<Row>,
+    /// Whether anything has been written that the next group must be set off from.
+    separate: bool,
+    /// Tasks whose end has been written.
+    ended: BTreeSet<Row>,
+    last_transfer: Duration,
+}
+
+impl<W: Write + Send> Plain<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, open: None, separate: false, ended: BTreeSet::new(), last_transfer: Duration::ZERO }
+    }
+
+    fn step(&mut self, board: &Board, vertex: VertexId, line: &[u8]) {
+        let (Some((row, number)), Some(step)) = (board.row_of_vertex(vertex), board.step(vertex)) else {
+            return;
+        };
+        self.enter(row, number, &step.label);
+        self.line(number, line);
+    }
+
+    /// The last line of a group.
+    fn close(&mut self, board: &Board, vertex: VertexId, line: &str) {
+        self.step(board, vertex, line.as_bytes());
+        self.open = None;
+    }
+
+    fn enter(&mut self, row: Row, number: usize, title: &str) {
+        if self.open == Some(row) {
+            return;
+        }
+        if self.separate {
+            let _ = writeln!(self.out);
+        }
+        self.separate = true;
+        self.open = Some(row);
+        self.line(number, title.as_bytes());
+    }
+
+    fn line(&mut self, number: usize, text: &[u8]) {
+        // One write a line: other processes may write to the same pipe.
+        let mut line = format!("#{number} ").into_bytes();
+        line.extend_from_slice(text);
+        line.push(b'\n');
+        let _ = self.out.write_all(&line);
+    }
+
+    fn task(&mut self, board: &Board, at: Duration, name: &str) {
+        let Some((row @ Row::Task(index), number)) = board.row_of_task(name) else { return };
+        let task = &board.tasks()[index];
+        match (task.took, task.bytes) {
+            (Some(took), _) if self.ended.insert(row) => {
+                self.enter(row, number, &title(task));
+                self.line(number, format!("DONE {}", text::seconds(took)).as_bytes());
+                self.open = None;
+            }
+            (Some(_), _) => {}
+            (None, None) => self.enter(row, number, &task.name),
+            (None, Some(moved)) => {
+                let due =
+                    at.saturating_sub(task.since) >= QUICK && at.saturating_sub(self.last_transfer) >= EVERY;
+                if due {
+                    self.enter(row, number, &task.name);
+                    self.line(number, text::progress(moved).as_bytes());
+                    self.last_transfer = at;
+                }
+            }
+        }
+    }
+}
+
+fn title(task: &Task) -> String {
+    match task.bytes {
+        Some((done, _)) => format!("{} {}", task.name, text::bytes(done)),
+        None => task.name.clone(),
+    }
+}
+
+impl<W: Write + Send> View for Plain<W> {
+    fn event(&mut self, board: &Board, at: Duration, event: &Event) {
+        match event {
+            Event::Planned(_) => {}
+            Event::Started(vertex) => {
+                if let (Some((row, number)), Some(step)) = (board.row_of_vertex(*vertex), board.step(*vertex))
+                {
+                    self.enter(row, number, &step.label);
+                }
+            }
+            Event::Log(vertex, _, line) => {
+                let at = board.step(*vertex).and_then(|step| step.tail.back()).map(|line| line.at);
+                let mut text = format!("{:.3} ", at.unwrap_or_default().as_secs_f64()).into_bytes();
+                text.extend_from_slice(line);
+                self.step(board, *vertex, &text);
+            }
+            Event::Ready(vertex)
+            | Event::Cached(vertex)
+            | Event::Done(vertex, _)
+            | Event::Failed(vertex, _)
+            | Event::Cancelled(vertex) => {
+                let line = match board.step(*vertex).map(|step| &step.state) {
+                    Some(State::Cached) => "CACHED".to_owned(),
+                    Some(State::Done(took) | State::Ready(took)) => format!("DONE {}", text::seconds(*took)),
+                    Some(State::Failed(_, why)) => format!("ERROR: {why}"),
+                    _ => "CANCELED".to_owned(),
+                };
+                self.close(board, *vertex, &line);
+            }
+            Event::Transfer { task, .. } => self.task(board, at, task),
+            Event::Stage(name) | Event::StageDone(name) => self.task(board, at, name),
+            Event::Warning(_) => {
+                if let Some(text) = board.warnings().last() {
+                    if self.separate {
+                        let _ = writeln!(self.out);
+                    }
+                    let _ = writeln!(self.out, "warning: {text}");
+                    (self.open, self.separate) = (None, true);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, _board: &Board, _at: Duration) {}
+
+    fn end(&mut self, board: &Board, at: Duration, end: &End) {
+        if self.separate {
+            let _ = writeln!(self.out);
+        }
+        if let End::Built { digest, destinations } = end {
+            summary(&mut self.out, board, at, digest, destinations);
+        }
+    }
+}

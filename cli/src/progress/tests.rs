@@ -1,0 +1,299 @@
+//! Every view is fed the same recorded build, and what it writes is compared with `testdata/progress/`.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use oci::{Layer, Sha256Digest, Tree};
+use solver::{Event, Stream, VertexId};
+
+use super::{Board, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty};
+
+/// Collects what a view writes.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Paper {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("UTF-8")
+    }
+}
+
+fn log(vertex: usize, stream: Stream, text: &str) -> Event {
+    Event::Log(VertexId(vertex), stream, text.as_bytes().to_vec())
+}
+
+fn transfer(task: &str, done: u64, total: u64) -> Event {
+    Event::Transfer { task: task.to_owned(), done, total }
+}
+
+/// A build of two stages side by side: milliseconds and what happens then.
+fn recording() -> Vec<(u64, Event)> {
+    let labels = [
+        "[build 1/3] FROM docker.io/library/debian:bookworm",
+        "[build 2/3] RUN apt-get update && apt-get install -y --no-install-recommends build-essential ca-certificates",
+        "[build 3/3] RUN make",
+        "[assets 2/2] ADD https://me:secret@example.com/logo.svg /",
+        "[stage-2 1/2] COPY --from=build /out /",
+        "[assets 1/2] WORKDIR /srv",
+    ];
+    let layer = || Layer::Built(Tree::empty_digest());
+    let step = VertexId;
+    vec![
+        (0, Event::Warning("MaintainerDeprecated: use a label instead (Dockerfile:2)".to_owned())),
+        (
+            10,
+            Event::Planned(
+                labels.iter().enumerate().map(|(id, label)| (step(id), (*label).to_owned())).collect(),
+            ),
+        ),
+        (20, Event::Ready(step(0))),
+        (25, Event::Cached(step(5))),
+        (30, transfer("pull sha256:0123456789ab", 0, 12_300_000)),
+        (900, transfer("pull sha256:0123456789ab", 4_190_000, 12_300_000)),
+        (1500, transfer("pull sha256:0123456789ab", 12_300_000, 12_300_000)),
+        (1600, Event::Started(step(1))),
+        (1623, log(1, Stream::Stdout, "Get:1 http://mirror.example bookworm InRelease")),
+        (1700, Event::Started(step(3))),
+        (1710, log(3, Stream::Stderr, "\x1b[2J\x1b[31mclears\x1b[0m\tand 10%\r99%")),
+        (1900, log(1, Stream::Stdout, "Fetched 9 MB")),
+        (2100, Event::Done(step(3), layer())),
+        (4200, Event::Done(step(1), layer())),
+        (4210, Event::Started(step(2))),
+        (4300, transfer("pull sha256:ba9876543210", 1_000_000, 0)),
+        (9800, transfer("pull sha256:ba9876543210", 7_000_000, 0)),
+        (9900, log(2, Stream::Stdout, "cc -o out main.c")),
+    ]
+}
+
+fn success() -> Vec<(u64, Event)> {
+    let layer = || Layer::Built(Tree::empty_digest());
+    let mut events = recording();
+    events.extend([
+        (9950, Event::Done(VertexId(2), layer())),
+        (9960, transfer("pull sha256:ba9876543210", 8_000_000, 8_000_000)),
+        (9970, Event::Started(VertexId(4))),
+        (9980, Event::Done(VertexId(4), layer())),
+        (9990, Event::Stage("exporting to OCI layout out/".to_owned())),
+        (10_400, Event::StageDone("exporting to OCI layout out/".to_owned())),
+    ]);
+    events
+}
+
+fn failure() -> Vec<(u64, Event)> {
+    let mut events = recording();
+    events.extend([
+        (9950, log(2, Stream::Stderr, "make: *** [Makefile:3: out] Error 1")),
+        (9960, Event::Failed(VertexId(2), "process \"/bin/sh -c make\" ended with exit code 2".to_owned())),
+        (9970, Event::Cancelled(VertexId(4))),
+    ]);
+    events
+}
+
+fn built() -> End {
+    End::Built { digest: Sha256Digest::of(b"image"), destinations: vec!["wrote OCI layout out/".to_owned()] }
+}
+
+fn failed() -> End {
+    End::Failed { message: "make failed".to_owned(), exit_code: 1 }
+}
+
+/// Shows a recording, with a tick before every event as the owner of the view would have let pass.
+fn show(view: &mut dyn View, events: &[(u64, Event)], end: &End) {
+    let mut board = Board::default();
+    let mut last = Duration::ZERO;
+    for (at, event) in events {
+        last = Duration::from_millis(*at);
+        view.tick(&board, last);
+        board.apply(last, event);
+        view.event(&board, last, event);
+    }
+    view.end(&board, last + Duration::from_millis(10), end);
+}
+
+/// Compares with `testdata/progress/NAME`, or writes it with `UPDATE_EXPECT=1`.
+fn check(name: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/progress").join(name);
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("created");
+        std::fs::write(&path, actual).expect("written");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(actual, expected, "{name} differs; UPDATE_EXPECT=1 writes it anew");
+}
+
+#[test]
+fn plain_lines() {
+    for (name, events, end) in [("plain.txt", success(), built()), ("plain-failed.txt", failure(), failed())]
+    {
+        let paper = Paper::default();
+        show(&mut Plain::new(paper.clone()), &events, &end);
+        check(name, &paper.text());
+    }
+}
+
+#[test]
+fn json_lines() {
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    for (name, events, end) in [("json.txt", success(), built()), ("json-failed.txt", failure(), failed())] {
+        let paper = Paper::default();
+        show(&mut Json::new(paper.clone(), start), &events, &end);
+        for line in paper.text().lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        check(name, &paper.text());
+    }
+}
+
+#[test]
+fn quiet_says_what_must_be_seen() {
+    let paper = Paper::default();
+    show(&mut Quiet::new(paper.clone()), &success(), &built());
+    check("quiet.txt", &paper.text());
+}
+
+#[test]
+fn no_view_shows_credentials() {
+    let paper = Paper::default();
+    let size = || tty::Size { columns: 120, rows: 40 };
+    show(&mut Plain::new(paper.clone()), &success(), &built());
+    show(&mut Json::new(paper.clone(), SystemTime::now()), &success(), &built());
+    show(&mut Tty::new(paper.clone(), Box::new(size), Colour::Dropped), &success(), &built());
+    assert!(paper.text().contains("https://***@example.com"));
+    assert!(!paper.text().contains("secret"));
+}
+
+/// What a terminal shows of the bytes written to it: enough of one for what the live view uses.
+#[derive(Default)]
+struct Screen {
+    lines: Vec<String>,
+    row: usize,
+    column: usize,
+}
+
+impl Screen {
+    fn feed(&mut self, text: &str) {
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                '\r' => self.column = 0,
+                '\n' => (self.row, self.column) = (self.row + 1, 0),
+                '\x1b' => self.control(&mut chars),
+                c => self.put(c),
+            }
+        }
+    }
+
+    fn put(&mut self, c: char) {
+        assert!(!c.is_control(), "{c:?} reaches the terminal");
+        self.lines.resize(self.lines.len().max(self.row + 1), String::new());
+        let line = &mut self.lines[self.row];
+        let mut cells: Vec<char> = line.chars().collect();
+        cells.resize(cells.len().max(self.column + 1), ' ');
+        cells[self.column] = c;
+        *line = cells.into_iter().collect();
+        self.column += 1;
+    }
+
+    fn control(&mut self, chars: &mut std::str::Chars<'_>) {
+        assert_eq!(chars.next(), Some('['), "only CSI is written");
+        let sequence: Vec<char> = chars.by_ref().take_while_inclusive();
+        let (last, parameters) = sequence.split_last().expect("a final byte");
+        let parameters: String = parameters.iter().collect();
+        match last {
+            'A' => self.row -= parameters.parse::<usize>().expect("a number"),
+            'K' => {
+                if let Some(line) = self.lines.get_mut(self.row) {
+                    *line = line.chars().take(self.column).collect();
+                }
+            }
+            'J' => self.lines.truncate(self.row),
+            'm' | 'h' | 'l' => {}
+            other => panic!("unexpected control sequence {other}"),
+        }
+    }
+}
+
+trait TakeWhileInclusive {
+    fn take_while_inclusive(&mut self) -> Vec<char>;
+}
+
+impl TakeWhileInclusive for std::str::Chars<'_> {
+    /// Up to the final byte of a control sequence, which is a letter.
+    fn take_while_inclusive(&mut self) -> Vec<char> {
+        let mut taken = Vec::new();
+        for c in self {
+            taken.push(c);
+            if c.is_ascii_alphabetic() {
+                break;
+            }
+        }
+        taken
+    }
+}
+
+/// The screen after each of some moments, and at the end.
+fn tty_frames(events: &[(u64, Event)], end: &End, columns: usize, rows: usize, moments: &[u64]) -> String {
+    let paper = Paper::default();
+    let mut view = Tty::new(paper.clone(), Box::new(move || tty::Size { columns, rows }), Colour::Kept);
+    let (mut board, mut screen, mut shown) = (Board::default(), Screen::default(), String::new());
+    let mut photograph = |title: &str| {
+        let text = std::mem::take(&mut *paper.0.lock().expect("not poisoned"));
+        screen.feed(std::str::from_utf8(&text).expect("UTF-8"));
+        let width = screen.lines.iter().map(|line| super::text::width(line)).max().unwrap_or(0);
+        assert!(
+            title == "end" || width < columns && screen.lines.len() < rows,
+            "{title}: {:#?}",
+            screen.lines
+        );
+        let trimmed: Vec<&str> = screen.lines.iter().map(|line| line.trim_end()).collect();
+        shown.push_str(&format!("--- {title}\n{}\n", trimmed.join("\n")));
+    };
+    for (at, event) in events {
+        let now = Duration::from_millis(*at);
+        board.apply(now, event);
+        view.event(&board, now, event);
+        if moments.contains(at) {
+            view.tick(&board, now);
+            photograph(&format!("{at} ms"));
+        }
+    }
+    let last = Duration::from_millis(events.last().map_or(0, |(at, _)| *at + 10));
+    view.end(&board, last, end);
+    photograph("end");
+    shown
+}
+
+#[test]
+fn the_live_view() {
+    check("tty.txt", &tty_frames(&success(), &built(), 80, 24, &[25, 900, 1900, 9900]));
+    check("tty-failed.txt", &tty_frames(&failure(), &failed(), 80, 24, &[9900]));
+    check("tty-small.txt", &tty_frames(&success(), &built(), 40, 6, &[1900, 9900]));
+}
+
+#[test]
+fn the_live_view_is_not_redrawn_more_than_ten_times_a_second() {
+    let paper = Paper::default();
+    let mut view = Tty::new(paper.clone(), Box::new(|| tty::Size { columns: 80, rows: 24 }), Colour::Kept);
+    let mut board = Board::default();
+    for at in 0..1000 {
+        let (now, event) = (Duration::from_millis(at), log(0, Stream::Stdout, "line"));
+        board.apply(now, &event);
+        view.event(&board, now, &event);
+    }
+    let frames = paper.text().matches("[+] Building").count();
+    assert_eq!(frames, 10);
+}

@@ -1,0 +1,150 @@
+//! Flags of `docker buildx build` that do not exist here, so that each is refused by its name.
+//!
+//! A flag that is parsed and then ignored gives an image that is not what was asked for; one that is simply unknown
+//! leaves the user guessing whether it was a typing mistake. They are hidden from the help.
+
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+
+/// Whether a flag stands alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    /// `--rm` or `--rm=false`
+    Nothing,
+    /// `--secret id=...`
+    Value,
+}
+
+struct Flag {
+    long: &'static str,
+    short: Option<char>,
+    takes: Takes,
+    why: &'static str,
+}
+
+const fn switch(long: &'static str, why: &'static str) -> Flag {
+    Flag { long, short: None, takes: Takes::Nothing, why }
+}
+
+const fn option(long: &'static str, why: &'static str) -> Flag {
+    Flag { long, short: None, takes: Takes::Value, why }
+}
+
+impl Flag {
+    const fn short(self, short: char) -> Self {
+        Flag { short: Some(short), ..self }
+    }
+}
+
+const NO_LIMITS: &str = "resource limits of RUN steps are not implemented yet";
+const NO_DAEMON: &str = "there is no builder instance or daemon to choose: the build runs in this process";
+const NO_ATTESTATION: &str = "attestations are not implemented yet, and none are made: leave the flag out";
+const NO_REMOTE_CACHE: &str = "importing and exporting a cache is not implemented yet";
+const NO_CALL: &str = "evaluating a Dockerfile without building it is not implemented yet";
+const NO_CONTAINERS: &str = "there are no intermediate containers to keep or remove: leave the flag out";
+
+const FLAGS: &[Flag] = &[
+    option("add-host", "extra entries in /etc/hosts of RUN steps are not implemented yet"),
+    option("allow", "entitlements are not implemented yet: no step gets more rights than the sandbox gives"),
+    option("annotation", "annotations are not implemented yet; labels are (--label)"),
+    option("attest", NO_ATTESTATION),
+    option("builder", NO_DAEMON),
+    option("cache-from", NO_REMOTE_CACHE),
+    option("cache-to", NO_REMOTE_CACHE),
+    option("call", NO_CALL),
+    option("cgroup-parent", NO_LIMITS),
+    switch("check", NO_CALL),
+    switch("compress", "there is no daemon to send the context to: leave the flag out"),
+    option("cpu-period", NO_LIMITS),
+    option("cpu-quota", NO_LIMITS),
+    option("cpu-shares", NO_LIMITS).short('c'),
+    option("cpuset-cpus", NO_LIMITS),
+    option("cpuset-mems", NO_LIMITS),
+    switch("debug", "debug logging is not implemented yet; --progress plain shows every line of every step")
+        .short('D'),
+    switch("detach", NO_DAEMON),
+    switch(
+        "disable-content-trust",
+        "content trust (Notary) is not implemented: images are verified by digest",
+    ),
+    switch("force-rm", NO_CONTAINERS),
+    option("invoke", "opening a shell in a build is not implemented yet"),
+    option("isolation", "there is one kind of isolation on Linux; `layerwright doctor` describes it"),
+    switch(
+        "load",
+        "loading into another program's image store is not implemented yet; write an OCI archive with \
+                    `-o type=oci,dest=FILE` and load that",
+    ),
+    option("memory", NO_LIMITS).short('m'),
+    option("memory-swap", NO_LIMITS),
+    option("policy", "source policies are not implemented yet"),
+    option("print", NO_CALL),
+    option("provenance", NO_ATTESTATION),
+    option("ref", NO_DAEMON),
+    option("resource", NO_LIMITS),
+    switch("rm", NO_CONTAINERS),
+    option("sbom", NO_ATTESTATION),
+    option("secret", "secrets (RUN --mount=type=secret) are not implemented yet"),
+    option("security-opt", "security options are not implemented: the sandbox is always on"),
+    option("server-config", NO_DAEMON),
+    option("shm-size", NO_LIMITS),
+    switch("squash", "squashing layers is not implemented"),
+    option("ssh", "forwarding an SSH agent (RUN --mount=type=ssh) is not implemented yet"),
+    switch("stream", NO_DAEMON),
+    option("ulimit", NO_LIMITS),
+];
+
+/// A flag the user gave that is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag}: {why}")]
+pub struct RefusedFlag {
+    flag: &'static str,
+    why: &'static str,
+}
+
+/// The command with every refused flag known and hidden.
+pub fn add_to(command: Command) -> Command {
+    FLAGS.iter().fold(command, |command, flag| command.arg(hidden(flag)))
+}
+
+fn hidden(flag: &Flag) -> Arg {
+    let arg = Arg::new(flag.long).long(flag.long).hide(true).action(ArgAction::Append);
+    let arg = match flag.takes {
+        Takes::Nothing => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Takes::Value => arg.num_args(1),
+    };
+    match flag.short {
+        Some(short) => arg.short(short),
+        None => arg,
+    }
+}
+
+/// The first refused flag in what was given.
+///
+/// # Errors
+/// That flag, and the sentence about it.
+pub fn check(matches: &ArgMatches) -> Result<(), RefusedFlag> {
+    let given = |flag: &&Flag| matches.value_source(flag.long) == Some(ValueSource::CommandLine);
+    match FLAGS.iter().find(given) {
+        Some(flag) => Err(RefusedFlag { flag: flag.long, why: flag.why }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_is_refused_by_its_name() {
+        for flag in FLAGS {
+            let text = match flag.takes {
+                Takes::Nothing => format!("--{}", flag.long),
+                Takes::Value => format!("--{}=x", flag.long),
+            };
+            let command = add_to(Command::new("build")).arg(Arg::new("context"));
+            let matches = command.try_get_matches_from(["build", &text, "."]).expect("known, though hidden");
+            let refusal = check(&matches).expect_err("refused").to_string();
+            assert!(refusal.starts_with(&format!("--{}: ", flag.long)), "{refusal}");
+        }
+    }
+}
