@@ -4,12 +4,15 @@
 mod args;
 mod context_spec;
 mod csv;
+mod failure;
 mod output_spec;
 mod outputs;
 mod progress;
 mod redact;
 mod refused;
+mod report;
 mod request;
+mod signals;
 
 fn main() {
     match args::parse(std::env::args_os()) {

@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use executor::context::IgnoreFile;
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
@@ -83,8 +84,8 @@ pub struct Source {
 pub struct Directory {
     /// Absolute path.
     pub path: PathBuf,
-    /// Patterns of its ignore file.
-    pub ignore: Vec<String>,
+    /// The ignore file that applies to it.
+    pub ignore: Option<IgnoreFile>,
 }
 
 /// A named context.
@@ -187,15 +188,6 @@ pub enum RequestError {
     /// Outputs that cannot be made.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// An ignore pattern that cannot be read.
-    #[error("cannot use the patterns of {}", path.display())]
-    Ignore {
-        /// The ignore file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: parser::ignore::IgnoreError,
-    },
     /// No directory for the store.
     #[error("no place for the store: set --root or LAYERWRIGHT_ROOT, or HOME")]
     NoRoot,
@@ -285,21 +277,19 @@ fn default_dockerfile(context: &Path) -> (String, PathBuf) {
     }
 }
 
-/// The patterns of `<Dockerfile>.dockerignore`, else of the context's `.dockerignore`, else none.
-fn read_ignore(context: &Path, dockerfile: Option<&Path>) -> Result<Vec<String>, RequestError> {
+/// `<Dockerfile>.dockerignore`, else the context's `.dockerignore`, else nothing.
+fn read_ignore(context: &Path, dockerfile: Option<&Path>) -> Result<Option<IgnoreFile>, RequestError> {
     let own = dockerfile.map(|path| {
         let mut name = path.as_os_str().to_owned();
         name.push(".dockerignore");
         PathBuf::from(name)
     });
     let Some(path) = own.into_iter().chain([context.join(".dockerignore")]).find(|path| path.exists()) else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
-    let patterns = parser::ignore::read(&read_file("ignore file", &path)?);
-    match parser::ignore::Matcher::new(&patterns) {
-        Ok(_) => Ok(patterns),
-        Err(source) => Err(RequestError::Ignore { path, source }),
-    }
+    let text = read_file("ignore file", &path)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(Some(IgnoreFile { name, text }))
 }
 
 fn read_file(what: &'static str, path: &Path) -> Result<String, RequestError> {
@@ -562,10 +552,10 @@ mod tests {
             ("x/D", ""),
             ("x/D.dockerignore", "b\n"),
         ]);
-        assert_eq!(case.read("").expect("read").context.ignore, ["a"]);
-        assert_eq!(case.read("-f @/x/D").expect("read").context.ignore, ["b"]);
-        let bad = Case::new(&[("Dockerfile", ""), (".dockerignore", "[\n")]);
-        assert!(matches!(bad.read(""), Err(RequestError::Ignore { .. })));
+        let ignore =
+            |flags| case.read(flags).expect("read").context.ignore.map(|file| (file.name, file.text));
+        assert_eq!(ignore(""), Some((".dockerignore".to_owned(), "a\n".to_owned())));
+        assert_eq!(ignore("-f @/x/D"), Some(("D.dockerignore".to_owned(), "b\n".to_owned())));
     }
 
     #[test]
@@ -573,7 +563,7 @@ mod tests {
         let case = Case::new(&[("Dockerfile", ""), ("dir/.dockerignore", "x\n"), ("file", "")]);
         let request = case.read("--build-context d=@/dir --build-context s=scratch").expect("read");
         let NamedContext::Directory(directory) = &request.contexts["d"] else { panic!("{request:?}") };
-        assert_eq!(directory.ignore, ["x"]);
+        assert_eq!(directory.ignore.as_ref().map(|file| file.text.as_str()), Some("x\n"));
         assert!(matches!(request.contexts["s"], NamedContext::Scratch));
         for flags in ["d=@/none", "d=@/file", "d=oci-layout://@/none"] {
             assert!(case.read(&format!("--build-context {flags}")).is_err(), "{flags}");

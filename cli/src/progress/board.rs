@@ -7,6 +7,7 @@ use std::{
 
 use solver::{Event, Stream, VertexId};
 
+use super::text;
 use crate::redact::redact;
 
 /// How many of its last lines are kept of a step that runs or has failed.
@@ -69,6 +70,13 @@ pub struct Line {
     pub stream: Stream,
     /// The line without its end.
     pub text: Vec<u8>,
+}
+
+impl Line {
+    /// The line as a terminal may have it: colours are all that is left of control sequences.
+    pub fn harmless(&self) -> String {
+        text::harmless(&self.text, usize::MAX, text::Colour::Kept)
+    }
 }
 
 /// A transfer, or a stage of the export.

@@ -1,0 +1,89 @@
+//! Ctrl-C and SIGTERM: the first asks the build to stop, so that steps can end and the store stays clean; the second
+//! ends the process at once.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use solver::Cancel;
+
+/// A signal that stops a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// What `kill` and CI systems send.
+    Terminate,
+}
+
+impl Signal {
+    fn of(number: i32) -> Option<Self> {
+        match number {
+            SIGINT => Some(Self::Interrupt),
+            SIGTERM => Some(Self::Terminate),
+            _ => None,
+        }
+    }
+
+    /// 128 and the signal's number, as shells count.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        }
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
+
+/// Remembers the first signal.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    first: Arc<AtomicI32>,
+}
+
+impl Watch {
+    /// Starts to watch, on a thread of its own.
+    ///
+    /// # Errors
+    /// The handlers cannot be set.
+    pub fn start(cancel: Arc<Cancel>) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let watch = Self::default();
+        let first = Arc::clone(&watch.first);
+        std::thread::spawn(move || {
+            for number in &mut signals {
+                if first.swap(number, Ordering::SeqCst) != 0 {
+                    end_at_once(number);
+                }
+                cancel.request();
+            }
+        });
+        Ok(watch)
+    }
+
+    /// The signal that stopped the build, if one has.
+    pub fn received(&self) -> Option<Signal> {
+        Signal::of(self.first.load(Ordering::SeqCst))
+    }
+}
+
+/// The sandbox's processes end with this one, so nothing is left behind but temporaries, which the next run sweeps.
+fn end_at_once(number: i32) -> ! {
+    std::process::exit(Signal::of(number).map_or(1, |signal| signal.exit_code().into()))
+}
