@@ -11,6 +11,7 @@ pub mod assemble;
 pub mod chunk;
 pub mod encode;
 pub mod layer;
+pub mod outputs;
 mod pax;
 pub mod seal;
 
@@ -18,5 +19,9 @@ pub use archive::ArchiveError;
 pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::Encoder;
 pub use layer::{DirectorySource, FileSource, LayerError, TimePolicy, write_tar};
+pub use outputs::{
+    Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, Output, Tools, check,
+    export_files, export_image, metadata,
+};
 pub use pax::HeaderError;
 pub use seal::{SealError, SealOptions, SealedLayer, Sealer};

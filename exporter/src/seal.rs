@@ -288,7 +288,7 @@ impl Shared {
         if let Some(record) = self.recorded(job.tree) {
             return Ok(record.into());
         }
-        let tree = self.read_tree(job.tree)?;
+        let tree = read_tree(&self.options.store, job.tree)?;
         let directory = self.options.store.area("snapshots").join(job.chain.hex()).join("fs");
         let failed = |source| SealError::Read { path: directory.clone(), source };
         let files = DirectorySource::open(&directory).map_err(failed)?;
@@ -319,14 +319,15 @@ impl Shared {
         let SealOptions { encoder, times, .. } = &self.options;
         PathBuf::from("sealed").join(tree.hex()).join(format!("{}.{}.json", encoder.id(), times.id()))
     }
+}
 
-    fn read_tree(&self, digest: TreeDigest) -> Result<Tree, SealError> {
-        let path = self.options.store.area("trees").join(digest.hex());
-        let bytes = std::fs::read(&path).map_err(|source| SealError::Read { path: path.clone(), source })?;
-        let damaged = |source| SealError::DamagedTree { path: path.clone(), source };
-        let tree = Tree::from_bytes(&bytes).map_err(|error| damaged(Some(error)))?;
-        if tree.digest() == digest { Ok(tree) } else { Err(damaged(None)) }
-    }
+/// Reads the tree of a built layer from the store; a tree file proves itself by its digest.
+pub(crate) fn read_tree(store: &Store, digest: TreeDigest) -> Result<Tree, SealError> {
+    let path = store.area("trees").join(digest.hex());
+    let bytes = std::fs::read(&path).map_err(|source| SealError::Read { path: path.clone(), source })?;
+    let damaged = |source| SealError::DamagedTree { path: path.clone(), source };
+    let tree = Tree::from_bytes(&bytes).map_err(|error| damaged(Some(error)))?;
+    if tree.digest() == digest { Ok(tree) } else { Err(damaged(None)) }
 }
 
 impl From<Record> for SealedLayer {

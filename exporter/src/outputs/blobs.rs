@@ -1,0 +1,189 @@
+//! The blobs of an image on their way out: what there is to bring, and a verified stream of each.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{Mutex, PoisonError},
+};
+
+use oci::{BlobOrigin, Descriptor, Sha256Digest};
+
+use super::{ExportError, Tools};
+use crate::assemble::Assembled;
+
+/// Blobs that are brought at the same time.
+const PARALLEL: usize = 4;
+
+/// One blob of an image and where its bytes are.
+#[derive(Debug, Clone)]
+pub struct Blob<'a> {
+    /// What it is.
+    pub descriptor: &'a Descriptor,
+    /// Where it is.
+    pub place: Place<'a>,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// Here.
+    Memory(&'a [u8]),
+    /// In our store.
+    Store,
+    /// A base image's: in the store, or else there.
+    Origin(&'a BlobOrigin),
+}
+
+impl Blob<'_> {
+    /// Its bytes; the stream fails at the end if they are not what the descriptor says.
+    ///
+    /// # Errors
+    /// The blob cannot be had.
+    pub fn open(&self, tools: &Tools<'_>) -> io::Result<Box<dyn Read + Send>> {
+        let Self { descriptor, place } = self;
+        match place {
+            Place::Memory(bytes) => Ok(Box::new(io::Cursor::new(bytes.to_vec()))),
+            Place::Origin(origin) => tools.fetcher.open(descriptor, origin),
+            Place::Store => {
+                let file = tools.fetcher.store.open_blob(&descriptor.digest).map_err(io::Error::other)?;
+                Ok(Box::new(Verified::new(file, descriptor)))
+            }
+        }
+    }
+
+    /// What a failure to read it becomes.
+    pub fn failed(&self) -> impl Fn(io::Error) -> ExportError {
+        let digest = self.descriptor.digest;
+        move |source| ExportError::Blob { digest, source }
+    }
+}
+
+/// The layers and configs of all images by digest, each once.
+pub fn contents(assembled: &Assembled) -> BTreeMap<Sha256Digest, Blob<'_>> {
+    let mut blobs = BTreeMap::new();
+    for image in &assembled.images {
+        let config = Blob { descriptor: &image.config, place: Place::Memory(&image.config_bytes) };
+        blobs.insert(image.config.digest, config);
+        for layer in &image.layers {
+            let place = layer.origin.as_ref().map_or(Place::Store, Place::Origin);
+            blobs.insert(layer.descriptor.digest, Blob { descriptor: &layer.descriptor, place });
+        }
+    }
+    blobs
+}
+
+/// The manifests and, after them, the index.
+pub fn manifests(assembled: &Assembled) -> Vec<Blob<'_>> {
+    let images = assembled.images.iter().map(|image| (&image.manifest, image.manifest_bytes.as_slice()));
+    let index = assembled.index.iter().map(|index| (&assembled.root, index.as_slice()));
+    let blob = |(descriptor, bytes)| Blob { descriptor, place: Place::Memory(bytes) };
+    images.chain(index).map(blob).collect()
+}
+
+/// Does something with each blob, several at the same time, the largest first. After a failure no further blob is
+/// begun; the failure of the blob that comes first in that order is returned.
+///
+/// # Errors
+/// What `work` gives.
+pub fn in_parallel<'a>(
+    blobs: impl IntoIterator<Item = Blob<'a>>,
+    work: impl Fn(&Blob<'a>) -> Result<(), ExportError> + Sync,
+) -> Result<(), ExportError> {
+    let mut blobs: Vec<_> = blobs.into_iter().collect();
+    blobs.sort_by_key(|blob| (std::cmp::Reverse(blob.descriptor.size), blob.descriptor.digest));
+    let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let failures = Mutex::new(BTreeMap::new());
+    let worker = || {
+        while !stopped.load(Ordering::SeqCst) {
+            let index = next.fetch_add(1, Ordering::SeqCst);
+            let Some(blob) = blobs.get(index) else { return };
+            if let Err(error) = work(blob) {
+                stopped.store(true, Ordering::SeqCst);
+                failures.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..PARALLEL.min(blobs.len()) {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.into_values().next().map_or(Ok(()), Err)
+}
+
+/// Passes bytes on and fails at their end, or beyond it, if they are not those of a descriptor.
+struct Verified<R> {
+    inner: R,
+    left: u64,
+    hasher: Option<ring::digest::Context>,
+    digest: Sha256Digest,
+}
+
+impl<R> Verified<R> {
+    fn new(inner: R, descriptor: &Descriptor) -> Self {
+        let hasher = Some(ring::digest::Context::new(&ring::digest::SHA256));
+        Self { inner, left: descriptor.size, hasher, digest: descriptor.digest }
+    }
+
+    fn damaged(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged in the store", self.digest))
+    }
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let count = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| self.damaged())?;
+        match (&mut self.hasher, count) {
+            (Some(hasher), 1..) => hasher.update(&buffer[..count]),
+            (hasher, _) => {
+                let found = hasher.take().map(|hasher| Sha256Digest::from_ring(&hasher.finish()));
+                if self.left > 0 || found.is_some_and(|found| found != self.digest) {
+                    return Err(self.damaged());
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci::MediaType;
+
+    use super::*;
+
+    fn read(bytes: &[u8], descriptor: &Descriptor) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Verified::new(bytes, descriptor).read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn damage_in_the_store_is_an_error_not_a_blob() {
+        let descriptor = Descriptor::of(MediaType::OciLayer, b"bytes");
+        assert_eq!(read(b"bytes", &descriptor).expect("sound"), b"bytes");
+        for damaged in ["", "byte", "bytez", "bytes "] {
+            assert!(read(damaged.as_bytes(), &descriptor).is_err(), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_failure_stops_the_rest() {
+        let descriptors: Vec<_> = (0..50u8).map(|n| Descriptor::of(MediaType::OciLayer, &[n])).collect();
+        let blobs = descriptors.iter().map(|descriptor| Blob { descriptor, place: Place::Store });
+        let begun = AtomicUsize::new(0);
+        let failed = in_parallel(blobs, |blob| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            Err(blob.failed()(io::ErrorKind::NotFound.into()))
+        });
+        assert!(matches!(failed, Err(ExportError::Blob { .. })));
+        assert!(begun.load(Ordering::SeqCst) <= PARALLEL);
+    }
+}

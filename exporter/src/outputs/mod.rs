@@ -1,0 +1,358 @@
+//! Where images go: a registry, an OCI layout (directory or tar), or, flattened, a tar or a directory.
+//!
+//! Everything an export writes appears whole or not at all, in an order in which nothing points at what is not there
+//! yet: blobs, then manifests, then the index or tag that names them. An export that is interrupted leaves what was
+//! there before.
+
+mod blobs;
+pub mod file;
+mod flat;
+mod layout;
+mod local;
+mod metadata;
+mod push;
+mod tarball;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use oci::{
+    Platform, Reference, Sha256Digest, Snapshot, fetch::Fetcher, registry::RegistryError, store::StoreError,
+};
+use solver::{Cancel, Event, EventSink};
+
+use crate::{archive::ArchiveError, assemble::Assembled, layer::TimePolicy, seal::SealError};
+
+pub use metadata::metadata;
+
+/// One `--output`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// An image, with config and layers.
+    Image(ImageOutput),
+    /// The files of an image.
+    Files(FilesOutput),
+}
+
+/// Where an image goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageOutput {
+    /// `type=oci,tar=false`: added to the OCI layout in a directory, which is made if it is not there.
+    OciLayout {
+        /// The directory.
+        directory: PathBuf,
+        /// Under which names; without one it replaces the layout's unnamed image.
+        names: Vec<Reference>,
+    },
+    /// `type=oci`: an OCI layout in a tar.
+    OciArchive {
+        /// Where the tar goes.
+        destination: Destination,
+        /// Under which names.
+        names: Vec<Reference>,
+    },
+    /// `type=registry` or `type=image,push=true`.
+    Registry {
+        /// Under which names, at least one.
+        names: Vec<Reference>,
+    },
+    /// `type=image` without `push=true`: refused by [`check`], as there is no image store.
+    ImageStore,
+}
+
+/// Where the files of an image go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilesOutput {
+    /// `type=tar`
+    Tar(Destination),
+    /// `type=local`: into a directory, over what is there.
+    Local(PathBuf),
+}
+
+/// Where a stream goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, which appears when it is complete.
+    File(PathBuf),
+    /// Standard output (`dest=-`).
+    Stdout,
+}
+
+/// The file system of one solved image, as the executor shows it.
+#[derive(Debug)]
+pub struct FileSystem {
+    /// The image's platform: names its part of an output for several platforms.
+    pub platform: Platform,
+    /// The image's layers: what built layers say of their entries goes before what is on disk.
+    pub snapshot: Snapshot,
+    /// The root of the merged file system, mounted read-only.
+    pub root: OwnedFd,
+}
+
+/// What an export works with.
+pub struct Tools<'a> {
+    /// The store, the registries, and blobs of base images.
+    pub fetcher: &'a Fetcher,
+    /// Is told of stages, transfers and warnings.
+    pub events: &'a EventSink<'a>,
+    /// Stops the export.
+    pub cancel: &'a Cancel,
+}
+
+/// What an export has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Where it went, for people: a path or references.
+    pub destination: String,
+    /// Digest of the manifest or index, for images.
+    pub digest: Option<Sha256Digest>,
+}
+
+/// Why an export failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The output asks for what there is not.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// An output needs a name.
+    #[error("pushing needs a name: give one with -t or name=")]
+    NoName,
+    /// A name for an image that is not built yet cannot have a digest.
+    #[error("cannot name the image {0}: its digest is not known before it is built")]
+    NameWithDigest(Box<Reference>),
+    /// Two names would be the same tag of an OCI layout.
+    #[error("cannot write both {0} and {1} to one OCI layout: its tags hold no repository")]
+    SameTag(Box<Reference>, Box<Reference>),
+    /// The directory holds something else.
+    #[error("{} is neither empty nor an OCI layout", .0.display())]
+    NotALayout(PathBuf),
+    /// A file of an existing layout makes no sense.
+    #[error("{} is damaged: {reason}", path.display())]
+    DamagedLayout {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Something outside the store cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was being done: `write`, `read`, ...
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A blob cannot be read.
+    #[error("cannot read blob {digest}")]
+    Blob {
+        /// Which.
+        digest: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the image cannot be read, or is not what its layer says.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// What the store knows of a layer cannot be read.
+    #[error(transparent)]
+    Tree(#[from] SealError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The registry refused or cannot be reached.
+    #[error("cannot push {reference}")]
+    Push {
+        /// The name that was being pushed.
+        reference: Box<Reference>,
+        /// Why not.
+        #[source]
+        source: Box<RegistryError>,
+    },
+    /// The registry confirmed blobs that it does not have.
+    #[error("{reference}: the registry does not keep blob {digest}")]
+    Vanished {
+        /// The name that was being pushed.
+        reference: Box<Reference>,
+        /// The blob.
+        digest: Sha256Digest,
+    },
+    /// The user stopped the export.
+    #[error("stopped while exporting")]
+    Cancelled,
+}
+
+/// Refuses, before the first step of a build, what an output cannot do. Nothing is written or sent.
+///
+/// # Errors
+/// [`ExportError::Unsupported`], [`ExportError::NoName`], [`ExportError::NameWithDigest`], [`ExportError::SameTag`] or
+/// [`ExportError::NotALayout`].
+pub fn check(output: &Output) -> Result<(), ExportError> {
+    match output {
+        Output::Image(ImageOutput::ImageStore) => Err(ExportError::Unsupported(
+            "type=image needs push=true: there is no local image store to put it in",
+        )),
+        Output::Image(ImageOutput::Registry { names }) if names.is_empty() => Err(ExportError::NoName),
+        Output::Image(ImageOutput::Registry { names }) => check_names(names),
+        Output::Image(ImageOutput::OciLayout { directory, names }) => {
+            check_names(names)?;
+            layout::check_tags(names)?;
+            layout::check_directory(directory)
+        }
+        Output::Image(ImageOutput::OciArchive { destination, names }) => {
+            check_names(names)?;
+            layout::check_tags(names)?;
+            check_destination(destination)
+        }
+        Output::Files(FilesOutput::Tar(destination)) => check_destination(destination),
+        Output::Files(FilesOutput::Local(_)) => Ok(()),
+    }
+}
+
+fn check_names(names: &[Reference]) -> Result<(), ExportError> {
+    match names.iter().find(|name| name.digest.is_some()) {
+        Some(name) => Err(ExportError::NameWithDigest(Box::new(name.clone()))),
+        None => Ok(()),
+    }
+}
+
+fn check_destination(destination: &Destination) -> Result<(), ExportError> {
+    let to_terminal = *destination == Destination::Stdout && io::stdout().is_terminal();
+    match to_terminal {
+        true => Err(ExportError::Unsupported("refusing to write a tar to a terminal: give dest=FILE")),
+        false => Ok(()),
+    }
+}
+
+/// Brings an image to where it is wanted.
+///
+/// # Errors
+/// Any [`ExportError`]; the destination is then as it was, but for blobs that nothing names.
+pub fn export_image(
+    assembled: &Assembled,
+    output: &ImageOutput,
+    tools: &Tools<'_>,
+) -> Result<Exported, ExportError> {
+    check(&Output::Image(output.clone()))?;
+    let destination = match output {
+        ImageOutput::OciLayout { directory, names } => staged(
+            tools,
+            format!("exporting to OCI layout {}", directory.display()),
+            directory.display().to_string(),
+            || layout::export(assembled, directory, names, tools),
+        ),
+        ImageOutput::OciArchive { destination, names } => {
+            staged(tools, format!("exporting to OCI archive {destination}"), destination.to_string(), || {
+                tarball::export_image(assembled, destination, names, tools)
+            })
+        }
+        ImageOutput::Registry { names } => {
+            names.iter().try_for_each(|name| push::push(assembled, name, names, tools))?;
+            let names: Vec<_> = names.iter().map(|name| name.with_default_tag().to_string()).collect();
+            Ok(names.join(", "))
+        }
+        ImageOutput::ImageStore => unreachable!("refused by check"),
+    }?;
+    Ok(Exported { destination, digest: Some(assembled.root.digest) })
+}
+
+/// Brings the files of images to where they are wanted: for several platforms each below a directory like
+/// `linux_amd64`.
+///
+/// # Errors
+/// Any [`ExportError`]. A tar appears whole or not at all; in a directory that holds for each file.
+pub fn export_files(
+    systems: &[FileSystem],
+    output: &FilesOutput,
+    times: TimePolicy,
+    tools: &Tools<'_>,
+) -> Result<Exported, ExportError> {
+    check(&Output::Files(output.clone()))?;
+    let destination = match output {
+        FilesOutput::Tar(destination) => {
+            staged(tools, format!("exporting files to tar {destination}"), destination.to_string(), || {
+                tarball::export_files(systems, destination, times, tools)
+            })
+        }
+        FilesOutput::Local(directory) => staged(
+            tools,
+            format!("exporting files to {}", directory.display()),
+            directory.display().to_string(),
+            || local::export(systems, directory, times, tools),
+        ),
+    }?;
+    Ok(Exported { destination, digest: None })
+}
+
+/// Announces a stage, does it, and announces its end.
+fn staged(
+    tools: &Tools<'_>,
+    stage: String,
+    destination: String,
+    work: impl FnOnce() -> Result<(), ExportError>,
+) -> Result<String, ExportError> {
+    (tools.events)(Event::Stage(stage.clone()));
+    work()?;
+    (tools.events)(Event::StageDone(stage));
+    Ok(destination)
+}
+
+/// Fails once the user has asked for it.
+fn go_on(cancel: &Cancel) -> Result<(), ExportError> {
+    if cancel.is_requested() { Err(ExportError::Cancelled) } else { Ok(()) }
+}
+
+/// What an I/O error outside the store becomes.
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> ExportError {
+    move |source| ExportError::Io { action, path: path.to_owned(), source }
+}
+
+impl Destination {
+    /// Lets `produce` write the stream.
+    fn write(
+        &self,
+        produce: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                produce(&mut out)?;
+                out.flush().map_err(failed("write", Path::new("standard output")))
+            }
+            Self::File(path) => {
+                let produced = file::write_with(path, |out| produce(out).map_err(Interrupted::Export));
+                produced.map_err(|error| match error {
+                    Interrupted::Export(error) => error,
+                    Interrupted::Io(source) => failed("write", path)(source),
+                })
+            }
+        }
+    }
+}
+
+/// Keeps apart what went wrong inside a file and with it.
+enum Interrupted {
+    Export(ExportError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Interrupted {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdout => f.write_str("standard output"),
+        }
+    }
+}
