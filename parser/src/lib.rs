@@ -6,8 +6,17 @@
 
 pub mod ast;
 pub mod diagnostic;
+mod directives;
+mod duration;
+mod flags;
 pub mod glob;
+mod grammar;
 pub mod ignore;
+mod instruction;
+mod lexer;
+pub mod lint;
+mod parse;
+pub mod suggest;
 mod wildcard;
 pub mod word;
 
@@ -16,23 +25,4 @@ mod fixtures;
 
 pub use ast::{Dockerfile, Instruction, Span};
 pub use diagnostic::{Diagnostic, Severity};
-
-/// What [`parse`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parsed {
-    /// The syntax tree; `None` exactly when `diagnostics` holds an error.
-    pub dockerfile: Option<Dockerfile>,
-    /// Every mistake and every finding of a lint rule, in the order of the text.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-/// Parses a whole Dockerfile.
-pub fn parse(text: &str) -> Parsed {
-    let span = Span { start: 0, end: text.len() };
-    Parsed { dockerfile: None, diagnostics: vec![Diagnostic::error(span, "the parser is not there yet")] }
-}
-
-/// Parses one instruction: an ONBUILD trigger as a base image's config holds it.
-pub fn parse_instruction(text: &str, _escape: char) -> Result<Instruction, Vec<Diagnostic>> {
-    Err(parse(text).diagnostics)
-}
+pub use parse::{MAX_BYTES, MAX_DIAGNOSTICS, MAX_INSTRUCTIONS, Parsed, parse, parse_instruction};

@@ -119,13 +119,11 @@ pub fn expand_for_display(text: &str, escape: char, lookup: Lookup<'_>) -> Resul
 
 /// The words of an instruction's text with quotes, escapes and variables left as they are; white space after `<<`
 /// belongs to the word. This is how heredocs are looked for.
-#[cfg(test)]
 pub(crate) fn raw_words(text: &str) -> Result<Vec<String>, WordError> {
     split(text, Style { quotes: Quotes::Keep, keep_escapes: true, keep_unset: true, join_heredoc: true })
 }
 
 /// A heredoc's delimiter: its name, and whether any of it was quoted. `None` when `text` is not one word.
-#[cfg(test)]
 pub(crate) fn delimiter(text: &str) -> Result<Option<(String, bool)>, WordError> {
     let unquoted = split(text, Style { keep_unset: true, ..Style::PLAIN })?;
     let quoted = split(text, Style { keep_unset: true, quotes: Quotes::Keep, ..Style::PLAIN })?;
@@ -136,7 +134,6 @@ pub(crate) fn delimiter(text: &str) -> Result<Option<(String, bool)>, WordError>
     Ok(Some((name.clone(), has_quotes)))
 }
 
-#[cfg(test)]
 fn split(text: &str, style: Style) -> Result<Vec<String>, WordError> {
     let mut splitter = Splitter::default();
     Lexer::new(text, '\\', &|_| None, style).run(text, Some(&mut splitter))?;

@@ -1,0 +1,56 @@
+//! COPY and ADD.
+
+use super::Reader;
+use crate::ast::{Copy, CopySource, Heredoc, Word};
+use crate::diagnostic::Diagnostic;
+use crate::flags::Flags;
+use crate::grammar;
+
+impl Reader<'_> {
+    pub(super) fn copy(&mut self, keyword: &str, rest: &str, flags: &Flags) -> Option<Copy> {
+        let mut words = self.json_or_list(rest)?;
+        let destination = words.pop().filter(|_| !words.is_empty());
+        let Some(destination) = destination else {
+            return self.refuse(format!(
+                "{keyword} requires at least two arguments, but only one was provided. \
+                 Destination could not be determined"
+            ));
+        };
+        if !self.heredocs.is_empty() && grammar::heredoc_marker(&destination.value).is_some() {
+            let message = format!("{keyword} cannot accept a heredoc as a destination");
+            self.diagnostics.push(Diagnostic::error(destination.span, message));
+            return None;
+        }
+        Some(Copy {
+            sources: self.sources(words)?,
+            destination,
+            from: flags.one("from"),
+            chown: flags.one("chown"),
+            chmod: flags.one("chmod"),
+            link: flags.switch("link").unwrap_or(false),
+            parents: flags.switch("parents").unwrap_or(false),
+            exclude: flags.many("exclude"),
+            checksum: flags.one("checksum"),
+            keep_git_dir: flags.switch("keep-git-dir"),
+            unpack: flags.switch("unpack"),
+        })
+    }
+
+    /// Words that are heredoc markers become the bodies that follow the line, in the same order.
+    fn sources(&mut self, words: Vec<Word>) -> Option<Vec<CopySource>> {
+        let mut bodies = std::mem::take(&mut self.heredocs).into_iter();
+        let sources = words.into_iter().map(|word| source(word, &mut bodies)).collect();
+        match bodies.next() {
+            None => Some(sources),
+            Some(left) => self.refuse(format!("heredoc {} is not a source of its own", left.name)),
+        }
+    }
+}
+
+fn source(word: Word, bodies: &mut impl Iterator<Item = Heredoc>) -> CopySource {
+    let is_marker = grammar::heredoc_marker(&word.value).is_some();
+    match is_marker.then(|| bodies.next()).flatten() {
+        Some(body) => CopySource::Heredoc(body),
+        None => CopySource::Path(word),
+    }
+}

@@ -1,0 +1,222 @@
+//! Physical lines to logical lines.
+//!
+//! Which lines belong to one instruction depends on the escape directive, on comments and empty lines that are
+//! dropped in the middle, and on heredoc bodies whose delimiters only the instruction knows: not a context-free
+//! grammar, so this part is written by hand and the grammar works on its [`Line`]s. A line keeps, for every piece of
+//! its joined text, where that piece stands in the file.
+
+use std::ops::Range;
+
+use crate::ast::Span;
+
+/// An instruction's text with its continuation lines joined by nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    /// The joined text, without leading white space.
+    pub(crate) text: String,
+    /// From the first character of the text to its last.
+    pub(crate) span: Span,
+    /// The first empty line among the continuations.
+    pub(crate) empty_continuation: Option<Span>,
+    segments: Vec<Segment>,
+}
+
+/// From `joined` on, the text of a line stands at `source` in the file.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    joined: usize,
+    source: usize,
+}
+
+impl Line {
+    /// Where a range of the joined text stands in the file, from its first character to its last.
+    pub(crate) fn span_of(&self, range: Range<usize>) -> Span {
+        let start = self.source(range.start);
+        let last = self.text[range.clone()].chars().next_back();
+        let end = last.map_or(start, |last| self.source(range.end - last.len_utf8()) + last.len_utf8());
+        Span { start, end }
+    }
+
+    /// Where a part of the joined text (a slice of it) stands in the file.
+    pub(crate) fn span_of_part(&self, part: &str) -> Span {
+        let start = nom::Offset::offset(self.text.as_str(), part);
+        self.span_of(start..start + part.len())
+    }
+
+    fn source(&self, joined: usize) -> usize {
+        let behind = self.segments.partition_point(|segment| segment.joined <= joined);
+        // The first segment stands at 0, so there is one before every place.
+        let segment = self.segments[behind.saturating_sub(1)];
+        segment.source + (joined - segment.joined)
+    }
+
+    fn append(&mut self, piece: &str, source: usize) {
+        if piece.is_empty() {
+            return;
+        }
+        self.segments.push(Segment { joined: self.text.len(), source });
+        self.text.push_str(piece);
+        self.span.end = source + piece.len();
+    }
+}
+
+/// The body of a heredoc as it stands in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Body<'a> {
+    /// All lines up to the delimiter's, with their ends.
+    pub(crate) content: &'a str,
+    /// Where they stand.
+    pub(crate) span: Span,
+    /// Whether the delimiter was found.
+    pub(crate) terminated: bool,
+}
+
+/// Reads a Dockerfile line by line.
+#[derive(Debug)]
+pub(crate) struct Lexer<'a> {
+    text: &'a str,
+    /// Start of the next physical line.
+    at: usize,
+    escape: char,
+}
+
+impl<'a> Lexer<'a> {
+    pub(crate) fn new(text: &'a str, escape: char) -> Self {
+        Self { text, at: skip_bom(text), escape }
+    }
+
+    /// The next instruction's line; comments and empty lines before it are skipped.
+    pub(crate) fn next_line(&mut self) -> Option<Line> {
+        loop {
+            let (start, physical) = self.physical()?;
+            let content = physical.trim_start();
+            if content.is_empty() || content.starts_with('#') {
+                continue;
+            }
+            return Some(self.logical(start + physical.len() - content.len(), content));
+        }
+    }
+
+    fn logical(&mut self, start: usize, first: &str) -> Line {
+        let (piece, mut continues) = self.without_continuation(first);
+        let segments = vec![Segment { joined: 0, source: start }];
+        let span = Span { start, end: start };
+        let mut line = Line { text: String::new(), span, empty_continuation: None, segments };
+        line.append(piece, start);
+        while continues {
+            let Some((start, physical)) = self.physical() else { break };
+            let content = physical.trim_start();
+            if content.starts_with('#') {
+                continue;
+            }
+            if content.is_empty() {
+                line.empty_continuation.get_or_insert(Span { start, end: start + physical.len() });
+                continue;
+            }
+            let piece;
+            (piece, continues) = self.without_continuation(physical);
+            line.append(piece, start);
+        }
+        line
+    }
+
+    /// Takes the escape character off the end of a line that goes on. A doubled one does not continue a line.
+    fn without_continuation<'t>(&self, line: &'t str) -> (&'t str, bool) {
+        let trimmed = line.trim_end_matches([' ', '\t']);
+        match trimmed.strip_suffix(self.escape) {
+            Some(rest) if !rest.ends_with(self.escape) => (rest, true),
+            _ => (line, false),
+        }
+    }
+
+    /// Everything up to the line that is `delimiter`; leading tabs of that line do not count with `chomp`.
+    pub(crate) fn heredoc(&mut self, delimiter: &str, chomp: bool) -> Body<'a> {
+        let start = self.at;
+        let mut end = start;
+        let mut terminated = false;
+        while let Some((_, line)) = self.physical() {
+            let candidate = if chomp { line.trim_start_matches('\t') } else { line };
+            if candidate == delimiter {
+                terminated = true;
+                break;
+            }
+            end = self.at;
+        }
+        Body { content: &self.text[start..end], span: Span { start, end }, terminated }
+    }
+
+    /// Where reading goes on.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The next physical line: its start, and its text without the line end.
+    fn physical(&mut self) -> Option<(usize, &'a str)> {
+        let start = self.at;
+        let rest = &self.text[start..];
+        if rest.is_empty() {
+            return None;
+        }
+        let length = rest.find('\n').map_or(rest.len(), |at| at + 1);
+        self.at = start + length;
+        Some((start, rest[..length].trim_end_matches(['\r', '\n'])))
+    }
+}
+
+/// Where the text begins after a byte-order mark.
+pub(crate) fn skip_bom(text: &str) -> usize {
+    if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        let mut lexer = Lexer::new(text, '\\');
+        std::iter::from_fn(|| lexer.next_line()).map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn lines_are_joined() {
+        let cases: [(&str, &[&str]); 10] = [
+            ("A\nB\n", &["A", "B"]),
+            ("\u{feff}A\r\n\r\nB", &["A", "B"]),
+            ("A \\\n  b\\\nc\n", &["A   bc"]),
+            ("A \\  \t\n b", &["A  b"]),
+            ("A \\\\\nB", &["A \\\\", "B"]),
+            ("A \\\n# comment \\\n\n   # comment\n b\nC", &["A  b", "C"]),
+            ("  # comment\n\t A", &["A"]),
+            ("A \\", &["A "]),
+            ("\\\nA", &["A"]),
+            ("A \\\r\nb\r\nC", &["A b", "C"]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(lines(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn spans_point_into_the_file() {
+        let text = "# x\n  RUN aé\\\n\n# c\n  bb\n";
+        let line = Lexer::new(text, '\\').next_line().expect("there is one");
+        assert_eq!(line.text, "RUN aé  bb");
+        assert_eq!(&text[line.span.start..line.span.end], "RUN aé\\\n\n# c\n  bb");
+        let span = line.span_of_part(&line.text[4..7]);
+        assert_eq!(&text[span.start..span.end], "aé");
+        let across = line.span_of(5..10);
+        assert_eq!(&text[across.start..across.end], "é\\\n\n# c\n  b");
+        assert_eq!(line.empty_continuation, Some(Span { start: 15, end: 15 }));
+    }
+
+    #[test]
+    fn bodies_end_at_their_delimiter() {
+        let mut lexer = Lexer::new("RUN <<-E\n\ta\r\nE \n\t\tE\r\nX\n", '\\');
+        lexer.next_line();
+        let body = lexer.heredoc("E", true);
+        assert_eq!((body.content, body.terminated), ("\ta\r\nE \n", true));
+        assert_eq!(lexer.next_line().map(|line| line.text), Some("X".to_owned()));
+        let body = Lexer::new("a\nb", '\\').heredoc("E", false);
+        assert_eq!((body.content, body.terminated), ("a\nb", false));
+    }
+}

@@ -1,0 +1,148 @@
+//! A whole Dockerfile: its instructions in order, gathered into stages, with all that is wrong with it.
+
+use crate::ast::{Dockerfile, Instruction, InstructionKind, Span, Stage};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::instruction::{self, Statement};
+use crate::lexer::Lexer;
+use crate::{directives, lint};
+
+/// Bytes a Dockerfile may have. A reader need not take in more than one byte beyond this.
+pub const MAX_BYTES: usize = 16 << 20;
+
+/// Instructions a Dockerfile may have.
+pub const MAX_INSTRUCTIONS: usize = 100_000;
+
+/// Findings after which reading stops: nobody reads more, and a hostile file could make millions.
+pub const MAX_DIAGNOSTICS: usize = 1_000;
+
+/// What [`parse`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// The syntax tree; `None` exactly when `diagnostics` holds an error.
+    pub dockerfile: Option<Dockerfile>,
+    /// Every mistake and every finding of a lint rule, in the order of the text.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Parses a whole Dockerfile. Lint rules speak only where there are no mistakes.
+pub fn parse(text: &str) -> Parsed {
+    let mut diagnostics = Vec::new();
+    let mut dockerfile = match refuse_outright(text) {
+        Some(error) => {
+            diagnostics.push(error);
+            None
+        }
+        None => read(text, &mut diagnostics),
+    };
+    if has_errors(&diagnostics) {
+        dockerfile = None;
+    }
+    if let Some(dockerfile) = &dockerfile {
+        diagnostics = lint::run(dockerfile, text, diagnostics);
+    }
+    if has_errors(&diagnostics) {
+        dockerfile = None;
+    }
+    diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+    Parsed { dockerfile, diagnostics }
+}
+
+/// Parses one instruction: an ONBUILD trigger as a base image's config holds it.
+pub fn parse_instruction(text: &str, escape: char) -> Result<Instruction, Vec<Diagnostic>> {
+    if let Some(error) = refuse_outright(text) {
+        return Err(vec![error]);
+    }
+    let mut diagnostics = Vec::new();
+    let mut statements = statements(text, escape, &mut diagnostics);
+    if has_errors(&diagnostics) {
+        return Err(diagnostics);
+    }
+    let whole = Span { start: 0, end: text.len() };
+    let refuse = |message: &str| Err(vec![Diagnostic::error(whole, message)]);
+    match (statements.pop(), statements.pop()) {
+        (Some(Statement::From(_) | Statement::RefusedFrom), None) => {
+            refuse("FROM isn't allowed as an ONBUILD trigger")
+        }
+        (Some(Statement::Instruction(instruction)), None) => match instruction.kind {
+            InstructionKind::Onbuild { .. } => refuse("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
+            InstructionKind::Maintainer(_) => refuse("MAINTAINER isn't allowed as an ONBUILD trigger"),
+            _ => Ok(instruction),
+        },
+        _ => refuse("onbuild trigger should be a single expression"),
+    }
+}
+
+/// Texts that are not worth reading: too long, or not text.
+fn refuse_outright(text: &str) -> Option<Diagnostic> {
+    if text.len() > MAX_BYTES {
+        let at = text.floor_char_boundary(MAX_BYTES);
+        let message = format!("the Dockerfile is larger than {} MiB", MAX_BYTES >> 20);
+        return Some(Diagnostic::error(Span { start: at, end: at }, message));
+    }
+    let at = text.find('\0')?;
+    Some(Diagnostic::error(Span { start: at, end: at + 1 }, "the Dockerfile holds a NUL byte"))
+}
+
+fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
+    let directives = directives::read(text, diagnostics);
+    let statements = statements(text, directives.escape, diagnostics);
+    let end = Span { start: text.len(), end: text.len() };
+    if statements.is_empty() {
+        diagnostics.push(Diagnostic::error(end, "file with no instructions"));
+        return None;
+    }
+    let (global_args, stages) = stages(statements, diagnostics);
+    if stages.is_empty() && !has_errors(diagnostics) {
+        diagnostics.push(Diagnostic::error(end, "dockerfile contains no stages to build"));
+    }
+    Some(Dockerfile { directives, global_args, stages })
+}
+
+/// What all lines say, in order. Also the fixtures' dump is made from this.
+pub(crate) fn statements(text: &str, escape: char, diagnostics: &mut Vec<Diagnostic>) -> Vec<Statement> {
+    let mut lexer = Lexer::new(text, escape);
+    let mut statements = Vec::new();
+    while let Some(statement) = instruction::next(&mut lexer, escape, diagnostics) {
+        statements.push(statement);
+        let limit = match (statements.len() > MAX_INSTRUCTIONS, diagnostics.len() > MAX_DIAGNOSTICS) {
+            (true, _) => format!("the Dockerfile has more than {MAX_INSTRUCTIONS} instructions"),
+            (_, true) => "too many mistakes; the rest of the Dockerfile has not been read".to_owned(),
+            _ => continue,
+        };
+        let at = lexer.position();
+        diagnostics.push(Diagnostic::error(Span { start: at, end: at }, limit));
+        break;
+    }
+    statements
+}
+
+/// Sorts instructions into the stages they belong to. What follows a FROM that could not be read is not blamed for
+/// having no stage.
+fn stages(statements: Vec<Statement>, diagnostics: &mut Vec<Diagnostic>) -> (Vec<Instruction>, Vec<Stage>) {
+    let mut global_args = Vec::new();
+    let mut stages: Vec<Stage> = Vec::new();
+    let mut from_seen = false;
+    for statement in statements {
+        match (statement, stages.last_mut()) {
+            (Statement::From(stage), _) => stages.push(stage),
+            (Statement::RefusedFrom, _) => from_seen = true,
+            (Statement::Refused, _) => {}
+            (Statement::Instruction(instruction), Some(stage)) => stage.instructions.push(instruction),
+            (Statement::Instruction(_), None) if from_seen => {}
+            (Statement::Instruction(instruction), None) => match instruction.kind {
+                InstructionKind::Arg(_) => global_args.push(instruction),
+                _ => diagnostics.push(orphan(instruction.span)),
+            },
+        }
+    }
+    (global_args, stages)
+}
+
+fn orphan(span: Span) -> Diagnostic {
+    let error = Diagnostic::error(span, "no build stage in current context");
+    error.hint("only ARG may stand before the first FROM")
+}
+
+fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+}
