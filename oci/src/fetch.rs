@@ -142,7 +142,11 @@ impl Fetcher {
         }
     }
 
-    fn open_stored(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, StoreError> {
+    /// A verified stream of a blob that is in the store; one that turns out to be damaged is removed from it.
+    ///
+    /// # Errors
+    /// [`StoreError`]. The reader fails as that of [`Fetcher::open`] does.
+    pub fn open_stored(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, StoreError> {
         let file = self.store.open_blob(&descriptor.digest)?;
         let inner = Verified::new(file, descriptor);
         Ok(Box::new(Stored { inner, store: self.store.clone(), digest: descriptor.digest }))

@@ -45,10 +45,7 @@ impl Blob<'_> {
         match place {
             Place::Memory(bytes) => Ok(Box::new(io::Cursor::new(bytes.to_vec()))),
             Place::Origin(origin) => tools.fetcher.open(descriptor, origin),
-            Place::Store => {
-                let file = tools.fetcher.store.open_blob(&descriptor.digest).map_err(io::Error::other)?;
-                Ok(Box::new(Verified::new(file, descriptor)))
-            }
+            Place::Store => tools.fetcher.open_stored(descriptor).map_err(io::Error::other),
         }
     }
 
@@ -114,65 +111,11 @@ pub fn in_parallel<'a>(
     failures.into_values().next().map_or(Ok(()), Err)
 }
 
-/// Passes bytes on and fails at their end, or beyond it, if they are not those of a descriptor.
-struct Verified<R> {
-    inner: R,
-    left: u64,
-    hasher: Option<ring::digest::Context>,
-    digest: Sha256Digest,
-}
-
-impl<R> Verified<R> {
-    fn new(inner: R, descriptor: &Descriptor) -> Self {
-        let hasher = Some(ring::digest::Context::new(&ring::digest::SHA256));
-        Self { inner, left: descriptor.size, hasher, digest: descriptor.digest }
-    }
-
-    fn damaged(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged in the store", self.digest))
-    }
-}
-
-impl<R: Read> Read for Verified<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| self.damaged())?;
-        match (&mut self.hasher, count) {
-            (Some(hasher), 1..) => hasher.update(&buffer[..count]),
-            (hasher, _) => {
-                let found = hasher.take().map(|hasher| Sha256Digest::from_ring(&hasher.finish()));
-                if self.left > 0 || found.is_some_and(|found| found != self.digest) {
-                    return Err(self.damaged());
-                }
-            }
-        }
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use oci::MediaType;
 
     use super::*;
-
-    fn read(bytes: &[u8], descriptor: &Descriptor) -> io::Result<Vec<u8>> {
-        let mut out = Vec::new();
-        Verified::new(bytes, descriptor).read_to_end(&mut out)?;
-        Ok(out)
-    }
-
-    #[test]
-    fn damage_in_the_store_is_an_error_not_a_blob() {
-        let descriptor = Descriptor::of(MediaType::OciLayer, b"bytes");
-        assert_eq!(read(b"bytes", &descriptor).expect("sound"), b"bytes");
-        for damaged in ["", "byte", "bytez", "bytes "] {
-            assert!(read(damaged.as_bytes(), &descriptor).is_err(), "{damaged:?}");
-        }
-    }
 
     #[test]
     fn the_first_failure_stops_the_rest() {

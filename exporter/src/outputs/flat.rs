@@ -120,7 +120,7 @@ pub fn walk(
     tools: &Tools<'_>,
     visit: &mut dyn FnMut(&FlatEntry<'_>) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
-    let recorded = recorded(&system.snapshot, &tools.fetcher.store)?;
+    let recorded = recorded(&system.snapshot, tools.fetcher.store())?;
     let mut walker = Walker { recorded, times, first_names: BTreeMap::new() };
     let mut stack = vec![Frame::open(&system.root, OsStr::new("."), Vec::new())?];
     while let Some(frame) = stack.last_mut() {

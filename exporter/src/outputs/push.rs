@@ -40,7 +40,7 @@ pub fn push(
     let push = Push { name, pushed_before, tools };
     staged(tools, format!("pushing {name}"), name.to_string(), || {
         // What the tag will name must outlive a power loss here, too: the store answers for it in the next build.
-        tools.fetcher.store.sync()?;
+        tools.fetcher.store().sync()?;
         push.blobs(assembled)?;
         push.manifests(assembled)
     })?;
@@ -79,7 +79,7 @@ impl Push<'_> {
             })
         };
         let advance = |bytes| progress.add(bytes);
-        let registry = &self.tools.fetcher.registry;
+        let registry = self.tools.fetcher.registry();
         let pushed = registry.push_blob(self.name, blob.descriptor, self.mount_source(blob), &open, &advance);
         let unreadable = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (pushed, unreadable) {
@@ -104,7 +104,7 @@ impl Push<'_> {
     }
 
     fn confirm(&self, blob: &Blob<'_>) -> Result<(), ExportError> {
-        let registry = &self.tools.fetcher.registry;
+        let registry = self.tools.fetcher.registry();
         let digest = blob.descriptor.digest;
         let is_there = || registry.has_blob(self.name, &digest).map_err(|error| self.failed(error));
         if is_there()? {
@@ -126,7 +126,7 @@ impl Push<'_> {
             let is_root = descriptor.digest == assembled.root.digest;
             let name = if is_root { self.name.clone() } else { self.name.with_digest(descriptor.digest) };
             let Place::Memory(bytes) = manifest.place else { continue };
-            let registry = &self.tools.fetcher.registry;
+            let registry = self.tools.fetcher.registry();
             let pushed = registry.push_manifest(&name, &descriptor.media_type, bytes);
             pushed.map_err(|error| self.failed(error))?;
         }
