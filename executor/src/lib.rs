@@ -24,6 +24,7 @@ pub mod tarball;
 pub mod unpack;
 pub mod users;
 pub mod view;
+pub mod whiteout;
 
 pub use cache::LocalCache;
 pub use executor::{ExecutorOptions, LocalExecutor};

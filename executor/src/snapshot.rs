@@ -9,6 +9,8 @@
 //! Layers of base images can always be made again from their blobs; a layer that a step made cannot, so it counts as
 //! present only while its directory is.
 
+mod meta;
+
 use std::{collections::BTreeSet, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use oci::{
@@ -17,6 +19,8 @@ use oci::{
     store::{StoreError, TempDir},
 };
 use solver::Event;
+
+pub use meta::{Meta, Stamp};
 
 use crate::view::View;
 

@@ -1,0 +1,115 @@
+//! `meta.json` beside a snapshot's `fs/`: what is known of the layer that its files do not say.
+
+use std::{
+    collections::BTreeSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use oci::{ContentDigest, TreeDigest, tree::TIME_LIMIT};
+use serde::{Deserialize, Serialize};
+
+use crate::listing::Owners;
+
+/// Version of the format of `meta.json` and of the directories beside it.
+pub(super) const META_VERSION: u32 = 1;
+
+/// The content of `meta.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Version of the format; another one is not read.
+    pub version: u32,
+    /// The layer's own digest.
+    pub layer: TreeDigest,
+    /// No file of the layer was stamped later; later than the stamps of all layers below.
+    pub stamp: Stamp,
+    /// Contents whose files carried a content-derived time: they were brought by COPY or ADD.
+    pub brought: BTreeSet<ContentDigest>,
+    /// Whether nothing of the layers below is left.
+    pub opaque_root: bool,
+    /// Owners, in the whole snapshot, that the disk could not hold.
+    pub owners: Vec<Owned>,
+}
+
+/// One of [`Owners`] in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owned {
+    path: PathText,
+    uid: u32,
+    gid: u32,
+}
+
+/// A path as people read it, or its bytes where it is not text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum PathText {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Meta {
+    /// Owners, in the whole snapshot, that the disk could not hold.
+    pub fn owners(&self) -> Owners {
+        let owner = |owned: &Owned| {
+            let path = match &owned.path {
+                PathText::Text(text) => text.clone().into_bytes(),
+                PathText::Bytes(bytes) => bytes.clone(),
+            };
+            (path, (owned.uid, owned.gid))
+        };
+        self.owners.iter().map(owner).collect()
+    }
+}
+
+/// The form of [`Owners`] that stands in [`Meta`].
+pub fn owned(owners: Owners) -> Vec<Owned> {
+    let owned = |(path, (uid, gid))| {
+        let path =
+            String::from_utf8(path).map_or_else(|bytes| PathText::Bytes(bytes.into_bytes()), PathText::Text);
+        Owned { path, uid, gid }
+    };
+    owners.into_iter().map(owned).collect()
+}
+
+/// A moment of this machine's clock, as a file's time on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Whole Unix seconds, rounded down.
+    pub seconds: i64,
+    /// The rest.
+    pub nanoseconds: u32,
+}
+
+impl Stamp {
+    /// Now, but later than `before`; `None` if the clock is before 2025, when no layer can have been made.
+    pub fn now_after(before: Option<Stamp>) -> Option<Stamp> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let now = Self { seconds: i64::try_from(now.as_secs()).ok()?, nanoseconds: now.subsec_nanos() };
+        let next = before.map_or(now, Stamp::next).max(now);
+        (now.seconds >= TIME_LIMIT).then_some(next)
+    }
+
+    /// A millisecond later: file systems and tools round, but none of those we know more than that.
+    fn next(self) -> Stamp {
+        let nanoseconds = self.nanoseconds + 1_000_000;
+        match nanoseconds.checked_sub(1_000_000_000) {
+            Some(nanoseconds) => Self { seconds: self.seconds + 1, nanoseconds },
+            None => Self { nanoseconds, ..self },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_later_than_the_one_before_even_if_the_clock_goes_back() {
+        let future = Stamp { seconds: i64::from(u32::MAX), nanoseconds: 999_500_000 };
+        let after = Stamp::now_after(Some(future)).expect("the clock is set");
+        assert_eq!(after, Stamp { seconds: future.seconds + 1, nanoseconds: 500_000 });
+        let now = Stamp::now_after(None).expect("the clock is set");
+        assert!(Stamp::now_after(Some(now)).expect("the clock is set") > now);
+    }
+}
