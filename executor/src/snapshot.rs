@@ -55,7 +55,7 @@ impl Snapshots {
     /// A layer that a step made is gone, or a base layer cannot be had or is not what its digests say.
     pub fn ensure(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
         let _ = (&self.events, snapshot);
-        Ok(vec![self.fetcher.store.area("snapshots")])
+        Ok(vec![self.fetcher.store().area("snapshots")])
     }
 
     /// The merged file system, read-only.
@@ -77,7 +77,7 @@ impl Snapshots {
     /// # Errors
     /// Those of [`Snapshots::ensure`], or the store cannot be written.
     pub fn scratch(&self, parent: &Snapshot) -> Result<Writable, SnapshotError> {
-        Ok(Writable { temp: self.fetcher.store.temp_dir("step")?, lowers: self.ensure(parent)? })
+        Ok(Writable { temp: self.fetcher.store().temp_dir("step")?, lowers: self.ensure(parent)? })
     }
 
     /// Makes what a step wrote a layer of the store. `brought` are the contents whose files the tree gives a
