@@ -27,7 +27,8 @@ fn layers_are_what_independent_readers_read() {
 fn check(case: &Path) {
     let text = fs::read_to_string(case.join("tree")).expect("a description");
     let epoch = text.lines().find_map(|line| line.strip_prefix("# SOURCE_DATE_EPOCH="));
-    let times = epoch.map_or(TimePolicy::Default, |epoch| TimePolicy::Epoch(epoch.parse().expect("a number")));
+    let times =
+        epoch.map_or(TimePolicy::Default, |epoch| TimePolicy::Epoch(epoch.parse().expect("a number")));
     let tar = Described::parse(&text).tar(times);
     if let Some(listing) = list(&tar, Command::new("tar").args(GNU_TAR).env("TZ", "UTC").env("LC_ALL", "C")) {
         expect(&case.join("listing.gnu"), &listing);
