@@ -88,7 +88,10 @@ fn unsafe_of_the_executor_stands_in_one_module() {
     let executor = workspace().into_iter().find(|package| package.name == "executor").expect("it exists");
     let sources = executor.manifest_path.parent().expect("has a parent").join("src");
     let root = std::fs::read_to_string(sources.join("lib.rs")).expect("readable");
-    assert!(root.lines().any(|line| line == "#![deny(unsafe_code)]"), "executor denies unsafe code at its root");
+    assert!(
+        root.lines().any(|line| line == "#![deny(unsafe_code)]"),
+        "executor denies unsafe code at its root"
+    );
     let allowing: Vec<PathBuf> = rust_files(&sources)
         .into_iter()
         .filter(|file| std::fs::read_to_string(file).expect("readable").contains("allow(unsafe_code)"))
@@ -97,7 +100,10 @@ fn unsafe_of_the_executor_stands_in_one_module() {
     assert_eq!(allowing, [module.clone()], "only sandbox/mod.rs allows unsafe code, for sys");
     let text = std::fs::read_to_string(module).expect("readable");
     assert_eq!(text.matches("allow(unsafe_code)").count(), 1);
-    assert!(text.contains("#[allow(unsafe_code)]\npub mod sys;") || text.contains("#[allow(unsafe_code)]\nmod sys;"));
+    assert!(
+        text.contains("#[allow(unsafe_code)]\npub mod sys;")
+            || text.contains("#[allow(unsafe_code)]\nmod sys;")
+    );
 }
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {
@@ -119,7 +125,9 @@ fn pure_crates_ban_the_world() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for name in ["parser", "solver"] {
         let bans = std::fs::read_to_string(root.join(name).join("clippy.toml")).expect("there is one");
-        for banned in ["std::fs::File", "std::net::TcpStream", "std::env::var", "std::time::SystemTime", "std::println"] {
+        for banned in
+            ["std::fs::File", "std::net::TcpStream", "std::env::var", "std::time::SystemTime", "std::println"]
+        {
             assert!(bans.contains(&format!("\"{banned}\"")), "{name}/clippy.toml does not ban {banned}");
         }
     }

@@ -1,15 +1,22 @@
 //! Joins the parts: one step from its inputs to its layer. Implements [`solver::Executor`].
 
+use std::collections::BTreeMap;
+
 use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{Executor, FailureKind, Step, StepFailure, op::Selector, op::Source};
 
-use crate::snapshot::{Events, Snapshots};
+use crate::{
+    context::ContextDirectory,
+    snapshot::{Events, Snapshots},
+};
 
 /// What a [`LocalExecutor`] works with.
 #[derive(Clone)]
 pub struct ExecutorOptions {
     /// The store, and where base layers come from.
     pub fetcher: Fetcher,
+    /// The directories that contexts name: the main one is `""`, the others are called as `--build-context` calls them.
+    pub contexts: BTreeMap<String, ContextDirectory>,
     /// Takes pulls and warnings.
     pub events: Events,
 }
