@@ -42,3 +42,26 @@ impl Diagnostic {
         Self { hint: Some(hint.into()), ..self }
     }
 }
+
+/// Line and column, both counted from 1, of a span's first character. Columns count characters; a byte-order mark is
+/// none.
+pub fn line_column(text: &str, span: Span) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(span.start)];
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[line_start..].trim_start_matches('\u{feff}').chars().count() + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_count_from_one() {
+        let text = "\u{feff}aé\nb\r\n\nc";
+        let place = |start| line_column(text, Span { start, end: start });
+        assert_eq!([0, 3, 4, 6, 7].map(place), [(1, 1), (1, 1), (1, 2), (1, 3), (2, 1)]);
+        assert_eq!([10, 11, 12, 99].map(place), [(3, 1), (4, 1), (4, 2), (4, 2)]);
+    }
+}

@@ -75,7 +75,7 @@ pub(crate) fn next(
 
 /// What [`read_heredocs`] found.
 #[derive(Debug, Default)]
-struct Heredocs {
+pub(crate) struct Heredocs {
     found: Vec<Heredoc>,
     /// Markers' bodies as they go into an ONBUILD trigger's text.
     text: String,
@@ -83,7 +83,8 @@ struct Heredocs {
     end: Option<usize>,
 }
 
-fn read_heredocs(
+/// Reads the bodies of the heredocs that a line opens, if it is one that may.
+pub(crate) fn read_heredocs(
     line: &Line,
     parts: &Parts<'_>,
     lexer: &mut Lexer<'_>,

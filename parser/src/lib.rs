@@ -23,8 +23,12 @@ mod wildcard;
 pub mod word;
 
 #[cfg(test)]
+mod dump;
+#[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod hostile;
 
 pub use ast::{Dockerfile, Instruction, Span};
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Severity, line_column};
 pub use parse::{MAX_BYTES, MAX_DIAGNOSTICS, MAX_INSTRUCTIONS, Parsed, parse, parse_instruction};
