@@ -45,7 +45,7 @@ pub(crate) enum Statement {
     From(Stage),
     /// Anything else.
     Instruction(Instruction),
-    /// A FROM that could not be read; what is wrong with it has been reported.
+    /// A FROM, or what was meant to be one, that could not be read; what is wrong with it has been reported.
     RefusedFrom,
     /// Anything else that could not be read.
     Refused,
@@ -69,8 +69,11 @@ pub(crate) fn next(
     if parts.keyword.eq_ignore_ascii_case("FROM") {
         return Some(reader.from(&parts).map_or(Statement::RefusedFrom, Statement::From));
     }
-    let instruction = reader.instruction(&parts, &line.text, span);
-    Some(instruction.map_or(Statement::Refused, Statement::Instruction))
+    let refused = match suggest::nearest(parts.keyword, INSTRUCTIONS) {
+        Some("FROM") => Statement::RefusedFrom,
+        _ => Statement::Refused,
+    };
+    Some(reader.instruction(&parts, &line.text, span).map_or(refused, Statement::Instruction))
 }
 
 /// What [`read_heredocs`] found.
@@ -101,7 +104,7 @@ pub(crate) fn read_heredocs(
             diagnostics.push(Diagnostic::error(line.span, "unterminated heredoc").hint(hint));
         }
         heredocs.text += &format!("\n{}{}", body.content, marker.name);
-        heredocs.end = Some(lexer.position());
+        heredocs.end = Some(body.end);
         heredocs.found.push(Heredoc {
             content: if marker.chomp { without_leading_tabs(body.content) } else { body.content.to_owned() },
             name: marker.name,

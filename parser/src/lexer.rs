@@ -67,6 +67,8 @@ pub(crate) struct Body<'a> {
     pub(crate) content: &'a str,
     /// Where they stand.
     pub(crate) span: Span,
+    /// Where the delimiter's line ends, without its line end.
+    pub(crate) end: usize,
     /// Whether the delimiter was found.
     pub(crate) terminated: bool,
 }
@@ -132,17 +134,18 @@ impl<'a> Lexer<'a> {
     /// Everything up to the line that is `delimiter`; leading tabs of that line do not count with `chomp`.
     pub(crate) fn heredoc(&mut self, delimiter: &str, chomp: bool) -> Body<'a> {
         let start = self.at;
-        let mut end = start;
-        let mut terminated = false;
-        while let Some((_, line)) = self.physical() {
+        loop {
+            let content = &self.text[start..self.at];
+            let body = |end, terminated| {
+                let span = Span { start, end: start + content.len() };
+                Body { content, span, end, terminated }
+            };
+            let Some((line_start, line)) = self.physical() else { return body(self.at, false) };
             let candidate = if chomp { line.trim_start_matches('\t') } else { line };
             if candidate == delimiter {
-                terminated = true;
-                break;
+                return body(line_start + line.len(), true);
             }
-            end = self.at;
         }
-        Body { content: &self.text[start..end], span: Span { start, end }, terminated }
     }
 
     /// Where reading goes on.

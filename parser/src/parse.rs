@@ -93,7 +93,8 @@ fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
     }
     let (global_args, stages) = stages(statements, diagnostics);
     if stages.is_empty() && !has_errors(diagnostics) {
-        diagnostics.push(Diagnostic::error(end, "dockerfile contains no stages to build"));
+        let error = Diagnostic::error(end, "dockerfile contains no stages to build");
+        diagnostics.push(error.hint("a FROM is missing"));
     }
     Some(Dockerfile { directives, global_args, stages })
 }

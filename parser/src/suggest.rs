@@ -9,26 +9,30 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let candidates = known.into_iter().map(|known| (distance(&name, &known.to_ascii_lowercase()), known));
     let (distance, nearest) = candidates.min()?;
     // A name that would have to change in every letter is not meant.
-    (distance <= MAX_DISTANCE && distance < nearest.len()).then_some(nearest)
+    (distance <= MAX_DISTANCE && distance < nearest.len().min(name.len())).then_some(nearest)
 }
 
-/// Levenshtein's distance.
+/// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     // Long names are never near, and must not cost time.
-    if a.chars().count().abs_diff(b.len()) > MAX_DISTANCE {
+    if a.len().abs_diff(b.len()) > MAX_DISTANCE {
         return usize::MAX;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -44,6 +48,8 @@ mod tests {
             ("RUM", Some("RUN")),
             ("COPPY", Some("COPY")),
             ("ENTRYPONT", Some("ENTRYPOINT")),
+            ("RNU", Some("RUN")),
+            ("E", None),
             ("FROBNICATE", None),
             ("x", None),
             ("", None),

@@ -22,7 +22,7 @@ impl Reader<'_> {
             return None;
         }
         Some(Copy {
-            sources: self.sources(words)?,
+            sources: self.sources(keyword, words)?,
             destination,
             from: flags.one("from"),
             chown: flags.one("chown"),
@@ -37,12 +37,18 @@ impl Reader<'_> {
     }
 
     /// Words that are heredoc markers become the bodies that follow the line, in the same order.
-    fn sources(&mut self, words: Vec<Word>) -> Option<Vec<CopySource>> {
+    fn sources(&mut self, keyword: &str, words: Vec<Word>) -> Option<Vec<CopySource>> {
         let mut bodies = std::mem::take(&mut self.heredocs).into_iter();
         let sources = words.into_iter().map(|word| source(word, &mut bodies)).collect();
         match bodies.next() {
             None => Some(sources),
-            Some(left) => self.refuse(format!("heredoc {} is not a source of its own", left.name)),
+            Some(left) => {
+                let hint =
+                    "the marker of a heredoc is one word, without spaces, and stands before the destination";
+                let message = format!("heredoc {:?} is no source of {keyword}", left.name);
+                self.diagnostics.push(Diagnostic::error(self.line.span, message).hint(hint));
+                None
+            }
         }
     }
 }
