@@ -1,10 +1,11 @@
 //! Everything that ends a command without success, and the exit code it stands for.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
+use exporter::ExportError;
 use oci::{registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
-use solver::{FailureKind, StepFailure};
+use solver::{FailureKind, StepFailure, VertexId};
 
 use crate::{request::RequestError, signals::Signal};
 
@@ -27,18 +28,20 @@ pub enum Failure {
         span: Span,
         /// Why not.
         #[source]
-        failure: StepFailure,
+        failure: Box<StepFailure>,
     },
     /// A step that failed.
     #[error("{failure}")]
     Step {
+        /// Its place in the graph.
+        vertex: VertexId,
         /// `[build 2/4] RUN make`
         label: String,
         /// Where it stands; steps that no line asks for have no place.
         span: Option<Span>,
         /// Why.
         #[source]
-        failure: StepFailure,
+        failure: Box<StepFailure>,
     },
     /// The pattern of an ignore file.
     #[error(transparent)]
@@ -52,6 +55,21 @@ pub enum Failure {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
+    /// A file system that cannot be shown.
+    #[error(transparent)]
+    Snapshot(#[from] executor::SnapshotError),
+    /// Layers that cannot be packed.
+    #[error(transparent)]
+    Seal(#[from] exporter::SealError),
+    /// An image that cannot be put together.
+    #[error(transparent)]
+    Assemble(#[from] exporter::AssembleError),
+    /// An output.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The signal handlers.
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
     /// A file the user asked for beside the image.
     #[error("cannot write {}", path.display())]
     Write {
@@ -76,6 +94,10 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
 
 /// The code of mistakes in the command line or the Dockerfile.
 pub const USAGE: u8 = 2;
+/// The code of registries and the network.
+pub const REGISTRY: u8 = 3;
+/// The code of the store, the disk and the sandbox.
+pub const MACHINE: u8 = 4;
 /// The code of our own bugs.
 pub const BUG: u8 = 255;
 
@@ -85,11 +107,10 @@ impl Failure {
         match self {
             Self::Request(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
-            Self::Registry(_) => kind_code(FailureKind::Registry),
-            Self::Store(_) | Self::Sandbox(_) | Self::Write { .. } | Self::Clock => {
-                kind_code(FailureKind::Machine)
-            }
+            Self::Export(error) => export_code(error),
             Self::Stopped(signal) => signal.exit_code(),
+            other if caused_by_registry(other) => REGISTRY,
+            _ => MACHINE,
         }
     }
 
@@ -108,23 +129,45 @@ fn kind_code(kind: FailureKind) -> u8 {
     match kind {
         FailureKind::Build => 1,
         FailureKind::Usage => USAGE,
-        FailureKind::Registry => 3,
-        FailureKind::Machine => 4,
+        FailureKind::Registry => REGISTRY,
+        FailureKind::Machine => MACHINE,
         FailureKind::Cancelled => BUG,
     }
 }
 
+fn export_code(error: &ExportError) -> u8 {
+    match error {
+        ExportError::Unsupported(_)
+        | ExportError::NoName
+        | ExportError::NameWithDigest(_)
+        | ExportError::SameTag(..)
+        | ExportError::NotALayout(_) => USAGE,
+        ExportError::Push { .. } | ExportError::Vanished { .. } => REGISTRY,
+        other if caused_by_registry(other) => REGISTRY,
+        _ => MACHINE,
+    }
+}
+
+/// Whether a registry's refusal stands anywhere behind an error.
+fn caused_by_registry(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| cause(*error)).any(|error| error.is::<RegistryError>())
+}
+
+/// What an error names as its cause; an I/O error that wraps another one names that.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
+}
+
 /// An error and what caused it, in one line; a cause that its effect has told already is not repeated.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
+    for error in std::iter::successors(cause(error), |error| cause(*error)) {
         let message = error.to_string();
         if !text.contains(&message) {
             text.push_str(": ");
             text.push_str(&message);
         }
-        cause = error.source();
     }
     text
 }
@@ -137,7 +180,12 @@ mod tests {
     fn causes_are_told_once() {
         let read = io::Error::other("disk on fire");
         let failure = StepFailure::caused(FailureKind::Machine, "cannot read layer", read);
-        let failure = Failure::Step { label: "[1/1] RUN x".into(), span: None, failure };
+        let failure = Failure::Step {
+            vertex: VertexId(0),
+            label: "[1/1] RUN x".into(),
+            span: None,
+            failure: Box::new(failure),
+        };
         assert_eq!(chain(&failure), "cannot read layer: disk on fire");
         assert_eq!(failure.exit_code(), 4);
     }

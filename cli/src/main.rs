@@ -1,9 +1,15 @@
-//! The command line of layerwright.
+//! The command line of layerwright: flags → [`request::BuildRequest`] → [`build::build`] → progress, report and exit
+//! code.
+//!
+//! Order matters in [`main`]. A process started as the init of a sandbox goes there at once; the builder enters its
+//! own namespaces while it still has one thread; only then do threads start.
 #![forbid(unsafe_code)]
 
 mod args;
+mod build;
 mod context_spec;
 mod csv;
+mod doctor;
 mod failure;
 mod output_spec;
 mod outputs;
@@ -14,10 +20,163 @@ mod report;
 mod request;
 mod signals;
 
-fn main() {
-    match args::parse(std::env::args_os()) {
-        Ok(c) => println!("{c:?}"),
-        Err(args::NotParsed::Clap(e)) => e.exit(),
-        Err(e) => println!("{e:?}"),
+use std::{
+    io::{self, IsTerminal, Write},
+    panic::PanicHookInfo,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use executor::sandbox;
+use oci::tree::TIME_LIMIT;
+use solver::{Cancel, Event};
+
+use crate::{
+    args::{BuildArgs, Command, NotParsed, ProgressMode},
+    build::Built,
+    failure::Failure,
+    progress::{Board, End, Progress, TAIL_LINES},
+    report::Evidence,
+    request::{BuildRequest, Environment},
+    signals::Watch,
+};
+
+/// musl's own allocator is many times slower when several threads use it.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How many last lines of a failed step are repeated where they have been shown already.
+const REPEATED_LINES: usize = 20;
+
+fn main() -> ExitCode {
+    if sandbox::is_init_call() {
+        sandbox::init_main();
     }
+    std::panic::set_hook(Box::new(end_with_bug));
+    ExitCode::from(match args::parse(std::env::args_os()) {
+        Ok(cli) => match cli.command {
+            Command::Build(args) => build(*args),
+            Command::Doctor => doctor(),
+            Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
+        },
+        Err(NotParsed::Clap(error)) => explain(&error),
+        Err(NotParsed::Refused(error)) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
+    })
+}
+
+/// A panic anywhere ends the process: what it was doing may be half done, and an image must not come of it.
+fn end_with_bug(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let hint =
+        "this is a bug in layerwright: please report it, with this message and the Dockerfile if you can";
+    let text = report::simple(&format!("panicked at {place}: {message}"), Some(hint));
+    let _ = write!(anstream::stderr(), "{}", redact::redact(&text));
+    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+        let _ = writeln!(io::stderr(), "{}", std::backtrace::Backtrace::force_capture());
+    }
+    std::process::exit(failure::BUG.into());
+}
+
+/// Help, version, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> u8 {
+    let text = error.render().ansi().to_string();
+    match error.use_stderr() {
+        true => complain(&redact::redact(&text), failure::USAGE),
+        false => print(&text),
+    }
+}
+
+/// Data for standard output. Nobody reading it is not our failure.
+fn print(text: &str) -> u8 {
+    let _ = anstream::stdout().write_all(text.as_bytes());
+    0
+}
+
+fn complain(text: &str, exit_code: u8) -> u8 {
+    let _ = anstream::stderr().write_all(text.as_bytes());
+    exit_code
+}
+
+fn doctor() -> u8 {
+    let probes = sandbox::probe(&std::env::temp_dir());
+    print(&doctor::table(&probes));
+    0
+}
+
+fn build(args: BuildArgs) -> u8 {
+    match prepare(args) {
+        Ok((request, notes)) => run(&request, notes),
+        Err(failure) => complain(&report::render(&failure, &Evidence::default()), failure.exit_code()),
+    }
+}
+
+/// Everything that is done while the process has one thread. Returns what a person should know, too.
+fn prepare(args: BuildArgs) -> Result<(BuildRequest, Vec<String>), Failure> {
+    check_clock()?;
+    let entered = sandbox::enter_builder(sandbox::Mode::Auto)?;
+    let request = request::read(
+        args,
+        &mut Environment {
+            variables: std::env::vars_os().collect(),
+            stdin: &mut io::stdin(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+        },
+    )?;
+    let notes = entered.notes.into_iter().chain(request.notices.iter().cloned()).collect();
+    Ok((request, notes))
+}
+
+/// Times from before the limit are kept in images, so a clock that stands there would leak into them.
+fn check_clock() -> Result<(), Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    match i64::try_from(now.as_secs()) {
+        Ok(seconds) if seconds < TIME_LIMIT => Err(Failure::Clock),
+        _ => Ok(()),
+    }
+}
+
+fn run(request: &BuildRequest, notes: Vec<String>) -> u8 {
+    let cancel = Arc::new(Cancel::default());
+    let watch = match Watch::start(Arc::clone(&cancel)) {
+        Ok(watch) => watch,
+        Err(source) => {
+            let failure = Failure::Signals(source);
+            return complain(&report::render(&failure, &Evidence::default()), failure.exit_code());
+        }
+    };
+    let progress = Progress::start(request.progress);
+    let events = progress.sink();
+    notes.into_iter().for_each(|note| events(Event::Warning(note)));
+    // A signal explains every failure that comes after it.
+    let result = build::build(request, &events, &cancel)
+        .map_err(|failure| watch.received().map(Failure::Stopped).unwrap_or(failure));
+    match result {
+        Ok(built) => succeed(request, progress, built),
+        Err(failure) => fail(request, progress, &failure),
+    }
+}
+
+fn succeed(request: &BuildRequest, progress: Progress, built: Built) -> u8 {
+    let Built { digest, destinations } = built;
+    progress.end(End::Built { digest, destinations });
+    match (request.progress, digest) {
+        (ProgressMode::Quiet, Some(digest)) => print(&format!("{digest}\n")),
+        _ => 0,
+    }
+}
+
+fn fail(request: &BuildRequest, progress: Progress, failure: &Failure) -> u8 {
+    let exit_code = failure.exit_code();
+    let message = redact::redact(&failure::chain(failure)).into_owned();
+    let board: Board = progress.end(End::Failed { message, exit_code });
+    let tail = match request.progress {
+        ProgressMode::Tty | ProgressMode::Quiet => TAIL_LINES,
+        ProgressMode::Json => return exit_code,
+        ProgressMode::Auto | ProgressMode::Plain => REPEATED_LINES,
+    };
+    let evidence = Evidence { source: Some(&request.dockerfile), board: Some(&board), tail };
+    complain(&report::render(failure, &evidence), exit_code)
 }

@@ -6,6 +6,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use exporter::{Destination, Encoder};
 use oci::{Reference, reference::ReferenceError};
 
 use crate::csv;
@@ -13,12 +14,17 @@ use crate::csv;
 /// One `--output`, before `-t` and `--push` are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputSpec {
-    /// `type=oci`: an OCI layout.
-    Oci {
+    /// `type=oci`: an OCI layout in a tar archive.
+    OciArchive {
         /// Where it goes.
         destination: Destination,
-        /// Whether it is one tar archive or a directory.
-        form: LayoutForm,
+        /// How the layers are packed and what the image is called.
+        image: ImageOptions,
+    },
+    /// `type=oci,tar=false`: an OCI layout.
+    OciLayout {
+        /// Where it goes.
+        directory: PathBuf,
         /// How the layers are packed and what the image is called.
         image: ImageOptions,
     },
@@ -39,41 +45,13 @@ pub enum OutputSpec {
     CacheOnly,
 }
 
-/// A file or standard output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
-    /// A file, or for a layout a directory.
-    Path(PathBuf),
-    /// Standard output, which must not be a terminal.
-    Stdout,
-}
-
-/// The two forms of an OCI layout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayoutForm {
-    /// One tar archive.
-    Archive,
-    /// A directory.
-    Directory,
-}
-
 /// What outputs that hold an image have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageOptions {
     /// `name=`: names instead of those of `-t`.
     pub names: Vec<Reference>,
-    /// `compression=`
-    pub compression: Compression,
-}
-
-/// How the layers that are built are packed. Layers of a base image pass through as they are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Compression {
-    /// `compression=gzip`
-    #[default]
-    Gzip,
-    /// `compression=uncompressed`
-    Uncompressed,
+    /// `compression=`: of layers that are built; those of a base image pass through as they are.
+    pub encoder: Encoder,
 }
 
 /// Why an output cannot be made.
@@ -171,17 +149,18 @@ fn image(
 
 fn oci(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
     let archive = options.boolean("tar", "true")?;
-    let destination = options.destination("oci")?;
-    if !archive && destination == Destination::Stdout {
-        return Err(OutputSpecError::NoDestination("oci,tar=false"));
+    match (archive, options.destination("oci")?) {
+        (true, destination) => Ok(OutputSpec::OciArchive { destination, image: options.image()? }),
+        (false, Destination::File(directory)) => {
+            Ok(OutputSpec::OciLayout { directory, image: options.image()? })
+        }
+        (false, Destination::Stdout) => Err(OutputSpecError::NoDestination("oci,tar=false")),
     }
-    let form = if archive { LayoutForm::Archive } else { LayoutForm::Directory };
-    Ok(OutputSpec::Oci { destination, form, image: options.image()? })
 }
 
 fn local(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
     match options.destination("local")? {
-        Destination::Path(directory) => Ok(OutputSpec::Local(directory)),
+        Destination::File(directory) => Ok(OutputSpec::Local(directory)),
         Destination::Stdout => Err(OutputSpecError::NoDestination("local")),
     }
 }
@@ -219,7 +198,7 @@ impl Options {
         match self.take("dest").as_deref() {
             Some("-") => Ok(Destination::Stdout),
             Some("") => Err(OutputSpecError::NoDestination(kind)),
-            Some(path) => Ok(Destination::Path(PathBuf::from(path))),
+            Some(path) => Ok(Destination::File(PathBuf::from(path))),
             None => Ok(Destination::Stdout),
         }
     }
@@ -228,9 +207,9 @@ impl Options {
         let names = self.take("name").unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names = names.map(|name| Ok(name.parse::<Reference>()?.with_default_tag()));
-        let compression = match self.take("compression").as_deref() {
-            None | Some("gzip") => Compression::Gzip,
-            Some("uncompressed") => Compression::Uncompressed,
+        let encoder = match self.take("compression").as_deref() {
+            None | Some("gzip") => Encoder::Gzip,
+            Some("uncompressed") => Encoder::Uncompressed,
             Some(other) => {
                 let expected = "gzip or uncompressed";
                 return Err(OutputSpecError::Value { key: "compression", value: other.to_owned(), expected });
@@ -238,7 +217,7 @@ impl Options {
         };
         self.always("oci-mediatypes")?;
         self.always("rewrite-timestamp")?;
-        Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, compression })
+        Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, encoder })
     }
 
     /// An option of BuildKit that is always on here: `true` says nothing new, `false` cannot be had.
@@ -256,7 +235,7 @@ impl Options {
     fn refuse_rest(&self, spec: &OutputSpec) -> Result<(), OutputSpecError> {
         let Some((key, _)) = self.0.first() else { return Ok(()) };
         let kind = match spec {
-            OutputSpec::Oci { .. } => "oci",
+            OutputSpec::OciArchive { .. } | OutputSpec::OciLayout { .. } => "oci",
             OutputSpec::Image { .. } => "image",
             OutputSpec::Tar(_) => "tar",
             OutputSpec::Local(_) => "local",
@@ -279,12 +258,16 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn oci(destination: Destination, form: LayoutForm) -> OutputSpec {
-        OutputSpec::Oci { destination, form, image: ImageOptions::default() }
+    fn archive(destination: Destination) -> OutputSpec {
+        OutputSpec::OciArchive { destination, image: ImageOptions::default() }
+    }
+
+    fn layout(directory: &str) -> OutputSpec {
+        OutputSpec::OciLayout { directory: directory.into(), image: ImageOptions::default() }
     }
 
     fn path(text: &str) -> Destination {
-        Destination::Path(PathBuf::from(text))
+        Destination::File(PathBuf::from(text))
     }
 
     fn names(names: &[&str]) -> ImageOptions {
@@ -302,13 +285,10 @@ mod tests {
             ("type=local,dest=out", OutputSpec::Local("out".into())),
             ("type=tar,dest=x.tar", OutputSpec::Tar(path("x.tar"))),
             ("type=tar", OutputSpec::Tar(Destination::Stdout)),
-            ("type=oci,dest=x.tar", oci(path("x.tar"), LayoutForm::Archive)),
-            ("type=oci,tar=false,dest=d", oci(path("d"), LayoutForm::Directory)),
-            ("dest=x,TYPE=oci", oci(path("x"), LayoutForm::Archive)),
-            (
-                "type=oci,oci-mediatypes=true,rewrite-timestamp=true",
-                oci(Destination::Stdout, LayoutForm::Archive),
-            ),
+            ("type=oci,dest=x.tar", archive(path("x.tar"))),
+            ("type=oci,tar=false,dest=d", layout("d")),
+            ("dest=x,TYPE=oci", archive(path("x"))),
+            ("type=oci,oci-mediatypes=true,rewrite-timestamp=true", archive(Destination::Stdout)),
             ("type=registry", image(true, names(&[]))),
             ("type=registry,name=r.io/a", image(true, names(&["r.io/a:latest"]))),
             ("type=image", image(false, names(&[]))),
@@ -321,8 +301,8 @@ mod tests {
             assert_eq!(text.parse::<OutputSpec>().as_ref(), Ok(&want), "{text}");
         }
         let uncompressed: OutputSpec = "type=oci,compression=uncompressed".parse().expect("valid");
-        let OutputSpec::Oci { image, .. } = uncompressed else { panic!("{uncompressed:?}") };
-        assert_eq!(image.compression, Compression::Uncompressed);
+        let OutputSpec::OciArchive { image, .. } = uncompressed else { panic!("{uncompressed:?}") };
+        assert_eq!(image.encoder, Encoder::Uncompressed);
     }
 
     #[test]

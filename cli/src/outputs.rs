@@ -1,50 +1,28 @@
 //! Where the result of a build goes: `--output`, `--tag` and `--push` worked into one list, as buildx does it.
 
-use std::path::PathBuf;
-
+use exporter::{Destination, Encoder, ExportError, FilesOutput, ImageOutput};
 use oci::Reference;
 
 use crate::{
     args::ProgressMode,
-    output_spec::{Compression, Destination, LayoutForm, OutputSpec},
+    output_spec::{ImageOptions, OutputSpec},
 };
 
 /// Where the result goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Pushed to registries.
-    Push {
-        /// At least one.
-        names: Vec<Reference>,
-        /// How its layers are packed.
-        compression: Compression,
-    },
-    /// An OCI layout.
-    Oci {
-        /// Where.
-        destination: Destination,
-        /// Archive or directory.
-        form: LayoutForm,
-        /// Names in its index.
-        names: Vec<Reference>,
-        /// How its layers are packed.
-        compression: Compression,
-    },
-    /// The root file system as an archive.
-    Tar(Destination),
-    /// The root file system as a directory.
-    Local(PathBuf),
+pub struct Output {
+    /// Where.
+    pub to: exporter::Output,
+    /// How layers are packed, where the result is an image.
+    pub encoder: Encoder,
 }
 
 /// Why the outputs cannot be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// A push without a name.
-    #[error("a push needs a name: give -t REGISTRY/REPOSITORY:TAG")]
-    NoName,
-    /// An archive for a terminal.
-    #[error("an archive is not written to a terminal: give dest=FILE, or redirect standard output")]
-    Terminal,
+    /// One of them asks for what there is not.
+    #[error(transparent)]
+    Unsupported(#[from] ExportError),
     /// Archive and digest for the same stream.
     #[error("standard output cannot take both an archive and the digest of --quiet: give dest=FILE")]
     Quiet,
@@ -53,66 +31,88 @@ pub enum OutputError {
     TwoArchives,
 }
 
-/// `-o` with `-t` and `--push` worked in, as buildx does it.
-///
-/// # Errors
-/// [`OutputError::NoName`] for a push without a name.
-pub fn resolve(
-    specs: &[OutputSpec],
-    tags: &[Reference],
-    push_tags: bool,
-) -> Result<Vec<Output>, OutputError> {
-    let mut outputs = Vec::new();
-    let mut pushes = false;
-    let names_or_tags = |names: &[Reference]| if names.is_empty() { tags.to_vec() } else { names.to_vec() };
-    for spec in specs {
-        match spec {
-            OutputSpec::Image { push, image, .. } if *push || push_tags => {
-                pushes = true;
-                outputs.push(push_output(names_or_tags(&image.names), image.compression)?);
-            }
-            OutputSpec::Image { .. } | OutputSpec::CacheOnly => {}
-            OutputSpec::Oci { destination, form, image } => outputs.push(Output::Oci {
-                destination: destination.clone(),
-                form: *form,
-                names: names_or_tags(&image.names),
-                compression: image.compression,
-            }),
-            OutputSpec::Tar(destination) => outputs.push(Output::Tar(destination.clone())),
-            OutputSpec::Local(directory) => outputs.push(Output::Local(directory.clone())),
+impl Output {
+    fn image(to: ImageOutput, encoder: Encoder) -> Self {
+        Self { to: exporter::Output::Image(to), encoder }
+    }
+
+    fn files(to: FilesOutput) -> Self {
+        Self { to: exporter::Output::Files(to), encoder: Encoder::default() }
+    }
+
+    /// The names an image gets there.
+    pub fn names(&self) -> &[Reference] {
+        match &self.to {
+            exporter::Output::Image(
+                ImageOutput::OciLayout { names, .. }
+                | ImageOutput::OciArchive { names, .. }
+                | ImageOutput::Registry { names },
+            ) => names,
+            _ => &[],
         }
     }
+
+    /// The names it is pushed to.
+    pub fn pushed_names(&self) -> &[Reference] {
+        match &self.to {
+            exporter::Output::Image(ImageOutput::Registry { names }) => names,
+            _ => &[],
+        }
+    }
+
+    fn is_stdout(&self) -> bool {
+        matches!(
+            self.to,
+            exporter::Output::Image(ImageOutput::OciArchive { destination: Destination::Stdout, .. })
+                | exporter::Output::Files(FilesOutput::Tar(Destination::Stdout))
+        )
+    }
+}
+
+/// `-o` with `-t` and `--push` worked in.
+pub fn resolve(specs: &[OutputSpec], tags: &[Reference], push_tags: bool) -> Vec<Output> {
+    let mut outputs: Vec<Output> = specs.iter().filter_map(|spec| output(spec, tags, push_tags)).collect();
+    let pushes = specs.iter().any(|spec| matches!(spec, OutputSpec::Image { .. }));
     if push_tags && !pushes {
-        outputs.push(push_output(tags.to_vec(), Compression::Gzip)?);
+        outputs.push(Output::image(ImageOutput::Registry { names: tags.to_vec() }, Encoder::default()));
     }
-    Ok(outputs)
+    outputs
 }
 
-fn push_output(names: Vec<Reference>, compression: Compression) -> Result<Output, OutputError> {
-    match names.is_empty() {
-        true => Err(OutputError::NoName),
-        false => Ok(Output::Push { names, compression }),
-    }
+/// What one `-o` asks for. `--push` makes every image output push.
+fn output(spec: &OutputSpec, tags: &[Reference], push_tags: bool) -> Option<Output> {
+    let names = |image: &ImageOptions| match image.names.is_empty() {
+        true => tags.to_vec(),
+        false => image.names.clone(),
+    };
+    Some(match spec {
+        OutputSpec::Image { push, image, .. } if *push || push_tags => {
+            Output::image(ImageOutput::Registry { names: names(image) }, image.encoder)
+        }
+        OutputSpec::Image { image, .. } => Output::image(ImageOutput::ImageStore, image.encoder),
+        OutputSpec::OciArchive { destination, image } => {
+            let (destination, names) = (destination.clone(), names(image));
+            Output::image(ImageOutput::OciArchive { destination, names }, image.encoder)
+        }
+        OutputSpec::OciLayout { directory, image } => {
+            let (directory, names) = (directory.clone(), names(image));
+            Output::image(ImageOutput::OciLayout { directory, names }, image.encoder)
+        }
+        OutputSpec::Tar(destination) => Output::files(FilesOutput::Tar(destination.clone())),
+        OutputSpec::Local(directory) => Output::files(FilesOutput::Local(directory.clone())),
+        OutputSpec::CacheOnly => return None,
+    })
 }
 
-/// One thing at most may be written to standard output, and an archive not to a terminal.
+/// Refuses what cannot be done before anything is done: what [`exporter::check`] refuses, and two things that want
+/// standard output.
 ///
 /// # Errors
-/// Which of the two is not so.
-pub fn check_stdout(
-    outputs: &[Output],
-    progress: ProgressMode,
-    is_terminal: bool,
-) -> Result<(), OutputError> {
-    let to_stdout = |output: &&Output| {
-        matches!(
-            output,
-            Output::Oci { destination: Destination::Stdout, .. } | Output::Tar(Destination::Stdout)
-        )
-    };
-    match outputs.iter().filter(to_stdout).count() {
+/// [`OutputError`]
+pub fn check(outputs: &[Output], progress: ProgressMode) -> Result<(), OutputError> {
+    outputs.iter().try_for_each(|output| exporter::check(&output.to))?;
+    match outputs.iter().filter(|output| output.is_stdout()).count() {
         0 => Ok(()),
-        1 if is_terminal => Err(OutputError::Terminal),
         1 if progress == ProgressMode::Quiet => Err(OutputError::Quiet),
         1 => Ok(()),
         _ => Err(OutputError::TwoArchives),
@@ -121,13 +121,8 @@ pub fn check_stdout(
 
 /// The registries to be trusted without TLS: those named, and those of outputs with `registry.insecure=true`.
 pub fn insecure_registries(mut hosts: Vec<String>, specs: &[OutputSpec], outputs: &[Output]) -> Vec<String> {
-    let asked = specs.iter().any(|spec| matches!(spec, OutputSpec::Image { insecure: true, .. }));
-    if asked {
-        let names = outputs.iter().filter_map(|output| match output {
-            Output::Push { names, .. } => Some(names),
-            _ => None,
-        });
-        hosts.extend(names.flatten().map(|name| name.registry.clone()));
+    if specs.iter().any(|spec| matches!(spec, OutputSpec::Image { insecure: true, .. })) {
+        hosts.extend(outputs.iter().flat_map(Output::pushed_names).map(|name| name.registry.clone()));
     }
     hosts.sort();
     hosts.dedup();
@@ -142,45 +137,47 @@ mod tests {
         texts.iter().map(|text| text.parse().expect("a reference")).collect()
     }
 
-    fn resolved(specs: &[&str], tags: &[&str], push: bool) -> Result<Vec<Output>, OutputError> {
+    fn resolved(specs: &[&str], tags: &[&str], push: bool) -> Vec<Output> {
         let specs: Vec<OutputSpec> = specs.iter().map(|text| text.parse().expect("an output")).collect();
         resolve(&specs, &references(tags), push)
     }
 
     fn push(names: &[&str]) -> Output {
-        Output::Push { names: references(names), compression: Compression::Gzip }
+        Output::image(ImageOutput::Registry { names: references(names) }, Encoder::Gzip)
     }
 
     #[test]
     fn tags_and_push_are_worked_in() {
-        assert_eq!(resolved(&[], &["a:1"], false), Ok(vec![]));
-        assert_eq!(resolved(&[], &["a:1"], true), Ok(vec![push(&["a:1"])]));
-        assert_eq!(resolved(&["type=registry"], &["a:1", "b:1"], false), Ok(vec![push(&["a:1", "b:1"])]));
-        assert_eq!(resolved(&["type=image,name=c:1"], &["a:1"], true), Ok(vec![push(&["c:1"])]));
-        assert_eq!(resolved(&["type=image"], &["a:1"], false), Ok(vec![]));
-        assert_eq!(resolved(&["out"], &["a:1"], true), Ok(vec![Output::Local("out".into()), push(&["a:1"])]));
-        assert_eq!(resolved(&["type=registry"], &[], false), Err(OutputError::NoName));
-        assert_eq!(resolved(&[], &[], true), Err(OutputError::NoName));
+        assert_eq!(resolved(&[], &["a:1"], false), []);
+        assert_eq!(resolved(&[], &["a:1"], true), [push(&["a:1"])]);
+        assert_eq!(resolved(&["type=registry"], &["a:1", "b:1"], false), [push(&["a:1", "b:1"])]);
+        assert_eq!(resolved(&["type=image,name=c:1"], &["a:1"], true), [push(&["c:1"])]);
+        let local = Output::files(FilesOutput::Local("out".into()));
+        assert_eq!(resolved(&["out"], &["a:1"], true), [local, push(&["a:1"])]);
+        assert_eq!(resolved(&["type=cacheonly"], &["a:1"], false), []);
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_refused() {
+        let refused = |specs: &[&str], push| check(&resolved(specs, &[], push), ProgressMode::Plain).is_err();
+        assert!(refused(&["type=registry"], false) && refused(&[], true) && refused(&["type=image"], false));
+        assert!(!refused(&["out"], false));
     }
 
     #[test]
     fn an_oci_layout_is_called_as_the_tags_unless_it_has_names() {
-        for (spec, want) in [("type=oci,dest=x", "a:1"), ("type=oci,dest=x,name=b:2", "b:2")] {
-            let outputs = resolved(&[spec], &["a:1"], false).expect("valid");
-            let [Output::Oci { names, .. }] = &outputs[..] else { panic!("{outputs:?}") };
-            assert_eq!(names, &references(&[want]));
+        for (spec, want) in [("type=oci,dest=x", "a:1"), ("type=oci,tar=false,dest=x,name=b:2", "b:2")] {
+            assert_eq!(resolved(&[spec], &["a:1"], false)[0].names(), references(&[want]));
         }
     }
 
     #[test]
     fn standard_output_takes_one_thing() {
-        let archive = || Output::Tar(Destination::Stdout);
-        let check = |outputs: &[Output], mode, terminal| check_stdout(outputs, mode, terminal);
-        assert_eq!(check(&[archive()], ProgressMode::Plain, false), Ok(()));
-        assert_eq!(check(&[archive()], ProgressMode::Plain, true), Err(OutputError::Terminal));
-        assert_eq!(check(&[archive()], ProgressMode::Quiet, false), Err(OutputError::Quiet));
-        assert_eq!(check(&[archive(), archive()], ProgressMode::Plain, false), Err(OutputError::TwoArchives));
-        assert_eq!(check(&[Output::Local("d".into())], ProgressMode::Quiet, true), Ok(()));
+        // Under a test runner that does not capture it, standard output may be a terminal; all are refused then.
+        let archives = |count| vec![Output::files(FilesOutput::Tar(Destination::Stdout)); count];
+        assert!(check(&archives(1), ProgressMode::Quiet).is_err());
+        assert!(check(&archives(2), ProgressMode::Plain).is_err());
+        assert!(check(&[Output::files(FilesOutput::Local("d".into()))], ProgressMode::Quiet).is_ok());
     }
 
     #[test]

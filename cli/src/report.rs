@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use parser::{Diagnostic, Severity, Span};
+use solver::VertexId;
 
 use crate::{
     failure::{Failure, chain},
@@ -37,11 +38,12 @@ pub fn render(failure: &Failure, evidence: &Evidence<'_>) -> String {
     let text = match (failure, evidence.source) {
         (Failure::Dockerfile { diagnostics }, Some(source)) => render_diagnostics(diagnostics, source),
         (Failure::Image { span, failure: image }, Some(source)) => {
-            let found = Diagnostic { hint: image.hint.clone(), ..Diagnostic::error(*span, chain(image)) };
+            let found =
+                Diagnostic { hint: image.hint.clone(), ..Diagnostic::error(*span, chain(image.as_ref())) };
             render_diagnostics(&[found], source)
         }
-        (Failure::Step { label, span, .. }, Some(source)) => {
-            let mut text = output_of(label, evidence);
+        (Failure::Step { vertex, label, span, .. }, Some(source)) => {
+            let mut text = output_of(*vertex, label, evidence);
             if let Some(span) = span {
                 text.push_str(&excerpt(source, *span));
             }
@@ -104,8 +106,8 @@ fn floor_boundary(text: &str, at: usize) -> usize {
 }
 
 /// The last lines a step has written, set apart from everything else.
-fn output_of(label: &str, evidence: &Evidence<'_>) -> String {
-    let step = evidence.board.and_then(|board| board.steps().iter().find(|step| step.label == redact(label)));
+fn output_of(vertex: VertexId, label: &str, evidence: &Evidence<'_>) -> String {
+    let step = evidence.board.and_then(|board| board.step(vertex));
     let Some(step) = step.filter(|step| !step.tail.is_empty()) else { return String::new() };
     let shown = step.tail.len().min(evidence.tail);
     let mut text = format!("------\n > {label}:\n");
@@ -144,7 +146,7 @@ fn line_of(text: &str, byte: usize) -> usize {
 mod tests {
     use std::time::Duration;
 
-    use solver::{Event, FailureKind, StepFailure, Stream, VertexId};
+    use solver::{Event, FailureKind, StepFailure, Stream};
 
     use super::*;
 
@@ -199,7 +201,12 @@ mod tests {
             StepFailure::new(FailureKind::Build, "process \"make\" did not succeed: exit code: 2");
         failure.hint = Some("see https://me:secret@host/".to_owned());
         let span = Some(Span { start: 8, end: 24 });
-        let failure = Failure::Step { label: "[2/2] RUN make   all".to_owned(), span, failure };
+        let failure = Failure::Step {
+            vertex: step,
+            label: "[2/2] RUN make   all".to_owned(),
+            span,
+            failure: Box::new(failure),
+        };
         let evidence = Evidence { source: Some(&source), board: Some(&board), tail: 2 };
         let want = "------\n > [2/2] RUN make   all:\n(1 earlier lines are not repeated)\n1.500 two\n1.500 three\n------\n\
                     Dockerfile:3\n--------------------\n   1 |     FROM a\n   2 |\n   3 | >>> RUN make \\\n   4 | >>>   all\n\

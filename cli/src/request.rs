@@ -13,6 +13,7 @@ use std::{
 };
 
 use executor::context::IgnoreFile;
+use exporter::{Encoder, TimePolicy};
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
@@ -112,10 +113,37 @@ pub struct Environment<'a> {
     pub variables: BTreeMap<OsString, OsString>,
     /// Standard input, for `-f -`.
     pub stdin: &'a mut dyn Read,
-    /// Whether standard output is a terminal.
-    pub stdout_is_terminal: bool,
     /// Whether standard error is a terminal.
     pub stderr_is_terminal: bool,
+}
+
+impl BuildRequest {
+    /// The ways in which layers are packed for the outputs, the first one's first. Without an output, or when the digest
+    /// is asked for, there is one; there is none when only files are wanted.
+    pub fn encoders(&self) -> Vec<Encoder> {
+        let is_image = |output: &&Output| matches!(output.to, exporter::Output::Image(_));
+        let mut encoders: Vec<Encoder> = Vec::new();
+        for output in self.outputs.iter().filter(is_image) {
+            if !encoders.contains(&output.encoder) {
+                encoders.push(output.encoder);
+            }
+        }
+        let asked =
+            self.iidfile.is_some() || self.metadata_file.is_some() || self.progress == ProgressMode::Quiet;
+        if encoders.is_empty() && (asked || self.outputs.is_empty()) {
+            encoders.push(Encoder::default());
+        }
+        encoders
+    }
+
+    /// What SOURCE_DATE_EPOCH and `--timestamps` make of the times in the image.
+    pub fn time_policy(&self) -> TimePolicy {
+        match (self.timestamps, self.epoch) {
+            (Timestamps::Preserve, _) => TimePolicy::Preserve,
+            (Timestamps::Auto, Some(epoch)) => TimePolicy::Epoch(epoch),
+            (Timestamps::Auto, None) => TimePolicy::Default,
+        }
+    }
 }
 
 impl Environment<'_> {
@@ -205,8 +233,8 @@ pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildR
     let build_args = build_args(&args.build_args, environment)?;
     let platform = platform(&args.platforms, environment)?;
     let progress = progress(&args, environment)?;
-    let outputs = outputs::resolve(&args.outputs, &args.tags, args.push)?;
-    outputs::check_stdout(&outputs, progress, environment.stdout_is_terminal)?;
+    let outputs = outputs::resolve(&args.outputs, &args.tags, args.push);
+    outputs::check(&outputs, progress)?;
     let mut notices = Vec::new();
     if args.outputs.is_empty() && !args.push {
         notices.push(NO_OUTPUT.to_owned());
@@ -475,7 +503,6 @@ mod tests {
             let mut environment = Environment {
                 variables: self.variables.clone(),
                 stdin: &mut self.stdin.as_bytes(),
-                stdout_is_terminal: false,
                 stderr_is_terminal: true,
             };
             read(*args, &mut environment)
@@ -509,6 +536,18 @@ mod tests {
         assert_eq!(case.read("--build-arg SOURCE_DATE_EPOCH=").expect("read").epoch, None);
         assert!(case.read("--build-arg SOURCE_DATE_EPOCH=context").is_err());
         assert!(case.read("--build-arg =x").is_err());
+    }
+
+    #[test]
+    fn images_are_packed_only_where_they_are_wanted() {
+        let case = Case::new(&[("Dockerfile", "")]);
+        let encoders = |flags| case.read(flags).expect("read").encoders();
+        assert_eq!(encoders(""), [Encoder::Gzip]);
+        assert_eq!(encoders("-o @/out"), []);
+        assert_eq!(encoders("-o @/out -q"), [Encoder::Gzip]);
+        assert_eq!(encoders("-o @/out --iidfile @/iid"), [Encoder::Gzip]);
+        let both = "-o type=oci,dest=@/a,compression=uncompressed -o type=oci,dest=@/b -o type=oci,dest=@/c";
+        assert_eq!(encoders(both), [Encoder::Uncompressed, Encoder::Gzip]);
     }
 
     #[test]

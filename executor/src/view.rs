@@ -34,6 +34,11 @@ impl View {
         self.root.as_fd()
     }
 
+    /// Gives up the view and keeps its root.
+    pub fn into_root(self) -> OwnedFd {
+        self.root
+    }
+
     /// Opens a path, following links inside the root. `O_CLOEXEC` is added to the flags.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use solver::{Event, Stream, VertexId};
+use solver::{Event, VertexId};
 
 use super::text;
 use crate::redact::redact;
@@ -66,8 +66,6 @@ pub enum State {
 pub struct Line {
     /// When it came, after the start of the step.
     pub at: Duration,
-    /// Where it was written.
-    pub stream: Stream,
     /// The line without its end.
     pub text: Vec<u8>,
 }
@@ -121,7 +119,7 @@ impl Board {
             Event::Cancelled(vertex) => {
                 self.change(*vertex, |since| State::Cancelled(at.saturating_sub(since)));
             }
-            Event::Log(vertex, stream, text) => self.log(at, *vertex, *stream, text),
+            Event::Log(vertex, _, text) => self.log(at, *vertex, text),
             Event::Transfer { task, done, total } => self.transfer(at, task, *done, *total),
             Event::Stage(name) => drop(self.task(at, name)),
             Event::StageDone(name) => {
@@ -219,7 +217,7 @@ impl Board {
         }
     }
 
-    fn log(&mut self, at: Duration, vertex: VertexId, stream: Stream, text: &[u8]) {
+    fn log(&mut self, at: Duration, vertex: VertexId, text: &[u8]) {
         let step = self.begun(vertex);
         let since = match step.state {
             State::Running { since } => since,
@@ -228,7 +226,7 @@ impl Board {
         if step.tail.len() == TAIL_LINES {
             step.tail.pop_front();
         }
-        step.tail.push_back(Line { at: at.saturating_sub(since), stream, text: text.to_vec() });
+        step.tail.push_back(Line { at: at.saturating_sub(since), text: text.to_vec() });
         step.lines += 1;
     }
 

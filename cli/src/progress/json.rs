@@ -34,20 +34,64 @@ struct Record<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Kind<'a> {
-    Planned { steps: Vec<Planned<'a>> },
-    Started { step: usize },
-    Log { step: usize, stream: &'static str, text: std::borrow::Cow<'a, str> },
-    Ready { step: usize, seconds: f64 },
-    Cached { step: usize },
-    Done { step: usize, seconds: f64, layer: String },
-    Failed { step: usize, seconds: f64, message: &'a str },
-    Cancelled { step: usize, seconds: f64 },
-    Transfer { task: std::borrow::Cow<'a, str>, done: u64, total: u64 },
-    Stage { name: std::borrow::Cow<'a, str> },
-    StageDone { name: std::borrow::Cow<'a, str> },
-    Warning { message: &'a str },
-    Result { digest: &'a Sha256Digest, destinations: &'a [String], seconds: f64, steps: usize, cached: usize },
-    Error { message: &'a str, exit_code: u8, seconds: f64 },
+    Planned {
+        steps: Vec<Planned<'a>>,
+    },
+    Started {
+        step: usize,
+    },
+    Log {
+        step: usize,
+        stream: &'static str,
+        text: std::borrow::Cow<'a, str>,
+    },
+    Ready {
+        step: usize,
+        seconds: f64,
+    },
+    Cached {
+        step: usize,
+    },
+    Done {
+        step: usize,
+        seconds: f64,
+        layer: String,
+    },
+    Failed {
+        step: usize,
+        seconds: f64,
+        message: &'a str,
+    },
+    Cancelled {
+        step: usize,
+        seconds: f64,
+    },
+    Transfer {
+        task: std::borrow::Cow<'a, str>,
+        done: u64,
+        total: u64,
+    },
+    Stage {
+        name: std::borrow::Cow<'a, str>,
+    },
+    StageDone {
+        name: std::borrow::Cow<'a, str>,
+    },
+    Warning {
+        message: &'a str,
+    },
+    Result {
+        digest: Option<&'a Sha256Digest>,
+        destinations: &'a [String],
+        seconds: f64,
+        steps: usize,
+        cached: usize,
+    },
+    Error {
+        message: &'a str,
+        exit_code: u8,
+        seconds: f64,
+    },
 }
 
 #[derive(Serialize)]
@@ -121,7 +165,7 @@ impl<W: Write + Send> View for Json<W> {
         let seconds = round(at);
         let kind = match end {
             End::Built { digest, destinations } => Kind::Result {
-                digest,
+                digest: digest.as_ref(),
                 destinations,
                 seconds,
                 steps: board.steps_but_sources(),

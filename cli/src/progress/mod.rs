@@ -25,7 +25,7 @@ use std::{
 use oci::Sha256Digest;
 use solver::Event;
 
-pub use self::board::{Board, Line, TAIL_LINES};
+pub use self::board::{Board, TAIL_LINES};
 use crate::args::ProgressMode;
 
 /// How many events may wait to be shown.
@@ -38,8 +38,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub enum End {
     /// It made an image.
     Built {
-        /// Digest of the manifest or index.
-        digest: Sha256Digest,
+        /// Digest of the manifest or index, unless only files were wanted.
+        digest: Option<Sha256Digest>,
         /// Where it went, in words: `pushed localhost:5000/app:1`.
         destinations: Vec<String>,
     },
@@ -128,12 +128,13 @@ fn summary(
     out: &mut impl Write,
     board: &Board,
     at: Duration,
-    digest: &Sha256Digest,
+    digest: Option<&Sha256Digest>,
     destinations: &[String],
 ) {
     let (steps, cached) = (board.steps_but_sources(), board.cached());
     let plural = if steps == 1 { "" } else { "s" };
-    let _ = writeln!(out, "Built {digest} in {}: {steps} step{plural}, {cached} cached", text::seconds(at));
+    let what = digest.map_or_else(|| "files".to_owned(), Sha256Digest::to_string);
+    let _ = writeln!(out, "Built {what} in {}: {steps} step{plural}, {cached} cached", text::seconds(at));
     for destination in destinations {
         let _ = writeln!(out, "  {destination}");
     }

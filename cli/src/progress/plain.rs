@@ -149,7 +149,7 @@ impl<W: Write + Send> View for Plain<W> {
             let _ = writeln!(self.out);
         }
         if let End::Built { digest, destinations } = end {
-            summary(&mut self.out, board, at, digest, destinations);
+            summary(&mut self.out, board, at, digest.as_ref(), destinations);
         }
     }
 }

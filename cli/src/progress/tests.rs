@@ -104,7 +104,10 @@ fn failure() -> Vec<(u64, Event)> {
 }
 
 fn built() -> End {
-    End::Built { digest: Sha256Digest::of(b"image"), destinations: vec!["wrote OCI layout out/".to_owned()] }
+    End::Built {
+        digest: Some(Sha256Digest::of(b"image")),
+        destinations: vec!["wrote OCI layout out/".to_owned()],
+    }
 }
 
 fn failed() -> End {

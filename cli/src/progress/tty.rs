@@ -113,7 +113,7 @@ impl<W: Write + Send> View for Tty<W> {
             let _ = writeln!(self.out, "warning: {warning}");
         }
         if let End::Built { digest, destinations } = end {
-            summary(&mut self.out, board, at, digest, destinations);
+            summary(&mut self.out, board, at, digest.as_ref(), destinations);
         }
     }
 }

@@ -1,0 +1,235 @@
+//! `layerwright build`: parse → plan → solve → seal → export, each called once, each taking what the one before
+//! returned. Nothing is decided here.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use executor::{
+    ExecutorOptions, ImageResolver, LocalCache, LocalExecutor,
+    context::{ContextDirectory, ContextModes},
+};
+use exporter::{AssembleOptions, Assembled, Encoder, Exported, FileSystem, SealOptions, Sealer, Tools};
+use oci::{
+    Platform, Sha256Digest,
+    fetch::Fetcher,
+    registry::{Registry, RegistryOptions},
+    store::Store,
+    tree::NORMAL_TIME,
+};
+use parser::{Diagnostic, Severity};
+use solver::{
+    Cancel, Event, Graph, Image, ImageName,
+    plan::{NamedContext, PlanError, PlanOptions},
+    schedule::{SolveError, SolveOptions},
+};
+
+use crate::{
+    failure::Failure,
+    outputs::Output,
+    report,
+    request::{self, BuildRequest},
+};
+
+/// Takes events, from any thread.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How records name their builder.
+const BUILDER: &str = concat!("layerwright ", env!("CARGO_PKG_VERSION"));
+
+/// What a build has made.
+#[derive(Debug)]
+pub struct Built {
+    /// Digest of the manifest or index; `None` where only files were wanted.
+    pub digest: Option<Sha256Digest>,
+    /// Where it went, in words.
+    pub destinations: Vec<String>,
+}
+
+/// Builds what is asked for.
+///
+/// # Errors
+/// The first thing that went wrong.
+pub fn build(request: &BuildRequest, events: &Events, cancel: &Arc<Cancel>) -> Result<Built, Failure> {
+    remove_iidfile(request)?;
+    let parsed = parser::parse(&request.dockerfile.text);
+    let Some(dockerfile) = parsed.dockerfile else {
+        return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
+    };
+    warn(&parsed.diagnostics, request, events);
+    let store = Arc::new(Store::open(&request.root)?);
+    let registry = Registry::new(registry_options(request))?;
+    let pushed = request.outputs.iter().flat_map(Output::pushed_names);
+    pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
+    let resolver = ImageResolver::new(registry.clone());
+    let planned =
+        solver::plan::plan(&dockerfile, &request.dockerfile.text, &plan_options(request), &resolver);
+    let planned = planned.map_err(plan_failure)?;
+    warn(&planned.warnings, request, events);
+    let fetcher = Fetcher::new(Arc::clone(&store), registry);
+    let executor = LocalExecutor::new(executor_options(request, &fetcher, events)?);
+    let cache = LocalCache::new(Arc::clone(&store), Arc::clone(events));
+    let options = SolveOptions { jobs: request.jobs, builder: BUILDER.to_owned() };
+    let images = solver::schedule::solve(&planned.graph, &executor, &[&cache], &options, &**events, cancel);
+    let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
+    let assembled = assemble_all(request, &images, &store, events, cancel)?;
+    let tools = Tools { fetcher: &fetcher, events: &**events, cancel };
+    let export = |output: &Output| export(output, request, &images, &assembled, &executor, &tools);
+    let exported = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
+    store.sync()?;
+    let image = assembled.first().map(|(_, assembled)| assembled);
+    image.map(|image| write_results(request, image)).transpose()?;
+    Ok(Built {
+        digest: image.map(|image| image.root.digest),
+        destinations: exported.into_iter().map(|exported| exported.destination).collect(),
+    })
+}
+
+/// A build that fails must not leave the ID of another one behind.
+fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
+    let Some(path) = &request.iidfile else { return Ok(()) };
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::Write { path: path.clone(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn warn(found: &[Diagnostic], request: &BuildRequest, events: &Events) {
+    let warnings = found.iter().filter(|found| found.severity == Severity::Warning);
+    warnings.for_each(|found| events(Event::Warning(report::warning_line(found, &request.dockerfile))));
+}
+
+fn registry_options(request: &BuildRequest) -> RegistryOptions {
+    RegistryOptions { insecure: request.insecure_registries.clone(), ..RegistryOptions::default() }
+}
+
+fn plan_options(request: &BuildRequest) -> PlanOptions {
+    let contexts = request.contexts.iter().map(|(name, context)| (name.clone(), named_context(context)));
+    PlanOptions {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        platforms: request.platform.iter().cloned().collect(),
+        contexts: contexts.collect(),
+        network: request.network,
+        no_cache: request.no_cache,
+        no_cache_filter: request.no_cache_filter.clone(),
+        timestamps: request.timestamps,
+        ..PlanOptions::new(Platform::host())
+    }
+}
+
+fn named_context(context: &request::NamedContext) -> NamedContext {
+    match context {
+        request::NamedContext::Directory(_) => NamedContext::Directory,
+        request::NamedContext::Image(reference) => {
+            NamedContext::Image(ImageName::Registry(reference.clone()))
+        }
+        request::NamedContext::OciLayout { directory, selector } => {
+            NamedContext::Image(ImageName::OciLayout {
+                directory: directory.clone(),
+                selector: selector.clone(),
+            })
+        }
+        request::NamedContext::Scratch => NamedContext::Scratch,
+    }
+}
+
+fn executor_options(
+    request: &BuildRequest,
+    fetcher: &Fetcher,
+    events: &Events,
+) -> Result<ExecutorOptions, Failure> {
+    let named = request.contexts.iter().filter_map(|(name, context)| match context {
+        request::NamedContext::Directory(directory) => Some((name.as_str(), directory)),
+        _ => None,
+    });
+    let mut contexts = BTreeMap::new();
+    for (name, directory) in named.chain([("", &request.context)]) {
+        let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
+        contexts.insert(name.to_owned(), ContextDirectory::new(path, ignore, ContextModes::Normalise)?);
+    }
+    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, events: Arc::clone(events) })
+}
+
+fn plan_failure(error: PlanError) -> Failure {
+    match error {
+        PlanError::Dockerfile { diagnostics } => Failure::Dockerfile { diagnostics },
+        PlanError::Image { span, failure } => Failure::Image { span, failure: Box::new(failure) },
+    }
+}
+
+fn solve_failure(graph: &Graph, error: SolveError) -> Failure {
+    let SolveError { vertex, failure } = error;
+    let step = graph.vertex(vertex);
+    Failure::Step { vertex, label: step.label.clone(), span: step.span, failure: Box::new(failure) }
+}
+
+/// The images as every kind of output wants them, the first output's kind first; one where there is no output but
+/// the digest is wanted, and none where it is not.
+fn assemble_all(
+    request: &BuildRequest,
+    images: &[Image],
+    store: &Arc<Store>,
+    events: &Events,
+    cancel: &Arc<Cancel>,
+) -> Result<Vec<(Encoder, Assembled)>, Failure> {
+    let mut assembled: Vec<(Encoder, Assembled)> = Vec::new();
+    for encoder in request.encoders() {
+        let sealer = Sealer::new(SealOptions {
+            store: Arc::clone(store),
+            encoder,
+            times: request.time_policy(),
+            jobs: request.jobs,
+            events: Arc::clone(events),
+            cancel: Arc::clone(cancel),
+        })?;
+        let options =
+            AssembleOptions { created: request.epoch.unwrap_or(NORMAL_TIME), ..AssembleOptions::default() };
+        assembled.push((encoder, exporter::assemble(images, &sealer, &options)?));
+    }
+    Ok(assembled)
+}
+
+fn export(
+    output: &Output,
+    request: &BuildRequest,
+    images: &[Image],
+    assembled: &[(Encoder, Assembled)],
+    executor: &LocalExecutor,
+    tools: &Tools<'_>,
+) -> Result<Exported, Failure> {
+    match &output.to {
+        exporter::Output::Image(to) => {
+            let of_encoder = assembled.iter().find(|(encoder, _)| *encoder == output.encoder);
+            let (_, assembled) = of_encoder.expect("assemble_all covers every output");
+            Ok(exporter::export_image(assembled, to, tools)?)
+        }
+        exporter::Output::Files(to) => {
+            let systems =
+                images.iter().map(|image| file_system(image, executor)).collect::<Result<Vec<_>, _>>()?;
+            Ok(exporter::export_files(&systems, to, request.time_policy(), tools)?)
+        }
+    }
+}
+
+fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Failure> {
+    let root = executor.snapshots().view(&image.snapshot)?.into_root();
+    Ok(FileSystem { platform: image.target.platform.clone(), snapshot: image.snapshot.clone(), root })
+}
+
+/// `--iidfile` and `--metadata-file`.
+fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Failure> {
+    let write = |path: &Path, bytes: &[u8]| {
+        std::fs::write(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
+    };
+    if let (Some(path), [image, ..]) = (&request.iidfile, &assembled.images[..]) {
+        write(path, image.config.digest.to_string().as_bytes())?;
+    }
+    if let Some(path) = &request.metadata_file {
+        let names: Vec<_> = request.outputs.iter().flat_map(Output::names).cloned().collect();
+        let text = serde_json::to_string_pretty(&exporter::metadata(assembled, &names));
+        write(path, text.expect("plain data with string keys").as_bytes())?;
+    }
+    Ok(())
+}
