@@ -65,7 +65,7 @@ trait View: Send {
 }
 
 enum Message {
-    Event(Duration, Event),
+    Event(Duration, Box<Event>),
     End(Duration, End),
 }
 
@@ -95,7 +95,7 @@ impl Progress {
     pub fn sink(&self) -> Arc<dyn Fn(Event) + Send + Sync> {
         let (sender, start) = (self.sender.clone(), self.start);
         // After the end nobody listens any more, and nobody needs to.
-        Arc::new(move |event| drop(sender.send(Message::Event(start.elapsed(), event))))
+        Arc::new(move |event| drop(sender.send(Message::Event(start.elapsed(), Box::new(event)))))
     }
 
     /// Shows the end and gives back what is known of every step.
