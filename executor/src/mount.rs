@@ -17,6 +17,7 @@ use rustix::{
         fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
         open_tree,
     },
+    thread::UnshareFlags,
 };
 
 use crate::sandbox::sys;
@@ -99,6 +100,7 @@ fn mount_layer_by_layer(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
         move |errno| MountError { step, path, errno }
     };
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen", top))?;
+    fsconfig_set_string(&context, "source", "overlay").map_err(failed("fsconfig source", top))?;
     for lower in overlay.lowers {
         fsconfig_set_string(&context, "lowerdir+", *lower).map_err(failed("fsconfig lowerdir+", lower))?;
     }
@@ -128,7 +130,7 @@ fn mount_as_one_string(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
     let data = legacy_options(overlay, &mut held)?;
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            sys::unshare_thread_mounts().map_err(failed("unshare"))?;
+            sys::unshare(UnshareFlags::NEWNS | UnshareFlags::FS).map_err(failed("unshare"))?;
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(failed("make private"))?;
             mount("overlay", top, "overlay", MountFlags::NODEV, Some(data.as_c_str()))

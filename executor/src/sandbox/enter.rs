@@ -1,9 +1,33 @@
 //! Moves the builder itself into a mount namespace of its own, and, as an ordinary user, into a user namespace.
+//!
+//! Both are entered in place: no wrapper process remains, so signals and `kill -9` meet the builder itself, and its
+//! parent waits for the right process. Inside, the builder is root over the ids it was granted; store, diff and export
+//! see the same ids as the steps do, and there is no second code path.
 
-use crate::sandbox::{Rung, SandboxError};
+use std::{
+    fs,
+    io::{PipeReader, PipeWriter, Read, Write, pipe},
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    io::Errno,
+    mount::{MountPropagationFlags, mount_change},
+    process::{Gid, Pid, Uid, WaitOptions, geteuid, getgid, getpid, getuid, waitpid},
+    thread::{
+        CapabilitySet, UnshareFlags, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::{
+    Rung, SandboxError, hint,
+    ids::{self, Range},
+    sys::{self, Fork},
+};
 
 /// Which rung to take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// The first that works: root, subordinate ids, one id.
     #[default]
@@ -31,5 +55,238 @@ pub struct Entered {
 /// # Errors
 /// The step that failed, with errno and the one setting that would lift it.
 pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
-    Err(SandboxError::InitDied(format!("not there yet: {mode:?}")))
+    if !sys::is_single_threaded() {
+        return Err(failed("count threads", Errno::DEADLK));
+    }
+    // Inside a namespace without a map everybody is nobody: the ids must be asked for before.
+    let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
+    let mut notes = Vec::new();
+    match mode {
+        Mode::Auto if is_privileged() => own_mount_namespace()?,
+        Mode::Auto => enter_best_user_namespace(own, &mut notes)?,
+        Mode::SubordinateIds => match enter_with_ranges(&grants()?)? {
+            Maps::Written => {}
+            Maps::Refused(why) => return Err(SandboxError::refused("write id maps", why, None)),
+        },
+        Mode::SingleId => {
+            enter_user_namespace()?;
+            map_one_id(own)?;
+        }
+    }
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|errno| failed("make mounts private", errno))?;
+    if sys::landlock_abi() < 6 {
+        notes.push(
+            "this kernel has no Landlock scopes (Linux 6.12): steps on the builder's network can reach \
+                    abstract sockets of the host"
+                .to_owned(),
+        );
+    }
+    let (uid_map, gid_map) = (read("/proc/self/uid_map")?, read("/proc/self/gid_map")?);
+    let rung = match ids::mapped(&uid_map).min(ids::mapped(&gid_map)) {
+        _ if ids::is_initial(&uid_map) => Rung::Root,
+        0 | 1 => Rung::SingleId,
+        _ => Rung::SubordinateIds,
+    };
+    Ok(Entered { rung, id_map: ids::describe(&uid_map, &gid_map), notes })
+}
+
+/// Who this process is outside.
+#[derive(Debug, Clone, Copy)]
+struct HostIds {
+    uid: u32,
+    gid: u32,
+}
+
+/// Whether this process may mount: real root, or root of a user namespace somebody else has made.
+pub(super) fn is_privileged() -> bool {
+    let may_mount = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    geteuid().is_root() && may_mount
+}
+
+fn own_mount_namespace() -> Result<(), SandboxError> {
+    sys::unshare(UnshareFlags::NEWNS).map_err(|errno| failed("unshare mount namespace", errno))
+}
+
+/// Subordinate ids where they are granted, else one id and a note why.
+fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<(), SandboxError> {
+    let grants = match grants().and_then(|grants| find_helpers().map(|()| grants)) {
+        Ok(grants) => grants,
+        Err(error) => {
+            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            notes.push(format!("one user id only: {error}{hint}"));
+            enter_user_namespace()?;
+            return map_one_id(own);
+        }
+    };
+    if grants.smallest() < ids::ENOUGH {
+        notes.push(format!(
+            "only {} subordinate ids: steps that use a higher id will fail",
+            grants.smallest()
+        ));
+    }
+    match enter_with_ranges(&grants)? {
+        Maps::Written => Ok(()),
+        // Typically a container without setuid programs: no map is written yet, so our own can still be.
+        Maps::Refused(why) => {
+            notes.push(format!("one user id only: {why}"));
+            map_one_id(own)
+        }
+    }
+}
+
+fn enter_user_namespace() -> Result<(), SandboxError> {
+    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+        .map_err(|errno| failed("unshare user namespace", errno))
+}
+
+/// How many subordinate ids this user could map.
+pub(super) fn available_ids() -> Result<u32, SandboxError> {
+    let grants = grants()?;
+    find_helpers()?;
+    Ok(grants.smallest())
+}
+
+/// The subordinate ids of this user.
+struct Grants {
+    uids: Vec<Range>,
+    gids: Vec<Range>,
+}
+
+impl Grants {
+    fn smallest(&self) -> u32 {
+        let total =
+            |ranges: &[Range]| ranges.iter().fold(0_u32, |sum, range| sum.saturating_add(range.count));
+        total(&self.uids).min(total(&self.gids))
+    }
+}
+
+fn grants() -> Result<Grants, SandboxError> {
+    let uid = getuid().as_raw();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = ids::user_name(&passwd, uid);
+    let granted = |file: &'static str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let ranges = ids::ranges(&text, name, uid);
+        let hint = hint::grant(file, name, uid);
+        if ranges.is_empty() {
+            return Err(SandboxError::step(file, "no range for this user", Some(hint)));
+        }
+        Ok(ranges)
+    };
+    Ok(Grants { uids: granted("/etc/subuid")?, gids: granted("/etc/subgid")? })
+}
+
+const HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];
+
+fn find_helpers() -> Result<(), SandboxError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there =
+        |helper: &str| std::env::split_paths(&path).any(|directory| directory.join(helper).is_file());
+    match HELPERS.into_iter().find(|helper| !is_there(helper)) {
+        None => Ok(()),
+        Some(missing) => Err(SandboxError::step(
+            missing,
+            "not found in PATH",
+            Some("install the package `uidmap` (Debian) or `shadow-utils`".to_owned()),
+        )),
+    }
+}
+
+/// A process outside of a user namespace must write its map: the helpers run in a child that is forked before and
+/// stays behind, and that ends as soon as the maps are written.
+fn enter_with_ranges(grants: &Grants) -> Result<Maps, SandboxError> {
+    let io_failed = |error: std::io::Error| SandboxError::io("pipe", &error);
+    let (entered_reader, mut entered_writer) = pipe().map_err(io_failed)?;
+    let (mut answer_reader, answer_writer) = pipe().map_err(io_failed)?;
+    let builder = getpid();
+    let helper = match sys::fork().map_err(|errno| failed("fork", errno))? {
+        Fork::Child => {
+            drop((entered_writer, answer_reader));
+            write_maps_from_outside(builder, grants, entered_reader, answer_writer)
+        }
+        Fork::Parent(helper) => helper,
+    };
+    drop((entered_reader, answer_writer));
+    enter_user_namespace()?;
+    entered_writer.write_all(b"!").map_err(io_failed)?;
+    drop(entered_writer);
+    let mut answer = String::new();
+    answer_reader.read_to_string(&mut answer).map_err(io_failed)?;
+    waitpid(Some(helper), WaitOptions::empty()).map_err(|errno| failed("wait for newuidmap", errno))?;
+    if answer != MAPS_WRITTEN {
+        return Ok(Maps::Refused(answer));
+    }
+    become_root()?;
+    set_thread_groups(&[]).map_err(|errno| failed("setgroups", errno))?;
+    Ok(Maps::Written)
+}
+
+/// What came of asking the helpers for id maps.
+enum Maps {
+    Written,
+    Refused(String),
+}
+
+const MAPS_WRITTEN: &str = "ok";
+
+/// The child's part: never returns, answers [`MAPS_WRITTEN`] or what went wrong.
+fn write_maps_from_outside(
+    builder: Pid,
+    grants: &Grants,
+    mut entered: PipeReader,
+    mut answer: PipeWriter,
+) -> ! {
+    // An end of file instead of the byte: the builder could not enter, and says so itself.
+    if entered.read_exact(&mut [0]).is_ok() {
+        let written = run_helper(HELPERS[0], builder, &ids::map_arguments(getuid().as_raw(), &grants.uids))
+            .and_then(|()| {
+                run_helper(HELPERS[1], builder, &ids::map_arguments(getgid().as_raw(), &grants.gids))
+            });
+        let text = written.map_or_else(|message| message, |()| MAPS_WRITTEN.to_owned());
+        // Nobody reads any more only when the builder is gone.
+        let _ = answer.write_all(text.as_bytes());
+    }
+    std::process::exit(0)
+}
+
+fn run_helper(helper: &str, target: Pid, map: &[String]) -> Result<(), String> {
+    let output = Command::new(helper)
+        .arg(target.as_raw_nonzero().to_string())
+        .args(map)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{helper}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{helper}: {} ({})", String::from_utf8_lossy(&output.stderr).trim(), output.status))
+}
+
+/// What every process may do where user namespaces are allowed: map its own ids to 0. The kernel wants `setgroups`
+/// switched off first, so nobody can drop a group that denies him something.
+fn map_one_id(HostIds { uid, gid }: HostIds) -> Result<(), SandboxError> {
+    let writes = [
+        ("/proc/self/uid_map", format!("0 {uid} 1")),
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/gid_map", format!("0 {gid} 1")),
+    ];
+    for (file, text) in writes {
+        fs::write(file, text).map_err(|error| SandboxError::io(&format!("write {file}"), &error))?;
+    }
+    become_root()
+}
+
+fn become_root() -> Result<(), SandboxError> {
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    set_thread_res_gid(gid, gid, gid).map_err(|errno| failed("setresgid", errno))?;
+    set_thread_res_uid(uid, uid, uid).map_err(|errno| failed("setresuid", errno))
+}
+
+fn read(file: &str) -> Result<String, SandboxError> {
+    fs::read_to_string(file).map_err(|error| SandboxError::io(&format!("read {file}"), &error))
+}
+
+fn failed(step: &str, errno: Errno) -> SandboxError {
+    SandboxError::errno(step, errno)
 }

@@ -1,6 +1,10 @@
 //! Why the sandbox could not do its work: which step, what the kernel said, and the one setting that would lift it.
 
+use std::io;
+
 use rustix::io::Errno;
+
+use crate::sandbox::hint::{self, Circumstances};
 
 /// A sandbox that could not be entered or a step that could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -32,5 +36,34 @@ impl SandboxError {
             SandboxError::Step { hint, .. } => hint.as_deref(),
             SandboxError::InitDied(_) | SandboxError::Cancelled => None,
         }
+    }
+
+    /// A step that the kernel refused, with the hint for it.
+    pub(super) fn errno(step: &str, errno: Errno) -> Self {
+        Self::refused(step, errno.to_string(), Some(errno))
+    }
+
+    /// A step on which `std` failed, with the hint for it.
+    pub(super) fn io(step: &str, error: &io::Error) -> Self {
+        Self::refused(step, error.to_string(), error.raw_os_error().map(Errno::from_raw_os_error))
+    }
+
+    /// A step that failed, with the hint for it.
+    pub(super) fn refused(step: &str, message: String, errno: Option<Errno>) -> Self {
+        let hint = hint::for_step(step, errno, &Circumstances::of_this_machine());
+        Self::Step { step: step.to_owned(), message, errno, hint }
+    }
+
+    /// What an init reported, with its hint or the one for the step.
+    pub(super) fn reported(step: &str, message: String, errno: Option<i32>, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => Self::step(step, &message, Some(hint)),
+            None => Self::refused(step, message, errno.map(Errno::from_raw_os_error)),
+        }
+    }
+
+    /// A step that failed for a reason of our own.
+    pub(super) fn step(step: &str, message: &str, hint: Option<String>) -> Self {
+        Self::Step { step: step.to_owned(), message: message.to_owned(), errno: None, hint }
     }
 }

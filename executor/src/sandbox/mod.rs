@@ -12,24 +12,32 @@
 //! - No mount outlives anything: the builder lives in a mount namespace of its own ([`enter_builder`]), the command in
 //!   another.
 
+mod cgroups;
+mod command;
+mod devices;
 mod enter;
 mod error;
+mod failure;
+mod filesystem;
+mod hint;
+mod ids;
+mod init;
+mod lines;
 mod plan;
 mod probe;
 mod run;
+mod seccomp;
+mod stubs;
 #[allow(unsafe_code)]
 pub mod sys;
+mod wire;
 
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
+pub use init::init_main;
 pub use plan::{
     Capability, Limits, Network, PlanError, PlanInputs, ProvidedFile, Root, Rung, SandboxPlan,
     SeccompProfile, User,
 };
 pub use probe::{Outcome, Probe, probe};
 pub use run::{Exit, is_init_call, resolv_conf, run};
-
-/// What `main` calls, and nothing after it, when [`is_init_call`] says so.
-pub fn init_main() -> ! {
-    std::process::exit(255)
-}

@@ -1,6 +1,20 @@
 //! What this machine allows, found out by doing it in a throw-away process: the table of `layerwright doctor`.
+//!
+//! Every rung is tried the whole way: enter it, mount an overlay in the store, and set up a step of which only the
+//! command is missing. "Not found" is then the answer that says everything before it works.
 
-use std::path::Path;
+use std::{fs, path::Path};
+
+use rustix::{io::Errno, system::uname};
+use solver::{Cancel, op};
+
+use crate::sandbox::{
+    Exit, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User,
+    cgroups::{self, Cgroups},
+    enter::{self, Mode, enter_builder},
+    run, sys,
+    wire::{Call, Report},
+};
 
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +39,197 @@ pub enum Outcome {
     },
 }
 
-/// Tries everything. `store` is the directory whose file system is asked about overlay; it must exist. To be called
-/// before [`super::enter_builder`], while the process has one thread.
+impl Outcome {
+    fn fails(reason: impl Into<String>, remedy: Option<&str>) -> Self {
+        Outcome::Fails { reason: reason.into(), remedy: remedy.map(str::to_owned) }
+    }
+
+    fn of(error: &SandboxError) -> Self {
+        Outcome::fails(error.to_string(), error.hint())
+    }
+}
+
+/// Tries everything. `store` is the directory whose file system is asked about overlay; it must exist. May be called
+/// before or after [`enter_builder`], and tells what could be done from there.
 pub fn probe(store: &Path) -> Vec<Probe> {
-    let _ = store;
-    Vec::new()
+    let mut trials = vec![(Rung::SubordinateIds, Mode::SubordinateIds), (Rung::SingleId, Mode::SingleId)];
+    if enter::is_privileged() {
+        trials.insert(0, (Rung::Root, Mode::Auto));
+    }
+    let trials: Vec<Trial> =
+        trials.into_iter().map(|(rung, mode)| attempt_apart(rung, mode, store)).collect();
+    let mut probes = vec![Probe {
+        name: "kernel".to_owned(),
+        outcome: Outcome::Works(uname().release().to_string_lossy().into_owned()),
+    }];
+    probes
+        .extend(trials.iter().map(|trial| Probe { name: trial.rung.to_string(), outcome: trial.outcome() }));
+    let features = [
+        ("user namespaces", "unshare user namespace"),
+        ("overlay in the store", "overlay"),
+        ("a fresh /proc", "mount /proc"),
+        ("system call filter", "load seccomp filter"),
+    ];
+    probes.extend(
+        features.map(|(name, step)| Probe { name: name.to_owned(), outcome: feature(&trials, name, step) }),
+    );
+    let machine = [
+        ("subordinate ids", subordinate_ids()),
+        ("Landlock scopes", landlock()),
+        ("cgroups", control_groups(cgroups::of_this_process())),
+        ("fuse-overlayfs", fuse_overlayfs()),
+    ];
+    probes.extend(machine.map(|(name, outcome)| Probe { name: name.to_owned(), outcome }));
+    probes
+}
+
+/// What came of trying a rung.
+struct Trial {
+    rung: Rung,
+    result: Result<String, SandboxError>,
+}
+
+impl Trial {
+    fn outcome(&self) -> Outcome {
+        match &self.result {
+            Ok(id_map) => Outcome::Works(id_map.clone()),
+            Err(error) => Outcome::of(error),
+        }
+    }
+}
+
+fn attempt_apart(rung: Rung, mode: Mode, store: &Path) -> Trial {
+    let result = run::ask(&Call::Try(mode, store.to_path_buf())).and_then(|reports| {
+        match reports.into_iter().next() {
+            Some(Report::Entered(id_map, _)) => Ok(id_map),
+            Some(Report::Failed { step, message, errno, hint }) => {
+                Err(SandboxError::reported(&step, message, errno, hint))
+            }
+            other => Err(SandboxError::InitDied(format!("{other:?}"))),
+        }
+    });
+    Trial { rung, result }
+}
+
+/// In the throw-away process: enters and runs a step without a command.
+pub(super) fn attempt(mode: Mode, store: &Path) -> Report {
+    match attempt_step(mode, store) {
+        Ok(entered) => entered,
+        Err(SandboxError::Step { step, message, errno, hint }) => {
+            Report::Failed { step, message, errno: errno.map(Errno::raw_os_error), hint }
+        }
+        Err(error) => {
+            Report::Failed { step: "try".to_owned(), message: error.to_string(), errno: None, hint: None }
+        }
+    }
+}
+
+fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
+    let entered = enter_builder(mode)?;
+    let directory = store.join(format!("probe-{}", std::process::id()));
+    let place = |name: &str| directory.join(name);
+    let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(place(name)));
+    let exit = made.map_err(|error| SandboxError::io("write to the store", &error)).and_then(|()| {
+        let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
+        let plan = nothing_to_run(entered.rung, root)?;
+        super::run(&plan, &|_, _| {}, &Cancel::default())
+    });
+    let removed = fs::remove_dir_all(&directory);
+    match exit? {
+        Exit::NotExecuted { code: 127, .. } => {}
+        other => return Err(SandboxError::InitDied(format!("a command that is not there: {other:?}"))),
+    }
+    removed.map_err(|error| SandboxError::io("clean the store", &error))?;
+    Ok(Report::Entered(entered.id_map, entered.notes))
+}
+
+fn nothing_to_run(rung: Rung, root: Root) -> Result<SandboxPlan, SandboxError> {
+    let exec = op::Exec {
+        args: vec!["/nothing".to_owned()],
+        env: Vec::new(),
+        user: String::new(),
+        workdir: "/".to_owned(),
+        network: op::Network::Default,
+        script: None,
+        timestamps: op::Timestamps::Auto,
+    };
+    let inputs = PlanInputs {
+        exec: &exec,
+        ambient_env: &[],
+        rung,
+        root,
+        user: User::default(),
+        home: None,
+        resolv_conf: "",
+    };
+    SandboxPlan::new(inputs).map_err(|error| SandboxError::step("plan", &error.to_string(), None))
+}
+
+/// A feature works when a rung that uses it does, and else is to blame for a failure at its own step only.
+fn feature(trials: &[Trial], name: &str, step: &str) -> Outcome {
+    let uses = |trial: &&Trial| name != "user namespaces" || trial.rung != Rung::Root;
+    let mut earlier = None;
+    for trial in trials.iter().filter(uses) {
+        match &trial.result {
+            Ok(_) => return Outcome::Works(trial.rung.to_string()),
+            Err(error @ SandboxError::Step { step: failed, .. }) if failed.starts_with(step) => {
+                return Outcome::of(error);
+            }
+            Err(error) => earlier = earlier.or(Some(error)),
+        }
+    }
+    Outcome::fails(earlier.map_or("not tried".to_owned(), |error| format!("not reached ({error})")), None)
+}
+
+fn subordinate_ids() -> Outcome {
+    match enter::available_ids() {
+        Ok(count) => Outcome::Works(format!("{count} ids")),
+        Err(error) => Outcome::of(&error),
+    }
+}
+
+fn landlock() -> Outcome {
+    match sys::landlock_abi() {
+        abi @ 6.. => Outcome::Works(format!("ABI {abi}")),
+        0 => {
+            Outcome::fails("this kernel has no Landlock", Some("boot a kernel with CONFIG_SECURITY_LANDLOCK"))
+        }
+        abi => Outcome::fails(
+            format!("ABI {abi} cannot scope sockets and signals"),
+            Some("use Linux 6.12 or newer"),
+        ),
+    }
+}
+
+fn control_groups(found: Cgroups) -> Outcome {
+    match found {
+        Cgroups::None => Outcome::fails("none are mounted", None),
+        Cgroups::Version1(_) => Outcome::fails(
+            "version 1: steps cannot be limited",
+            Some("boot with systemd.unified_cgroup_hierarchy=1"),
+        ),
+        Cgroups::Version2 { group, controllers } if cgroups::is_delegated(&group) => {
+            let controllers: Vec<String> = controllers.into_iter().collect();
+            Outcome::Works(format!("version 2, delegated at {group}: {}", controllers.join(" ")))
+        }
+        Cgroups::Version2 { group, .. } => Outcome::fails(
+            format!("version 2, {group} is not delegated"),
+            Some("start the build with systemd-run --user --scope -p Delegate=yes"),
+        ),
+    }
+}
+
+/// Not used; worth knowing where overlay is refused.
+fn fuse_overlayfs() -> Outcome {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join("fuse-overlayfs"))
+        .find(|path| path.is_file());
+    match found {
+        None => Outcome::fails("not installed", None),
+        Some(_) if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() => {
+            Outcome::fails("installed, but /dev/fuse cannot be opened", None)
+        }
+        Some(program) => Outcome::Works(program.display().to_string()),
+    }
 }

@@ -1,0 +1,230 @@
+//! From a forked copy of the inner init to the step's command: gives up everything the plan does not grant, in an
+//! order in which each step is still allowed, and executes.
+
+use std::{ffi::CString, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, open},
+    io::Errno,
+    process::{Gid, Uid, fchdir, getcwd, setsid, umask},
+    thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+        set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
+};
+
+use crate::{
+    sandbox::{
+        failure::{Failure, NameStep},
+        plan::{Capability, SandboxPlan, User},
+        seccomp,
+        stubs::{Kind, Stubs},
+        sys,
+        wire::Report,
+    },
+    view::open_in_root,
+};
+
+/// Becomes the command. Returns only when that fails, with what the builder should hear.
+pub fn execute(plan: &SandboxPlan) -> Report {
+    match confine(plan) {
+        Ok(()) => exec(plan),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
+    sys::reset_signals();
+    sys::new_session_keyring().step("new session keyring")?;
+    setsid().step("setsid")?;
+    umask(Mode::from_raw_mode(0o022));
+    if sys::landlock_abi() >= 6 {
+        sys::landlock_scope().step("landlock scope")?;
+    }
+    enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
+    // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
+    sys::load_seccomp(&seccomp::program(plan.seccomp)).step("load seccomp filter")?;
+    cut_bounding_set(&plan.capabilities).step("cut bounding set")?;
+    become_user(&plan.user)?;
+    drop_capabilities(&plan.capabilities, &plan.user).step("drop capabilities")?;
+    sys::close_rest_on_exec().step("close descriptors")
+}
+
+/// Goes there through the root directory, so that no link leads out, and asks the kernel where that is.
+fn enter_working_directory(cwd: &str) -> Result<(), Errno> {
+    let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // What it makes is the step's and stays.
+    Stubs::default().ensure(&root, cwd.as_bytes(), Kind::Directory)?;
+    let directory: OwnedFd = open_in_root(&root, cwd.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)?;
+    fchdir(directory)?;
+    let is_inside = getcwd(Vec::new())?.as_bytes().starts_with(b"/");
+    if is_inside { Ok(()) } else { Err(Errno::XDEV) }
+}
+
+fn cut_bounding_set(kept: &[Capability]) -> Result<(), Errno> {
+    let kept = capability_set(kept);
+    for capability in CapabilitySet::all().difference(kept).iter() {
+        match remove_capability_from_bounding_set(capability) {
+            // A capability that this kernel does not know.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    clear_ambient_capability_set()
+}
+
+fn become_user(user: &User) -> Result<(), Failure> {
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    match set_thread_groups(&groups) {
+        // With one id nobody may change groups; none are wanted there either.
+        Err(Errno::PERM) if groups.is_empty() => {}
+        answer => answer.step("setgroups")?,
+    }
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_res_gid(gid, gid, gid).step(&format!("become group {}", user.gid))?;
+    set_thread_res_uid(uid, uid, uid).step(&format!("become user {}", user.uid))
+}
+
+fn drop_capabilities(kept: &[Capability], user: &User) -> Result<(), Errno> {
+    let kept = if user.uid == 0 { capability_set(kept) } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)
+}
+
+fn capability_set(capabilities: &[Capability]) -> CapabilitySet {
+    capabilities.iter().map(|capability| bit(*capability)).collect()
+}
+
+fn bit(capability: Capability) -> CapabilitySet {
+    match capability {
+        Capability::Chown => CapabilitySet::CHOWN,
+        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
+        Capability::Fowner => CapabilitySet::FOWNER,
+        Capability::Fsetid => CapabilitySet::FSETID,
+        Capability::Kill => CapabilitySet::KILL,
+        Capability::Setgid => CapabilitySet::SETGID,
+        Capability::Setuid => CapabilitySet::SETUID,
+        Capability::Setpcap => CapabilitySet::SETPCAP,
+        Capability::NetBindService => CapabilitySet::NET_BIND_SERVICE,
+        Capability::SysChroot => CapabilitySet::SYS_CHROOT,
+        Capability::Mknod => CapabilitySet::MKNOD,
+        Capability::Setfcap => CapabilitySet::SETFCAP,
+    }
+}
+
+/// Where a command is looked for when the environment does not say; what images without a PATH get.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn exec(plan: &SandboxPlan) -> Report {
+    let strings = |strings: Vec<String>| -> Result<Vec<CString>, Failure> {
+        let made: Result<_, _> = strings.into_iter().map(CString::new).collect();
+        made.map_err(|_| Failure::new("prepare arguments", "a NUL character"))
+    };
+    let env = plan.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let candidates = candidates(&plan.args[0], &plan.env);
+    let prepared =
+        strings(plan.args.clone()).and_then(|args| Ok((args, strings(env)?, strings(candidates)?)));
+    let (args, env, candidates) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => return failure.report(),
+    };
+    let mut refusal = Errno::NOENT;
+    for candidate in &candidates {
+        match sys::execve(candidate, &args, &env) {
+            Errno::NOENT | Errno::NOTDIR if !exists(candidate) => {}
+            // Like a shell, remember a file that may not be executed but look for a better one.
+            Errno::ACCESS => refusal = Errno::ACCESS,
+            errno => return not_executed(&plan.args[0], errno, Found::Yes),
+        }
+    }
+    not_executed(&plan.args[0], refusal, if refusal == Errno::NOENT { Found::No } else { Found::Yes })
+}
+
+/// The paths that could be meant by a command: itself when it has a slash, else one for each directory of PATH, where
+/// an empty one is the working directory.
+fn candidates(command: &str, env: &[(String, String)]) -> Vec<String> {
+    if command.contains('/') {
+        return vec![command.to_owned()];
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+    path.split(':')
+        .map(|directory| if directory.is_empty() { "." } else { directory })
+        .map(|directory| format!("{directory}/{command}"))
+        .collect()
+}
+
+fn exists(path: &CString) -> bool {
+    rustix::fs::statat(CWD, path, rustix::fs::AtFlags::empty()).is_ok()
+}
+
+/// Whether there is a file of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Yes,
+    No,
+}
+
+fn not_executed(command: &str, errno: Errno, found: Found) -> Report {
+    let reason = match (found, errno) {
+        (Found::No, _) if command.contains('/') => "no such file".to_owned(),
+        (Found::No, _) => "not found in PATH".to_owned(),
+        (Found::Yes, Errno::NOENT) => "the interpreter or dynamic loader it names does not exist".to_owned(),
+        (Found::Yes, Errno::NOEXEC) => {
+            "not a program of this machine's architecture, nor a script with a #! line".to_owned()
+        }
+        (Found::Yes, errno) => errno.to_string(),
+    };
+    let code = if found == Found::No { 127 } else { 126 };
+    Report::NotExecuted { code, message: format!("exec: {command:?}: {reason}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_looked_for_in_the_steps_own_path() {
+        let env = |path: &str| vec![("PATH".to_owned(), path.to_owned())];
+        let cases = [
+            ("/bin/sh", env("/usr/bin"), vec!["/bin/sh"]),
+            ("./a", env("/usr/bin"), vec!["./a"]),
+            ("sh", env("/a:/b"), vec!["/a/sh", "/b/sh"]),
+            ("sh", env(":/b"), vec!["./sh", "/b/sh"]),
+            (
+                "sh",
+                vec![],
+                vec![
+                    "/usr/local/sbin/sh",
+                    "/usr/local/bin/sh",
+                    "/usr/sbin/sh",
+                    "/usr/bin/sh",
+                    "/sbin/sh",
+                    "/bin/sh",
+                ],
+            ),
+        ];
+        for (command, env, expected) in cases {
+            assert_eq!(candidates(command, &env), expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn every_capability_has_its_own_bit() {
+        use Capability::*;
+        let all = [
+            Chown,
+            DacOverride,
+            Fowner,
+            Fsetid,
+            Kill,
+            Setgid,
+            Setuid,
+            Setpcap,
+            NetBindService,
+            SysChroot,
+            Mknod,
+            Setfcap,
+        ];
+        assert_eq!(capability_set(&all).bits().count_ones(), 12);
+    }
+}

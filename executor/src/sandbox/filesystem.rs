@@ -1,0 +1,300 @@
+//! The file systems of a step: its root, `/proc`, `/sys`, `/dev` and the files it is lent, put together in the inner
+//! init's own mount namespace, and then made the only ones there are.
+//!
+//! Everything is mounted by descriptor onto a target that the kernel resolved inside the new root, and looked at again
+//! afterwards: what lies there must be what was mounted. `/proc`, `/sys` and `/dev` must be real directories of the
+//! image; a link there is refused.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::{
+    fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+        open_tree, unmount,
+    },
+    process::{chdir, fchdir, pivot_root},
+};
+
+use crate::{
+    mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    sandbox::{
+        devices,
+        failure::{Failure, NameStep},
+        plan::{ProvidedFile, Root, Rung, SandboxPlan},
+        stubs::{Kind, Stubs},
+        sys,
+    },
+    view::open_in_root,
+};
+
+/// Files of `/proc` and `/sys` that say more about the machine than a step may know, or let it write there.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Each processor has such a directory below it, which is masked, too.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+const MASKED_PER_PROCESSOR: &str = "thermal_throttle";
+
+/// What root inside could else change for the whole machine.
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// A device node that nobody may change; writing to the device itself is something else.
+pub const NODE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+const READ_ONLY_FILE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// Mounts the root file system, attached nowhere yet. Device nodes in it cannot be opened: an image or a step could
+/// have made one of a disk.
+pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
+    let marks = if rung == Rung::Root { OverlayMarks::Trusted } else { OverlayMarks::User };
+    match root {
+        Root::Overlay { lowers, upper, work } => {
+            let lowers: Vec<_> = lowers.iter().map(|lower| lower.as_path()).collect();
+            let writable = Some((upper.as_path(), work.as_path()));
+            // The store makes a finished layer durable itself; a package manager's thousand fsyncs are for nothing.
+            let overlay = Overlay { lowers: &lowers, writable, marks, sync: OverlaySync::Ignored };
+            mount_overlay(&overlay).step("overlay")
+        }
+        Root::Directory(directory) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let clone = open_tree(CWD, directory, flags).step("open root directory")?;
+            sys::restrict_mount(&clone, MountAttrFlags::MOUNT_ATTR_NODEV).step("forbid devices")?;
+            Ok(clone)
+        }
+    }
+}
+
+/// Makes the mount points that the root file system lacks.
+pub fn make_mount_points(root: &OwnedFd, plan: &SandboxPlan) -> Result<Stubs, Failure> {
+    let mut stubs = Stubs::default();
+    for directory in ["/proc", "/sys", "/dev"] {
+        stubs.ensure(root, directory.as_bytes(), Kind::Directory).step(&format!("make {directory}"))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        open_in_root(root, directory.as_bytes(), flags)
+            .step(&format!("find a real directory {directory}"))?;
+    }
+    for file in plan.files.iter().filter(|file| !devices::is_device_path(&file.target)) {
+        stubs.ensure(root, file.target.as_bytes(), Kind::File).step(&format!("make {}", file.target))?;
+    }
+    Ok(stubs)
+}
+
+/// Builds everything and makes it this process's root. The process must be PID 1 of its PID namespace and alone in its
+/// mount namespace.
+pub fn enter_root(root: OwnedFd, plan: &SandboxPlan) -> Result<(), Failure> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .step("make mounts private")?;
+    let staging = Staging::new()?;
+    // On top of everything, where pivot_root finds it without a directory to mount it on.
+    attach(&root, CWD, "/").step("attach root")?;
+    mount_proc(&root)?;
+    mount_sys(&root)?;
+    devices::mount_dev(&root, &staging, plan)?;
+    for (index, file) in plan.files.iter().enumerate() {
+        staging.lend(&root, file, &format!("file{index}")).step(&format!("mount {}", file.target))?;
+    }
+    mask(&root)?;
+    leave_old_root(&root)
+}
+
+fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
+    let proc = new_file_system("proc", &[], NOTHING_SPECIAL).step("mount /proc")?;
+    attach_inside(&proc, root, "/proc").step("mount /proc")
+}
+
+/// A fresh sysfs belongs to whoever owns the network namespace; where that is somebody else, an empty directory.
+fn mount_sys(root: &OwnedFd) -> Result<(), Failure> {
+    let read_only = NOTHING_SPECIAL | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let sys = match new_file_system("sysfs", &[], read_only) {
+        Err(Errno::PERM | Errno::ACCESS) => new_file_system("tmpfs", EMPTY_TMPFS, read_only),
+        answer => answer,
+    }
+    .step("mount /sys")?;
+    attach_inside(&sys, root, "/sys").step("mount /sys")
+}
+
+/// Options of a tmpfs that holds nothing.
+const EMPTY_TMPFS: &[(&str, &str)] = &[("mode", "755"), ("nr_inodes", "2")];
+
+fn mask(root: &OwnedFd) -> Result<(), Failure> {
+    let mut masked: Vec<String> = MASKED.iter().map(|path| (*path).to_owned()).collect();
+    masked.extend(per_processor(root).step("list processors")?);
+    for path in &masked {
+        mask_path(root, path).step(&format!("mask {path}"))?;
+    }
+    for path in READ_ONLY {
+        lock_path(root, path).step(&format!("make {path} read-only"))?;
+    }
+    Ok(())
+}
+
+fn per_processor(root: &OwnedFd) -> Result<Vec<String>, Errno> {
+    let processors = match open_in_root(root, PROCESSORS.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(directory) => Dir::new(directory)?,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(errno) => return Err(errno),
+    };
+    let mut paths = Vec::new();
+    for entry in processors {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("cpu").unwrap_or_default();
+        if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
+            paths.push(format!("{PROCESSORS}/{name}/{MASKED_PER_PROCESSOR}"));
+        }
+    }
+    Ok(paths)
+}
+
+/// Hides a path that is there: a directory behind an empty one, anything else behind our null device.
+fn mask_path(root: &OwnedFd, path: &str) -> Result<(), Errno> {
+    let target = match open_in_root(root, path.as_bytes(), OFlags::PATH) {
+        Ok(target) => target,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let cover = if is_directory(&fstat(&target)?) {
+        new_file_system("tmpfs", EMPTY_TMPFS, NOTHING_SPECIAL | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+    } else {
+        let null = clone_mount(root, "dev/null")?;
+        sys::restrict_mount(&null, NODE)?;
+        null
+    };
+    attach_inside(&cover, root, path)
+}
+
+fn lock_path(root: &OwnedFd, path: &str) -> Result<(), Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let target = match open_in_root(root, path.as_bytes(), OFlags::PATH) {
+        Ok(target) => target,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let clone = open_tree(&target, "", flags)?;
+    sys::restrict_mount(&clone, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    attach_inside(&clone, root, path)
+}
+
+fn leave_old_root(root: &OwnedFd) -> Result<(), Failure> {
+    fchdir(root).step("enter root")?;
+    // The old root ends up on top of the new one, whence it is taken away.
+    pivot_root(".", ".").step("pivot_root")?;
+    unmount(".", UnmountFlags::DETACH).step("detach old root")?;
+    chdir("/").step("enter root")
+}
+
+/// A private tmpfs from which single files can be lent into the root. It goes with the old root; what was lent stays.
+pub struct Staging {
+    directory: OwnedFd,
+}
+
+impl Staging {
+    /// A file can be cloned only from a mount that is attached in our namespace, so the staging area covers the old
+    /// root's `/proc`, which is there since we were started through it, and which is needed no more.
+    fn new() -> Result<Self, Failure> {
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        let directory = new_file_system("tmpfs", &[("mode", "700")], flags).step("make staging area")?;
+        attach(&directory, CWD, "/proc").step("make staging area")?;
+        Ok(Self { directory })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// A detached mount of one thing in it.
+    pub fn clone_out(&self, name: &str) -> Result<OwnedFd, Errno> {
+        clone_mount(&self.directory, name)
+    }
+
+    fn lend(&self, root: &OwnedFd, file: &ProvidedFile, name: &str) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let written = openat(&self.directory, name, flags, Mode::from_raw_mode(file.mode))?;
+        write_all(&written, file.content.as_bytes())?;
+        drop(written);
+        let clone = self.clone_out(name)?;
+        let mut flags = READ_ONLY_FILE;
+        if file.mode & 0o111 == 0 {
+            flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        }
+        sys::restrict_mount(&clone, flags)?;
+        attach_inside(&clone, root, &file.target)
+    }
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// A new file system, attached nowhere.
+pub fn new_file_system(
+    kind: &str,
+    options: &[(&str, &str)],
+    flags: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", kind)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, *value)?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
+/// A detached mount of the file or directory at a path that is one of ours, without what is mounted below it.
+pub fn clone_mount(directory: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    open_tree(directory.as_fd(), path, flags)
+}
+
+/// Attaches a detached mount to a path below the new root, and looks whether that is what lies there now.
+pub fn attach_inside(mount: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), Errno> {
+    let target = open_in_root(root, path.as_bytes(), OFlags::PATH)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", &target, "", flags)?;
+    let found = open_in_root(root, path.as_bytes(), OFlags::PATH)?;
+    let identity = |stat: Stat| (stat.st_dev, stat.st_ino, stat.st_rdev);
+    if identity(fstat(&found)?) == identity(fstat(mount)?) { Ok(()) } else { Err(Errno::STALE) }
+}
+
+fn attach(mount: &OwnedFd, directory: impl AsFd, path: &str) -> Result<(), Errno> {
+    move_mount(mount, "", directory, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}

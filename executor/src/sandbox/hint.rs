@@ -1,0 +1,133 @@
+//! From a failed step to the one setting that would lift it. A pure function of the step, the errno and what the
+//! machine says about itself; no hint is better than a wrong one.
+
+use std::fs;
+
+use rustix::io::Errno;
+
+/// What a machine says about itself, as far as it explains refusals.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// `kernel.apparmor_restrict_unprivileged_userns` is 1 (Ubuntu since 23.10).
+    pub apparmor_restricts: bool,
+    /// `user.max_user_namespaces`.
+    pub max_user_namespaces: Option<u64>,
+    /// `kernel.unprivileged_userns_clone` is 0 (Debian's older kernels).
+    pub userns_clone_off: bool,
+    /// This process runs under a system call filter, as in a container.
+    pub filtered: bool,
+    /// This program's path, for an AppArmor profile.
+    pub program: String,
+}
+
+impl Circumstances {
+    /// Those of this machine; what cannot be read counts as not so.
+    pub fn of_this_machine() -> Self {
+        let setting = |name: &str| -> Option<u64> {
+            fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
+        };
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
+        Self {
+            apparmor_restricts: setting("kernel/apparmor_restrict_unprivileged_userns") == Some(1),
+            max_user_namespaces: setting("user/max_user_namespaces"),
+            userns_clone_off: setting("kernel/unprivileged_userns_clone") == Some(0),
+            filtered: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
+            program,
+        }
+    }
+}
+
+/// How to grant a user subordinate ids in `file`.
+pub fn grant(file: &str, name: Option<&str>, uid: u32) -> String {
+    let owner = name.map_or_else(|| uid.to_string(), str::to_owned);
+    format!("add `{owner}:100000:65536` to {file} (a range that no other line there has)")
+}
+
+/// The one setting that would let a step pass.
+pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
+    let refused = matches!(errno, None | Some(Errno::PERM | Errno::ACCESS));
+    let profile = || {
+        format!(
+            "AppArmor restricts user namespaces; write `abi <abi/4.0>, include <tunables/global> profile layerwright \
+             {} flags=(unconfined) {{ userns, }}` to /etc/apparmor.d/layerwright and load it with apparmor_parser -r",
+            machine.program
+        )
+    };
+    let hint = match step {
+        "unshare user namespace" | "unshare mount namespace" => match errno {
+            Some(Errno::NOSPC | Errno::USERS) => {
+                let now = machine.max_user_namespaces.map(|max| format!(" (now {max})")).unwrap_or_default();
+                format!("raise the sysctl user.max_user_namespaces{now}")
+            }
+            Some(Errno::INVAL) => "use a kernel with CONFIG_USER_NS".to_owned(),
+            _ if machine.userns_clone_off => "set the sysctl kernel.unprivileged_userns_clone=1".to_owned(),
+            _ if machine.apparmor_restricts => profile(),
+            _ if machine.filtered => {
+                "this process runs in a container whose seccomp profile forbids namespaces; let it allow unshare and \
+                 mount (Docker: --security-opt seccomp=unconfined)"
+                    .to_owned()
+            }
+            _ => return None,
+        },
+        _ if refused && machine.apparmor_restricts => profile(),
+        "write id maps" if machine.filtered => {
+            "setuid programs have no effect in this container; let it allow privilege escalation".to_owned()
+        }
+        "mount /proc" if refused => {
+            "this machine's /proc is partly masked, as in a container; start it with an unmasked /proc (Docker: \
+             --security-opt systempaths=unconfined, Kubernetes: procMount: Unmasked)"
+                .to_owned()
+        }
+        step if step.starts_with("overlay") => match errno {
+            Some(Errno::INVAL) => {
+                "overlay cannot lie on an overlay; let --root name a volume, a tmpfs or a disk's file system".to_owned()
+            }
+            Some(Errno::NODEV) => "load the kernel module `overlay`".to_owned(),
+            Some(Errno::PERM) => "overlay in a user namespace needs Linux 5.11".to_owned(),
+            _ => return None,
+        },
+        "mount read-only" if errno == Some(Errno::NOSYS) => "use Linux 5.12 or newer".to_owned(),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_names_the_setting_that_is_in_the_way() {
+        let plain = Circumstances { program: "/usr/bin/layerwright".to_owned(), ..Circumstances::default() };
+        let ubuntu = Circumstances { apparmor_restricts: true, ..plain.clone() };
+        let debian = Circumstances { userns_clone_off: true, ..plain.clone() };
+        let none_left = Circumstances { max_user_namespaces: Some(0), ..plain.clone() };
+        let container = Circumstances { filtered: true, ..plain.clone() };
+        let cases = [
+            ("unshare user namespace", Errno::NOSPC, &none_left, Some("user.max_user_namespaces (now 0)")),
+            ("unshare user namespace", Errno::PERM, &debian, Some("unprivileged_userns_clone=1")),
+            ("unshare user namespace", Errno::PERM, &container, Some("seccomp=unconfined")),
+            ("unshare user namespace", Errno::PERM, &plain, None),
+            (
+                "write /proc/self/uid_map",
+                Errno::PERM,
+                &ubuntu,
+                Some("profile layerwright /usr/bin/layerwright"),
+            ),
+            ("mount /proc", Errno::PERM, &plain, Some("systempaths=unconfined")),
+            ("overlay fsconfig create", Errno::INVAL, &plain, Some("--root")),
+            ("overlay fsconfig create", Errno::NOSPC, &plain, None),
+            ("mount read-only", Errno::NOSYS, &plain, Some("5.12")),
+        ];
+        for (step, errno, machine, expected) in cases {
+            let hint = for_step(step, Some(errno), machine);
+            match expected {
+                None => assert_eq!(hint, None, "{step}"),
+                Some(part) => {
+                    assert!(hint.as_ref().is_some_and(|hint| hint.contains(part)), "{step}: {hint:?}")
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Subordinate ids: what `/etc/subuid` and `/etc/subgid` grant, and the id map made of it. Pure functions over text.
+
+use std::fmt::Write as _;
+
+/// A grant in subuid(5): ids of the host from `start` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// First id.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Fewer ids than this cannot hold a distribution's users: `nobody` is 65534.
+pub const ENOUGH: u32 = 65_535;
+
+/// The ranges that a subuid(5) file grants a user, named by name or by number, in the file's order. Lines that are not
+/// `owner:start:count` grant nothing.
+pub fn ranges(file: &str, name: Option<&str>, uid: u32) -> Vec<Range> {
+    let number = uid.to_string();
+    let granted = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let range = Range { start: fields.next()?.parse().ok()?, count: fields.next()?.parse().ok()? };
+        let ours = (Some(owner) == name || owner == number) && fields.next().is_none();
+        let fits = range.count > 0 && range.start.checked_add(range.count).is_some();
+        (ours && fits).then_some(range)
+    };
+    file.lines().filter_map(granted).collect()
+}
+
+/// The name of a user in a passwd(5) file.
+pub fn user_name(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
+}
+
+/// The arguments for newuidmap(1) after the process id: the caller's own id becomes 0, the ranges follow from 1 on.
+pub fn map_arguments(own: u32, ranges: &[Range]) -> Vec<String> {
+    let mut arguments = vec!["0".to_owned(), own.to_string(), "1".to_owned()];
+    let mut next = 1_u32;
+    for range in ranges {
+        let count = range.count.min(u32::MAX - next);
+        arguments.extend([next, range.start, count].map(|number| number.to_string()));
+        next += count;
+    }
+    arguments
+}
+
+/// How many ids a map in the form of `/proc/self/uid_map` holds.
+pub fn mapped(map: &str) -> u64 {
+    map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
+}
+
+/// Whether it is the map of a machine's first user namespace.
+pub fn is_initial(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Both maps in one line.
+pub fn describe(uid_map: &str, gid_map: &str) -> String {
+    let mut description = String::new();
+    for (kind, map) in [("uid", uid_map), (" gid", gid_map)] {
+        let lines: Vec<String> =
+            map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        write!(description, "{kind} {}", lines.join(",")).expect("writing to a string cannot fail");
+    }
+    description
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_by_name_and_by_number() {
+        let range = |start, count| Range { start, count };
+        let file = "root:1:1\nann:100000:65536\n\n# note\n1000:200000:10\nann:7\nann:x:1\nann:5:0\nann:4294967295:9\n";
+        let cases: [(Option<&str>, u32, &[Range]); 4] = [
+            (Some("ann"), 1000, &[range(100_000, 65_536), range(200_000, 10)]),
+            (Some("ann"), 1, &[range(100_000, 65_536)]),
+            (None, 1000, &[range(200_000, 10)]),
+            (Some("bob"), 7, &[]),
+        ];
+        for (name, uid, expected) in cases {
+            assert_eq!(ranges(file, name, uid), expected, "{name:?} {uid}");
+        }
+    }
+
+    #[test]
+    fn names_are_found_by_number() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!(user_name(passwd, 1000), Some("ann"));
+        assert_eq!(user_name(passwd, 10), None);
+    }
+
+    #[test]
+    fn maps_begin_with_the_callers_own_id() {
+        let ranges = [Range { start: 100_000, count: 65_536 }, Range { start: 5, count: 2 }];
+        assert_eq!(map_arguments(1000, &ranges).join(" "), "0 1000 1 1 100000 65536 65537 5 2");
+        assert_eq!(map_arguments(1000, &[]).join(" "), "0 1000 1");
+    }
+
+    #[test]
+    fn maps_are_read_back() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(mapped(map), 65_537);
+        assert!(!is_initial(map) && is_initial("         0          0 4294967295\n"));
+        assert_eq!(describe(map, "0 0 1\n"), "uid 0 1000 1,1 100000 65536 gid 0 0 1");
+    }
+}

@@ -1,0 +1,264 @@
+//! The two inits: what happens between the builder and the command, as a list of named steps.
+//!
+//! The *outer* one mounts the root file system, makes the mount points it lacks, and enters a new PID namespace by
+//! forking; when that namespace has ended it takes the mount points away again, from outside, where they are mount
+//! points no more. The *inner* one is PID 1: it makes the other namespaces, builds the file systems, forks the command,
+//! reaps what is orphaned to it, and with its own end ends everything else.
+//!
+//! Both are single-threaded; neither runs code of the image.
+
+use std::{
+    fs,
+    io::{self, PipeReader, Read, pipe},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::exit,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::Mode,
+    io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
+    process::{
+        DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit,
+        set_dumpable_behavior, set_parent_process_death_signal, setrlimit, umask, wait, waitpid,
+    },
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+    system::sethostname,
+    thread::UnshareFlags,
+};
+
+use crate::sandbox::{
+    command,
+    failure::{Failure, NameStep},
+    filesystem,
+    plan::{Limits, Network, SandboxPlan},
+    probe,
+    sys::{self, Fork},
+    wire::{self, Call, Order, Report},
+};
+
+/// What `main` calls, and nothing after it, when [`super::is_init_call`] says so.
+pub fn init_main() -> ! {
+    let control = match take_control() {
+        Ok(control) => control,
+        Err(error) => {
+            // Somebody typed the hidden argument: there is no builder to tell.
+            eprintln!("layerwright {}: only layerwright itself can call this: {error}", wire::INIT_ARGUMENT);
+            exit(2)
+        }
+    };
+    if let Err(failure) = serve(&control) {
+        report(&control, &failure.report());
+    }
+    exit(0)
+}
+
+/// The socket to the builder is our standard input; from here on standard input is empty.
+fn take_control() -> io::Result<UnixStream> {
+    let control = UnixStream::from(fcntl_dupfd_cloexec(io::stdin(), 3)?);
+    control.peer_addr()?;
+    dup2_stdin(fs::File::open("/dev/null")?)?;
+    Ok(control)
+}
+
+fn serve(control: &UnixStream) -> Result<(), Failure> {
+    die_with_parent(control)?;
+    match wire::receive_call(control).step("receive plan")? {
+        Call::Run(plan) => outer(control, &plan),
+        Call::Try(mode, store) => {
+            report(control, &probe::attempt(mode, &store));
+            Ok(())
+        }
+    }
+}
+
+/// The builder reads until the end of file and takes silence for our death, so a report that cannot be sent needs no
+/// other.
+fn report(control: &UnixStream, report: &Report) {
+    let _ = wire::send_report(control, report);
+}
+
+/// The signal alone leaves a gap, for a parent that died before it was asked for; its end of the socket closes that.
+fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).step("set parent death signal")?;
+    let mut fds = [PollFd::new(&lifeline, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).step("look for parent")?;
+    if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        exit(1);
+    }
+    Ok(())
+}
+
+fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
+    umask(Mode::empty());
+    let root = filesystem::mount_root(&plan.root, plan.rung)?;
+    let stubs = filesystem::make_mount_points(&root, plan)?;
+    let (life, held_while_alive) = pipe().step("make life pipe")?;
+    sys::unshare(UnshareFlags::NEWPID).step("unshare pid namespace")?;
+    let inner_init = match sys::fork().step("fork init")? {
+        Fork::Child => {
+            drop((held_while_alive, stubs));
+            run_inner(control, &life, root, plan)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    drop(life);
+    close_output().step("close output")?;
+    let ended = retry_on_intr(|| waitpid(Some(inner_init), WaitOptions::empty())).step("wait for init")?;
+    stubs.remove().step("remove mount points")?;
+    match ended.and_then(|(_, status)| status.terminating_signal()) {
+        Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
+        None => Ok(()),
+    }
+}
+
+/// Only the command may keep the builder reading.
+fn close_output() -> Result<(), Errno> {
+    let null = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)
+}
+
+fn run_inner(control: &UnixStream, life: &PipeReader, root: OwnedFd, plan: &SandboxPlan) -> ! {
+    let ended = inner(control, life, root, plan).unwrap_or_else(|failure| failure.report());
+    report(control, &ended);
+    exit(0)
+}
+
+fn inner(
+    control: &UnixStream,
+    life: &PipeReader,
+    root: OwnedFd,
+    plan: &SandboxPlan,
+) -> Result<Report, Failure> {
+    die_with_parent(life)?;
+    let mut namespaces =
+        UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+    if plan.network == Network::None {
+        namespaces |= UnshareFlags::NEWNET;
+    }
+    sys::unshare(namespaces).step("unshare namespaces")?;
+    filesystem::enter_root(root, plan)?;
+    sethostname(plan.hostname.as_bytes()).step("set hostname")?;
+    if plan.network == Network::None {
+        sys::bring_loopback_up().step("bring loopback up")?;
+    }
+    set_limits(&plan.limits)?;
+    be_killed_first().step("adjust oom score")?;
+    let null = fs::File::open("/dev/null").step("open /dev/null")?;
+    dup2_stdin(null).step("close standard input")?;
+    // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("forbid dumps")?;
+    let child_signals = sys::child_signals().step("watch children")?;
+    let command = match sys::fork().step("fork command")? {
+        Fork::Child => {
+            report(control, &command::execute(plan));
+            exit(0)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    close_output().step("close output")?;
+    supervise(control, life, &child_signals, command).step("wait for command")
+}
+
+fn set_limits(limits: &Limits) -> Result<(), Failure> {
+    let wanted = [
+        ("open files", Resource::Nofile, limits.open_files, limits.open_files_hard),
+        ("processes", Resource::Nproc, limits.processes, limits.processes),
+        ("core", Resource::Core, limits.core, limits.core),
+    ];
+    for (name, resource, soft, hard) in wanted {
+        set_limit(resource, soft, hard).step(&format!("limit {name}"))?;
+    }
+    Ok(())
+}
+
+/// As wanted where we may; else as much of it as the limits we have ourselves allow.
+fn set_limit(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
+    match setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) }) {
+        Err(Errno::PERM) => {
+            let ours = getrlimit(resource).maximum.unwrap_or(u64::MAX).min(hard);
+            setrlimit(resource, Rlimit { current: Some(soft.min(ours)), maximum: Some(ours) })
+        }
+        answer => answer,
+    }
+}
+
+/// When memory runs out, steps go before the builder and whatever else is on the machine.
+fn be_killed_first() -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now: i32 = fs::read_to_string(FILE)?.trim().parse().map_err(io::Error::other)?;
+    fs::write(FILE, (now + 500).min(1000).to_string())
+}
+
+/// Waits for the command and reaps everything else; ends early when the builder or the outer init is gone or says so.
+fn supervise(
+    control: &UnixStream,
+    life: &PipeReader,
+    child_signals: &OwnedFd,
+    command: Pid,
+) -> Result<Report, Errno> {
+    loop {
+        let mut fds = [
+            PollFd::new(control, PollFlags::IN),
+            PollFd::new(life, PollFlags::IN),
+            PollFd::new(child_signals, PollFlags::IN),
+        ];
+        retry_on_intr(|| poll(&mut fds, None))?;
+        let [ordered, orphaned, children] = [0, 1, 2].map(|index: usize| !fds[index].revents().is_empty());
+        if orphaned {
+            exit(1);
+        }
+        if ordered {
+            obey(control);
+        }
+        if children && let Some(report) = reap(child_signals, command)? {
+            return Ok(report);
+        }
+    }
+}
+
+/// What our end brings, the kernel does: it kills everything in the namespace.
+fn obey(mut control: &UnixStream) {
+    let mut byte = [0];
+    match control.read(&mut byte) {
+        Ok(1) if Order::from_byte(byte[0]) == Order::Terminate => sys::terminate_all_others(),
+        _ => exit(1),
+    }
+}
+
+fn reap(child_signals: &OwnedFd, command: Pid) -> Result<Option<Report>, Errno> {
+    // Signals are merged: one reading stands for any number of children.
+    let mut signals = [0; 1024];
+    match rustix::io::read(child_signals, &mut signals) {
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(errno) => return Err(errno),
+    }
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == command => return Ok(Some(ended(status))),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn ended(status: WaitStatus) -> Report {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Report::Code(code),
+        (None, Some(signal)) => Report::Signal(signal),
+        (None, None) => Report::Failed {
+            step: "wait for command".to_owned(),
+            message: format!("unknown status {status:?}"),
+            errno: None,
+            hint: None,
+        },
+    }
+}

@@ -1,0 +1,407 @@
+//! The system call filter of a step: a table of what is denied, and an assembler that makes a BPF program of it.
+//!
+//! It denies what Docker's default profile denies to a container with our capabilities, and more: all socket families
+//! but four, the terminal tricks TIOCSTI and TIOCLINUX, foreign instruction sets. A denied call answers EPERM; one
+//! that is newer than this table answers ENOSYS, so a C library falls back to the older call instead of giving up.
+//! (`clone3` answers ENOSYS too: its flags lie in memory, where a filter cannot look.)
+//!
+//! A pure function of the architecture we are built for; [`super::sys::load_seccomp`] hands the program to the kernel.
+
+use libc::{c_long, sock_filter};
+
+use crate::sandbox::plan::SeccompProfile;
+
+#[cfg(target_arch = "x86_64")]
+const NATIVE_ARCH: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64
+#[cfg(target_arch = "aarch64")]
+const NATIVE_ARCH: u32 = 0xC000_00B7; // AUDIT_ARCH_AARCH64
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the system call table is written for x86_64 and aarch64");
+
+/// Calls through the x32 ABI have this bit set and the native architecture's number.
+#[cfg(target_arch = "x86_64")]
+const X32_BIT: u32 = 0x4000_0000;
+
+/// The newest call this table has an opinion on: `removexattrat`, the same number everywhere since Linux 5.1.
+const NEWEST: u32 = 466;
+
+// What the libc crate does not name for every C library.
+const LSM_GET_SELF_ATTR: c_long = 459;
+const LSM_SET_SELF_ATTR: c_long = 460;
+const LSM_LIST_MODULES: c_long = 461;
+#[cfg(target_arch = "x86_64")]
+const KEXEC_FILE_LOAD: c_long = 320;
+#[cfg(target_arch = "aarch64")]
+const KEXEC_FILE_LOAD: c_long = 294;
+#[cfg(target_arch = "x86_64")]
+const CREATE_MODULE: c_long = 174;
+#[cfg(target_arch = "x86_64")]
+const GET_KERNEL_SYMS: c_long = 177;
+#[cfg(target_arch = "x86_64")]
+const QUERY_MODULE: c_long = 178;
+
+/// Calls that answer EPERM, whatever their arguments.
+const DENIED: &[c_long] = &[
+    // Mounts and namespaces.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    // Keys belong to users, not to namespaces.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    // Large or easily abused parts of the kernel.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_fanotify_init,
+    // Ways around the file system's and other processes' boundaries.
+    libc::SYS_open_by_handle_at,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    // The machine itself.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    KEXEC_FILE_LOAD,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    LSM_GET_SELF_ATTR,
+    LSM_SET_SELF_ATTR,
+    LSM_LIST_MODULES,
+    // Placement of memory: lets one process slow down others.
+    libc::SYS_mbind,
+    libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy,
+    libc::SYS_set_mempolicy_home_node,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    libc::SYS_nfsservctl,
+];
+
+/// The same for calls that only this architecture has: port access, and what nobody has needed for decades.
+#[cfg(target_arch = "x86_64")]
+const DENIED_HERE: &[c_long] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS__sysctl,
+    libc::SYS_getpmsg,
+    libc::SYS_putpmsg,
+    libc::SYS_afs_syscall,
+    libc::SYS_tuxcall,
+    libc::SYS_security,
+    libc::SYS_vserver,
+    CREATE_MODULE,
+    GET_KERNEL_SYMS,
+    QUERY_MODULE,
+];
+#[cfg(target_arch = "aarch64")]
+const DENIED_HERE: &[c_long] = &[];
+
+/// Socket families a step may open; netlink has [`NETLINK_ALLOWED`] besides.
+const FAMILIES: &[u32] = &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32];
+
+/// Netlink protocols a step may open: what name resolution, `ip`, PAM and udev's tools ask for.
+const NETLINK_ALLOWED: &[u32] = &[
+    libc::NETLINK_ROUTE as u32,
+    libc::NETLINK_SELINUX as u32,
+    libc::NETLINK_AUDIT as u32,
+    libc::NETLINK_KOBJECT_UEVENT as u32,
+];
+
+/// Personalities a step may take: Linux, 32-bit Linux, both with UNAME26, and the question.
+const PERSONALITIES: &[u32] = &[0, 0x0008, 0x0002_0000, 0x0002_0008, 0xFFFF_FFFF];
+
+/// `clone` flags that make namespaces.
+const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+/// What pushes characters into a terminal's input.
+const TERMINAL_REQUESTS: &[u32] = &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+
+/// The program of a profile.
+pub fn program(profile: SeccompProfile) -> Vec<sock_filter> {
+    match profile {
+        SeccompProfile::Default => default_program(),
+    }
+}
+
+fn default_program() -> Vec<sock_filter> {
+    let mut program = vec![load(ARCH), jump_if_equal(NATIVE_ARCH, 1, 0), answer(KILL), load(NUMBER)];
+    #[cfg(target_arch = "x86_64")]
+    program.extend([jump_if_any_bit(X32_BIT, 0, 1), answer(errno(libc::ENOSYS))]);
+    program.extend([jump_if_greater(NEWEST, 0, 1), answer(errno(libc::ENOSYS))]);
+    for (call, body) in conditional_calls() {
+        let length = u8::try_from(body.len()).expect("no body is longer than a jump");
+        program.push(jump_if_equal(number(call), 0, length));
+        program.extend(body);
+    }
+    for (first, last) in ranges(&[DENIED, DENIED_HERE].concat()) {
+        program.extend([
+            jump_if_at_least(first, 0, 2),
+            jump_if_greater(last, 1, 0),
+            answer(errno(libc::EPERM)),
+        ]);
+    }
+    program.push(answer(libc::SECCOMP_RET_ALLOW));
+    program
+}
+
+/// Calls whose arguments decide; every body ends in an answer.
+fn conditional_calls() -> Vec<(c_long, Vec<sock_filter>)> {
+    let no_family = errno(libc::EAFNOSUPPORT);
+    let mut socket = allow_listed(argument(0), FAMILIES);
+    socket.extend([jump_if_equal(libc::AF_NETLINK as u32, 1, 0), answer(no_family)]);
+    socket.extend(allow_listed(argument(2), NETLINK_ALLOWED));
+    socket.push(answer(no_family));
+
+    let mut socketpair = allow_listed(argument(0), FAMILIES);
+    socketpair.push(answer(no_family));
+
+    let mut personality = allow_listed(argument(0), PERSONALITIES);
+    personality.push(answer(errno(libc::EPERM)));
+
+    let mut ioctl = vec![load(argument(1))];
+    for request in TERMINAL_REQUESTS {
+        ioctl.extend([jump_if_equal(*request, 0, 1), answer(errno(libc::EPERM))]);
+    }
+    ioctl.push(answer(libc::SECCOMP_RET_ALLOW));
+
+    let clone = vec![
+        load(argument(0)),
+        jump_if_any_bit(NAMESPACE_FLAGS, 0, 1),
+        answer(errno(libc::EPERM)),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    vec![
+        (libc::SYS_clone, clone),
+        (libc::SYS_clone3, vec![answer(errno(libc::ENOSYS))]),
+        (libc::SYS_socket, socket),
+        (libc::SYS_socketpair, socketpair),
+        (libc::SYS_personality, personality),
+        (libc::SYS_ioctl, ioctl),
+    ]
+}
+
+/// Loads a value and allows the call when it is one of the list; else falls through with the value loaded.
+fn allow_listed(offset: u32, list: &[u32]) -> Vec<sock_filter> {
+    let mut body = vec![load(offset)];
+    for value in list {
+        body.extend([jump_if_equal(*value, 0, 1), answer(libc::SECCOMP_RET_ALLOW)]);
+    }
+    body
+}
+
+/// Neighbouring numbers joined, in ascending order.
+fn ranges(calls: &[c_long]) -> Vec<(u32, u32)> {
+    let mut numbers: Vec<u32> = calls.iter().map(|call| number(*call)).collect();
+    numbers.sort_unstable();
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    ranges
+}
+
+fn number(call: c_long) -> u32 {
+    u32::try_from(call).expect("system call numbers are small and positive")
+}
+
+// Offsets in `struct seccomp_data`, seccomp(2).
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+
+/// Offset of the low half of an argument. The high half needs no look: the kernel takes these arguments as 32-bit
+/// values. Both architectures are little-endian.
+const fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+
+const fn errno(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
+
+const fn load(offset: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
+}
+
+const fn jump_if_equal(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value)
+}
+
+const fn jump_if_greater(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, then, otherwise, value)
+}
+
+const fn jump_if_at_least(value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, then, otherwise, value)
+}
+
+const fn jump_if_any_bit(bits: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, then, otherwise, bits)
+}
+
+const fn answer(action: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action)
+}
+
+const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a filter sees of a call.
+    #[derive(Clone, Copy)]
+    struct Call {
+        arch: u32,
+        number: u32,
+        arguments: [u64; 6],
+    }
+
+    fn native(number: c_long, arguments: &[u64]) -> Call {
+        let mut all = [0; 6];
+        all[..arguments.len()].copy_from_slice(arguments);
+        Call { arch: NATIVE_ARCH, number: super::number(number), arguments: all }
+    }
+
+    /// Runs the program as the kernel would, for the handful of instructions it is made of.
+    fn evaluate(program: &[sock_filter], call: Call) -> u32 {
+        let word = |offset: u32| match offset {
+            NUMBER => call.number,
+            ARCH => call.arch,
+            _ => (call.arguments[(offset as usize - 16) / 8] >> (8 * (offset % 8))) as u32,
+        };
+        let (mut next, mut accumulator) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[next];
+            let holds = match u32::from(code) & 0xf7 {
+                0x20 => {
+                    accumulator = word(k);
+                    next += 1;
+                    continue;
+                }
+                0x06 => return k,
+                0x15 => accumulator == k,
+                0x25 => accumulator > k,
+                0x35 => accumulator >= k,
+                0x45 => accumulator & k != 0,
+                other => panic!("an instruction we never write: {other:#x}"),
+            };
+            next += 1 + usize::from(if holds { jt } else { jf });
+        }
+    }
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    #[test]
+    fn calls_are_answered_by_table() {
+        let newns = libc::CLONE_NEWNS as u64;
+        let cases = [
+            ("read", native(libc::SYS_read, &[]), ALLOW),
+            ("execve", native(libc::SYS_execve, &[]), ALLOW),
+            ("ptrace", native(libc::SYS_ptrace, &[]), ALLOW),
+            ("chroot", native(libc::SYS_chroot, &[]), ALLOW),
+            ("mount", native(libc::SYS_mount, &[]), errno(libc::EPERM)),
+            ("unshare", native(libc::SYS_unshare, &[newns]), errno(libc::EPERM)),
+            ("keyctl", native(libc::SYS_keyctl, &[]), errno(libc::EPERM)),
+            ("bpf", native(libc::SYS_bpf, &[]), errno(libc::EPERM)),
+            ("mount_setattr", native(libc::SYS_mount_setattr, &[]), errno(libc::EPERM)),
+            ("fork by clone", native(libc::SYS_clone, &[libc::SIGCHLD as u64]), ALLOW),
+            ("clone into a mount namespace", native(libc::SYS_clone, &[newns | 17]), errno(libc::EPERM)),
+            ("clone3", native(libc::SYS_clone3, &[]), errno(libc::ENOSYS)),
+            ("unix socket", native(libc::SYS_socket, &[1, 1, 0]), ALLOW),
+            ("internet socket", native(libc::SYS_socket, &[10, 2, 17]), ALLOW),
+            ("route netlink", native(libc::SYS_socket, &[16, 3, 0]), ALLOW),
+            ("netfilter netlink", native(libc::SYS_socket, &[16, 3, 12]), errno(libc::EAFNOSUPPORT)),
+            ("kernel crypto", native(libc::SYS_socket, &[38, 5, 0]), errno(libc::EAFNOSUPPORT)),
+            ("packet socket", native(libc::SYS_socket, &[17, 3, 0]), errno(libc::EAFNOSUPPORT)),
+            ("vsock", native(libc::SYS_socket, &[40, 1, 0]), errno(libc::EAFNOSUPPORT)),
+            (
+                "family hidden in the high half",
+                native(libc::SYS_socket, &[1 << 32 | 38, 5]),
+                errno(libc::EAFNOSUPPORT),
+            ),
+            ("socketpair", native(libc::SYS_socketpair, &[1, 1, 0]), ALLOW),
+            ("pair of vsocks", native(libc::SYS_socketpair, &[40, 1, 0]), errno(libc::EAFNOSUPPORT)),
+            ("personality question", native(libc::SYS_personality, &[0xFFFF_FFFF]), ALLOW),
+            ("no address randomisation", native(libc::SYS_personality, &[0x0004_0000]), errno(libc::EPERM)),
+            ("TCGETS", native(libc::SYS_ioctl, &[0, 0x5401]), ALLOW),
+            ("TIOCSTI", native(libc::SYS_ioctl, &[0, 0x5412]), errno(libc::EPERM)),
+            ("TIOCSTI in disguise", native(libc::SYS_ioctl, &[0, 1 << 32 | 0x5412]), errno(libc::EPERM)),
+            ("TIOCLINUX", native(libc::SYS_ioctl, &[0, 0x541C]), errno(libc::EPERM)),
+            ("newest known", native(466, &[]), ALLOW),
+            ("newer than the table", native(467, &[]), errno(libc::ENOSYS)),
+            ("from the future", native(4000, &[]), errno(libc::ENOSYS)),
+            ("foreign instruction set", Call { arch: 0x4000_0003, ..native(libc::SYS_read, &[]) }, KILL),
+        ];
+        let program = program(SeccompProfile::Default);
+        for (name, call, expected) in cases {
+            assert_eq!(evaluate(&program, call), expected, "{name}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_x32_abi_does_not_exist() {
+        let call = Call { number: X32_BIT | 1, ..native(0, &[]) };
+        assert_eq!(evaluate(&program(SeccompProfile::Default), call), errno(libc::ENOSYS));
+    }
+
+    #[test]
+    fn every_denied_call_is_denied_and_no_other() {
+        let program = program(SeccompProfile::Default);
+        let conditional: Vec<c_long> = conditional_calls().iter().map(|(call, _)| *call).collect();
+        for call in 0..=c_long::from(NEWEST) {
+            if conditional.contains(&call) {
+                continue;
+            }
+            let expected = if DENIED.contains(&call) || DENIED_HERE.contains(&call) {
+                errno(libc::EPERM)
+            } else {
+                ALLOW
+            };
+            assert_eq!(evaluate(&program, native(call, &[])), expected, "call {call}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What the builder and its inits say to each other, over one socket that is the init's standard input.
+//!
+//! The builder sends one [`Call`] and later single [`Order`] bytes; the inits answer with [`Report`]s, one JSON value
+//! a line. The socket is also the life line: each side takes its end of file for the other's death.
+
+use std::{
+    io::{self, BufRead, Read, Write},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::{enter::Mode, plan::SandboxPlan};
+
+/// The hidden first argument that makes the binary an init.
+pub const INIT_ARGUMENT: &str = "sandbox-init";
+
+/// What an init is started for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Call {
+    /// Run a command.
+    Run(Box<SandboxPlan>),
+    /// Find out whether a rung works, all the way to a step on an overlay below a directory.
+    Try(Mode, PathBuf),
+}
+
+/// What the builder wants of a running step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Send SIGTERM to everything in it.
+    Terminate,
+    /// End it.
+    Kill,
+}
+
+impl Order {
+    /// The byte that stands for it.
+    pub fn byte(self) -> u8 {
+        match self {
+            Order::Terminate => b'T',
+            Order::Kill => b'K',
+        }
+    }
+
+    /// The order that a byte stands for; everything unknown is [`Order::Kill`].
+    pub fn from_byte(byte: u8) -> Self {
+        if byte == Order::Terminate.byte() { Order::Terminate } else { Order::Kill }
+    }
+}
+
+/// What the inits say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// A named step of the set-up or the clean-up failed; it outranks every other report.
+    Failed {
+        /// Its name.
+        step: String,
+        /// What it was about and what the kernel said.
+        message: String,
+        /// What the kernel said.
+        errno: Option<i32>,
+        /// The one setting that would lift it, where only the sender knows it.
+        hint: Option<String>,
+    },
+    /// The command could not be executed.
+    NotExecuted {
+        /// 126 or 127.
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The command exited.
+    Code(i32),
+    /// A signal ended the command.
+    Signal(i32),
+    /// What a [`Call::Try`] found: the id map it got and the notes of [`super::Entered`].
+    Entered(String, Vec<String>),
+}
+
+/// Sends a call: its length as four bytes, little-endian, and JSON.
+pub fn send_call(mut to: impl Write, call: &Call) -> io::Result<()> {
+    let json = serde_json::to_vec(call)?;
+    let length = u32::try_from(json.len()).map_err(|_| io::Error::other("a plan of more than 4 GiB"))?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(&json)
+}
+
+/// Receives what [`send_call`] sent.
+pub fn receive_call(mut from: impl Read) -> io::Result<Call> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let mut json = Vec::new();
+    from.take(u64::from(u32::from_le_bytes(length))).read_to_end(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+/// Sends a report. Reports are short, so a socket takes each in one piece.
+pub fn send_report(mut to: impl Write, report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+/// All reports in what was received.
+pub fn parse_reports(received: &[u8]) -> io::Result<Vec<Report>> {
+    received.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
