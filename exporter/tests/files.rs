@@ -1,0 +1,175 @@
+//! The flattened files of an image: as a tar, and in a directory of the user's.
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
+
+use exporter::{Destination, ExportError, FileSystem, FilesOutput, TimePolicy, export_files};
+use oci::Snapshot;
+use solver::Event;
+use support::{Described, Workshop, judge};
+
+/// What the built layer says. The owner of `owned` exists nowhere on the machine; a tar has it all the same.
+const BUILT: &str = "
+    dir      d        0750 0:0     epoch
+    file     d/a      0644 0:0     content brought
+    hardlink d/b      0644 0:0     content d/a
+    file     owned    4755 77:88   epoch   owned
+    file     kept     0600 0:0     1000000000 kept
+    symlink  s        0777 0:0     epoch   d/a
+";
+
+/// A file system as the executor would mount it: the files of the layer above one entry of a base image.
+fn file_system(workshop: &Workshop) -> FileSystem {
+    let described = Described::parse(BUILT);
+    let snapshot = workshop.step(&Snapshot::default(), &described);
+    let files = workshop.files_of(&snapshot);
+    if files.join("s").is_symlink() {
+        return mounted(workshop, snapshot);
+    }
+    fs::hard_link(files.join("d/a"), files.join("d/b")).expect("linked");
+    symlink("d/a", files.join("s")).expect("linked");
+    fs::write(files.join("base"), "of the base").expect("written");
+    fs::set_permissions(files.join("base"), fs::Permissions::from_mode(0o640)).expect("set");
+    let old = fs::File::create(files.join("base-old")).expect("made");
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(86_400);
+    old.set_modified(time).expect("set");
+    mounted(workshop, snapshot)
+}
+
+fn mounted(workshop: &Workshop, snapshot: Snapshot) -> FileSystem {
+    let root = exporter::outputs::file::open_directory(&workshop.files_of(&snapshot)).expect("open");
+    FileSystem { platform: "linux/amd64".parse().expect("a platform"), snapshot, root }
+}
+
+/// The time of the file that a COPY brought.
+fn brought() -> i64 {
+    oci::tree::content_time(&oci::ContentDigest::of(b"brought"))
+}
+
+fn tar(workshop: &Workshop, systems: &[FileSystem], name: &str) -> Result<Vec<u8>, ExportError> {
+    let path = workshop.path(name);
+    let output = FilesOutput::Tar(Destination::File(path.clone()));
+    export_files(systems, &output, TimePolicy::Default, &workshop.tools())?;
+    Ok(fs::read(path).expect("readable"))
+}
+
+fn local(workshop: &Workshop, systems: &[FileSystem], directory: &Path) -> Result<(), ExportError> {
+    let output = FilesOutput::Local(directory.to_owned());
+    export_files(systems, &output, TimePolicy::Default, &workshop.tools()).map(drop)
+}
+
+#[test]
+fn a_tar_has_what_the_layers_say_and_normal_times_for_the_base() {
+    let workshop = Workshop::new();
+    let first = tar(&workshop, &[file_system(&workshop)], "files.tar").expect("exported");
+    let again = Workshop::new();
+    assert_eq!(first, tar(&again, &[file_system(&again)], "files.tar").expect("exported"));
+    let list = Command::new("tar")
+        .args(["-tv", "--numeric-owner", "--full-time", "-f"])
+        .env("TZ", "UTC")
+        .arg(workshop.path("files.tar"))
+        .output();
+    let Ok(list) = list else { return eprintln!("SKIPPED: GNU tar is not installed") };
+    let time = exporter::assemble::rfc3339(brought()).replace('T', " ").replace('Z', "");
+    let owner = rustix::process::geteuid().as_raw();
+    let group = rustix::process::getegid().as_raw();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    let lines: Vec<_> = String::from_utf8_lossy(&list.stdout).lines().map(words).collect();
+    assert_eq!(
+        lines,
+        [
+            format!("-rw-r----- {owner}/{group} 11 2000-01-01 00:00:00 base"),
+            format!("-rw-r--r-- {owner}/{group} 0 1970-01-02 00:00:00 base-old"),
+            "drwxr-x--- 0/0 0 2000-01-01 00:00:00 d/".to_owned(),
+            format!("-rw-r--r-- 0/0 7 {time} d/a"),
+            format!("hrw-r--r-- 0/0 0 {time} d/b link to d/a"),
+            "-rw------- 0/0 4 2001-09-09 01:46:40 kept".to_owned(),
+            "-rwsr-xr-x 77/88 5 2000-01-01 00:00:00 owned".to_owned(),
+            "lrwxrwxrwx 0/0 0 2000-01-01 00:00:00 s -> d/a".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn several_platforms_lie_side_by_side() {
+    let workshop = Workshop::new();
+    let arm = FileSystem { platform: "linux/arm/v7".parse().expect("a platform"), ..file_system(&workshop) };
+    let systems = [file_system(&workshop), arm];
+    tar(&workshop, &systems, "files.tar").expect("exported");
+    let listed = judge(Command::new("tar").arg("-tf").arg(workshop.path("files.tar")));
+    if let Some(listed) = listed {
+        let tops: Vec<_> =
+            listed.lines().filter(|line| line.matches('/').count() == 1 && line.ends_with('/')).collect();
+        assert_eq!(tops, ["linux_amd64/", "linux_arm_v7/"]);
+    }
+    let directory = workshop.path("out");
+    local(&workshop, &systems, &directory).expect("exported");
+    assert_eq!(fs::read_to_string(directory.join("linux_arm_v7/d/a")).expect("there"), "brought");
+}
+
+#[test]
+fn a_directory_has_modes_times_and_links_and_says_what_it_lacks() {
+    let workshop = Workshop::new();
+    let directory = workshop.path("out");
+    local(&workshop, &[file_system(&workshop)], &directory).expect("exported");
+    let stat = |path: &str| fs::symlink_metadata(directory.join(path)).expect(path);
+    assert_eq!((stat("d").mode() & 0o7777, stat("d").mtime()), (0o750, 946_684_800));
+    assert_eq!((stat("kept").mode() & 0o7777, stat("kept").mtime()), (0o600, 1_000_000_000));
+    assert_eq!((stat("d/a").ino(), stat("d/a").mtime()), (stat("d/b").ino(), brought()));
+    assert_eq!(
+        (stat("s").mtime(), fs::read_link(directory.join("s")).expect("a link")),
+        (946_684_800, "d/a".into())
+    );
+    assert_eq!(stat("owned").uid(), rustix::process::geteuid().as_raw());
+    assert_eq!(stat("owned").mode() & 0o7777, 0o755, "setuid of another owner is not for this one");
+    let events = workshop.events.lock().expect("no panic");
+    let warnings: Vec<_> = events.iter().filter(|event| matches!(event, Event::Warning(_))).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(format!("{:?}", warnings[0]).contains("belong to other users"));
+}
+
+#[test]
+fn what_is_in_the_way_is_replaced_and_never_followed() {
+    let workshop = Workshop::new();
+    let (directory, outside) = (workshop.path("out"), workshop.path("outside"));
+    fs::create_dir_all(directory.join("mine")).expect("made");
+    fs::create_dir_all(&outside).expect("made");
+    fs::write(directory.join("mine/file"), "stays").expect("written");
+    fs::write(directory.join("kept"), "old").expect("written");
+    symlink(&outside, directory.join("d")).expect("linked");
+    symlink(outside.join("target"), directory.join("owned")).expect("linked");
+    for _ in 0..2 {
+        local(&workshop, &[file_system(&workshop)], &directory).expect("exported");
+    }
+    assert_eq!(fs::read_dir(&outside).expect("readable").count(), 0);
+    assert_eq!(fs::read_to_string(directory.join("d/a")).expect("there"), "brought");
+    assert_eq!(fs::read_to_string(directory.join("owned")).expect("there"), "owned");
+    assert_eq!(fs::read_to_string(directory.join("kept")).expect("there"), "kept");
+    assert_eq!(fs::read_to_string(directory.join("mine/file")).expect("there"), "stays");
+    fs::remove_file(directory.join("kept")).expect("ours");
+    fs::create_dir(directory.join("kept")).expect("made");
+    let failed =
+        local(&workshop, &[file_system(&workshop)], &directory).expect_err("a directory is in the way");
+    assert!(failed.to_string().ends_with("out/kept"), "{failed}");
+}
+
+#[test]
+fn a_file_that_is_not_what_its_layer_says_is_not_exported() {
+    let workshop = Workshop::new();
+    let system = file_system(&workshop);
+    let snapshot = system.snapshot.clone();
+    fs::write(workshop.files_of(&snapshot).join("d/a"), "BROUGHT").expect("ours");
+    let failed = tar(&workshop, &[system], "files.tar").expect_err("changed");
+    assert!(failed.to_string().contains("\"d/a\" has changed"), "{failed}");
+    assert!(!workshop.path("files.tar").exists());
+    let failed =
+        local(&workshop, &[mounted(&workshop, snapshot)], &workshop.path("out")).expect_err("changed");
+    assert!(failed.to_string().contains("\"d/a\" has changed"), "{failed}");
+    assert!(!workshop.path("out/d/a").exists());
+}
