@@ -1,12 +1,13 @@
 //! Joins the parts: one step from its inputs to its layer. Implements [`solver::Executor`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
-use solver::{Executor, FailureKind, Step, StepFailure, op::Selector, op::Source};
+use solver::{Cancel, Executor, FailureKind, Step, StepFailure, op::Selector, op::Source};
 
 use crate::{
     context::ContextDirectory,
+    sandbox::Rung,
     snapshot::{Events, Snapshots},
 };
 
@@ -17,8 +18,12 @@ pub struct ExecutorOptions {
     pub fetcher: Fetcher,
     /// The directories that contexts name: the main one is `""`, the others are called as `--build-context` calls them.
     pub contexts: BTreeMap<String, ContextDirectory>,
+    /// Whose ids this process has, from [`crate::sandbox::enter_builder`].
+    pub rung: Rung,
     /// Takes pulls and warnings.
     pub events: Events,
+    /// Stops pulls; the same that the solver is given.
+    pub cancel: Arc<Cancel>,
 }
 
 /// Runs steps on this machine.
@@ -29,7 +34,9 @@ pub struct LocalExecutor {
 impl LocalExecutor {
     /// An executor; nothing is opened or started yet.
     pub fn new(options: ExecutorOptions) -> Self {
-        Self { snapshots: Snapshots::new(options.fetcher, options.events) }
+        Self {
+            snapshots: Snapshots::new(options.fetcher, options.rung.into(), options.events, options.cancel),
+        }
     }
 
     /// The snapshots it works on.

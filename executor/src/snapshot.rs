@@ -1,61 +1,83 @@
 //! Snapshots on disk: for each layer of a file system one directory in overlay format, made once and never changed.
 //!
 //! `ROOT/snapshots/CHAIN/` holds what the topmost layer of the snapshot with digest CHAIN adds to the one below:
-//! `fs/`, with removed files as character devices 0:0 and opaque directories marked by an attribute, and `meta.json`.
+//! `fs/`, with removed files as character devices 0:0 and opaque directories marked by an attribute, and [`Meta`].
 //! It is keyed by the chain's digest and not by the layer's own, because the directories that a layer only passes
 //! through carry their metadata from the layers below. It arrives by one rename and is complete from then on;
-//! whoever is second throws his own away.
+//! whoever is second throws his own away. The digest of `scratch` keys an empty directory.
 //!
 //! Layers of base images can always be made again from their blobs; a layer that a step made cannot, so it counts as
 //! present only while its directory is.
 
+mod base;
+mod error;
 mod meta;
+mod pull;
+mod stream;
+mod writable;
 
-use std::{collections::BTreeSet, os::fd::OwnedFd, path::PathBuf, sync::Arc};
-
-use oci::{
-    ContentDigest, Layer, Snapshot, Tree,
-    fetch::Fetcher,
-    store::{StoreError, TempDir},
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, TryLockError},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
 };
-use solver::Event;
 
+use oci::{ContentDigest, Layer, Snapshot, Tree, TreeDigest, fetch::Fetcher, store::Store};
+use rustix::fs::{Mode, OFlags};
+use solver::{Cancel, Event};
+
+pub use error::SnapshotError;
 pub use meta::{Meta, Stamp};
+pub use pull::PullError;
+pub use stream::StreamError;
+pub use writable::Writable;
 
-use crate::view::View;
+use crate::{
+    diff::Changes,
+    listing::Owners,
+    mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    view::View,
+};
 
 /// Takes what happens, from any thread.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Why a snapshot could not be had or made.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
+/// How long to wait before a lock that somebody else holds is tried again: the other one is downloading.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// The snapshots of one store.
+/// The snapshots of one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Snapshots {
     fetcher: Fetcher,
+    marks: OverlayMarks,
     events: Events,
+    cancel: Arc<Cancel>,
 }
 
 impl Snapshots {
-    /// Snapshots in the fetcher's store; pulls and warnings are told to `events`.
-    pub fn new(fetcher: Fetcher, events: Events) -> Self {
-        Self { fetcher, events }
+    /// Snapshots in the fetcher's store. Pulls and warnings are told to `events`, and stop when `cancel` asks.
+    pub fn new(fetcher: Fetcher, marks: OverlayMarks, events: Events, cancel: Arc<Cancel>) -> Self {
+        Self { fetcher, marks, events, cancel }
     }
 
-    /// The directories of a snapshot, topmost first, as an overlay mount wants them. Missing base layers are pulled
-    /// and unpacked; threads and processes that want the same one wait for each other.
+    /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one. Missing base layers are
+    /// pulled and unpacked; threads and processes that want the same one wait for each other.
     ///
     /// # Errors
     /// A layer that a step made is gone, or a base layer cannot be had or is not what its digests say.
     pub fn ensure(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
-        let _ = (&self.events, snapshot);
-        Ok(vec![self.fetcher.store().area("snapshots")])
+        let chain: Vec<_> = snapshot.chain().collect();
+        let metas = self.ensure_chain(&chain)?;
+        if chain.is_empty() {
+            return Ok(vec![self.scratch_directory()?]);
+        }
+        let layers = chain.iter().zip(metas).rev();
+        let hidden = layers.clone().position(|(_, meta)| meta.opaque_root).map_or(usize::MAX, |at| at + 1);
+        Ok(layers.take(hidden).map(|((digest, _), _)| files(self.store(), digest)).collect())
     }
 
     /// The merged file system, read-only.
@@ -63,13 +85,17 @@ impl Snapshots {
     /// # Errors
     /// Those of [`Snapshots::ensure`], or the mount fails.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
-        self.ensure(snapshot)?;
-        Err(StoreError::Io {
-            action: "view",
-            path: PathBuf::new(),
-            source: std::io::ErrorKind::Unsupported.into(),
+        let mut lowers = self.ensure(snapshot)?;
+        let scratch = self.scratch_directory()?;
+        if lowers == [scratch.clone()] {
+            return open_directory(&scratch).map(View::new);
         }
-        .into())
+        if lowers.len() == 1 {
+            lowers.push(scratch);
+        }
+        let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
+        let (marks, sync) = (self.marks, OverlaySync::Honoured);
+        Ok(View::new(mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?))
     }
 
     /// A place for a step to write on top of a snapshot.
@@ -77,23 +103,42 @@ impl Snapshots {
     /// # Errors
     /// Those of [`Snapshots::ensure`], or the store cannot be written.
     pub fn scratch(&self, parent: &Snapshot) -> Result<Writable, SnapshotError> {
-        Ok(Writable { temp: self.fetcher.store().temp_dir("step")?, lowers: self.ensure(parent)? })
+        let lowers = self.ensure(parent)?;
+        Writable::new(self.store().temp_dir("step")?, lowers, self.marks)
     }
 
-    /// Makes what a step wrote a layer of the store. `brought` are the contents whose files the tree gives a
-    /// content-derived time.
+    /// Makes what a step wrote a layer of the store: its tree first, then its directory. `owners` are those that the
+    /// step could not give its files on disk. A step that changed nothing leaves nothing but [`Tree::empty_digest`].
     ///
     /// # Errors
-    /// The store cannot be written.
+    /// The store cannot be written, or the clock is wrong.
     pub fn commit(
         &self,
         parent: &Snapshot,
         writable: Writable,
-        tree: &Tree,
-        brought: BTreeSet<ContentDigest>,
+        changes: &Changes,
+        owners: &Owners,
     ) -> Result<Layer, SnapshotError> {
-        let _ = (parent, writable, brought);
-        Ok(Layer::Built(tree.digest()))
+        let layer = Layer::Built(changes.tree.digest());
+        if layer.is_empty() {
+            return Ok(layer);
+        }
+        let below = self.top_meta(parent)?;
+        let meta = Meta {
+            version: meta::META_VERSION,
+            layer: changes.tree.digest(),
+            stamp: self.stamp_after(below.as_ref())?,
+            opaque_root: false,
+            owners: meta::owned(owners_above(
+                below.map(|meta| meta.owners()).unwrap_or_default(),
+                &changes.tree,
+                owners,
+            )),
+        };
+        let temp = writable.finish(&meta, &changes.brought)?;
+        self.store().write_atomic(&tree_file(&changes.tree.digest()), &changes.tree.to_bytes())?;
+        self.store().rename_into(temp, &directory(self.store(), &parent.with(layer.clone()).digest()))?;
+        Ok(layer)
     }
 
     /// The contents of all files that came into the snapshot by COPY or ADD, here or in the build of its base image.
@@ -101,43 +146,168 @@ impl Snapshots {
     /// # Errors
     /// Those of [`Snapshots::ensure`].
     pub fn brought(&self, snapshot: &Snapshot) -> Result<BTreeSet<ContentDigest>, SnapshotError> {
-        self.ensure(snapshot).map(|_| BTreeSet::new())
-    }
-}
-
-/// A place for a step to write on top of a snapshot; gone when dropped without a commit.
-#[derive(Debug)]
-pub struct Writable {
-    temp: TempDir,
-    lowers: Vec<PathBuf>,
-}
-
-impl Writable {
-    /// Where the step's changes arrive, in overlay format.
-    pub fn upper(&self) -> PathBuf {
-        self.temp.path().join("fs")
+        let mut brought = BTreeSet::new();
+        self.ensure(snapshot)?;
+        for (digest, _) in snapshot.chain() {
+            let directory = directory(self.store(), &digest);
+            brought.extend(meta::read_brought(&directory).map_err(SnapshotError::io("read", &directory))?);
+        }
+        Ok(brought)
     }
 
-    /// The overlay's own working directory.
-    pub fn work(&self) -> PathBuf {
-        self.temp.path().join("work")
-    }
-
-    /// The directories below, topmost first.
-    pub fn lowers(&self) -> &[PathBuf] {
-        &self.lowers
-    }
-
-    /// The merged file system, writable, as a detached mount: what is written appears in [`Writable::upper`].
+    /// The owners in a snapshot that the disk could not hold.
     ///
     /// # Errors
-    /// The mount fails.
-    pub fn mount(&self) -> Result<OwnedFd, SnapshotError> {
-        Err(StoreError::Io {
-            action: "mount",
-            path: self.upper(),
-            source: std::io::ErrorKind::Unsupported.into(),
+    /// Those of [`Snapshots::ensure`].
+    pub fn owners(&self, snapshot: &Snapshot) -> Result<Owners, SnapshotError> {
+        self.ensure(snapshot)?;
+        Ok(self.top_meta(snapshot)?.map(|meta| meta.owners()).unwrap_or_default())
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        self.fetcher.store()
+    }
+
+    fn warn(&self, warning: String) {
+        (self.events)(Event::Warning(warning));
+    }
+
+    fn stamp_after(&self, below: Option<&Meta>) -> Result<Stamp, SnapshotError> {
+        Stamp::now_after(below.map(|meta| meta.stamp)).ok_or(SnapshotError::Clock)
+    }
+
+    /// What is known of every layer of a chain, once all of them are there.
+    fn ensure_chain(&self, chain: &[(TreeDigest, &Layer)]) -> Result<Vec<Meta>, SnapshotError> {
+        loop {
+            let present = self.present(chain)?;
+            let Some((first_missing, _)) = chain.get(present.len()) else {
+                return Ok(present);
+            };
+            let _lock = self.lock(first_missing)?;
+            // Whoever had the lock before us may have made it.
+            if self.meta(first_missing)?.is_none() {
+                return self.make_base_layers(chain, present);
+            }
         }
-        .into())
+    }
+
+    /// What is known of the layers from the base up to the first that is missing.
+    fn present(&self, chain: &[(TreeDigest, &Layer)]) -> Result<Vec<Meta>, SnapshotError> {
+        let mut present = Vec::with_capacity(chain.len());
+        for (digest, _) in chain {
+            match self.meta(digest)? {
+                Some(meta) => present.push(meta),
+                None => break,
+            }
+        }
+        Ok(present)
+    }
+
+    fn top_meta(&self, snapshot: &Snapshot) -> Result<Option<Meta>, SnapshotError> {
+        match snapshot.chain().last() {
+            Some((digest, _)) => self.meta(&digest),
+            None => Ok(None),
+        }
+    }
+
+    /// A directory that cannot be understood is taken out of the way and counts as missing.
+    fn meta(&self, chain: &TreeDigest) -> Result<Option<Meta>, SnapshotError> {
+        let directory = directory(self.store(), chain);
+        let error = match Meta::read(&directory) {
+            Ok(meta) => return Ok(meta),
+            Err(error) => error,
+        };
+        self.warn(format!("{} is damaged and will be made again: {error}", directory.display()));
+        let discarded = self.store().temp_dir("damaged")?;
+        fs::rename(&directory, discarded.path().join("snapshot"))
+            .map_err(SnapshotError::io("remove", &directory))?;
+        Ok(None)
+    }
+
+    fn lock(&self, chain: &TreeDigest) -> Result<File, SnapshotError> {
+        let path = self.store().area("locks").join(format!("snapshot-{}", chain.hex()));
+        let file = File::create(&path).map_err(SnapshotError::io("create", &path))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if self.cancel.is_requested() => {
+                    return Err(SnapshotError::Cancelled);
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(error)) => return Err(SnapshotError::io("lock", &path)(error)),
+            }
+        }
+    }
+
+    /// The empty directory that is the snapshot of `scratch`.
+    fn scratch_directory(&self) -> Result<PathBuf, SnapshotError> {
+        let digest = Snapshot::default().digest();
+        let path = files(self.store(), &digest);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let temp = self.store().temp_dir("scratch")?;
+        let root = temp.path().join(FILES);
+        fs::create_dir(&root).map_err(SnapshotError::io("create", &root))?;
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
+            .map_err(SnapshotError::io("change", &root))?;
+        self.store().rename_into(temp, &directory(self.store(), &digest))?;
+        Ok(path)
     }
 }
+
+/// Whether every layer of a snapshot that a step made is in a store, with its tree and its files. Layers of base images
+/// do not count: they can be had from elsewhere.
+pub fn holds_built_layers(store: &Store, snapshot: &Snapshot) -> bool {
+    let is_held = |(digest, layer): (TreeDigest, &Layer)| match layer {
+        Layer::Base(_) => true,
+        Layer::Built(tree) => {
+            let meta = Meta::read(&directory(store, &digest));
+            meta.is_ok_and(|meta| meta.is_some()) && store.root().join(tree_file(tree)).is_file()
+        }
+    };
+    snapshot.chain().all(is_held)
+}
+
+/// Name of the directory that holds a layer's files.
+const FILES: &str = "fs";
+
+fn directory(store: &Store, chain: &TreeDigest) -> PathBuf {
+    store.area("snapshots").join(chain.hex())
+}
+
+fn files(store: &Store, chain: &TreeDigest) -> PathBuf {
+    directory(store, chain).join(FILES)
+}
+
+fn tree_file(tree: &TreeDigest) -> PathBuf {
+    Path::new("trees").join(tree.hex())
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| SnapshotError::io("open", path)(errno.into()))
+}
+
+/// The owners that hold in a snapshot after a layer came on top of it.
+fn owners_above(mut owners: Owners, tree: &Tree, written: &Owners) -> Owners {
+    for entry in tree.entries() {
+        let keeps_below = matches!(entry.kind, oci::EntryKind::Directory);
+        let keeps_itself = matches!(entry.kind, oci::EntryKind::Opaque);
+        if !keeps_itself {
+            owners.remove(&entry.path);
+        }
+        if !keeps_below {
+            let below = [&entry.path, &b"/"[..]].concat();
+            owners.retain(|path, _| !path.starts_with(&below));
+        }
+        if let Some(owner) = written.get(&entry.path) {
+            owners.insert(entry.path.clone(), *owner);
+        }
+    }
+    owners
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use std::{
     fs::File,
     io::Read,
     os::fd::{AsFd, OwnedFd},
-    rc::Rc,
+    sync::Arc,
 };
 
 use oci::ContentDigest;
@@ -32,6 +32,7 @@ use rustix::{
 
 pub use error::UnpackError;
 use notes::{Known, Notes};
+pub(crate) use settle::copy_metadata;
 
 use walk::{Directory, Made, Replaced, Walker, names};
 
@@ -170,7 +171,7 @@ impl Loose {
     }
 
     /// The directory for an entry; those that are missing on the way are implied.
-    fn parent(&mut self, names: &[&[u8]]) -> Result<Rc<Directory>, UnpackError> {
+    fn parent(&mut self, names: &[&[u8]]) -> Result<Arc<Directory>, UnpackError> {
         let Self { walker, notes, marks } = self;
         let mut fresh = Vec::new();
         let parent = walker.find_or_make(names, &mut |Made { path, replaced }| match replaced {

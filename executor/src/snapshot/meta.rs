@@ -1,7 +1,10 @@
-//! `meta.json` beside a snapshot's `fs/`: what is known of the layer that its files do not say.
+//! What stands beside a snapshot's `fs/`: what is known of the layer that its files do not say. `meta.json` is read
+//! whenever the snapshot is used; `brought`, which can be long, only where it is asked for: 32 bytes a digest.
 
 use std::{
     collections::BTreeSet,
+    fs, io,
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -9,6 +12,9 @@ use oci::{ContentDigest, TreeDigest, tree::TIME_LIMIT};
 use serde::{Deserialize, Serialize};
 
 use crate::listing::Owners;
+
+const META: &str = "meta.json";
+const BROUGHT: &str = "brought";
 
 /// Version of the format of `meta.json` and of the directories beside it.
 pub(super) const META_VERSION: u32 = 1;
@@ -23,8 +29,6 @@ pub struct Meta {
     pub layer: TreeDigest,
     /// No file of the layer was stamped later; later than the stamps of all layers below.
     pub stamp: Stamp,
-    /// Contents whose files carried a content-derived time: they were brought by COPY or ADD.
-    pub brought: BTreeSet<ContentDigest>,
     /// Whether nothing of the layers below is left.
     pub opaque_root: bool,
     /// Owners, in the whole snapshot, that the disk could not hold.
@@ -49,6 +53,33 @@ enum PathText {
 }
 
 impl Meta {
+    /// Reads the file in a snapshot's directory; `None` where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged, or has another version.
+    pub fn read(directory: &Path) -> io::Result<Option<Self>> {
+        let bytes = match fs::read(directory.join(META)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let meta: Self = serde_json::from_slice(&bytes)?;
+        if meta.version != META_VERSION {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("its version is {}", meta.version),
+            ));
+        }
+        Ok(Some(meta))
+    }
+
+    /// Writes the file into a directory that is not a snapshot yet.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, directory: &Path) -> io::Result<()> {
+        fs::write(directory.join(META), serde_json::to_vec(self)?)
+    }
+
     /// Owners, in the whole snapshot, that the disk could not hold.
     pub fn owners(&self) -> Owners {
         let owner = |owned: &Owned| {
@@ -60,6 +91,28 @@ impl Meta {
         };
         self.owners.iter().map(owner).collect()
     }
+}
+
+/// Reads the contents that were brought with one layer.
+///
+/// # Errors
+/// The file cannot be read or is damaged.
+pub fn read_brought(directory: &Path) -> io::Result<BTreeSet<ContentDigest>> {
+    let bytes = fs::read(directory.join(BROUGHT))?;
+    let (digests, rest) = bytes.as_chunks::<32>();
+    match rest.is_empty() {
+        true => Ok(digests.iter().copied().map(ContentDigest::new).collect()),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Writes the contents that were brought with one layer.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_brought(directory: &Path, brought: &BTreeSet<ContentDigest>) -> io::Result<()> {
+    let bytes: Vec<u8> = brought.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    fs::write(directory.join(BROUGHT), bytes)
 }
 
 /// The form of [`Owners`] that stands in [`Meta`].

@@ -6,7 +6,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    rc::Rc,
+    sync::Arc,
 };
 
 use rustix::{
@@ -77,7 +77,7 @@ pub(super) struct Walker {
     /// Where replaced directories go; it is deleted with the unpacker's temporaries.
     trash: OwnedFd,
     thrown: u64,
-    last: Option<(Vec<u8>, Rc<Directory>)>,
+    last: Option<(Vec<u8>, Arc<Directory>)>,
 }
 
 impl Walker {
@@ -94,7 +94,7 @@ impl Walker {
     }
 
     /// The directory that these names lead to; it must be there.
-    pub(super) fn find(&mut self, names: &[&[u8]]) -> Result<Rc<Directory>, UnpackError> {
+    pub(super) fn find(&mut self, names: &[&[u8]]) -> Result<Arc<Directory>, UnpackError> {
         self.resolve(names, None)
     }
 
@@ -103,7 +103,7 @@ impl Walker {
         &mut self,
         names: &[&[u8]],
         made: &mut dyn FnMut(Made) -> Result<(), UnpackError>,
-    ) -> Result<Rc<Directory>, UnpackError> {
+    ) -> Result<Arc<Directory>, UnpackError> {
         self.resolve(names, Some(made))
     }
 
@@ -127,7 +127,7 @@ impl Walker {
         }
     }
 
-    fn resolve(&mut self, names: &[&[u8]], made: OnMade<'_>) -> Result<Rc<Directory>, UnpackError> {
+    fn resolve(&mut self, names: &[&[u8]], made: OnMade<'_>) -> Result<Arc<Directory>, UnpackError> {
         let wanted = names.join(&b'/');
         if let Some((path, directory)) = &self.last
             && *path == wanted
@@ -139,7 +139,7 @@ impl Walker {
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => self.step_through(&wanted, names, made)?,
             Err(errno) => return Err(UnpackError::io("open", &wanted, errno)),
         };
-        let directory = Rc::new(directory);
+        let directory = Arc::new(directory);
         self.last = Some((wanted, directory.clone()));
         Ok(directory)
     }

@@ -1,0 +1,163 @@
+//! Makes the missing layers of base images: unpacked at the same time, then settled one on the other from the base up.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::OwnedFd,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread,
+};
+
+use oci::{BaseLayer, Layer, TreeDigest, store::TempDir};
+
+use super::{
+    FILES, Meta, SnapshotError, Snapshots, Stamp, StreamError, directory, files,
+    meta::{META_VERSION, owned, write_brought},
+    open_directory,
+    pull::{PullError, pull},
+};
+use crate::unpack::{Loose, Target};
+
+/// Layers that are unpacked at the same time; each keeps three threads and a connection busy.
+const AT_ONCE: usize = 4;
+
+/// A layer that is unpacked and not in its place yet.
+struct Pulled {
+    loose: Loose,
+    temp: TempDir,
+    /// What entries of the layer have replaced each other; gone when this is.
+    _trash: TempDir,
+}
+
+impl Snapshots {
+    /// Completes a chain of which the lowest layers are there. The caller holds the lock of the first that is not.
+    pub(super) fn make_base_layers(
+        &self,
+        chain: &[(TreeDigest, &Layer)],
+        mut metas: Vec<Meta>,
+    ) -> Result<Vec<Meta>, SnapshotError> {
+        let missing = self.missing(chain, &metas)?;
+        let pulled = self.pull_all(&missing)?;
+        for ((layer, stamp), pulled) in missing.into_iter().zip(pulled) {
+            let digest = chain[metas.len()].0;
+            let lowers = self.open_lowers(chain, &metas)?;
+            metas.push(self.place(digest, layer, stamp, pulled, &lowers, metas.last())?);
+        }
+        Ok(metas)
+    }
+
+    /// The layers that must be made, each with a time later than that of the one below.
+    fn missing<'a>(
+        &self,
+        chain: &[(TreeDigest, &'a Layer)],
+        metas: &[Meta],
+    ) -> Result<Vec<(&'a BaseLayer, Stamp)>, SnapshotError> {
+        let mut below = metas.last().map(|meta| meta.stamp);
+        let mut missing = Vec::new();
+        for (digest, layer) in &chain[metas.len()..] {
+            match layer {
+                Layer::Built(tree) => {
+                    return Err(SnapshotError::Gone { layer: *tree, path: directory(self.store(), digest) });
+                }
+                Layer::Base(layer) => {
+                    let stamp = Stamp::now_after(below).ok_or(SnapshotError::Clock)?;
+                    below = Some(stamp);
+                    missing.push((layer, stamp));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Unpacks layers, at most [`AT_ONCE`] of them at the same time; the answers come in order. The first failure keeps
+    /// those that have not begun from beginning.
+    fn pull_all(&self, layers: &[(&BaseLayer, Stamp)]) -> Result<Vec<Pulled>, SnapshotError> {
+        let next = AtomicUsize::new(0);
+        let (sender, results) = channel();
+        let work = |sender: Sender<_>| loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((layer, stamp)) = layers.get(at) else { break };
+            let pulled = self.pull_one(layer, *stamp);
+            if pulled.is_err() {
+                next.store(layers.len(), Ordering::Relaxed);
+            }
+            // The receiver lives until all threads have ended.
+            let _ = sender.send((at, pulled));
+        };
+        thread::scope(|scope| {
+            for _ in 0..layers.len().min(AT_ONCE) {
+                let sender = sender.clone();
+                scope.spawn(|| work(sender));
+            }
+        });
+        drop(sender);
+        let results: BTreeMap<_, _> = results.iter().collect();
+        results.into_values().collect()
+    }
+
+    fn pull_one(&self, layer: &BaseLayer, stamp: Stamp) -> Result<Pulled, SnapshotError> {
+        let (temp, trash) = (self.store().temp_dir("layer")?, self.store().temp_dir("trash")?);
+        let root = temp.path().join(FILES);
+        fs::create_dir(&root).map_err(SnapshotError::io("create", &root))?;
+        let target = Target {
+            root: open_directory(&root)?,
+            trash: open_directory(trash.path())?,
+            marks: self.marks,
+            stamp,
+        };
+        match pull(&self.fetcher, layer, target, &self.events, &self.cancel) {
+            Ok(loose) => Ok(Pulled { loose, temp, _trash: trash }),
+            Err(PullError::Stream(StreamError::Cancelled)) => Err(SnapshotError::Cancelled),
+            Err(error) => Err(SnapshotError::Base { blob: layer.descriptor.digest, source: Box::new(error) }),
+        }
+    }
+
+    fn place(
+        &self,
+        chain: TreeDigest,
+        layer: &BaseLayer,
+        stamp: Stamp,
+        pulled: Pulled,
+        lowers: &[OwnedFd],
+        below: Option<&Meta>,
+    ) -> Result<Meta, SnapshotError> {
+        let blob = layer.descriptor.digest;
+        let owners = below.map(Meta::owners).unwrap_or_default();
+        let unpacked =
+            pulled.loose.settle(lowers, &owners).map_err(|source| SnapshotError::Settle { blob, source })?;
+        for warning in unpacked.warnings {
+            self.warn(format!("layer {blob}: {warning}"));
+        }
+        let meta = Meta {
+            version: META_VERSION,
+            layer: Layer::Base(layer.clone()).tree(),
+            stamp,
+            opaque_root: unpacked.opaque_root,
+            owners: owned(unpacked.owners),
+        };
+        let temp = pulled.temp.path();
+        write_brought(temp, &unpacked.brought).map_err(SnapshotError::io("write in", temp))?;
+        meta.write(temp).map_err(SnapshotError::io("write in", temp))?;
+        self.store().rename_into(pulled.temp, &directory(self.store(), &chain))?;
+        Ok(meta)
+    }
+
+    /// The directories of the layers that are there, topmost first, as far down as anything shows through.
+    fn open_lowers(
+        &self,
+        chain: &[(TreeDigest, &Layer)],
+        metas: &[Meta],
+    ) -> Result<Vec<OwnedFd>, SnapshotError> {
+        let mut lowers = Vec::new();
+        for ((digest, _), meta) in chain.iter().zip(metas).rev() {
+            lowers.push(open_directory(&files(self.store(), digest))?);
+            if meta.opaque_root {
+                break;
+            }
+        }
+        Ok(lowers)
+    }
+}

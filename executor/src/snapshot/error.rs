@@ -1,0 +1,71 @@
+//! Why a snapshot could not be had or made.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use oci::{Sha256Digest, TreeDigest, store::StoreError};
+
+use super::PullError;
+use crate::{mount::MountError, unpack::UnpackError};
+
+/// Why a snapshot could not be had or made.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A layer of a base image could not be unpacked.
+    #[error("cannot unpack layer {blob}")]
+    Base {
+        /// Its blob.
+        blob: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: Box<PullError>,
+    },
+    /// A layer of a base image could not be completed.
+    #[error("cannot unpack layer {blob}")]
+    Settle {
+        /// Its blob.
+        blob: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: UnpackError,
+    },
+    /// The files of a step's layer were in the store and no longer are.
+    #[error("the layer {layer} that an earlier step made is gone from the store: {} is missing", path.display())]
+    Gone {
+        /// The layer.
+        layer: TreeDigest,
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// The file system could not be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A system call failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The clock stands before 2025.
+    #[error("this machine's clock is wrong: it stands before 2025, when the output format was fixed")]
+    Clock,
+    /// The user stopped the build.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl SnapshotError {
+    pub(super) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,103 @@
+//! One layer of a base image: from wherever its blob is into a directory of temporaries.
+
+use std::io::{self, Read, Write};
+
+use oci::{
+    BaseLayer, BlobOrigin, DiffId, MediaType,
+    fetch::Fetcher,
+    store::{BlobWriter, StoreError},
+};
+use solver::{Cancel, Event};
+
+use super::{
+    Events,
+    stream::{StreamError, Streamed, decompress},
+};
+use crate::unpack::{Loose, Target, UnpackError, unpack};
+
+/// Bytes between two progress events.
+const PROGRESS_STEP: u64 = 1 << 20;
+
+/// Why a base layer is not in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// Its media type is none that we know how to read.
+    #[error("its media type {0} is not supported")]
+    MediaType(MediaType),
+    /// The blob cannot be had.
+    #[error("cannot get the blob")]
+    Open(#[source] io::Error),
+    /// The blob cannot be read to its end.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// What is in it cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// It is not the layer that the image's config speaks of.
+    #[error("its diff ID is {found}, but the image's config says {expected}")]
+    DiffId {
+        /// From the config.
+        expected: DiffId,
+        /// Of the bytes.
+        found: DiffId,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Unpacks a layer while it is downloaded. A blob that comes from a registry is kept in the store, since an export to
+/// another place will want its bytes; one that lies in a layout is there already.
+pub(super) fn pull(
+    fetcher: &Fetcher,
+    layer: &BaseLayer,
+    target: Target,
+    events: &Events,
+    cancel: &Cancel,
+) -> Result<Loose, PullError> {
+    let descriptor = &layer.descriptor;
+    if descriptor.media_type.layer_compression().is_none() {
+        return Err(PullError::MediaType(descriptor.media_type.clone()));
+    }
+    let is_stored = fetcher.store().has_blob(&descriptor.digest, descriptor.size);
+    let keep = matches!(layer.origin, BlobOrigin::Registry(_)) && !is_stored;
+    let mut copy = if keep { Some(fetcher.store().blob_writer()?) } else { None };
+    let blob = fetcher.open(descriptor, &layer.origin).map_err(PullError::Open)?;
+    let task = format!("{} {:.19}", if is_stored { "unpack" } else { "pull" }, descriptor.digest.to_string());
+    let blob = Watched { blob, copy: copy.as_mut(), task, done: 0, told: 0, total: descriptor.size, events };
+    let Streamed { consumed, diff_id } = decompress(blob, cancel, |stream| unpack(stream, target))??;
+    if diff_id != layer.diff_id {
+        return Err(PullError::DiffId { expected: layer.diff_id, found: diff_id });
+    }
+    if let Some(copy) = copy {
+        copy.commit_as(&descriptor.digest, descriptor.size)?;
+    }
+    Ok(consumed)
+}
+
+/// A blob on its way: counted, and copied if it is to be kept.
+struct Watched<'a, R> {
+    blob: R,
+    copy: Option<&'a mut BlobWriter>,
+    task: String,
+    done: u64,
+    told: u64,
+    total: u64,
+    events: &'a Events,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.blob.read(buffer)?;
+        if let Some(copy) = &mut self.copy {
+            copy.write_all(&buffer[..count])?;
+        }
+        self.done += count as u64;
+        let is_news = self.done >= self.told + PROGRESS_STEP || self.done == self.total;
+        if is_news && count > 0 {
+            self.told = self.done;
+            (self.events)(Event::Transfer { task: self.task.clone(), done: self.done, total: self.total });
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,221 @@
+//! From a blob to the bytes of its tar: decompressed in one thread, hashed in a second, unpacked in a third.
+//!
+//! The compression is told by the first bytes, not by the media type, which registries hold wrong ones of; what comes out
+//! is checked against the diff ID in any case. Windows and sizes are bounded (RELIABILITY R21).
+
+use std::{
+    io::{self, BufReader, Cursor, Read},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use flate2::bufread::MultiGzDecoder;
+use oci::{DiffId, digest::Sha256Hasher};
+use solver::Cancel;
+
+/// Bytes handed from thread to thread at once, and how often before the faster one waits.
+const CHUNK: usize = 256 << 10;
+const CHUNKS: usize = 8;
+/// A zstd stream may ask for a window of this many bytes, as a power of two: 128 MiB.
+const MAX_ZSTD_WINDOW: u32 = 27;
+/// Bytes of an uncompressed layer.
+const MAX_LAYER: u64 = 64 << 30;
+
+/// Why a layer's bytes could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The blob cannot be read or decompressed, or is the wrong one.
+    #[error("cannot read the blob")]
+    Read(#[source] io::Error),
+    /// It unpacks to more than we take.
+    #[error("the layer is larger than {} GiB", MAX_LAYER >> 30)]
+    TooLarge,
+    /// The user stopped the build.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What became of a layer's bytes.
+pub(super) struct Streamed<T> {
+    /// What the consumer made of them.
+    pub(super) consumed: T,
+    /// Their digest.
+    pub(super) diff_id: DiffId,
+}
+
+/// Decompresses a blob to its end, while `consume` reads the result and all of it is hashed. What the consumer leaves
+/// unread is read and hashed, too.
+///
+/// # Errors
+/// Outer: the blob cannot be read. Inner: the consumer's own, which ends the reading.
+pub(super) fn decompress<T, E>(
+    blob: impl Read + Send,
+    cancel: &Cancel,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+) -> Result<Result<Streamed<T>, E>, StreamError> {
+    let (to_hash, for_hash) = sync_channel(CHUNKS);
+    let (to_consumer, for_consumer) = sync_channel(CHUNKS);
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || read(blob, cancel, [to_hash, to_consumer]));
+        let hasher = scope.spawn(move || hash(for_hash));
+        let mut chunks =
+            Chunks { chunks: for_consumer, current: Chunk::default(), position: 0, is_over: false };
+        let consumed = consume(&mut chunks);
+        if consumed.is_ok() {
+            let _ = io::copy(&mut chunks, &mut io::sink());
+        }
+        drop(chunks);
+        reader.join().expect("reading does not panic")?;
+        let diff_id = hasher.join().expect("hashing does not panic");
+        Ok(consumed.map(|consumed| Streamed { consumed, diff_id }))
+    })
+}
+
+type Chunk = Arc<Vec<u8>>;
+
+/// Ends early, without an error, when nobody takes the bytes any more: the taker has one of his own.
+fn read(blob: impl Read + Send, cancel: &Cancel, takers: [SyncSender<Chunk>; 2]) -> Result<(), StreamError> {
+    let mut decoder = decoder(blob).map_err(StreamError::Read)?;
+    let mut total = 0;
+    loop {
+        if cancel.is_requested() {
+            return Err(StreamError::Cancelled);
+        }
+        let mut chunk = Vec::with_capacity(CHUNK);
+        decoder.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(StreamError::Read)?;
+        total += chunk.len() as u64;
+        if total > MAX_LAYER {
+            return Err(StreamError::TooLarge);
+        }
+        let chunk = Arc::new(chunk);
+        let is_taken = takers.iter().all(|taker| taker.send(chunk.clone()).is_ok());
+        if chunk.is_empty() || !is_taken {
+            return Ok(());
+        }
+    }
+}
+
+fn decoder<'a>(mut blob: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut head = Vec::new();
+    blob.by_ref().take(4).read_to_end(&mut head)?;
+    let (is_gzip, is_zstd) = (head.starts_with(b"\x1f\x8b"), head == b"\x28\xb5\x2f\xfd");
+    let blob = BufReader::with_capacity(CHUNK, Cursor::new(head).chain(blob));
+    if is_gzip {
+        return Ok(Box::new(MultiGzDecoder::new(blob)));
+    }
+    if is_zstd {
+        let mut decoder = zstd::Decoder::with_buffer(blob)?;
+        decoder.window_log_max(MAX_ZSTD_WINDOW)?;
+        return Ok(Box::new(decoder));
+    }
+    Ok(Box::new(blob))
+}
+
+fn hash(chunks: Receiver<Chunk>) -> DiffId {
+    let mut hasher = Sha256Hasher::default();
+    chunks.iter().for_each(|chunk| hasher.update(&chunk));
+    hasher.finish().into()
+}
+
+/// The consumer's end. An empty chunk says that all is well and over; a closed channel that the reader has failed.
+struct Chunks {
+    chunks: Receiver<Chunk>,
+    current: Chunk,
+    position: usize,
+    is_over: bool,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.position == self.current.len() && !self.is_over {
+            self.current = self.chunks.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.position = 0;
+            self.is_over = self.current.is_empty();
+        }
+        let count = (&self.current[self.position..]).read(buffer)?;
+        self.position += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use oci::Sha256Digest;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("in memory");
+        encoder.finish().expect("in memory")
+    }
+
+    fn all(stream: &mut dyn Read) -> Result<Vec<u8>, io::Error> {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn diff_id(bytes: &[u8]) -> DiffId {
+        Sha256Digest::of(bytes).into()
+    }
+
+    #[test]
+    fn every_compression_comes_out_the_same_and_hashed() {
+        let bytes: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 1000) as u8).collect();
+        let (first, second) = bytes.split_at(1 << 20);
+        let frame = |bytes| zstd::encode_all(bytes, 1).expect("in memory");
+        for blob in [
+            bytes.clone(),
+            gzip(&bytes),
+            [gzip(first), gzip(second)].concat(),
+            frame(&bytes),
+            [frame(first), frame(second)].concat(),
+        ] {
+            let streamed =
+                decompress(&blob[..], &Cancel::default(), all).expect("readable").expect("consumed");
+            assert!(streamed.consumed == bytes);
+            assert_eq!(streamed.diff_id, diff_id(&bytes));
+        }
+    }
+
+    #[test]
+    fn what_the_consumer_leaves_is_hashed_all_the_same() {
+        let blob = vec![7; 5 << 20];
+        let nothing = |_: &mut dyn Read| Ok::<_, io::Error>(());
+        let streamed =
+            decompress(&blob[..], &Cancel::default(), nothing).expect("readable").expect("consumed");
+        assert_eq!(streamed.diff_id, diff_id(&blob));
+    }
+
+    #[test]
+    fn the_reader_s_error_counts_before_the_consumer_s_and_the_consumer_s_ends_the_reading() {
+        let cut = gzip(&[1; 100_000]);
+        let result = decompress(&cut[..cut.len() - 9], &Cancel::default(), all);
+        assert!(matches!(result, Err(StreamError::Read(_))));
+        let endless = io::repeat(7);
+        let refuse = |_: &mut dyn Read| Err::<(), _>("refused");
+        assert_eq!(decompress(endless, &Cancel::default(), refuse).expect("readable").err(), Some("refused"));
+    }
+
+    #[test]
+    fn a_cancelled_build_stops_reading() {
+        let cancel = Cancel::default();
+        cancel.request();
+        assert!(matches!(decompress(io::repeat(7), &cancel, all), Err(StreamError::Cancelled)));
+    }
+
+    #[test]
+    fn a_window_that_takes_too_much_memory_is_refused() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("in memory");
+        encoder.window_log(28).expect("allowed");
+        encoder.write_all(&[0; 1000]).expect("in memory");
+        let blob = encoder.finish().expect("in memory");
+        assert!(matches!(decompress(&blob[..], &Cancel::default(), all), Err(StreamError::Read(_))));
+    }
+}
