@@ -261,3 +261,6 @@ impl Fields {
         self.put("timestamps", format!("{timestamps:?}"));
     }
 }
+
+#[cfg(test)]
+mod tests;

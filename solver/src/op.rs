@@ -119,8 +119,8 @@ pub struct Copy {
     pub items: Vec<CopyItem>,
     /// Absolute destination path, cleaned.
     pub destination: String,
-    /// Whether the destination must be a directory: it was written with a trailing slash, or is `.`-like, or there
-    /// are several sources.
+    /// Whether the destination must be a directory: it was written with a trailing slash, or is `.`-like. How many
+    /// sources there are does not matter: several files to one name leave the last, as in BuildKit.
     pub into_directory: bool,
     /// `--chown`: `user[:group]`, names or ids looked up in the destination's file system. `None`: 0:0 for contexts,
     /// the owner they have for files of stages and images, as BuildKit does.

@@ -1,16 +1,44 @@
 //! From the syntax tree to the build graph. Pure: asks only the [`Resolver`], and only for images that the target
 //! needs.
+//!
+//! For every platform, [`survey`] finds out which stages are needed and what they stand on, and [`stage`] goes through
+//! their instructions in the order of the file. What a Dockerfile means is BuildKit's frontend's to say; history
+//! entries and labels are in its words. Mistakes are collected; only an image that cannot be had ends the planning.
+//!
+//! [`survey`]: mod@survey
+//! [`stage`]: mod@stage
 
-use std::collections::BTreeMap;
+mod bases;
+mod copy;
+mod lint;
+mod path;
+mod ports;
+mod run;
+mod settings;
+mod stage;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod variables;
+mod wording;
 
-use oci::Platform;
-use parser::{Diagnostic, Dockerfile};
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci::{Platform, Reference};
+use parser::{
+    Diagnostic, Dockerfile, Severity, Span,
+    ast::{ArgDeclaration, Instruction, InstructionKind, Word},
+    word,
+};
 
 use crate::{
-    graph::Graph,
+    graph::{Graph, Target},
     op::{Network, Timestamps},
     traits::{ImageName, Resolver, StepFailure},
 };
+use bases::Images;
+use stage::StageState;
+use variables::Environment;
 
 /// What the command line says about a build.
 #[derive(Debug, Clone)]
@@ -88,7 +116,7 @@ pub enum PlanError {
     #[error("{failure}")]
     Image {
         /// Where it is asked for.
-        span: parser::Span,
+        span: Span,
         /// Why not.
         #[source]
         failure: StepFailure,
@@ -96,8 +124,14 @@ pub enum PlanError {
 }
 
 fn summary(diagnostics: &[Diagnostic]) -> String {
-    let errors = diagnostics.iter().filter(|found| found.severity == parser::Severity::Error);
+    let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
     errors.map(|found| found.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+impl From<Diagnostic> for PlanError {
+    fn from(found: Diagnostic) -> Self {
+        Self::Dockerfile { diagnostics: vec![found] }
+    }
 }
 
 /// Turns a Dockerfile into what must be done for its target, on every platform asked for.
@@ -105,11 +139,222 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
 /// # Errors
 /// [`PlanError::Dockerfile`] with all mistakes together, [`PlanError::Image`] for the first image that cannot be had.
 pub fn plan(
-    _dockerfile: &Dockerfile,
-    _text: &str,
-    _options: &PlanOptions,
-    _resolver: &dyn Resolver,
+    dockerfile: &Dockerfile,
+    options: &PlanOptions,
+    resolver: &dyn Resolver,
 ) -> Result<Planned, PlanError> {
-    let found = Diagnostic::error(parser::Span::default(), "the planner is not written yet");
-    Err(PlanError::Dockerfile { diagnostics: vec![found] })
+    let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+    let images = Images::new(resolver, names.map(|name| name.value.as_str()).collect());
+    let mut planner =
+        Planner { dockerfile, options, images, graph: Graph::default(), report: Report::default() };
+    let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
+    match planned {
+        Ok(()) if !planner.report.has_errors() => {
+            Ok(Planned { graph: planner.graph, warnings: planner.report.found })
+        }
+        Err(failure @ PlanError::Image { .. }) if !planner.report.has_errors() => Err(failure),
+        Err(PlanError::Dockerfile { diagnostics }) => {
+            planner.report.extend(diagnostics);
+            Err(PlanError::Dockerfile { diagnostics: planner.report.found })
+        }
+        _ => Err(PlanError::Dockerfile { diagnostics: planner.report.found }),
+    }
+}
+
+/// Everything found so far, each thing once: platforms and triggers meet the same mistakes again.
+#[derive(Default)]
+struct Report {
+    found: Vec<Diagnostic>,
+}
+
+impl Report {
+    fn push(&mut self, found: Diagnostic) {
+        if !self.found.contains(&found) {
+            self.found.push(found);
+        }
+    }
+
+    fn extend(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
+        found.into_iter().for_each(|found| self.push(found));
+    }
+
+    fn has_errors(&self) -> bool {
+        self.found.iter().any(|found| found.severity == Severity::Error)
+    }
+}
+
+/// What the whole of the planning shares.
+struct Planner<'a> {
+    dockerfile: &'a Dockerfile,
+    options: &'a PlanOptions,
+    images: Images<'a>,
+    graph: Graph,
+    report: Report,
+}
+
+impl Planner<'_> {
+    /// The language we speak is BuildKit's own; a Dockerfile that asks for another must not be misread.
+    fn check_frontend(&self) -> Result<(), PlanError> {
+        let given = self.options.build_args.get("BUILDKIT_SYNTAX");
+        let written = self.dockerfile.directives.syntax.as_ref();
+        let (asked, span) = match (given, written) {
+            (Some(given), _) => (given.as_str(), Span::default()),
+            (None, Some(word)) => (word.value.as_str(), word.span),
+            (None, None) => return Ok(()),
+        };
+        let frontend = asked.split_whitespace().next().unwrap_or("");
+        let known = frontend.parse::<Reference>().is_ok_and(|reference| {
+            let repository = reference.repository.as_str();
+            reference.registry == oci::reference::DEFAULT_REGISTRY
+                && matches!(repository, "docker/dockerfile" | "docker/dockerfile-upstream")
+        });
+        if known {
+            return Ok(());
+        }
+        let message = format!("the frontend {frontend} is not supported");
+        Err(Diagnostic::error(span, message).hint("docker/dockerfile:1 is built in").into())
+    }
+
+    fn all_platforms(&mut self) -> Result<(), PlanError> {
+        let target = survey::target(self)?;
+        let implicit = [self.options.build_platform.clone()];
+        let asked = if self.options.platforms.is_empty() { &implicit[..] } else { &self.options.platforms };
+        let mut seen = BTreeSet::new();
+        for platform in asked.iter().filter(|platform| seen.insert(*platform)) {
+            self.one_platform(target, platform)?;
+        }
+        Ok(())
+    }
+
+    fn one_platform(&mut self, target: usize, platform: &Platform) -> Result<(), PlanError> {
+        let name = self.options.target.clone().or_else(|| Some(self.name_of(target)?.to_lowercase()));
+        let predefined = variables::predefined(self.options, platform, name.as_deref().unwrap_or(""));
+        self.lint_from(&predefined);
+        let globals = self.global_scope(predefined, &self.options.build_args)?;
+        let stages = survey::survey(self, target, &globals, platform)?;
+        let mut done = BTreeMap::new();
+        for (number, surveyed) in &stages {
+            let state = stage::plan(self, *number, surveyed, &globals, platform, &done)?;
+            done.extend(state.map(|state| (*number, state)));
+        }
+        if let Some(state) = done.remove(&target) {
+            let target = self.target(state, platform);
+            self.graph.targets.push(target);
+        }
+        Ok(())
+    }
+
+    fn target(&self, state: StageState, platform: &Platform) -> Target {
+        let StageState { tip, mut config, base_layers, history, .. } = state;
+        config.config.labels.extend(self.options.labels.clone());
+        if !self.options.platforms.is_empty() {
+            let same = config.os == platform.os && config.architecture == platform.architecture;
+            config.os.clone_from(&platform.os);
+            config.architecture.clone_from(&platform.architecture);
+            if platform.variant.is_some() || !same {
+                config.variant.clone_from(&platform.variant);
+            }
+            if platform.os_version.is_some() || !same {
+                config.os_version.clone_from(&platform.os_version);
+            }
+        }
+        let platform = config.platform();
+        config.os.clone_from(&platform.os);
+        config.architecture.clone_from(&platform.architecture);
+        config.variant.clone_from(&platform.variant);
+        Target { platform, vertex: tip, config, base_layers, history }
+    }
+
+    /// The variables of FROM: those that are known to every build, then each global ARG in turn.
+    fn global_scope(
+        &self,
+        predefined: Environment,
+        build_args: &BTreeMap<String, String>,
+    ) -> Result<Environment, PlanError> {
+        let mut globals = predefined;
+        for ArgDeclaration { name, default } in self.global_declarations() {
+            let value = match (build_args.get(&name.value), default) {
+                (Some(given), _) => given.clone(),
+                (None, Some(default)) => {
+                    let lookup = |name: &str| globals.get(name).map(str::to_owned);
+                    word::expand(&default.value, self.dockerfile.directives.escape, &lookup)
+                        .map_err(|error| Diagnostic::error(default.span, error.to_string()))?
+                        .value
+                }
+                (None, None) => continue,
+            };
+            globals.set(&name.value, &value);
+        }
+        Ok(globals)
+    }
+
+    fn global_declarations(&self) -> impl Iterator<Item = &ArgDeclaration> {
+        self.dockerfile.global_args.iter().flat_map(|instruction: &Instruction| match &instruction.kind {
+            InstructionKind::Arg(declarations) => declarations.as_slice(),
+            _ => &[],
+        })
+    }
+
+    /// Whether a global ARG names this variable, with or without a value.
+    fn declares_globally(&self, name: &str) -> bool {
+        self.global_declarations().any(|declaration| declaration.name.value == name)
+    }
+
+    /// Stages that cannot be built without build arguments are doubtful, whether or not this build gives them, and
+    /// so are names that mean nothing; in all stages, needed or not.
+    fn lint_from(&mut self, predefined: &Environment) {
+        let Ok(globals) = self.global_scope(predefined.clone(), &BTreeMap::new()) else { return };
+        let lookup = |name: &str| globals.get(name).map(str::to_owned);
+        let expand = |word: &Word| word::expand(&word.value, self.dockerfile.directives.escape, &lookup);
+        for stage in &self.dockerfile.stages {
+            let words = [Some(&stage.base), stage.platform.as_ref()].into_iter().flatten();
+            for name in words.filter_map(|word| expand(word).ok()).flat_map(|expanded| expanded.unmatched) {
+                if !self.declares_globally(&name) {
+                    self.report.push(lint::undefined_arg_in_from(stage.span, &name, &globals));
+                }
+            }
+            let name = expand(&stage.base);
+            let valid = name.is_ok_and(|name| {
+                self.stage_before(&name.value, usize::MAX).is_some()
+                    || name.value.parse::<Reference>().is_ok()
+            });
+            if !valid && stage.base.value.contains('$') {
+                self.report.push(lint::invalid_default_arg_in_from(stage));
+            }
+        }
+    }
+
+    /// The last stage of this name among the first `limit`; names compare without case.
+    fn stage_before(&self, name: &str, limit: usize) -> Option<usize> {
+        let stages = self.dockerfile.stages.iter().take(limit);
+        let named = |stage: &parser::ast::Stage| {
+            stage.name.as_ref().is_some_and(|own| own.value.eq_ignore_ascii_case(name))
+        };
+        stages.enumerate().filter(|(_, stage)| named(stage)).map(|(number, _)| number).next_back()
+    }
+
+    fn name_of(&self, number: usize) -> Option<&str> {
+        self.dockerfile.stages[number].name.as_ref().map(|name| name.value.as_str())
+    }
+
+    fn stage_names(&self) -> Vec<&str> {
+        (0..self.dockerfile.stages.len()).filter_map(|number| self.name_of(number)).collect()
+    }
+
+    /// A stage as people are shown it.
+    fn shown_stage_name(&self, number: usize) -> String {
+        self.name_of(number).map_or_else(|| format!("stage-{number}"), str::to_lowercase)
+    }
+
+    /// Takes mistakes out of the way: they are reported together, and planning goes on beside them.
+    fn reported<T>(&mut self, result: Result<T, PlanError>) -> Result<Option<T>, PlanError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(PlanError::Dockerfile { diagnostics }) => {
+                self.report.extend(diagnostics);
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
 }

@@ -1,0 +1,114 @@
+//! What the names in FROM and COPY --from mean: an earlier stage, nothing, a named context, or an image.
+//!
+//! A named context shadows images and stages alike; its name is compared as BuildKit does, with `docker.io/library/`
+//! and `:latest` left out.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use oci::{ImageConfig, Platform, Reference};
+use parser::{Span, suggest};
+
+use super::{NamedContext, PlanError, PlanOptions, variables::DEFAULT_PATH};
+use crate::{
+    op::Source,
+    traits::{BaseImage, ImageName, Resolver},
+};
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Base {
+    /// No files.
+    Scratch,
+    /// The stage of this number.
+    Stage(usize),
+    /// An image.
+    Image(ImageName),
+    /// A directory, by the name of its context.
+    Directory(String),
+}
+
+/// The named context that takes the place of `name`, if there is one.
+pub(super) fn context(options: &PlanOptions, name: &str) -> Option<Base> {
+    if matches!(name.to_ascii_lowercase().as_str(), "scratch" | "context") {
+        return None;
+    }
+    let wanted = familiar(name);
+    let (given, context) = options.contexts.iter().find(|(given, _)| familiar(given) == wanted)?;
+    Some(match context {
+        NamedContext::Directory => Base::Directory(given.clone()),
+        NamedContext::Image(image) => Base::Image(image.clone()),
+        NamedContext::Scratch => Base::Scratch,
+    })
+}
+
+/// A name that is no stage: `scratch`, a named context, or a reference to an image.
+///
+/// # Errors
+/// What is wrong with the reference.
+pub(super) fn elsewhere(options: &PlanOptions, name: &str) -> Result<Base, String> {
+    if name == "scratch" {
+        return Ok(Base::Scratch);
+    }
+    if let Some(base) = context(options, name) {
+        return Ok(base);
+    }
+    let reference: Reference =
+        name.parse().map_err(|error: oci::reference::ReferenceError| error.to_string())?;
+    Ok(Base::Image(ImageName::Registry(reference.with_default_tag())))
+}
+
+/// The short form of a name, by which contexts are compared.
+fn familiar(name: &str) -> String {
+    let short = name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar());
+    short.strip_suffix(":latest").map(str::to_owned).unwrap_or(short)
+}
+
+/// The images of a plan: each is asked for once a platform.
+pub(super) struct Images<'a> {
+    resolver: &'a dyn Resolver,
+    known: BTreeMap<(ImageName, Platform), Rc<BaseImage>>,
+    /// Names of stages, for slips of the pen.
+    stages: Vec<&'a str>,
+}
+
+impl<'a> Images<'a> {
+    pub(super) fn new(resolver: &'a dyn Resolver, stages: Vec<&'a str>) -> Self {
+        Self { resolver, known: BTreeMap::new(), stages }
+    }
+
+    pub(super) fn get(
+        &mut self,
+        name: &ImageName,
+        written: &str,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Rc<BaseImage>, PlanError> {
+        let key = (name.clone(), platform.clone());
+        if let Some(image) = self.known.get(&key) {
+            return Ok(Rc::clone(image));
+        }
+        let image = self.resolver.image(name, platform).map_err(|failure| {
+            let near =
+                suggest::nearest(written, self.stages.iter().copied()).filter(|_| failure.hint.is_none());
+            let failure = match near {
+                Some(stage) => failure.hint(format!("did you mean the stage {stage:?}?")),
+                None => failure,
+            };
+            PlanError::Image { span, failure }
+        })?;
+        Ok(Rc::clone(self.known.entry(key).or_insert(Rc::new(image))))
+    }
+}
+
+/// The layers of an image as a source.
+pub(super) fn source(image: &BaseImage) -> Source {
+    if image.layers.is_empty() { Source::Scratch } else { Source::Image(image.layers.clone()) }
+}
+
+/// The config that FROM scratch begins with.
+pub(super) fn empty_config(platform: &Platform) -> ImageConfig {
+    let mut config = ImageConfig::empty(platform);
+    config.config.working_dir = "/".to_owned();
+    config.config.env = vec![format!("PATH={DEFAULT_PATH}")];
+    config
+}

@@ -1,0 +1,88 @@
+//! The findings that need expanded values: rules of BuildKit's linter, by its names.
+
+use parser::{
+    Diagnostic, Span,
+    ast::{self, Word},
+    suggest, word,
+};
+
+use super::variables::Environment;
+
+/// A variable that nobody has set.
+pub(super) fn undefined_var(span: Span, name: &str, environment: &Environment) -> Diagnostic {
+    let found = Diagnostic::warning("UndefinedVar", span, format!("Usage of undefined variable '${name}'"));
+    did_you_mean(found, suggest::nearest(name, environment.names()).map(|near| format!("${near}")))
+}
+
+/// A variable in FROM that no global ARG declares.
+pub(super) fn undefined_arg_in_from(span: Span, name: &str, globals: &Environment) -> Diagnostic {
+    let found =
+        Diagnostic::warning("UndefinedArgInFrom", span, format!("FROM argument '{name}' is not declared"));
+    did_you_mean(found, suggest::nearest(name, globals.names()).map(str::to_owned))
+}
+
+fn did_you_mean(found: Diagnostic, near: Option<String>) -> Diagnostic {
+    match near {
+        Some(near) => {
+            let message = format!("{} (did you mean {near}?)", found.message);
+            Diagnostic { message, ..found }
+        }
+        None => found,
+    }
+}
+
+/// A FROM that means nothing unless a build argument is given.
+pub(super) fn invalid_default_arg_in_from(stage: &ast::Stage) -> Diagnostic {
+    let what = "results in empty or invalid base image name";
+    let message = format!("Default value for ARG {} {what}", stage.base.value);
+    Diagnostic::warning("InvalidDefaultArgInFrom", stage.span, message)
+}
+
+/// A `--platform` that says what holds anyway, or that fixes the platform of the stage for good.
+pub(super) fn platform_flag(
+    stage: &ast::Stage,
+    word: &Word,
+    expanded: &word::Expanded,
+    globals: &Environment,
+) -> Option<Diagnostic> {
+    let only_target = expanded.unmatched.is_empty() && expanded.matched == ["TARGETPLATFORM"];
+    if only_target && globals.get("TARGETPLATFORM") == Some(&expanded.value) {
+        let message = format!(
+            "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
+            word.value
+        );
+        return Some(Diagnostic::warning("RedundantTargetPlatform", stage.span, message));
+    }
+    let constant = expanded.matched.is_empty() && expanded.unmatched.is_empty();
+    let platform = expanded.value.parse::<oci::Platform>().ok().filter(|_| constant)?;
+    let name = stage.name.as_ref().map_or("", |name| name.value.as_str());
+    if name.contains(&platform.os) || name.contains(&platform.architecture) {
+        return None;
+    }
+    let message = format!("FROM --platform flag should not use constant value {:?}", expanded.value);
+    Some(Diagnostic::warning("FromPlatformFlagConstDisallowed", stage.span, message))
+}
+
+/// A base image for another platform than the one asked for.
+pub(super) fn invalid_base_image_platform(
+    stage: &ast::Stage,
+    wanted: &oci::Platform,
+    has: &oci::Platform,
+) -> Option<Diagnostic> {
+    if wanted.os == has.os && wanted.architecture == has.architecture {
+        return None;
+    }
+    let message = format!(
+        "Base image {} was pulled with platform {:?}, expected {:?} for current build",
+        stage.base.value,
+        has.to_string(),
+        wanted.to_string()
+    );
+    Some(Diagnostic::warning("InvalidBaseImagePlatform", stage.span, message))
+}
+
+/// A relative WORKDIR in a stage that has set none.
+pub(super) fn workdir_relative_path(span: Span, path: &str) -> Diagnostic {
+    let message = format!("Relative workdir {path:?} can have unexpected results if the base image changes");
+    Diagnostic::warning("WorkdirRelativePath", span, message)
+}

@@ -1,0 +1,121 @@
+//! RUN.
+
+use parser::ast::{CommandLine, Heredoc, Run, Word};
+
+use super::{PlanError, stage::Walk, survey::Task, variables};
+use crate::op::{Exec, Network, Op, Script, Timestamps};
+
+/// What tools that honour it take for the time: 2000-01-01T00:00:00Z, as everything that a layer normalises.
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+impl Walk<'_, '_> {
+    pub(super) fn run(&mut self, task: &Task, run: &Run) -> Result<(), PlanError> {
+        let Run { command, heredocs, mounts, network, security, devices } = run;
+        self.refuse(task, "RUN --mount", mounts.first())?;
+        self.refuse(task, "RUN --device", devices.first())?;
+        self.refuse(task, "RUN --security", security.as_ref().filter(|word| word.value != "sandbox"))?;
+        let network = match network {
+            Some(word) => self.network(task, word)?,
+            None => self.planner.options.network,
+        };
+        let (args, script) = self.command(task, command, heredocs)?;
+        let config = &self.state.config.config;
+        let workdir = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
+        let exec = Exec {
+            args: args.clone(),
+            env: self.environment_of_run(),
+            user: config.user.clone(),
+            workdir: workdir.to_owned(),
+            network,
+            script,
+            timestamps: self.planner.options.timestamps,
+        };
+        let shown = format!("{}{}", self.shown(task), heredocs.first().map(summary).unwrap_or_default());
+        let created_by = format!("RUN {}{} # buildkit", self.arguments_in_history(), args.join(" "));
+        let proxies = variables::proxies(&self.planner.options.build_args).into_iter();
+        let proxies = proxies.filter(|(name, _)| self.state.environment.get(name).is_none()).collect();
+        self.step(task, Op::Exec(exec), Vec::new(), &shown, proxies);
+        self.commit(created_by, true);
+        Ok(())
+    }
+
+    /// Refuses by name what cannot be built yet.
+    pub(super) fn refuse(&self, task: &Task, what: &str, used: Option<&Word>) -> Result<(), PlanError> {
+        match used {
+            Some(word) => Err(self.mistake(task, word.span, format!("{what} is not supported yet"))),
+            None => Ok(()),
+        }
+    }
+
+    fn network(&self, task: &Task, word: &Word) -> Result<Network, PlanError> {
+        match word.value.as_str() {
+            "default" => Ok(self.planner.options.network),
+            "none" => Ok(Network::None),
+            "host" => Ok(Network::Host),
+            other => Err(self.mistake(task, word.span, format!("unsupported network mode {other:?}"))),
+        }
+    }
+
+    /// What is run: the command itself, a script with an interpreter of its own, or a line for the shell, which is
+    /// given heredocs to deal with as they were written.
+    fn command(
+        &self,
+        task: &Task,
+        command: &CommandLine,
+        heredocs: &[Heredoc],
+    ) -> Result<(Vec<String>, Option<Script>), PlanError> {
+        match (command, heredocs) {
+            (CommandLine::Exec(_), [_, ..]) => {
+                Err(self.mistake(task, task.instruction.span, "a heredoc needs the shell form of RUN"))
+            }
+            (CommandLine::Exec(args), []) if args.is_empty() => {
+                Err(self.mistake(task, task.instruction.span, "RUN needs a command"))
+            }
+            (CommandLine::Exec(args), []) => Ok((args.clone(), None)),
+            (CommandLine::Shell(line), []) => Ok((self.in_shell(line), None)),
+            (CommandLine::Shell(line), [only, ..]) if line.is_empty() => {
+                if only.content.starts_with("#!") {
+                    let script = Script { content: only.content.clone() };
+                    return Ok((self.in_shell(Script::PATH), Some(script)));
+                }
+                Ok((self.in_shell(&only.content), None))
+            }
+            (CommandLine::Shell(line), heredocs) => {
+                let body = |heredoc: &Heredoc| format!("\n{}{}", heredoc.content, heredoc.name);
+                let bodies: String = heredocs.iter().map(body).collect();
+                Ok((self.in_shell(&format!("{line}{bodies}")), None))
+            }
+        }
+    }
+
+    fn environment_of_run(&self) -> Vec<(String, String)> {
+        let mut environment = self.state.environment.clone();
+        let is_ours = self.planner.options.timestamps == Timestamps::Auto;
+        if is_ours && environment.get(SOURCE_DATE_EPOCH).is_none() {
+            environment.set(SOURCE_DATE_EPOCH, &oci::tree::NORMAL_TIME.to_string());
+        }
+        environment.pairs().to_vec()
+    }
+
+    /// `|2 A=a B=b ` for the arguments that the command can see.
+    fn arguments_in_history(&self) -> String {
+        let mut shown: Vec<(&str, &str)> = Vec::new();
+        for (name, value) in &self.state.arguments {
+            let value = self.state.environment.get(name).or(value.as_deref()).unwrap_or("");
+            match shown.iter_mut().find(|(known, _)| known == name) {
+                Some((_, old)) => *old = value,
+                None => shown.push((name, value)),
+            }
+        }
+        let count = if shown.is_empty() { String::new() } else { format!("|{} ", shown.len()) };
+        shown.iter().fold(count, |text, (name, value)| format!("{text}{name}={value} "))
+    }
+}
+
+/// The first line of a script, for progress.
+fn summary(heredoc: &Heredoc) -> String {
+    let mut lines = heredoc.content.trim().lines();
+    let first = lines.next().unwrap_or("");
+    let more = if lines.next().is_some() { "..." } else { "" };
+    format!(" ({first}{more})")
+}

@@ -1,0 +1,351 @@
+//! One stage: its instructions, in order, applied to a state that the next stage may start from.
+
+use std::collections::BTreeMap;
+
+use oci::{History, ImageConfig, Platform};
+use parser::{
+    Diagnostic, Span,
+    ast::{InstructionKind, Word},
+    word,
+};
+
+use super::{
+    PlanError, Planner,
+    bases::{self, Base},
+    lint, path,
+    survey::{Surveyed, Task},
+    variables::{self, DEFAULT_PATH, Environment},
+};
+use crate::{
+    graph::{HistoryItem, Vertex, VertexId},
+    op::{self, ContextSource, Op, Selector, Source},
+};
+
+/// What BuildKit's frontend puts into the `comment` of its history entries; tools look for it.
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// A stage as far as it is planned.
+#[derive(Debug, Clone)]
+pub(super) struct StageState {
+    /// The step that was added last.
+    pub(super) tip: VertexId,
+    pub(super) platform: Platform,
+    pub(super) config: ImageConfig,
+    pub(super) base_layers: usize,
+    pub(super) history: Vec<HistoryItem>,
+    /// What variables expand to and what RUN sees: the config's ENV, and ARG where it came later.
+    pub(super) environment: Environment,
+    /// Declared ARGs with the value they got, in order.
+    pub(super) arguments: Vec<(String, Option<String>)>,
+    /// Some WORKDIR has been gone through in this Dockerfile.
+    pub(super) workdir_is_set: bool,
+}
+
+/// Plans a stage. `None` when its base has mistakes, which are reported already.
+pub(super) fn plan(
+    planner: &mut Planner,
+    number: usize,
+    surveyed: &Surveyed,
+    globals: &Environment,
+    target: &Platform,
+    done: &BTreeMap<usize, StageState>,
+) -> Result<Option<StageState>, PlanError> {
+    let mut labels = Labels::new(planner, number, surveyed);
+    let Some(state) = first_state(planner, number, surveyed, done, &mut labels) else {
+        return Ok(None);
+    };
+    let uses_cache = uses_cache(planner, number);
+    let command_is_set = false;
+    let mut walk = Walk { planner, number, globals, target, done, labels, state, uses_cache, command_is_set };
+    walk.inherit();
+    for task in &surveyed.program {
+        let walked = walk.instruction(task);
+        walk.planner.reported(walked)?;
+    }
+    Ok(Some(walk.state))
+}
+
+fn uses_cache(planner: &Planner, number: usize) -> bool {
+    let name = planner.name_of(number).unwrap_or("");
+    let filtered = planner.options.no_cache_filter.iter().any(|filter| filter.eq_ignore_ascii_case(name));
+    !planner.options.no_cache && !filtered
+}
+
+/// What a stage starts from, before anything is done in it.
+fn first_state(
+    planner: &mut Planner,
+    number: usize,
+    surveyed: &Surveyed,
+    done: &BTreeMap<usize, StageState>,
+    labels: &mut Labels,
+) -> Option<StageState> {
+    let Surveyed { base, image, platform, program: _ } = surveyed;
+    let stage = &planner.dockerfile.stages[number];
+    if let Base::Stage(earlier) = base {
+        return done.get(earlier).cloned();
+    }
+    let empty = bases::empty_config(platform);
+    let (source, config, base_layers) = match image {
+        Some(image) => {
+            planner.report.extend(lint::invalid_base_image_platform(
+                stage,
+                platform,
+                &image.config.platform(),
+            ));
+            (bases::source(image), image.config.clone(), image.layers.len())
+        }
+        None => (Source::Scratch, empty, 0),
+    };
+    let label = match image {
+        Some(image) => labels.next(&format!("FROM {}", image.pinned)),
+        None => "FROM scratch".to_owned(),
+    };
+    let vertex = Vertex {
+        op: Op::Source(source),
+        inputs: Vec::new(),
+        platform: platform.clone(),
+        label,
+        span: Some(stage.span),
+        ambient_env: Vec::new(),
+        use_cache: true,
+    };
+    let mut state = StageState {
+        tip: planner.graph.add(vertex),
+        platform: platform.clone(),
+        config: ImageConfig { created: None, ..config },
+        base_layers,
+        history: Vec::new(),
+        environment: Environment::default(),
+        arguments: Vec::new(),
+        workdir_is_set: false,
+    };
+    if let Base::Directory(name) = base {
+        copy_whole(planner, &mut state, name, stage.span, labels);
+    }
+    Some(state)
+}
+
+/// A stage on a directory: all of it, as one layer.
+fn copy_whole(planner: &mut Planner, state: &mut StageState, name: &str, span: Span, labels: &mut Labels) {
+    let selector = Selector { include: vec![String::new()], ..Selector::default() };
+    let label = labels.next(&format!("FROM {name}"));
+    let step = |op, inputs, label| Vertex {
+        op,
+        inputs,
+        platform: state.platform.clone(),
+        label,
+        span: Some(span),
+        ambient_env: Vec::new(),
+        use_cache: true,
+    };
+    let context = ContextSource { context: name.to_owned(), selector: selector.clone() };
+    let context = step(Op::Source(Source::Context(context)), Vec::new(), context_label(name));
+    let copy = Op::Copy(op::Copy {
+        items: vec![op::CopyItem { input: 1, selector, unpack: false }],
+        destination: "/".to_owned(),
+        into_directory: true,
+        chown: None,
+        chmod: None,
+        timestamps: planner.options.timestamps,
+    });
+    let context = planner.graph.add(context);
+    state.tip = planner.graph.add(step(copy, vec![state.tip, context], label));
+    state.history.push(history(format!("FROM {name}"), true));
+}
+
+/// How the reading of a context is shown.
+pub(super) fn context_label(name: &str) -> String {
+    if name.is_empty() {
+        return "[internal] load build context".to_owned();
+    }
+    format!("[context {name}] load from directory")
+}
+
+fn history(created_by: String, produces_layer: bool) -> HistoryItem {
+    let entry = History {
+        created_by,
+        comment: COMMENT.to_owned(),
+        empty_layer: !produces_layer,
+        ..History::default()
+    };
+    HistoryItem { entry, produces_layer }
+}
+
+/// Numbers the steps of a stage as BuildKit does: `[build 2/5] RUN make`.
+struct Labels {
+    prefix: String,
+    total: usize,
+    done: usize,
+}
+
+impl Labels {
+    fn new(planner: &Planner, number: usize, surveyed: &Surveyed) -> Self {
+        let is_step = |task: &&Task| {
+            use InstructionKind::{Add, Copy, Run, Workdir};
+            matches!(task.instruction.kind, Add(_) | Copy(_) | Run(_) | Workdir(_))
+        };
+        let from = usize::from(!matches!(surveyed.base, Base::Scratch | Base::Stage(_)));
+        let mut prefix = String::new();
+        if planner.options.platforms.len() > 1 {
+            prefix.push_str(&format!("{} ", surveyed.platform));
+        }
+        if planner.dockerfile.stages.len() > 1 {
+            prefix.push_str(&format!("{} ", planner.shown_stage_name(number)));
+        }
+        Self { prefix, total: from + surveyed.program.iter().filter(is_step).count(), done: 0 }
+    }
+
+    fn next(&mut self, text: &str) -> String {
+        self.done += 1;
+        let width = self.total.max(1).ilog10() as usize + 1;
+        format!("[{}{:width$}/{}] {text}", self.prefix, self.done, self.total)
+    }
+}
+
+/// The way through a stage.
+pub(super) struct Walk<'w, 'a> {
+    pub(super) planner: &'w mut Planner<'a>,
+    pub(super) number: usize,
+    pub(super) globals: &'w Environment,
+    pub(super) target: &'w Platform,
+    /// The stages planned so far.
+    pub(super) done: &'w BTreeMap<usize, StageState>,
+    labels: Labels,
+    pub(super) state: StageState,
+    uses_cache: bool,
+    /// CMD has been gone through in this very stage.
+    pub(super) command_is_set: bool,
+}
+
+impl Walk<'_, '_> {
+    /// Takes over what the base's config says.
+    fn inherit(&mut self) {
+        let state = &mut self.state;
+        let container = &mut state.config.config;
+        container.on_build.clear();
+        if !container.env.iter().any(|variable| variables::split(variable).0 == "PATH") {
+            container.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        for variable in &container.env {
+            let (name, value) = variables::split(variable);
+            state.environment.set(name, value);
+        }
+        if !container.working_dir.is_empty() {
+            container.working_dir = path::clean(&container.working_dir);
+        }
+    }
+
+    fn instruction(&mut self, task: &Task) -> Result<(), PlanError> {
+        match &task.instruction.kind {
+            InstructionKind::Add(copy) | InstructionKind::Copy(copy) => self.copy(task, copy),
+            InstructionKind::Run(run) => self.run(task, run),
+            InstructionKind::Workdir(directory) => self.workdir(task, directory),
+            _ => self.setting(task),
+        }
+    }
+
+    fn workdir(&mut self, task: &Task, directory: &Word) -> Result<(), PlanError> {
+        let written = self.expand(task, directory)?;
+        if !self.state.workdir_is_set && !written.starts_with('/') {
+            self.planner.report.push(lint::workdir_relative_path(task.span(), &written));
+        }
+        self.state.workdir_is_set = true;
+        let path = path::join(&self.state.config.config.working_dir, &written);
+        self.state.config.config.working_dir.clone_from(&path);
+        let is_step = path != "/";
+        if is_step {
+            let make = op::MakeDir {
+                path: path.clone(),
+                mode: 0o755,
+                owner: self.state.config.config.user.clone(),
+                timestamps: self.planner.options.timestamps,
+            };
+            let shown = self.shown(task);
+            self.step(task, Op::MakeDir(make), Vec::new(), &shown, Vec::new());
+        }
+        self.commit(format!("WORKDIR {path}"), is_step);
+        Ok(())
+    }
+
+    /// Adds a step on top of the stage.
+    pub(super) fn step(
+        &mut self,
+        task: &Task,
+        op: Op,
+        other_inputs: Vec<VertexId>,
+        shown: &str,
+        ambient_env: Vec<(String, String)>,
+    ) {
+        let trigger = if task.trigger_at.is_some() { "ONBUILD " } else { "" };
+        let vertex = Vertex {
+            op,
+            inputs: [vec![self.state.tip], other_inputs].concat(),
+            platform: self.state.platform.clone(),
+            label: self.labels.next(&format!("{trigger}{shown}")),
+            span: Some(task.span()),
+            ambient_env,
+            use_cache: self.uses_cache,
+        };
+        self.state.tip = self.planner.graph.add(vertex);
+    }
+
+    /// Adds something that a step reads.
+    pub(super) fn source(
+        &mut self,
+        task: &Task,
+        source: Source,
+        platform: &Platform,
+        label: String,
+    ) -> VertexId {
+        self.planner.graph.add(Vertex {
+            op: Op::Source(source),
+            inputs: Vec::new(),
+            platform: platform.clone(),
+            label,
+            span: Some(task.span()),
+            ambient_env: Vec::new(),
+            use_cache: true,
+        })
+    }
+
+    pub(super) fn commit(&mut self, created_by: String, produces_layer: bool) {
+        self.state.history.push(history(created_by, produces_layer));
+    }
+
+    /// A word with its variables replaced; those that nobody has set are reported.
+    pub(super) fn expand(&mut self, task: &Task, word: &Word) -> Result<String, PlanError> {
+        let escape = self.planner.dockerfile.directives.escape;
+        let environment = &self.state.environment;
+        let lookup = |name: &str| environment.get(name).map(str::to_owned);
+        let expanded = word::expand(&word.value, escape, &lookup)
+            .map_err(|error| Diagnostic::error(task.place(word.span), error.to_string()))?;
+        self.report_undefined(task, &expanded);
+        Ok(expanded.value)
+    }
+
+    pub(super) fn report_undefined(&mut self, task: &Task, expanded: &word::Expanded) {
+        for name in &expanded.unmatched {
+            if !self.state.arguments.iter().any(|(argument, _)| argument == name) {
+                let found = lint::undefined_var(task.span(), name, &self.state.environment);
+                self.planner.report.push(found);
+            }
+        }
+    }
+
+    /// The instruction as progress shows it: variables replaced where they are set.
+    pub(super) fn shown(&self, task: &Task) -> String {
+        let escape = self.planner.dockerfile.directives.escape;
+        let lookup = |name: &str| self.state.environment.get(name).map(str::to_owned);
+        let text = &task.instruction.text;
+        let shown = word::expand_for_display(text, escape, &lookup).unwrap_or_else(|_| text.clone());
+        match shown.split_once(' ') {
+            Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
+            None => shown.to_uppercase(),
+        }
+    }
+
+    /// What is wrong with an instruction, pointing at one of its words.
+    pub(super) fn mistake(&self, task: &Task, span: Span, message: impl Into<String>) -> PlanError {
+        Diagnostic::error(task.place(span), message).into()
+    }
+}

@@ -1,0 +1,293 @@
+//! Which stages the target needs, and what each of them stands on, before anything is planned.
+//!
+//! Stages are gone through from the last to the first: whatever a stage needs comes before it, so when its turn comes
+//! it is known whether anybody needs it, and the images of the others are never asked for.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use oci::Platform;
+use parser::{
+    Diagnostic, Instruction, Severity, Span,
+    ast::{self, InstructionKind, Word},
+    suggest, word,
+};
+
+use super::{
+    PlanError, Planner,
+    bases::{self, Base},
+    lint,
+    variables::Environment,
+};
+use crate::traits::BaseImage;
+
+/// A stage that is needed.
+pub(super) struct Surveyed {
+    pub(super) base: Base,
+    /// The base, where it is an image.
+    pub(super) image: Option<Rc<BaseImage>>,
+    pub(super) platform: Platform,
+    /// What is done in it: the triggers of the base, then what is written.
+    pub(super) program: Vec<Task>,
+}
+
+/// An instruction to go through.
+#[derive(Clone)]
+pub(super) struct Task {
+    pub(super) instruction: Rc<Instruction>,
+    /// Where the trigger is pulled; `None` for what is written in the stage itself.
+    pub(super) trigger_at: Option<Span>,
+}
+
+impl Task {
+    /// Where to point for something in this instruction: a trigger's own text is not in the Dockerfile.
+    pub(super) fn place(&self, span: Span) -> Span {
+        self.trigger_at.unwrap_or(span)
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.place(self.instruction.span)
+    }
+}
+
+/// The number of the stage to build.
+pub(super) fn target(planner: &Planner) -> Result<usize, Diagnostic> {
+    let stages = &planner.dockerfile.stages;
+    let Some(name) = &planner.options.target else {
+        return Ok(stages.len() - 1);
+    };
+    let number = name.parse().ok().filter(|number| *number < stages.len());
+    planner.stage_before(name, stages.len()).or(number).ok_or_else(|| {
+        let known = planner.stage_names();
+        let hint = match suggest::nearest(name, known.iter().copied()) {
+            Some(nearest) => format!("did you mean {nearest:?}? The stages are: {}", known.join(", ")),
+            None if known.is_empty() => "no stage of this Dockerfile has a name".to_owned(),
+            None => format!("the stages are: {}", known.join(", ")),
+        };
+        Diagnostic::error(Span::default(), format!("target stage {name:?} could not be found")).hint(hint)
+    })
+}
+
+/// Looks at the target and all it needs. A stage that has a mistake is left out, and the mistake reported.
+pub(super) fn survey(
+    planner: &mut Planner,
+    target: usize,
+    globals: &Environment,
+    platform: &Platform,
+) -> Result<BTreeMap<usize, Surveyed>, PlanError> {
+    let mut needed = vec![false; target + 1];
+    needed[target] = true;
+    let mut surveyed = BTreeMap::new();
+    for number in (0..=target).rev() {
+        if !needed[number] {
+            continue;
+        }
+        let looked = look_at(planner, number, globals, platform);
+        let Some(stage) = planner.reported(looked)? else { continue };
+        for used in stages_used(planner, number, &stage) {
+            needed[used] = true;
+        }
+        surveyed.insert(number, stage);
+    }
+    Ok(surveyed)
+}
+
+fn look_at(
+    planner: &mut Planner,
+    number: usize,
+    globals: &Environment,
+    target: &Platform,
+) -> Result<Surveyed, PlanError> {
+    let stage = &planner.dockerfile.stages[number];
+    let platform = match &stage.platform {
+        Some(word) => stage_platform(planner, stage, word, globals)?,
+        None => target.clone(),
+    };
+    let replaced = stage.name.as_ref().and_then(|name| bases::context(planner.options, &name.value));
+    let (base, written) = match &replaced {
+        Some(base) => (base.clone(), stage.base.value.clone()),
+        None => stage_base(planner, number, globals)?,
+    };
+    let image = match &base {
+        Base::Image(name) => Some(planner.images.get(name, &written, &platform, stage.span)?),
+        _ => None,
+    };
+    let platform = if base == Base::Scratch { target.clone() } else { platform };
+    let program =
+        if replaced.is_some() { Vec::new() } else { program(planner, stage, &base, image.as_deref())? };
+    Ok(Surveyed { base, image, platform, program })
+}
+
+/// What FROM names, and how it is written once expanded.
+fn stage_base(
+    planner: &mut Planner,
+    number: usize,
+    globals: &Environment,
+) -> Result<(Base, String), PlanError> {
+    let stage = &planner.dockerfile.stages[number];
+    let name = expand_from(planner, &stage.base, globals)?.value;
+    if name.is_empty() {
+        let message = format!("base name ({}) should not be blank", stage.base.value);
+        let hint = "give the ARG a default, or a value with --build-arg";
+        return Err(Diagnostic::error(stage.base.span, message).hint(hint).into());
+    }
+    let base = match planner.stage_before(&name, number) {
+        Some(earlier) => Base::Stage(earlier),
+        None => bases::elsewhere(planner.options, &name)
+            .map_err(|reason| unknown_base(planner, &name, stage.base.span, reason))?,
+    };
+    Ok((base, name))
+}
+
+fn unknown_base(planner: &Planner, name: &str, span: Span, reason: String) -> Diagnostic {
+    let found = Diagnostic::error(span, reason);
+    match suggest::nearest(name, planner.stage_names()) {
+        Some(stage) => found.hint(format!("did you mean the stage {stage:?}?")),
+        None => found,
+    }
+}
+
+fn expand_from(planner: &Planner, word: &Word, globals: &Environment) -> Result<word::Expanded, Diagnostic> {
+    let lookup = |name: &str| globals.get(name).map(str::to_owned);
+    word::expand(&word.value, planner.dockerfile.directives.escape, &lookup)
+        .map_err(|error| Diagnostic::error(word.span, error.to_string()))
+}
+
+fn stage_platform(
+    planner: &mut Planner,
+    stage: &ast::Stage,
+    word: &Word,
+    globals: &Environment,
+) -> Result<Platform, PlanError> {
+    let expanded = expand_from(planner, word, globals)?;
+    if expanded.value.is_empty() {
+        let message = format!("empty platform value from expression {}", word.value);
+        return Err(Diagnostic::error(word.span, message).into());
+    }
+    planner.report.extend(lint::platform_flag(stage, word, &expanded, globals));
+    let failed = |error| format!("failed to parse platform {}: {error}", word.value);
+    expanded.value.parse().map_err(|error| Diagnostic::error(word.span, failed(error)).into())
+}
+
+/// The triggers of the base, then what is written in the stage.
+fn program(
+    planner: &Planner,
+    stage: &ast::Stage,
+    base: &Base,
+    image: Option<&BaseImage>,
+) -> Result<Vec<Task>, PlanError> {
+    let triggers = match base {
+        Base::Stage(earlier) => {
+            let trigger = |instruction: &Instruction| match &instruction.kind {
+                InstructionKind::Onbuild { text: _, trigger } => Some(Instruction::clone(trigger)),
+                _ => None,
+            };
+            planner.dockerfile.stages[*earlier].instructions.iter().filter_map(trigger).collect()
+        }
+        _ => triggers_of(image, stage.span)?,
+    };
+    let pulled = triggers.into_iter().map(|trigger| (trigger, Some(stage.span)));
+    let written = stage.instructions.iter().map(|instruction| (instruction.clone(), None));
+    let task = |(instruction, trigger_at)| Task { instruction: Rc::new(instruction), trigger_at };
+    Ok(pulled.chain(written).map(task).collect())
+}
+
+fn triggers_of(image: Option<&BaseImage>, span: Span) -> Result<Vec<Instruction>, PlanError> {
+    let mut triggers = Vec::new();
+    for text in image.map(|image| image.config.config.on_build.as_slice()).unwrap_or_default() {
+        match parser::parse_instruction(text, '\\') {
+            Ok(instruction) => triggers.push(instruction),
+            Err(found) => {
+                let errors = found.into_iter().filter(|found| found.severity == Severity::Error);
+                let here = |found: Diagnostic| {
+                    let message = format!("ONBUILD trigger {text:?} of the base image: {}", found.message);
+                    Diagnostic { message, span, ..found }
+                };
+                return Err(PlanError::Dockerfile { diagnostics: errors.map(here).collect() });
+            }
+        }
+    }
+    Ok(triggers)
+}
+
+/// The earlier stages that a stage needs. References that lead nowhere are left to the planning of the stage.
+fn stages_used(planner: &Planner, number: usize, stage: &Surveyed) -> Vec<usize> {
+    let from = |task: &Task| match &task.instruction.kind {
+        InstructionKind::Copy(copy) | InstructionKind::Add(copy) => {
+            match copied_from(planner, number, copy) {
+                Ok(Some(Base::Stage(used))) => Some(used),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    let base = if let Base::Stage(used) = stage.base { Some(used) } else { None };
+    base.into_iter().chain(stage.program.iter().filter_map(from)).collect()
+}
+
+/// What `--from` of a COPY in a stage names, or `None` for one without.
+///
+/// # Errors
+/// What is wrong with the name.
+pub(super) fn copied_from(
+    planner: &Planner,
+    number: usize,
+    copy: &ast::Copy,
+) -> Result<Option<Base>, (String, Option<String>)> {
+    let Some(from) = &copy.from else { return Ok(None) };
+    let name = &from.value;
+    let constant = word::expand(name, planner.dockerfile.directives.escape, &|_| None);
+    if !constant.is_ok_and(|expanded| expanded.value == *name) {
+        let hint = "name the image in a stage of its own, with FROM and an ARG from the global scope";
+        return Err(("variable expansion is not supported for --from".to_owned(), Some(hint.to_owned())));
+    }
+    let by_number = name.parse::<usize>().ok();
+    let stage = match by_number {
+        Some(index) if index < planner.dockerfile.stages.len() => Some(index),
+        Some(index) => return Err((format!("invalid stage index {index}"), None)),
+        None => planner
+            .stage_before(name, number)
+            .or_else(|| planner.stage_before(name, planner.dockerfile.stages.len())),
+    };
+    match stage {
+        Some(earlier) if earlier < number => Ok(Some(Base::Stage(earlier))),
+        Some(later) if needs(planner, later, number) => {
+            let stage = planner.shown_stage_name(number);
+            Err((format!("circular dependency detected on stage: {stage}"), None))
+        }
+        Some(_) => {
+            let stage = planner.shown_stage_name(number);
+            let order = format!("it needs to be defined before current stage {stage:?}");
+            Err((format!("cannot copy from stage {name:?}, {order}"), None))
+        }
+        None => bases::elsewhere(planner.options, name).map(Some).map_err(|reason| (reason, None)),
+    }
+}
+
+/// Whether what is written in one stage leads to another.
+fn needs(planner: &Planner, from: usize, to: usize) -> bool {
+    let stages = &planner.dockerfile.stages;
+    let mut seen = vec![false; stages.len()];
+    let mut open = vec![from];
+    while let Some(number) = open.pop() {
+        if number == to {
+            return true;
+        }
+        if std::mem::replace(&mut seen[number], true) {
+            continue;
+        }
+        let all = stages.len();
+        let copied = stages[number].instructions.iter().filter_map(|instruction| match &instruction.kind {
+            InstructionKind::Copy(copy) => copy.from.as_ref(),
+            _ => None,
+        });
+        let copied = copied.filter_map(|from| {
+            from.value
+                .parse()
+                .ok()
+                .filter(|index| *index < all)
+                .or_else(|| planner.stage_before(&from.value, all))
+        });
+        open.extend(copied.chain(planner.stage_before(&stages[number].base.value, number)));
+    }
+    false
+}

@@ -1,0 +1,265 @@
+//! `testdata/plan/CASE/Dockerfile` against what is expected of it: graph, config, history, findings.
+//!
+//! `options` holds what the command line would say, a flag a line. `UPDATE_EXPECT=1` writes `expected` anew; read the
+//! difference as carefully as code.
+
+use std::{cell::RefCell, fmt::Write, fs, path::Path};
+
+use oci::{
+    BaseLayer, BlobOrigin, Descriptor, DiffId, ImageConfig, MediaType, Platform, Sha256Digest,
+    config::{ContainerConfig, Healthcheck, History},
+};
+use parser::{Diagnostic, Severity};
+
+use super::{NamedContext, PlanError, PlanOptions, Planned, plan};
+use crate::{
+    graph::{Graph, Target},
+    op::{Network, Op, Source, Timestamps},
+    traits::{BaseImage, FailureKind, ImageName, Resolver, StepFailure},
+};
+
+/// Images by their familiar name, and the order in which they were asked for.
+#[derive(Default)]
+struct Registry {
+    asked: RefCell<Vec<String>>,
+}
+
+impl Resolver for Registry {
+    fn image(&self, image: &ImageName, platform: &Platform) -> Result<BaseImage, StepFailure> {
+        let name = match image {
+            ImageName::Registry(reference) => reference.familiar(),
+            ImageName::OciLayout { directory, selector: _ } => format!("layout {}", directory.display()),
+        };
+        self.asked.borrow_mut().push(format!("{name} {platform}"));
+        let known = [
+            "debian:latest",
+            "debian:bookworm",
+            "rich:latest",
+            "onbuild:latest",
+            "arm:latest",
+            "layout base",
+        ];
+        if !known.contains(&name.as_str()) {
+            return Err(StepFailure::new(FailureKind::Registry, format!("{name}: not found")));
+        }
+        let digest = Sha256Digest::of(name.as_bytes());
+        let layer = BaseLayer {
+            diff_id: DiffId::from(digest),
+            descriptor: Descriptor::new(MediaType::OciLayerGzip, digest, 1),
+            origin: BlobOrigin::OciLayout("base".into()),
+        };
+        Ok(BaseImage {
+            pinned: format!("{name}@pinned"),
+            config: config_of(&name, platform),
+            layers: vec![layer],
+        })
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+fn config_of(name: &str, platform: &Platform) -> ImageConfig {
+    let architecture = if name == "arm:latest" { "arm64" } else { &platform.architecture };
+    let mut config = ImageConfig::empty(&Platform::new("linux", architecture, None));
+    config.created = Some("2001-01-01T00:00:00Z".to_owned());
+    config.history = vec![History { created_by: format!("base {name}"), ..History::default() }];
+    config.config.env = words("PATH=/usr/bin:/bin");
+    match name {
+        "rich:latest" => {
+            config.author = "somebody".to_owned();
+            config.config = ContainerConfig {
+                user: "daemon".to_owned(),
+                exposed_ports: words("80/tcp").into_iter().collect(),
+                env: words("BASE=1 KEEP=kept"),
+                entrypoint: Some(words("/bin/entry --flag")),
+                cmd: Some(words("base-cmd")),
+                healthcheck: Some(Healthcheck { test: words("CMD true"), ..Healthcheck::default() }),
+                volumes: words("/data").into_iter().collect(),
+                working_dir: "/srv/base".to_owned(),
+                labels: [("base".to_owned(), "one".to_owned())].into(),
+                stop_signal: "SIGUSR1".to_owned(),
+                shell: Some(words("/bin/bash -ec")),
+                ..ContainerConfig::default()
+            };
+        }
+        "onbuild:latest" => {
+            config.config.on_build = ["ENV TRIGGERED=yes", "COPY trigger.txt /", "RUN echo $TRIGGERED"]
+                .map(str::to_owned)
+                .to_vec();
+        }
+        _ => {}
+    }
+    config
+}
+
+fn options(text: &str) -> PlanOptions {
+    let mut options = PlanOptions::new(Platform::new("linux", "amd64", None));
+    let pair = |text: &str| {
+        let (name, value) = text.split_once('=').expect("NAME=VALUE");
+        (name.to_owned(), value.to_owned())
+    };
+    for line in text.lines() {
+        let (flag, value) = line.split_once(' ').unwrap_or((line, ""));
+        match flag {
+            "--target" => options.target = Some(value.to_owned()),
+            "--build-arg" => options.build_args.extend([pair(value)]),
+            "--label" => options.labels.extend([pair(value)]),
+            "--platform" => options.platforms.push(value.parse().expect("a platform")),
+            "--build-context" => {
+                let (name, source) = pair(value);
+                let context = match source.as_str() {
+                    "scratch" => NamedContext::Scratch,
+                    "directory" => NamedContext::Directory,
+                    "layout" => {
+                        NamedContext::Image(ImageName::OciLayout { directory: "base".into(), selector: None })
+                    }
+                    image => NamedContext::Image(ImageName::Registry(image.parse().expect("a reference"))),
+                };
+                options.contexts.insert(name, context);
+            }
+            "--network" => options.network = if value == "none" { Network::None } else { Network::Host },
+            "--no-cache" => options.no_cache = true,
+            "--no-cache-filter" => options.no_cache_filter.push(value.to_owned()),
+            "--timestamps" => options.timestamps = Timestamps::Preserve,
+            other => panic!("unknown flag {other}"),
+        }
+    }
+    options
+}
+
+fn render(text: &str, options: &PlanOptions) -> String {
+    let parsed = parser::parse(text);
+    let Some(dockerfile) = parsed.dockerfile else {
+        return findings(text, &parsed.diagnostics);
+    };
+    let registry = Registry::default();
+    let mut out = String::new();
+    match plan(&dockerfile, options, &registry) {
+        Ok(Planned { graph, warnings }) => {
+            out += &graph_text(&graph);
+            graph.targets.iter().for_each(|target| out += &target_text(target));
+            out += &findings(text, &warnings);
+        }
+        Err(PlanError::Dockerfile { diagnostics }) => out += &findings(text, &diagnostics),
+        Err(PlanError::Image { span, failure }) => {
+            out += &format!("image {}: {failure}{}\n", position(text, span.start), hint(&failure.hint));
+        }
+    }
+    let asked = registry.asked.into_inner();
+    asked.iter().for_each(|image| out += &format!("asked for {image}\n"));
+    out
+}
+
+fn position(text: &str, offset: usize) -> String {
+    let before = &text[..offset];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+    format!("{line}:{column}")
+}
+
+fn hint(hint: &Option<String>) -> String {
+    hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default()
+}
+
+fn findings(text: &str, found: &[Diagnostic]) -> String {
+    let line = |found: &Diagnostic| {
+        let kind = if found.severity == Severity::Error { "error" } else { found.rule.unwrap_or("warning") };
+        let place = position(text, found.span.start);
+        format!("{kind} {place}: {}{}\n", found.message, hint(&found.hint))
+    };
+    found.iter().map(line).collect()
+}
+
+fn graph_text(graph: &Graph) -> String {
+    let mut out = String::new();
+    for (id, vertex) in graph.vertices() {
+        let inputs: Vec<String> = vertex.inputs.iter().map(|input| input.0.to_string()).collect();
+        let cache = if vertex.use_cache { "" } else { " uncached" };
+        writeln!(out, "{} ({}) {} {}{cache}", id.0, inputs.join(" "), vertex.platform, vertex.label)
+            .expect("text");
+        out += &op_text(&vertex.op);
+        for (name, value) in &vertex.ambient_env {
+            writeln!(out, "    ambient {name}={value}").expect("text");
+        }
+    }
+    out
+}
+
+fn op_text(op: &Op) -> String {
+    match op {
+        Op::Source(Source::Scratch) => "    scratch\n".to_owned(),
+        Op::Source(Source::Image(layers)) => format!("    image of {} layers\n", layers.len()),
+        Op::Source(Source::Context(context)) => format!("    {context:?}\n"),
+        Op::Source(Source::Inline(files)) => format!("    {files:?}\n"),
+        Op::MakeDir(directory) => format!("    {directory:?}\n"),
+        Op::Copy(copy) => {
+            let items: String = copy.items.iter().map(|item| format!("    {item:?}\n")).collect();
+            let rest = format!("    to {:?}, directory {}", copy.destination, copy.into_directory);
+            format!("{items}{rest}, chown {:?}, chmod {:?}\n", copy.chown, copy.chmod)
+        }
+        Op::Exec(exec) => {
+            let env: String = exec.env.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
+            let script = exec.script.as_ref().map(|script| format!("    script {:?}\n", script.content));
+            format!(
+                "    {:?}\n    user {:?} in {:?}, network {:?}, times {:?}\n    env{env}\n{}",
+                exec.args,
+                exec.user,
+                exec.workdir,
+                exec.network,
+                exec.timestamps,
+                script.unwrap_or_default()
+            )
+        }
+    }
+}
+
+fn target_text(target: &Target) -> String {
+    let mut config = target.config.clone();
+    let base = std::mem::take(&mut config.history);
+    let config = serde_json::to_string_pretty(&config).expect("serialisable");
+    let mut out =
+        format!("target {} is {}, base layers {}\n", target.platform, target.vertex.0, target.base_layers);
+    writeln!(out, "{config}").expect("text");
+    base.iter().for_each(|entry| out += &format!("base: {}\n", entry.created_by));
+    for item in &target.history {
+        assert_eq!(
+            (item.entry.comment.as_str(), item.entry.created.as_ref()),
+            ("buildkit.dockerfile.v0", None)
+        );
+        let layer = if item.produces_layer { "*" } else { " " };
+        writeln!(out, "{layer} {}", item.entry.created_by).expect("text");
+    }
+    out
+}
+
+#[test]
+fn dockerfiles_are_planned_as_expected() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/plan");
+    let mut cases: Vec<_> =
+        fs::read_dir(&root).expect("testdata").map(|entry| entry.expect("entry").path()).collect();
+    cases.sort();
+    assert!(cases.len() >= 30, "{} cases in {}", cases.len(), root.display());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let text = fs::read_to_string(case.join("Dockerfile")).expect("every case has a Dockerfile");
+        let flags = fs::read_to_string(case.join("options")).unwrap_or_default();
+        let got = render(&text, &options(&flags));
+        let expected = fs::read_to_string(case.join("expected")).unwrap_or_default();
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::write(case.join("expected"), &got).expect("testdata is writable");
+        } else if got != expected {
+            wrong.push(format!("{}: {}", case.display(), first_difference(&expected, &got)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn first_difference(expected: &str, got: &str) -> String {
+    let mut lines = expected.lines().chain([""]).zip(got.lines().chain([""])).enumerate();
+    match lines.find(|(_, (expected, got))| expected != got) {
+        Some((number, (expected, got))) => format!("line {}: expected {expected:?}, got {got:?}", number + 1),
+        None => "one ends before the other".to_owned(),
+    }
+}

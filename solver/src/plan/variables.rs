@@ -1,0 +1,74 @@
+//! Which variables there are: the global scope of FROM, the environment of a stage, and the settings that reach the
+//! commands but neither key nor image.
+
+use std::collections::BTreeMap;
+
+use oci::Platform;
+
+use super::PlanOptions;
+
+/// Variables in the order of their first definition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => value.clone_into(old),
+            None => self.0.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    pub(super) fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+}
+
+/// `NAME=value` of a config, taken apart.
+pub(super) fn split(variable: &str) -> (&str, &str) {
+    variable.split_once('=').unwrap_or((variable, ""))
+}
+
+/// The PATH of images that have none.
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The variables that FROM can use without any ARG, and stages with an ARG that names them.
+pub(super) fn predefined(options: &PlanOptions, target: &Platform, target_stage: &str) -> Environment {
+    let build = &options.build_platform;
+    let version = |platform: &Platform| platform.os_version.clone().unwrap_or_default();
+    let variant = |platform: &Platform| platform.variant.clone().unwrap_or_default();
+    let pairs = [
+        ("BUILDPLATFORM", build.to_string()),
+        ("BUILDOS", build.os.clone()),
+        ("BUILDOSVERSION", version(build)),
+        ("BUILDARCH", build.architecture.clone()),
+        ("BUILDVARIANT", variant(build)),
+        ("TARGETPLATFORM", target.to_string()),
+        ("TARGETOS", target.os.clone()),
+        ("TARGETOSVERSION", version(target)),
+        ("TARGETARCH", target.architecture.clone()),
+        ("TARGETVARIANT", variant(target)),
+        ("TARGETSTAGE", if target_stage.is_empty() { "default".to_owned() } else { target_stage.to_owned() }),
+    ];
+    let given = |name: &str, value: String| options.build_args.get(name).cloned().unwrap_or(value);
+    Environment(pairs.map(|(name, value)| (name.to_owned(), given(name, value))).to_vec())
+}
+
+const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// The proxy settings among the build arguments, each under both its spellings, as commands look for them.
+pub(super) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let setting = |name: &&str| {
+        let (_, value) = build_args.iter().find(|(given, _)| given.eq_ignore_ascii_case(name))?;
+        Some([(name.to_string(), value.clone()), (name.to_lowercase(), value.clone())])
+    };
+    PROXIES.iter().filter_map(setting).flatten().collect()
+}
