@@ -169,7 +169,7 @@ mod tests {
     fn every_compression_comes_out_the_same_and_hashed() {
         let bytes: Vec<u8> = (0..3 << 20).map(|at: u32| (at / 1000) as u8).collect();
         let (first, second) = bytes.split_at(1 << 20);
-        let frame = |bytes| zstd::encode_all(bytes, 1).expect("in memory");
+        let frame = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("in memory");
         for blob in [
             bytes.clone(),
             gzip(&bytes),
