@@ -60,8 +60,7 @@ pub fn build(request: &BuildRequest, events: &Events, cancel: &Arc<Cancel>) -> R
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
     pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
     let resolver = ImageResolver::new(registry.clone());
-    let planned =
-        solver::plan::plan(&dockerfile, &request.dockerfile.text, &plan_options(request), &resolver);
+    let planned = solver::plan::plan(&dockerfile, &plan_options(request), &resolver);
     let planned = planned.map_err(plan_failure)?;
     warn(&planned.warnings, request, events);
     let fetcher = Fetcher::new(Arc::clone(&store), registry);
