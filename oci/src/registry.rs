@@ -1,35 +1,63 @@
-//! The registry client (OCI distribution-spec 1.1).
+//! The registry client (OCI distribution-spec 1.1): blocking functions over one small runtime.
+//!
+//! - Every body that has a digest is hashed before anything is made of it; manifests and configs are at most 4 MiB.
+//! - Blobs stream in both directions with bounded memory.
+//! - Credentials are bound to scheme, host and port, and shown to token services of the same owner only.
+//! - What servers recover from is tried again; a pause that a registry asks for holds for all who talk to it.
+//! - Every wait has a deadline ([`Limits`]).
+//!
+//! How: [`http`] is one authorised exchange, [`auth`] answers challenges from [`credentials`], [`retry`] says when to
+//! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol.
 
-use std::{
-    io::{self, Read},
-    path::PathBuf,
+mod address;
+mod auth;
+mod challenge;
+mod credentials;
+mod error;
+mod http;
+mod manifest;
+mod pull;
+mod push;
+mod retry;
+mod tls;
+
+use std::{future::Future, io::Read, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+
+use self::{
+    auth::{Access, Auth},
+    credentials::CredentialStore,
+    http::Inner,
+    tls::Clients,
 };
-
+pub use self::{
+    credentials::CredentialError,
+    error::RegistryError,
+    push::{OnProgress, OpenBlob},
+    retry::Limits,
+};
 use crate::{
     descriptor::{Descriptor, MediaType},
     digest::Sha256Digest,
     reference::Reference,
 };
 
-/// Why the registry could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// The client could not be set up.
-    #[error("cannot set up the registry client: {0}")]
-    Setup(String),
-}
-
 /// How to talk to registries.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryOptions {
-    /// `host[:port]` of registries that may be spoken to by plain HTTP, or with an unverified certificate.
+    /// `host` or `host:port` of registries that may be spoken to with an unverified certificate, or by plain HTTP.
     pub insecure: Vec<String>,
     /// PEM files of further certificate authorities.
     pub ca_files: Vec<PathBuf>,
-    /// Credential files (Docker's `config.json` format), looked at before the usual places.
+    /// Credential files (Docker's `config.json` format), looked at before the usual places. They must exist.
     pub auth_files: Vec<PathBuf>,
+    /// Hosts of token services that may see credentials though they are not below the registry's own domain.
+    pub trusted_realms: Vec<String>,
     /// `User-Agent`; empty means `layerwright/VERSION`.
     pub user_agent: String,
+    /// Deadlines and pauses.
+    pub limits: Limits,
 }
 
 /// A manifest as the registry gave it, verified.
@@ -37,7 +65,7 @@ pub struct RegistryOptions {
 pub struct FetchedManifest {
     /// The exact bytes.
     pub bytes: Vec<u8>,
-    /// What they are.
+    /// What they are: header and body agree.
     pub media_type: MediaType,
     /// Their SHA-256.
     pub digest: Sha256Digest,
@@ -54,62 +82,146 @@ pub enum Pushed {
     Uploaded,
 }
 
-/// The client: cheap to clone, blocking, to be called from any number of threads.
+/// The client: cheap to clone, to be called from any number of threads that are not themselves asynchronous.
 #[derive(Debug, Clone)]
-pub struct Registry {}
+pub struct Registry {
+    inner: Arc<Inner>,
+    runtime: Arc<Runtime>,
+}
 
 impl Registry {
-    /// Sets up the client; no connection is made.
-    pub fn new(_options: RegistryOptions) -> Result<Registry, RegistryError> {
-        Ok(Self {})
+    /// Sets up the client; nothing is contacted and no credential file read.
+    ///
+    /// # Errors
+    /// [`RegistryError::Setup`] when its threads cannot be started.
+    pub fn new(options: RegistryOptions) -> Result<Registry, RegistryError> {
+        let RegistryOptions { insecure, ca_files, auth_files, trusted_realms, user_agent, limits } = options;
+        let default_agent = || concat!("layerwright/", env!("CARGO_PKG_VERSION")).to_owned();
+        let user_agent = Some(user_agent).filter(|agent| !agent.is_empty()).unwrap_or_else(default_agent);
+        let clients = Clients::new(insecure, ca_files, user_agent, limits.clone());
+        let credentials = CredentialStore::new(&auth_files, &|name| std::env::var_os(name));
+        let auth = Auth::new(credentials, trusted_realms);
+        Ok(Self { inner: Arc::new(Inner::new(clients, auth, limits)), runtime: Arc::new(Runtime::start()?) })
     }
+
     /// Gets a manifest or index.
-    pub fn manifest(&self, _reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        Err(pending())
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] when it does not exist, [`RegistryError::Digest`] and [`RegistryError::Document`]
+    /// when what came is not it.
+    pub fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
+        self.retrying(reference, async || manifest::get(&self.inner, reference).await)
     }
+
     /// What a tag or digest points at; `None` when it does not exist.
-    pub fn resolve(&self, _reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
-        Err(pending())
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+        self.retrying(reference, async || manifest::head(&self.inner, reference).await)
     }
-    /// Streams a blob; the reader fails at the end when size or digest differ.
+
+    /// Streams a blob of the reference's repository. The reader verifies: where size or digest are wrong it fails with a
+    /// [`crate::verify::BlobError`] instead of handing out the last bytes. A break is mended behind its back.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the transfer cannot begin; later ones come inside the reader's [`std::io::Error`].
     pub fn pull_blob(
         &self,
-        _reference: &Reference,
-        _descriptor: &Descriptor,
+        reference: &Reference,
+        descriptor: &Descriptor,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        Err(pending())
+        pull::pull_blob(&self.runtime, &self.inner, reference, descriptor)
     }
+
     /// Whether the repository has a blob.
-    pub fn has_blob(&self, _reference: &Reference, _digest: &Sha256Digest) -> Result<bool, RegistryError> {
-        Err(pending())
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn has_blob(&self, reference: &Reference, digest: &Sha256Digest) -> Result<bool, RegistryError> {
+        let access = Access::pull(&reference.registry, &reference.repository);
+        self.retrying(reference, async || push::has_blob(&self.inner, &access, digest).await)
     }
-    /// Makes sure the repository has a blob. `open` may be called several times; `progress` is told of the bytes
-    /// sent since it was last called.
+
+    /// Makes sure the repository has a blob: it is there, or it is mounted from `mount_from` (a repository of the same
+    /// registry, any other is passed over), or it is sent. `open` begins the blob anew each time it has to be sent;
+    /// `progress` is told of bytes as they go, those that are sent twice included.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; [`RegistryError::Source`] when the blob could not be read.
     pub fn push_blob(
         &self,
-        _reference: &Reference,
-        _descriptor: &Descriptor,
-        _mount_from: Option<&Reference>,
-        _open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
-        _progress: &(dyn Fn(u64) + Sync),
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mount_from: Option<&Reference>,
+        open: OpenBlob<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<Pushed, RegistryError> {
-        Err(pending())
+        push::push_blob(&self.runtime, &self.inner, reference, descriptor, mount_from, open, progress)
     }
-    /// Checks that we may push to the repository.
-    pub fn check_push(&self, _reference: &Reference) -> Result<(), RegistryError> {
-        Err(pending())
+
+    /// Checks that we may push to the repository, by opening an upload session and ending it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] when we may not.
+    pub fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
+        let access = Access::push(&reference.registry, &reference.repository);
+        self.retrying(reference, async || push::check(&self.inner, &access).await)
     }
-    /// Puts a manifest under the reference's tag or, without one, under its digest.
+
+    /// Puts a manifest under the reference's tag or, without one, under its digest. All that it names must be there.
+    ///
+    /// # Errors
+    /// [`RegistryError`], for which [`RegistryError::is_blob_unknown`] says whether the registry has lost a blob.
     pub fn push_manifest(
         &self,
-        _reference: &Reference,
-        _media_type: &MediaType,
-        _bytes: &[u8],
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: &[u8],
     ) -> Result<Sha256Digest, RegistryError> {
-        Err(pending())
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.retrying(reference, async || manifest::put(&self.inner, reference, media_type, &bytes).await)
+    }
+
+    fn retrying<T>(
+        &self,
+        reference: &Reference,
+        operation: impl AsyncFn() -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        self.runtime.block_on(self.inner.retrying(&reference.registry, operation))
     }
 }
 
-fn pending() -> RegistryError {
-    RegistryError::Setup("not there yet".to_owned())
+/// The threads that wait on sockets. Ends without waiting for what is still under way.
+#[derive(Debug)]
+struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl Runtime {
+    fn start() -> Result<Self, RegistryError> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let built = builder.worker_threads(2).thread_name("registry").enable_all().build();
+        let runtime =
+            built.map_err(|source| RegistryError::Setup { what: "threads", source: source.into() })?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn get(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("it is taken by drop only")
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.get().block_on(future)
+    }
+
+    fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        drop(self.get().spawn(future));
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

@@ -1,0 +1,268 @@
+//! What can go wrong with a registry, and what is worth trying again.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use reqwest::Url;
+
+use super::credentials::CredentialError;
+use crate::{digest::Sha256Digest, document::DocumentError};
+
+/// Why the registry could not be used. URLs in it are without user information and query.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The HTTP client, its TLS configuration or its threads could not be set up.
+    #[error("cannot set up the registry client: {what}")]
+    Setup {
+        /// What was being set up.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file of certificate authorities cannot be used.
+    #[error("cannot read certificate authorities from {}", path.display())]
+    CaFile {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// HTTPS is asked for, but nobody is trusted.
+    #[error(
+        "no certificate authority is known: install the system's certificates, or set SSL_CERT_FILE{}",
+        note(found)
+    )]
+    NoRoots {
+        /// What was found instead.
+        found: Option<String>,
+    },
+    /// No connection, or it broke.
+    #[error("cannot talk to {url}")]
+    Transport {
+        /// To whom.
+        url: String,
+        /// Why not.
+        #[source]
+        source: Box<reqwest::Error>,
+    },
+    /// Nothing moved for too long.
+    #[error("{url} did not answer for {} s", waited.as_secs_f32())]
+    Timeout {
+        /// Who did not.
+        url: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The answer was an error.
+    #[error("{url} answered {status}{}", note(reason))]
+    Status {
+        /// Who answered.
+        url: String,
+        /// HTTP status code.
+        status: u16,
+        /// The error codes of the distribution-spec in the answer.
+        codes: Vec<String>,
+        /// What the server says about it.
+        reason: Option<String>,
+        /// How long it asks us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// It does not exist.
+    #[error("{name} does not exist{}", note(reason))]
+    NotFound {
+        /// What: a reference or a blob of a repository.
+        name: String,
+        /// What the server says about it.
+        reason: Option<String>,
+    },
+    /// We may not.
+    #[error("access to {name} is denied{}; {hint}", note(reason))]
+    Denied {
+        /// What we asked for.
+        name: String,
+        /// What the server says about it.
+        reason: Option<String>,
+        /// Which credentials were used.
+        hint: String,
+    },
+    /// A redirect or an upload location that must not be followed.
+    #[error("{from} sends us to {to}: {reason}")]
+    Redirect {
+        /// Who sends us.
+        from: String,
+        /// Where to.
+        to: String,
+        /// Why we do not go.
+        reason: &'static str,
+    },
+    /// The token service of a registry is not one to show credentials to.
+    #[error("{registry} wants its credentials sent to {realm}: {reason}")]
+    Realm {
+        /// The registry.
+        registry: String,
+        /// The URL it named.
+        realm: String,
+        /// Why we do not send them.
+        reason: &'static str,
+    },
+    /// Credentials are configured, but cannot be had.
+    #[error("cannot get the credentials for {registry}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// Why not.
+        #[source]
+        source: CredentialError,
+    },
+    /// The body of a manifest is not what it should be.
+    #[error("{url} sent a wrong document")]
+    Document {
+        /// Who sent it.
+        url: String,
+        /// What is wrong.
+        #[source]
+        source: Box<DocumentError>,
+    },
+    /// The digest of the body, the one asked for and the one in the header are not the same.
+    #[error("{url} sent content with digest {found} where {expected} was promised")]
+    Digest {
+        /// Who sent it.
+        url: String,
+        /// By the reference or the header `Docker-Content-Digest`.
+        expected: Sha256Digest,
+        /// Of the body, or in the header.
+        found: Sha256Digest,
+    },
+    /// The answer does not keep to the distribution-spec.
+    #[error("{url} does not speak the registry protocol: {reason}")]
+    Protocol {
+        /// Who.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The blob to be pushed cannot be read.
+    #[error("cannot read blob {digest} to push it")]
+    Source {
+        /// Which.
+        digest: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn note(text: &Option<String>) -> String {
+    text.as_ref().map(|text| format!(": {text}")).unwrap_or_default()
+}
+
+/// How long an error is worth trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It would be the same again.
+    None,
+    /// It may have been a hiccup: seconds.
+    Short,
+    /// Servers recover from it: minutes.
+    Long,
+}
+
+impl RegistryError {
+    /// Whether the registry lacks a blob that a pushed manifest names: push it again, then the manifest.
+    pub fn is_blob_unknown(&self) -> bool {
+        let unknown = ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"];
+        matches!(self, Self::Status { codes, .. } if codes.iter().any(|code| unknown.contains(&code.as_str())))
+    }
+
+    /// Whether what was asked for does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        match self {
+            Self::Transport { source, .. } => transport_patience(source),
+            Self::Timeout { .. } => Patience::Long,
+            Self::Status { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => Patience::Long,
+            Self::Status { codes, .. } if codes.iter().any(|code| is_lost_upload(code)) => Patience::Short,
+            // A body that was damaged on its way.
+            Self::Digest { .. } | Self::Document { .. } => Patience::Short,
+            _ => Patience::None,
+        }
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Codes that say a new upload session may succeed where this one did not (distribution-spec, "Error Codes").
+fn is_lost_upload(code: &str) -> bool {
+    matches!(code, "BLOB_UPLOAD_UNKNOWN" | "BLOB_UPLOAD_INVALID" | "DIGEST_INVALID" | "SIZE_INVALID")
+}
+
+fn transport_patience(error: &reqwest::Error) -> Patience {
+    if error.is_builder() || find::<rustls::Error>(error).is_some() {
+        return Patience::None;
+    }
+    // Nobody listens, or the name does not resolve: a typo more often than a restart.
+    if error.is_connect() { Patience::Short } else { Patience::Long }
+}
+
+/// The first cause of a type.
+pub(super) fn find<'a, T: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a T> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        // rustls errors travel inside io errors, whose source is that of the error inside, not the error itself.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A URL as it may be shown: no user information, no query (which carries signatures), no fragment.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Neither fails for http and https, and others are refused before they are shown.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// What a server wrote, on one line that can do no harm to a terminal.
+pub(super) fn one_line(text: &str) -> String {
+    let harmless = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(harmless).take(300).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_shown_of_a_url() {
+        let url: Url =
+            "https://user:pass@host:5000/v2/a/blobs/x?X-Amz-Signature=abc#frag".parse().expect("a URL");
+        assert_eq!(shown(&url), "https://host:5000/v2/a/blobs/x");
+    }
+
+    #[test]
+    fn what_servers_write_cannot_drive_a_terminal() {
+        assert_eq!(one_line("a\x1b[31mb\nc\r"), "a [31mb c");
+        assert_eq!(one_line(&"x".repeat(1000)).len(), 300);
+    }
+}

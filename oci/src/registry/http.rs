@@ -1,0 +1,407 @@
+//! One exchange with a registry: authorisation, redirects and deadlines around a request that can be repeated.
+//!
+//! Credentials go to the registry's own scheme, host and port only (RELIABILITY R25): a redirect or an upload location
+//! elsewhere is followed without them, and they are not taken up again on the way back. Plain HTTP is spoken to loopback
+//! hosts and to those the user has called insecure, and never after HTTPS.
+
+use std::{
+    collections::HashMap,
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use reqwest::{
+    Body, Method, Response, StatusCode, Url,
+    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
+};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{
+    address::{Origin, host_of, is_loopback},
+    auth::{Access, Auth},
+    challenge::Challenge,
+    error::{RegistryError, one_line, shown},
+    retry::{Attempts, Limits, Pauses, retry_after},
+    tls::Clients,
+};
+
+/// Longest body of an error that is read.
+const MAX_ERROR_BODY: u64 = 64 << 10;
+const MAX_REDIRECTS: usize = 10;
+/// How often a request is sent again because the registry wants another authorisation.
+const MAX_RENEWALS: usize = 3;
+/// A registry that has received a blob hashes it, and may move it, before it answers: a second for so many bytes.
+const SETTLED_PER_SECOND: u64 = 16 << 20;
+
+/// Everything that outlives a single call.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub clients: Clients,
+    pub auth: Auth,
+    pub pauses: Pauses,
+    pub limits: Limits,
+    schemes: Mutex<HashMap<String, &'static str>>,
+}
+
+/// A request that can be sent more than once.
+pub(super) struct Call<'a> {
+    pub method: Method,
+    pub url: Url,
+    pub access: &'a Access,
+    pub headers: HeaderMap,
+    pub payload: Payload<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// A request without headers and body.
+    pub fn new(method: Method, url: Url, access: &'a Access) -> Self {
+        Self { method, url, access, headers: HeaderMap::new(), payload: Payload::Empty }
+    }
+}
+
+/// The body of a request.
+pub(super) enum Payload<'a> {
+    Empty,
+    Bytes(Bytes),
+    /// Of a known size; `open` begins it anew.
+    Stream {
+        size: u64,
+        open: &'a (dyn Fn() -> Feed + Sync),
+    },
+}
+
+/// A streamed body: what another thread reads, in the order it comes.
+pub(super) struct Feed {
+    pub receiver: mpsc::Receiver<io::Result<Bytes>>,
+    pub flow: Arc<Flow>,
+}
+
+/// How far a streamed body has come, for the watch over it.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    sent: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl futures_core::Stream for Feed {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = self.receiver.poll_recv(context);
+        match &polled {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.flow.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            Poll::Ready(_) => self.flow.ended.store(true, Ordering::Relaxed),
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+/// An answer, and whether it comes from the registry itself or from where it has sent us.
+struct Answer {
+    response: Response,
+    from_registry: bool,
+}
+
+impl Inner {
+    pub fn new(clients: Clients, auth: Auth, limits: Limits) -> Self {
+        Self { clients, auth, limits, pauses: Pauses::default(), schemes: Mutex::default() }
+    }
+
+    /// Repeats an operation while its errors are worth it.
+    pub async fn retrying<T>(
+        &self,
+        registry: &str,
+        operation: impl AsyncFn() -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let mut attempts = Attempts::new(&self.limits);
+        loop {
+            self.pauses.wait(registry).await;
+            let error = match operation().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let Some(pause) = attempts.pause_after(&error) else { return Err(error) };
+            self.pauses.note(registry, &error, pause);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The URL of a path below `/v2/` of a registry.
+    pub async fn url(&self, registry: &str, path: &str) -> Result<Url, RegistryError> {
+        let scheme = self.scheme(registry).await?;
+        parse_url(&format!("{scheme}://{}/v2/{path}", host_of(registry)))
+    }
+
+    /// HTTPS, except for loopback and insecure hosts, which are asked once what they speak.
+    async fn scheme(&self, registry: &str) -> Result<&'static str, RegistryError> {
+        let https = parse_url(&format!("https://{}/v2/", host_of(registry)))?;
+        let loopback = is_loopback(https.host_str().unwrap_or_default());
+        if !loopback && !self.clients.is_insecure(&https) {
+            return Ok("https");
+        }
+        let known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let http = parse_url(&format!("http://{}/v2/", host_of(registry)))?;
+        let found =
+            if loopback { self.probe_plain(&http).await? } else { self.probe_tls(&https, &http).await? };
+        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.to_owned(), found);
+        Ok(found)
+    }
+
+    /// Plain HTTP, unless the host takes it for a mistake.
+    async fn probe_plain(&self, http: &Url) -> Result<&'static str, RegistryError> {
+        let response = match self.send(&Method::GET, http, &HeaderMap::new(), None, &Payload::Empty).await {
+            // A TLS server answers plain HTTP with an alert, which is no HTTP; one that nobody listens to does not answer.
+            Err(RegistryError::Transport { source, .. }) if !source.is_connect() => return Ok("https"),
+            sent => sent?,
+        };
+        if response.status() != StatusCode::BAD_REQUEST {
+            return Ok("http");
+        }
+        let text = self.read_error_body(response).await.to_ascii_uppercase();
+        Ok(if text.contains("HTTPS") { "https" } else { "http" })
+    }
+
+    /// HTTPS with whatever certificate, else plain HTTP.
+    async fn probe_tls(&self, https: &Url, http: &Url) -> Result<&'static str, RegistryError> {
+        let none = HeaderMap::new();
+        let Err(error) = self.send(&Method::GET, https, &none, None, &Payload::Empty).await else {
+            return Ok("https");
+        };
+        let plain = self.send(&Method::GET, http, &none, None, &Payload::Empty).await;
+        plain.map(|_| "http").map_err(|_| error)
+    }
+
+    /// Sends a request with the authorisation the registry wants, and follows redirects. Any final status is an `Ok`,
+    /// except the one that says that we may not.
+    pub async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
+        let home = Origin::of(&self.url(&call.access.registry, "").await?);
+        for _ in 0..=MAX_RENEWALS {
+            let authorization = self.auth.current(self, call.access).await?;
+            let answer = self.follow(call, &home, authorization.as_ref()).await?;
+            let response = answer.response;
+            if response.status() != StatusCode::UNAUTHORIZED || !answer.from_registry {
+                return Ok(response);
+            }
+            let challenge = Challenge::in_headers(response.headers());
+            let refusal = self.failure(response, &call.access.name()).await;
+            let renewed = self.auth.answer(self, call.access, challenge, authorization).await?;
+            if !renewed {
+                return Err(refusal);
+            }
+        }
+        Err(RegistryError::Denied {
+            name: call.access.name(),
+            reason: None,
+            hint: "the registry refuses every new token".to_owned(),
+        })
+    }
+
+    async fn follow(
+        &self,
+        call: &Call<'_>,
+        home: &Origin,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, RegistryError> {
+        let mut url = call.url.clone();
+        let mut from_registry = Origin::of(&url) == *home;
+        for _ in 0..=MAX_REDIRECTS {
+            let authorization = authorization.filter(|_| from_registry);
+            let response = self.send(&call.method, &url, &call.headers, authorization, &call.payload).await?;
+            if !is_redirect(&response, &call.method) {
+                return Ok(Answer { response, from_registry });
+            }
+            url = self.location(&url, response.headers())?;
+            from_registry = from_registry && Origin::of(&url) == *home;
+        }
+        let (from, to) = (shown(&call.url), shown(&url));
+        Err(RegistryError::Redirect { from, to, reason: "too many redirects" })
+    }
+
+    /// The `Location` of an answer, absolute and without user information, if it may be gone to.
+    pub fn location(&self, from: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
+        let protocol = |reason: &str| RegistryError::Protocol { url: shown(from), reason: reason.to_owned() };
+        let text = headers.get(LOCATION).ok_or_else(|| protocol("it gives no Location"))?;
+        let text = text.to_str().map_err(|_| protocol("its Location is not text"))?;
+        let mut to = from.join(text).map_err(|_| protocol("its Location is not a URL"))?;
+        let plain = to.set_username("").and_then(|()| to.set_password(None));
+        plain.map_err(|()| protocol("its Location is not a URL of a host"))?;
+        let refuse = |reason| RegistryError::Redirect { from: shown(from), to: shown(&to), reason };
+        match (from.scheme(), to.scheme()) {
+            (_, "https") => Ok(to),
+            ("https", "http") => Err(refuse("that would leave HTTPS")),
+            (_, "http") if self.may_be_plain(&to) => Ok(to),
+            (_, "http") => Err(refuse("plain HTTP is spoken only to loopback and insecure hosts")),
+            _ => Err(refuse("only HTTP is followed")),
+        }
+    }
+
+    fn may_be_plain(&self, url: &Url) -> bool {
+        is_loopback(url.host_str().unwrap_or_default()) || self.clients.is_insecure(url)
+    }
+
+    /// Sends one request to one host, and waits for the head of its answer.
+    pub async fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+        payload: &Payload<'_>,
+    ) -> Result<Response, RegistryError> {
+        let mut request =
+            self.clients.get(url)?.request(method.clone(), url.clone()).headers(headers.clone());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let mut flow = None;
+        match payload {
+            Payload::Empty => {}
+            Payload::Bytes(bytes) => request = request.body(bytes.clone()),
+            Payload::Stream { size, open } => {
+                let feed = open();
+                flow = Some((feed.flow.clone(), *size));
+                request = request.header(CONTENT_LENGTH, *size).body(Body::wrap_stream(feed));
+            }
+        }
+        match first(request.send(), self.watch(flow, url)).await {
+            Ok(response) => response.map_err(|error| transport(url, error)),
+            Err(timeout) => Err(timeout),
+        }
+    }
+
+    /// Ends when nothing has moved for too long.
+    async fn watch(&self, flow: Option<(Arc<Flow>, u64)>, url: &Url) -> RegistryError {
+        let idle = self.limits.idle;
+        let mut waited = idle;
+        if let Some((flow, size)) = flow {
+            let mut before = None;
+            loop {
+                let sent = flow.sent.load(Ordering::Relaxed);
+                if sent == size || flow.ended.load(Ordering::Relaxed) || before == Some(sent) {
+                    break;
+                }
+                before = Some(sent);
+                tokio::time::sleep(idle).await;
+            }
+            waited += Duration::from_secs(size / SETTLED_PER_SECOND);
+        }
+        tokio::time::sleep(waited).await;
+        RegistryError::Timeout { url: shown(url), waited }
+    }
+
+    /// The next piece of a body.
+    pub async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, RegistryError> {
+        let idle = self.limits.idle;
+        match tokio::time::timeout(idle, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| transport(response.url(), error)),
+            Err(_) => Err(RegistryError::Timeout { url: shown(response.url()), waited: idle }),
+        }
+    }
+
+    /// A whole body, or `None` when it is longer than `limit`.
+    pub async fn body(&self, response: &mut Response, limit: u64) -> Result<Option<Vec<u8>>, RegistryError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk(response).await? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(body))
+    }
+
+    async fn read_error_body(&self, mut response: Response) -> String {
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = self.chunk(&mut response).await {
+            let room = MAX_ERROR_BODY as usize - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if body.len() as u64 == MAX_ERROR_BODY {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&body).into_owned()
+    }
+
+    /// The error of an answer that is not a success. `name` is what was asked for.
+    pub async fn failure(&self, response: Response, name: &str) -> RegistryError {
+        let (url, status) = (shown(response.url()), response.status().as_u16());
+        let retry_after = retry_after(response.headers());
+        let (codes, reason) = explain(&self.read_error_body(response).await);
+        let name = name.to_owned();
+        match status {
+            401 | 403 => RegistryError::Denied { name, reason, hint: self.auth.hint().to_owned() },
+            404 if !codes.iter().any(|code| code.starts_with("BLOB_UPLOAD")) => {
+                RegistryError::NotFound { name, reason }
+            }
+            _ => RegistryError::Status { url, status, codes, reason, retry_after },
+        }
+    }
+}
+
+/// What the first of two futures to end gives; the other is dropped.
+async fn first<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> Result<A, B> {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(value) = one.as_mut().poll(context) {
+            return Poll::Ready(Ok(value));
+        }
+        other.as_mut().poll(context).map(Err)
+    })
+    .await
+}
+
+/// Whether an answer sends us elsewhere, and is to be obeyed: a method that changes something is repeated elsewhere only
+/// where the server says that it is to stay the same method.
+fn is_redirect(response: &Response, method: &Method) -> bool {
+    match response.status().as_u16() {
+        307 | 308 => true,
+        301..=303 => *method == Method::GET || *method == Method::HEAD,
+        _ => false,
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, RegistryError> {
+    let invalid =
+        |error| RegistryError::Protocol { url: text.to_owned(), reason: format!("not a URL: {error}") };
+    Url::parse(text).map_err(invalid)
+}
+
+pub(super) fn transport(url: &Url, error: reqwest::Error) -> RegistryError {
+    RegistryError::Transport { url: shown(url), source: Box::new(error.without_url()) }
+}
+
+/// The error codes of an answer, and what it says for people (distribution-spec, "Error Codes").
+fn explain(body: &str) -> (Vec<String>, Option<String>) {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<ServerError>,
+    }
+    #[derive(Deserialize)]
+    struct ServerError {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let Ok(Errors { errors }) = serde_json::from_str(body) else {
+        let plain = !body.contains('<') && !body.trim().is_empty();
+        return (Vec::new(), plain.then(|| one_line(body)));
+    };
+    let text = |error: &ServerError| one_line(&format!("{} {}", error.code, error.message));
+    let reason = errors.iter().take(3).map(text).collect::<Vec<_>>().join("; ");
+    (errors.into_iter().map(|error| error.code).collect(), Some(reason).filter(|text| !text.is_empty()))
+}

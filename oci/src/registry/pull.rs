@@ -1,0 +1,193 @@
+//! Pulling a blob: a task moves bytes from the socket into a bounded channel, the reader's thread takes and hashes them.
+//!
+//! A transfer that breaks goes on where it broke (`Range`), from a new request to the registry: the storage URL behind a
+//! redirect may have expired in the meantime. What arrives is bounded by the channel, so a slow reader slows the server
+//! down.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
+
+use bytes::{Buf, Bytes};
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Runtime,
+    auth::Access,
+    error::{RegistryError, shown},
+    http::{Call, Inner},
+    retry::Attempts,
+};
+use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference, verify::Verified};
+
+/// Pieces on their way between socket and reader; each is what one read of the socket gave, at most some 400 KiB.
+const IN_FLIGHT: usize = 8;
+/// So much between two breaks is progress: the pauses begin anew.
+const PROGRESS: u64 = 64 << 10;
+
+/// What the task sends: an empty piece first, when the transfer has begun.
+type Piece = Result<Bytes, RegistryError>;
+
+/// Begins the transfer of a blob. Returns once the registry has begun to send it.
+pub(super) fn pull_blob(
+    runtime: &Arc<Runtime>,
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    descriptor: &Descriptor,
+) -> Result<Box<dyn Read + Send>, RegistryError> {
+    let transfer = Transfer {
+        inner: inner.clone(),
+        access: Access::pull(&reference.registry, &reference.repository),
+        digest: descriptor.digest,
+        size: descriptor.size,
+    };
+    let (sender, mut receiver) = mpsc::channel(IN_FLIGHT);
+    runtime.spawn(transfer.run(sender));
+    let piece = match receiver.blocking_recv() {
+        Some(begun) => begun?,
+        None => Bytes::new(),
+    };
+    let reader = BlobReader { receiver, piece, _runtime: runtime.clone() };
+    Ok(Box::new(Verified::new(reader, descriptor)))
+}
+
+/// The reader's end of a transfer.
+struct BlobReader {
+    receiver: mpsc::Receiver<Piece>,
+    piece: Bytes,
+    /// The task at the other end lives as long as this does.
+    _runtime: Arc<Runtime>,
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// The socket's end.
+struct Transfer {
+    inner: Arc<Inner>,
+    access: Access,
+    digest: Sha256Digest,
+    size: u64,
+}
+
+/// How a transfer stands.
+#[derive(Default)]
+struct Progress {
+    begun: bool,
+    position: u64,
+}
+
+impl Transfer {
+    async fn run(self, sender: mpsc::Sender<Piece>) {
+        let limits = self.inner.limits.clone();
+        let mut attempts = Attempts::new(&limits);
+        let mut progress = Progress::default();
+        let mut broke_at = 0;
+        loop {
+            self.inner.pauses.wait(&self.access.registry).await;
+            let Err(error) = self.attempt(&sender, &mut progress).await else { return };
+            if progress.position >= broke_at + PROGRESS {
+                attempts.reset();
+            }
+            broke_at = progress.position;
+            let Some(pause) = attempts.pause_after(&error) else {
+                // Whoever no longer listens does not need to know.
+                let _ = sender.send(Err(error)).await;
+                return;
+            };
+            self.inner.pauses.note(&self.access.registry, &error, pause);
+            if tokio::time::timeout(pause, sender.closed()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Moves bytes from where the transfer stands to its end. `Ok` as well when nobody listens any more.
+    async fn attempt(
+        &self,
+        sender: &mpsc::Sender<Piece>,
+        progress: &mut Progress,
+    ) -> Result<(), RegistryError> {
+        let mut response = self.request(progress.position).await?;
+        if !progress.begun {
+            progress.begun = true;
+            if sender.send(Ok(Bytes::new())).await.is_err() {
+                return Ok(());
+            }
+        }
+        let mut skip = self.start_of(&response, progress.position)?;
+        while let Some(mut chunk) = self.inner.chunk(&mut response).await? {
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            chunk.advance(skipped as usize);
+            progress.position += chunk.len() as u64;
+            // One byte too many is for the reader to refuse; more of them are not worth moving.
+            if !chunk.is_empty() && sender.send(Ok(chunk)).await.is_err() || progress.position > self.size {
+                return Ok(());
+            }
+        }
+        if progress.position < self.size {
+            return Err(self.truncated(&response, progress.position));
+        }
+        Ok(())
+    }
+
+    async fn request(&self, position: u64) -> Result<Response, RegistryError> {
+        let path = format!("{}/blobs/{}", self.access.repository, self.digest);
+        let url = self.inner.url(&self.access.registry, &path).await?;
+        let mut call = Call::new(Method::GET, url, &self.access);
+        if position > 0 {
+            let range =
+                HeaderValue::from_str(&format!("bytes={position}-")).expect("digits are a header value");
+            call.headers = HeaderMap::from_iter([(RANGE, range)]);
+        }
+        let response = self.inner.exchange(&call).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            _ => {
+                let name = format!("blob {} of {}", self.digest, self.access.name());
+                Err(self.inner.failure(response, &name).await)
+            }
+        }
+    }
+
+    /// How many bytes to skip before those that are wanted: a server that ignores `Range` begins at the beginning.
+    fn start_of(&self, response: &Response, position: u64) -> Result<u64, RegistryError> {
+        if response.status() == StatusCode::OK {
+            return Ok(position);
+        }
+        let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let start =
+            range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse::<u64>().ok());
+        match start {
+            Some(start) if start <= position => Ok(position - start),
+            _ => Err(RegistryError::Protocol {
+                url: shown(response.url()),
+                reason: format!("asked for bytes from {position}, it sent {}", range.unwrap_or("others")),
+            }),
+        }
+    }
+
+    /// A body that ended early without the connection having broken.
+    fn truncated(&self, response: &Response, position: u64) -> RegistryError {
+        let reason = Some(format!("the body ends after {position} of {} bytes", self.size));
+        let (url, status) = (shown(response.url()), StatusCode::BAD_GATEWAY.as_u16());
+        RegistryError::Status { url, status, codes: Vec::new(), reason, retry_after: None }
+    }
+}

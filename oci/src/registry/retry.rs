@@ -1,0 +1,252 @@
+//! When to try again: exponential pauses with jitter, and those a registry asks for.
+//!
+//! What counts against the budget of an operation is the time it has waited, not the time it has worked: an upload of an
+//! hour that breaks is worth as many new attempts as one of a second. A pause that a registry asks for holds for all who
+//! talk to it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use ring::rand::SecureRandom;
+
+use super::error::{Patience, RegistryError};
+
+/// Deadlines and pauses. The default is for people; tests shorten it.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// To establish a connection, TLS included.
+    pub connect: Duration,
+    /// Without a byte moving in either direction.
+    pub idle: Duration,
+    /// The first pause; each one after it is twice as long.
+    pub first_pause: Duration,
+    /// The longest pause of our own choosing.
+    pub longest_pause: Duration,
+    /// The longest pause a registry may ask for at a time.
+    pub longest_retry_after: Duration,
+    /// All pauses together after errors that servers recover from.
+    pub patience: Duration,
+    /// All pauses together after errors that seldom go away.
+    pub short_patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            first_pause: Duration::from_millis(250),
+            longest_pause: Duration::from_secs(20),
+            longest_retry_after: Duration::from_secs(300),
+            patience: Duration::from_secs(120),
+            short_patience: Duration::from_secs(6),
+        }
+    }
+}
+
+/// A registry that asks for pauses is obeyed for this many of the longest ones, ...
+const OBEYED_PAUSES: u32 = 4;
+/// ... and not more often than this, then given up on.
+const OBEYED_TIMES: u32 = 200;
+
+/// The attempts of one operation.
+#[derive(Debug)]
+pub(super) struct Attempts<'a> {
+    limits: &'a Limits,
+    count: u32,
+    waited: Duration,
+    obeyed: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    pub fn new(limits: &'a Limits) -> Self {
+        Self { limits, count: 0, waited: Duration::ZERO, obeyed: Duration::ZERO }
+    }
+
+    /// Begins to count anew: there has been progress.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.limits);
+    }
+
+    /// How long to wait before the next attempt, or `None` when there should be none.
+    pub fn pause_after(&mut self, error: &RegistryError) -> Option<Duration> {
+        let budget = match error.patience() {
+            Patience::None => return None,
+            Patience::Short => self.limits.short_patience,
+            Patience::Long => self.limits.patience,
+        };
+        if let Some(asked) = error.retry_after() {
+            return self.obey(asked);
+        }
+        if let RegistryError::Timeout { waited, .. } = error {
+            self.waited += *waited;
+        }
+        let nominal =
+            self.limits.first_pause.saturating_mul(1 << self.count.min(16)).min(self.limits.longest_pause);
+        self.count += 1;
+        if self.waited + nominal > budget {
+            return None;
+        }
+        self.waited += nominal;
+        Some(jittered(nominal))
+    }
+}
+
+impl Attempts<'_> {
+    fn obey(&mut self, asked: Duration) -> Option<Duration> {
+        let pause = asked.clamp(self.limits.first_pause, self.limits.longest_retry_after);
+        self.count += 1;
+        self.obeyed += pause;
+        let patient =
+            self.obeyed <= self.limits.longest_retry_after * OBEYED_PAUSES && self.count <= OBEYED_TIMES;
+        // Whoever waits for the same moment must not come back at the same moment.
+        patient.then(|| pause + jittered(self.limits.first_pause * 4))
+    }
+}
+
+/// Between half of a duration and all of it.
+fn jittered(duration: Duration) -> Duration {
+    let mut bytes = [0; 2];
+    // Without randomness there is no jitter, which is no reason to fail.
+    let _ = ring::rand::SystemRandom::new().fill(&mut bytes);
+    let share = f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX);
+    duration.mul_f64(0.5 + share / 2.0)
+}
+
+/// Until when each registry wants to be left alone.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    until: Mutex<HashMap<String, Instant>>,
+}
+
+impl Pauses {
+    /// Waits until the registry may be asked again.
+    pub async fn wait(&self, registry: &str) {
+        while let Some(rest) = self.remaining(registry) {
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    fn remaining(&self, registry: &str) -> Option<Duration> {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = until.get(registry)?.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            until.remove(registry);
+            return None;
+        }
+        Some(rest)
+    }
+
+    /// Takes note of an error after which everybody should pause, not only who has met it.
+    pub fn note(&self, registry: &str, error: &RegistryError, pause: Duration) {
+        let overloaded = matches!(error, RegistryError::Status { status: 429, .. });
+        if overloaded || error.retry_after().is_some() {
+            let mut all = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = all.entry(registry.to_owned()).or_insert_with(Instant::now);
+            *until = (*until).max(Instant::now() + pause);
+        }
+    }
+}
+
+/// `Retry-After` as a duration: seconds, or a date, which is taken relative to the server's own clock where it tells it.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = http_date(text)?;
+    let server_now = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
+    let now = server_now.or_else(|| Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()))?;
+    Some(Duration::from_secs(then.saturating_sub(now)))
+}
+
+/// Seconds since 1970 of an IMF-fixdate, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (_, rest) = text.split_once(", ")?;
+    let [day, month, year, time, "GMT"] = rest.split(' ').collect::<Vec<_>>()[..] else { return None };
+    let month = 1 + MONTHS.iter().position(|name| *name == month)? as u64;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let [hour, minute, second] = time.split(':').collect::<Vec<_>>()[..] else { return None };
+    let (hour, minute, second): (u64, u64, u64) =
+        (hour.parse().ok()?, minute.parse().ok()?, second.parse().ok()?);
+    if !(1970..10_000).contains(&year) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60
+    {
+        return None;
+    }
+    // Years begin in March here, so that the leap day is their last.
+    let year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + day_of_year - 719_468;
+    Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, retry_after: Option<u64>) -> RegistryError {
+        let retry_after = retry_after.map(Duration::from_secs);
+        RegistryError::Status { url: String::new(), status, codes: vec![], reason: None, retry_after }
+    }
+
+    fn pauses(error: &RegistryError) -> Vec<Duration> {
+        let limits = Limits::default();
+        let mut attempts = Attempts::new(&limits);
+        std::iter::from_fn(|| attempts.pause_after(error)).take(1000).collect()
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let long = pauses(&status(503, None));
+        assert!((10..14).contains(&long.len()), "{long:?}");
+        assert!(long[0] >= Duration::from_millis(125) && long[0] <= Duration::from_millis(250));
+        assert!(long.iter().sum::<Duration>() >= Duration::from_secs(55), "{long:?}");
+        assert!(long.iter().all(|pause| *pause <= Duration::from_secs(20)));
+        assert_eq!(pauses(&status(404, None)), []);
+        let lost = RegistryError::Status {
+            url: String::new(),
+            status: 404,
+            codes: vec!["BLOB_UPLOAD_UNKNOWN".to_owned()],
+            reason: None,
+            retry_after: None,
+        };
+        assert!((3..6).contains(&pauses(&lost).len()));
+    }
+
+    #[test]
+    fn a_registry_is_obeyed_within_bounds() {
+        let asked = pauses(&status(429, Some(7)));
+        assert!(asked.iter().all(|pause| (7.0..8.1).contains(&pause.as_secs_f64())), "{asked:?}");
+        assert_eq!(pauses(&status(429, Some(86_400))).len(), 4);
+        assert_eq!(pauses(&status(429, Some(0))).len(), OBEYED_TIMES as usize, "no busy loop for ever");
+        let timeout = RegistryError::Timeout { url: String::new(), waited: Duration::from_secs(60) };
+        assert_eq!(pauses(&timeout).len(), 1);
+    }
+
+    #[test]
+    fn dates_are_read_and_compared_with_the_servers_clock() {
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
+        for bad in ["", "Sun, 06 Nov 1994", "Sunday, 06-Nov-94 08:49:37 GMT", "x, 99 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(http_date(bad), None, "{bad}");
+        }
+        let headers = |retry: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, retry.parse().expect("a header"));
+            date.map(|date| headers.insert(DATE, date.parse().expect("a header")));
+            retry_after(&headers)
+        };
+        assert_eq!(headers("120", None), Some(Duration::from_secs(120)));
+        let (then, now) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:30 GMT");
+        assert_eq!(headers(then, Some(now)), Some(Duration::from_secs(7)));
+        assert_eq!(headers(then, None), Some(Duration::ZERO), "long ago");
+        assert_eq!(headers("soon", None), None);
+    }
+}
