@@ -28,7 +28,7 @@ pub enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
     /// Tell what this machine allows, and the one setting that would lift each limit
-    Doctor,
+    Doctor(DoctorArgs),
     /// Print the version
     Version,
 }
@@ -188,6 +188,14 @@ pub struct BuildArgs {
     /// Talk plain HTTP to this registry, or do not verify its certificate (repeatable)
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
     pub insecure_registries: Vec<String>,
+}
+
+/// `layerwright doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Directory of the store that is asked about [default: $XDG_DATA_HOME/layerwright]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 }
 
 /// Why there is no command to follow.

@@ -21,7 +21,7 @@ mod request;
 mod signals;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     panic::PanicHookInfo,
     process::ExitCode,
     sync::Arc,
@@ -33,7 +33,7 @@ use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
 use crate::{
-    args::{BuildArgs, Command, NotParsed, ProgressMode},
+    args::{BuildArgs, Command, DoctorArgs, NotParsed, ProgressMode},
     build::Built,
     failure::Failure,
     progress::{Board, End, Progress, TAIL_LINES},
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     ExitCode::from(match args::parse(std::env::args_os()) {
         Ok(cli) => match cli.command {
             Command::Build(args) => build(*args),
-            Command::Doctor => doctor(),
+            Command::Doctor(args) => doctor(args),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
         Err(NotParsed::Clap(error)) => explain(&error),
@@ -100,10 +100,16 @@ fn complain(text: &str, exit_code: u8) -> u8 {
     exit_code
 }
 
-fn doctor() -> u8 {
-    let probes = sandbox::probe(&std::env::temp_dir());
-    print(&doctor::table(&probes));
-    0
+fn doctor(args: DoctorArgs) -> u8 {
+    let root = request::store_root(args.root, &Environment::of_process(&mut io::stdin()));
+    match root {
+        Ok(root) => {
+            let findings = doctor::examine(&root);
+            print(&findings.text);
+            if findings.can_run { 0 } else { failure::MACHINE }
+        }
+        Err(error) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
+    }
 }
 
 fn build(args: BuildArgs) -> u8 {
@@ -116,15 +122,8 @@ fn build(args: BuildArgs) -> u8 {
 /// Everything that is done while the process has one thread. Returns what a person should know, too.
 fn prepare(args: BuildArgs) -> Result<(BuildRequest, Vec<String>), Failure> {
     check_clock()?;
+    let request = request::read(args, &mut Environment::of_process(&mut io::stdin()))?;
     let entered = sandbox::enter_builder(sandbox::Mode::Auto)?;
-    let request = request::read(
-        args,
-        &mut Environment {
-            variables: std::env::vars_os().collect(),
-            stdin: &mut io::stdin(),
-            stderr_is_terminal: io::stderr().is_terminal(),
-        },
-    )?;
     let notes = entered.notes.into_iter().chain(request.notices.iter().cloned()).collect();
     Ok((request, notes))
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    io::{self, Read},
+    io::{self, IsTerminal, Read},
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -146,7 +146,13 @@ impl BuildRequest {
     }
 }
 
-impl Environment<'_> {
+impl<'a> Environment<'a> {
+    /// That of this process.
+    pub fn of_process(stdin: &'a mut dyn Read) -> Self {
+        let stderr_is_terminal = io::stderr().is_terminal();
+        Self { variables: std::env::vars_os().collect(), stdin, stderr_is_terminal }
+    }
+
     /// A variable; one that is empty or not UTF-8 counts as not set, except for paths.
     fn text(&self, name: &str) -> Option<&str> {
         self.variables
@@ -257,7 +263,7 @@ pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildR
         progress,
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
-        root: root(args.root, environment)?,
+        root: store_root(args.root, environment)?,
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
         notices,
     })
@@ -456,7 +462,11 @@ fn progress(args: &BuildArgs, environment: &Environment<'_>) -> Result<ProgressM
     })
 }
 
-fn root(given: Option<PathBuf>, environment: &Environment<'_>) -> Result<PathBuf, RequestError> {
+/// Where the store is: `--root`, LAYERWRIGHT_ROOT, or below the user's data directory.
+///
+/// # Errors
+/// [`RequestError::NoRoot`]
+pub fn store_root(given: Option<PathBuf>, environment: &Environment<'_>) -> Result<PathBuf, RequestError> {
     let in_data_home = || environment.path("XDG_DATA_HOME").map(|data| data.join("layerwright"));
     let in_home = || environment.path("HOME").map(|home| home.join(".local/share/layerwright"));
     let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);
