@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use executor::{
     ExecutorOptions, ImageResolver, LocalCache, LocalExecutor,
     context::{ContextDirectory, ContextModes},
+    sandbox::Rung,
 };
 use exporter::{AssembleOptions, Assembled, Encoder, Exported, FileSystem, SealOptions, Sealer, Tools};
 use oci::{
@@ -44,11 +45,22 @@ pub struct Built {
     pub destinations: Vec<String>,
 }
 
+/// What a build works in.
+pub struct Surroundings {
+    /// Whose ids this process has.
+    pub rung: Rung,
+    /// Takes what happens.
+    pub events: Events,
+    /// Stops everything.
+    pub cancel: Arc<Cancel>,
+}
+
 /// Builds what is asked for.
 ///
 /// # Errors
 /// The first thing that went wrong.
-pub fn build(request: &BuildRequest, events: &Events, cancel: &Arc<Cancel>) -> Result<Built, Failure> {
+pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Built, Failure> {
+    let Surroundings { events, cancel, .. } = surroundings;
     remove_iidfile(request)?;
     let parsed = parser::parse(&request.dockerfile.text);
     let Some(dockerfile) = parsed.dockerfile else {
@@ -64,12 +76,12 @@ pub fn build(request: &BuildRequest, events: &Events, cancel: &Arc<Cancel>) -> R
     let planned = planned.map_err(plan_failure)?;
     warn(&planned.warnings, request, events);
     let fetcher = Fetcher::new(Arc::clone(&store), registry);
-    let executor = LocalExecutor::new(executor_options(request, &fetcher, events)?);
+    let executor = LocalExecutor::new(executor_options(request, &fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(&store), Arc::clone(events));
     let options = SolveOptions { jobs: request.jobs, builder: BUILDER.to_owned() };
     let images = solver::schedule::solve(&planned.graph, &executor, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
-    let assembled = assemble_all(request, &images, &store, events, cancel)?;
+    let assembled = assemble_all(request, &images, &store, surroundings)?;
     let tools = Tools { fetcher: &fetcher, events: &**events, cancel };
     let export = |output: &Output| export(output, request, &images, &assembled, &executor, &tools);
     let exported = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
@@ -137,7 +149,7 @@ fn named_context(context: &request::NamedContext) -> NamedContext {
 fn executor_options(
     request: &BuildRequest,
     fetcher: &Fetcher,
-    events: &Events,
+    surroundings: &Surroundings,
 ) -> Result<ExecutorOptions, Failure> {
     let named = request.contexts.iter().filter_map(|(name, context)| match context {
         request::NamedContext::Directory(directory) => Some((name.as_str(), directory)),
@@ -148,7 +160,9 @@ fn executor_options(
         let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
         contexts.insert(name.to_owned(), ContextDirectory::new(path, ignore, ContextModes::Normalise)?);
     }
-    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, events: Arc::clone(events) })
+    let Surroundings { rung, events, cancel } = surroundings;
+    let (events, cancel) = (Arc::clone(events), Arc::clone(cancel));
+    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, rung: *rung, events, cancel })
 }
 
 fn plan_failure(error: PlanError) -> Failure {
@@ -170,8 +184,7 @@ fn assemble_all(
     request: &BuildRequest,
     images: &[Image],
     store: &Arc<Store>,
-    events: &Events,
-    cancel: &Arc<Cancel>,
+    surroundings: &Surroundings,
 ) -> Result<Vec<(Encoder, Assembled)>, Failure> {
     let mut assembled: Vec<(Encoder, Assembled)> = Vec::new();
     for encoder in request.encoders() {
@@ -180,8 +193,8 @@ fn assemble_all(
             encoder,
             times: request.time_policy(),
             jobs: request.jobs,
-            events: Arc::clone(events),
-            cancel: Arc::clone(cancel),
+            events: Arc::clone(&surroundings.events),
+            cancel: Arc::clone(&surroundings.cancel),
         })?;
         let options =
             AssembleOptions { created: request.epoch.unwrap_or(NORMAL_TIME), ..AssembleOptions::default() };

@@ -28,13 +28,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use executor::sandbox;
+use executor::sandbox::{self, Entered};
 use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
 use crate::{
     args::{BuildArgs, Command, DoctorArgs, NotParsed, ProgressMode},
-    build::Built,
+    build::{Built, Surroundings},
     failure::Failure,
     progress::{Board, End, Progress, TAIL_LINES},
     report::Evidence,
@@ -114,18 +114,17 @@ fn doctor(args: DoctorArgs) -> u8 {
 
 fn build(args: BuildArgs) -> u8 {
     match prepare(args) {
-        Ok((request, notes)) => run(&request, notes),
+        Ok((request, entered)) => run(&request, entered),
         Err(failure) => complain(&report::render(&failure, &Evidence::default()), failure.exit_code()),
     }
 }
 
-/// Everything that is done while the process has one thread. Returns what a person should know, too.
-fn prepare(args: BuildArgs) -> Result<(BuildRequest, Vec<String>), Failure> {
+/// Everything that is done while the process has one thread.
+fn prepare(args: BuildArgs) -> Result<(BuildRequest, Entered), Failure> {
     check_clock()?;
     let request = request::read(args, &mut Environment::of_process(&mut io::stdin()))?;
     let entered = sandbox::enter_builder(sandbox::Mode::Auto)?;
-    let notes = entered.notes.into_iter().chain(request.notices.iter().cloned()).collect();
-    Ok((request, notes))
+    Ok((request, entered))
 }
 
 /// Times from before the limit are kept in images, so a clock that stands there would leak into them.
@@ -137,7 +136,7 @@ fn check_clock() -> Result<(), Failure> {
     }
 }
 
-fn run(request: &BuildRequest, notes: Vec<String>) -> u8 {
+fn run(request: &BuildRequest, entered: Entered) -> u8 {
     let cancel = Arc::new(Cancel::default());
     let watch = match Watch::start(Arc::clone(&cancel)) {
         Ok(watch) => watch,
@@ -148,9 +147,11 @@ fn run(request: &BuildRequest, notes: Vec<String>) -> u8 {
     };
     let progress = Progress::start(request.progress);
     let events = progress.sink();
-    notes.into_iter().for_each(|note| events(Event::Warning(note)));
+    let notes = entered.notes.iter().chain(&request.notices);
+    notes.for_each(|note| events(Event::Warning(note.clone())));
+    let surroundings = Surroundings { rung: entered.rung, events, cancel };
     // A signal explains every failure that comes after it.
-    let result = build::build(request, &events, &cancel)
+    let result = build::build(request, &surroundings)
         .map_err(|failure| watch.received().map(Failure::Stopped).unwrap_or(failure));
     match result {
         Ok(built) => succeed(request, progress, built),
