@@ -206,9 +206,8 @@ fn umoci_unpacks_what_was_described() {
     assert_eq!(stat("s").st_mtime, 946_684_800);
     assert_eq!(fs::read_to_string(root.join("zi\u{e9}l")).expect("readable"), "utf-8");
     assert_eq!(fs::read_to_string(root.join("d".repeat(60)).join("f".repeat(60))).expect("readable"), "deep");
-    let mut value = vec![0; 64];
-    let size =
-        rustix::fs::getxattr(root.join("bin/tool"), "security.capability", &mut value[..]).expect("set");
+    let mut value = [0; 64];
+    let size = rustix::fs::getxattr(root.join("bin/tool"), "security.capability", &mut value).expect("set");
     assert_eq!(
         value[..size],
         Described::parse(LOWER).tree.get(b"bin/tool").expect("there").metadata.xattrs

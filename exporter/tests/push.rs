@@ -1,0 +1,254 @@
+//! Pushing to a real registry, and pulling back with a tool that we did not write.
+
+mod support;
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use exporter::{
+    AssembleOptions, Assembled, Encoder, ExportError, ImageOutput, TimePolicy, assemble, export_image,
+};
+use oci::{BlobOrigin, ImageConfig, Layer, Reference, Snapshot, config::History, image, validate};
+use solver::{Event, Image, Target, VertexId, graph::HistoryItem};
+use support::{Described, Workshop, judge};
+
+/// A docker-registry on a free loopback port, with its data in a directory of its own; ends with the value.
+struct Registry {
+    process: Child,
+    host: String,
+    directory: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Starts it, or says loudly that it is not installed.
+    fn start() -> Option<Self> {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let config = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}, \
+             delete: {{enabled: true}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+            directory.path().join("data").display()
+        );
+        fs::write(directory.path().join("config.yml"), config).expect("written");
+        let log = fs::File::create(directory.path().join("log")).expect("made");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(directory.path().join("config.yml"));
+        command.stdout(log.try_clone().expect("cloned")).stderr(log).stdin(Stdio::null());
+        let process = match command.spawn() {
+            Err(_) => {
+                eprintln!("SKIPPED: docker-registry is not installed");
+                return None;
+            }
+            Ok(process) => process,
+        };
+        let registry = Self { process, host: format!("127.0.0.1:{port}"), directory };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(&registry.host).is_err() {
+            assert!(Instant::now() < deadline, "the registry does not listen:\n{}", registry.log());
+            std::thread::yield_now();
+        }
+        Some(registry)
+    }
+
+    fn reference(&self, name: &str) -> Reference {
+        format!("{}/{name}", self.host).parse().expect("a reference")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).expect("readable")
+    }
+
+    /// How many requests of a method the registry has answered with a path that holds `part`.
+    fn requests(&self, method: &str, part: &str) -> usize {
+        let method = format!("http.request.method={method} ");
+        let answered = |line: &&str| line.contains("response completed") && line.contains(&method);
+        let matches = |line: &&str| {
+            line.split("http.request.uri=")
+                .nth(1)
+                .is_some_and(|uri| uri.split_whitespace().next().is_some_and(|uri| uri.contains(part)))
+        };
+        self.log().lines().filter(answered).filter(matches).count()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.process.kill().expect("still ours");
+        self.process.wait().expect("ended");
+    }
+}
+
+fn image_of(snapshot: Snapshot, config: ImageConfig, base: usize, steps: usize) -> Image {
+    let step = |number| HistoryItem {
+        entry: History { created_by: format!("RUN {number}"), ..History::default() },
+        produces_layer: true,
+    };
+    let (platform, vertex) = (config.platform(), VertexId(0));
+    let history = (0..steps).map(step).collect();
+    Image { target: Target { platform, vertex, config, base_layers: base, history }, snapshot }
+}
+
+fn sample(workshop: &Workshop, platform: &str) -> Image {
+    let lower = workshop.step(&Snapshot::default(), &Described::parse("file a 0644 0:0 epoch {3000*lower}"));
+    let upper = workshop.step(&lower, &Described::parse(&format!("file b 0644 0:0 epoch {platform}")));
+    image_of(upper, ImageConfig::empty(&platform.parse().expect("a platform")), 0, 2)
+}
+
+fn assembled(workshop: &Workshop, images: &[Image]) -> Assembled {
+    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2);
+    assemble(images, &sealer, &AssembleOptions::default()).expect("assembled")
+}
+
+fn push(workshop: &Workshop, assembled: &Assembled, names: &[Reference]) -> Result<(), ExportError> {
+    let output = ImageOutput::Registry { names: names.to_vec() };
+    export_image(assembled, &output, &workshop.tools()).map(|exported| {
+        assert_eq!(exported.digest, Some(assembled.root.digest));
+    })
+}
+
+/// Pulls a name back into a layout and returns the digest of what it names there.
+fn pull(name: &Reference, directory: &Path) -> Option<String> {
+    let (source, target) = (format!("docker://{name}"), format!("oci:{}", directory.display()));
+    judge(Command::new("skopeo").args(["copy", "--all", "--src-tls-verify=false", "-q", &source, &target]))?;
+    validate::layout(directory).expect("a sound layout");
+    let index = fs::read_to_string(directory.join("index.json")).expect("readable");
+    let index: serde_json::Value = serde_json::from_str(&index).expect("JSON");
+    Some(index["manifests"][0]["digest"].as_str().expect("a digest").to_owned())
+}
+
+#[test]
+fn an_image_comes_back_as_it_was_pushed() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let single = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    let several = assembled(&workshop, &[sample(&workshop, "linux/amd64"), sample(&workshop, "linux/arm64")]);
+    for (name, assembled) in [("single", &single), ("team/several:v1", &several)] {
+        let name = registry.reference(name);
+        push(&workshop, assembled, std::slice::from_ref(&name)).expect("pushed");
+        let found = workshop.fetcher.registry().manifest(&name.with_default_tag()).expect("there");
+        assert_eq!(found.digest, assembled.root.digest);
+        if let Some(digest) = pull(&name, &workshop.path(&name.repository.replace('/', "-"))) {
+            assert_eq!(digest, assembled.root.digest.to_string());
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_not_sent_again() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let assembled = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    let name = registry.reference("app");
+    push(&workshop, &assembled, std::slice::from_ref(&name)).expect("pushed");
+    let sent = registry.requests("POST", "/blobs/uploads/");
+    assert_eq!(sent, 3, "two layers and a config\n{}", registry.log());
+    push(&workshop, &assembled, std::slice::from_ref(&name)).expect("pushed");
+    assert_eq!(registry.requests("POST", "/blobs/uploads/"), sent);
+}
+
+#[test]
+fn blobs_are_mounted_from_the_base_and_from_the_first_name() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let base_name = registry.reference("base");
+    let base = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    push(&workshop, &base, std::slice::from_ref(&base_name)).expect("pushed");
+
+    let fresh = Workshop::new();
+    let platform = &base.images[0].platform;
+    let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
+    let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
+    let below = Snapshot { layers: layers.into_iter().map(Layer::Base).collect() };
+    let snapshot = fresh.step(&below, &Described::parse("file c 0644 0:0 epoch top"));
+    let built = assembled(&fresh, &[image_of(snapshot, resolved.config, 2, 1)]);
+    let names = [registry.reference("app:1"), registry.reference("other/app:2"), registry.reference("app:3")];
+    push(&fresh, &built, &names).expect("pushed");
+    assert_eq!(registry.requests("POST", "from=base"), 4, "two layers, twice\n{}", registry.log());
+    assert_eq!(registry.requests("POST", "from=app"), 2, "our layer and the config\n{}", registry.log());
+    let pulls = registry.requests("GET", "/v2/base/blobs/");
+    assert_eq!(pulls, 1, "only the config of the base was read");
+    for name in &names {
+        let digest = workshop.fetcher.registry().resolve(name).expect("asked").expect("there").digest;
+        assert_eq!(digest, built.root.digest);
+    }
+}
+
+#[test]
+fn layers_of_a_base_elsewhere_are_copied_without_the_store() {
+    let (Some(here), Some(there)) = (Registry::start(), Registry::start()) else { return };
+    let workshop = Workshop::new();
+    let base_name = there.reference("base");
+    let base = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    push(&workshop, &base, std::slice::from_ref(&base_name)).expect("pushed");
+    let fresh = Workshop::new();
+    let platform = &base.images[0].platform;
+    let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
+    let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
+    let snapshot = Snapshot { layers: layers.into_iter().map(Layer::Base).collect() };
+    let built = assembled(&fresh, &[image_of(snapshot, resolved.config, 2, 0)]);
+    let name = here.reference("copy");
+    push(&fresh, &built, std::slice::from_ref(&name)).expect("pushed");
+    assert_eq!(fs::read_dir(fresh.store.area("blobs/sha256")).expect("readable").count(), 0);
+    pull(&name, &fresh.path("copy"));
+}
+
+#[test]
+fn a_push_without_its_blobs_leaves_the_tag_alone() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let name = registry.reference("app");
+    let one = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    push(&workshop, &one, std::slice::from_ref(&name)).expect("pushed");
+    let snapshot = workshop.step(&Snapshot::default(), &Described::parse("file z 0644 0:0 epoch other"));
+    let two = assembled(&workshop, &[image_of(snapshot, ImageConfig::empty(&one.images[0].platform), 0, 1)]);
+    fs::remove_file(workshop.store.blob_path(&two.images[0].layers[0].descriptor.digest)).expect("ours");
+    let failed = push(&workshop, &two, std::slice::from_ref(&name)).expect_err("a blob is missing");
+    assert!(matches!(failed, ExportError::Blob { .. }), "{failed}");
+    let found = workshop.fetcher.registry().resolve(&name.with_default_tag()).expect("asked").expect("there");
+    assert_eq!(found.digest, one.root.digest);
+}
+
+#[test]
+fn a_registry_that_is_not_there_is_named() {
+    let workshop = Workshop::new();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let assembled = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    let name: Reference = format!("127.0.0.1:{port}/app").parse().expect("a reference");
+    let failed = push(&workshop, &assembled, std::slice::from_ref(&name)).expect_err("nobody listens");
+    assert_eq!(failed.to_string(), format!("cannot push {name}:latest"));
+}
+
+#[test]
+fn progress_of_a_large_blob_is_told_and_ends_complete() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (state >> 60) as u8)
+    });
+    let content: String = noise.take(8 << 20).collect();
+    let snapshot =
+        workshop.step(&Snapshot::default(), &Described::parse(&format!("file f 0644 0:0 epoch {content}")));
+    let config = ImageConfig::empty(&"linux/amd64".parse().expect("a platform"));
+    let assembled = assembled(&workshop, &[image_of(snapshot, config, 0, 1)]);
+    push(&workshop, &assembled, &[registry.reference("large")]).expect("pushed");
+    let layer = &assembled.images[0].layers[0].descriptor;
+    let task = format!("push sha256:{}", &layer.digest.hex()[..12]);
+    let events = workshop.events.lock().expect("no panic");
+    let done: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Transfer { task: of, done, total } if *of == task => Some((*done, *total)),
+            _ => None,
+        })
+        .collect();
+    assert!(done.len() > 2, "{done:?}");
+    assert!(done.is_sorted(), "{done:?}");
+    assert_eq!(done.last(), Some(&(layer.size, layer.size)));
+}
