@@ -228,6 +228,7 @@ fn layers_of_a_base_image_pass_through_with_oci_media_types() {
     for (media_type, want) in [
         ("application/vnd.docker.image.rootfs.diff.tar.gzip", MediaType::OciLayerGzip),
         ("application/vnd.docker.image.rootfs.diff.tar", MediaType::OciLayer),
+        ("application/vnd.docker.image.rootfs.diff.tar.zstd", MediaType::OciLayerZstd),
         ("application/vnd.oci.image.layer.v1.tar+zstd", MediaType::OciLayerZstd),
         ("application/vnd.oci.image.layer.v1.tar+gzip", MediaType::OciLayerGzip),
     ] {

@@ -62,11 +62,13 @@ pub enum MediaType {
     DockerLayer,
     /// `application/vnd.docker.image.rootfs.diff.tar.gzip`
     DockerLayerGzip,
+    /// `application/vnd.docker.image.rootfs.diff.tar.zstd`
+    DockerLayerZstd,
     /// Anything else, as it was written.
     Other(String),
 }
 
-const NAMES: [(MediaType, &str); 11] = [
+const NAMES: [(MediaType, &str); 12] = [
     (MediaType::OciIndex, "application/vnd.oci.image.index.v1+json"),
     (MediaType::OciManifest, "application/vnd.oci.image.manifest.v1+json"),
     (MediaType::OciConfig, "application/vnd.oci.image.config.v1+json"),
@@ -78,6 +80,7 @@ const NAMES: [(MediaType, &str); 11] = [
     (MediaType::DockerConfig, "application/vnd.docker.container.image.v1+json"),
     (MediaType::DockerLayer, "application/vnd.docker.image.rootfs.diff.tar"),
     (MediaType::DockerLayerGzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    (MediaType::DockerLayerZstd, "application/vnd.docker.image.rootfs.diff.tar.zstd"),
 ];
 
 /// How the bytes of a layer blob are compressed.
@@ -116,7 +119,7 @@ impl MediaType {
         match self {
             Self::OciLayer | Self::DockerLayer => Some(Compression::None),
             Self::OciLayerGzip | Self::DockerLayerGzip => Some(Compression::Gzip),
-            Self::OciLayerZstd => Some(Compression::Zstd),
+            Self::OciLayerZstd | Self::DockerLayerZstd => Some(Compression::Zstd),
             _ => None,
         }
     }
@@ -129,6 +132,7 @@ impl MediaType {
             Self::DockerConfig => Self::OciConfig,
             Self::DockerLayer => Self::OciLayer,
             Self::DockerLayerGzip => Self::OciLayerGzip,
+            Self::DockerLayerZstd => Self::OciLayerZstd,
             other => other.clone(),
         }
     }
