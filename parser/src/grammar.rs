@@ -168,10 +168,10 @@ pub(crate) fn json(text: &str) -> Json<'_> {
     if !text.starts_with('[') {
         return Json::No;
     }
-    if serde_json::from_str::<Vec<serde_json::Value>>(text).is_err() {
-        return Json::No;
-    }
-    let Ok((_, sources)) = json_strings(text) else { return Json::OtherArray };
+    let Ok((_, sources)) = json_strings(text) else {
+        let is_array = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(text).is_ok();
+        return if is_array { Json::OtherArray } else { Json::No };
+    };
     let strings = sources.into_iter().map(|source| Some((serde_json::from_str(source).ok()?, source)));
     strings.collect::<Option<Vec<_>>>().map_or(Json::No, Json::Strings)
 }

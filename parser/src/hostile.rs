@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use crate::ast::{CopySource, InstructionKind, Span, Word};
-use crate::{Dockerfile, MAX_BYTES, MAX_DIAGNOSTICS, MAX_INSTRUCTIONS, Parsed, parse};
+use crate::{Dockerfile, MAX_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_WORDS, Parsed, parse};
 
 /// Generous for a debug build on a busy machine; what it guards against takes hours.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -29,6 +29,11 @@ fn what_is_too_large_is_refused() {
     assert_eq!(first_error(&large), "the Dockerfile is larger than 16 MiB");
     let many = format!("FROM x\n{}", "RUN\n".repeat(MAX_INSTRUCTIONS));
     assert_eq!(first_error(&many), "the Dockerfile has more than 100000 instructions");
+    for words in ["ARG a a ", "COPY [\"a\",\"a\"", "ENV a=b a=b "] {
+        let unit = &words[words.len() / 2..];
+        let many = format!("FROM x\n{words}{}\n", unit.repeat(MAX_WORDS));
+        assert_eq!(first_error(&many), "the Dockerfile has more than 500000 words");
+    }
 }
 
 #[test]
@@ -39,9 +44,13 @@ fn nul_bytes_are_refused() {
 #[test]
 fn mistakes_are_counted() {
     let parsed = timed(&format!("FROM x\n{}", "FOO\n".repeat(500_000)));
-    assert_eq!(parsed.diagnostics.len(), MAX_DIAGNOSTICS + 2);
+    assert_eq!(parsed.diagnostics.len(), MAX_ERRORS + 1);
     let last = parsed.diagnostics.last().map(|diagnostic| diagnostic.message.as_str());
-    assert_eq!(last, Some("too many mistakes; the rest of the Dockerfile has not been read"));
+    assert_eq!(last, Some("too many mistakes; the rest is left out"));
+    let stages = timed(&"FROM x AS A\n".repeat(10_000));
+    assert!(stages.dockerfile.is_some() && stages.diagnostics.len() > MAX_ERRORS, "warnings are no mistakes");
+    let gaps = timed(&format!("FROM x\n{}", "RUN a \\\n\nb\n".repeat(1_000)));
+    assert!(gaps.dockerfile.is_some() && gaps.diagnostics.len() == 1_000, "warnings are no mistakes");
 }
 
 #[test]
@@ -56,7 +65,7 @@ fn an_open_heredoc_is_an_error() {
 fn large_but_lawful_files_are_read() {
     let arguments: String = (0..200_000).map(|number| format!(" A{number}=x")).collect();
     assert!(timed(&format!("ARG{arguments}\nFROM x\n")).dockerfile.is_some());
-    let continued = "a \\\n".repeat(500_000);
+    let continued = "a \\\n".repeat(400_000);
     assert!(timed(&format!("FROM x\nRUN {continued}b\n")).dockerfile.is_some());
     let deep = "${a:-".repeat(100_000);
     assert!(timed(&format!("FROM x\nENV a={deep}\nRUN cat <<E {deep}\nE\n")).dockerfile.is_none());

@@ -14,6 +14,7 @@ use crate::diagnostic::Diagnostic;
 use crate::flags::Flags;
 use crate::grammar::{self, Json, Parts};
 use crate::lexer::{Lexer, Line};
+use crate::parse::MAX_WORDS;
 use crate::suggest;
 
 /// All instructions of the language.
@@ -58,6 +59,11 @@ pub(crate) fn next(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Statement> {
     let line = lexer.next_line()?;
+    if lexer.words() > MAX_WORDS {
+        let message = format!("the Dockerfile has more than {MAX_WORDS} words");
+        diagnostics.push(Diagnostic::error(Span { start: line.span.start, end: line.span.start }, message));
+        return None;
+    }
     if let Some(span) = line.empty_continuation {
         diagnostics.push(Diagnostic::warning("NoEmptyContinuation", span, "Empty continuation line"));
     }
@@ -98,10 +104,11 @@ pub(crate) fn read_heredocs(
         return heredocs;
     }
     for marker in grammar::heredoc_markers(&line.text) {
-        let body = lexer.heredoc(&marker.name, marker.chomp);
+        let body = lexer.heredoc(&marker);
         if !body.terminated {
             let hint = format!("a line that holds only {} is missing", marker.name);
             diagnostics.push(Diagnostic::error(line.span, "unterminated heredoc").hint(hint));
+            break;
         }
         heredocs.text += &format!("\n{}{}", body.content, marker.name);
         heredocs.end = Some(body.end);

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::ast::Span;
+use crate::grammar::HeredocMarker;
 
 /// An instruction's text with its continuation lines joined by nothing.
 #[derive(Debug, Clone)]
@@ -80,11 +81,17 @@ pub(crate) struct Lexer<'a> {
     /// Start of the next physical line.
     at: usize,
     escape: char,
+    words: usize,
 }
 
 impl<'a> Lexer<'a> {
     pub(crate) fn new(text: &'a str, escape: char) -> Self {
-        Self { text, at: skip_bom(text), escape }
+        Self { text, at: skip_bom(text), escape, words: 0 }
+    }
+
+    /// How many words the lines so far can have had, at most.
+    pub(crate) fn words(&self) -> usize {
+        self.words
     }
 
     /// The next instruction's line; comments and empty lines before it are skipped.
@@ -95,7 +102,10 @@ impl<'a> Lexer<'a> {
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }
-            return Some(self.logical(start + physical.len() - content.len(), content));
+            let line = self.logical(start + physical.len() - content.len(), content);
+            let separators = line.text.bytes().filter(|byte| byte.is_ascii_whitespace() || *byte == b',');
+            self.words += separators.count() + 1;
+            return Some(line);
         }
     }
 
@@ -131,8 +141,8 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Everything up to the line that is `delimiter`; leading tabs of that line do not count with `chomp`.
-    pub(crate) fn heredoc(&mut self, delimiter: &str, chomp: bool) -> Body<'a> {
+    /// Everything up to the line that is the marker's delimiter.
+    pub(crate) fn heredoc(&mut self, marker: &HeredocMarker) -> Body<'a> {
         let start = self.at;
         loop {
             let content = &self.text[start..self.at];
@@ -141,8 +151,8 @@ impl<'a> Lexer<'a> {
                 Body { content, span, end, terminated }
             };
             let Some((line_start, line)) = self.physical() else { return body(self.at, false) };
-            let candidate = if chomp { line.trim_start_matches('\t') } else { line };
-            if candidate == delimiter {
+            let candidate = if marker.chomp { line.trim_start_matches('\t') } else { line };
+            if candidate == marker.name {
                 return body(line_start + line.len(), true);
             }
         }
@@ -214,12 +224,13 @@ mod tests {
 
     #[test]
     fn bodies_end_at_their_delimiter() {
+        let marker = |chomp| HeredocMarker { fd: 0, chomp, name: "E".to_owned(), quoted: false };
         let mut lexer = Lexer::new("RUN <<-E\n\ta\r\nE \n\t\tE\r\nX\n", '\\');
         lexer.next_line();
-        let body = lexer.heredoc("E", true);
+        let body = lexer.heredoc(&marker(true));
         assert_eq!((body.content, body.terminated), ("\ta\r\nE \n", true));
         assert_eq!(lexer.next_line().map(|line| line.text), Some("X".to_owned()));
-        let body = Lexer::new("a\nb", '\\').heredoc("E", false);
+        let body = Lexer::new("a\nb", '\\').heredoc(&marker(false));
         assert_eq!((body.content, body.terminated), ("a\nb", false));
     }
 }

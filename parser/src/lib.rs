@@ -31,4 +31,4 @@ mod hostile;
 
 pub use ast::{Dockerfile, Instruction, Span};
 pub use diagnostic::{Diagnostic, Severity, line_column};
-pub use parse::{MAX_BYTES, MAX_DIAGNOSTICS, MAX_INSTRUCTIONS, Parsed, parse, parse_instruction};
+pub use parse::{MAX_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_WORDS, Parsed, parse, parse_instruction};

@@ -12,8 +12,11 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// Instructions a Dockerfile may have.
 pub const MAX_INSTRUCTIONS: usize = 100_000;
 
-/// Findings after which reading stops: nobody reads more, and a hostile file could make millions.
-pub const MAX_DIAGNOSTICS: usize = 1_000;
+/// Words a Dockerfile's instructions may have, heredoc bodies aside.
+pub const MAX_WORDS: usize = 500_000;
+
+/// Mistakes after which reading stops: nobody reads more, and a hostile file could make millions.
+pub const MAX_ERRORS: usize = 100;
 
 /// What [`parse`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,12 @@ pub fn parse(text: &str) -> Parsed {
         dockerfile = None;
     }
     diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+    if count_errors(&diagnostics) > MAX_ERRORS {
+        diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
+        diagnostics.truncate(MAX_ERRORS);
+        let end = Span { start: text.len(), end: text.len() };
+        diagnostics.push(Diagnostic::error(end, "too many mistakes; the rest is left out"));
+    }
     Parsed { dockerfile, diagnostics }
 }
 
@@ -103,16 +112,20 @@ fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
 pub(crate) fn statements(text: &str, escape: char, diagnostics: &mut Vec<Diagnostic>) -> Vec<Statement> {
     let mut lexer = Lexer::new(text, escape);
     let mut statements = Vec::new();
+    let (mut known, mut errors) = (diagnostics.len(), count_errors(diagnostics));
     while let Some(statement) = instruction::next(&mut lexer, escape, diagnostics) {
         statements.push(statement);
-        let limit = match (statements.len() > MAX_INSTRUCTIONS, diagnostics.len() > MAX_DIAGNOSTICS) {
-            (true, _) => format!("the Dockerfile has more than {MAX_INSTRUCTIONS} instructions"),
-            (_, true) => "too many mistakes; the rest of the Dockerfile has not been read".to_owned(),
-            _ => continue,
-        };
-        let at = lexer.position();
-        diagnostics.push(Diagnostic::error(Span { start: at, end: at }, limit));
-        break;
+        errors += count_errors(&diagnostics[known..]);
+        known = diagnostics.len();
+        if errors > MAX_ERRORS {
+            break;
+        }
+        if statements.len() > MAX_INSTRUCTIONS {
+            let at = Span { start: lexer.position(), end: lexer.position() };
+            let message = format!("the Dockerfile has more than {MAX_INSTRUCTIONS} instructions");
+            diagnostics.push(Diagnostic::error(at, message));
+            break;
+        }
     }
     statements
 }
@@ -145,5 +158,9 @@ fn orphan(span: Span) -> Diagnostic {
 }
 
 fn has_errors(diagnostics: &[Diagnostic]) -> bool {
-    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    count_errors(diagnostics) > 0
+}
+
+fn count_errors(diagnostics: &[Diagnostic]) -> usize {
+    diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
 }
