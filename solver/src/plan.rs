@@ -28,12 +28,13 @@ use oci::{Platform, Reference};
 use parser::{
     Diagnostic, Dockerfile, Severity, Span,
     ast::{ArgDeclaration, Instruction, InstructionKind, Word},
+    lint::Checks,
     word,
 };
 
 use crate::{
-    graph::{Graph, Target},
-    op::{Network, Timestamps},
+    graph::{Graph, Target, Vertex, VertexId},
+    op::{Network, Op, Source, Timestamps},
     traits::{ImageName, Resolver, StepFailure},
 };
 use bases::Images;
@@ -148,16 +149,14 @@ pub fn plan(
     let mut planner =
         Planner { dockerfile, options, images, graph: Graph::default(), report: Report::default() };
     let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
+    let planned = planner.reported(planned);
+    let Planner { graph, report, .. } = planner;
+    let found = report.checked(dockerfile);
+    let has_errors = found.iter().any(|found| found.severity == Severity::Error);
     match planned {
-        Ok(()) if !planner.report.has_errors() => {
-            Ok(Planned { graph: planner.graph, warnings: planner.report.found })
-        }
-        Err(failure @ PlanError::Image { .. }) if !planner.report.has_errors() => Err(failure),
-        Err(PlanError::Dockerfile { diagnostics }) => {
-            planner.report.extend(diagnostics);
-            Err(PlanError::Dockerfile { diagnostics: planner.report.found })
-        }
-        _ => Err(PlanError::Dockerfile { diagnostics: planner.report.found }),
+        _ if has_errors => Err(PlanError::Dockerfile { diagnostics: found }),
+        Err(failure) => Err(failure),
+        Ok(_) => Ok(Planned { graph, warnings: found }),
     }
 }
 
@@ -178,8 +177,17 @@ impl Report {
         found.into_iter().for_each(|found| self.push(found));
     }
 
-    fn has_errors(&self) -> bool {
-        self.found.iter().any(|found| found.severity == Severity::Error)
+    /// What is left when the findings that `# check=` skips are taken out, and what it makes of the others.
+    fn checked(self, dockerfile: &Dockerfile) -> Vec<Diagnostic> {
+        let mut found = self.found;
+        let checks = match Checks::read(dockerfile.directives.check.as_ref()) {
+            Ok(checks) => checks,
+            Err(error) => return vec![error],
+        };
+        found.sort_by_key(|finding| finding.span.start);
+        found.retain(|finding| finding.rule.is_none_or(|rule| checks.allows(rule)));
+        found.extend(checks.violation(&found));
+        found
     }
 }
 
@@ -344,6 +352,19 @@ impl Planner<'_> {
     /// A stage as people are shown it.
     fn shown_stage_name(&self, number: usize) -> String {
         self.name_of(number).map_or_else(|| format!("stage-{number}"), str::to_lowercase)
+    }
+
+    /// Adds something that steps read.
+    fn add_source(&mut self, source: Source, platform: &Platform, label: String, span: Span) -> VertexId {
+        self.graph.add(Vertex {
+            op: Op::Source(source),
+            inputs: Vec::new(),
+            platform: platform.clone(),
+            label,
+            span: Some(span),
+            ambient_env: Vec::new(),
+            use_cache: true,
+        })
     }
 
     /// Takes mistakes out of the way: they are reported together, and planning goes on beside them.

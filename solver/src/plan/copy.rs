@@ -184,14 +184,17 @@ impl Walk<'_, '_> {
         match base {
             None => Ok(self.context(task, context(String::new()), &platform)),
             Some(Base::Directory(name)) => Ok(self.context(task, context(name), &platform)),
-            Some(Base::Scratch) => {
-                Ok(self.source(task, Source::Scratch, &platform, "FROM scratch".to_owned()))
-            }
+            Some(Base::Scratch) => Ok(self.planner.add_source(
+                Source::Scratch,
+                &platform,
+                "FROM scratch".to_owned(),
+                task.span(),
+            )),
             Some(Base::Image(name)) => {
                 let written = written.map_or("", |word| word.value.as_str());
                 let image = self.planner.images.get(&name, written, &platform, task.place(span))?;
                 let label = format!("FROM {}", image.pinned);
-                Ok(self.source(task, bases::source(&image), &platform, label))
+                Ok(self.planner.add_source(bases::source(&image), &platform, label, task.span()))
             }
             // Without a state, the stage has mistakes of its own; then nothing is built, and any input will do.
             Some(Base::Stage(stage)) => Ok(self.done.get(&stage).map_or(self.state.tip, |state| state.tip)),
@@ -200,12 +203,13 @@ impl Walk<'_, '_> {
 
     fn context(&mut self, task: &Task, context: ContextSource, platform: &Platform) -> VertexId {
         let label = context_label(&context.context);
-        self.source(task, Source::Context(context), platform, label)
+        self.planner.add_source(Source::Context(context), platform, label, task.span())
     }
 
     fn inline(&mut self, task: &Task, files: BTreeMap<String, String>) -> VertexId {
         let platform = self.state.platform.clone();
-        self.source(task, Source::Inline(files), &platform, "[internal] preparing inline document".to_owned())
+        let label = "[internal] preparing inline document".to_owned();
+        self.planner.add_source(Source::Inline(files), &platform, label, task.span())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The findings that need expanded values: rules of BuildKit's linter, by its names.
+//! The findings that need expanded values or a base image: rules of BuildKit's linter, by its names. All others are
+//! the parser's.
 
 use parser::{
     Diagnostic, Span,
@@ -38,29 +39,22 @@ pub(super) fn invalid_default_arg_in_from(stage: &ast::Stage) -> Diagnostic {
     Diagnostic::warning("InvalidDefaultArgInFrom", stage.span, message)
 }
 
-/// A `--platform` that says what holds anyway, or that fixes the platform of the stage for good.
-pub(super) fn platform_flag(
+/// A `--platform` that says what holds anyway.
+pub(super) fn redundant_target_platform(
     stage: &ast::Stage,
     word: &Word,
     expanded: &word::Expanded,
     globals: &Environment,
 ) -> Option<Diagnostic> {
     let only_target = expanded.unmatched.is_empty() && expanded.matched == ["TARGETPLATFORM"];
-    if only_target && globals.get("TARGETPLATFORM") == Some(&expanded.value) {
-        let message = format!(
-            "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
-            word.value
-        );
-        return Some(Diagnostic::warning("RedundantTargetPlatform", stage.span, message));
-    }
-    let constant = expanded.matched.is_empty() && expanded.unmatched.is_empty();
-    let platform = expanded.value.parse::<oci::Platform>().ok().filter(|_| constant)?;
-    let name = stage.name.as_ref().map_or("", |name| name.value.as_str());
-    if name.contains(&platform.os) || name.contains(&platform.architecture) {
+    if !only_target || globals.get("TARGETPLATFORM") != Some(&expanded.value) {
         return None;
     }
-    let message = format!("FROM --platform flag should not use constant value {:?}", expanded.value);
-    Some(Diagnostic::warning("FromPlatformFlagConstDisallowed", stage.span, message))
+    let message = format!(
+        "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
+        word.value
+    );
+    Some(Diagnostic::warning("RedundantTargetPlatform", stage.span, message))
 }
 
 /// A base image for another platform than the one asked for.
@@ -79,10 +73,4 @@ pub(super) fn invalid_base_image_platform(
         wanted.to_string()
     );
     Some(Diagnostic::warning("InvalidBaseImagePlatform", stage.span, message))
-}
-
-/// A relative WORKDIR in a stage that has set none.
-pub(super) fn workdir_relative_path(span: Span, path: &str) -> Diagnostic {
-    let message = format!("Relative workdir {path:?} can have unexpected results if the base image changes");
-    Diagnostic::warning("WorkdirRelativePath", span, message)
 }

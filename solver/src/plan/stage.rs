@@ -37,8 +37,6 @@ pub(super) struct StageState {
     pub(super) environment: Environment,
     /// Declared ARGs with the value they got, in order.
     pub(super) arguments: Vec<(String, Option<String>)>,
-    /// Some WORKDIR has been gone through in this Dockerfile.
-    pub(super) workdir_is_set: bool,
 }
 
 /// Plans a stage. `None` when its base has mistakes, which are reported already.
@@ -81,75 +79,66 @@ fn first_state(
 ) -> Option<StageState> {
     let Surveyed { base, image, platform, program: _ } = surveyed;
     let stage = &planner.dockerfile.stages[number];
-    if let Base::Stage(earlier) = base {
-        return done.get(earlier).cloned();
-    }
-    let empty = bases::empty_config(platform);
-    let (source, config, base_layers) = match image {
-        Some(image) => {
+    match (base, image) {
+        (Base::Stage(earlier), _) => done.get(earlier).cloned(),
+        (_, Some(image)) => {
+            let label = labels.next(&format!("FROM {}", image.pinned));
+            let tip = planner.add_source(bases::source(image), platform, label, stage.span);
             planner.report.extend(lint::invalid_base_image_platform(
                 stage,
                 platform,
                 &image.config.platform(),
             ));
-            (bases::source(image), image.config.clone(), image.layers.len())
+            let config = ImageConfig { created: None, ..image.config.clone() };
+            Some(StageState::new(tip, platform.clone(), config, image.layers.len()))
         }
-        None => (Source::Scratch, empty, 0),
-    };
-    let label = match image {
-        Some(image) => labels.next(&format!("FROM {}", image.pinned)),
-        None => "FROM scratch".to_owned(),
-    };
-    let vertex = Vertex {
-        op: Op::Source(source),
-        inputs: Vec::new(),
-        platform: platform.clone(),
-        label,
-        span: Some(stage.span),
-        ambient_env: Vec::new(),
-        use_cache: true,
-    };
-    let mut state = StageState {
-        tip: planner.graph.add(vertex),
-        platform: platform.clone(),
-        config: ImageConfig { created: None, ..config },
-        base_layers,
-        history: Vec::new(),
-        environment: Environment::default(),
-        arguments: Vec::new(),
-        workdir_is_set: false,
-    };
-    if let Base::Directory(name) = base {
-        copy_whole(planner, &mut state, name, stage.span, labels);
+        (_, None) => {
+            let tip = planner.add_source(Source::Scratch, platform, "FROM scratch".to_owned(), stage.span);
+            let mut state = StageState::new(tip, platform.clone(), bases::empty_config(platform), 0);
+            if let Base::Directory(name) = base {
+                copy_whole(planner, &mut state, name, stage.span, labels);
+            }
+            Some(state)
+        }
     }
-    Some(state)
+}
+
+impl StageState {
+    fn new(tip: VertexId, platform: Platform, config: ImageConfig, base_layers: usize) -> Self {
+        Self {
+            tip,
+            platform,
+            config,
+            base_layers,
+            history: Vec::new(),
+            environment: Environment::default(),
+            arguments: Vec::new(),
+        }
+    }
 }
 
 /// A stage on a directory: all of it, as one layer.
 fn copy_whole(planner: &mut Planner, state: &mut StageState, name: &str, span: Span, labels: &mut Labels) {
     let selector = Selector { include: vec![String::new()], ..Selector::default() };
-    let label = labels.next(&format!("FROM {name}"));
-    let step = |op, inputs, label| Vertex {
-        op,
-        inputs,
-        platform: state.platform.clone(),
-        label,
-        span: Some(span),
-        ambient_env: Vec::new(),
-        use_cache: true,
-    };
-    let context = ContextSource { context: name.to_owned(), selector: selector.clone() };
-    let context = step(Op::Source(Source::Context(context)), Vec::new(), context_label(name));
-    let copy = Op::Copy(op::Copy {
+    let context = Source::Context(ContextSource { context: name.to_owned(), selector: selector.clone() });
+    let context = planner.add_source(context, &state.platform, context_label(name), span);
+    let copy = op::Copy {
         items: vec![op::CopyItem { input: 1, selector, unpack: false }],
         destination: "/".to_owned(),
         into_directory: true,
         chown: None,
         chmod: None,
         timestamps: planner.options.timestamps,
+    };
+    state.tip = planner.graph.add(Vertex {
+        op: Op::Copy(copy),
+        inputs: vec![state.tip, context],
+        platform: state.platform.clone(),
+        label: labels.next(&format!("FROM {name}")),
+        span: Some(span),
+        ambient_env: Vec::new(),
+        use_cache: true,
     });
-    let context = planner.graph.add(context);
-    state.tip = planner.graph.add(step(copy, vec![state.tip, context], label));
     state.history.push(history(format!("FROM {name}"), true));
 }
 
@@ -246,10 +235,6 @@ impl Walk<'_, '_> {
 
     fn workdir(&mut self, task: &Task, directory: &Word) -> Result<(), PlanError> {
         let written = self.expand(task, directory)?;
-        if !self.state.workdir_is_set && !written.starts_with('/') {
-            self.planner.report.push(lint::workdir_relative_path(task.span(), &written));
-        }
-        self.state.workdir_is_set = true;
         let path = path::join(&self.state.config.config.working_dir, &written);
         self.state.config.config.working_dir.clone_from(&path);
         let is_step = path != "/";
@@ -287,25 +272,6 @@ impl Walk<'_, '_> {
             use_cache: self.uses_cache,
         };
         self.state.tip = self.planner.graph.add(vertex);
-    }
-
-    /// Adds something that a step reads.
-    pub(super) fn source(
-        &mut self,
-        task: &Task,
-        source: Source,
-        platform: &Platform,
-        label: String,
-    ) -> VertexId {
-        self.planner.graph.add(Vertex {
-            op: Op::Source(source),
-            inputs: Vec::new(),
-            platform: platform.clone(),
-            label,
-            span: Some(task.span()),
-            ambient_env: Vec::new(),
-            use_cache: true,
-        })
     }
 
     pub(super) fn commit(&mut self, created_by: String, produces_layer: bool) {

@@ -163,7 +163,7 @@ fn stage_platform(
         let message = format!("empty platform value from expression {}", word.value);
         return Err(Diagnostic::error(word.span, message).into());
     }
-    planner.report.extend(lint::platform_flag(stage, word, &expanded, globals));
+    planner.report.extend(lint::redundant_target_platform(stage, word, &expanded, globals));
     let failed = |error| format!("failed to parse platform {}: {error}", word.value);
     expanded.value.parse().map_err(|error| Diagnostic::error(word.span, failed(error)).into())
 }

@@ -214,6 +214,37 @@ fn below_a_forced_step_only_content_counts() {
 }
 
 #[test]
+fn a_step_in_the_chain_of_a_hit_is_there_for_those_who_copy_from_it() {
+    let (world, cache) = (World::default(), Memory::default());
+    let mut file = Dockerfile::default();
+    let base = file.image("base", "here");
+    let shared = file.run(base, "random shared");
+    let left = file.run(shared, "write left 1");
+    let copied = file.copy(base, shared, "shared");
+    file.target(left).target(copied);
+    let first = solved(&file, &world, &cache);
+    cache.0.lock().expect("no panic").retain(|_, record| record.snapshot == first[0]);
+    world.ran();
+    assert_eq!(solved(&file, &world, &cache), first);
+    assert_eq!(world.ran(), ["copy to /to"]);
+}
+
+#[test]
+fn a_step_that_is_forced_anywhere_is_forced_everywhere() {
+    let (world, cache) = (World::default(), Memory::default());
+    let mut file = Dockerfile::default();
+    let base = file.image("base", "here");
+    let left = file.run(base, "random a");
+    let right = file.run_uncached(base, "random a");
+    file.target(left).target(right);
+    solved(&file, &world, &cache);
+    world.ran();
+    let images = solved(&file, &world, &cache);
+    assert_eq!(world.ran(), ["random a"]);
+    assert_eq!(images[0], images[1]);
+}
+
+#[test]
 fn base_layers_are_those_of_the_graph_and_not_of_the_record() {
     let (world, cache) = (World::default(), Memory::default());
     let file = |repository: &str| {
