@@ -1,12 +1,41 @@
-//! The files of a build context.
+//! The files of a build context: which of them a step can pick, and the identity of those.
+//!
+//! Identity is paths, kinds, modes, link targets, contents and file capabilities; never times, owners, inodes, the order
+//! of a directory or where the context lies. Other extended attributes stay behind: browsers and desktops leave
+//! theirs on files, git and most copies lose them, and they would make digests depend on that. Modes that only
+//! differ by somebody's umask are made the same ([`ContextModes`]). Hard links are separate files.
+//!
+//! Sockets are skipped. A FIFO, a device or something unreadable is an error that names it, but only where a step
+//! would copy it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
-use std::path::PathBuf;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
-use solver::op::Selector;
+use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
+use solver::{
+    op::Selector,
+    pattern::ignore::{self, IgnoreError, Matcher},
+};
 
-use crate::listing::Listing;
+use crate::{
+    listing::{
+        Content, ListError, Listing, Node, NodeKind,
+        disk::{self, Disk, DiskKind},
+        hash,
+        lookup::{LastLink, Names, resolve},
+        open_regular,
+    },
+    rootfs::{PathError, failed, join, shown, split, xattr},
+};
 
-/// Why a context cannot be read.
+/// The one extended attribute that is copied from contexts.
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// Why a context cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// A source names nothing.
@@ -14,18 +43,27 @@ pub enum ContextError {
     NotFound {
         /// The source, without a leading slash.
         path: String,
-        /// What may help: a similar name, or the pattern that took it out.
+        /// What may help, as a sentence part without a period: a similar name, or the pattern that took it out.
         hint: Option<String>,
     },
-    /// The directory cannot be read.
+    /// A pattern of the ignore file is malformed.
+    #[error("{file}")]
+    Ignore {
+        /// What the file is called.
+        file: String,
+        /// What is wrong.
+        #[source]
+        source: IgnoreError,
+    },
+    /// Its files cannot be listed or read.
     #[error(transparent)]
-    Path(#[from] crate::rootfs::PathError),
+    List(#[from] ListError),
 }
 
 /// What becomes of permission bits that depend on the umask of whoever checked the files out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ContextModes {
-    /// 0664 becomes 0644 and 0775 becomes 0755.
+    /// 0664 becomes 0644 and 0775 becomes 0755: what umask 002 makes of them becomes what umask 022 does.
     #[default]
     Normalise,
     /// All are kept.
@@ -45,7 +83,15 @@ pub struct IgnoreFile {
 #[derive(Debug, Clone)]
 pub struct ContextDirectory {
     path: PathBuf,
+    ignore: Option<Ignore>,
     modes: ContextModes,
+}
+
+/// An ignore file, ready to be asked.
+#[derive(Debug, Clone)]
+struct Ignore {
+    file: IgnoreFile,
+    matcher: Matcher,
 }
 
 /// What a selector picks of a context.
@@ -58,22 +104,127 @@ pub struct ContextFiles {
 }
 
 impl ContextDirectory {
-    /// A context in a directory, with the ignore file that applies to it.
+    /// A context in a directory, with the ignore file that applies to it. Nothing is read yet.
     ///
     /// # Errors
-    /// A pattern of the ignore file is malformed.
+    /// [`ContextError::Ignore`].
     pub fn new(path: PathBuf, ignore: Option<IgnoreFile>, modes: ContextModes) -> Result<Self, ContextError> {
-        let _ = ignore;
-        Ok(Self { path, modes })
+        let compile = |file: IgnoreFile| match Matcher::new(&ignore::read(&file.text)) {
+            Ok(matcher) => Ok(Ignore { file, matcher }),
+            Err(source) => Err(ContextError::Ignore { file: file.name, source }),
+        };
+        Ok(Self { path, ignore: ignore.map(compile).transpose()?, modes })
     }
 
-    /// Walks what the selector can pick, no more, and hashes its files in parallel.
+    /// Walks what the selector can pick, no more, and hashes its files, several at a time.
     ///
     /// # Errors
-    /// A source is not there, or something that must be read cannot be.
+    /// A source is not there, or something that would be copied cannot be read or cannot be copied.
     pub fn files(&self, selector: &Selector) -> Result<ContextFiles, ContextError> {
-        let _ = self.modes;
-        let path = selector.include.join(" ");
-        Err(ContextError::NotFound { path, hint: Some(self.path.display().to_string()) })
+        let root = Arc::new(self.open()?);
+        let matcher = self.ignore.as_ref().map(|ignore| &ignore.matcher);
+        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher } };
+        let mut nodes = match disk::list(&disk, selector) {
+            Err(ListError::NotFound(path)) => {
+                let hint = self.hint(&root, &path);
+                return Err(ContextError::NotFound { path, hint });
+            }
+            answer => answer?,
+        };
+        let read = nodes.par_iter_mut().map(|(path, node)| read(&root, path, node));
+        read.collect::<Result<(), ListError>>()?;
+        let mut normalised = None;
+        for (path, node) in &mut nodes {
+            let mode = self.modes.apply(node.mode);
+            if mode != node.mode {
+                normalised.get_or_insert_with(|| shown(path));
+                node.mode = mode;
+            }
+        }
+        Ok(ContextFiles { listing: Listing { nodes, content: Content::Directory(root) }, normalised })
     }
+
+    fn open(&self) -> Result<OwnedFd, ListError> {
+        let opened =
+            rustix::fs::open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let action = "opening the build context";
+        Ok(opened.map_err(|error| PathError {
+            action,
+            path: self.path.display().to_string(),
+            source: error.into(),
+        })?)
+    }
+
+    /// Why a path may be missing.
+    fn hint(&self, root: &OwnedFd, path: &str) -> Option<String> {
+        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None } };
+        let look = |last| resolve(&disk, path.as_bytes(), last, &mut Vec::new()).ok().flatten();
+        match (look(LastLink::Follow), look(LastLink::Keep)) {
+            (Some(at), _) => self.ignore.as_ref()?.reason(&shown(&at)),
+            (None, Some(_)) => Some("it is a link that leads to nothing in the context".to_owned()),
+            (None, None) => similar(&disk, path).map(|name| format!("did you mean {name:?}?")),
+        }
+    }
+}
+
+impl Ignore {
+    fn reason(&self, path: &str) -> Option<String> {
+        let index = self.matcher.decide(path)?;
+        let lines = self.file.text.lines().enumerate();
+        // One line holds at most one pattern, so that the n-th pattern is that of the n-th line that holds any.
+        let patterns = lines.filter_map(|(number, line)| Some((number + 1, ignore::read(line).pop()?)));
+        let (line, pattern) = patterns.into_iter().nth(index)?;
+        Some(format!("it is excluded by {} line {line}: {pattern}", self.file.name))
+    }
+}
+
+impl ContextModes {
+    fn apply(self, mode: u32) -> u32 {
+        match (self, mode) {
+            (Self::Normalise, 0o664) => 0o644,
+            (Self::Normalise, 0o775) => 0o755,
+            (_, mode) => mode,
+        }
+    }
+}
+
+/// Completes a file's node: content and capabilities.
+fn read(root: &OwnedFd, path: &[u8], node: &mut Node) -> Result<(), ListError> {
+    let NodeKind::File { size, content } = &mut node.kind else { return Ok(()) };
+    let mut file = open_regular(root.as_fd(), path)?;
+    let mut hasher = blake3::Hasher::new();
+    *size = hash(&mut file, *size, &mut hasher).map_err(failed("reading", path))?;
+    *content = Some(hasher.finalize().into());
+    let capability = xattr(&file, CAPABILITY).map_err(failed("reading the capabilities of", path))?;
+    node.xattrs.extend(capability.map(|value| (CAPABILITY.to_vec(), value)));
+    Ok(())
+}
+
+/// The path next to a missing one that is most like it, if any is like it at all.
+fn similar(disk: &Disk<'_>, path: &str) -> Option<String> {
+    let (parent, name) = split(path.as_bytes());
+    let dir = resolve(disk, parent, LastLink::Follow, &mut Vec::new()).ok()??;
+    let name = shown(name);
+    let candidates = disk.children(&dir).ok()?.into_iter().map(|name| shown(&name));
+    let limit = (name.chars().count() / 3).clamp(1, 3);
+    let ranked =
+        candidates.map(|candidate| (distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate));
+    let (_, nearest) = ranked.filter(|(distance, _)| *distance <= limit).min()?;
+    Some(shown(&join(parent, nearest.as_bytes())))
+}
+
+/// How many characters must be inserted, removed or replaced to make one text of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
 }

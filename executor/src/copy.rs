@@ -1,24 +1,82 @@
-//! COPY, ADD and WORKDIR.
+//! COPY, ADD and WORKDIR: what they pick, where it goes and what it looks like there, as BuildKit does it.
+//!
+//! The rules, for one source after the other:
+//! - A directory's contents are merged into the destination, never the directory itself; anything else becomes the
+//!   destination, or lies in it under its own name where that is a directory or must be one.
+//! - Links are followed in the destination's path and, where the selector says so, in the source's; links inside a
+//!   picked directory are copied as links. A destination path may lead through links that dangle.
+//! - Directories that have to be made have mode 0755 and `--chown`'s owner. The directory that contents are merged
+//!   into keeps what it has; directories below it take mode, owner and time of the source, existing ones too.
+//! - A file, link or device is replaced; a directory never is, and never replaces anything.
+//! - Files of a context are root's, files of images keep their owner; `--chown` overrides both, `--chmod` the mode.
+//! - Names of one file within one picked directory of an image stay names of one file.
+//!
+//! Sources are looked up in a [`Listing`] and never on disk, and what is read of a context is compared with what was
+//! keyed (see there).
 
-use std::os::fd::BorrowedFd;
+use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::Arc};
 
 use oci::TreeDigest;
-use solver::op::{Copy, MakeDir, Selector};
+use rayon::prelude::*;
+use rustix::fs::FileType;
+use solver::{
+    Cancel,
+    op::{Copy, CopyItem, MakeDir, Selector},
+};
 
-use crate::listing::{Listing, Owners};
+use crate::{
+    archive::{self, ArchiveError},
+    listing::{
+        Content, ListError, Listing, Node, NodeKind, Owners, below,
+        disk::{self, Disk, DiskKind},
+        filter::{Admission, Filter, Source},
+        lookup::{Found, LastLink, Names, Pick, Picked, has_wildcard, pick},
+    },
+    rootfs::{PathError, failed, file_type, join, shown, split},
+    users::{UserError, file_owner},
+};
+
+mod chmod;
+pub(crate) mod content;
+pub mod target;
+
+pub use chmod::BadMode;
+use chmod::ModeChange;
+use target::{Stamp, Target};
+
+/// Mode of directories that have to be made for a destination.
+const MADE_MODE: u32 = 0o755;
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// A source names nothing.
-    #[error("\"/{0}\": not found")]
-    NotFound(String),
-    /// A source is not what was keyed any more.
-    #[error("changed while reading: {0}")]
-    Changed(String),
+    /// A source cannot be picked or read.
+    #[error(transparent)]
+    Source(#[from] ListError),
+    /// A file would take the place of a directory.
+    #[error("cannot replace to directory {0} with file")]
+    ReplacesDirectory(String),
+    /// A directory would be merged into something else.
+    #[error("cannot copy to non-directory: {0}")]
+    NonDirectory(String),
+    /// A part of the destination is something else.
+    #[error("{0} is not a directory")]
+    NotADirectory(String),
+    /// `--chown` or WORKDIR's user is nobody.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// `--chmod` is no mode.
+    #[error(transparent)]
+    Mode(#[from] BadMode),
+    /// An archive cannot be unpacked.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// The system said no.
     #[error(transparent)]
-    Path(#[from] crate::rootfs::PathError),
+    Path(#[from] PathError),
 }
 
 /// What a selector can pick of a snapshot. `owners` are those that the snapshot's disk could not hold.
@@ -26,8 +84,9 @@ pub enum CopyError {
 /// # Errors
 /// A source is not there, or cannot be read.
 pub fn list(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Result<Listing, CopyError> {
-    let _ = (view, owners);
-    Err(CopyError::NotFound(selector.include.join(" ")))
+    let nodes = disk::list(&Disk { root: view, kind: DiskKind::Snapshot { owners } }, selector)?;
+    let root = view.try_clone_to_owned().map_err(failed("opening", b"/"))?;
+    Ok(Listing { nodes, content: Content::Directory(Arc::new(root)) })
 }
 
 /// Digest of what a selector picks of a snapshot: paths, kinds, modes, owners, layer times, contents, link targets,
@@ -36,7 +95,7 @@ pub fn list(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Resul
 /// # Errors
 /// A source is not there, or cannot be read.
 pub fn select(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Result<TreeDigest, CopyError> {
-    list(view, owners, selector).map(|listing| listing.digest())
+    Ok(list(view, owners, selector)?.digest()?)
 }
 
 /// Copies into a mounted file system. `sources` are listings that hold at least what each item picks, one for each of
@@ -44,9 +103,19 @@ pub fn select(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Res
 ///
 /// # Errors
 /// See [`CopyError`]; what was copied until then stays.
-pub fn copy(copy: &Copy, sources: &[&Listing], root: BorrowedFd<'_>) -> Result<Owners, CopyError> {
-    let _ = (sources, root);
-    Err(CopyError::NotFound(copy.destination.clone()))
+pub fn copy(
+    copy: &Copy,
+    sources: &[&Listing],
+    root: BorrowedFd<'_>,
+    cancel: &Cancel,
+) -> Result<Owners, CopyError> {
+    let owner = copy.chown.as_deref().map(|owner| file_owner(root, owner)).transpose()?;
+    let mode = copy.chmod.as_ref().map(ModeChange::new).transpose()?;
+    let mut copier = Copier { copy, owner, mode, cancel, target: Target::new(root) };
+    for (item, listing) in copy.items.iter().zip(sources) {
+        copier.item(item, listing)?;
+    }
+    Ok(copier.target.owners)
 }
 
 /// Makes a directory and its parents where they are missing (WORKDIR).
@@ -54,6 +123,226 @@ pub fn copy(copy: &Copy, sources: &[&Listing], root: BorrowedFd<'_>) -> Result<O
 /// # Errors
 /// See [`CopyError`].
 pub fn make_dir(make: &MakeDir, root: BorrowedFd<'_>) -> Result<Owners, CopyError> {
-    let _ = root;
-    Err(CopyError::NotFound(make.path.clone()))
+    let mut target = Target::new(root);
+    let path = target.resolve(make.path.as_bytes())?;
+    target.make_dirs(&path, file_owner(root, &make.owner)?, make.mode)?;
+    Ok(target.owners)
+}
+
+struct Copier<'a> {
+    copy: &'a Copy,
+    owner: Option<(u32, u32)>,
+    mode: Option<ModeChange>,
+    cancel: &'a Cancel,
+    target: Target<'a>,
+}
+
+/// Files, links and directories of one picked source that are still to be done, in that order.
+#[derive(Default)]
+struct Work<'a> {
+    /// Source and target of files to be written.
+    files: Vec<(Vec<u8>, Vec<u8>, &'a Node)>,
+    /// Names of files to be written: the first name and this one.
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Directories to be stamped once nothing is written into them any more.
+    directories: Vec<(Vec<u8>, &'a Node)>,
+    /// Where the first name of each inode goes.
+    first_names: BTreeMap<(u64, u64), Vec<u8>>,
+}
+
+impl Copier<'_> {
+    fn item(&mut self, item: &CopyItem, listing: &Listing) -> Result<(), CopyError> {
+        for include in &item.selector.include {
+            let source = match item.selector.parents {
+                true => Source::with_parents(include),
+                false => Source::plain(include),
+            };
+            let filter = Filter::new(source.rest, &item.selector.exclude).map_err(ListError::from)?;
+            for pick in picks(listing, source.base, &item.selector)? {
+                if item.unpack && self.unpack(listing, &pick)? {
+                    continue;
+                }
+                self.pick(listing, &pick, &filter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unpacks an archive; `false` where it is none.
+    fn unpack(&mut self, listing: &Listing, pick: &Pick) -> Result<bool, CopyError> {
+        if listing.find(&pick.at)? != Some(Found::Other) || !archive::is_archive(listing, &pick.at)? {
+            return Ok(false);
+        }
+        let destination = self.target.resolve(self.copy.destination.as_bytes())?;
+        self.target.make_dirs(&destination, self.made_owner(), MADE_MODE)?;
+        archive::unpack(listing, &pick.at, &mut self.target, &destination, self.owner, self.cancel)?;
+        Ok(true)
+    }
+
+    fn made_owner(&self) -> (u32, u32) {
+        self.owner.unwrap_or((0, 0))
+    }
+
+    fn pick(&mut self, listing: &Listing, pick: &Pick, filter: &Filter) -> Result<(), CopyError> {
+        let is_directory = listing.find(&pick.at)? == Some(Found::Directory);
+        let target = self.destination(pick, is_directory)?;
+        let mut work = Work::default();
+        match listing.nodes.get(&pick.at) {
+            _ if is_directory => self.contents(listing, &pick.at, &target, filter, &mut work)?,
+            Some(node) => self.place(&pick.at, &target, node, &mut work)?,
+            None => return Err(ListError::NotFound(shown(&pick.named)).into()),
+        }
+        self.finish(listing, work)
+    }
+
+    /// Where a picked source goes. Makes the directories that are missing on the way.
+    fn destination(&mut self, pick: &Pick, is_directory: bool) -> Result<Vec<u8>, CopyError> {
+        let written = self.copy.destination.as_bytes();
+        let owner = self.made_owner();
+        let required = if self.copy.into_directory { written } else { split(written).0 };
+        let required = self.target.resolve(required)?;
+        self.target.make_dirs(&required, owner, MADE_MODE)?;
+
+        let destination = self.target.resolve(written)?;
+        let found = self.target.find(&destination)?.map(|stat| file_type(&stat));
+        match (is_directory, found) {
+            (true, None) => self.target.make_dirs(&destination, owner, MADE_MODE)?,
+            (true, Some(FileType::Directory)) => {}
+            (true, Some(_)) => return Err(CopyError::NonDirectory(self.target.shown(&destination))),
+            (false, Some(FileType::Directory)) => return Ok(join(&destination, split(&pick.named).1)),
+            (false, _) => self.target.make_dirs(split(&destination).0, owner, MADE_MODE)?,
+        }
+        Ok(destination)
+    }
+
+    /// Merges the contents of a picked directory into the target.
+    fn contents<'a>(
+        &mut self,
+        listing: &'a Listing,
+        at: &[u8],
+        target: &[u8],
+        filter: &Filter,
+        work: &mut Work<'a>,
+    ) -> Result<(), CopyError> {
+        let mut parents: BTreeMap<&[u8], &'a Node> = BTreeMap::new();
+        for (path, node) in below(&listing.nodes, at) {
+            let admission = match node.kind {
+                NodeKind::Directory => filter.directory(path),
+                _ => filter.file(path),
+            };
+            match admission {
+                Admission::No => continue,
+                Admission::AsParent => {
+                    parents.insert(path, node);
+                    continue;
+                }
+                Admission::Yes => {}
+            }
+            for (index, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+                if let Some(parent) = parents.remove(&path[..index]) {
+                    self.parent(&join(target, &path[..index]), parent, work)?;
+                }
+            }
+            self.place(&join(at, path), &join(target, path), node, work)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a directory that is only there for what is copied into it. One that exists takes nothing but the mode.
+    fn parent<'a>(&mut self, target: &[u8], node: &'a Node, work: &mut Work<'a>) -> Result<(), CopyError> {
+        if self.merge_directory(target)? {
+            work.directories.push((target.to_vec(), node));
+            return Ok(());
+        }
+        let stat = self.target.find(target)?.expect("a directory that was merged into is there");
+        let stamp = Stamp {
+            owner: (stat.st_uid, stat.st_gid),
+            mode: node.mode,
+            xattrs: &BTreeMap::new(),
+            time: (stat.st_mtime, stat.st_mtime_nsec as u32),
+        };
+        self.target.stamp_only(target, &stamp).map(drop)
+    }
+
+    /// Whether a directory had to be made.
+    fn merge_directory(&mut self, target: &[u8]) -> Result<bool, CopyError> {
+        match self.target.find(target)? {
+            Some(stat) if file_type(&stat) == FileType::Directory => Ok(false),
+            Some(_) => Err(CopyError::NonDirectory(self.target.shown(target))),
+            None => self.target.make_dir(target, 0o700).map(|_| true),
+        }
+    }
+
+    /// Puts one thing in its place. What takes long, or must come last, is left for later.
+    fn place<'a>(
+        &mut self,
+        source: &[u8],
+        target: &[u8],
+        node: &'a Node,
+        work: &mut Work<'a>,
+    ) -> Result<(), CopyError> {
+        if node.kind == NodeKind::Directory {
+            self.merge_directory(target)?;
+            work.directories.push((target.to_vec(), node));
+            return Ok(());
+        }
+        self.target.make_way(target)?;
+        if !matches!(node.kind, NodeKind::File { .. }) {
+            self.target.create_node(target, &node.kind)?;
+            return self.target.stamp(target, &self.stamp(node));
+        }
+        let first =
+            node.inode.map(|inode| &*work.first_names.entry(inode).or_insert_with(|| target.to_vec()));
+        match first {
+            Some(first) if first != target => work.links.push((first.clone(), target.to_vec())),
+            _ => work.files.push((source.to_vec(), target.to_vec(), node)),
+        }
+        Ok(())
+    }
+
+    fn stamp<'a>(&self, node: &'a Node) -> Stamp<'a> {
+        let is_directory = node.kind == NodeKind::Directory;
+        Stamp {
+            owner: self.owner.unwrap_or((node.uid, node.gid)),
+            mode: self.mode.as_ref().map_or(node.mode, |mode| mode.apply(node.mode, is_directory)),
+            xattrs: &node.xattrs,
+            time: (node.seconds, node.nanoseconds),
+        }
+    }
+
+    /// Writes files, several at a time, then links them, then stamps directories from the deepest up.
+    fn finish(&mut self, listing: &Listing, work: Work<'_>) -> Result<(), CopyError> {
+        let this = &*self;
+        let written = work.files.par_iter().map(|(source, target, node)| {
+            content::write(listing, source, node, &this.target, target, this.cancel)?;
+            this.target.stamp_only(target, &this.stamp(node))
+        });
+        let applied = written.collect::<Result<Vec<_>, CopyError>>()?;
+        for ((_, target, node), applied) in work.files.iter().zip(applied) {
+            let owner = self.stamp(node).owner;
+            self.target.note_owner(target, owner, applied);
+        }
+        for (first, target) in &work.links {
+            self.target.link(first, target)?;
+        }
+        for (target, node) in work.directories.iter().rev() {
+            self.target.stamp(target, &self.stamp(node))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a source names in a listing that was made for it: what is missing was reported then.
+fn picks(listing: &Listing, source: &str, selector: &Selector) -> Result<Vec<Pick>, CopyError> {
+    if matches!(listing.content, Content::Inline(_)) {
+        // The name of a heredoc is no pattern.
+        return Ok(vec![Pick { named: source.into(), at: source.into() }]);
+    }
+    let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
+    match pick(listing, source, last, &mut Vec::new())? {
+        Picked::Path(pick) => Ok(vec![pick]),
+        Picked::Matches(picks) => Ok(picks),
+        Picked::Missing(_) if source.split('/').any(has_wildcard) => Ok(Vec::new()),
+        Picked::Missing(path) => Err(ListError::NotFound(shown(&path)).into()),
+    }
 }

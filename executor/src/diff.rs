@@ -1,11 +1,45 @@
-//! From an overlay's upper directory to the tree of a layer.
+//! From an overlay's upper directory to the tree of a layer: what a step changed, and nothing else.
+//!
+//! - What equals the file system below in everything but a normalised time is no change: a directory that was
+//!   touched or only led to a change, a file that was copied up and written back as it was.
+//! - What is gone is a whiteout for each name. Overlay's opaque directories become that too, name by name, as the
+//!   image-spec recommends (layer.md, "Opaque Whiteout": "SHOULD ... explicit"): so a directory that was removed and made
+//!   anew is the same layer however the file system noted it down. Nothing hides what is not there.
+//! - Names of one file are one entry and links to it, whose target is the first name in byte order. A file of which
+//!   any name changed is there with all its names.
+//! - Sockets are left out. (The mount points that the sandbox has to make it takes away itself.)
+//! - Extended attributes are those that [reach layers](crate::rootfs::reaches_layer).
+//! - The root directory itself is no entry: a step's change of its mode or owner is lost.
+//!
+//! **Times.** A time below [`TIME_LIMIT`] is kept. Any other is normalised: [`EntryTime::Content`] for regular files that
+//! were brought by COPY or ADD, by this step or, told by their content, by an earlier one; [`EntryTime::Epoch`] else.
+//! `--timestamps=preserve` keeps all, and then a touched file is a change.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
-use oci::{ContentDigest, Tree};
+use oci::{
+    ContentDigest, Entry, EntryKind, EntryTime, Metadata, Tree,
+    tree::{TIME_LIMIT, TreeError},
+};
+use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
 use solver::op::Timestamps;
 
-use crate::{View, listing::Owners};
+use crate::{
+    listing::Owners,
+    rootfs::{PathError, failed},
+};
+
+mod compare;
+mod settle;
+mod walk;
+
+use compare::Leader;
+use walk::{Found, Present, Shape};
 
 /// How the times of a step's files enter its layer.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +59,13 @@ pub enum Brought<'a> {
     Contents(&'a BTreeSet<ContentDigest>),
 }
 
-/// Something the sandbox had to make in the upper directory to mount on. Left out of the layer as long as it is still
-/// that very thing, and empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stub {
-    /// Path from the root, without a leading slash.
-    pub path: Vec<u8>,
-    /// Its inode in the upper directory's file system.
-    pub inode: u64,
+/// The file system that a step started from.
+#[derive(Debug, Clone, Copy)]
+pub struct Lower<'a> {
+    /// Its root directory.
+    pub root: BorrowedFd<'a>,
+    /// Owners that its disk could not hold.
+    pub owners: &'a Owners,
 }
 
 /// What a step changed.
@@ -40,32 +73,163 @@ pub struct Stub {
 pub struct Changes {
     /// The layer.
     pub tree: Tree,
-    /// Contents of its files with [`oci::EntryTime::Content`].
+    /// Contents of its files with [`EntryTime::Content`].
     pub brought: BTreeSet<ContentDigest>,
 }
 
 /// Why an upper directory is not a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum DiffError {
+    /// A file's name says in a layer that another file is gone (image-spec, layer.md, "Whiteouts").
+    #[error("{0} cannot be part of a layer: names that begin with .wh. stand for removed files")]
+    WhiteoutName(String),
+    /// Something that layers cannot hold.
+    #[error("{0} is of a type that layers cannot hold")]
+    UnknownType(String),
     /// The system said no.
     #[error(transparent)]
-    Path(#[from] crate::rootfs::PathError),
+    Path(#[from] PathError),
     /// The entries do not make a tree.
     #[error(transparent)]
-    Tree(#[from] oci::tree::TreeError),
+    Tree(#[from] TreeError),
 }
 
-/// Reads what a step wrote on top of `lower`. `owners` are those that the disk could not hold.
+/// Reads what a step wrote on top of `lower`, and takes out of the upper directory what turned out to be no change.
+/// Nothing may be mounted on it any more. `owners` are those that the step's disk could not hold.
 ///
 /// # Errors
 /// See [`DiffError`].
 pub fn scan(
     upper: &Path,
-    lower: &View,
+    lower: Lower<'_>,
     rules: TimeRules<'_>,
     owners: &Owners,
-    stubs: &[Stub],
 ) -> Result<Changes, DiffError> {
-    let _ = (upper, lower, rules, owners, stubs);
-    Ok(Changes { tree: Tree::new(Vec::new())?, ..Changes::default() })
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(upper, flags, Mode::empty()).map_err(failed("opening the changes of", b"/"))?;
+    let found = walk::walk(&root, lower, owners)?;
+    let mut builder = Builder {
+        root,
+        lower,
+        rules,
+        changes: Vec::new(),
+        unchanged: BTreeSet::new(),
+        brought: BTreeSet::new(),
+    };
+    builder.directories_and_whiteouts(&found)?;
+    builder.files(&found)?;
+    let Builder { root, changes, unchanged, brought, .. } = builder;
+    settle::settle(&root, &found, &unchanged)?;
+    Ok(Changes { tree: Tree::new(changes)?, brought })
 }
+
+/// Everything in an upper directory by path, and what it hides.
+type Changed = BTreeMap<Vec<u8>, Found>;
+
+struct Builder<'a> {
+    root: OwnedFd,
+    lower: Lower<'a>,
+    rules: TimeRules<'a>,
+    changes: Vec<Entry>,
+    unchanged: BTreeSet<&'a [u8]>,
+    brought: BTreeSet<ContentDigest>,
+}
+
+impl<'a> Builder<'a> {
+    fn directories_and_whiteouts(&mut self, found: &'a Changed) -> Result<(), DiffError> {
+        for (path, found) in found {
+            let (kind, metadata) = match found {
+                Found::Gone => (EntryKind::Whiteout, Metadata::default()),
+                Found::Present(present) if present.shape == Shape::Directory => {
+                    if compare::directory_is_unchanged(self.lower, path, present, self.rules.timestamps)? {
+                        self.unchanged.insert(path);
+                        continue;
+                    }
+                    (EntryKind::Directory, self.metadata(present, None))
+                }
+                Found::Present(present) if present.shape == Shape::Socket && present.before.is_some() => {
+                    (EntryKind::Whiteout, Metadata::default())
+                }
+                Found::Present(_) => continue,
+            };
+            self.changes.push(Entry { path: path.clone(), kind, metadata });
+        }
+        Ok(())
+    }
+
+    /// Everything else, file by file with all its names. Files are read several at a time.
+    fn files(&mut self, found: &'a Changed) -> Result<(), DiffError> {
+        let leaders = compare::leaders(found);
+        let (root, lower, timestamps) = (self.root.as_fd(), self.lower, self.rules.timestamps);
+        let read = leaders.par_iter().map(|leader| compare::read(root, lower, leader, timestamps));
+        let read = read.collect::<Result<Vec<_>, PathError>>()?;
+        for (leader, content) in leaders.iter().zip(read) {
+            match content {
+                Some(content) => self.add_file(leader, content),
+                None => self.unchanged.extend(&leader.names),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, leader: &Leader<'_>, content: compare::Content) {
+        let (first, others) = leader.names.split_first().expect("a file has a name");
+        let kind = match (&leader.present.shape, content) {
+            (_, compare::Content::Bytes { size, digest }) => EntryKind::File { size, content: digest },
+            (Shape::Symlink { target }, _) => EntryKind::Symlink { target: target.clone() },
+            (Shape::CharDevice { major, minor }, _) => EntryKind::CharDevice { major: *major, minor: *minor },
+            (Shape::BlockDevice { major, minor }, _) => {
+                EntryKind::BlockDevice { major: *major, minor: *minor }
+            }
+            (Shape::Fifo, _) => EntryKind::Fifo,
+            (Shape::Directory | Shape::Socket | Shape::File, compare::Content::None) => {
+                unreachable!("files have bytes, and the others lead nothing")
+            }
+        };
+        let digest = match &kind {
+            EntryKind::File { content, .. } => Some(*content),
+            _ => None,
+        };
+        let metadata = self.metadata(leader.present, digest);
+        for name in others {
+            let kind = EntryKind::HardLink { target: first.to_vec() };
+            self.changes.push(Entry { path: name.to_vec(), kind, metadata: metadata.clone() });
+        }
+        self.changes.push(Entry { path: first.to_vec(), kind, metadata });
+    }
+
+    fn metadata(&mut self, present: &Present, content: Option<ContentDigest>) -> Metadata {
+        let Present { stat, mode, owner: (uid, gid), xattrs, .. } = present;
+        let time = self.time(stat.st_mtime, content);
+        Metadata { mode: *mode, uid: *uid, gid: *gid, time, xattrs: xattrs.clone() }
+    }
+
+    fn time(&mut self, seconds: i64, content: Option<ContentDigest>) -> EntryTime {
+        if let Some(kept) = kept_time(seconds, self.rules.timestamps) {
+            return EntryTime::Kept(kept);
+        }
+        let is_brought = |content: &ContentDigest| match self.rules.brought {
+            Brought::All => true,
+            Brought::Contents(contents) => contents.contains(content),
+        };
+        match content.filter(is_brought) {
+            Some(content) => {
+                self.brought.insert(content);
+                EntryTime::Content
+            }
+            None => EntryTime::Epoch,
+        }
+    }
+}
+
+/// The time that is kept, if it is.
+fn kept_time(seconds: i64, timestamps: Timestamps) -> Option<i64> {
+    match timestamps {
+        Timestamps::Preserve => Some(seconds),
+        Timestamps::Auto => Some(seconds).filter(|seconds| *seconds < TIME_LIMIT),
+    }
+}
+
+#[cfg(test)]
+mod tests;

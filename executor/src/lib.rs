@@ -21,6 +21,8 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod snapshot;
 pub mod tarball;
+#[cfg(test)]
+mod testing;
 pub mod unpack;
 pub mod users;
 pub mod view;

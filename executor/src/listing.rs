@@ -7,11 +7,62 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
-use oci::{ContentDigest, TreeDigest};
+use oci::{
+    ContentDigest, TreeDigest,
+    canonical::{Bytes, Canonical, Encoder},
+    tree::TIME_LIMIT,
+};
+use rayon::prelude::*;
+use rustix::{
+    fs::{FileType, OFlags, fstat},
+    io::Errno,
+};
+use solver::pattern::{glob::BadPattern, ignore::IgnoreError};
+
+use crate::rootfs::{PathError, failed, file_type, open_beneath, shown};
+
+pub mod disk;
+pub mod filter;
+pub mod lookup;
+
+use lookup::{Found, Names, TooManyLinks};
+
+/// Why a listing cannot be made, or its files cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// A source names nothing.
+    #[error("\"/{0}\": not found")]
+    NotFound(String),
+    /// Something stands there that cannot be copied.
+    #[error("{path} is {what}, which cannot be copied from a context")]
+    Special {
+        /// Where.
+        path: String,
+        /// What, with its article.
+        what: &'static str,
+    },
+    /// Something is not what it was a moment ago.
+    #[error("changed while reading: {0}")]
+    Changed(String),
+    /// A source is no pattern.
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
+    /// A pattern of `--exclude` or `--parents` is malformed.
+    #[error(transparent)]
+    Ignore(#[from] IgnoreError),
+    /// A loop.
+    #[error(transparent)]
+    Links(#[from] TooManyLinks),
+    /// The system said no.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
 
 /// Owners that the disk could not hold, by path without a leading slash: in a user namespace with a single id every
 /// file on disk is root's, while the layer says whose it is.
@@ -38,6 +89,10 @@ pub struct Node {
     /// things, and for contexts, whose hard links are separate files.
     pub inode: Option<(u64, u64)>,
 }
+
+/// Nodes by path from the source's root, without a leading slash. The root is the empty path, always a directory and
+/// never a node; so is a directory on the way to a node that is not picked itself.
+pub type Nodes = BTreeMap<Vec<u8>, Node>;
 
 /// What a [`Node`] is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,31 +141,200 @@ pub enum Content {
 /// Everything that a selector can pick of a source.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// By path from the source's root, without a leading slash; the root itself is the empty path and always a
-    /// directory.
-    pub nodes: BTreeMap<Vec<u8>, Node>,
+    /// What there is.
+    pub nodes: Nodes,
     /// Where the bytes of its files are.
     pub content: Content,
 }
 
+impl Node {
+    /// A directory of which nothing but its being there matters.
+    pub fn bare_directory() -> Self {
+        Self::ours(NodeKind::Directory, 0o755)
+    }
+
+    /// Something that this builder brings: root's, new, without attributes.
+    fn ours(kind: NodeKind, mode: u32) -> Self {
+        let (seconds, nanoseconds) = (TIME_LIMIT, 0);
+        Self { kind, mode, uid: 0, gid: 0, seconds, nanoseconds, xattrs: BTreeMap::new(), inode: None }
+    }
+}
+
+/// Everything below a directory, by path relative to it, in order; the empty path is the root.
+pub fn below<'a>(nodes: &'a Nodes, dir: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a Node)> {
+    let inside = if dir.is_empty() { Vec::new() } else { [dir, b"/"].concat() };
+    let range = nodes.range(inside.clone()..);
+    range.map_while(move |(path, node)| Some((path.strip_prefix(inside.as_slice())?, node)))
+}
+
 impl Listing {
-    /// The files of heredocs, by name: mode 0644, owned by root.
+    /// The files of heredocs, by name: mode 0644, root's.
     pub fn inline(files: &BTreeMap<String, String>) -> Self {
-        let _ = files;
-        Self { nodes: BTreeMap::new(), content: Content::Inline(Arc::default()) }
+        let node = |text: &String| {
+            let content = Some(ContentDigest::of(text.as_bytes()));
+            Node::ours(NodeKind::File { size: text.len() as u64, content }, 0o644)
+        };
+        let nodes = files.iter().map(|(name, text)| (name.clone().into_bytes(), node(text))).collect();
+        let bytes = files.iter().map(|(name, text)| (name.clone().into_bytes(), text.clone().into_bytes()));
+        Self { nodes, content: Content::Inline(Arc::new(bytes.collect())) }
     }
 
-    /// Identity of a context's or inline listing: paths, kinds, modes, link targets, contents, attributes. Never time,
-    /// owner or inode.
-    pub fn digest(&self) -> TreeDigest {
-        oci::Tree::empty_digest()
-    }
-
-    /// The directory that holds the files, unless they are inline.
-    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
-        match &self.content {
-            Content::Directory(root) => Some(root.as_fd()),
-            Content::Inline(_) => None,
+    /// Identity: paths, kinds, modes, owners, contents, link targets, attributes, device numbers, which names are
+    /// links of one file, and times as far as they would reach a layer. In a context's listing owners, times and
+    /// links are the same for everybody. Contents that are not known yet are read.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn digest(&self) -> Result<TreeDigest, ListError> {
+        let unknown: Vec<_> = self.nodes.iter().filter(|(_, node)| node.content() == Some(None)).collect();
+        let read =
+            unknown.par_iter().map(|(path, node)| Ok((path.as_slice(), self.content_digest(path, node)?)));
+        let contents: BTreeMap<&[u8], ContentDigest> = read.collect::<Result<_, ListError>>()?;
+        let mut first_names = BTreeMap::new();
+        let mut encoder = Encoder::new("listing");
+        (self.nodes.len() as u64).encode(&mut encoder);
+        for (path, node) in &self.nodes {
+            let first_name = node.inode.map(|inode| Bytes(first_names.entry(inode).or_insert(path)));
+            let content = node.content().flatten().or_else(|| contents.get(path.as_slice()).copied());
+            encoder.field(1, &Bytes(path)).field(2, &content).field(3, &first_name).field(4, node);
         }
+        Ok(encoder.digest())
+    }
+
+    /// Hashes the bytes of a file.
+    fn content_digest(&self, path: &[u8], node: &Node) -> Result<ContentDigest, ListError> {
+        let NodeKind::File { size, .. } = node.kind else { unreachable!("only files have bytes") };
+        let mut hasher = blake3::Hasher::new();
+        hash(&mut self.open(path)?, size, &mut hasher).map_err(failed("reading", path))?;
+        Ok(hasher.finalize().into())
+    }
+
+    /// Opens a file that the listing holds, for reading.
+    ///
+    /// # Errors
+    /// [`ListError::Changed`] when it is no regular file any more.
+    pub fn open(&self, path: &[u8]) -> Result<Opened<'_>, ListError> {
+        let root = match &self.content {
+            Content::Directory(root) => root,
+            Content::Inline(files) => {
+                let bytes = files.get(path).ok_or_else(|| ListError::NotFound(shown(path)))?;
+                return Ok(Opened::Inline(bytes));
+            }
+        };
+        open_regular(root.as_fd(), path).map(Opened::File)
+    }
+}
+
+/// Opens a regular file of a source. What is no such file, or not there any more, has changed.
+pub fn open_regular(root: BorrowedFd<'_>, path: &[u8]) -> Result<File, ListError> {
+    // Without O_NONBLOCK the open would wait for the other end of a FIFO.
+    let file = match open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+            return Err(ListError::Changed(shown(path)));
+        }
+        answer => answer.map_err(failed("reading", path))?,
+    };
+    let stat = fstat(&file).map_err(failed("reading", path))?;
+    match file_type(&stat) {
+        FileType::RegularFile => Ok(file.into()),
+        _ => Err(ListError::Changed(shown(path))),
+    }
+}
+
+/// Feeds all of a stream to a hasher and says how long it was; `size` is how long it should be.
+pub fn hash(stream: &mut impl Read, size: u64, hasher: &mut blake3::Hasher) -> io::Result<u64> {
+    const BLOCK: usize = 256 << 10;
+    let mut buffer = vec![0; BLOCK.min(usize::try_from(size).unwrap_or(BLOCK).saturating_add(1))];
+    let mut length = 0;
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                length += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// An open file of a listing.
+#[derive(Debug)]
+pub enum Opened<'a> {
+    /// On disk.
+    File(File),
+    /// What is left of it, in memory.
+    Inline(&'a [u8]),
+}
+
+impl Read for Opened<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Inline(bytes) => bytes.read(buffer),
+        }
+    }
+}
+
+impl Node {
+    /// For files: what their bytes must hash to, where that is known.
+    fn content(&self) -> Option<Option<ContentDigest>> {
+        match &self.kind {
+            NodeKind::File { content, .. } => Some(*content),
+            _ => None,
+        }
+    }
+}
+
+/// All but content and hard links, which the listing knows better.
+impl Canonical for Node {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { kind, mode, uid, gid, seconds, nanoseconds: _, xattrs, inode: _ } = self;
+        let kept_time = (*seconds < TIME_LIMIT).then_some(*seconds);
+        let xattrs: Vec<_> = xattrs.iter().map(|(name, value)| (Bytes(name), Bytes(value))).collect();
+        out.field(1, kind).field(2, mode).field(3, uid).field(4, gid).field(5, &kept_time).field(6, &xattrs);
+    }
+}
+
+impl Canonical for NodeKind {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::Directory => out.variant(1),
+            Self::File { size, content: _ } => out.variant(2).field(1, size),
+            Self::Symlink { target } => out.variant(3).field(1, &Bytes(target)),
+            Self::CharDevice { major, minor } => out.variant(4).field(1, major).field(2, minor),
+            Self::BlockDevice { major, minor } => out.variant(5).field(1, major).field(2, minor),
+            Self::Fifo => out.variant(6),
+        };
+    }
+}
+
+/// A listing is looked up by the same rules as the disk it was made of.
+impl Names for Listing {
+    type Error = ListError;
+
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, ListError> {
+        let found = match self.nodes.get(path).map(|node| &node.kind) {
+            Some(NodeKind::Directory) => Some(Found::Directory),
+            Some(NodeKind::Symlink { target }) => Some(Found::Link(target.clone())),
+            Some(_) => Some(Found::Other),
+            None => None,
+        };
+        let is_parent = || path.is_empty() || below(&self.nodes, path).next().is_some();
+        Ok(found.or_else(|| is_parent().then_some(Found::Directory)))
+    }
+
+    fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, ListError> {
+        let mut children: Vec<Vec<u8>> = Vec::new();
+        for (path, _) in below(&self.nodes, dir) {
+            let name = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+            if children.last().is_none_or(|last| last != name) {
+                children.push(name.to_vec());
+            }
+        }
+        children.sort_unstable();
+        children.dedup();
+        Ok(children)
     }
 }

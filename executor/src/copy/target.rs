@@ -1,0 +1,349 @@
+//! The file system that is copied into: where a path leads, directories, one file at a time, and what is stamped on it.
+//!
+//! A path of the Dockerfile or of an archive is first [resolved](Target::resolve) to one without links, inside the
+//! root and also where it does not exist yet; everything after that refuses links. Nobody else writes here.
+//!
+//! An owner that this user namespace does not have cannot be set on disk. It is [kept](Target::owners) for the layer
+//! instead.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+};
+
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, makedev, mknodat, readlinkat, symlinkat,
+        unlinkat,
+    },
+    io::Errno,
+};
+
+use super::CopyError;
+use crate::{
+    listing::{NodeKind, Owners, lookup::TooManyLinks},
+    rootfs::{
+        failed, file_type, join, lstat, make_dir, names, open_beneath, set_mode, set_mtime, set_node_mode,
+        set_owner, set_xattr, shown, split,
+    },
+};
+
+/// As many links as the kernel follows in one path.
+const LINKS_MAX: usize = 40;
+
+/// Where files are copied to.
+pub struct Target<'a> {
+    root: BorrowedFd<'a>,
+    /// Path of the root in the image, for messages and owners.
+    prefix: Vec<u8>,
+    /// Owners that the disk could not hold, by path in the image.
+    pub owners: Owners,
+}
+
+/// What something gets beside its content.
+#[derive(Debug, Clone)]
+pub struct Stamp<'a> {
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Permission bits; links have none.
+    pub mode: u32,
+    /// Extended attributes; those it has stay.
+    pub xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Modification time, whole Unix seconds and the rest.
+    pub time: (i64, u32),
+}
+
+impl<'a> Target<'a> {
+    /// A target with this root directory.
+    pub fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, prefix: Vec::new(), owners: Owners::new() }
+    }
+
+    /// A target whose root is a directory of an image: paths and links end there.
+    pub fn inside(root: &'a OwnedFd, path_in_image: &[u8]) -> Self {
+        Self { root: root.as_fd(), prefix: path_in_image.to_vec(), owners: Owners::new() }
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> BorrowedFd<'a> {
+        self.root
+    }
+
+    /// A path as people know it.
+    pub fn shown(&self, path: &[u8]) -> String {
+        format!("/{}", shown(&self.in_image(path)))
+    }
+
+    /// A path in the image, without a leading slash.
+    pub fn in_image(&self, path: &[u8]) -> Vec<u8> {
+        if path.is_empty() { self.prefix.clone() } else { join(&self.prefix, path) }
+    }
+
+    fn failed<E: Into<std::io::Error>>(
+        &self,
+        action: &'static str,
+        path: &[u8],
+    ) -> impl FnOnce(E) -> CopyError {
+        let path = self.shown(path).into_bytes();
+        move |error| failed(action, &path)(error).into()
+    }
+
+    /// Where a path leads: the same place by a path without links, relative to the root (empty for the root itself).
+    /// What does not exist is taken as it is written.
+    ///
+    /// # Errors
+    /// Too many links, or the system said no.
+    pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, CopyError> {
+        let reversed = |path: &[u8]| -> Vec<Vec<u8>> { path.rsplit(|b| *b == b'/').map(Vec::from).collect() };
+        let mut rest = reversed(path);
+        let mut at = Vec::new();
+        let mut followed = 0;
+        while let Some(name) = rest.pop() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    at.truncate(split(&at).0.len());
+                    continue;
+                }
+                _ => {}
+            }
+            let next = join(&at, &name);
+            let Some(link) = self.link_at(&next)? else {
+                at = next;
+                continue;
+            };
+            followed += 1;
+            if followed > LINKS_MAX {
+                return Err(crate::listing::ListError::from(TooManyLinks(self.shown(path))).into());
+            }
+            if link.starts_with(b"/") {
+                at.clear();
+            }
+            rest.extend(reversed(&link));
+        }
+        Ok(at)
+    }
+
+    fn link_at(&self, path: &[u8]) -> Result<Option<Vec<u8>>, CopyError> {
+        match self.look(path)? {
+            Some((dir, stat)) if file_type(&stat) == FileType::Symlink => {
+                let target = readlinkat(dir, OsStr::from_bytes(split(path).1), Vec::new());
+                Ok(Some(target.map_err(self.failed("reading link", path))?.into_bytes()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What is at a path without links.
+    pub fn find(&self, path: &[u8]) -> Result<Option<Stat>, CopyError> {
+        if path.is_empty() {
+            return Ok(Some(fstat(self.root).map_err(self.failed("reading", path))?));
+        }
+        Ok(self.look(path)?.map(|(_, stat)| stat))
+    }
+
+    fn look(&self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>, CopyError> {
+        let (parent, name) = split(path);
+        let dir = match open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            answer => answer.map_err(self.failed("reading", parent))?,
+        };
+        let stat = lstat(&dir, name).map_err(self.failed("reading", path))?;
+        Ok(stat.map(|stat| (dir, stat)))
+    }
+
+    /// The open directory that a path without links is in.
+    pub fn parent(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
+        let (parent, _) = split(path);
+        open_beneath(self.root, parent, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(self.failed("opening directory", parent))
+    }
+
+    /// Makes a directory and its parents where they are missing, for a path without links.
+    ///
+    /// # Errors
+    /// Something else is there, or the system said no.
+    pub fn make_dirs(&mut self, path: &[u8], owner: (u32, u32), mode: u32) -> Result<(), CopyError> {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
+        let ends: Vec<usize> = slashes.chain(Some(path.len()).filter(|end| *end > 0)).collect();
+        for end in ends {
+            let part = &path[..end];
+            match self.find(part)? {
+                Some(stat) if file_type(&stat) == FileType::Directory => {}
+                Some(_) => return Err(CopyError::NotADirectory(self.shown(part))),
+                None => {
+                    self.make_dir(part, mode)?;
+                    self.set_owner(part, owner)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one directory.
+    pub fn make_dir(&self, path: &[u8], mode: u32) -> Result<OwnedFd, CopyError> {
+        make_dir(self.parent(path)?, split(path).1, mode).map_err(self.failed("creating directory", path))
+    }
+
+    /// Makes way for something that is not a directory.
+    ///
+    /// # Errors
+    /// A directory is there.
+    pub fn make_way(&self, path: &[u8]) -> Result<(), CopyError> {
+        match self.find(path)? {
+            None => Ok(()),
+            Some(stat) if file_type(&stat) == FileType::Directory => {
+                Err(CopyError::ReplacesDirectory(self.shown(path)))
+            }
+            Some(_) => self.unlink(path, AtFlags::empty()),
+        }
+    }
+
+    fn unlink(&self, path: &[u8], flags: AtFlags) -> Result<(), CopyError> {
+        let name = OsStr::from_bytes(split(path).1);
+        unlinkat(self.parent(path)?, name, flags).map_err(self.failed("removing", path))
+    }
+
+    /// Removes whatever is at a path, with all below it. Enters no link.
+    pub fn remove_all(&mut self, path: &[u8]) -> Result<(), CopyError> {
+        let mut dirs = vec![path.to_vec()];
+        let mut next = 0;
+        while next < dirs.len() {
+            let dir = dirs[next].clone();
+            next += 1;
+            let opened = match open_beneath(self.root, &dir, OFlags::RDONLY | OFlags::DIRECTORY) {
+                Err(Errno::NOTDIR | Errno::LOOP) if dir == path => {
+                    self.owners.remove(&self.in_image(path));
+                    return self.unlink(path, AtFlags::empty());
+                }
+                answer => answer.map_err(self.failed("removing", &dir))?,
+            };
+            for name in names(&opened).map_err(self.failed("removing", &dir))? {
+                let child = join(&dir, &name);
+                match unlinkat(&opened, OsStr::from_bytes(&name), AtFlags::empty()) {
+                    Err(Errno::ISDIR) => dirs.push(child),
+                    answer => answer.map_err(self.failed("removing", &child))?,
+                }
+            }
+        }
+        for dir in dirs.iter().rev() {
+            self.unlink(dir, AtFlags::REMOVEDIR)?;
+        }
+        let gone = self.in_image(path);
+        let below = |path: &[u8]| {
+            path.strip_prefix(gone.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        self.owners.retain(|path, _| !below(path));
+        Ok(())
+    }
+
+    /// Creates a regular file, empty and writable, where nothing is.
+    pub fn create_file(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        open_beneath(self.root, path, flags).map_err(self.failed("creating", path))
+    }
+
+    /// Makes a link, device or FIFO where nothing is.
+    pub fn create_node(&self, path: &[u8], kind: &NodeKind) -> Result<(), CopyError> {
+        let (dir, name) = (self.parent(path)?, OsStr::from_bytes(split(path).1));
+        let node = |file_type, device| mknodat(&dir, name, file_type, Mode::RUSR | Mode::WUSR, device);
+        let made = match kind {
+            NodeKind::Symlink { target } => symlinkat(OsStr::from_bytes(target), &dir, name),
+            NodeKind::CharDevice { major, minor } => node(FileType::CharacterDevice, makedev(*major, *minor)),
+            NodeKind::BlockDevice { major, minor } => node(FileType::BlockDevice, makedev(*major, *minor)),
+            NodeKind::Fifo => node(FileType::Fifo, 0),
+            NodeKind::Directory | NodeKind::File { .. } => Err(Errno::INVAL),
+        };
+        made.map_err(self.failed("creating", path))
+    }
+
+    /// Makes another name of a file.
+    pub fn link(&mut self, existing: &[u8], path: &[u8]) -> Result<(), CopyError> {
+        let (from, to) = (OsStr::from_bytes(split(existing).1), OsStr::from_bytes(split(path).1));
+        linkat(self.parent(existing)?, from, self.parent(path)?, to, AtFlags::empty())
+            .map_err(self.failed("linking", path))?;
+        match self.owners.get(&self.in_image(existing)).copied() {
+            Some(owner) => self.owners.insert(self.in_image(path), owner),
+            None => self.owners.remove(&self.in_image(path)),
+        };
+        Ok(())
+    }
+
+    fn set_owner(&mut self, path: &[u8], owner: (u32, u32)) -> Result<(), CopyError> {
+        let applied = apply_owner(&self.parent(path)?, split(path).1, owner);
+        let applied = applied.map_err(self.failed("changing the owner of", path))?;
+        self.note_owner(path, owner, applied);
+        Ok(())
+    }
+
+    /// Remembers whose something is, unless the disk does.
+    pub fn note_owner(&mut self, path: &[u8], owner: (u32, u32), applied: Applied) {
+        let path = self.in_image(path);
+        match applied {
+            Applied::OnDisk => self.owners.remove(&path),
+            Applied::InLayerOnly => self.owners.insert(path, owner),
+        };
+    }
+
+    /// Stamps what is at a path. The order matters: a change of owner clears setuid and capabilities, and everything
+    /// changes times.
+    pub fn stamp(&mut self, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {
+        let applied = self.stamp_only(path, stamp)?;
+        self.note_owner(path, stamp.owner, applied);
+        Ok(())
+    }
+
+    /// [`Target::stamp`] without taking note of the owner, for several threads at a time.
+    pub fn stamp_only(&self, path: &[u8], stamp: &Stamp<'_>) -> Result<Applied, CopyError> {
+        let (dir, name) = (self.parent(path)?, split(path).1);
+        let stat = lstat(&dir, name).map_err(self.failed("reading", path))?;
+        let stat = stat.ok_or(Errno::NOENT).map_err(self.failed("reading", path))?;
+        let applied =
+            apply_owner(&dir, name, stamp.owner).map_err(self.failed("changing the owner of", path))?;
+        match file_type(&stat) {
+            FileType::Symlink => {}
+            FileType::RegularFile | FileType::Directory => {
+                let file = open_beneath(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK)
+                    .map_err(self.failed("opening", path))?;
+                self.stamp_open(&file, path, stamp)?;
+            }
+            _ => set_node_mode(&dir, name, stamp.mode).map_err(self.failed("changing the mode of", path))?,
+        }
+        let (seconds, nanoseconds) = stamp.time;
+        set_mtime(&dir, name, seconds, nanoseconds).map_err(self.failed("changing the time of", path))?;
+        Ok(applied)
+    }
+
+    fn stamp_open(&self, file: &OwnedFd, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {
+        set_mode(file, stamp.mode).map_err(self.failed("changing the mode of", path))?;
+        for (name, value) in stamp.xattrs {
+            set_xattr(file.as_fd(), name, value).map_err(self.failed("setting attributes of", path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where an owner could be noted down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The file on disk has it.
+    OnDisk,
+    /// This user namespace has no such id.
+    InLayerOnly,
+}
+
+fn apply_owner(dir: &OwnedFd, name: &[u8], owner: (u32, u32)) -> Result<Applied, Errno> {
+    match set_owner(dir, name, owner.0, owner.1) {
+        Ok(()) => Ok(Applied::OnDisk),
+        Err(Errno::PERM | Errno::INVAL) => {
+            let has_it = |stat: Stat| (stat.st_uid, stat.st_gid) == owner;
+            let same = lstat(dir, name)?.is_some_and(has_it);
+            Ok(if same { Applied::OnDisk } else { Applied::InLayerOnly })
+        }
+        Err(error) => Err(error),
+    }
+}

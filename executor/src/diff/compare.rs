@@ -1,0 +1,190 @@
+//! Tells changes from what only looks like one.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read},
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
+};
+
+use oci::ContentDigest;
+use rustix::fs::{FileType, OFlags, readlinkat};
+use solver::op::Timestamps;
+
+use super::{
+    Changed, Lower, kept_time,
+    walk::{Before, Found, Present, Shape, attributes},
+};
+use crate::rootfs::{PathError, failed, file_type, open_beneath, permissions, split};
+
+/// Read, hashed and compared at a time.
+const BLOCK: usize = 256 << 10;
+
+/// A file, link, device or FIFO with all its names in the upper directory, in byte order.
+#[derive(Debug)]
+pub struct Leader<'a> {
+    /// The names.
+    pub names: Vec<&'a [u8]>,
+    /// What stands there, by the first name.
+    pub present: &'a Present,
+    /// What stood at each name before.
+    before: Vec<Option<&'a Before>>,
+}
+
+/// The content of a [`Leader`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// It has none.
+    None,
+    /// That of a regular file.
+    Bytes {
+        /// Length.
+        size: u64,
+        /// BLAKE3.
+        digest: ContentDigest,
+    },
+}
+
+/// Everything that is neither directory nor socket, names of one file together.
+pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
+    let mut leaders: Vec<Leader<'_>> = Vec::new();
+    let mut inodes = BTreeMap::new();
+    for (path, found) in found {
+        let Found::Present(present) = found else { continue };
+        if matches!(present.shape, Shape::Directory | Shape::Socket) {
+            continue;
+        }
+        let new = Leader { names: vec![path], present, before: vec![present.before.as_ref()] };
+        if present.stat.st_nlink < 2 {
+            leaders.push(new);
+            continue;
+        }
+        match inodes.get(&present.stat.st_ino) {
+            None => {
+                inodes.insert(present.stat.st_ino, leaders.len());
+                leaders.push(new);
+            }
+            Some(index) => {
+                leaders[*index].names.push(path);
+                leaders[*index].before.push(present.before.as_ref());
+            }
+        }
+    }
+    leaders
+}
+
+/// Whether a directory was there before and has changed in nothing that counts.
+pub fn directory_is_unchanged(
+    lower: Lower<'_>,
+    path: &[u8],
+    present: &Present,
+    timestamps: Timestamps,
+) -> Result<bool, PathError> {
+    match &present.before {
+        Some(before) => same_metadata(lower, path, present, before, timestamps),
+        None => Ok(false),
+    }
+}
+
+/// Reads a file and says what its content is; `None` if it is no change under any of its names.
+pub fn read(
+    root: BorrowedFd<'_>,
+    lower: Lower<'_>,
+    leader: &Leader<'_>,
+    timestamps: Timestamps,
+) -> Result<Option<Content>, PathError> {
+    let same = may_be_unchanged(lower, leader, timestamps)?;
+    if leader.present.shape != Shape::File {
+        return Ok((!same).then_some(Content::None));
+    }
+    let name = leader.names[0];
+    let mut file = open(root, name)?;
+    let mut before = if same { Some(open(lower.root, name)?) } else { None };
+    let (size, digest) = hash_and_compare(&mut file, &mut before).map_err(failed("reading", name))?;
+    Ok(before.is_none().then_some(Content::Bytes { size, digest }))
+}
+
+fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<File, PathError> {
+    let opened = open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK);
+    opened.map(File::from).map_err(failed("reading", path))
+}
+
+/// Whether everything but the bytes of regular files is as it was, under every name, and the names were names of one
+/// file before.
+fn may_be_unchanged(
+    lower: Lower<'_>,
+    leader: &Leader<'_>,
+    timestamps: Timestamps,
+) -> Result<bool, PathError> {
+    let mut inodes = Vec::new();
+    for (name, before) in leader.names.iter().zip(&leader.before) {
+        let Some(before) = before else { return Ok(false) };
+        if !same_metadata(lower, name, leader.present, before, timestamps)? {
+            return Ok(false);
+        }
+        inodes.push((before.stat.st_dev, before.stat.st_ino));
+    }
+    Ok(inodes.windows(2).all(|pair| pair[0] == pair[1]))
+}
+
+/// Kind, mode, owner, kept time, attributes, link target, device number; of files the size.
+fn same_metadata(
+    lower: Lower<'_>,
+    path: &[u8],
+    present: &Present,
+    before: &Before,
+    timestamps: Timestamps,
+) -> Result<bool, PathError> {
+    let Present { shape, stat, mode, owner, xattrs, .. } = present;
+    let is_link = matches!(shape, Shape::Symlink { .. });
+    let kept = kept_time(stat.st_mtime, timestamps);
+    let same = file_type(stat) == file_type(&before.stat)
+        && (is_link || *mode == permissions(&before.stat))
+        && *owner == before.owner
+        && stat.st_rdev == before.stat.st_rdev
+        // A normalised time is no change, whatever was there before.
+        && kept.is_none_or(|kept| kept == before.stat.st_mtime)
+        && (file_type(stat) != FileType::RegularFile || stat.st_size == before.stat.st_size);
+    if !same {
+        return Ok(false);
+    }
+    if let Shape::Symlink { target } = shape {
+        let parent = open_beneath(lower.root, split(path).0, OFlags::PATH | OFlags::DIRECTORY);
+        let parent = parent.map_err(failed("reading", path))?;
+        let was = readlinkat(parent, OsStr::from_bytes(split(path).1), Vec::new());
+        return Ok(was.map_err(failed("reading link", path))?.as_bytes() == target);
+    }
+    Ok(*xattrs == attributes(lower.root, path, path, shape)?)
+}
+
+/// Hashes a file; `before` is gone afterwards unless it held the same bytes.
+fn hash_and_compare(file: &mut File, before: &mut Option<File>) -> io::Result<(u64, ContentDigest)> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(BLOCK);
+    let mut block = vec![0; BLOCK.min(length.saturating_add(1))];
+    let mut other = if before.is_some() { block.clone() } else { Vec::new() };
+    let mut hasher = blake3::Hasher::new();
+    let mut size = 0;
+    loop {
+        let count = match file.read(&mut block) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
+        if let Some(was) = before {
+            let wanted = &mut other[..count];
+            let same = match was.read_exact(wanted) {
+                Ok(()) => *wanted == block[..count],
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+                Err(error) => return Err(error),
+            };
+            if !same {
+                *before = None;
+            }
+        }
+        if count == 0 {
+            return Ok((size, hasher.finalize().into()));
+        }
+        hasher.update(&block[..count]);
+        size += count as u64;
+    }
+}

@@ -1,0 +1,261 @@
+use super::*;
+use crate::{
+    rootfs::shown,
+    testing::{Overlaid, suffix},
+};
+
+/// A tree in the notation of [`crate::testing`], with `- path` for whiteouts and `*` for content-derived times.
+fn shown_tree(tree: &Tree, upper: &Path) -> Vec<String> {
+    let line = |entry: &Entry| {
+        let path = shown(&entry.path);
+        let (line, usual) = match &entry.kind {
+            EntryKind::Whiteout => return format!("- {path}"),
+            EntryKind::Opaque => return format!("-- {path}"),
+            EntryKind::HardLink { target } => return format!("{path} => {}", shown(target)),
+            EntryKind::Directory => (format!("{path}/"), 0o755),
+            EntryKind::Symlink { target } => (format!("{path} -> {}", shown(target)), 0o777),
+            EntryKind::Fifo => (format!("{path} |"), 0o644),
+            EntryKind::CharDevice { major, minor } => (format!("{path} c{major},{minor}"), 0o644),
+            EntryKind::BlockDevice { major, minor } => (format!("{path} b{major},{minor}"), 0o644),
+            EntryKind::File { size, content } => {
+                let bytes = std::fs::read(upper.join(&path)).expect("it is in the upper directory");
+                assert_eq!((*size, *content), (bytes.len() as u64, ContentDigest::of(&bytes)), "{path}");
+                (format!("{path} = {}", shown(&bytes)), 0o644)
+            }
+        };
+        let metadata = &entry.metadata;
+        let kept = match metadata.time {
+            EntryTime::Kept(time) => Some(time),
+            EntryTime::Epoch | EntryTime::Content => None,
+        };
+        let mark = if metadata.time == EntryTime::Content { " *" } else { "" };
+        line + mark + &suffix(metadata.mode, usual, (metadata.uid, metadata.gid), kept, &metadata.xattrs)
+    };
+    tree.entries().iter().map(line).collect()
+}
+
+const BROUGHT: &str = "brought";
+
+fn rules(brought: &BTreeSet<ContentDigest>) -> TimeRules<'_> {
+    TimeRules { timestamps: Timestamps::Auto, brought: Brought::Contents(brought) }
+}
+
+fn scan_of(overlay: &mut Overlaid, rules: TimeRules<'_>, owners: &Owners) -> Result<Changes, DiffError> {
+    let below = Owners::new();
+    overlay.unmount();
+    let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
+    scan(&overlay.upper(), lower, rules, owners)
+}
+
+/// What a script leaves behind when RUN on top of a drawn file system.
+fn check(lower: &[&str], script: &str, expected: &[&str]) {
+    let Some(mut overlay) = Overlaid::new(lower) else { return };
+    overlay.run(script);
+    let brought = BTreeSet::from([ContentDigest::of(BROUGHT.as_bytes())]);
+    let changes = scan_of(&mut overlay, rules(&brought), &Owners::new()).expect(script);
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), expected, "{script}");
+    assert_eq!(Tree::from_bytes(&changes.tree.to_bytes()).as_ref(), Ok(&changes.tree), "{script}");
+}
+
+#[test]
+fn what_a_step_changed() {
+    let rows: &[(&[&str], &str, &[&str])] = &[
+        // Nothing
+        (&["d/f = x"], "true", &[]),
+        (&["d/f = x"], "touch d/f d", &[]),
+        (&["d/f = x"], "chmod 644 d/f", &[]),
+        (&["d/f = x"], "printf x > d/f", &[]),
+        (&["d/f = x"], "cat d/f > t; cat t > d/f; rm t", &[]),
+        (&["d/f = x"], "mkdir d/n; rmdir d/n; touch n; rm n", &[]),
+        (&["d/f = x ; @1000", "d/ @2000"], "touch d/f; touch d", &[]),
+        (&["l -> x"], "rm l; ln -s x l", &[]),
+        (&["p |"], "rm p; mkfifo p", &[]),
+        (&["a = x", "b => a"], "touch a", &[]),
+        (&["d/f = x", "d/g = y"], "rm -r d; mkdir d; printf x > d/f; printf y > d/g", &[]),
+        (&["d/f = x ; user.a=b"], "touch d/f", &[]),
+        // Additions
+        (&[], "printf x > f", &["f = x"]),
+        (&[], "mkdir -m 1777 t; mkdir -p a/b", &["a/", "a/b/", "t/ ; 1777"]),
+        (&["d/f = x"], "printf y > d/g", &["d/g = y"]),
+        (&[], "ln -s /x l; mkfifo -m 600 p; mknod n c 1 3", &["l -> /x", "n c1,3", "p | ; 0600"]),
+        (&[], "printf x > b; ln b a; ln b c", &["a = x", "b => a", "c => a"]),
+        (&[], "mkfifo p; ln p q; ln -s x l; ln -P l m", &["l -> x", "m => l", "p |", "q => p"]),
+        (&[], "printf x > f; chown 5:6 f; chmod 4750 f", &["f = x ; 4750 5:6"]),
+        (&[], "printf x > a.b; mkdir a; printf y > a/c", &["a/", "a.b = x", "a/c = y"]),
+        // Changes
+        (&["d/f = x"], "printf y > d/f", &["d/f = y"]),
+        (&["d/f = x"], "chmod 600 d/f", &["d/f = x ; 0600"]),
+        (&["d/f = x"], "chown 1:2 d", &["d/ ; 1:2"]),
+        (&["d/f = x"], "chmod 700 d", &["d/ ; 0700"]),
+        (&["f = x"], "touch -d @1000 f", &["f = x ; @1000"]),
+        (&["f = x ; @1000"], "touch -d @2000 f", &["f = x ; @2000"]),
+        (&["f = x ; @1000"], "printf x >> f", &["f = xx"]),
+        (&["l -> x"], "ln -sfn y l", &["l -> y"]),
+        (&["f = x"], "ln f g", &["f = x", "g => f"]),
+        (&["a = x", "b => a"], "chmod 600 a", &["a = x ; 0600"]),
+        (&["a = x", "b = x"], "ln -f a b", &["a = x", "b => a"]),
+        (&["f = x"], "mv f g", &["- f", "g = x"]),
+        (&["d/f = x", "d/e/g = y"], "mv d n", &["- d", "n/", "n/e/", "n/e/g = y", "n/f = x"]),
+        // Other kinds
+        (&["f = x"], "rm f; mkdir f; printf y > f/g", &["f/", "f/g = y"]),
+        (&["d/f = x"], "rm -r d; printf y > d", &["d = y"]),
+        (&["d/f = x"], "rm -r d; ln -s e d", &["d -> e"]),
+        (&["f = x"], "rm f; mkfifo f", &["f |"]),
+        (&["n c1,3"], "rm n; mknod n c 1 5", &["n c1,5"]),
+        // Removals
+        (&["d/f = x"], "rm d/f", &["- d/f"]),
+        (&["d/f = x"], "rm -r d", &["- d"]),
+        (&["f = x", "g => f"], "rm f g", &["- f", "- g"]),
+        (&["a = 1", "b = 2", "c = 3"], "rm a b c", &["- a", "- b", "- c"]),
+        (&["d/f = x"], "printf y > d/n; rm d/n", &[]),
+        // Directories made anew
+        (&["d/f = x", "d/s/g = y"], "rm -r d; mkdir d", &["- d/f", "- d/s"]),
+        (
+            &["d/f = x", "d/s/g = y"],
+            "rm -r d; mkdir -m 700 d; mkdir d/s; printf n > d/s/n",
+            &["d/ ; 0700", "- d/f", "- d/s/g", "d/s/n = n"],
+        ),
+        (&["d/"], "rmdir d; mkdir d", &[]),
+        (&["d/"], "rmdir d; mkdir d; printf x > d/f", &["d/f = x"]),
+        (&["d/s/t/f = x"], "rm -r d; mkdir -p d/s/t; printf y > d/s/t/g", &["- d/s/t/f", "d/s/t/g = y"]),
+        (&["d/f = x"], "rm -r d; printf y > d; rm d; mkdir d", &["- d/f"]),
+        // Content that COPY brought
+        (&[], "printf brought > f; printf other > g", &["f = brought *", "g = other"]),
+        (&["f = brought"], "cp -a f g", &["g = brought *"]),
+        (&["f = brought"], "chmod 600 f", &["f = brought * ; 0600"]),
+        (&[], "printf brought > f; touch -d @1000 f", &["f = brought ; @1000"]),
+        (&[], "printf brought > f; ln f g", &["f = brought *", "g => f"]),
+    ];
+    assert!(rows.len() >= 40);
+    for (lower, script, expected) in rows {
+        check(lower, script, expected);
+    }
+}
+
+#[test]
+fn what_is_no_change_leaves_no_trace_on_disk() {
+    let drawn = &[
+        "a = x ; @1000",
+        "b => a",
+        "d/ @2000",
+        "d/f = y ; @3000",
+        "e/ @2000",
+        "e/f = z ; @3000",
+        "s = w ; @1000",
+    ];
+    let rows: &[(&str, &[&str])] = &[
+        ("touch a d d/f e/f", drawn),
+        ("rm -r d; mkdir d; printf y > d/f", drawn),
+        (
+            "chmod 600 d/f; touch e/f",
+            &[
+                "a = x ; @1000",
+                "b => a",
+                "d/ ; @2000",
+                "d/f = y ; 0600 @3000",
+                "e/ ; @2000",
+                "e/f = z ; @3000",
+                "s = w ; @1000",
+            ],
+        ),
+        (
+            "chmod 700 d; touch d/f; touch -d @5000 d",
+            &[
+                "a = x ; @1000",
+                "b => a",
+                "d/ ; 0700 @5000",
+                "d/f = y ; @3000",
+                "e/ ; @2000",
+                "e/f = z ; @3000",
+                "s = w ; @1000",
+            ],
+        ),
+    ];
+    for (script, expected) in rows {
+        let Some(mut overlay) = Overlaid::new(drawn) else { return };
+        overlay.run(script);
+        scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect(script);
+        overlay.mount();
+        let expected: Vec<_> = expected.iter().map(|line| line.replace("/ @", "/ ; @")).collect();
+        assert_eq!(crate::testing::show(&overlay.root), expected, "{script}");
+    }
+}
+
+#[test]
+fn a_copy_brings_all_its_files() {
+    let Some(mut overlay) = Overlaid::new(&[]) else { return };
+    overlay.run("printf x > f; ln -s x l; mkdir d; printf x > old; touch -d @1000 old");
+    let all = TimeRules { timestamps: Timestamps::Auto, brought: Brought::All };
+    let changes = scan_of(&mut overlay, all, &Owners::new()).expect("a layer");
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/", "f = x *", "l -> x", "old = x ; @1000"]);
+    assert_eq!(changes.brought, BTreeSet::from([ContentDigest::of(b"x")]));
+}
+
+#[test]
+fn all_times_can_be_kept() {
+    let Some(mut overlay) = Overlaid::new(&["f = x ; @1000"]) else { return };
+    overlay.run("touch -d @1900000000 f");
+    let preserve = TimeRules { timestamps: Timestamps::Preserve, brought: Brought::All };
+    let changes = scan_of(&mut overlay, preserve, &Owners::new()).expect("a layer");
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["f = x ; @1900000000"]);
+    assert!(changes.brought.is_empty());
+}
+
+#[test]
+fn owners_that_the_disk_could_not_hold_reach_the_layer() {
+    let Some(mut overlay) = Overlaid::new(&["d/f = x"]) else { return };
+    overlay.run("printf y > d/g; ln d/g d/h; touch d");
+    let owners = Owners::from([(b"d/g".to_vec(), (7, 8)), (b"d/h".to_vec(), (7, 8))]);
+    let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &owners).expect("a layer");
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/g = y ; 7:8", "d/h => d/g"]);
+
+    overlay.mount();
+    overlay.run("touch d");
+    overlay.unmount();
+    let below = Owners::from([(b"d".to_vec(), (7, 8))]);
+    let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
+    let brought = BTreeSet::new();
+    let changes = scan(&overlay.upper(), lower, rules(&brought), &owners).expect("a layer");
+    assert_eq!(
+        shown_tree(&changes.tree, &overlay.upper()),
+        ["d/g = y ; 7:8", "d/h => d/g"],
+        "d is as it was"
+    );
+}
+
+#[test]
+fn attributes_of_images_are_kept() {
+    let Some(mut overlay) = Overlaid::new(&["d/f = x ; user.a=b", "g = y"]) else { return };
+    let file = crate::view::open_in_root(&overlay.root, b"d/f", OFlags::RDONLY).expect("opened");
+    crate::rootfs::set_xattr(&file, b"user.a", b"c\n").expect("set");
+    crate::rootfs::set_xattr(&file, b"trusted.note", b"z").expect("set");
+    let other = crate::view::open_in_root(&overlay.root, b"g", OFlags::RDONLY).expect("opened");
+    crate::rootfs::set_xattr(&other, b"trusted.note", b"z").expect("set");
+    let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/f = x ; user.a=c\n"]);
+}
+
+#[test]
+fn sockets_are_left_out() {
+    let Some(mut overlay) = Overlaid::new(&["f = x"]) else { return };
+    overlay.run("rm f");
+    let root = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&overlay.root));
+    for name in ["f", "s"] {
+        std::os::unix::net::UnixListener::bind(format!("{root}/{name}")).expect("a socket");
+    }
+    let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["- f"]);
+    overlay.mount();
+    assert!(crate::testing::show(&overlay.root).is_empty());
+}
+
+#[test]
+fn a_name_that_would_be_a_whiteout_is_refused() {
+    let Some(mut overlay) = Overlaid::new(&[]) else { return };
+    overlay.run("mkdir d; touch d/.wh.x");
+    let error = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "/d/.wh.x cannot be part of a layer: names that begin with .wh. stand for removed files"
+    );
+}

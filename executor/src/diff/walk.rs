@@ -1,0 +1,236 @@
+//! Lists an upper directory: what is there, what it hides, and what stood there before.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+};
+
+use rustix::{
+    fs::{FileType, OFlags, Stat, major, minor, readlinkat},
+    io::Errno,
+};
+
+use super::{Changed, DiffError, Lower};
+use crate::{
+    listing::Owners,
+    mount::OverlayMarks,
+    rootfs::{PathError, failed, file_type, join, lstat, names, open_beneath, permissions, shown, xattrs},
+    whiteout::is_whiteout,
+};
+
+/// What an upper directory says about a path.
+#[derive(Debug)]
+pub enum Found {
+    /// What stood there is gone.
+    Gone,
+    /// Something stands there now.
+    Present(Box<Present>),
+}
+
+/// Something in an upper directory.
+#[derive(Debug)]
+pub struct Present {
+    /// What it is.
+    pub shape: Shape,
+    /// As the disk has it.
+    pub stat: Stat,
+    /// Permission bits.
+    pub mode: u32,
+    /// Whose it is, also where the disk does not know.
+    pub owner: (u32, u32),
+    /// Attributes that reach layers.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What stood there before.
+    pub before: Option<Before>,
+    /// Whether that would stand there again if this were removed from the upper directory.
+    pub shows_lower: bool,
+}
+
+/// What stood at a path before the step.
+#[derive(Debug)]
+pub struct Before {
+    /// As the disk has it.
+    pub stat: Stat,
+    /// Whose it was, also where the disk does not know.
+    pub owner: (u32, u32),
+}
+
+/// What something is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink {
+        /// Where it points.
+        target: Vec<u8>,
+    },
+    /// A character device.
+    CharDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Fifo,
+    /// A socket, which no layer holds.
+    Socket,
+}
+
+/// A directory that is still to be listed.
+struct Pending {
+    path: Vec<u8>,
+    /// Whether the directory of the same path below shows through, or would if it were not hidden.
+    has_lower: bool,
+    /// Whether nothing of it shows through any more.
+    hides: bool,
+}
+
+/// Lists everything in an upper directory, one directory open at a time.
+pub fn walk(root: &OwnedFd, lower: Lower<'_>, owners: &Owners) -> Result<Changed, DiffError> {
+    let mut walker = Walker { root, lower, owners, found: Changed::new() };
+    let mut todo = vec![Pending { path: Vec::new(), has_lower: true, hides: false }];
+    while let Some(pending) = todo.pop() {
+        walker.directory(pending, &mut todo)?;
+    }
+    Ok(walker.found)
+}
+
+struct Walker<'a> {
+    root: &'a OwnedFd,
+    lower: Lower<'a>,
+    owners: &'a Owners,
+    found: Changed,
+}
+
+impl Walker<'_> {
+    fn directory(&mut self, pending: Pending, todo: &mut Vec<Pending>) -> Result<(), DiffError> {
+        let Pending { path: dir, has_lower, hides } = pending;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let upper = open_beneath(self.root, &dir, flags).map_err(failed("reading", &dir))?;
+        let lower = match has_lower {
+            true => Some(open_beneath(self.lower.root, &dir, flags).map_err(failed("reading", &dir))?),
+            false => None,
+        };
+        let hides = hides || is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
+        let upper_names = names(&upper).map_err(failed("reading", &dir))?;
+        for name in &upper_names {
+            let path = join(&dir, name);
+            let before = match &lower {
+                Some(lower) => lstat(lower, name).map_err(failed("reading", &path))?,
+                None => None,
+            };
+            let is_merged = before.as_ref().is_some_and(|stat| file_type(stat) == FileType::Directory);
+            let was_there = before.is_some();
+            let found = match self.name(&upper, name, &path, before)? {
+                Some(present) => {
+                    if present.shape == Shape::Directory {
+                        todo.push(Pending { path: path.clone(), has_lower: is_merged, hides });
+                    }
+                    Found::Present(Box::new(Present { shows_lower: was_there && !hides, ..present }))
+                }
+                None if was_there => Found::Gone,
+                None => continue,
+            };
+            self.found.insert(path, found);
+        }
+        if let Some(lower) = lower.filter(|_| hides) {
+            for name in names(&lower).map_err(failed("reading", &dir))? {
+                if upper_names.binary_search(&name).is_err() {
+                    self.found.insert(join(&dir, &name), Found::Gone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a name stands for; `None` for a whiteout.
+    fn name(
+        &self,
+        upper: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        before: Option<Stat>,
+    ) -> Result<Option<Present>, DiffError> {
+        let stat = lstat(upper, name).map_err(failed("reading", path))?;
+        let stat = stat.ok_or(Errno::NOENT).map_err(failed("reading", path))?;
+        if is_whiteout(&stat) {
+            return Ok(None);
+        }
+        if name.starts_with(b".wh.") {
+            return Err(DiffError::WhiteoutName(format!("/{}", shown(path))));
+        }
+        let shape = self.shape(upper, name, path, &stat)?;
+        let xattrs = attributes(upper, name, path, &shape)?;
+        let before = before.map(|stat| Before {
+            owner: self.lower.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
+            stat,
+        });
+        let owner = self.owner(path, &shape, &stat, before.as_ref());
+        let mode = if matches!(shape, Shape::Symlink { .. }) { 0o777 } else { permissions(&stat) };
+        Ok(Some(Present { shape, stat, mode, owner, xattrs, before, shows_lower: false }))
+    }
+
+    /// Whose something is. A directory that was copied up still is whose it was, also where the disk cannot say so.
+    fn owner(&self, path: &[u8], shape: &Shape, stat: &Stat, before: Option<&Before>) -> (u32, u32) {
+        if let Some(owner) = self.owners.get(path) {
+            return *owner;
+        }
+        let disk = (stat.st_uid, stat.st_gid);
+        let untouched = |before: &&Before| {
+            let was_directory = file_type(&before.stat) == FileType::Directory;
+            was_directory && *shape == Shape::Directory && (before.stat.st_uid, before.stat.st_gid) == disk
+        };
+        before.filter(untouched).map_or(disk, |before| before.owner)
+    }
+
+    fn shape(&self, upper: &OwnedFd, name: &[u8], path: &[u8], stat: &Stat) -> Result<Shape, DiffError> {
+        let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
+        Ok(match file_type(stat) {
+            FileType::Directory => Shape::Directory,
+            FileType::RegularFile => Shape::File,
+            FileType::Symlink => {
+                let target = readlinkat(upper, OsStr::from_bytes(name), Vec::new());
+                Shape::Symlink { target: target.map_err(failed("reading link", path))?.into_bytes() }
+            }
+            FileType::CharacterDevice => Shape::CharDevice { major, minor },
+            FileType::BlockDevice => Shape::BlockDevice { major, minor },
+            FileType::Fifo => Shape::Fifo,
+            FileType::Socket => Shape::Socket,
+            _ => return Err(DiffError::UnknownType(format!("/{}", shown(path)))),
+        })
+    }
+}
+
+/// Whether a directory was made anew, in either notation.
+fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
+    Ok(OverlayMarks::Trusted.is_opaque(directory)? || OverlayMarks::User.is_opaque(directory)?)
+}
+
+/// The attributes of a name in a directory that reach layers. Only files and directories have any.
+pub fn attributes(
+    dir: impl AsFd,
+    name: &[u8],
+    path: &[u8],
+    shape: &Shape,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, PathError> {
+    if !matches!(shape, Shape::File | Shape::Directory) {
+        return Ok(BTreeMap::new());
+    }
+    let file = open_beneath(dir, name, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed("opening", path))?;
+    xattrs(&file).map_err(failed("reading attributes of", path))
+}

@@ -1,0 +1,313 @@
+//! Lists what a selector can pick of a directory on disk: a context, or a snapshot's file system.
+//!
+//! The walk goes no further than the selector and the ignore rules let it, holds one directory open at a time however
+//! deep the tree is, and enters no link: those in a source's own path are followed by [`lookup`](super::lookup),
+//! inside the root. What a context may not hold (a FIFO, a device) is an error where it would be copied.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use oci::tree::TIME_LIMIT;
+use rustix::{
+    fs::{FileType, OFlags, Stat, major, minor, readlinkat},
+    io::Errno,
+};
+use solver::{op::Selector, pattern::ignore::Matcher};
+
+use super::{
+    ListError, Node, NodeKind, Nodes, Owners, below,
+    filter::{Admission, Filter, Source},
+    lookup::{Found, LastLink, Names, Pick, Picked, has_wildcard, pick},
+};
+use crate::rootfs::{failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs};
+
+/// A directory to list, and how.
+pub struct Disk<'a> {
+    /// The root of the source.
+    pub root: BorrowedFd<'a>,
+    /// What the source is.
+    pub kind: DiskKind<'a>,
+}
+
+/// What a source on disk is, and what that makes of the things in it.
+pub enum DiskKind<'a> {
+    /// Files of whoever runs the build: all become root's, with times of now, and may change while they are read.
+    Context {
+        /// What is not part of the context at all.
+        ignore: Option<&'a Matcher>,
+    },
+    /// A file system of an image, which nobody changes.
+    Snapshot {
+        /// Owners that the disk could not hold.
+        owners: &'a Owners,
+    },
+}
+
+/// Everything that a selector can pick. File contents are not read.
+pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
+    let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
+    let (mut nodes, mut links) = (Nodes::new(), Vec::new());
+    for include in &selector.include {
+        let source = if selector.parents { Source::with_parents(include) } else { Source::plain(include) };
+        let filter = Filter::new(source.rest, &selector.exclude)?;
+        let picks = match pick(disk, source.base, last, &mut links)? {
+            Picked::Missing(path) => return Err(ListError::NotFound(shown(&path))),
+            Picked::Path(pick) => vec![pick],
+            Picked::Matches(picks) => picks,
+        };
+        for Pick { at, .. } in &picks {
+            disk.require(at, source.rest)?;
+            disk.walk(at, &filter, &mut nodes)?;
+        }
+    }
+    for link in links {
+        if let Some(node) = disk.look(&link)? {
+            nodes.insert(link, node);
+        }
+    }
+    Ok(nodes)
+}
+
+impl Names for Disk<'_> {
+    type Error = ListError;
+
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, ListError> {
+        if path.is_empty() {
+            return Ok(Some(Found::Directory));
+        }
+        let Some((dir, stat)) = self.stat(path)? else { return Ok(None) };
+        let found = match file_type(&stat) {
+            FileType::Directory => Found::Directory,
+            FileType::Symlink => Found::Link(read_link(&dir, path)?),
+            _ => Found::Other,
+        };
+        Ok(self.is_present(path, found == Found::Directory)?.then_some(found))
+    }
+
+    fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, ListError> {
+        let opened = match open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(Errno::NOTDIR) => return Ok(Vec::new()),
+            answer => answer.map_err(failed("reading directory", dir))?,
+        };
+        Ok(names(&opened).map_err(failed("reading directory", dir))?)
+    }
+}
+
+impl Disk<'_> {
+    /// With `--parents`, a source without wildcards must be there.
+    fn require(&self, base: &[u8], rest: Option<&str>) -> Result<(), ListError> {
+        let Some(rest) = rest.filter(|rest| !has_wildcard(rest)) else { return Ok(()) };
+        let path = join(base, rest.as_bytes());
+        match super::lookup::resolve(self, &path, LastLink::Keep, &mut Vec::new())? {
+            Some(_) => Ok(()),
+            None => Err(ListError::NotFound(shown(&path))),
+        }
+    }
+
+    /// Adds what a picked path stands for. Of a picked directory itself only that it is one can reach the copy, so
+    /// that is all that is listed of it.
+    fn walk(&self, at: &[u8], filter: &Filter, nodes: &mut Nodes) -> Result<(), ListError> {
+        let top = if at.is_empty() { Some(Node::bare_directory()) } else { self.look(at)? };
+        match top {
+            None => return Err(ListError::Changed(shown(at))),
+            Some(Node { kind: NodeKind::Directory, .. }) => {}
+            Some(node) => {
+                nodes.insert(at.to_vec(), node);
+                return Ok(());
+            }
+        }
+        if !at.is_empty() {
+            nodes.entry(at.to_vec()).or_insert_with(Node::bare_directory);
+        }
+        let mut parents = Nodes::new();
+        let mut todo = vec![at.to_vec()];
+        while let Some(dir) = todo.pop() {
+            self.walk_directory(at, &dir, filter, nodes, &mut parents, &mut todo)?;
+        }
+        let parents: Vec<_> =
+            parents.into_iter().filter(|(dir, _)| below(nodes, dir).next().is_some()).collect();
+        nodes.extend(parents);
+        Ok(())
+    }
+
+    fn walk_directory(
+        &self,
+        at: &[u8],
+        dir: &[u8],
+        filter: &Filter,
+        nodes: &mut Nodes,
+        parents: &mut Nodes,
+        todo: &mut Vec<Vec<u8>>,
+    ) -> Result<(), ListError> {
+        let opened = self.open_directory(dir)?;
+        for name in names(&opened).map_err(failed("reading directory", dir))? {
+            let path = join(dir, &name);
+            let Some(stat) = lstat(&opened, &name).map_err(failed("reading", &path))? else {
+                return Err(ListError::Changed(shown(&path)));
+            };
+            let is_directory = file_type(&stat) == FileType::Directory;
+            let admission = self.admits(at, &path, is_directory, filter);
+            if admission == Admission::No {
+                continue;
+            }
+            let Some(node) = self.node(&opened, &path, &stat)? else { continue };
+            if is_directory {
+                todo.push(path.clone());
+            }
+            match admission {
+                Admission::Yes => nodes.insert(path, node),
+                _ => parents.insert(path, node),
+            };
+        }
+        Ok(())
+    }
+
+    fn open_directory(&self, dir: &[u8]) -> Result<OwnedFd, ListError> {
+        match open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(ListError::Changed(shown(dir))),
+            answer => Ok(answer.map_err(failed("reading directory", dir))?),
+        }
+    }
+
+    /// What the ignore rules and the filter together say.
+    fn admits(&self, at: &[u8], path: &[u8], is_directory: bool, filter: &Filter) -> Admission {
+        let relative = path[at.len()..].strip_prefix(b"/").unwrap_or(&path[at.len()..]);
+        let filtered = if is_directory { filter.directory(relative) } else { filter.file(relative) };
+        match (self.scope(path, is_directory), filtered) {
+            (Admission::No, _) | (_, Admission::No) => Admission::No,
+            (Admission::Yes, Admission::Yes) => Admission::Yes,
+            _ => Admission::AsParent,
+        }
+    }
+
+    /// Whether the ignore rules leave a path in the context.
+    fn scope(&self, path: &[u8], is_directory: bool) -> Admission {
+        let DiskKind::Context { ignore: Some(ignore) } = &self.kind else { return Admission::Yes };
+        let path = String::from_utf8_lossy(path);
+        match (ignore.matches(&path), is_directory) {
+            (false, _) => Admission::Yes,
+            (true, true) if !ignore.can_prune(&path) => Admission::AsParent,
+            _ => Admission::No,
+        }
+    }
+
+    /// Whether a path is there for a selector: an ignored directory is if something below it is.
+    fn is_present(&self, path: &[u8], is_directory: bool) -> Result<bool, ListError> {
+        match self.scope(path, is_directory) {
+            Admission::Yes => return Ok(true),
+            Admission::No => return Ok(false),
+            Admission::AsParent => {}
+        }
+        let mut todo = vec![path.to_vec()];
+        while let Some(dir) = todo.pop() {
+            let opened = self.open_directory(&dir)?;
+            for name in names(&opened).map_err(failed("reading directory", &dir))? {
+                let path = join(&dir, &name);
+                let stat = lstat(&opened, &name).map_err(failed("reading", &path))?;
+                let is_directory = stat.is_some_and(|stat| file_type(&stat) == FileType::Directory);
+                match self.scope(&path, is_directory) {
+                    Admission::Yes => return Ok(true),
+                    Admission::AsParent => todo.push(path),
+                    Admission::No => {}
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The open parent of a path and what is there.
+    fn stat(&self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>, ListError> {
+        let (parent, name) = split(path);
+        let dir = match open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            answer => answer.map_err(failed("reading directory", parent))?,
+        };
+        let stat = lstat(&dir, name).map_err(failed("reading", path))?;
+        Ok(stat.map(|stat| (dir, stat)))
+    }
+
+    fn look(&self, path: &[u8]) -> Result<Option<Node>, ListError> {
+        match self.stat(path)? {
+            Some((dir, stat)) => self.node(&dir, path, &stat),
+            None => Ok(None),
+        }
+    }
+
+    /// The node of a path in an open directory; `None` for sockets, which mean nothing without the process behind them.
+    fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
+        let kind = match file_type(stat) {
+            FileType::Directory => NodeKind::Directory,
+            FileType::RegularFile => NodeKind::File { size: stat.st_size as u64, content: None },
+            FileType::Symlink => NodeKind::Symlink { target: read_link(dir, path)? },
+            FileType::Socket => return Ok(None),
+            special => self.special(path, special, stat.st_rdev)?,
+        };
+        match &self.kind {
+            DiskKind::Context { ignore: _ } => Ok(Some(context_node(kind, stat))),
+            DiskKind::Snapshot { owners } => snapshot_node(dir, path, kind, owners, stat).map(Some),
+        }
+    }
+
+    fn special(&self, path: &[u8], file_type: FileType, device: u64) -> Result<NodeKind, ListError> {
+        let (major, minor) = (major(device), minor(device));
+        let (kind, what) = match file_type {
+            FileType::CharacterDevice => (NodeKind::CharDevice { major, minor }, "a character device"),
+            FileType::BlockDevice => (NodeKind::BlockDevice { major, minor }, "a block device"),
+            FileType::Fifo => (NodeKind::Fifo, "a FIFO"),
+            _ => return Err(ListError::Special { path: shown(path), what: "of an unknown type" }),
+        };
+        match self.kind {
+            DiskKind::Context { ignore: _ } => Err(ListError::Special { path: shown(path), what }),
+            DiskKind::Snapshot { .. } => Ok(kind),
+        }
+    }
+}
+
+fn read_link(dir: &OwnedFd, path: &[u8]) -> Result<Vec<u8>, ListError> {
+    let target = readlinkat(dir, split(path).1, Vec::new()).map_err(failed("reading link", path))?;
+    Ok(target.into_bytes())
+}
+
+/// Permission bits; those of links mean nothing.
+fn mode(kind: &NodeKind, stat: &Stat) -> u32 {
+    if matches!(kind, NodeKind::Symlink { .. }) { 0o777 } else { permissions(stat) }
+}
+
+fn context_node(kind: NodeKind, stat: &Stat) -> Node {
+    let mode = mode(&kind, stat);
+    // On disk a context's file is never older than this, so that its layer time is always normalised.
+    let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec as u32);
+    let (seconds, nanoseconds) = if seconds < TIME_LIMIT { (TIME_LIMIT, 0) } else { (seconds, nanoseconds) };
+    Node { kind, mode, uid: 0, gid: 0, seconds, nanoseconds, xattrs: BTreeMap::new(), inode: None }
+}
+
+fn snapshot_node(
+    dir: &OwnedFd,
+    path: &[u8],
+    kind: NodeKind,
+    owners: &Owners,
+    stat: &Stat,
+) -> Result<Node, ListError> {
+    let xattrs = match kind {
+        NodeKind::Directory | NodeKind::File { .. } => {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            let file = open_beneath(dir, split(path).1, flags).map_err(failed("reading", path))?;
+            xattrs(file.as_fd()).map_err(failed("reading attributes of", path))?
+        }
+        _ => BTreeMap::new(),
+    };
+    let (uid, gid) = owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid));
+    let has_names = kind != NodeKind::Directory && stat.st_nlink > 1;
+    Ok(Node {
+        mode: mode(&kind, stat),
+        kind,
+        uid,
+        gid,
+        seconds: stat.st_mtime,
+        nanoseconds: stat.st_mtime_nsec as u32,
+        xattrs,
+        inode: has_names.then_some((stat.st_dev, stat.st_ino)),
+    })
+}
