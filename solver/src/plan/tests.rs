@@ -263,3 +263,47 @@ fn first_difference(expected: &str, got: &str) -> String {
         None => "one ends before the other".to_owned(),
     }
 }
+
+/// Accepts every name.
+struct Everything;
+
+impl Resolver for Everything {
+    fn image(&self, _: &ImageName, platform: &Platform) -> Result<BaseImage, StepFailure> {
+        let config = config_of("debian:latest", platform);
+        Ok(BaseImage { pinned: "any@pinned".to_owned(), config, layers: Vec::new() })
+    }
+}
+
+/// What BuildKit refuses too, and what is refused by name for now.
+const REFUSED: [(&str, &str); 6] = [
+    ("cpuguy83-nagios", "ADD of a URL is not supported yet"),
+    ("env-invalid-ssquote", "matching single-quote"),
+    ("environment", "matching single-quote"),
+    ("escapes", "matching double-quote"),
+    ("mount-cache-by-ownership", "RUN --mount is not supported yet"),
+    ("mount-secret", "RUN --mount is not supported yet"),
+];
+
+#[test]
+fn dockerfiles_of_other_projects_are_planned() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
+    if !root.exists() {
+        eprintln!("SKIPPED: {} is not there", root.display());
+        return;
+    }
+    let folders = ["cases", "parser", "third-party/buildah/cases", "third-party/kaniko/cases"];
+    let cases = folders.iter().flat_map(|folder| fs::read_dir(root.join(folder)).expect("fixtures"));
+    let mut planned = 0;
+    for case in cases.map(|case| case.expect("entry").path()) {
+        let name = case.file_name().expect("a case has a name").to_string_lossy().into_owned();
+        let Ok(text) = fs::read_to_string(case.join("Dockerfile")) else { continue };
+        let Some(dockerfile) = parser::parse(&text).dockerfile else { continue };
+        let refused = REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, why)| *why);
+        match (plan(&dockerfile, &options(""), &Everything), refused) {
+            (Ok(plan), None) => planned += plan.graph.targets.len(),
+            (Err(error), Some(why)) => assert!(error.to_string().contains(why), "{name}: {error}"),
+            (result, _) => panic!("{name}: {result:?}"),
+        }
+    }
+    assert!(planned > 80, "{planned} planned");
+}
