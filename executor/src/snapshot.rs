@@ -256,17 +256,16 @@ impl Snapshots {
     }
 }
 
-/// Whether every layer of a snapshot that a step made is in a store, with its tree and its files. Layers of base images
-/// do not count: they can be had from elsewhere.
-pub fn holds_built_layers(store: &Store, snapshot: &Snapshot) -> bool {
-    let is_held = |(digest, layer): (TreeDigest, &Layer)| match layer {
+/// Whether a layer on top of a chain can be had. One that a step made must be in the store, with its tree and its files;
+/// one of a base image can be had from elsewhere.
+pub fn holds_layer(store: &Store, chain: &TreeDigest, layer: &Layer) -> bool {
+    match layer {
         Layer::Base(_) => true,
         Layer::Built(tree) => {
-            let meta = Meta::read(&directory(store, &digest));
+            let meta = Meta::read(&directory(store, chain));
             meta.is_ok_and(|meta| meta.is_some()) && store.root().join(tree_file(tree)).is_file()
         }
-    };
-    snapshot.chain().all(is_held)
+    }
 }
 
 /// Name of the directory that holds a layer's files.
