@@ -164,3 +164,41 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
 fn count_errors(diagnostics: &[Diagnostic]) -> usize {
     diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trigger_is_one_instruction() {
+        let run = parse_instruction("RUN <<EOF\na\nEOF", '\\').expect("well formed");
+        assert_eq!((run.text.as_str(), run.span), ("RUN <<EOF", Span { start: 0, end: 15 }));
+        assert!(matches!(run.kind, InstructionKind::Run(run) if run.heredocs[0].content == "a\n"));
+        assert!(parse_instruction("COPY a `\n b", '`').is_ok());
+    }
+
+    #[test]
+    fn other_triggers_are_refused() {
+        let cases = [
+            ("", "onbuild trigger should be a single expression"),
+            ("RUN a\nRUN b", "onbuild trigger should be a single expression"),
+            ("FROM a", "FROM isn't allowed as an ONBUILD trigger"),
+            ("ONBUILD RUN a", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
+            ("MAINTAINER a", "MAINTAINER isn't allowed as an ONBUILD trigger"),
+            ("RUM a", "unknown instruction: RUM"),
+            ("RUN a\0", "the Dockerfile holds a NUL byte"),
+        ];
+        for (text, expected) in cases {
+            let errors = parse_instruction(text, '\\').expect_err(text);
+            let messages: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
+            assert_eq!(messages, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tree_is_given_exactly_when_there_is_no_mistake() {
+        assert!(parse("FROM a\n").dockerfile.is_some());
+        assert!(parse("FROM a as b\nMAINTAINER c\n").dockerfile.is_some(), "warnings are no mistakes");
+        assert!(parse("FROM a\nRUM b\n").dockerfile.is_none());
+    }
+}
