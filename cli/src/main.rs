@@ -36,8 +36,7 @@ use crate::{
     args::{BuildArgs, Command, DoctorArgs, NotParsed, ProgressMode},
     build::{Built, Surroundings},
     failure::Failure,
-    progress::{Board, End, Progress, TAIL_LINES},
-    report::Evidence,
+    progress::{End, Progress},
     request::{BuildRequest, Environment},
     signals::Watch,
 };
@@ -46,9 +45,6 @@ use crate::{
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How many last lines of a failed step are repeated where they have been shown already.
-const REPEATED_LINES: usize = 20;
 
 fn main() -> ExitCode {
     if sandbox::is_init_call() {
@@ -115,7 +111,7 @@ fn doctor(args: DoctorArgs) -> u8 {
 fn build(args: BuildArgs) -> u8 {
     match prepare(args) {
         Ok((request, entered)) => run(&request, entered),
-        Err(failure) => complain(&report::render(&failure, &Evidence::default()), failure.exit_code()),
+        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }
 }
 
@@ -142,10 +138,10 @@ fn run(request: &BuildRequest, entered: Entered) -> u8 {
         Ok(watch) => watch,
         Err(source) => {
             let failure = Failure::Signals(source);
-            return complain(&report::render(&failure, &Evidence::default()), failure.exit_code());
+            return complain(&report::render(&failure, None), failure.exit_code());
         }
     };
-    let progress = Progress::start(request.progress);
+    let progress = Progress::start(request.progress, &request.root);
     let events = progress.sink();
     let notes = entered.notes.iter().chain(&request.notices);
     notes.for_each(|note| events(Event::Warning(note.clone())));
@@ -171,12 +167,14 @@ fn succeed(request: &BuildRequest, progress: Progress, built: Built) -> u8 {
 fn fail(request: &BuildRequest, progress: Progress, failure: &Failure) -> u8 {
     let exit_code = failure.exit_code();
     let message = redact::redact(&failure::chain(failure)).into_owned();
-    let board: Board = progress.end(End::Failed { message, exit_code });
-    let tail = match request.progress {
-        ProgressMode::Tty | ProgressMode::Quiet => TAIL_LINES,
-        ProgressMode::Json => return exit_code,
-        ProgressMode::Auto | ProgressMode::Plain => REPEATED_LINES,
-    };
-    let evidence = Evidence { source: Some(&request.dockerfile), board: Some(&board), tail };
-    complain(&report::render(failure, &evidence), exit_code)
+    let mut board = progress.end(End::Failed { message, exit_code });
+    if request.progress == ProgressMode::Json {
+        return exit_code;
+    }
+    if let Failure::Step { vertex, .. } = failure
+        && let Some(step) = board.take_step(*vertex)
+    {
+        let _ = report::write_output(&mut anstream::stderr().lock(), step);
+    }
+    complain(&report::render(failure, Some(&request.dockerfile)), exit_code)
 }

@@ -4,51 +4,38 @@
 //! The text may hold colours; the stream it is written to takes them out where they do not belong. Credentials in URLs
 //! are taken out here.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use parser::{Diagnostic, Severity, Span};
-use solver::VertexId;
 
 use crate::{
     failure::{Failure, chain},
-    progress::Board,
+    progress::{Earlier, Line, Step},
     redact::redact,
     request::Source,
 };
 
+/// How many last lines of a failed step are repeated where they have been shown already.
+const REPEATED_LINES: usize = 20;
 /// Lines around the one that failed.
 const CONTEXT_LINES: usize = 2;
 const ERROR: &str = "\x1b[1m\x1b[91merror\x1b[0m";
 const HINT: &str = "\x1b[1m\x1b[96mhint\x1b[0m";
 
-/// What a failure is told with.
-#[derive(Default)]
-pub struct Evidence<'a> {
-    /// The Dockerfile, once it is read.
-    pub source: Option<&'a Source>,
-    /// What the progress knew at the end.
-    pub board: Option<&'a Board>,
-    /// How many of a failed step's last lines are shown.
-    pub tail: usize,
-}
-
 /// The text of a failure, with a line end.
-pub fn render(failure: &Failure, evidence: &Evidence<'_>) -> String {
-    let text = match (failure, evidence.source) {
+pub fn render(failure: &Failure, source: Option<&Source>) -> String {
+    let text = match (failure, source) {
         (Failure::Dockerfile { diagnostics }, Some(source)) => render_diagnostics(diagnostics, source),
         (Failure::Image { span, failure: image }, Some(source)) => {
             let found =
                 Diagnostic { hint: image.hint.clone(), ..Diagnostic::error(*span, chain(image.as_ref())) };
             render_diagnostics(&[found], source)
         }
-        (Failure::Step { vertex, label, span, .. }, Some(source)) => {
-            let mut text = output_of(*vertex, label, evidence);
-            if let Some(span) = span {
-                text.push_str(&excerpt(source, *span));
-            }
-            text + &message(failure)
-        }
+        (Failure::Step { span: Some(span), .. }, Some(source)) => excerpt(source, *span) + &message(failure),
         _ => message(failure),
     };
     redact(&text).into_owned()
@@ -105,19 +92,44 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
-/// The last lines a step has written, set apart from everything else.
-fn output_of(vertex: VertexId, label: &str, evidence: &Evidence<'_>) -> String {
-    let step = evidence.board.and_then(|board| board.step(vertex));
-    let Some(step) = step.filter(|step| !step.tail.is_empty()) else { return String::new() };
-    let shown = step.tail.len().min(evidence.tail);
-    let mut text = format!("------\n > {label}:\n");
-    if step.lines > shown as u64 {
-        let _ = writeln!(text, "({} earlier lines are not repeated)", step.lines - shown as u64);
+/// What a failed step has written, set apart from everything else: all of it, but for earlier lines that the progress
+/// has shown already.
+///
+/// # Errors
+/// Nobody is there to read it.
+pub fn write_output(out: &mut dyn Write, step: Step) -> io::Result<()> {
+    let Step { label, tail, earlier, .. } = step;
+    if tail.is_empty() {
+        return Ok(());
     }
-    for line in step.tail.iter().skip(step.tail.len() - shown) {
-        let _ = writeln!(text, "{:.3} {}", line.at.as_secs_f64(), line.harmless());
-    }
-    text + "------\n"
+    writeln!(out, "------\n > {label}:")?;
+    let skipped = match earlier {
+        Earlier::Kept(spool) => {
+            let kept = spool.drain(|line| write_line(out, &line));
+            kept.or_else(|error| writeln!(out, "(earlier lines could not be kept: {error})"))?;
+            0
+        }
+        Earlier::Lost(lines, error) => {
+            writeln!(out, "({lines} earlier lines could not be kept: {error})")?;
+            0
+        }
+        Earlier::Shown(lines) => {
+            let repeated = tail.len().min(REPEATED_LINES);
+            let skipped = tail.len() - repeated;
+            match lines + skipped as u64 {
+                0 => {}
+                1 => writeln!(out, "(an earlier line is not repeated)")?,
+                lines => writeln!(out, "({lines} earlier lines are not repeated)")?,
+            }
+            skipped
+        }
+    };
+    tail.iter().skip(skipped).try_for_each(|line| write_line(out, line))?;
+    writeln!(out, "------")
+}
+
+fn write_line(out: &mut dyn Write, line: &Line) -> io::Result<()> {
+    writeln!(out, "{:.3} {}", line.at.as_secs_f64(), line.harmless())
 }
 
 /// The lines of an instruction, marked, and those around it.
@@ -146,9 +158,10 @@ fn line_of(text: &str, byte: usize) -> usize {
 mod tests {
     use std::time::Duration;
 
-    use solver::{Event, FailureKind, StepFailure, Stream};
+    use solver::{Event, FailureKind, StepFailure, Stream, VertexId};
 
     use super::*;
+    use crate::progress::Board;
 
     fn source(text: &str) -> Source {
         Source { name: "Dockerfile".to_owned(), text: text.to_owned() }
@@ -168,7 +181,7 @@ mod tests {
             Diagnostic::error(Span { start: 17, end: 99 }, "COPY requires at least two arguments"),
         ];
         let failure = Failure::Dockerfile { diagnostics };
-        let text = plain(&render(&failure, &Evidence { source: Some(&source), ..Evidence::default() }));
+        let text = plain(&render(&failure, Some(&source)));
         assert!(text.contains("error: unknown instruction: RUNN\n --> Dockerfile:2:1\n"), "{text}");
         assert!(text.contains("^^^^") && text.contains("= hint: did you mean RUN?"), "{text}");
         assert!(text.contains(" --> Dockerfile:3:1\n") && !text.contains("not told here"), "{text}");
@@ -181,39 +194,62 @@ mod tests {
             let source = source("FRÖM");
             let failure =
                 Failure::Dockerfile { diagnostics: vec![Diagnostic::error(Span { start, end }, "bad")] };
-            let text = render(&failure, &Evidence { source: Some(&source), ..Evidence::default() });
+            let text = render(&failure, Some(&source));
             assert!(plain(&text).starts_with("error: bad"), "{text}");
         }
     }
 
-    #[test]
-    fn a_failed_step_is_told_with_its_output_and_its_lines() {
-        let source = source("FROM a\n\nRUN make \\\n  all\nCMD x\nUSER y\nENV z=1\n");
-        let mut board = Board::default();
+    /// A board whose only step has written these lines and failed.
+    fn failed_step(mut board: Board, lines: usize) -> Step {
         let step = VertexId(0);
-        board.apply(Duration::ZERO, &Event::Planned(vec![(step, "[2/2] RUN make   all".to_owned())]));
+        board.apply(Duration::ZERO, &Event::Planned(vec![(step, "[2/2] RUN make".to_owned())]));
         board.apply(Duration::ZERO, &Event::Started(step));
-        for line in ["one", "two", "\x1b[2Jthree"] {
-            board.apply(Duration::from_millis(1500), &Event::Log(step, Stream::Stdout, line.into()));
+        for line in 1..=lines {
+            let text = format!("\x1b[2Jline {line}").into_bytes();
+            board.apply(Duration::from_millis(1500), &Event::Log(step, Stream::Stdout, text));
         }
         board.apply(Duration::from_millis(1600), &Event::Failed(step, "exit code: 2".to_owned()));
-        let mut failure =
-            StepFailure::new(FailureKind::Build, "process \"make\" did not succeed: exit code: 2");
-        failure.hint = Some("see https://me:secret@host/".to_owned());
+        board.take_step(step).expect("it is there")
+    }
+
+    fn output(step: Step) -> String {
+        let mut text = Vec::new();
+        write_output(&mut text, step).expect("memory does not fail");
+        plain(&String::from_utf8(text).expect("UTF-8"))
+    }
+
+    #[test]
+    fn a_failed_step_is_told_with_its_lines_in_the_dockerfile() {
+        let source = source("FROM a\n\nRUN make \\\n  all\nCMD x\nUSER y\nENV z=1\n");
+        let failure = StepFailure::new(FailureKind::Build, "process \"make\" did not succeed: exit code: 2");
+        let failure = Box::new(failure.hint("see https://me:secret@host/"));
         let span = Some(Span { start: 8, end: 24 });
-        let failure = Failure::Step {
-            vertex: step,
-            label: "[2/2] RUN make   all".to_owned(),
-            span,
-            failure: Box::new(failure),
-        };
-        let evidence = Evidence { source: Some(&source), board: Some(&board), tail: 2 };
-        let want = "------\n > [2/2] RUN make   all:\n(1 earlier lines are not repeated)\n1.500 two\n1.500 three\n------\n\
-                    Dockerfile:3\n--------------------\n   1 |     FROM a\n   2 |\n   3 | >>> RUN make \\\n   4 | >>>   all\n\
+        let failure = Failure::Step { vertex: VertexId(0), label: String::new(), span, failure };
+        let want = "Dockerfile:3\n--------------------\n   1 |     FROM a\n   2 |\n   3 | >>> RUN make \\\n   4 | >>>   all\n\
                     \u{20}  5 |     CMD x\n   6 |     USER y\n--------------------\n\
                     error: process \"make\" did not succeed: exit code: 2\nhint: see https://***@host/\n";
-        assert_eq!(plain(&render(&failure, &evidence)), want);
+        assert_eq!(plain(&render(&failure, Some(&source))), want);
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn what_was_shown_is_repeated_only_at_its_end() {
+        let short = "------\n > [2/2] RUN make:\n1.500 line 1\n1.500 line 2\n------\n";
+        assert_eq!(output(failed_step(Board::default(), 2)), short);
+        let long = output(failed_step(Board::default(), 1000));
+        assert!(long.contains("(980 earlier lines are not repeated)\n1.500 line 981\n"), "{long}");
+        assert_eq!(output(failed_step(Board::default(), 0)), "");
+    }
+
+    #[test]
+    fn what_was_not_shown_is_told_from_the_first_line_on() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let text = output(failed_step(Board::keeping_lines(directory.path().to_owned()), 1000));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!((lines.len(), lines[2], lines[1001]), (1003, "1.500 line 1", "1.500 line 1000"));
+        let nowhere = Board::keeping_lines(directory.path().join("gone"));
+        let text = output(failed_step(nowhere, 1000));
+        assert!(text.contains("(800 earlier lines could not be kept: No such file"), "{text}");
     }
 
     #[test]

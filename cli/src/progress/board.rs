@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use solver::{Event, VertexId};
 
-use super::text;
+use super::{spool::Spool, text};
 use crate::redact::redact;
 
 /// How many of its last lines are kept of a step that runs or has failed.
@@ -22,6 +24,7 @@ pub struct Board {
     by_name: BTreeMap<String, usize>,
     rows: Vec<Row>,
     warnings: Vec<String>,
+    spool_directory: Option<PathBuf>,
 }
 
 /// A step of the graph.
@@ -35,8 +38,19 @@ pub struct Step {
     pub state: State,
     /// The end of its output; kept while it runs and when it has failed.
     pub tail: VecDeque<Line>,
-    /// How many lines it has written in all.
-    pub lines: u64,
+    /// The lines before the tail, for views that do not show every line.
+    pub earlier: Earlier,
+}
+
+/// What has become of the lines before the tail.
+#[derive(Debug)]
+pub enum Earlier {
+    /// The view has shown them; this many.
+    Shown(u64),
+    /// They are kept.
+    Kept(Spool),
+    /// They could not be kept; this many.
+    Lost(u64, io::Error),
 }
 
 /// How far a step is. Times without a name are how long it took.
@@ -70,6 +84,31 @@ pub struct Line {
     pub text: Vec<u8>,
 }
 
+impl Step {
+    fn new(vertex: VertexId, label: String) -> Self {
+        let (state, tail, earlier) = (State::Waiting, VecDeque::new(), Earlier::Shown(0));
+        Self { vertex, label, state, tail, earlier }
+    }
+}
+
+impl Earlier {
+    /// Takes the line that the tail has no room for.
+    fn push(&mut self, line: &Line, directory: Option<&Path>) {
+        match (&mut *self, directory) {
+            (Self::Kept(spool), _) => {
+                if let Err(error) = spool.push(line) {
+                    *self = Self::Lost(1, error);
+                }
+            }
+            (Self::Shown(0), Some(directory)) => {
+                *self = Spool::create(directory).map_or_else(|error| Self::Lost(0, error), Self::Kept);
+                self.push(line, None);
+            }
+            (Self::Shown(lines) | Self::Lost(lines, _), _) => *lines += 1,
+        }
+    }
+}
+
 impl Line {
     /// The line as a terminal may have it: colours are all that is left of control sequences.
     pub fn harmless(&self) -> String {
@@ -100,6 +139,19 @@ pub enum Row {
 }
 
 impl Board {
+    /// A board that keeps every line of steps that run, on the file system of this directory, which must be there when
+    /// the first step writes more than its tail holds.
+    pub fn keeping_lines(directory: PathBuf) -> Self {
+        Self { spool_directory: Some(directory), ..Self::default() }
+    }
+
+    /// Takes a step out of the board, to tell everything about it.
+    pub fn take_step(&mut self, vertex: VertexId) -> Option<Step> {
+        let index = self.by_vertex.remove(&vertex)?;
+        let empty = Step::new(vertex, String::new());
+        self.steps.get_mut(index).map(|step| std::mem::replace(step, empty))
+    }
+
     /// Takes note of an event that came `at` after the start.
     pub fn apply(&mut self, at: Duration, event: &Event) {
         match event {
@@ -187,8 +239,7 @@ impl Board {
 
     fn plan(&mut self, vertex: VertexId, label: String) -> usize {
         let index = self.steps.len();
-        let step = Step { vertex, label, state: State::Waiting, tail: VecDeque::new(), lines: 0 };
-        self.steps.push(step);
+        self.steps.push(Step::new(vertex, label));
         self.by_vertex.insert(vertex, index);
         index
     }
@@ -213,21 +264,22 @@ impl Board {
         };
         step.state = next(since);
         if !matches!(step.state, State::Running { .. } | State::Failed(..)) {
-            step.tail = VecDeque::new();
+            (step.tail, step.earlier) = (VecDeque::new(), Earlier::Shown(0));
         }
     }
 
     fn log(&mut self, at: Duration, vertex: VertexId, text: &[u8]) {
+        let directory = self.spool_directory.clone();
         let step = self.begun(vertex);
         let since = match step.state {
             State::Running { since } => since,
             _ => at,
         };
-        if step.tail.len() == TAIL_LINES {
-            step.tail.pop_front();
-        }
+        let evicted = if step.tail.len() == TAIL_LINES { step.tail.pop_front() } else { None };
         step.tail.push_back(Line { at: at.saturating_sub(since), text: text.to_vec() });
-        step.lines += 1;
+        if let Some(line) = evicted {
+            step.earlier.push(&line, directory.as_deref());
+        }
     }
 
     fn transfer(&mut self, at: Duration, name: &str, done: u64, total: u64) {

@@ -9,11 +9,13 @@ mod board;
 mod json;
 mod plain;
 mod quiet;
+mod spool;
 mod text;
 mod tty;
 
 use std::{
     io::Write,
+    path::Path,
     sync::{
         Arc,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
@@ -25,7 +27,7 @@ use std::{
 use oci::Sha256Digest;
 use solver::Event;
 
-pub use self::board::{Board, TAIL_LINES};
+pub use self::board::{Board, Earlier, Line, Step};
 use crate::args::ProgressMode;
 
 /// How many events may wait to be shown.
@@ -77,17 +79,22 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts to show a build on standard error.
-    pub fn start(mode: ProgressMode) -> Self {
+    /// Starts to show a build on standard error. What a view does not show of a step's output is kept on the file system
+    /// of `directory` until the step has ended well.
+    pub fn start(mode: ProgressMode, directory: &Path) -> Self {
         let view: Box<dyn View> = match mode {
             ProgressMode::Tty => Box::new(tty::Tty::on_stderr()),
             ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(std::io::stderr())),
             ProgressMode::Json => Box::new(json::Json::new(std::io::stderr(), SystemTime::now())),
             ProgressMode::Quiet => Box::new(quiet::Quiet::new(std::io::stderr())),
         };
+        let board = match mode {
+            ProgressMode::Tty | ProgressMode::Quiet => Board::keeping_lines(directory.to_owned()),
+            ProgressMode::Auto | ProgressMode::Plain | ProgressMode::Json => Board::default(),
+        };
         let (sender, receiver) = mpsc::sync_channel(QUEUE);
         let start = Instant::now();
-        let owner = std::thread::spawn(move || own(view, &receiver, start));
+        let owner = std::thread::spawn(move || own(view, board, &receiver, start));
         Self { start, sender, owner }
     }
 
@@ -105,8 +112,7 @@ impl Progress {
     }
 }
 
-fn own(mut view: Box<dyn View>, receiver: &Receiver<Message>, start: Instant) -> Board {
-    let mut board = Board::default();
+fn own(mut view: Box<dyn View>, mut board: Board, receiver: &Receiver<Message>, start: Instant) -> Board {
     loop {
         match receiver.recv_timeout(TICK) {
             Ok(Message::Event(at, event)) => {
