@@ -134,15 +134,12 @@ fn check_clock() -> Result<(), Failure> {
 
 fn run(request: &BuildRequest, entered: Entered) -> u8 {
     let cancel = Arc::new(Cancel::default());
-    let watch = match Watch::start(Arc::clone(&cancel)) {
-        Ok(watch) => watch,
-        Err(source) => {
-            let failure = Failure::Signals(source);
-            return complain(&report::render(&failure, None), failure.exit_code());
-        }
-    };
     let progress = Progress::start(request.progress, &request.root);
     let events = progress.sink();
+    let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events)) {
+        Ok(watch) => watch,
+        Err(source) => return fail(request, progress, &Failure::Signals(source)),
+    };
     let notes = entered.notes.iter().chain(&request.notices);
     notes.for_each(|note| events(Event::Warning(note.clone())));
     let surroundings = Surroundings { rung: entered.rung, events, cancel };

@@ -13,7 +13,9 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use solver::Cancel;
+use solver::{Cancel, Event};
+
+use crate::build::Events;
 
 /// A signal that stops a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ impl fmt::Display for Signal {
     }
 }
 
+const STOPPING: &str = "stopping: steps get 10 seconds to end; a second signal ends everything at once";
+
 /// Remembers the first signal.
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
@@ -58,11 +62,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch, on a thread of its own.
+    /// Starts to watch, on a thread of its own. `events` is told when the build has been asked to stop.
     ///
     /// # Errors
     /// The handlers cannot be set.
-    pub fn start(cancel: Arc<Cancel>) -> io::Result<Self> {
+    pub fn start(cancel: Arc<Cancel>, events: Events) -> io::Result<Self> {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let watch = Self::default();
         let first = Arc::clone(&watch.first);
@@ -72,6 +76,7 @@ impl Watch {
                     end_at_once(number);
                 }
                 cancel.request();
+                events(Event::Warning(STOPPING.to_owned()));
             }
         });
         Ok(watch)

@@ -140,7 +140,9 @@ impl Frame<'_> {
     fn live(&self) -> Vec<String> {
         let board = self.board;
         let running = board.steps().iter().filter(|step| matches!(step.state, State::Running { .. })).count();
-        let room = self.size.rows.saturating_sub(2).max(1);
+        let warning =
+            board.warnings().last().map(|text| text::fit(&format!("warning: {text}"), self.columns()));
+        let room = self.size.rows.saturating_sub(2 + usize::from(warning.is_some())).max(1);
         let active = board.rows().iter().filter(|row| !self.is_over(**row)).count();
         let log_lines = (room.saturating_sub(active) / running.max(1)).min(LOG_LINES);
         let mut blocks: Vec<(bool, Vec<String>)> = Vec::new();
@@ -154,7 +156,7 @@ impl Frame<'_> {
             !goes
         });
         let rows = blocks.into_iter().flat_map(|(_, lines)| lines).take(room);
-        std::iter::once(self.header("")).chain(rows).collect()
+        std::iter::once(self.header("")).chain(rows).chain(warning).collect()
     }
 
     /// The frame that stays: everything that has happened.
