@@ -3,7 +3,7 @@
 mod fake;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -398,19 +398,30 @@ fn random_file() -> impl Strategy<Value = Vec<(usize, Option<usize>, u8)>> {
     prop::collection::vec((any::<usize>(), prop::option::of(any::<usize>()), command), 1..40)
 }
 
-fn build(steps: &[(usize, Option<usize>, u8)]) -> Dockerfile {
+/// A graph of such steps; and of each step, the one it stands on.
+fn build(steps: &[(usize, Option<usize>, u8)], verb: &str) -> (Dockerfile, Vec<(VertexId, VertexId)>) {
     let mut file = Dockerfile::default();
+    let mut chains = Vec::new();
     let mut ids = vec![file.image("base", "here")];
     for (parent, from, command) in steps {
         let parent = ids[parent % ids.len()];
         ids.push(match from.map(|from| ids[from % ids.len()]) {
             Some(from) if from != parent => file.copy(parent, from, &format!("f{}", command % 3)),
             _ if *command == 0 => file.run(parent, "nothing"),
-            _ => file.run(parent, &format!("write f{} {command}", command % 3)),
+            _ => file.run(parent, &format!("{verb} f{}", command % 3)),
         });
+        chains.push((ids[ids.len() - 1], parent));
     }
-    file.target(ids[ids.len() - 1]).target(ids[ids.len() / 2]);
-    file
+    (file, chains)
+}
+
+/// Part of what is remembered.
+fn some(cache: Memory, kept: u64) -> impl Iterator<Item = (Key, Record)> {
+    let keep = move |key: &Key| {
+        let (Key::Definition(digest) | Key::Content(digest)) = key;
+        kept >> (digest.as_bytes()[0] % 64) & 1 == 1
+    };
+    cache.0.into_inner().expect("no panic").into_iter().filter(move |(key, _)| keep(key))
 }
 
 proptest! {
@@ -423,21 +434,33 @@ proptest! {
         jobs in 1..9_usize,
         kept in any::<u64>(),
     ) {
-        let file = build(&steps);
-        let orderly = World::default();
-        let cache = Memory::default();
+        let (mut file, chains) = build(&steps, "fixed");
+        file.target(chains[chains.len() - 1].0).target(chains[chains.len() / 2].0);
+        let (orderly, cache) = (World::default(), Memory::default());
         let expected = solved(&file, &orderly, &cache);
-        // Part of what is remembered, so that hits and runs mix.
-        let keep = |key: &Key| {
-            let (Key::Definition(digest) | Key::Content(digest)) = key;
-            kept >> (digest.as_bytes()[0] % 64) & 1 == 1
-        };
-        cache.0.lock().expect("no panic").retain(|key, _| keep(key));
-        let world = World::default().disorder(seed);
-        let again = orderly.disorder(seed);
+        let cache = Memory(some(cache, kept).collect::<HashMap<_, _>>().into());
+        let (world, again) = (World::default().disorder(seed), orderly.disorder(seed));
         let cold = file.solve_with(&world, &[], jobs, &Cancel::default()).expect("builds");
         let warm = file.solve_with(&again, &[&cache], jobs, &Cancel::default()).expect("builds");
         prop_assert_eq!(&cold, &expected);
         prop_assert_eq!(&warm, &expected);
+    }
+
+    /// Whatever is remembered of builds that disagree: in one build, every step stands on what the step below it is.
+    #[test]
+    fn a_build_never_mixes_what_disagrees(steps in random_file(), kept in any::<u64>(), other in any::<u64>()) {
+        let (mut file, chains) = build(&steps, "random");
+        chains.iter().for_each(|(id, _)| { file.target(*id); });
+        let (world, left, right) = (World::default(), Memory::default(), Memory::default());
+        solved(&file, &world, &left);
+        solved(&file, &world, &right);
+        let mixed = Memory(some(left, kept).chain(some(right, other)).collect::<HashMap<_, _>>().into());
+        let snapshots: BTreeMap<VertexId, oci::Snapshot> =
+            chains.iter().map(|(id, _)| *id).zip(solved(&file, &world, &mixed)).collect();
+        for (id, parent) in chains {
+            if let Some(below) = snapshots.get(&parent) {
+                prop_assert_eq!(snapshots[&id].parent(), Some(below.clone()));
+            }
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 
 type Files = BTreeMap<String, String>;
 
-/// Runs `write PATH TEXT`, `random PATH`, `fail`, `panic` and `wait` (until the build is stopped).
+/// Runs `write PATH TEXT`, `fixed PATH`, `nothing`, `random PATH`, `fail`, `panic` and `wait` (until the build is stopped).
 #[derive(Default)]
 pub struct World {
     pub context: Mutex<Files>,
@@ -92,6 +92,7 @@ impl World {
                 let text = self.layers.lock().expect("no panic").len().to_string();
                 Ok(Files::from([(path.to_owned(), text)]))
             }
+            ["fixed", path] => Ok(Files::from([(path.to_owned(), step.inputs[0].snapshot.digest().hex())])),
             ["nothing", ..] => Ok(Files::new()),
             ["wait"] => {
                 while !step.cancel.is_requested() {
