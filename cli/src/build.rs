@@ -8,7 +8,9 @@ use executor::{
     context::{ContextDirectory, ContextModes},
     sandbox::Rung,
 };
-use exporter::{AssembleOptions, Assembled, Encoder, Exported, FileSystem, SealOptions, Sealer, Tools};
+use exporter::{
+    AssembleOptions, Assembled, Encoder, Exported, FileSystem, SealAhead, SealOptions, Sealer, Tools,
+};
 use oci::{
     Platform, Sha256Digest,
     fetch::Fetcher,
@@ -79,9 +81,11 @@ pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Buil
     let executor = LocalExecutor::new(executor_options(request, &fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(&store), Arc::clone(events));
     let options = SolveOptions { jobs: request.jobs, builder: BUILDER.to_owned() };
-    let images = solver::schedule::solve(&planned.graph, &executor, &[&cache], &options, &**events, cancel);
+    let sealers = sealers(request, &store, surroundings)?;
+    let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
+    let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
-    let assembled = assemble_all(request, &images, &store, surroundings)?;
+    let assembled = assemble_all(request, &images, &sealers)?;
     let tools = Tools { fetcher: &fetcher, events: &**events, cancel };
     let export = |output: &Output| export(output, request, &images, &assembled, &executor, &tools);
     let exported = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
@@ -178,29 +182,36 @@ fn solve_failure(graph: &Graph, error: SolveError) -> Failure {
     Failure::Step { vertex, label: step.label.clone(), span: step.span, failure: Box::new(failure) }
 }
 
-/// The images as every kind of output wants them, the first output's kind first; one where there is no output but
-/// the digest is wanted, and none where it is not.
-fn assemble_all(
+/// One sealer for each kind of layer that the outputs want, the first output's kind first; one where there is no output
+/// but the digest is wanted, and none where it is not.
+fn sealers(
     request: &BuildRequest,
-    images: &[Image],
     store: &Arc<Store>,
     surroundings: &Surroundings,
-) -> Result<Vec<(Encoder, Assembled)>, Failure> {
-    let mut assembled: Vec<(Encoder, Assembled)> = Vec::new();
-    for encoder in request.encoders() {
-        let sealer = Sealer::new(SealOptions {
+) -> Result<Vec<Sealer>, Failure> {
+    let sealer = |encoder| {
+        Sealer::new(SealOptions {
             store: Arc::clone(store),
             encoder,
             times: request.time_policy(),
             jobs: request.jobs,
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
-        })?;
-        let options =
-            AssembleOptions { created: request.epoch.unwrap_or(NORMAL_TIME), ..AssembleOptions::default() };
-        assembled.push((encoder, exporter::assemble(images, &sealer, &options)?));
-    }
-    Ok(assembled)
+        })
+    };
+    Ok(request.encoders().into_iter().map(sealer).collect::<Result<_, _>>()?)
+}
+
+/// The images as every kind of output wants them, in the order of the sealers.
+fn assemble_all(
+    request: &BuildRequest,
+    images: &[Image],
+    sealers: &[Sealer],
+) -> Result<Vec<(Encoder, Assembled)>, Failure> {
+    let created = request.epoch.unwrap_or(NORMAL_TIME);
+    let options = AssembleOptions { created, ..AssembleOptions::default() };
+    let assemble = |sealer: &Sealer| Ok((sealer.encoder(), exporter::assemble(images, sealer, &options)?));
+    sealers.iter().map(assemble).collect()
 }
 
 fn export(

@@ -6,6 +6,7 @@
 //! no clock, no thread count, no order of completion reaches it.
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 mod archive;
 pub mod assemble;
 pub mod chunk;
@@ -15,6 +16,7 @@ pub mod outputs;
 mod pax;
 pub mod seal;
 
+pub use ahead::SealAhead;
 pub use archive::ArchiveError;
 pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::Encoder;

@@ -175,6 +175,11 @@ impl Sealer {
         Ok(sealer)
     }
 
+    /// What layers are made into.
+    pub fn encoder(&self) -> Encoder {
+        self.shared.options.encoder
+    }
+
     /// Lets the built layers of a snapshot be sealed in the background; the earliest first. Costs nothing for layers
     /// that were offered before.
     pub fn offer(&self, snapshot: &Snapshot) {
