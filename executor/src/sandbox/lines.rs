@@ -7,32 +7,27 @@ pub const LONGEST_LINE: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct Lines {
     begun: Vec<u8>,
+    just_cut: bool,
 }
 
 impl Lines {
     /// Takes bytes and hands out every line that is complete with them.
     pub fn feed(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
         while !bytes.is_empty() {
-            let room = LONGEST_LINE - self.begun.len();
-            let window = &bytes[..bytes.len().min(room)];
-            match window.iter().position(|byte| *byte == b'\n') {
-                Some(end) => {
-                    self.begun.extend_from_slice(&window[..end]);
-                    bytes = &bytes[end + 1..];
-                }
-                None if window.len() == room => {
-                    self.begun.extend_from_slice(window);
-                    // A line end right behind the cut ends this line, not an empty one after it.
-                    bytes = &bytes[room..];
-                    bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
-                }
-                None => {
-                    self.begun.extend_from_slice(window);
-                    return;
-                }
+            // A line end right behind a cut ends the line that was cut, not an empty one after it.
+            if std::mem::take(&mut self.just_cut) && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+                continue;
             }
-            line(&self.begun);
-            self.begun.clear();
+            let window = &bytes[..bytes.len().min(LONGEST_LINE - self.begun.len())];
+            let end = window.iter().position(|byte| *byte == b'\n');
+            self.begun.extend_from_slice(&window[..end.unwrap_or(window.len())]);
+            bytes = &bytes[end.map_or(window.len(), |end| end + 1)..];
+            self.just_cut = end.is_none() && self.begun.len() == LONGEST_LINE;
+            if end.is_some() || self.just_cut {
+                line(&self.begun);
+                self.begun.clear();
+            }
         }
     }
 
@@ -75,6 +70,7 @@ mod tests {
         let lengths = |pieces: &[&[u8]]| split(pieces).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths(&[&long]), [LONGEST_LINE, LONGEST_LINE, LONGEST_LINE, 7]);
         assert_eq!(lengths(&[&long[..100], &long[100..]]), [LONGEST_LINE, LONGEST_LINE, LONGEST_LINE, 7]);
-        assert_eq!(lengths(&[&[&long[..LONGEST_LINE], b"\nnext".as_slice()].concat()]), [LONGEST_LINE, 4]);
+        assert_eq!(lengths(&[&[&long[..LONGEST_LINE], b"\nnext"].concat()]), [LONGEST_LINE, 4]);
+        assert_eq!(lengths(&[&long[..LONGEST_LINE], b"\n", b"\nnext"]), [LONGEST_LINE, 0, 4]);
     }
 }

@@ -200,7 +200,7 @@ mod tests {
 
         let mut stubs = Stubs::default();
         for target in ["/etc/resolv.conf", "/etc/hosts", "/etc/made/file"] {
-            stubs.ensure(&open(path), target.as_bytes(), Kind::File).unwrap();
+            stubs.ensure(open(path), target.as_bytes(), Kind::File).unwrap();
         }
         for made in ["run/resolve/stub.conf", "absolute/hosts", "usr/etc/made/file"] {
             assert!(path.join(made).is_file(), "{made}");
@@ -219,8 +219,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let mut stubs = Stubs::default();
-        stubs.ensure(&open(path), b"/etc/hosts", Kind::File).unwrap();
-        stubs.ensure(&open(path), b"/etc/resolv.conf", Kind::File).unwrap();
+        stubs.ensure(open(path), b"/etc/hosts", Kind::File).unwrap();
+        stubs.ensure(open(path), b"/etc/resolv.conf", Kind::File).unwrap();
         fs::write(path.join("etc/passwd"), "root").unwrap();
         fs::write(path.join("etc/hosts"), "written").unwrap();
         fs::rename(path.join("etc/passwd"), path.join("etc/resolv.conf")).unwrap();
@@ -235,7 +235,7 @@ mod tests {
         let path = directory.path();
         fs::write(path.join("file"), "").unwrap();
         symlink("/loop", path.join("loop")).unwrap();
-        let ensure = |target: &str, kind| Stubs::default().ensure(&open(path), target.as_bytes(), kind);
+        let ensure = |target: &str, kind| Stubs::default().ensure(open(path), target.as_bytes(), kind);
         assert_eq!(ensure("/file", Kind::Directory), Err(Errno::NOTDIR));
         assert_eq!(ensure("/", Kind::File), Err(Errno::ISDIR));
         assert_eq!(ensure("/loop", Kind::File), Err(Errno::LOOP));

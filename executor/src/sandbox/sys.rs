@@ -75,10 +75,21 @@ pub fn child_signals() -> Result<OwnedFd, Errno> {
 
 /// Sets every signal to its default action and unblocks all: what a new program expects.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action runs no code of ours. SIGKILL, SIGSTOP and the C library's own signals refuse,
-        // and have their default action anyway.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `struct kernel_sigaction` with the default action, no flags and an empty mask: all zeroes on every architecture.
+    static DEFAULT: [u64; 4] = [0; 4];
+    const SIGNAL_SET_SIZE: usize = 8;
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads the structure, and the default action runs no code of ours. The C library's own
+        // function would refuse the signals it keeps for itself. SIGKILL and SIGSTOP refuse, and need no reset.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const DEFAULT,
+                std::ptr::null::<u64>(),
+                SIGNAL_SET_SIZE,
+            )
+        };
     }
     let none = signal_set(&[]);
     // SAFETY: `none` is initialised; the old mask is not asked for.

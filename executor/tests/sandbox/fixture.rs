@@ -1,0 +1,195 @@
+//! A small root file system (busybox and this very program) and short ways to run something in it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use executor::sandbox::{self, Exit, PlanError, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User};
+use solver::{Cancel, Stream, op};
+use tempfile::TempDir;
+
+const APPLETS: &[&str] = &[
+    "cat", "chmod", "dd", "echo", "env", "false", "grep", "id", "ip", "kill", "ls", "mkdir", "mv", "rm",
+    "seq", "setsid", "sh", "sleep", "stat", "touch", "tr", "true",
+];
+
+/// Where the tests of one rung run.
+pub struct Fixture {
+    /// The rung.
+    pub rung: Rung,
+    lower: TempDir,
+}
+
+/// A step with its own upper directory.
+pub struct Step<'a> {
+    /// What is run; tests change it before they run it.
+    pub exec: op::Exec,
+    /// Who runs it.
+    pub user: User,
+    /// Directories below, topmost first.
+    pub lowers: Vec<PathBuf>,
+    fixture: &'a Fixture,
+    scratch: TempDir,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub exit: Result<Exit, SandboxError>,
+    /// Its output, line by line.
+    pub lines: Vec<(Stream, String)>,
+}
+
+impl Fixture {
+    /// `None` when there is no static busybox.
+    pub fn new(rung: Rung) -> Option<Self> {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| is_static(path))?;
+        let lower = tempfile::tempdir().unwrap();
+        let at = |path: &str| lower.path().join(path);
+        for directory in ["bin", "lib64", "tmp"] {
+            fs::create_dir(at(directory)).unwrap();
+        }
+        symlink("lib64", at("lib")).unwrap();
+        fs::copy(busybox, at("bin/busybox")).unwrap();
+        for applet in APPLETS {
+            symlink("busybox", at("bin").join(applet)).unwrap();
+        }
+        fs::copy("/proc/self/exe", at("bin/inside")).unwrap();
+        for library in libraries() {
+            fs::copy(&library, at("lib64").join(library.file_name().unwrap())).unwrap();
+        }
+        Some(Self { rung, lower })
+    }
+
+    /// The root file system.
+    pub fn lower(&self) -> &Path {
+        self.lower.path()
+    }
+
+    /// A step that runs a command line.
+    pub fn shell(&self, command: &str) -> Step<'_> {
+        self.step(&["/bin/sh", "-c", command])
+    }
+
+    /// A step that runs this program with `inside WHAT`.
+    pub fn inside(&self, what: &str) -> Step<'_> {
+        self.step(&["/bin/inside", "inside", what])
+    }
+
+    /// A step.
+    pub fn step(&self, args: &[&str]) -> Step<'_> {
+        let exec = op::Exec {
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: [("PATH", "/bin"), ("LD_LIBRARY_PATH", "/lib64")]
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .into(),
+            user: String::new(),
+            workdir: "/".to_owned(),
+            network: op::Network::Default,
+            script: None,
+            timestamps: op::Timestamps::Auto,
+        };
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("upper")).unwrap();
+        fs::create_dir(scratch.path().join("work")).unwrap();
+        let lowers = vec![self.lower().to_path_buf()];
+        Step { exec, user: User::default(), lowers, fixture: self, scratch }
+    }
+
+    /// What a command line prints; it must succeed.
+    pub fn output(&self, command: &str) -> String {
+        self.shell(command).run().success()
+    }
+}
+
+impl Step<'_> {
+    /// What the step changed.
+    pub fn upper(&self) -> PathBuf {
+        self.scratch.path().join("upper")
+    }
+
+    /// Its plan.
+    pub fn plan(&self) -> SandboxPlan {
+        self.try_plan().unwrap()
+    }
+
+    /// Its plan, if it can have one.
+    pub fn try_plan(&self) -> Result<SandboxPlan, PlanError> {
+        let (upper, work) = (self.upper(), self.scratch.path().join("work"));
+        SandboxPlan::new(PlanInputs {
+            exec: &self.exec,
+            ambient_env: &[],
+            rung: self.fixture.rung,
+            root: Root::Overlay { lowers: self.lowers.clone(), upper, work },
+            user: self.user.clone(),
+            home: Some("/root"),
+            resolv_conf: "nameserver 192.0.2.1\n",
+        })
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self) -> Ran {
+        self.run_watched(&Cancel::default(), &|_| {})
+    }
+
+    /// Runs it to its end; `watch` sees every line as it comes.
+    pub fn run_watched(&self, cancel: &Cancel, watch: &(dyn Fn(&str) + Sync)) -> Ran {
+        let lines = Mutex::new(Vec::new());
+        let log = |stream: Stream, line: &[u8]| {
+            let line = String::from_utf8_lossy(line).into_owned();
+            watch(&line);
+            lines.lock().unwrap().push((stream, line));
+        };
+        let exit = sandbox::run(&self.plan(), &log, cancel);
+        Ran { exit, lines: lines.into_inner().unwrap() }
+    }
+}
+
+impl Ran {
+    /// Its output, when it succeeded.
+    pub fn success(self) -> String {
+        assert_eq!(self.exit.as_ref().ok(), Some(&Exit::Code(0)), "{self:#?}");
+        self.text()
+    }
+
+    /// Its output on both streams, each line with a line end.
+    pub fn text(&self) -> String {
+        self.lines.iter().map(|(_, line)| format!("{line}\n")).collect()
+    }
+}
+
+/// User and group id of a user of this machine.
+pub fn ids_of(name: &str) -> Option<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+    let mut ids = line.split(':').skip(2).map(|id| id.parse().unwrap());
+    Some((ids.next()?, ids.next()?))
+}
+
+/// Whether `/etc/subuid` has a line for whoever runs the tests.
+pub fn subordinate_ids_of_this_user() -> bool {
+    let uid = rustix::process::getuid().as_raw();
+    let subuid = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    subuid.lines().any(|line| {
+        let owner = line.split(':').next().unwrap_or_default();
+        owner == uid.to_string() || ids_of(owner).is_some_and(|(owner, _)| owner == uid)
+    })
+}
+
+fn is_static(program: &str) -> bool {
+    // The name of the dynamic loader stands in the first page of every dynamic program.
+    fs::read(program)
+        .is_ok_and(|bytes| !bytes[..4096.min(bytes.len())].windows(8).any(|window| window == b"/ld-linu"))
+}
+
+/// The shared libraries of this process, the loader among them; none when it is static.
+fn libraries() -> BTreeSet<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|start| &line[start..]));
+    paths.filter(|path| path.contains(".so")).map(PathBuf::from).collect()
+}

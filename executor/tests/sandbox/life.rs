@@ -1,0 +1,189 @@
+//! Nothing outlives its step, and no step its builder.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use executor::sandbox::{self, Exit, Mode, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User};
+use rustix::process::{Pid, Signal, kill_process};
+use solver::{Cancel, op};
+
+use crate::{Test, fixture::Fixture};
+
+pub const TESTS: &[Test] = &[
+    ("orphans", orphans),
+    ("cancel", cancel),
+    ("cancel_ignored", cancel_ignored),
+    ("kill_the_builder", kill_the_builder),
+    ("kill_the_init", kill_the_init),
+];
+
+/// What a process is found by that has this number of seconds to sleep.
+fn marker(test: u32) -> String {
+    format!("{}{test}", 1_000_000 + std::process::id())
+}
+
+fn processes_with(marker: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+        if words.contains(&marker.as_bytes()) {
+            found.push(format!("{} {:?}", entry.file_name().display(), String::from_utf8_lossy(&command)));
+        }
+    }
+    found
+}
+
+/// Waits for something that another process brings about.
+fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn assert_all_gone(marker: &str) {
+    wait_until(&format!("processes with {marker} end"), Duration::from_secs(2), || {
+        processes_with(marker).is_empty()
+    });
+}
+
+/// Daemons of every kind: in a session of their own, deaf to SIGTERM, holding standard output.
+fn orphans(fixture: &Fixture) {
+    let marker = marker(1);
+    let begun = Instant::now();
+    let command = format!(
+        "for i in $(seq 1 50); do setsid sh -c 'trap \"\" TERM HUP; sleep {marker}' & done; sleep {marker} & echo started"
+    );
+    assert_eq!(fixture.output(&command), "started\n");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+}
+
+fn cancel(fixture: &Fixture) {
+    let marker = marker(2);
+    let (cancel, begun) = (Cancel::default(), Instant::now());
+    let command = format!("trap 'echo told; exit 0' TERM; echo ready; sleep {marker} & wait");
+    let ran = fixture.shell(&command).run_watched(&cancel, &|line| {
+        if line == "ready" {
+            cancel.request();
+        }
+    });
+    assert!(matches!(ran.exit, Err(SandboxError::Cancelled)), "{ran:?}");
+    assert_eq!(ran.text(), "ready\ntold\n");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+}
+
+/// Takes its ten seconds, so it runs on one rung only.
+fn cancel_ignored(fixture: &Fixture) {
+    if fixture.rung == Rung::SingleId {
+        return;
+    }
+    let marker = marker(3);
+    let (cancel, begun) = (Cancel::default(), Instant::now());
+    let command = format!("trap '' TERM; echo ready; sleep {marker}; sleep {marker}; sleep {marker}");
+    let ran = fixture.shell(&command).run_watched(&cancel, &|_| cancel.request());
+    assert!(matches!(ran.exit, Err(SandboxError::Cancelled)), "{ran:?}");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(9) && took < Duration::from_secs(13), "{took:?}");
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+}
+
+/// A builder that runs one step in a directory that has `lower`, `upper` and `work`, and says what the step says.
+pub fn builder(directory: &Path, command: &str) -> ExitCode {
+    let entered = sandbox::enter_builder(Mode::Auto).unwrap();
+    let exec = op::Exec {
+        args: ["/bin/sh", "-c", command].map(str::to_owned).into(),
+        env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        user: String::new(),
+        workdir: "/".to_owned(),
+        network: op::Network::Default,
+        script: None,
+        timestamps: op::Timestamps::Auto,
+    };
+    let at = |name: &str| directory.join(name);
+    let plan = SandboxPlan::new(PlanInputs {
+        exec: &exec,
+        ambient_env: &[],
+        rung: entered.rung,
+        root: Root::Overlay { lowers: vec![at("lower")], upper: at("upper"), work: at("work") },
+        user: User::default(),
+        home: None,
+        resolv_conf: "",
+    })
+    .unwrap();
+    let exit =
+        sandbox::run(&plan, &|_, line| println!("{}", String::from_utf8_lossy(line)), &Cancel::default());
+    ExitCode::from(u8::from(exit.unwrap() != Exit::Code(0)))
+}
+
+fn start_builder(fixture: &Fixture, directory: &Path, command: &str) -> Child {
+    for name in ["upper", "work"] {
+        fs::create_dir(directory.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(fixture.lower(), directory.join("lower")).unwrap();
+    Command::new("/proc/self/exe")
+        .args(["builder", directory.to_str().unwrap(), command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Twenty times: ten at an ever later moment of the set-up, ten while the command runs.
+fn kill_the_builder(fixture: &Fixture) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for round in 0..20_u32 {
+        let marker = marker(100 + round);
+        let directory = tempfile::tempdir().unwrap();
+        let command = format!("setsid sleep {marker} & sleep {marker} & echo ready; sleep {marker}");
+        let mut builder = start_builder(fixture, directory.path(), &command);
+        if round < 10 {
+            let moment = Instant::now() + Duration::from_millis(2) * round;
+            wait_until("the moment", Duration::from_secs(1), || Instant::now() >= moment);
+        } else {
+            let mut line = String::new();
+            BufReader::new(builder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert_eq!(line, "ready\n");
+        }
+        builder.kill().unwrap();
+        builder.wait().unwrap();
+        assert_all_gone(&marker);
+        assert_all_gone(directory.path().to_str().unwrap());
+    }
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+}
+
+/// The children of this process that are inits.
+fn own_inits() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let mut inits = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+        if parent == Some(own.as_str()) && command.contains("sandbox-init") {
+            inits.extend(entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw));
+        }
+    }
+    inits
+}
+
+fn kill_the_init(fixture: &Fixture) {
+    let marker = marker(4);
+    let command = format!("setsid sleep {marker} & echo ready; sleep {marker}");
+    let ran = fixture.shell(&command).run_watched(&Cancel::default(), &|_| {
+        for init in own_inits() {
+            kill_process(init, Signal::KILL).unwrap();
+        }
+    });
+    assert!(matches!(ran.exit, Err(SandboxError::InitDied(_))), "{ran:?}");
+    assert_all_gone(&marker);
+}
