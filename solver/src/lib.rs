@@ -1,6 +1,6 @@
 //! From a Dockerfile to images: what to do, in which order, and what need not be done at all.
 //!
-//! [`plan`] turns the syntax tree into a [`Graph`]; [`key`] gives every vertex its two identities; [`schedule`] asks the
+//! [`plan()`] turns the syntax tree into a [`Graph`]; [`key`] gives every vertex its two identities; [`schedule`] asks the
 //! cache and runs what is left; the result is one [`Image`] a target. No file, socket, clock or environment variable
 //! is touched here: everything of the world comes through the traits of [`traits`].
 #![forbid(unsafe_code)]

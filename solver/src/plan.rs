@@ -1,12 +1,9 @@
 //! From the syntax tree to the build graph. Pure: asks only the [`Resolver`], and only for images that the target
 //! needs.
 //!
-//! For every platform, [`survey`] finds out which stages are needed and what they stand on, and [`stage`] goes through
+//! For every platform, `survey` finds out which stages are needed and what they stand on, and `stage` goes through
 //! their instructions in the order of the file. What a Dockerfile means is BuildKit's frontend's to say; history
 //! entries and labels are in its words. Mistakes are collected; only an image that cannot be had ends the planning.
-//!
-//! [`survey`]: mod@survey
-//! [`stage`]: mod@stage
 
 mod bases;
 mod copy;

@@ -4,15 +4,12 @@
 //!
 //! 1. every source that the targets need is identified ([`Executor::identify`]), so that definition keys are known;
 //! 2. all steps are looked up by definition key at once;
-//! 3. [`adopt`] decides which of those answers stand together and which steps nobody needs any more;
-//! 4. [`run`] does the rest as inputs become ready: content key, look-up, and only then the step itself.
+//! 3. `adopt` decides which of those answers stand together and which steps nobody needs any more;
+//! 4. `run` does the rest as inputs become ready: content key, look-up, and only then the step itself.
 //!
 //! One thread owns all state and is told by workers what happened, through a channel of a closed enum; workers share
 //! nothing but the traits. What a build returns does not depend on the order in which they answer. Nothing here
 //! recurses over the graph.
-//!
-//! [`adopt`]: mod@adopt
-//! [`run`]: mod@run
 
 mod adopt;
 mod pool;
