@@ -120,6 +120,7 @@ fn registry_options(request: &BuildRequest) -> RegistryOptions {
 
 fn plan_options(request: &BuildRequest) -> PlanOptions {
     let contexts = request.contexts.iter().map(|(name, context)| (name.clone(), named_context(context)));
+    let ignore = request.context.ignore.as_ref().map(|file| solver::pattern::ignore::read(&file.text));
     PlanOptions {
         target: request.target.clone(),
         build_args: request.build_args.clone(),
@@ -130,6 +131,7 @@ fn plan_options(request: &BuildRequest) -> PlanOptions {
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),
         timestamps: request.timestamps,
+        ignore: ignore.unwrap_or_default(),
         ..PlanOptions::new(Platform::host())
     }
 }

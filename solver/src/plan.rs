@@ -61,6 +61,8 @@ pub struct PlanOptions {
     pub no_cache_filter: Vec<String>,
     /// `--timestamps`
     pub timestamps: Timestamps,
+    /// Patterns of the main context's ignore file, for what can be said about them before anything is read.
+    pub ignore: Vec<String>,
 }
 
 impl PlanOptions {
@@ -77,6 +79,7 @@ impl PlanOptions {
             no_cache: false,
             no_cache_filter: Vec::new(),
             timestamps: Timestamps::Auto,
+            ignore: Vec::new(),
         }
     }
 }

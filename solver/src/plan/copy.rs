@@ -9,7 +9,7 @@ use parser::word;
 use super::{
     PlanError,
     bases::{self, Base},
-    path,
+    lint, path,
     stage::{Walk, context_label},
     survey::{self, Task},
 };
@@ -37,6 +37,10 @@ impl Walk<'_, '_> {
         let expanded = self.expand_copy(task, copy)?;
         for (path, source) in expanded.paths.iter().zip(&copy.sources) {
             self.refuse_remote(task, is_add, path, source)?;
+        }
+        if copy.from.is_none() {
+            let ignore = &self.planner.options.ignore;
+            self.planner.report.extend(lint::copy_ignored_file(task.span(), is_add, &expanded.paths, ignore));
         }
         let chmod = self.chmod(task, copy, expanded.chmod.as_deref())?;
         let selector = self.selector(copy, &expanded);

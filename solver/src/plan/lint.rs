@@ -4,10 +4,10 @@
 use parser::{
     Diagnostic, Span,
     ast::{self, Word},
-    suggest, word,
+    ignore, suggest, word,
 };
 
-use super::variables::Environment;
+use super::{path, variables::Environment};
 
 /// A variable that nobody has set.
 pub(super) fn undefined_var(span: Span, name: &str, environment: &Environment) -> Diagnostic {
@@ -73,4 +73,27 @@ pub(super) fn invalid_base_image_platform(
         wanted.to_string()
     );
     Some(Diagnostic::warning("InvalidBaseImagePlatform", stage.span, message))
+}
+
+/// Sources that the ignore file takes out of the context. Where it has exceptions, that cannot be said from names
+/// alone; of the context's root, only a pattern that takes out everything in it can.
+pub(super) fn copy_ignored_file(
+    span: Span,
+    is_add: bool,
+    sources: &[String],
+    patterns: &[String],
+) -> Vec<Diagnostic> {
+    let has_exceptions = patterns.iter().any(|pattern| pattern.starts_with('!'));
+    let Ok(matcher) = ignore::Matcher::new(patterns) else { return Vec::new() };
+    let takes_all = patterns.iter().any(|pattern| matches!(pattern.as_str(), "*" | "**" | "**/*"));
+    let ignored = |source: &&String| {
+        let path = path::relative(source);
+        if path.is_empty() { takes_all } else { matcher.matches(&path) }
+    };
+    let verb = if is_add { "Add" } else { "Copy" };
+    let finding = |source: &String| {
+        let message = format!("Attempting to {verb} file {source:?} that is excluded by .dockerignore");
+        Diagnostic::warning("CopyIgnoredFile", span, message)
+    };
+    sources.iter().filter(|_| !has_exceptions).filter(ignored).map(finding).collect()
 }

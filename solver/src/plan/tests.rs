@@ -120,6 +120,7 @@ fn options(text: &str) -> PlanOptions {
                 options.contexts.insert(name, context);
             }
             "--network" => options.network = if value == "none" { Network::None } else { Network::Host },
+            ".dockerignore" => options.ignore.push(value.to_owned()),
             "--no-cache" => options.no_cache = true,
             "--no-cache-filter" => options.no_cache_filter.push(value.to_owned()),
             "--timestamps" => options.timestamps = Timestamps::Preserve,
