@@ -13,6 +13,7 @@ pub mod cache;
 pub mod context;
 pub mod copy;
 pub mod diff;
+mod error;
 pub mod executor;
 pub mod image;
 pub mod listing;

@@ -1,0 +1,167 @@
+//! From the errors of the parts to [`StepFailure`]: whose fault it is decides the exit code of the build.
+//!
+//! The parts say what happened; who is to blame mostly shows at the end of the causes: a registry, or a disk that is
+//! full or read-only, whatever the part was doing when it met them.
+
+use std::{error::Error, io};
+
+use oci::{fetch::FetchError, image::ImageError, registry::RegistryError};
+use solver::{FailureKind, StepFailure};
+
+use crate::{
+    context::ContextError,
+    copy::CopyError,
+    diff::DiffError,
+    listing::ListError,
+    sandbox::{PlanError, SandboxError},
+    snapshot::SnapshotError,
+    users::UserError,
+};
+
+impl From<SnapshotError> for StepFailure {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Cancelled => cancelled(),
+            SnapshotError::Base { .. } => blame(FailureKind::Build, error),
+            SnapshotError::Gone { .. } => {
+                blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
+            }
+            _ => blame(FailureKind::Machine, error),
+        }
+    }
+}
+
+impl From<ContextError> for StepFailure {
+    fn from(error: ContextError) -> Self {
+        let hint = match &error {
+            ContextError::NotFound { hint, .. } => hint.clone(),
+            _ => None,
+        };
+        let failure = blame(FailureKind::Build, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<CopyError> for StepFailure {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Cancelled => cancelled(),
+            error => blame(FailureKind::Build, error),
+        }
+    }
+}
+
+impl From<SandboxError> for StepFailure {
+    fn from(error: SandboxError) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        match (error, hint) {
+            (SandboxError::Cancelled, _) => cancelled(),
+            (error, Some(hint)) => blame(FailureKind::Machine, error).hint(hint),
+            (error, None) => blame(FailureKind::Machine, error),
+        }
+    }
+}
+
+impl From<PlanError> for StepFailure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::OneIdOnly { .. } => blame(FailureKind::Machine, error).hint(MORE_IDS),
+            error => blame(FailureKind::Usage, error),
+        }
+    }
+}
+
+/// How an ordinary user gets more than one id.
+pub(crate) const MORE_IDS: &str = "give this user more ids, for example: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER";
+
+macro_rules! blamed {
+    ($kind:ident: $($error:ty),*) => {
+        $(impl From<$error> for StepFailure {
+            fn from(error: $error) -> Self {
+                blame(FailureKind::$kind, error)
+            }
+        })*
+    };
+}
+
+blamed!(Build: DiffError, ListError, UserError);
+
+/// A failure of this kind, unless the causes name somebody else.
+pub(crate) fn blame(kind: FailureKind, error: impl Error + Send + Sync + 'static) -> StepFailure {
+    let kind = causes(&error).find_map(culprit).unwrap_or(kind);
+    StepFailure::caused(kind, error.to_string(), error)
+}
+
+fn cancelled() -> StepFailure {
+    StepFailure::new(FailureKind::Cancelled, "cancelled")
+}
+
+/// An error and what caused it; an I/O error that wraps another one is caused by that.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let error = *error;
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+}
+
+/// An error that is transparent does not appear among the causes beside the one it wraps, so the wrappers are known here.
+fn culprit(error: &(dyn Error + 'static)) -> Option<FailureKind> {
+    if let Some(ImageError::Registry(_)) = error.downcast_ref() {
+        return Some(FailureKind::Registry);
+    }
+    match error.downcast_ref() {
+        Some(FetchError::Registry(_)) => return Some(FailureKind::Registry),
+        Some(FetchError::Store(_)) => return Some(FailureKind::Machine),
+        Some(FetchError::Layout(_) | FetchError::Copy { .. }) | None => {}
+    }
+    if error.is::<RegistryError>() {
+        return Some(FailureKind::Registry);
+    }
+    let kind = error.downcast_ref::<io::Error>()?.kind();
+    let is_disk = matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+    );
+    is_disk.then_some(FailureKind::Machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{snapshot::PullError, unpack::UnpackError};
+
+    fn base(source: PullError) -> SnapshotError {
+        SnapshotError::Base { blob: oci::Sha256Digest::of(b""), source: Box::new(source) }
+    }
+
+    #[test]
+    fn the_end_of_the_causes_is_to_blame() {
+        let registry = || RegistryError::NotFound { name: "debian".to_owned(), reason: None };
+        let refused = UnpackError::Refused { path: b"x".to_vec(), reason: "it is bad" };
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let written = UnpackError::Io { action: "write", path: b"x".to_vec(), source: full() };
+        let path = std::path::PathBuf::new();
+        let cases: Vec<(StepFailure, FailureKind)> = vec![
+            (
+                base(PullError::Open(io::Error::other(FetchError::from(registry())))).into(),
+                FailureKind::Registry,
+            ),
+            (base(PullError::Open(io::Error::other(registry()))).into(), FailureKind::Registry),
+            (base(PullError::Unpack(refused)).into(), FailureKind::Build),
+            (base(PullError::Unpack(written)).into(), FailureKind::Machine),
+            (SnapshotError::Clock.into(), FailureKind::Machine),
+            (SnapshotError::Cancelled.into(), FailureKind::Cancelled),
+            (SnapshotError::Io { action: "open", path, source: full() }.into(), FailureKind::Machine),
+            (blame(FailureKind::Build, ImageError::from(registry())), FailureKind::Registry),
+            (CopyError::NotADirectory("x".to_owned()).into(), FailureKind::Build),
+            (PlanError::NoCommand.into(), FailureKind::Usage),
+        ];
+        for (failure, kind) in cases {
+            assert_eq!(failure.kind, kind, "{failure}");
+        }
+    }
+}
