@@ -305,3 +305,6 @@ impl<R: Read> Read for Tapped<R> {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests;

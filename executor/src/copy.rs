@@ -346,3 +346,6 @@ fn picks(listing: &Listing, source: &str, selector: &Selector) -> Result<Vec<Pic
         Picked::Missing(path) => Err(ListError::NotFound(shown(&path)).into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,6 +264,11 @@ impl Overlaid {
         self.temp.path().join("upper")
     }
 
+    /// Whether something is at a path of the merged file system.
+    pub fn has(&self, path: &[u8]) -> bool {
+        open_beneath(&self.root, path, OFlags::PATH).is_ok()
+    }
+
     /// Runs a shell script in the root of the merged file system.
     pub fn run(&self, script: &str) {
         let root = format!("/proc/self/fd/{}", self.root.as_raw_fd());

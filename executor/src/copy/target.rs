@@ -75,7 +75,7 @@ impl<'a> Target<'a> {
 
     /// A path as people know it.
     pub fn shown(&self, path: &[u8]) -> String {
-        format!("/{}", shown(&self.in_image(path)))
+        format!("/{}", shown(&self.in_image(path)).trim_start_matches('/'))
     }
 
     /// A path in the image, without a leading slash.

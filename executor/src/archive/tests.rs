@@ -1,0 +1,217 @@
+use std::{error::Error, fs, io::Write, os::fd::AsFd};
+
+use solver::op::{Chmod, Copy, CopyItem, Selector, Timestamps};
+
+use super::*;
+use crate::{
+    context::{ContextDirectory, ContextModes},
+    copy::copy,
+    tarball::craft::{Archive, Fields},
+    testing::{Overlaid, show},
+};
+
+fn add(destination: &str) -> Copy {
+    let selector =
+        Selector { include: vec!["archive".to_owned()], follow_links: true, ..Selector::default() };
+    Copy {
+        items: vec![CopyItem { input: 1, selector, unpack: true }],
+        destination: destination.to_owned(),
+        into_directory: false,
+        chown: None,
+        chmod: None,
+        timestamps: Timestamps::Auto,
+    }
+}
+
+/// Adds a file called `archive` to an image and shows all there is then, or says what went wrong.
+fn run(bytes: &[u8], image: &[&str], step: &Copy) -> Option<Vec<String>> {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    fs::write(temp.path().join("archive"), bytes).expect("written");
+    let overlay = Overlaid::new(image)?;
+    let context =
+        ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
+    let files = context.files(&step.items[0].selector).expect("listed");
+    let added = copy(step, &[&files.listing], overlay.root.as_fd(), &Cancel::default());
+    Some(match added {
+        Ok(_) => show(&overlay.root),
+        Err(error) => {
+            let causes = std::iter::successors(error.source(), |error| (*error).source());
+            let causes: Vec<String> = causes.map(|cause| cause.to_string()).collect();
+            vec![[vec![format!("! {error}")], causes].concat().join(": ")]
+        }
+    })
+}
+
+fn check(archive: Archive, image: &[&str], expected: &[&str]) {
+    let bytes = archive.finish();
+    let Some(seen) = run(&bytes, image, &add("/t")) else { return };
+    assert_eq!(seen, expected, "into {image:?}");
+}
+
+fn owned<'a>(path: &'a str, typeflag: u8, mode: u32, owner: (u32, u32)) -> Fields<'a> {
+    Fields { path: path.as_bytes(), typeflag, mode, owner, ..Fields::default() }
+}
+
+#[test]
+fn archives_are_told_by_their_content() {
+    let tar = Archive::default().file("f", b"x").finish();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+    };
+    let bzip2 = |bytes: &[u8]| {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+    };
+    let xz = |bytes: &[u8]| {
+        let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 1);
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("in memory");
+    let members = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
+    for bytes in [tar.clone(), gzip(&tar), bzip2(&tar), xz(&tar), zstd(&tar), members] {
+        let Some(seen) = run(&bytes, &[], &add("/t")) else { return };
+        assert_eq!(seen, ["t/", "t/f = x ; @1000000000"]);
+    }
+    let no_archives = [
+        Vec::new(),
+        b"text".to_vec(),
+        gzip(b"text"),
+        gzip(&tar)[..20].to_vec(),
+        b"\x1f\x8bnot really".to_vec(),
+        vec![0; 1024],
+        [b"x", &tar[..]].concat(),
+        tar[..300].to_vec(),
+    ];
+    for bytes in no_archives {
+        let Some(seen) = run(&bytes, &[], &add("/t")) else { return };
+        assert_eq!(seen.len(), 1, "{seen:?} is a copy of the file");
+        assert!(seen[0].starts_with("t = "), "{seen:?}");
+    }
+}
+
+#[test]
+fn what_is_unpacked() {
+    let file = |path| Archive::default().file(path, b"x");
+    check(file("f"), &[], &["t/", "t/f = x ; @1000000000"]);
+    check(file("./a/b/f"), &[], &["t/", "t/a/", "t/a/b/", "t/a/b/f = x ; @1000000000"]);
+    check(file("/f"), &[], &["t/", "t/f = x ; @1000000000"]);
+    check(file("a/../f"), &[], &["t/", "t/f = x ; @1000000000"]);
+    check(file("f").file("f", b"y"), &[], &["t/", "t/f = y ; @1000000000"]);
+    let archive = Archive::default()
+        .entry(owned("d", b'5', 0o2750, (5, 6)), b"")
+        .entry(owned("d/f", b'0', 0o4640, (7, 8)), b"x")
+        .symlink("d/l", "f")
+        .entry(owned("p", b'6', 0o600, (0, 0)), b"")
+        .entry(Fields { device: (1, 3), ..owned("n", b'3', 0o666, (0, 0)) }, b"");
+    let expected = [
+        "t/",
+        "t/d/ ; 2750 5:6 @1000000000",
+        "t/d/f = x ; 4640 7:8 @1000000000",
+        "t/d/l -> f ; @1000000000",
+        "t/n c1,3 ; 0666 @1000000000",
+        "t/p | ; 0600 @1000000000",
+    ];
+    check(archive, &[], &expected);
+    // A hard link's entry sets mode and owner of the file it names.
+    let linked = Archive::default().entry(owned("f", b'0', 0o600, (7, 8)), b"x").hard_link("h", "f");
+    check(linked, &[], &["t/", "t/f = x ; @1000000000", "t/h => t/f"]);
+}
+
+#[test]
+fn what_is_there_already() {
+    let file = || Archive::default().file("f", b"x");
+    let (d, l) =
+        (|| Archive::default().directory("d"), || Archive::default().directory("l").file("l/f", b"x"));
+    check(file(), &["t/f/g = y", "t/h = z"], &["t/", "t/f = x ; @1000000000", "t/h = z"]);
+    check(file(), &["t/f -> /h", "h = z"], &["h = z", "t/", "t/f = x ; @1000000000"]);
+    check(d(), &["t/d = y"], &["t/", "t/d/ ; @1000000000"]);
+    check(d(), &["t/d/g = y", "t/d/ 0700 1:2"], &["t/", "t/d/ ; @1000000000", "t/d/g = y"]);
+    check(l(), &["t/l -> m", "t/m/"], &["t/", "t/l -> m", "t/m/ ; @1000000000", "t/m/f = x ; @1000000000"]);
+    check(
+        l(),
+        &["t/l -> /m", "m/"],
+        &["m/", "t/", "t/l -> /m", "t/m/ ; @1000000000", "t/m/f = x ; @1000000000"],
+    );
+    check(
+        Archive::default().directory(".").file("f", b"x"),
+        &["t/ 0700 1:2"],
+        &["t/ ; 0700 1:2", "t/f = x ; @1000000000"],
+    );
+    check(file(), &["t -> u/v"], &["t -> u/v", "u/", "u/v/", "u/v/f = x ; @1000000000"]);
+    check(file(), &["t = y"], &["! /t is not a directory"]);
+}
+
+#[test]
+fn the_destination_is_the_archives_world() {
+    let link_then_file = |target| Archive::default().symlink("l", target).file("l/f", b"x");
+    let f = "= x ; @1000000000";
+    check(
+        link_then_file("/etc"),
+        &["etc/"],
+        &["etc/", "t/", "t/etc/", &format!("t/etc/f {f}"), "t/l -> /etc ; @1000000000"],
+    );
+    check(
+        link_then_file("../../etc"),
+        &["etc/"],
+        &["etc/", "t/", "t/etc/", &format!("t/etc/f {f}"), "t/l -> ../../etc ; @1000000000"],
+    );
+    let archive = |path| Archive::default().file(path, b"x");
+    check(archive("../f"), &[], &["! unpacking archive: \"../f\" leads out of the destination"]);
+    check(archive("a/../../f"), &[], &["! unpacking archive: \"a/../../f\" leads out of the destination"]);
+    check(
+        Archive::default().hard_link("h", "../etc/passwd"),
+        &["etc/passwd = y"],
+        &["! unpacking archive: \"../etc/passwd\" leads out of the destination"],
+    );
+    check(
+        Archive::default().hard_link("h", "/etc/passwd"),
+        &["etc/passwd = y"],
+        &["! unpacking archive: hard link \"h\" has no target \"/etc/passwd\""],
+    );
+    check(
+        Archive::default().symlink("l", "/etc").hard_link("h", "l/passwd"),
+        &["etc/passwd = y"],
+        &["! unpacking archive: hard link \"h\" has no target \"l/passwd\""],
+    );
+    check(
+        Archive::default().symlink("l", "l").file("l/f", b"x"),
+        &[],
+        &["! too many levels of symbolic links in /t/l"],
+    );
+    let cut = Archive::default().file("f", b"x").file("g", b"y").bytes();
+    let seen = run(&cut[..1500], &[], &add("/t"));
+    assert!(seen.is_none_or(|seen| seen[0].starts_with("! unpacking archive: the archive ends early")));
+}
+
+#[test]
+fn flags_of_the_step() {
+    let tar = Archive::default().entry(owned("d/f", b'0', 0o600, (7, 8)), b"x").finish();
+    let chown = Copy { chown: Some("5:6".to_owned()), chmod: Some(Chmod::Octal(0o777)), ..add("/t") };
+    let Some(seen) = run(&tar, &[], &chown) else { return };
+    assert_eq!(seen, ["t/ ; 5:6", "t/d/", "t/d/f = x ; 0600 5:6 @1000000000"]);
+}
+
+#[test]
+fn attributes_of_images_are_unpacked() {
+    let archive = Archive::default().pax(&[
+        ("SCHILY.xattr.user.a", b"b"),
+        ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+        ("SCHILY.xattr.user.overlay.opaque", b"y"),
+    ]);
+    check(archive.file("f", b"x"), &[], &["t/", "t/f = x ; @1000000000 user.a=b"]);
+}
+
+#[test]
+fn an_archive_that_changed_since_it_was_keyed_is_an_error() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let Some(overlay) = Overlaid::new(&[]) else { return };
+    let path = temp.path().join("archive");
+    fs::write(&path, Archive::default().file("f", b"x").finish()).expect("written");
+    let context =
+        ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
+    let files = context.files(&add("/t").items[0].selector).expect("listed");
+    fs::write(&path, Archive::default().file("f", b"y").finish()).expect("written");
+    let added = copy(&add("/t"), &[&files.listing], overlay.root.as_fd(), &Cancel::default());
+    assert_eq!(added.expect_err("refused").to_string(), "changed while reading: archive");
+}
