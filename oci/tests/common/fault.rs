@@ -1,0 +1,238 @@
+//! A server that does what a test tells it to: answers made up, or taken from a real registry and then damaged.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+};
+
+/// One request, read to its end.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub method: String,
+    /// With its query.
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// A header by its lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// `METHOD path`, for comparisons.
+    pub fn line(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    pub fn is(&self, method: &str, part: &str) -> bool {
+        self.method == method && self.path.contains(part)
+    }
+}
+
+/// What to answer.
+pub enum Reply {
+    /// Status, headers and body, with a fitting `Content-Length` unless one is given.
+    Send(u16, Vec<(String, String)>, Vec<u8>),
+    /// The same, but the connection is reset after so many bytes of the body.
+    Cut(usize, Box<Reply>),
+    /// The same, but the body ends after so many bytes without an error of the connection.
+    End(usize, Box<Reply>),
+    /// A head and then endless zeros.
+    Endless(u16),
+    /// What the registry behind us answers.
+    Forward,
+    /// Silence until the client gives up.
+    Stall,
+}
+
+pub fn status(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
+    let owned = headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Reply::Send(status, owned.collect(), body.as_ref().to_vec())
+}
+
+type Rule = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// The server; it ends with the test's process.
+pub struct Server {
+    /// `127.0.0.1:PORT`.
+    pub address: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    pub fn start(rule: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::before("", rule)
+    }
+
+    /// In front of a registry at `upstream`.
+    pub fn before(upstream: &str, rule: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::knowing_itself(upstream, |_| rule)
+    }
+
+    /// With a rule that needs the server's own address.
+    pub fn knowing_itself<R>(upstream: &str, rule: impl FnOnce(&str) -> R) -> Self
+    where
+        R: Fn(&Request) -> Reply + Send + Sync + 'static,
+    {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("bound").to_string();
+        let rule: Arc<Rule> = Arc::new(rule(&address));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (upstream, log) = (upstream.to_owned(), requests.clone());
+        std::thread::spawn(move || {
+            for connection in socket.incoming().map_while(Result::ok) {
+                let (rule, upstream, log) = (rule.clone(), upstream.clone(), log.clone());
+                // What breaks on the way to the client is the client's to notice.
+                std::thread::spawn(move || drop(serve(connection, &upstream, &*rule, &log)));
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// All requests so far, but for the probe of what the server speaks.
+    pub fn requests(&self) -> Vec<Request> {
+        let all = self.requests.lock().expect("no test panics in it").clone();
+        all.into_iter().filter(|request| request.path != "/v2/").collect()
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.requests().iter().map(Request::line).collect()
+    }
+
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.requests().iter().filter(|request| request.is(method, part)).count()
+    }
+}
+
+fn serve(connection: TcpStream, upstream: &str, rule: &Rule, log: &Mutex<Vec<Request>>) -> io::Result<()> {
+    let mut reader = BufReader::new(connection.try_clone()?);
+    while let Some(request) = read_request(&mut reader)? {
+        log.lock().expect("no test panics in it").push(request.clone());
+        if !answer(&connection, &request, rule(&request), upstream)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the connection can be used again.
+fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream: &str) -> io::Result<bool> {
+    match reply {
+        Reply::Send(status, headers, body) => {
+            write_head(connection, status, &headers, body.len())?;
+            if request.method != "HEAD" {
+                connection.write_all(&body)?;
+            }
+            Ok(true)
+        }
+        Reply::Forward => {
+            let reply = forward(request, upstream)?;
+            answer(connection, request, reply, upstream)
+        }
+        Reply::Cut(count, reply) => {
+            send_part(connection, request, *reply, upstream, count)?;
+            rustix::net::sockopt::set_socket_linger(connection, Some(std::time::Duration::ZERO))?;
+            Ok(false)
+        }
+        Reply::End(count, reply) => {
+            send_part(connection, request, *reply, upstream, count)?;
+            Ok(false)
+        }
+        Reply::Endless(status) => {
+            write_head(connection, status, &[], usize::MAX >> 1)?;
+            loop {
+                connection.write_all(&[0; 64 << 10])?;
+            }
+        }
+        Reply::Stall => {
+            let mut connection = connection;
+            connection.read(&mut [0]).map(|_| false)
+        }
+    }
+}
+
+fn send_part(
+    mut connection: &TcpStream,
+    request: &Request,
+    reply: Reply,
+    upstream: &str,
+    count: usize,
+) -> io::Result<()> {
+    let reply = if matches!(reply, Reply::Forward) { forward(request, upstream)? } else { reply };
+    let Reply::Send(status, headers, body) = reply else { panic!("only whole answers can be cut") };
+    write_head(connection, status, &headers, body.len())?;
+    connection.write_all(&body[..count.min(body.len())])
+}
+
+fn write_head(
+    mut connection: &TcpStream,
+    status: u16,
+    headers: &[(String, String)],
+    length: usize,
+) -> io::Result<()> {
+    let mut head = format!("HTTP/1.1 {status} Whatever\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+        head += &format!("Content-Length: {length}\r\n");
+    }
+    connection.write_all((head + "\r\n").as_bytes())
+}
+
+type Headers = Vec<(String, String)>;
+
+/// The first line and the headers, their names in lower case.
+fn read_head(reader: &mut impl BufRead) -> io::Result<Option<(String, Headers)>> {
+    let mut first = String::new();
+    if reader.read_line(&mut first)? == 0 {
+        return Ok(None);
+    }
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    Ok(Some((first.trim_end().to_owned(), headers)))
+}
+
+fn length(headers: &[(String, String)]) -> Option<u64> {
+    headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()
+}
+
+fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+    let Some((first, headers)) = read_head(reader)? else { return Ok(None) };
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut body = Vec::new();
+    reader.take(length(&headers).unwrap_or(0)).read_to_end(&mut body)?;
+    Ok(Some(Request { method, path, headers, body }))
+}
+
+/// Asks the registry behind us, in our own name, so that the locations it gives lead back here.
+fn forward(request: &Request, upstream: &str) -> io::Result<Reply> {
+    let mut connection = TcpStream::connect(upstream)?;
+    let mut head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", request.method, request.path);
+    for (name, value) in
+        request.headers.iter().filter(|(name, _)| !matches!(name.as_str(), "connection" | "authorization"))
+    {
+        head += &format!("{name}: {value}\r\n");
+    }
+    connection.write_all((head + "\r\n").as_bytes())?;
+    connection.write_all(&request.body)?;
+    let mut reader = BufReader::new(connection);
+    let (first, headers) = read_head(&mut reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status =
+        first.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    let mut body = Vec::new();
+    if request.method != "HEAD" {
+        reader.take(length(&headers).unwrap_or(u64::MAX)).read_to_end(&mut body)?;
+    }
+    let headers = headers.into_iter().filter(|(name, _)| name != "connection" && name != "transfer-encoding");
+    Ok(Reply::Send(status, headers.collect(), body))
+}
