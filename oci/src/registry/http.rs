@@ -22,7 +22,7 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
 };
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{
     address::{Origin, host_of, is_loopback},
@@ -89,6 +89,34 @@ pub(super) struct Feed {
 pub(super) struct Flow {
     sent: AtomicU64,
     ended: AtomicBool,
+    over: Notify,
+}
+
+/// What a streamed body has done since it was last looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Motion {
+    /// It has come so far.
+    Moves(u64),
+    /// Nothing, though it is not at its end.
+    Stands,
+    /// It is at its end, or broken: the registry's turn.
+    Ended,
+}
+
+impl Flow {
+    /// Ends when the request does, whether or not it took all of its body. The body itself cannot tell: a connection
+    /// that is stuck keeps it.
+    pub async fn over(&self) {
+        self.over.notified().await;
+    }
+
+    fn since(&self, before: Option<u64>, size: u64) -> Motion {
+        let sent = self.sent.load(Ordering::Relaxed);
+        if sent >= size || self.ended.load(Ordering::Relaxed) {
+            return Motion::Ended;
+        }
+        if before == Some(sent) { Motion::Stands } else { Motion::Moves(sent) }
+    }
 }
 
 impl futures_core::Stream for Feed {
@@ -277,7 +305,11 @@ impl Inner {
                 request = request.header(CONTENT_LENGTH, *size).body(Body::wrap_stream(feed));
             }
         }
-        match first(request.send(), self.watch(flow, url)).await {
+        let sent = first(request.send(), self.watch(flow.clone(), url)).await;
+        if let Some((flow, _)) = flow {
+            flow.over.notify_one();
+        }
+        match sent {
             Ok(response) => response.map_err(|error| transport(url, error)),
             Err(timeout) => Err(timeout),
         }
@@ -286,21 +318,23 @@ impl Inner {
     /// Ends when nothing has moved for too long.
     async fn watch(&self, flow: Option<(Arc<Flow>, u64)>, url: &Url) -> RegistryError {
         let idle = self.limits.idle;
-        let mut waited = idle;
-        if let Some((flow, size)) = flow {
-            let mut before = None;
-            loop {
-                let sent = flow.sent.load(Ordering::Relaxed);
-                if sent == size || flow.ended.load(Ordering::Relaxed) || before == Some(sent) {
-                    break;
-                }
-                before = Some(sent);
-                tokio::time::sleep(idle).await;
+        let timeout = |waited| RegistryError::Timeout { url: shown(url), waited };
+        let Some((flow, size)) = flow else {
+            tokio::time::sleep(idle).await;
+            return timeout(idle);
+        };
+        let mut before = None;
+        loop {
+            match flow.since(before, size) {
+                Motion::Moves(sent) => before = Some(sent),
+                Motion::Stands => return timeout(idle),
+                Motion::Ended => break,
             }
-            waited += Duration::from_secs(size / SETTLED_PER_SECOND);
+            tokio::time::sleep(idle).await;
         }
-        tokio::time::sleep(waited).await;
-        RegistryError::Timeout { url: shown(url), waited }
+        let settle = idle + Duration::from_secs(size / SETTLED_PER_SECOND);
+        tokio::time::sleep(settle).await;
+        timeout(settle)
     }
 
     /// The next piece of a body.
@@ -353,7 +387,10 @@ impl Inner {
 }
 
 /// What the first of two futures to end gives; the other is dropped.
-async fn first<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> Result<A, B> {
+pub(super) async fn first<A, B>(
+    one: impl Future<Output = A>,
+    other: impl Future<Output = B>,
+) -> Result<A, B> {
     let (mut one, mut other) = (pin!(one), pin!(other));
     std::future::poll_fn(|context| {
         if let Poll::Ready(value) = one.as_mut().poll(context) {
@@ -404,4 +441,66 @@ fn explain(body: &str) -> (Vec<String>, Option<String>) {
     let text = |error: &ServerError| one_line(&format!("{} {}", error.code, error.message));
     let reason = errors.iter().take(3).map(text).collect::<Vec<_>>().join("; ");
     (errors.into_iter().map(|error| error.code).collect(), Some(reason).filter(|text| !text.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::credentials::CredentialStore;
+
+    fn inner() -> Inner {
+        let insecure = vec!["lab.example.com:5000".to_owned()];
+        let clients = Clients::new(insecure, vec![], "test".to_owned(), Limits::default());
+        Inner::new(clients, Auth::new(CredentialStore::new(&[], &|_| None), vec![]), Limits::default())
+    }
+
+    #[test]
+    fn locations_are_made_absolute_and_stay_on_https() {
+        let go = |from: &str, to: &str| {
+            let headers = HeaderMap::from_iter([(LOCATION, to.parse().expect("a header"))]);
+            let gone = inner().location(&from.parse().expect("a URL"), &headers);
+            gone.map_or_else(|error| error.to_string(), |url| url.to_string())
+        };
+        let https = "https://r.example.com/v2/a/blobs/uploads/";
+        for (from, to, want) in [
+            (https, "/v2/up?x=1", "https://r.example.com/v2/up?x=1"),
+            (https, "https://user:pw@s3.example.com/up", "https://s3.example.com/up"),
+            (https, "http://r.example.com/up", "that would leave HTTPS"),
+            (https, "http://127.0.0.1/up", "that would leave HTTPS"),
+            (https, "http://lab.example.com:5000/up", "that would leave HTTPS"),
+            (https, "data:text/plain,x", "is not a URL of a host"),
+            ("http://127.0.0.1:1/", "http://localhost:2/up", "http://localhost:2/up"),
+            ("http://127.0.0.1:1/", "http://lab.example.com:5000/up", "http://lab.example.com:5000/up"),
+            ("http://127.0.0.1:1/", "http://lab.example.com/up", "only to loopback and insecure hosts"),
+            ("http://127.0.0.1:1/", "https://s3.example.com/up", "https://s3.example.com/up"),
+        ] {
+            let found = go(from, to);
+            assert!(found.ends_with(want) && !found.contains("pw"), "{to}: {found}");
+        }
+    }
+
+    #[test]
+    fn errors_are_explained_by_their_codes_or_by_plain_text() {
+        let json = r#"{"errors":[{"code":"DENIED","message":"no"},{"code":"UNKNOWN"}]}"#;
+        let codes = vec!["DENIED".to_owned(), "UNKNOWN".to_owned()];
+        assert_eq!(explain(json), (codes, Some("DENIED no; UNKNOWN".to_owned())));
+        assert_eq!(explain("no room\n"), (vec![], Some("no room".to_owned())));
+        for silent in ["", " ", "<html>502</html>", r#"{"errors":[]}"#] {
+            assert_eq!(explain(silent), (vec![], None), "{silent}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_moves_is_waited_for_and_one_that_stands_is_not() {
+        let flow = Flow::default();
+        assert_eq!(flow.since(None, 10), Motion::Moves(0));
+        assert_eq!(flow.since(Some(0), 10), Motion::Stands);
+        flow.sent.store(5, Ordering::Relaxed);
+        assert_eq!(flow.since(Some(0), 10), Motion::Moves(5));
+        assert_eq!(flow.since(Some(5), 10), Motion::Stands);
+        flow.sent.store(10, Ordering::Relaxed);
+        assert_eq!(flow.since(Some(5), 10), Motion::Ended);
+        let broken = Flow { sent: AtomicU64::new(5), ended: AtomicBool::new(true), over: Notify::new() };
+        assert_eq!(broken.since(None, 10), Motion::Ended);
+    }
 }

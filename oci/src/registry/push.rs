@@ -23,7 +23,7 @@ use super::{
     Pushed, Runtime,
     auth::Access,
     error::RegistryError,
-    http::{Call, Feed, Flow, Inner, Payload},
+    http::{Call, Feed, Flow, Inner, Payload, first},
 };
 use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference};
 
@@ -48,7 +48,7 @@ pub(super) fn push_blob(
     progress: OnProgress<'_>,
 ) -> Result<Pushed, RegistryError> {
     let (sender, receiver) = orders::channel();
-    let source = Source { descriptor, open, progress, failure: Mutex::default() };
+    let source = Source { runtime, descriptor, open, progress, failure: Mutex::default() };
     let other =
         |from: &&Reference| from.registry == reference.registry && from.repository != reference.repository;
     let push = Push {
@@ -71,6 +71,7 @@ pub(super) fn push_blob(
 
 /// The blob, on the thread that reads it.
 struct Source<'a> {
+    runtime: &'a Runtime,
     descriptor: &'a Descriptor,
     open: OpenBlob<'a>,
     progress: OnProgress<'a>,
@@ -79,7 +80,10 @@ struct Source<'a> {
 }
 
 /// Asks for the blob, from its beginning.
-type Order = mpsc::Sender<io::Result<Bytes>>;
+struct Order {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    flow: Arc<Flow>,
+}
 
 impl Source<'_> {
     fn serve(&self, orders: orders::Receiver<Order>) {
@@ -87,10 +91,15 @@ impl Source<'_> {
             if let Err(error) = self.send(&order) {
                 let broken = io::Error::from(error.kind());
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                // A request that is gone already needs no breaking.
-                let _ = order.blocking_send(Err(broken));
+                self.hand_over(&order, Err(broken));
             }
         }
+    }
+
+    /// `false` when the request is over, and wants no more.
+    fn hand_over(&self, order: &Order, piece: io::Result<Bytes>) -> bool {
+        let sent = self.runtime.block_on(first(order.sender.send(piece), order.flow.over()));
+        matches!(sent, Ok(Ok(())))
     }
 
     fn send(&self, order: &Order) -> io::Result<()> {
@@ -104,7 +113,7 @@ impl Source<'_> {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
             }
             remaining -= count;
-            if order.blocking_send(Ok(piece.into())).is_err() {
+            if !self.hand_over(order, Ok(piece.into())) {
                 return Ok(());
             }
             (self.progress)(count);
@@ -209,10 +218,11 @@ impl Push<'_> {
     /// Has the reading thread begin anew.
     fn order(&self) -> Feed {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+        let flow = Arc::new(Flow::default());
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         // Without a reader the feed is empty, and the request breaks for want of its bytes.
-        let _ = orders.send(sender);
-        Feed { receiver, flow: Arc::new(Flow::default()) }
+        let _ = orders.send(Order { sender, flow: flow.clone() });
+        Feed { receiver, flow }
     }
 }
 

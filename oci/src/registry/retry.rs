@@ -230,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_holds_for_all_who_talk_to_the_registry_and_nobody_else() {
+        let pauses = Pauses::default();
+        pauses.note("busy", &status(429, None), Duration::from_secs(9));
+        pauses.note("busy", &status(503, Some(5)), Duration::from_secs(5));
+        pauses.note("broken", &status(503, None), Duration::from_secs(9));
+        assert!(pauses.remaining("busy").is_some_and(|rest| rest > Duration::from_secs(8)));
+        assert_eq!((pauses.remaining("broken"), pauses.remaining("other")), (None, None));
+        pauses.note("quick", &status(429, Some(0)), Duration::ZERO);
+        assert_eq!(pauses.remaining("quick"), None);
+    }
+
+    #[test]
     fn dates_are_read_and_compared_with_the_servers_clock() {
         assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));

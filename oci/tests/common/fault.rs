@@ -6,6 +6,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+/// The bodies of requests to paths with this word are left in the socket.
+pub const UNREAD: &str = "unread";
+
 /// One request, read to its end.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -40,6 +43,8 @@ pub enum Reply {
     Cut(usize, Box<Reply>),
     /// The same, but the body ends after so many bytes without an error of the connection.
     End(usize, Box<Reply>),
+    /// The same is done, but nobody hears of it: the connection is reset before its head.
+    Lose(Box<Reply>),
     /// A head and then endless zeros.
     Endless(u16),
     /// What the registry behind us answers.
@@ -134,8 +139,13 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
         }
         Reply::Cut(count, reply) => {
             send_part(connection, request, *reply, upstream, count)?;
-            rustix::net::sockopt::set_socket_linger(connection, Some(std::time::Duration::ZERO))?;
-            Ok(false)
+            reset(connection)
+        }
+        Reply::Lose(reply) => {
+            if matches!(*reply, Reply::Forward) {
+                forward(request, upstream)?;
+            }
+            reset(connection)
         }
         Reply::End(count, reply) => {
             send_part(connection, request, *reply, upstream, count)?;
@@ -148,10 +158,17 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
             }
         }
         Reply::Stall => {
-            let mut connection = connection;
-            connection.read(&mut [0]).map(|_| false)
+            // Nothing is sent, and nothing read: whatever else the client sends stays where it is.
+            loop {
+                std::thread::park();
+            }
         }
     }
+}
+
+fn reset(connection: &TcpStream) -> io::Result<bool> {
+    rustix::net::sockopt::set_socket_linger(connection, Some(std::time::Duration::ZERO))?;
+    Ok(false)
 }
 
 fn send_part(
@@ -210,7 +227,9 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut body = Vec::new();
-    reader.take(length(&headers).unwrap_or(0)).read_to_end(&mut body)?;
+    if !path.contains(UNREAD) {
+        reader.take(length(&headers).unwrap_or(0)).read_to_end(&mut body)?;
+    }
     Ok(Some(Request { method, path, headers, body }))
 }
 
