@@ -1,15 +1,34 @@
 //! Joins the parts: one step from its inputs to its layer. Implements [`solver::Executor`].
+//!
+//! Every step goes the same way: a place to write on top of its first input, the work itself ([`run`] or a copy), a look
+//! at what has changed, and a new layer of the store. What a context holds is looked at once a build: what was
+//! keyed is what is copied.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod contexts;
+mod run;
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
 
 use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
-use solver::{Cancel, Executor, FailureKind, Step, StepFailure, op::Selector, op::Source};
+use solver::{
+    Cancel, Executor, FailureKind, Input, Op, Step, StepFailure,
+    op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
+};
 
 use crate::{
+    View,
     context::ContextDirectory,
+    copy,
+    diff::{Brought, Changes, Lower, TimeRules, scan},
+    listing::{Listing, Owners},
     sandbox::Rung,
-    snapshot::{Events, Snapshots},
+    snapshot::{Events, Snapshots, Writable},
 };
+use contexts::Contexts;
 
 /// What a [`LocalExecutor`] works with.
 #[derive(Clone)]
@@ -29,36 +48,124 @@ pub struct ExecutorOptions {
 /// Runs steps on this machine.
 pub struct LocalExecutor {
     snapshots: Snapshots,
+    contexts: Contexts,
+    rung: Rung,
 }
 
 impl LocalExecutor {
     /// An executor; nothing is opened or started yet.
     pub fn new(options: ExecutorOptions) -> Self {
-        Self {
-            snapshots: Snapshots::new(options.fetcher, options.rung.into(), options.events, options.cancel),
-        }
+        let ExecutorOptions { fetcher, contexts, rung, events, cancel } = options;
+        let contexts = Contexts::new(contexts, events.clone());
+        Self { snapshots: Snapshots::new(fetcher, rung.into(), events, cancel), contexts, rung }
     }
 
     /// The snapshots it works on.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
     }
+
+    fn copy(&self, step: &Step<'_>, copy: &Copy) -> Result<Layer, StepFailure> {
+        let sources = copy.items.iter().map(|item| self.source(step, item)).collect::<Result<Vec<_>, _>>()?;
+        let sources: Vec<&Listing> = sources.iter().map(AsRef::as_ref).collect();
+        self.write(step, copy.timestamps, |root| copy::copy(copy, &sources, root, step.cancel))
+    }
+
+    fn make_dir(&self, step: &Step<'_>, make: &MakeDir) -> Result<Layer, StepFailure> {
+        self.write(step, make.timestamps, |root| copy::make_dir(make, root))
+    }
+
+    /// Lets `work` write into the step's file system, in this process. It returns the owners the disk could not hold.
+    fn write(
+        &self,
+        step: &Step<'_>,
+        timestamps: Timestamps,
+        work: impl FnOnce(BorrowedFd<'_>) -> Result<Owners, copy::CopyError>,
+    ) -> Result<Layer, StepFailure> {
+        let ground = self.ground(step)?;
+        let mount = ground.writable.mount()?;
+        let owners = work(mount.as_fd())?;
+        drop(mount);
+        self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
+    }
+
+    /// What the step stands on.
+    fn ground<'a>(&self, step: &Step<'a>) -> Result<Ground<'a>, StepFailure> {
+        let parent = first_input(step)?.snapshot;
+        let owners = self.snapshots.owners(parent)?;
+        let (view, writable) = (self.snapshots.view(parent)?, self.snapshots.scratch(parent)?);
+        Ok(Ground { parent, view, owners, writable })
+    }
+
+    fn commit(
+        &self,
+        ground: Ground<'_>,
+        rules: TimeRules<'_>,
+        owners: &Owners,
+    ) -> Result<Layer, StepFailure> {
+        let Ground { parent, view, owners: below, writable } = ground;
+        let lower = Lower { root: view.root(), owners: &below };
+        let changes: Changes = scan(&writable.upper(), lower, rules, owners)?;
+        Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
+    }
+
+    /// What one item of a copy can pick.
+    fn source(&self, step: &Step<'_>, item: &CopyItem) -> Result<Arc<Listing>, StepFailure> {
+        let input = step.inputs.get(item.input).ok_or_else(|| planner_mistake("a copy names no input"))?;
+        if let Op::Source(source @ (Source::Context(_) | Source::Inline(_))) = &input.vertex.op {
+            return self.keyed(source, input);
+        }
+        let (view, owners) = (self.snapshots.view(input.snapshot)?, self.snapshots.owners(input.snapshot)?);
+        Ok(Arc::new(copy::list(view.root(), &owners, &item.selector)?))
+    }
+
+    /// The files of a source that has content of its own, if they still are those that were keyed.
+    fn keyed(&self, source: &Source, input: &Input<'_>) -> Result<Arc<Listing>, StepFailure> {
+        let identified = self.contexts.identify(source)?;
+        match input.identity.is_none_or(|keyed| keyed == identified.digest) {
+            true => Ok(identified.listing),
+            false => Err(StepFailure::new(FailureKind::Build, "the build context changed while reading")),
+        }
+    }
 }
 
-fn pending() -> StepFailure {
-    StepFailure::new(FailureKind::Machine, "not there yet")
+/// What a step stands on, and where it writes.
+struct Ground<'a> {
+    parent: &'a Snapshot,
+    view: View,
+    /// Owners that the parent's disk could not hold.
+    owners: Owners,
+    writable: Writable,
 }
 
 impl Executor for LocalExecutor {
-    fn identify(&self, _source: &Source) -> Result<TreeDigest, StepFailure> {
-        Err(pending())
+    fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure> {
+        self.contexts.identify(source).map(|identified| identified.digest)
     }
 
-    fn select(&self, _snapshot: &Snapshot, _selector: &Selector) -> Result<TreeDigest, StepFailure> {
-        Err(pending())
+    fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure> {
+        let owners = self.snapshots.owners(snapshot)?;
+        Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector)?)
     }
 
-    fn execute(&self, _step: Step<'_>) -> Result<Layer, StepFailure> {
-        Err(pending())
+    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
+        match &step.vertex.op {
+            Op::Exec(exec) => self.run(&step, exec),
+            Op::Copy(copy) => self.copy(&step, copy),
+            Op::MakeDir(make) => self.make_dir(&step, make),
+            Op::Source(_) => Err(planner_mistake("a source is no step")),
+        }
     }
 }
+
+fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
+    step.inputs.first().copied().ok_or_else(|| planner_mistake("a step has no input"))
+}
+
+/// Something that only a mistake in the planner or the scheduler can cause.
+fn planner_mistake(what: &str) -> StepFailure {
+    StepFailure::new(FailureKind::Machine, format!("this is a mistake of layerwright: {what}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ pub enum Source {
 }
 
 /// Part of a directory context.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContextSource {
     /// Which context: `""` is the main one, else the name of `--build-context`.
     pub context: String,
@@ -44,7 +44,7 @@ pub struct ContextSource {
 }
 
 /// Which files of a source a COPY or ADD picks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selector {
     /// Sources as written after expansion, cleaned, without a leading slash; patterns of Go's `filepath.Match` where
     /// they hold wildcards. A directory stands for everything below it. With `parents`, see there.

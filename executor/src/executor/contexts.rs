@@ -1,0 +1,87 @@
+//! The files of contexts and heredocs, each looked at once a build: the digest that enters a key and the files that are
+//! copied come from the same look.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use oci::TreeDigest;
+use solver::{
+    Event, FailureKind, StepFailure,
+    op::{ContextSource, Source},
+};
+
+use crate::{context::ContextDirectory, listing::Listing, snapshot::Events};
+
+/// Files and their digest.
+#[derive(Clone)]
+pub(super) struct Identified {
+    pub(super) digest: TreeDigest,
+    pub(super) listing: Arc<Listing>,
+}
+
+/// A look that is being taken, or was. Who wants the same one waits.
+type Look = Arc<Mutex<Option<Identified>>>;
+
+pub(super) struct Contexts {
+    directories: BTreeMap<String, ContextDirectory>,
+    looks: Mutex<BTreeMap<ContextSource, Look>>,
+    noticed: Mutex<bool>,
+    events: Events,
+}
+
+impl Contexts {
+    pub(super) fn new(directories: BTreeMap<String, ContextDirectory>, events: Events) -> Self {
+        Self { directories, looks: Mutex::default(), noticed: Mutex::new(false), events }
+    }
+
+    /// What a source that has content of its own holds.
+    pub(super) fn identify(&self, source: &Source) -> Result<Identified, StepFailure> {
+        match source {
+            Source::Context(source) => self.look_once(source),
+            Source::Inline(files) => identified(Listing::inline(files)),
+            Source::Scratch | Source::Image(_) => {
+                Err(super::planner_mistake("an image has no content of its own"))
+            }
+        }
+    }
+
+    fn look_once(&self, source: &ContextSource) -> Result<Identified, StepFailure> {
+        let look = {
+            let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+            looks.entry(source.clone()).or_default().clone()
+        };
+        let mut look = look.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identified) = &*look {
+            return Ok(identified.clone());
+        }
+        let identified = self.look(source)?;
+        Ok(look.insert(identified).clone())
+    }
+
+    fn look(&self, source: &ContextSource) -> Result<Identified, StepFailure> {
+        let missing = || {
+            StepFailure::new(FailureKind::Usage, format!("there is no build context {:?}", source.context))
+        };
+        let directory = self.directories.get(&source.context).ok_or_else(missing)?;
+        let files = directory.files(&source.selector)?;
+        if let Some(path) = files.normalised {
+            self.notice(&path);
+        }
+        identified(files.listing)
+    }
+
+    fn notice(&self, path: &str) {
+        let mut noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *noticed, true) {
+            let text = "files of the build context that their group may write (umask 002) lose that bit in the image, so \
+                        that every machine makes the same one; the first is";
+            (self.events)(Event::Warning(format!("{text} {path}")));
+        }
+    }
+}
+
+fn identified(listing: Listing) -> Result<Identified, StepFailure> {
+    Ok(Identified { digest: listing.digest()?, listing: Arc::new(listing) })
+}

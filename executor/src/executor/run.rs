@@ -1,0 +1,122 @@
+//! RUN: a command in the sandbox, on top of the step's parent.
+
+use oci::{Layer, Platform};
+use solver::{FailureKind, Step, StepFailure, op::Exec};
+
+use super::{Ground, LocalExecutor};
+use crate::{
+    diff::{Brought, TimeRules},
+    error::MORE_IDS,
+    listing::Owners,
+    sandbox::{self, Exit, PlanInputs, Root, SandboxPlan, User},
+    users::run_user,
+};
+
+impl LocalExecutor {
+    pub(super) fn run(&self, step: &Step<'_>, exec: &Exec) -> Result<Layer, StepFailure> {
+        let ground = self.ground(step)?;
+        refuse_foreign_owners(&ground.owners)?;
+        let exit = sandbox::run(&self.plan(step, exec, &ground)?, step.log, step.cancel)?;
+        succeeded(exit, exec, &step.vertex.platform)?;
+        let brought = self.snapshots.brought(ground.parent)?;
+        let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
+        self.commit(ground, rules, &Owners::new())
+    }
+
+    fn plan(&self, step: &Step<'_>, exec: &Exec, ground: &Ground<'_>) -> Result<SandboxPlan, StepFailure> {
+        let user = run_user(ground.view.root(), &exec.user)?;
+        let writable = &ground.writable;
+        let root = Root::Overlay {
+            lowers: writable.lowers().to_vec(),
+            upper: writable.upper(),
+            work: writable.work(),
+        };
+        Ok(SandboxPlan::new(PlanInputs {
+            exec,
+            ambient_env: &step.vertex.ambient_env,
+            rung: self.rung,
+            root,
+            user: User { uid: user.uid, gid: user.gid, groups: user.groups },
+            home: Some(&user.home),
+            resolv_conf: &sandbox::resolv_conf(),
+        })?)
+    }
+}
+
+/// With one id, every file on disk is root's. A command would see that, and could write it into the layer.
+fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
+    let Some((path, (uid, gid))) = owners.first_key_value() else {
+        return Ok(());
+    };
+    let path = String::from_utf8_lossy(path);
+    let message = format!(
+        "RUN is not possible here: the file system it would run on has files of other owners than 0:0 \
+         (/{path} is {uid}:{gid}), and this user has no such ids"
+    );
+    Err(StepFailure::new(FailureKind::Machine, message).hint(MORE_IDS))
+}
+
+fn succeeded(exit: Exit, exec: &Exec, platform: &Platform) -> Result<(), StepFailure> {
+    let was_executed = !matches!(exit, Exit::NotExecuted { .. });
+    let (how, code) = match exit {
+        Exit::Code(0) => return Ok(()),
+        Exit::Code(code) => (format!("exit code: {code}"), code),
+        Exit::Signal(signal) => (format!("killed by signal {signal}"), 128 + signal),
+        Exit::NotExecuted { code, message } => (message, code),
+    };
+    let message = format!("process {:?} did not complete successfully: {how}", exec.args.join(" "));
+    let failure = StepFailure { exit_code: Some(code), ..StepFailure::new(FailureKind::Build, message) };
+    let host = Platform::host();
+    if was_executed || host.satisfies(platform) {
+        return Err(failure);
+    }
+    let hint =
+        format!("this machine is {host}: to run programs for {platform} it needs an emulator in binfmt_misc");
+    Err(failure.hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> Exec {
+        Exec {
+            args: ["/bin/sh", "-c", "exit 3"].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            user: String::new(),
+            workdir: "/".to_owned(),
+            network: Default::default(),
+            script: None,
+            timestamps: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_how_it_ended() {
+        let foreign = Platform::new("linux", "s390x", None);
+        let not_executed = || Exit::NotExecuted { code: 126, message: "exec format error".to_owned() };
+        let host = Platform::host();
+        for (exit, platform, how, code, has_hint) in [
+            (Exit::Code(3), &host, "exit code: 3", 3, false),
+            (Exit::Code(3), &foreign, "exit code: 3", 3, false),
+            (Exit::Signal(9), &host, "killed by signal 9", 137, false),
+            (not_executed(), &host, "exec format error", 126, false),
+            (not_executed(), &foreign, "exec format error", 126, true),
+        ] {
+            let failure = succeeded(exit, &exec(), platform).expect_err("it failed");
+            let want = format!("process \"/bin/sh -c exit 3\" did not complete successfully: {how}");
+            assert_eq!((failure.message, failure.exit_code), (want, Some(code)));
+            assert_eq!((failure.kind, failure.hint.is_some()), (FailureKind::Build, has_hint));
+        }
+        assert!(succeeded(Exit::Code(0), &exec(), &foreign).is_ok());
+    }
+
+    #[test]
+    fn owners_that_the_disk_does_not_hold_keep_commands_away() {
+        assert!(refuse_foreign_owners(&Owners::new()).is_ok());
+        let owners = Owners::from([(b"etc/shadow".to_vec(), (0, 42))]);
+        let failure = refuse_foreign_owners(&owners).expect_err("there is one");
+        assert!(failure.message.contains("/etc/shadow is 0:42"), "{failure}");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("--add-subuids")));
+    }
+}
