@@ -9,7 +9,7 @@ use executor::{
     sandbox::Rung,
 };
 use exporter::{
-    AssembleOptions, Assembled, Encoder, Exported, FileSystem, SealAhead, SealOptions, Sealer, Tools,
+    AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, Tools,
 };
 use oci::{
     Platform, Sha256Digest,
@@ -86,16 +86,14 @@ pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Buil
     let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
     let assembled = assemble_all(request, &images, &sealers)?;
+    // Nothing may point at this build, a pushed tag the least, before what it stands on is durable.
+    store.sync()?;
     let tools = Tools { fetcher: &fetcher, events: &**events, cancel };
     let export = |output: &Output| export(output, request, &images, &assembled, &executor, &tools);
-    let exported = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
-    store.sync()?;
+    let destinations = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
     let image = assembled.first().map(|(_, assembled)| assembled);
     image.map(|image| write_results(request, image)).transpose()?;
-    Ok(Built {
-        digest: image.map(|image| image.root.digest),
-        destinations: exported.into_iter().map(|exported| exported.destination).collect(),
-    })
+    Ok(Built { digest: image.map(|image| image.root.digest), destinations })
 }
 
 /// A build that fails must not leave the ID of another one behind.
@@ -216,6 +214,7 @@ fn assemble_all(
     sealers.iter().map(assemble).collect()
 }
 
+/// Brings the result to one output; returns where it went, in words.
 fn export(
     output: &Output,
     request: &BuildRequest,
@@ -223,17 +222,22 @@ fn export(
     assembled: &[(Encoder, Assembled)],
     executor: &LocalExecutor,
     tools: &Tools<'_>,
-) -> Result<Exported, Failure> {
+) -> Result<String, Failure> {
     match &output.to {
         exporter::Output::Image(to) => {
             let of_encoder = assembled.iter().find(|(encoder, _)| *encoder == output.encoder);
             let (_, assembled) = of_encoder.expect("assemble_all covers every output");
-            Ok(exporter::export_image(assembled, to, tools)?)
+            let exported = exporter::export_image(assembled, to, tools)?;
+            Ok(match to {
+                ImageOutput::Registry { .. } => format!("pushed {}", exported.destination),
+                _ => format!("OCI layout {}", exported.destination),
+            })
         }
         exporter::Output::Files(to) => {
             let systems =
                 images.iter().map(|image| file_system(image, executor)).collect::<Result<Vec<_>, _>>()?;
-            Ok(exporter::export_files(&systems, to, request.time_policy(), tools)?)
+            let exported = exporter::export_files(&systems, to, request.time_policy(), tools)?;
+            Ok(format!("files {}", exported.destination))
         }
     }
 }

@@ -85,10 +85,16 @@ fn explain(error: &clap::Error) -> u8 {
     }
 }
 
-/// Data for standard output. Nobody reading it is not our failure.
+/// Data for standard output. Nobody reading it is not our failure; a full disk is.
 fn print(text: &str) -> u8 {
-    let _ = anstream::stdout().write_all(text.as_bytes());
-    0
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(
+            &report::simple(&format!("cannot write to standard output: {error}"), None),
+            failure::MACHINE,
+        ),
+        _ => 0,
+    }
 }
 
 fn complain(text: &str, exit_code: u8) -> u8 {
@@ -101,8 +107,8 @@ fn doctor(args: DoctorArgs) -> u8 {
     match root {
         Ok(root) => {
             let findings = doctor::examine(&root);
-            print(&findings.text);
-            if findings.can_run { 0 } else { failure::MACHINE }
+            let printed = print(&findings.text);
+            if findings.can_run { printed } else { failure::MACHINE }
         }
         Err(error) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
     }
