@@ -126,13 +126,14 @@ fn mount_layer_by_layer(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
 fn mount_as_one_string(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
     let top = overlay.lowers.first().copied().unwrap_or(Path::new(""));
     let failed = |step| move |errno| MountError { step, path: top.to_path_buf(), errno };
-    let mut held = Vec::new();
-    let data = legacy_options(overlay, &mut held)?;
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             sys::unshare(UnshareFlags::NEWNS | UnshareFlags::FS).map_err(failed("unshare"))?;
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(failed("make private"))?;
+            // Opened here, for a directory of another mount namespace cannot be a layer.
+            let mut held = Vec::new();
+            let data = legacy_options(overlay, &mut held)?;
             mount("overlay", top, "overlay", MountFlags::NODEV, Some(data.as_c_str()))
                 .map_err(failed("mount"))?;
             open_tree(CWD, top, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
@@ -174,4 +175,63 @@ fn options(overlay: &Overlay<'_>) -> Vec<&'static str> {
         options.push("volatile");
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::openat;
+
+    use super::*;
+
+    /// Both ways of handing over layers give the same file system, whatever is in the paths.
+    #[test]
+    fn old_and_new_kernels_agree() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: overlay mounts outside of a user namespace need root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let make = |name: &str, files: &[(&str, &str)]| {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            files.iter().for_each(|(file, content)| fs::write(path.join(file), content).unwrap());
+            path
+        };
+        let bottom = make("bot,tom:\\", &[("a", "bottom"), ("b", "bottom")]);
+        let top = make("top", &[("b", "top")]);
+        let long = make(&"x".repeat(250), &[("c", "long")]);
+        for mount in [mount_layer_by_layer, mount_as_one_string, mount_overlay] {
+            let (upper, work) = (make("upper", &[]), make("work", &[]));
+            let lowers = [top.as_path(), &bottom, &long];
+            let is_old_way = std::ptr::fn_addr_eq(mount, mount_layer_by_layer as fn(&Overlay<'_>) -> _);
+            let lowers = if is_old_way { &lowers[..2] } else { &lowers[..] };
+            let marks = OverlayMarks::Trusted;
+            let writable = Some((upper.as_path(), work.as_path()));
+            let overlay = Overlay { lowers, writable, marks, sync: OverlaySync::Ignored };
+            let root = mount(&overlay).unwrap();
+            let read = |name: &str| {
+                let file = openat(&root, name, OFlags::RDONLY, Mode::empty()).unwrap();
+                std::io::read_to_string(fs::File::from(file)).unwrap()
+            };
+            assert_eq!((read("a").as_str(), read("b").as_str()), ("bottom", "top"));
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            openat(&root, "made", flags, Mode::RUSR).unwrap();
+            assert!(upper.join("made").exists());
+            drop(root);
+            fs::remove_dir_all(upper).unwrap();
+            fs::remove_dir_all(work).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_failure_names_the_step_and_the_path() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: overlay mounts outside of a user namespace need root");
+            return;
+        }
+        let error = overlay_mount(&[Path::new("/"), Path::new("/nothing")], None, false).unwrap_err();
+        assert_eq!((error.path.as_path(), error.errno), (Path::new("/nothing"), Errno::NOENT), "{error}");
+    }
 }

@@ -16,7 +16,7 @@ use rustix::{
 use crate::{
     sandbox::{
         failure::{Failure, NameStep},
-        plan::{Capability, SandboxPlan, User},
+        plan::{Capability, Rung, SandboxPlan, User},
         seccomp,
         stubs::{Kind, Stubs},
         sys,
@@ -45,7 +45,7 @@ fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
     // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
     sys::load_seccomp(&seccomp::program(plan.seccomp)).step("load seccomp filter")?;
     cut_bounding_set(&plan.capabilities).step("cut bounding set")?;
-    become_user(&plan.user)?;
+    become_user(&plan.user, plan.rung)?;
     drop_capabilities(&plan.capabilities, &plan.user).step("drop capabilities")?;
     sys::close_rest_on_exec().step("close descriptors")
 }
@@ -63,9 +63,14 @@ fn enter_working_directory(cwd: &str) -> Result<(), Errno> {
 
 fn cut_bounding_set(kept: &[Capability]) -> Result<(), Errno> {
     let kept = capability_set(kept);
-    for capability in CapabilitySet::all().difference(kept).iter() {
+    // Every one there can be, not every one that we know.
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if kept.contains(capability) {
+            continue;
+        }
         match remove_capability_from_bounding_set(capability) {
-            // A capability that this kernel does not know.
+            // One that this kernel does not know.
             Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno),
         }
@@ -73,12 +78,11 @@ fn cut_bounding_set(kept: &[Capability]) -> Result<(), Errno> {
     clear_ambient_capability_set()
 }
 
-fn become_user(user: &User) -> Result<(), Failure> {
-    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    match set_thread_groups(&groups) {
-        // With one id nobody may change groups; none are wanted there either.
-        Err(Errno::PERM) if groups.is_empty() => {}
-        answer => answer.step("setgroups")?,
+fn become_user(user: &User, rung: Rung) -> Result<(), Failure> {
+    // With one id nobody may change groups, and the plan has none.
+    if rung != Rung::SingleId {
+        let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        set_thread_groups(&groups).step("setgroups")?;
     }
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_res_gid(gid, gid, gid).step(&format!("become group {}", user.gid))?;

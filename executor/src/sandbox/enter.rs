@@ -13,7 +13,7 @@ use std::{
 use rustix::{
     io::Errno,
     mount::{MountPropagationFlags, mount_change},
-    process::{Gid, Pid, Uid, WaitOptions, geteuid, getgid, getpid, getuid, waitpid},
+    process::{Gid, Pid, Resource, Uid, WaitOptions, geteuid, getgid, getpid, getrlimit, getuid, waitpid},
     thread::{
         CapabilitySet, UnshareFlags, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::sandbox::{
     Rung, SandboxError, hint,
     ids::{self, Range},
+    plan::Limits,
     sys::{self, Fork},
 };
 
@@ -82,6 +83,12 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
                 .to_owned(),
         );
     }
+    if let Some(limit) = too_few_open_files() {
+        notes.push(format!(
+            "steps can open {limit} files, not {}: raise this user's hard limit",
+            Limits::default().open_files_hard
+        ));
+    }
     let (uid_map, gid_map) = (read("/proc/self/uid_map")?, read("/proc/self/gid_map")?);
     let rung = match ids::mapped(&uid_map).min(ids::mapped(&gid_map)) {
         _ if ids::is_initial(&uid_map) => Rung::Root,
@@ -102,6 +109,15 @@ struct HostIds {
 pub(super) fn is_privileged() -> bool {
     let may_mount = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     geteuid().is_root() && may_mount
+}
+
+/// The hard limit, where it is lower than what steps should have and we may not raise it.
+fn too_few_open_files() -> Option<u64> {
+    let wanted = Limits::default().open_files_hard;
+    let limit = getrlimit(Resource::Nofile).maximum?;
+    let may_raise = ids::is_initial(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+        && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
+    (limit < wanted && !may_raise).then_some(limit)
 }
 
 fn own_mount_namespace() -> Result<(), SandboxError> {

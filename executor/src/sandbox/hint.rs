@@ -87,7 +87,10 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
             Some(Errno::PERM) => "overlay in a user namespace needs Linux 5.11".to_owned(),
             _ => return None,
         },
-        "mount read-only" if errno == Some(Errno::NOSYS) => "use Linux 5.12 or newer".to_owned(),
+        "start init" | "copy own program" if refused => {
+            "programs in memory must be allowed: set the sysctl vm.memfd_noexec=0".to_owned()
+        }
+        "forbid devices" if errno == Some(Errno::NOSYS) => "use Linux 5.12 or newer".to_owned(),
         _ => return None,
     };
     Some(hint)
@@ -118,7 +121,8 @@ mod tests {
             ("mount /proc", Errno::PERM, &plain, Some("systempaths=unconfined")),
             ("overlay fsconfig create", Errno::INVAL, &plain, Some("--root")),
             ("overlay fsconfig create", Errno::NOSPC, &plain, None),
-            ("mount read-only", Errno::NOSYS, &plain, Some("5.12")),
+            ("forbid devices", Errno::NOSYS, &plain, Some("5.12")),
+            ("start init", Errno::ACCESS, &plain, Some("vm.memfd_noexec=0")),
         ];
         for (step, errno, machine, expected) in cases {
             let hint = for_step(step, Some(errno), machine);

@@ -12,7 +12,7 @@ use std::{
     io::{self, PipeReader, Read, pipe},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{fs::FileExt, net::UnixStream},
     },
     process::exit,
 };
@@ -150,7 +150,7 @@ fn inner(
         sys::bring_loopback_up().step("bring loopback up")?;
     }
     set_limits(&plan.limits)?;
-    be_killed_first().step("adjust oom score")?;
+    let oom_score = OomScore::raise().step("adjust oom score")?;
     let null = fs::File::open("/dev/null").step("open /dev/null")?;
     dup2_stdin(null).step("close standard input")?;
     // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
@@ -163,6 +163,7 @@ fn inner(
         }
         Fork::Parent(pid) => pid,
     };
+    oom_score.restore().step("adjust oom score")?;
     close_output().step("close output")?;
     supervise(control, life, &child_signals, command).step("wait for command")
 }
@@ -190,11 +191,36 @@ fn set_limit(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
     }
 }
 
-/// When memory runs out, steps go before the builder and whatever else is on the machine.
-fn be_killed_first() -> io::Result<()> {
-    const FILE: &str = "/proc/self/oom_score_adj";
-    let now: i32 = fs::read_to_string(FILE)?.trim().parse().map_err(io::Error::other)?;
-    fs::write(FILE, (now + 500).min(1000).to_string())
+/// How readily the kernel picks this process when memory runs out. A step goes before the builder and whatever else
+/// is on the machine; we ourselves, who would take the step's exit code with us, do not.
+struct OomScore {
+    file: fs::File,
+    before: i32,
+}
+
+impl OomScore {
+    const RAISE: i32 = 500;
+    const MAX: i32 = 1000;
+
+    /// Raises it, for children to inherit. The file stays open, for it cannot be opened any more once we are not
+    /// dumpable.
+    fn raise() -> io::Result<Self> {
+        let mut file = fs::OpenOptions::new().read(true).write(true).open("/proc/self/oom_score_adj")?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let before = text.trim().parse().map_err(io::Error::other)?;
+        let score = Self { file, before };
+        score.set((before + Self::RAISE).min(Self::MAX))?;
+        Ok(score)
+    }
+
+    fn restore(self) -> io::Result<()> {
+        self.set(self.before)
+    }
+
+    fn set(&self, score: i32) -> io::Result<()> {
+        self.file.write_all_at(score.to_string().as_bytes(), 0)
+    }
 }
 
 /// Waits for the command and reaps everything else; ends early when the builder or the outer init is gone or says so.

@@ -69,7 +69,8 @@ pub enum Root {
     Overlay {
         /// The directories below, topmost first; at least one.
         lowers: Vec<PathBuf>,
-        /// Where changes arrive.
+        /// Where changes arrive. Its own mode and owner are those of `/`. It can be run on once: the overlay keeps no
+        /// promise about a second time.
         upper: PathBuf,
         /// The overlay's own directory, empty, on the same file system as `upper`.
         work: PathBuf,
@@ -334,4 +335,115 @@ fn provided_files(exec: &op::Exec, resolv_conf: &str) -> Vec<ProvidedFile> {
         files.push(ProvidedFile { target, content: script.content.clone(), mode: 0o755 });
     }
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> op::Exec {
+        op::Exec {
+            args: vec!["true".to_owned()],
+            env: Vec::new(),
+            user: String::new(),
+            workdir: "/".to_owned(),
+            network: op::Network::Default,
+            script: None,
+            timestamps: op::Timestamps::Auto,
+        }
+    }
+
+    fn plan(exec: &op::Exec, rung: Rung, user: User) -> Result<SandboxPlan, PlanError> {
+        let root = Root::Directory("/".into());
+        SandboxPlan::new(PlanInputs {
+            exec,
+            ambient_env: &[],
+            rung,
+            root,
+            user,
+            home: None,
+            resolv_conf: "ns",
+        })
+    }
+
+    /// `a=1 b=2` as variables.
+    fn variables(text: &str) -> Vec<(String, String)> {
+        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn every_variable_is_there_once() {
+        let cases = [
+            ("a=1 b=2 a=3", "", None, "a=3 b=2"),
+            ("a=1", "a=2 proxy=3", None, "a=1 proxy=3"),
+            ("a=1", "", Some("/root"), "a=1 HOME=/root"),
+            ("HOME=/x", "", Some("/root"), "HOME=/x"),
+            ("HOME= a=1", "", Some("/root"), "a=1 HOME=/root"),
+        ];
+        for (env, ambient, home, expected) in cases {
+            assert_eq!(
+                environment(&variables(env), &variables(ambient), home),
+                variables(expected),
+                "{env} {ambient}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_id_is_root_without_groups() {
+        let user = |uid, gid| User { uid, gid, groups: vec![1, 2] };
+        assert_eq!(plan(&exec(), Rung::SingleId, user(0, 0)).unwrap().user, User::default());
+        assert_eq!(plan(&exec(), Rung::SubordinateIds, user(7, 8)).unwrap().user, user(7, 8));
+        for (uid, gid) in [(1, 0), (0, 1)] {
+            let refused = plan(&exec(), Rung::SingleId, user(uid, gid)).unwrap_err();
+            assert_eq!(refused, PlanError::OneIdOnly { uid, gid });
+        }
+    }
+
+    #[test]
+    fn no_resolver_without_a_network() {
+        let none = op::Exec { network: op::Network::None, ..exec() };
+        for (exec, expected) in [(exec(), "ns"), (none, "")] {
+            assert_eq!(plan(&exec, Rung::Root, User::default()).unwrap().files[0].content, expected);
+        }
+    }
+
+    #[test]
+    fn what_no_process_can_be_given_is_refused() {
+        let strange = |change: fn(&mut op::Exec)| {
+            let mut exec = exec();
+            change(&mut exec);
+            plan(&exec, Rung::Root, User::default()).unwrap_err()
+        };
+        assert_eq!(strange(|exec| exec.args.clear()), PlanError::NoCommand);
+        assert_eq!(strange(|exec| exec.args[0].clear()), PlanError::NoCommand);
+        assert_eq!(strange(|exec| exec.args.push("a\0".to_owned())), PlanError::Nul { what: "an argument" });
+        assert_eq!(
+            strange(|exec| exec.env = variables("a=\0")),
+            PlanError::Nul { what: "an environment variable" }
+        );
+        assert_eq!(
+            strange(|exec| exec.workdir = "a".to_owned()),
+            PlanError::RelativeDirectory("a".to_owned())
+        );
+    }
+
+    #[test]
+    fn unknown_values_are_no_plan() {
+        let plan = plan(&exec(), Rung::Root, User::default()).unwrap();
+        let json = serde_json::to_string(&plan).unwrap();
+        let read = |json: &str| serde_json::from_str::<SandboxPlan>(json);
+        assert_eq!(read(&json).unwrap(), plan);
+        for (from, to) in [
+            ("\"seccomp\":\"default\"", "\"seccomp\":\"off\""),
+            ("\"network\":\"default\"", "\"network\":\"\""),
+            ("\"SETFCAP\"", "\"SYS_ADMIN\""),
+            ("\"cwd\"", "\"privileged\":true,\"cwd\""),
+        ] {
+            let changed = json.replace(from, to);
+            assert_ne!(changed, json, "{from} is not in the plan");
+            assert!(read(&changed).is_err(), "{to}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The builder's side of a run: starts the init, sends the plan, reads what the command says until it has ended.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read, Write},
     os::{
@@ -39,6 +40,22 @@ pub enum Exit {
         /// `exec: "foo": not found in PATH`
         message: String,
     },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(libc::SIGSYS) => f.write_str(
+                "ended by SIGSYS: programs of a foreign instruction set, like 32-bit ones, are not allowed",
+            ),
+            Exit::Signal(libc::SIGKILL) => {
+                f.write_str("ended by SIGKILL, which is also what happens when memory runs out")
+            }
+            Exit::Signal(signal) => write!(f, "ended by signal {signal}"),
+            Exit::NotExecuted { message, .. } => f.write_str(message),
+        }
+    }
 }
 
 /// A resolver configuration of more than this is none.
@@ -152,8 +169,11 @@ impl Init {
             outputs.extend(pipe.map(|pipe| Output { stream, pipe, lines: Lines::default() }));
         }
         let init = Self { process, control: ours, outputs, received: Vec::new() };
-        wire::send_call(&init.control, call).map_err(failed)?;
-        Ok(init)
+        match wire::send_call(&init.control, call) {
+            // It has ended already; what it said before is still to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(init),
+            sent => sent.map(|()| init).map_err(failed),
+        }
     }
 
     /// Reads reports and output until the init has ended; says whether it was cancelled.

@@ -5,7 +5,7 @@ use std::{
     os::{
         linux::net::SocketAddrExt,
         unix::{
-            fs::{MetadataExt, symlink},
+            fs::{MetadataExt, PermissionsExt, symlink},
             net::{SocketAddr, UnixListener},
         },
     },
@@ -13,7 +13,7 @@ use std::{
 };
 
 use executor::sandbox::{self, Exit, PlanError, Root, Rung, User};
-use solver::op;
+use solver::{Cancel, op};
 
 use crate::{
     Test,
@@ -24,6 +24,8 @@ pub const TESTS: &[Test] = &[
     ("conformance", conformance),
     ("plan", plan_is_as_written),
     ("attempts", attempts),
+    ("own_program", own_program),
+    ("root_directory", root_directory),
     ("masks", masks),
     ("devices_work", devices_work),
     ("environment_of_the_builder", environment_of_the_builder),
@@ -87,6 +89,31 @@ fn attempts(fixture: &Fixture) {
         told = told.replace("abstract sockets: done", "abstract sockets: refused");
     }
     compare("attempts", &told);
+}
+
+/// A script can name the init as its interpreter (CVE-2019-5736). What it gets is a copy that nobody can write.
+fn own_program(fixture: &Fixture) {
+    let mut step = fixture.step(&["/script"]);
+    layer(&mut step, |layer| {
+        fs::write(layer.join("script"), "#!/proc/self/exe inside program\n").unwrap();
+        fs::set_permissions(layer.join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    });
+    assert_eq!(step.run().success(), "/memfd:layerwright (deleted)\n");
+}
+
+fn root_directory(fixture: &Fixture) {
+    let step = fixture.shell("echo made > /made");
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("bin")).unwrap();
+    fs::copy(fixture.lower().join("bin/busybox"), directory.path().join("bin/sh")).unwrap();
+    let mut plan = step.plan();
+    plan.root = Root::Directory(directory.path().to_path_buf());
+    let exit = sandbox::run(&plan, &|_, line| panic!("{line:?}"), &Cancel::default()).unwrap();
+    assert_eq!(exit, Exit::Code(0));
+    let mut names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["bin", "made"]);
 }
 
 /// What is masked reads as empty, whether it is a file or a directory.

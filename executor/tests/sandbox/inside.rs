@@ -24,6 +24,7 @@ pub fn main(what: &str) -> ExitCode {
     let lines = match what {
         "conformance" => conformance(),
         "attempts" => attempts(),
+        "program" => vec![fs::read_link("/proc/self/exe").unwrap().display().to_string()],
         other => panic!("nothing is called {other}"),
     };
     lines.iter().for_each(|line| println!("{line}"));

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["inside", what] => inside::main(what),
+        // A #! line has one argument, and the script follows.
+        ["inside program", _script] => inside::main("program"),
         ["builder", directory, command] => life::builder(Path::new(directory), command),
         ["rung", mode, expected, filter] => run_rung(mode, expected, filter),
         words => {
