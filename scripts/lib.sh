@@ -59,3 +59,29 @@ run_layout() {
     rm -rf "$bundle"
     return $status
 }
+
+# busybox_rootfs TAR: a static busybox, its applets, and users root, daemon and nobody.
+busybox_rootfs() {
+    local root
+    root=$(mktemp -d)
+    mkdir -p "$root"/{bin,dev,etc,home,proc,root,sbin,sys,tmp,usr/bin,usr/sbin,var/tmp}
+    chmod 755 "$root" && chmod 700 "$root/root" && chmod 1777 "$root/tmp" "$root/var/tmp"
+    cp "$(command -v busybox)" "$root/bin/busybox"
+    for applet in $("$root/bin/busybox" --list); do
+        [[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
+    done
+    printf '%s\n' root:x:0:0:root:/root:/bin/sh daemon:x:1:1:daemon:/usr/sbin:/bin/false \
+        www-data:x:33:33:www-data:/var/www:/bin/false nobody:x:65534:65534:nobody:/:/bin/false >"$root/etc/passwd"
+    printf '%s\n' root:x:0: daemon:x:1: www-data:x:33: nogroup:x:65534: >"$root/etc/group"
+    rootfs_tar "$root" "$1" --owner=0 --group=0
+}
+
+# rootfs_tar ROOT TAR [OPTION...]: packs a tree in a fixed order, without device nodes (RUN has a /dev of its own), and deletes it.
+rootfs_tar() {
+    local root=$1 tar=$2
+    shift 2
+    tar --create --sort=name --numeric-owner --one-file-system --exclude='./dev/*' "$@" \
+        --directory "$root" --file "$tar.partial" .
+    mv "$tar.partial" "$tar"
+    rm -rf "$root"
+}

@@ -146,14 +146,11 @@ def validate(schema, document):
         return
     import jsonschema
 
+    # The schemas refer to each other by file name, below bases that the `id`s in them move about.
     schemas = {path.name: json.loads(path.read_text()) for path in SCHEMAS.glob("*.json")}
+    by_name = {"https": lambda address: schemas[address.rsplit("/", 1)[1]]}
     main = schemas[schema]
-    store = {name: content for name, content in schemas.items()}
-    store |= {content.get("id", name): content for name, content in schemas.items()}
-    base = main.get("id", schema)
-    folder = base.rsplit("/", 1)[0] + "/"
-    store |= {folder + name: content for name, content in schemas.items()}
-    resolver = jsonschema.RefResolver(base, main, store=store)
+    resolver = jsonschema.RefResolver(main["id"], main, handlers=by_name)
     jsonschema.Draft4Validator(main, resolver=resolver).validate(document)
 
 

@@ -78,7 +78,7 @@ class Images(Case):
             self.assertNotIn("PATCH", again)
             self.assertLessEqual(again.count("PUT"), 1, "a second push sends the manifest at most")
 
-            child = self.context("child", Dockerfile=f"FROM {name}\nRUN echo child > /child\n")
+            child = self.context("child", Dockerfile=f"FROM {name}\nUSER root\nRUN echo child > /child\n")
             before = len(registry.requests())
             self.run_layerwright("build", "-t", f"{registry.host}/other/child:1", "--push", child)
             mounted = [path for method, path, status in registry.requests()[before:]
