@@ -58,13 +58,12 @@ fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
 
 fn succeeded(exit: Exit, exec: &Exec, platform: &Platform) -> Result<(), StepFailure> {
     let was_executed = !matches!(exit, Exit::NotExecuted { .. });
-    let (how, code) = match exit {
+    let code = match exit {
         Exit::Code(0) => return Ok(()),
-        Exit::Code(code) => (format!("exit code: {code}"), code),
-        Exit::Signal(signal) => (format!("killed by signal {signal}"), 128 + signal),
-        Exit::NotExecuted { code, message } => (message, code),
+        Exit::Code(code) | Exit::NotExecuted { code, .. } => code,
+        Exit::Signal(signal) => 128 + signal,
     };
-    let message = format!("process {:?} did not complete successfully: {how}", exec.args.join(" "));
+    let message = format!("process {:?} did not complete successfully: {exit}", exec.args.join(" "));
     let failure = StepFailure { exit_code: Some(code), ..StepFailure::new(FailureKind::Build, message) };
     let host = Platform::host();
     if was_executed || host.satisfies(platform) {

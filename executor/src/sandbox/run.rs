@@ -45,14 +45,15 @@ pub enum Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Exit::Code(code) => write!(f, "exit code {code}"),
-            Exit::Signal(libc::SIGSYS) => f.write_str(
-                "ended by SIGSYS: programs of a foreign instruction set, like 32-bit ones, are not allowed",
-            ),
-            Exit::Signal(libc::SIGKILL) => {
-                f.write_str("ended by SIGKILL, which is also what happens when memory runs out")
+            Exit::Code(code) => write!(f, "exit code: {code}"),
+            // What our system call filter does to them.
+            Exit::Signal(signal @ libc::SIGSYS) => {
+                write!(
+                    f,
+                    "killed by signal {signal}: programs of a foreign instruction set, as 32-bit ones, cannot run"
+                )
             }
-            Exit::Signal(signal) => write!(f, "ended by signal {signal}"),
+            Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
             Exit::NotExecuted { message, .. } => f.write_str(message),
         }
     }
