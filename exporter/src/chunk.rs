@@ -42,53 +42,40 @@ const fn table() -> [u64; 256] {
     table
 }
 
-/// Collects bytes and gives them back as chunks.
+/// Finds the end of each chunk in turn. The caller holds the bytes.
 #[derive(Debug, Default)]
 pub struct Chunker {
-    chunk: Vec<u8>,
     scanned: usize,
     hash: u64,
 }
 
 impl Chunker {
-    /// Takes as many of the bytes as belong to the current chunk; returns how many that were and the chunk, if it is
-    /// complete. The caller goes on with the rest.
-    pub fn push(&mut self, bytes: &[u8]) -> (usize, Option<Vec<u8>>) {
-        let held = self.chunk.len();
-        let room = MAX_CHUNK - held;
-        self.chunk.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        match self.scan() {
-            None => (self.chunk.len() - held, None),
-            Some(end) => {
-                self.chunk.truncate(end);
-                (end - held, Some(self.take()))
-            }
+    /// Appends to the current chunk as many of the bytes as belong to it, and returns how many that were and whether
+    /// they end it. `chunk` must be what the calls before have made of it, and empty for a new chunk.
+    pub fn fill(&mut self, chunk: &mut Vec<u8>, bytes: &[u8]) -> (usize, bool) {
+        let held = chunk.len();
+        chunk.extend_from_slice(&bytes[..bytes.len().min(MAX_CHUNK - held)]);
+        let end = self.scan(chunk);
+        if let Some(end) = end {
+            chunk.truncate(end);
+            *self = Self::default();
         }
-    }
-
-    /// The bytes since the last cut, if there are any.
-    pub fn finish(mut self) -> Option<Vec<u8>> {
-        (!self.chunk.is_empty()).then(|| self.take())
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        (self.scanned, self.hash) = (0, 0);
-        std::mem::take(&mut self.chunk)
+        (chunk.len() - held, end.is_some())
     }
 
     /// Looks at the bytes that came since the last scan; returns the length of the chunk if they end it.
-    fn scan(&mut self) -> Option<usize> {
-        self.roll(MIN_CHUNK - WINDOW..MIN_CHUNK, |_| false);
-        self.roll(MIN_CHUNK..SWITCH, |hash| hash >> (u64::BITS - EARLY_BITS) == 0)
-            .or_else(|| self.roll(SWITCH..MAX_CHUNK, |hash| hash >> (u64::BITS - LATE_BITS) == 0))
-            .or_else(|| (self.chunk.len() == MAX_CHUNK).then_some(MAX_CHUNK))
+    fn scan(&mut self, chunk: &[u8]) -> Option<usize> {
+        self.roll(chunk, MIN_CHUNK - WINDOW..MIN_CHUNK, |_| false);
+        self.roll(chunk, MIN_CHUNK..SWITCH, |hash| hash >> (u64::BITS - EARLY_BITS) == 0)
+            .or_else(|| self.roll(chunk, SWITCH..MAX_CHUNK, |hash| hash >> (u64::BITS - LATE_BITS) == 0))
+            .or_else(|| (chunk.len() == MAX_CHUNK).then_some(MAX_CHUNK))
     }
 
     /// Rolls the hash over what is new of a range; returns the length of the chunk at which it ends.
-    fn roll(&mut self, range: Range<usize>, ends: impl Fn(u64) -> bool) -> Option<usize> {
-        let (from, to) = (range.start.max(self.scanned), range.end.min(self.chunk.len()));
+    fn roll(&mut self, chunk: &[u8], range: Range<usize>, ends: impl Fn(u64) -> bool) -> Option<usize> {
+        let (from, to) = (range.start.max(self.scanned), range.end.min(chunk.len()));
         let mut hash = self.hash;
-        for (offset, byte) in self.chunk.get(from..to)?.iter().enumerate() {
+        for (offset, byte) in chunk.get(from..to)?.iter().enumerate() {
             hash = (hash << 1).wrapping_add(TABLE[usize::from(*byte)]);
             if ends(hash) {
                 return Some(from + offset + 1);
@@ -116,20 +103,22 @@ mod tests {
     }
 
     fn chunks(bytes: &[u8], write_sizes: &[usize]) -> Vec<Vec<u8>> {
-        let (mut chunker, mut chunks) = (Chunker::default(), Vec::new());
+        let (mut chunker, mut chunks) = (Chunker::default(), vec![Vec::new()]);
         let mut sizes = write_sizes.iter().cycle();
         let mut rest = bytes;
         while !rest.is_empty() {
             let size = *sizes.next().expect("cycles");
             let (mut write, later) = rest.split_at(size.min(rest.len()));
             while !write.is_empty() {
-                let (taken, chunk) = chunker.push(write);
+                let (taken, ends) = chunker.fill(chunks.last_mut().expect("one at least"), write);
                 write = &write[taken..];
-                chunks.extend(chunk);
+                if ends {
+                    chunks.push(Vec::new());
+                }
             }
             rest = later;
         }
-        chunks.extend(chunker.finish());
+        chunks.pop_if(|last| last.is_empty());
         chunks
     }
 

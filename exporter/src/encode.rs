@@ -2,8 +2,8 @@
 //!
 //! Four things overlap: whoever produces the tar, the compression of several chunks, the SHA-256 of the tar (its diff
 //! ID) and the SHA-256 of the blob, which the store's writer computes. Parallelism is across chunks and the order of
-//! the output is the order of the input, so no thread count reaches a byte. What is in flight is bounded by
-//! [`IN_FLIGHT`], whatever the size of the layer and however many layers are encoded at the same time.
+//! the output is the order of the input, so no thread count reaches a byte. Memory is a fixed number of buffers of at
+//! most one chunk each, whatever the size of the layer and however many layers are encoded at the same time.
 //!
 //! A chunk is one gzip member without name or time. One that does not compress is stored: [`is_dense`] decides that
 //! from a sample of its bytes, so that neither this builder nor a reader spends time on it.
@@ -11,9 +11,10 @@
 use std::{
     cell::RefCell,
     io::{self, Write},
+    ops::RangeInclusive,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
 };
@@ -27,10 +28,10 @@ use solver::Cancel;
 
 use crate::chunk::{CHUNKER_ID, Chunker, MAX_CHUNK};
 
-/// Bytes of uncompressed chunks that may be anywhere between the chunker and the blob.
-pub const IN_FLIGHT: usize = 48 * 1024 * 1024;
-/// Chunks that may wait for a thread; [`IN_FLIGHT`] is the real bound.
-const QUEUE: usize = 256;
+/// Chunks between the chunker and the blob for each compressing thread: one is compressed while another one waits.
+const CHUNKS_A_THREAD: usize = 2;
+/// Fewest and most of them; each takes up to 4 MiB before and 4 MiB after compression.
+const CHUNKS: RangeInclusive<usize> = 8..=32;
 /// The level with the best ratio of time to size (see BENCHMARKS.md); part of the format through [`Encoder::id`].
 const LEVEL: i32 = 4;
 /// The version of libdeflate that is compiled in; another one may give other bytes.
@@ -63,10 +64,10 @@ impl Encoder {
         }
     }
 
-    fn encode(self, chunk: Arc<Chunk>) -> Vec<u8> {
+    fn encode(self, chunk: &[u8], out: &mut Vec<u8>) {
         match self {
-            Self::Gzip => gzip_member(&chunk.bytes),
-            Self::Uncompressed => chunk.bytes.clone(),
+            Self::Gzip => gzip_member(chunk, out),
+            Self::Uncompressed => out.extend_from_slice(chunk),
         }
     }
 }
@@ -101,7 +102,8 @@ pub enum EncodeError<E: std::error::Error + 'static> {
 #[derive(Debug)]
 pub struct Pipeline {
     threads: rayon::ThreadPool,
-    budget: Arc<Budget>,
+    chunks: Arc<Buffers>,
+    members: Arc<Buffers>,
 }
 
 impl Pipeline {
@@ -112,8 +114,9 @@ impl Pipeline {
     pub fn new(threads: usize) -> io::Result<Self> {
         let name = |index| format!("compress-{index}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(name).build();
-        let budget = Arc::new(Budget { free: Mutex::new(IN_FLIGHT), freed: Condvar::new() });
-        Ok(Self { threads: pool.map_err(io::Error::other)?, budget })
+        let count = threads.saturating_mul(CHUNKS_A_THREAD).clamp(*CHUNKS.start(), *CHUNKS.end());
+        let (chunks, members) = (Buffers::new(count), Buffers::new(count));
+        Ok(Self { threads: pool.map_err(io::Error::other)?, chunks, members })
     }
 
     /// Encodes what `produce` writes into a blob of the store.
@@ -129,12 +132,13 @@ impl Pipeline {
     ) -> Result<Encoded, EncodeError<E>> {
         let blob = store.blob_writer()?;
         let (to_hasher, chunks) = channel();
-        let (to_writer, members) = sync_channel(QUEUE);
+        let (to_writer, members) = channel();
         thread::scope(|scope| {
             let hasher = scope.spawn(move || hash(&chunks));
             let writer = scope.spawn(move || write(&members, blob));
+            let chunker = Chunker::default();
             let mut sink =
-                Sink { pipeline: self, encoder, cancel, chunker: Chunker::default(), to_hasher, to_writer };
+                Sink { pipeline: self, encoder, cancel, chunker, chunk: None, to_hasher, to_writer };
             let produced = produce(&mut sink);
             let flushed = sink.finish(produced.is_ok());
             let diff_id = hasher.join().expect("hashing does not panic");
@@ -152,60 +156,53 @@ impl Pipeline {
     }
 }
 
-/// A piece of the tar on its way.
-struct Chunk {
-    bytes: Vec<u8>,
-    permit: Arc<Permit>,
-}
-
-/// What a chunk has become; it counts against the budget until it is written.
-struct Member {
-    bytes: Vec<u8>,
-    _permit: Arc<Permit>,
-}
-
 /// Where the tar is written to: cuts it and hands each chunk to the hasher and to a compressing thread.
 struct Sink<'a> {
     pipeline: &'a Pipeline,
     encoder: Encoder,
     cancel: &'a Cancel,
     chunker: Chunker,
-    to_hasher: Sender<Arc<Chunk>>,
-    to_writer: SyncSender<Receiver<Member>>,
+    chunk: Option<Buffer>,
+    to_hasher: Sender<Arc<Buffer>>,
+    to_writer: Sender<Receiver<Buffer>>,
 }
 
 impl Sink<'_> {
-    fn dispatch(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+    fn dispatch(&mut self, chunk: Buffer) -> io::Result<()> {
         if self.cancel.is_requested() {
             return Err(io::Error::other("stopped"));
         }
-        let permit = Arc::new(Budget::acquire(&self.pipeline.budget, bytes.len()));
-        let chunk = Arc::new(Chunk { bytes, permit });
-        let (done, member) = channel();
+        let mut member = Buffers::take(&self.pipeline.members);
+        let chunk = Arc::new(chunk);
+        let (done, to_come) = channel();
         // The writer is gone only when the blob cannot be written; its own error says why.
-        let stopped = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.to_writer.send(member).map_err(stopped)?;
+        self.to_writer.send(to_come).map_err(|_| io::ErrorKind::BrokenPipe)?;
         self.to_hasher.send(chunk.clone()).map_err(|_| io::ErrorKind::BrokenPipe)?;
         let encoder = self.encoder;
         self.pipeline.threads.spawn(move || {
-            let permit = chunk.permit.clone();
+            encoder.encode(&chunk.bytes, &mut member.bytes);
             // Nobody listens any more once writing has failed.
-            done.send(Member { bytes: encoder.encode(chunk), _permit: permit }).unwrap_or_default();
+            done.send(member).unwrap_or_default();
         });
         Ok(())
     }
 
     /// Sends the last chunk if the tar is complete, and lets the other threads end.
     fn finish(mut self, complete: bool) -> io::Result<()> {
-        let last = std::mem::take(&mut self.chunker).finish().filter(|_| complete);
+        let last = self.chunk.take().filter(|chunk| complete && !chunk.bytes.is_empty());
         last.map_or(Ok(()), |chunk| self.dispatch(chunk))
     }
 }
 
 impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (taken, chunk) = self.chunker.push(bytes);
-        chunk.map_or(Ok(()), |chunk| self.dispatch(chunk))?;
+        let mut chunk = self.chunk.take().unwrap_or_else(|| Buffers::take(&self.pipeline.chunks));
+        let (taken, ends) = self.chunker.fill(&mut chunk.bytes, bytes);
+        if ends {
+            self.dispatch(chunk)?;
+        } else {
+            self.chunk = Some(chunk);
+        }
         Ok(taken)
     }
 
@@ -214,13 +211,13 @@ impl Write for Sink<'_> {
     }
 }
 
-fn hash(chunks: &Receiver<Arc<Chunk>>) -> DiffId {
+fn hash(chunks: &Receiver<Arc<Buffer>>) -> DiffId {
     let mut hasher = ring::digest::Context::new(&ring::digest::SHA256);
     chunks.iter().for_each(|chunk| hasher.update(&chunk.bytes));
     Sha256Digest::from_ring(&hasher.finish()).into()
 }
 
-fn write(members: &Receiver<Receiver<Member>>, mut blob: BlobWriter) -> io::Result<BlobWriter> {
+fn write(members: &Receiver<Receiver<Buffer>>, mut blob: BlobWriter) -> io::Result<BlobWriter> {
     for member in members {
         let member = member.recv().map_err(|_| io::Error::other("a compressing thread is gone"))?;
         blob.write_all(&member.bytes)?;
@@ -228,39 +225,48 @@ fn write(members: &Receiver<Receiver<Member>>, mut blob: BlobWriter) -> io::Resu
     Ok(blob)
 }
 
-/// Memory for chunks, handed out and given back.
+/// Memory for chunks or for what becomes of them, used again and again.
 #[derive(Debug)]
-struct Budget {
-    free: Mutex<usize>,
-    freed: Condvar,
+struct Buffers {
+    free: Mutex<Vec<Vec<u8>>>,
+    returned: Condvar,
 }
 
-/// Some of the budget; dropping it gives it back.
+/// One of them; goes back when it is dropped.
 #[derive(Debug)]
-struct Permit {
-    budget: Arc<Budget>,
-    size: usize,
+struct Buffer {
+    bytes: Vec<u8>,
+    home: Arc<Buffers>,
 }
 
-impl Budget {
-    /// Waits until there is room. Cannot wait for ever: what others hold is on its way to a blob, never waiting for us.
-    fn acquire(budget: &Arc<Budget>, size: usize) -> Permit {
-        let free = budget.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free =
-            budget.freed.wait_while(free, |free| *free < size).unwrap_or_else(PoisonError::into_inner);
-        *free -= size;
-        Permit { budget: Arc::clone(budget), size }
+impl Buffers {
+    fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::new(vec![Vec::new(); count]), returned: Condvar::new() })
+    }
+
+    /// Waits until one is free. Cannot wait for ever: those of members are on their way to a blob and wait for nothing,
+    /// and those of chunks wait for members at most.
+    fn take(buffers: &Arc<Self>) -> Buffer {
+        let mut free = buffers.free.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(mut bytes) = free.pop() {
+                // Once, and never more; pages that no chunk reaches are never touched.
+                bytes.reserve_exact(MAX_CHUNK);
+                return Buffer { bytes, home: Arc::clone(buffers) };
+            }
+            free = buffers.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
-impl Drop for Permit {
+impl Drop for Buffer {
     fn drop(&mut self) {
-        *self.budget.free.lock().unwrap_or_else(PoisonError::into_inner) += self.size;
-        self.budget.freed.notify_all();
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.home.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        self.home.returned.notify_one();
     }
 }
-
-const _: () = assert!(MAX_CHUNK <= IN_FLIGHT);
 
 thread_local! {
     static COMPRESSOR: RefCell<Compressor> = RefCell::new(compressor(LEVEL));
@@ -272,17 +278,15 @@ fn compressor(level: i32) -> Compressor {
     Compressor::new(CompressionLvl::new(level).expect("libdeflate has levels 0 to 12"))
 }
 
-fn gzip_member(bytes: &[u8]) -> Vec<u8> {
+fn gzip_member(bytes: &[u8], member: &mut Vec<u8>) {
     let compressor = if is_dense(bytes) { &STORER } else { &COMPRESSOR };
-    compressor.with_borrow_mut(|compressor| compress(compressor, bytes))
+    compressor.with_borrow_mut(|compressor| compress(compressor, bytes, member));
 }
 
-fn compress(compressor: &mut Compressor, bytes: &[u8]) -> Vec<u8> {
-    let mut member = vec![0; compressor.gzip_compress_bound(bytes.len())];
-    let length = compressor.gzip_compress(bytes, &mut member).expect("the bound is large enough");
+fn compress(compressor: &mut Compressor, bytes: &[u8], member: &mut Vec<u8>) {
+    member.resize(compressor.gzip_compress_bound(bytes.len()), 0);
+    let length = compressor.gzip_compress(bytes, member).expect("the bound is large enough");
     member.truncate(length);
-    member.shrink_to_fit();
-    member
 }
 
 /// Whether compression would save less than a thirty-second: judged by four samples of 8 KiB, evenly spread. Part of
@@ -295,6 +299,7 @@ fn is_dense(bytes: &[u8]) -> bool {
     }
     let starts = (0..SAMPLES).map(|index| index * (bytes.len() - SAMPLE) / (SAMPLES - 1));
     let sample: Vec<u8> = starts.flat_map(|start| &bytes[start..start + SAMPLE]).copied().collect();
-    let compressed = PROBE.with_borrow_mut(|probe| compress(probe, &sample));
+    let mut compressed = Vec::new();
+    PROBE.with_borrow_mut(|probe| compress(probe, &sample, &mut compressed));
     compressed.len() > sample.len() - sample.len() / 32
 }
