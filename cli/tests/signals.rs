@@ -51,16 +51,12 @@ impl Site {
     fn start(&self) -> Child {
         let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the binary runs");
         let stderr = child.stderr.take().expect("piped");
-        let mut seen = String::new();
-        for line in BufReader::new(stderr).lines() {
-            let line = line.expect("UTF-8");
-            if line.ends_with(" ready") {
-                return child;
-            }
-            seen.push_str(&line);
-            seen.push('\n');
+        let mut lines = BufReader::new(stderr).lines().map(|line| line.expect("UTF-8"));
+        let before: Vec<String> = lines.by_ref().take_while(|line| !line.ends_with(" ready")).collect();
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            panic!("the build ended before its step ran: {status}\n{}", before.join("\n"));
         }
-        panic!("the build ended before its step ran: {seen}");
+        child
     }
 
     /// Whether a process of the step is alive.
