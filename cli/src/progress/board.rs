@@ -15,6 +15,9 @@ use crate::redact::redact;
 /// How many of its last lines are kept of a step that runs or has failed.
 pub const TAIL_LINES: usize = 200;
 
+/// What labels of vertices begin with that no line of the Dockerfile stands for.
+const INTERNAL: &str = "[internal] ";
+
 /// A build as far as it has come.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -30,14 +33,14 @@ pub struct Board {
 /// A step of the graph.
 #[derive(Debug)]
 pub struct Step {
-    /// Its vertex.
-    pub vertex: VertexId,
     /// `[build 2/4] RUN make`
     pub label: String,
     /// How far it is.
     pub state: State,
     /// The end of its output; kept while it runs and when it has failed.
     pub tail: VecDeque<Line>,
+    /// How many vertices it stands for that are not over.
+    open: usize,
     /// The lines before the tail, for views that do not show every line.
     pub earlier: Earlier,
 }
@@ -85,9 +88,19 @@ pub struct Line {
 }
 
 impl Step {
-    fn new(vertex: VertexId, label: String) -> Self {
+    fn new(label: String) -> Self {
         let (state, tail, earlier) = (State::Waiting, VecDeque::new(), Earlier::Shown(0));
-        Self { vertex, label, state, tail, earlier }
+        Self { label, state, tail, open: 1, earlier }
+    }
+
+    /// Whether no line of the Dockerfile asks for it.
+    pub fn is_internal(&self) -> bool {
+        self.label.starts_with(INTERNAL)
+    }
+
+    /// Whether it is over, one way or the other.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.state, State::Waiting | State::Running { .. })
     }
 }
 
@@ -148,7 +161,7 @@ impl Board {
     /// Takes a step out of the board, to tell everything about it.
     pub fn take_step(&mut self, vertex: VertexId) -> Option<Step> {
         let index = self.by_vertex.remove(&vertex)?;
-        let empty = Step::new(vertex, String::new());
+        let empty = Step::new(String::new());
         self.steps.get_mut(index).map(|step| std::mem::replace(step, empty))
     }
 
@@ -160,8 +173,8 @@ impl Board {
                     self.plan(*vertex, redact(label).into_owned());
                 }
             }
-            Event::Started(vertex) => self.change(*vertex, |_| State::Running { since: at }),
-            Event::Ready(vertex) => self.change(*vertex, |since| State::Ready(at.saturating_sub(since))),
+            Event::Started(vertex) => self.start(at, *vertex),
+            Event::Ready(vertex) => self.ready(at, *vertex),
             Event::Cached(vertex) => self.change(*vertex, |_| State::Cached),
             Event::Done(vertex, _) => self.change(*vertex, |since| State::Done(at.saturating_sub(since))),
             Event::Failed(vertex, why) => {
@@ -212,6 +225,11 @@ impl Board {
         self.by_vertex.get(&vertex).map(|step| &self.steps[*step])
     }
 
+    /// Whether a vertex's step is over, one way or the other.
+    pub fn is_over(&self, vertex: VertexId) -> bool {
+        self.step(vertex).is_some_and(Step::is_over)
+    }
+
     /// What must be seen though it does not stop the build.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -229,17 +247,24 @@ impl Board {
 
     /// How many steps are over, one way or the other.
     pub fn finished(&self) -> usize {
-        let open = |step: &&Step| !matches!(step.state, State::Waiting | State::Running { .. });
-        self.steps.iter().filter(open).count()
+        self.steps.iter().filter(|step| step.is_over()).count()
     }
 
     fn numbered(&self, row: Row) -> Option<(Row, usize)> {
         self.rows.iter().position(|other| *other == row).map(|index| (row, index + 1))
     }
 
+    /// Adds a step. Vertices that the planner has put in by itself under one name (the parts of a context that several
+    /// COPYs read) are one step to people.
     fn plan(&mut self, vertex: VertexId, label: String) -> usize {
+        let same = |step: &Step| step.is_internal() && step.label == label;
+        if let Some(index) = self.steps.iter().position(same) {
+            self.steps[index].open += 1;
+            self.by_vertex.insert(vertex, index);
+            return index;
+        }
         let index = self.steps.len();
-        self.steps.push(Step::new(vertex, label));
+        self.steps.push(Step::new(label));
         self.by_vertex.insert(vertex, index);
         index
     }
@@ -254,6 +279,23 @@ impl Board {
             self.rows.push(Row::Step(index));
         }
         &mut self.steps[index]
+    }
+
+    fn start(&mut self, at: Duration, vertex: VertexId) {
+        let runs = |step: &Step| matches!(step.state, State::Running { .. });
+        if !self.step(vertex).is_some_and(runs) {
+            self.change(vertex, |_| State::Running { since: at });
+        }
+    }
+
+    /// A step that stands for several vertices is ready when the last one is.
+    fn ready(&mut self, at: Duration, vertex: VertexId) {
+        let step = self.begun(vertex);
+        step.open = step.open.saturating_sub(1);
+        match step.open {
+            0 => self.change(vertex, |since| State::Ready(at.saturating_sub(since))),
+            _ => self.start(at, vertex),
+        }
     }
 
     fn change(&mut self, vertex: VertexId, next: impl FnOnce(Duration) -> State) {

@@ -2,6 +2,8 @@
 //! are added, never renamed or removed.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     io::Write,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -10,17 +12,15 @@ use oci::{Layer, Sha256Digest};
 use serde::Serialize;
 use solver::{Event, Stream, VertexId};
 
-use super::{
-    Board, End, View,
-    board::{State, Step},
-    text,
-};
+use super::{Board, End, View, text};
 use crate::redact::redact;
 
 /// JSON lines.
 pub struct Json<W> {
     out: W,
     start: SystemTime,
+    /// When each step that runs has begun.
+    since: BTreeMap<VertexId, Duration>,
 }
 
 /// A line.
@@ -43,7 +43,7 @@ enum Kind<'a> {
     Log {
         step: usize,
         stream: &'static str,
-        text: std::borrow::Cow<'a, str>,
+        text: Cow<'a, str>,
     },
     Ready {
         step: usize,
@@ -60,25 +60,25 @@ enum Kind<'a> {
     Failed {
         step: usize,
         seconds: f64,
-        message: &'a str,
+        message: Cow<'a, str>,
     },
     Cancelled {
         step: usize,
         seconds: f64,
     },
     Transfer {
-        task: std::borrow::Cow<'a, str>,
+        task: Cow<'a, str>,
         done: u64,
         total: u64,
     },
     Stage {
-        name: std::borrow::Cow<'a, str>,
+        name: Cow<'a, str>,
     },
     StageDone {
-        name: std::borrow::Cow<'a, str>,
+        name: Cow<'a, str>,
     },
     Warning {
-        message: &'a str,
+        message: Cow<'a, str>,
     },
     Result {
         digest: Option<&'a Sha256Digest>,
@@ -97,13 +97,18 @@ enum Kind<'a> {
 #[derive(Serialize)]
 struct Planned<'a> {
     step: usize,
-    label: &'a str,
+    label: Cow<'a, str>,
 }
 
 impl<W: Write + Send> Json<W> {
     /// Writes to `out`; the build began at `start`.
     pub fn new(out: W, start: SystemTime) -> Self {
-        Self { out, start }
+        Self { out, start, since: BTreeMap::new() }
+    }
+
+    /// Seconds since a step has begun; 0 for one that never ran.
+    fn took(&mut self, vertex: VertexId, at: Duration) -> f64 {
+        self.since.remove(&vertex).map_or(0.0, |since| round(at.saturating_sub(since)))
     }
 
     fn write(&mut self, at: Duration, event: Kind<'_>) {
@@ -116,45 +121,41 @@ impl<W: Write + Send> Json<W> {
 }
 
 impl<W: Write + Send> View for Json<W> {
-    fn event(&mut self, board: &Board, at: Duration, event: &Event) {
-        let step = |vertex: &VertexId| board.step(*vertex);
+    fn event(&mut self, _board: &Board, at: Duration, event: &Event) {
         let kind = match event {
-            Event::Planned(_) => {
-                let planned = |step: &'_ Step| (step.vertex.0, step.label.clone());
-                let steps: Vec<(usize, String)> = board.steps().iter().map(planned).collect();
-                let steps = steps.iter().map(|(step, label)| Planned { step: *step, label }).collect();
-                return self.write(at, Kind::Planned { steps });
+            Event::Planned(steps) => Kind::Planned {
+                steps: steps
+                    .iter()
+                    .map(|(step, label)| Planned { step: step.0, label: redact(label) })
+                    .collect(),
+            },
+            Event::Started(vertex) => {
+                self.since.insert(*vertex, at);
+                Kind::Started { step: vertex.0 }
             }
-            Event::Started(vertex) => Kind::Started { step: vertex.0 },
             Event::Log(vertex, stream, line) => Kind::Log {
                 step: vertex.0,
                 stream: match stream {
                     Stream::Stdout => "stdout",
                     Stream::Stderr => "stderr",
                 },
-                text: text::lossy(line),
+                text: String::from_utf8_lossy(line),
             },
-            Event::Ready(vertex) => Kind::Ready { step: vertex.0, seconds: took(step(vertex)) },
+            Event::Ready(vertex) => Kind::Ready { step: vertex.0, seconds: self.took(*vertex, at) },
             Event::Cached(vertex) => Kind::Cached { step: vertex.0 },
             Event::Done(vertex, layer) => {
-                Kind::Done { step: vertex.0, seconds: took(step(vertex)), layer: layer_name(layer) }
+                Kind::Done { step: vertex.0, seconds: self.took(*vertex, at), layer: layer_name(layer) }
             }
-            Event::Failed(vertex, _) => {
-                let message = match step(vertex).map(|step| &step.state) {
-                    Some(State::Failed(_, why)) => why.as_str(),
-                    _ => "",
-                };
-                Kind::Failed { step: vertex.0, seconds: took(step(vertex)), message }
+            Event::Failed(vertex, message) => {
+                Kind::Failed { step: vertex.0, seconds: self.took(*vertex, at), message: redact(message) }
             }
-            Event::Cancelled(vertex) => Kind::Cancelled { step: vertex.0, seconds: took(step(vertex)) },
+            Event::Cancelled(vertex) => Kind::Cancelled { step: vertex.0, seconds: self.took(*vertex, at) },
             Event::Transfer { task, done, total } => {
                 Kind::Transfer { task: redact(task), done: *done, total: *total }
             }
             Event::Stage(name) => Kind::Stage { name: redact(name) },
             Event::StageDone(name) => Kind::StageDone { name: redact(name) },
-            Event::Warning(_) => {
-                Kind::Warning { message: board.warnings().last().map_or("", String::as_str) }
-            }
+            Event::Warning(message) => Kind::Warning { message: redact(message) },
         };
         self.write(at, kind);
     }
@@ -180,15 +181,6 @@ impl<W: Write + Send> View for Json<W> {
 /// Seconds with milliseconds.
 fn round(time: Duration) -> f64 {
     time.as_millis() as f64 / 1e3
-}
-
-fn took(step: Option<&Step>) -> f64 {
-    match step.map(|step| &step.state) {
-        Some(State::Ready(took) | State::Done(took) | State::Failed(took, _) | State::Cancelled(took)) => {
-            round(*took)
-        }
-        _ => 0.0,
-    }
 }
 
 /// The tree of a layer that was built, the diff ID of one that came with an image.

@@ -7,7 +7,7 @@ use solver::{Event, VertexId};
 
 use super::{
     Board, End, View,
-    board::{Row, State, Task},
+    board::{Row, State, Step, Task},
     summary, text,
 };
 
@@ -103,6 +103,8 @@ impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, board: &Board, at: Duration, event: &Event) {
         match event {
             Event::Planned(_) => {}
+            // What nobody asked for is not announced: it is over at once, as a rule.
+            Event::Started(vertex) if board.step(*vertex).is_some_and(Step::is_internal) => {}
             Event::Started(vertex) => {
                 if let (Some((row, number)), Some(step)) = (board.row_of_vertex(*vertex), board.step(*vertex))
                 {
@@ -115,6 +117,7 @@ impl<W: Write + Send> View for Plain<W> {
                 text.extend_from_slice(line);
                 self.step(board, *vertex, &text);
             }
+            Event::Ready(vertex) if !board.is_over(*vertex) => {}
             Event::Ready(vertex)
             | Event::Cached(vertex)
             | Event::Done(vertex, _)

@@ -49,6 +49,8 @@ fn recording() -> Vec<(u64, Event)> {
         "[assets 2/2] ADD https://me:secret@example.com/logo.svg /",
         "[stage-2 1/2] COPY --from=build /out /",
         "[assets 1/2] WORKDIR /srv",
+        "[internal] load build context",
+        "[internal] load build context",
     ];
     let layer = || Layer::Built(Tree::empty_digest());
     let step = VertexId;
@@ -60,7 +62,11 @@ fn recording() -> Vec<(u64, Event)> {
                 labels.iter().enumerate().map(|(id, label)| (step(id), (*label).to_owned())).collect(),
             ),
         ),
+        (15, Event::Started(step(6))),
         (20, Event::Ready(step(0))),
+        (21, Event::Started(step(7))),
+        (22, Event::Ready(step(6))),
+        (24, Event::Ready(step(7))),
         (25, Event::Cached(step(5))),
         (30, transfer("pull sha256:0123456789ab", 0, 12_300_000)),
         (900, transfer("pull sha256:0123456789ab", 4_190_000, 12_300_000)),

@@ -132,11 +132,6 @@ fn is_colour(sequence: &str) -> bool {
     inner.is_some_and(|inner| inner.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b';' | b':')))
 }
 
-/// A line of output as text, whatever bytes it holds; for logs that machines read.
-pub fn lossy(line: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(line)
-}
-
 /// `2025-01-01T00:00:00.123Z`: time since 1970 as RFC 3339 writes it, with milliseconds.
 pub fn rfc3339(since_epoch: Duration) -> String {
     let seconds = exporter::assemble::rfc3339(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
