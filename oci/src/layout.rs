@@ -196,6 +196,12 @@ fn choose(
         },
         None => Some(tagged_as("latest")).filter(|found| !found.is_empty()).unwrap_or(matching(&|_| true)),
     };
+    if candidates.is_empty()
+        && let Some(digest) = selector.and_then(|text| text.parse().ok())
+        && blob_path(directory, &digest).exists()
+    {
+        return describe(directory, &digest);
+    }
     let fits = |entry: &&&Descriptor| entry.platform.as_ref().is_some_and(|own| own.satisfies(platform));
     match candidates.as_slice() {
         [] => Err(LayoutError::NotFound {
@@ -209,6 +215,16 @@ fn choose(
             _ => Err(LayoutError::Ambiguous { directory: directory.to_owned(), tags: tags() }),
         },
     }
+}
+
+/// The descriptor of a document that `index.json` does not list, but that is there: one of a nested index.
+fn describe(directory: &Path, digest: &Sha256Digest) -> Result<Descriptor, LayoutError> {
+    let wrong = |error: DocumentError| Failure::Document(error).at(directory);
+    let bytes = read_limited(open_blob(directory, digest)?, &blob_path(directory, digest))?;
+    let media_type = document::media_type(None, &bytes).map_err(wrong)?;
+    let descriptor = Descriptor::new(media_type, *digest, bytes.len() as u64);
+    document::verify(&descriptor, &bytes).map_err(wrong)?;
+    Ok(descriptor)
 }
 
 fn open_regular(path: &Path) -> Result<File, LayoutError> {

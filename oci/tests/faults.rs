@@ -613,6 +613,30 @@ fn plain_http_is_for_loopback_and_insecure_hosts() {
 }
 
 #[test]
+fn a_blob_that_only_downloads_can_see_is_pushed_again() {
+    let storage = Arc::new(Server::start(|_| status(403, &[], "signed for GET")));
+    let to = storage.address.clone();
+    let server = Server::start(move |request| match request.method.as_str() {
+        "HEAD" => status(307, &[("Location", &format!("http://{to}/signed"))], ""),
+        "POST" => status(202, &[("Location", "/upload")], ""),
+        "PUT" => status(201, &[], ""),
+        _ => status(200, &[], ""),
+    });
+    let pushed = push(&client(vec![]), &reference(&server.address, "app"), b"layer").expect("pushed");
+    assert_eq!(pushed, Pushed::Uploaded);
+}
+
+#[test]
+fn a_hiccup_is_not_taken_for_tls() {
+    let once = first(1, |request| request.path == "/v2/");
+    let server = Server::start(move |request| match once(request) {
+        true => Reply::Lose(Box::new(status(200, &[], ""))),
+        false => blob(request, b"layer"),
+    });
+    assert_eq!(pull(&client(vec![]), &server, b"layer"), Ok(b"layer".to_vec()));
+}
+
+#[test]
 fn a_reader_that_is_dropped_ends_the_transfer() {
     let server = Server::start(|request| match request.path.as_str() {
         "/v2/" => status(200, &[], ""),
@@ -624,4 +648,51 @@ fn a_reader_that_is_dropped_ends_the_transfer() {
     reader.read_exact(&mut vec![0; 1 << 20]).expect("zeros");
     drop(registry);
     reader.read_exact(&mut vec![0; 1 << 20]).expect("the reader keeps the client alive");
+}
+
+/// Runs [`asks_a_helper`] in a process of its own, since `PATH` belongs to all of a process: with a helper that holds
+/// alice's password.
+fn with_helper(server: &Server, config: &str) -> String {
+    let home = tempfile::tempdir().expect("tempdir");
+    let program = home.path().join("docker-credential-vault");
+    // A shell writes it: a writable descriptor of ours could be inherited by a child of another test, and the kernel
+    // runs no program that somebody may write.
+    let script = r#"#!/bin/sh
+read server
+[ "$server" = "$EXPECTED" ] || { echo credentials not found; exit 1; }
+echo '{"ServerURL":"x","Username":"alice","Secret":"pw"}'"#;
+    let install = r#"printf '%s\n' "$1" > "$0" && chmod 755 "$0""#;
+    let status = std::process::Command::new("sh").arg("-c").arg(install).arg(&program).arg(script).status();
+    assert!(status.expect("a shell").success());
+    let output = std::process::Command::new(std::env::current_exe().expect("we are running"))
+        .args(["--exact", "asks_a_helper", "--nocapture"])
+        .env("PATH", format!("{}:/usr/bin:/bin", home.path().display()))
+        .env("EXPECTED", &server.address)
+        .env("HELPER_TEST_REGISTRY", &server.address)
+        .env("DOCKER_CONFIG", write_config(home.path(), config).parent().expect("a directory"))
+        .output()
+        .expect("our own binary starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("result: ").map(str::to_owned)).unwrap_or(text)
+}
+
+#[test]
+fn asks_a_helper() {
+    let Ok(address) = std::env::var("HELPER_TEST_REGISTRY") else { return };
+    let checked = client(vec![]).has_blob(&reference(&address, "app"), &Sha256Digest::of(b"layer"));
+    let result = checked.map_or_else(|error| told(&error), |found| found.to_string());
+    std::io::Write::write_all(&mut std::io::stdout(), format!("\nresult: {result}\n").as_bytes())
+        .expect("heard");
+}
+
+#[test]
+fn helpers_named_for_a_registry_or_for_all_are_asked() {
+    let server = guarded(|request| blob(request, b"layer"));
+    let for_one = format!(r#"{{"credHelpers":{{"{}":"vault"}}}}"#, server.address);
+    assert_eq!(with_helper(&server, &for_one), "true");
+    assert_eq!(with_helper(&server, r#"{"credsStore":"vault"}"#), "true");
+    let for_another = with_helper(&server, r#"{"credHelpers":{"other.example.com":"vault"}}"#);
+    assert!(for_another.contains("is denied"), "{for_another}");
+    let missing = with_helper(&server, r#"{"credsStore":"absent"}"#);
+    assert!(missing.contains("\"docker-credential-absent\" cannot be started"), "{missing}");
 }

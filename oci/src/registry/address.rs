@@ -1,6 +1,6 @@
 //! Which host a registry is, and which hosts are alike.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use reqwest::Url;
 
@@ -44,16 +44,35 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address(host).is_some_and(|address| address.is_loopback())
 }
 
-/// Whether a host name is an address that means something else on every network: loopback, link-local (where clouds
-/// keep their metadata), private or unspecified.
-pub(super) fn is_private(host: &str) -> bool {
-    let local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80 || v6.segments()[0] & 0xfe00 == 0xfc00;
-    is_loopback(host)
-        || match address(host) {
-            Some(IpAddr::V4(v4)) => v4.is_private() || v4.is_link_local() || v4.is_unspecified(),
-            Some(IpAddr::V6(v6)) => local(v6) || v6.is_unspecified(),
-            None => false,
+/// Who can be reached at a host name, as far as the name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Anything with a name, and public addresses.
+    Public,
+    /// Addresses of private networks (RFC 1918, RFC 4193).
+    Private,
+    /// Link-local addresses, where clouds keep their metadata, and the unspecified one.
+    Link,
+    /// This machine.
+    Loopback,
+}
+
+impl Reach {
+    pub fn of(host: &str) -> Self {
+        let Some(address) = address(host) else {
+            return if is_loopback(host) { Self::Loopback } else { Self::Public };
+        };
+        let (private, link) = match address {
+            IpAddr::V4(v4) => (v4.is_private(), v4.is_link_local()),
+            IpAddr::V6(v6) => (v6.is_unique_local(), v6.is_unicast_link_local()),
+        };
+        match (address.is_loopback(), private, link || address.is_unspecified()) {
+            (true, ..) => Self::Loopback,
+            (_, true, _) => Self::Private,
+            (_, _, true) => Self::Link,
+            _ => Self::Public,
         }
+    }
 }
 
 /// Whether two hosts belong to the same owner as far as names tell: equal, or below the same registrable domain.
@@ -119,25 +138,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_and_private_hosts_are_known() {
-        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "[::1]", "::1", "[::ffff:127.0.0.1]"]
-        {
-            assert!(is_loopback(host) && is_private(host), "{host}");
-        }
-        for host in
-            ["10.0.0.1", "192.168.1.1", "169.254.169.254", "[fe80::1]", "[fd00::1]", "0.0.0.0", "[::]"]
-        {
-            assert!(!is_loopback(host) && is_private(host), "{host}");
-        }
-        for host in [
-            "localhost.example.com",
-            "example.com",
-            "128.0.0.1",
-            "8.8.8.8",
-            "[2001:db8::1]",
-            "127.0.0.1.nip.io",
+    fn addresses_tell_who_can_be_reached() {
+        for (host, want) in [
+            ("localhost", Reach::Loopback),
+            ("LOCALHOST", Reach::Loopback),
+            ("127.0.0.1", Reach::Loopback),
+            ("127.9.9.9", Reach::Loopback),
+            ("[::1]", Reach::Loopback),
+            ("[::ffff:127.0.0.1]", Reach::Loopback),
+            ("10.0.0.1", Reach::Private),
+            ("192.168.1.1", Reach::Private),
+            ("[fd00::1]", Reach::Private),
+            ("169.254.169.254", Reach::Link),
+            ("[fe80::1]", Reach::Link),
+            ("[::ffff:169.254.169.254]", Reach::Link),
+            ("0.0.0.0", Reach::Link),
+            ("[::]", Reach::Link),
+            ("localhost.example.com", Reach::Public),
+            ("127.0.0.1.nip.io", Reach::Public),
+            ("128.0.0.1", Reach::Public),
+            ("[2001:db8::1]", Reach::Public),
         ] {
-            assert!(!is_loopback(host) && !is_private(host), "{host}");
+            assert_eq!(Reach::of(host), want, "{host}");
+            assert_eq!(is_loopback(host), want == Reach::Loopback, "{host}");
         }
     }
 

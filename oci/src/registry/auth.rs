@@ -19,7 +19,7 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    address::{are_related, host_of, is_loopback, is_private},
+    address::{Reach, are_related},
     challenge::{Bearer, Challenge},
     credentials::{Credential, CredentialStore, Secret},
     error::{RegistryError, shown},
@@ -207,7 +207,7 @@ impl Auth {
         let _ = realm.set_password(None);
         let refuse = |reason| Err(refuse(&shown(&realm), reason));
         let (own, host) = (registry.host_str().unwrap_or_default(), realm.host_str().unwrap_or_default());
-        let both_loopback = is_loopback(own) && is_loopback(host);
+        let both_loopback = Reach::of(own) == Reach::Loopback && Reach::of(host) == Reach::Loopback;
         let same_host = own.eq_ignore_ascii_case(host) || both_loopback;
         match realm.scheme() {
             "https" => {}
@@ -215,26 +215,27 @@ impl Auth {
             "http" => return refuse("that is not HTTPS"),
             _ => return refuse("only HTTP is spoken to token services"),
         }
-        if is_private(host) && !same_host {
+        let trusted = self.trusted_realms.iter().any(|name| name.eq_ignore_ascii_case(host));
+        let in_reach = match Reach::of(host) {
+            Reach::Public => true,
+            Reach::Private => Reach::of(own) != Reach::Public,
+            Reach::Link | Reach::Loopback => same_host,
+        };
+        if !in_reach && !trusted {
             return refuse("that is an address inside a private network");
         }
-        if shows_credentials && !same_host && !self.may_see_credentials(&access.registry, host) {
+        if shows_credentials && !same_host && !trusted && !are_one_owner(own, host) {
             return refuse("that is somebody else's host; name it as a trusted realm if it is right");
         }
         Ok(realm)
     }
+}
 
-    fn may_see_credentials(&self, registry: &str, realm: &str) -> bool {
-        // Registries whose accounts are kept elsewhere, as their documentation says.
-        const KNOWN: [(&str, &str); 2] =
-            [("registry.redhat.io", "sso.redhat.com"), ("registry.connect.redhat.com", "sso.redhat.com")];
-        let host = host_of(registry);
-        let name =
-            host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
-        are_related(name, realm)
-            || KNOWN.contains(&(name, realm))
-            || self.trusted_realms.iter().any(|trusted| trusted.eq_ignore_ascii_case(realm))
-    }
+/// Whether a token service belongs to the registry: by its name, or as the registry's documentation says.
+fn are_one_owner(registry: &str, realm: &str) -> bool {
+    const KNOWN: [(&str, &str); 2] =
+        [("registry.redhat.io", "sso.redhat.com"), ("registry.connect.redhat.com", "sso.redhat.com")];
+    are_related(registry, realm) || KNOWN.contains(&(registry, realm))
 }
 
 fn basic(user: &str, password: &Secret) -> HeaderValue {
@@ -345,5 +346,55 @@ impl Token {
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| protocol("its token is not JSON"))?;
         let text = answer.token.or(answer.access_token).filter(|text| !text.is_empty());
         Ok(Self { text: text.ok_or_else(|| protocol("it sends no token"))?, expires_in: answer.expires_in })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_to_token_services_of_the_same_owner() {
+        let auth = Auth::new(CredentialStore::new(&[], &|_| None), vec!["auth.friend.example".to_owned()]);
+        let asked = |registry: &str, realm: &str, shows_credentials| {
+            let registry = Url::parse(registry).expect("a URL");
+            let access = Access::pull(registry.host_str().expect("a host"), "app");
+            let bearer = Bearer { realm: realm.to_owned(), service: None, scope: None };
+            auth.realm(&registry, &access, &bearer, shows_credentials).is_ok()
+        };
+        // Registry, realm, whether it may see credentials, whether it may be asked without.
+        for (registry, realm, with, without) in [
+            ("https://registry-1.docker.io/", "https://auth.docker.io/token", true, true),
+            ("https://registry.gitlab.com/", "https://gitlab.com/jwt/auth", true, true),
+            ("https://registry.redhat.io/", "https://sso.redhat.com/auth", true, true),
+            ("https://r.example.com:5000/", "https://r.example.com:5001/token", true, true),
+            ("https://r.example.com/", "https://auth.friend.example/token", true, true),
+            ("https://r.example.com/", "https://auth.evil.example/token", false, true),
+            ("https://r.example.com/", "http://r.example.com/token", false, false),
+            ("https://r.example.com/", "https://169.254.169.254/", false, false),
+            ("https://r.example.com/", "https://10.0.0.1/", false, false),
+            ("https://r.example.com/", "https://localhost/", false, false),
+            ("https://10.0.0.1/", "https://10.0.0.2/", false, true),
+            ("https://10.0.0.1/", "https://127.0.0.1/", false, false),
+            ("http://127.0.0.1:5000/", "https://169.254.169.254/", false, false),
+            ("http://127.0.0.1:5000/", "http://localhost:5001/token", true, true),
+            ("http://10.0.0.1:5000/", "http://10.0.0.1:5001/token", true, true),
+            ("http://10.0.0.1:5000/", "http://10.0.0.2:5001/token", false, false),
+        ] {
+            assert_eq!(asked(registry, realm, true), with, "{registry} {realm} with credentials");
+            assert_eq!(asked(registry, realm, false), without, "{registry} {realm} without");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_joins_what_is_needed_and_what_is_wanted() {
+        let scopes = |wanted: Option<&str>| {
+            let bearer = Bearer { realm: String::new(), service: None, scope: wanted.map(str::to_owned) };
+            scopes(&Access::push("r", "b").and_pull("a"), &bearer).join(" ")
+        };
+        let both = "repository:a:pull repository:b:pull,push";
+        assert_eq!(scopes(None), both);
+        assert_eq!(scopes(Some("repository:b:push  repository:a:pull")), both);
+        assert_eq!(scopes(Some("repository:b:delete")), format!("{both} repository:b:delete"));
     }
 }

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
-use super::credentials::CredentialError;
+use super::{credentials::CredentialError, retry::Limits};
 use crate::{digest::Sha256Digest, document::DocumentError};
 
 /// Why the registry could not be used. URLs in it are without user information and query.
@@ -178,6 +178,21 @@ impl RegistryError {
     /// Whether what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the other end speaks TLS, but cannot prove who it is.
+    pub(super) fn is_certificate(&self) -> bool {
+        let Self::Transport { source, .. } = self else { return false };
+        matches!(find::<rustls::Error>(source.as_ref()), Some(rustls::Error::InvalidCertificate(_)))
+    }
+
+    /// How long it took to fail, where that was the failure.
+    pub(super) fn waited(&self, limits: &Limits) -> Duration {
+        match self {
+            Self::Timeout { waited, .. } => *waited,
+            Self::Transport { source, .. } if source.is_timeout() => limits.connect,
+            _ => Duration::ZERO,
+        }
     }
 
     pub(super) fn patience(&self) -> Patience {

@@ -183,18 +183,26 @@ impl Inner {
             return Ok(known);
         }
         let http = parse_url(&format!("http://{}/v2/", host_of(registry)))?;
-        let found =
-            if loopback { self.probe_plain(&http).await? } else { self.probe_tls(&https, &http).await? };
+        let found = match loopback {
+            true => self.probe_plain(&https, &http).await?,
+            false => self.probe_tls(&https, &http).await?,
+        };
         self.schemes.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.to_owned(), found);
         Ok(found)
     }
 
-    /// Plain HTTP, unless the host takes it for a mistake.
-    async fn probe_plain(&self, http: &Url) -> Result<&'static str, RegistryError> {
-        let response = match self.send(&Method::GET, http, &HeaderMap::new(), None, &Payload::Empty).await {
-            // A TLS server answers plain HTTP with an alert, which is no HTTP; one that nobody listens to does not answer.
-            Err(RegistryError::Transport { source, .. }) if !source.is_connect() => return Ok("https"),
-            sent => sent?,
+    /// Plain HTTP, unless the host speaks TLS.
+    async fn probe_plain(&self, https: &Url, http: &Url) -> Result<&'static str, RegistryError> {
+        let none = HeaderMap::new();
+        let response = match self.send(&Method::GET, http, &none, None, &Payload::Empty).await {
+            Ok(response) => response,
+            // A TLS server may answer plain HTTP with an alert, which is no HTTP. So may a hiccup look.
+            Err(error @ RegistryError::Transport { .. }) => {
+                let tls = self.send(&Method::GET, https, &none, None, &Payload::Empty).await;
+                let speaks_tls = tls.map_or_else(|error| error.is_certificate(), |_| true);
+                return if speaks_tls { Ok("https") } else { Err(error) };
+            }
+            Err(error) => return Err(error),
         };
         if response.status() != StatusCode::BAD_REQUEST {
             return Ok("http");
@@ -477,6 +485,15 @@ mod tests {
             let found = go(from, to);
             assert!(found.ends_with(want) && !found.contains("pw"), "{to}: {found}");
         }
+    }
+
+    #[test]
+    fn docker_hub_is_reached_by_its_other_name() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let url =
+            |registry| runtime.block_on(inner().url(registry, "a/manifests/x")).expect("a URL").to_string();
+        assert_eq!(url("docker.io"), "https://registry-1.docker.io/v2/a/manifests/x");
+        assert_eq!(url("r.example.com:5000"), "https://r.example.com:5000/v2/a/manifests/x");
     }
 
     #[test]

@@ -21,11 +21,12 @@ use tokio::sync::mpsc;
 
 use super::{
     Pushed, Runtime,
+    address::Origin,
     auth::Access,
     error::RegistryError,
     http::{Call, Feed, Flow, Inner, Payload, first},
 };
-use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference};
+use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference, verify::Verified};
 
 /// Size of one piece of a body.
 const PIECE: usize = 256 << 10;
@@ -94,6 +95,13 @@ impl Source<'_> {
                 self.hand_over(&order, Err(broken));
             }
         }
+    }
+
+    /// Reads the blob once more: whether it is us or the way to the registry that damaged it.
+    fn verify(&self) -> Result<(), RegistryError> {
+        let read = (self.open)()
+            .and_then(|blob| io::copy(&mut Verified::new(blob, self.descriptor), &mut io::sink()));
+        read.map(drop).map_err(|source| RegistryError::Source { digest: self.descriptor.digest, source })
     }
 
     /// `false` when the request is over, and wants no more.
@@ -202,6 +210,10 @@ impl Push<'_> {
             return Ok(());
         }
         let failure = self.inner.failure(response, &access.name()).await;
+        if matches!(&failure, RegistryError::Status { codes, .. } if codes.iter().any(|code| code == "DIGEST_INVALID"))
+        {
+            self.source.verify()?;
+        }
         Err(match failure {
             // A session that is gone, in the words of registries that do not say so.
             RegistryError::NotFound { reason, .. } => RegistryError::Status {
@@ -240,10 +252,13 @@ pub(super) async fn has_blob(
     digest: &Sha256Digest,
 ) -> Result<bool, RegistryError> {
     let url = inner.url(&access.registry, &format!("{}/blobs/{digest}", access.repository)).await?;
+    let home = Origin::of(&url);
     let response = inner.exchange(&Call::new(Method::HEAD, url, access)).await?;
     match response.status() {
         StatusCode::OK => Ok(true),
         StatusCode::NOT_FOUND => Ok(false),
+        // A storage service to which the registry sends downloads may not answer HEAD: then nothing is known.
+        status if status.is_client_error() && Origin::of(response.url()) != home => Ok(false),
         _ => Err(inner.failure(response, &access.name()).await),
     }
 }

@@ -82,9 +82,7 @@ impl<'a> Attempts<'a> {
         if let Some(asked) = error.retry_after() {
             return self.obey(asked);
         }
-        if let RegistryError::Timeout { waited, .. } = error {
-            self.waited += *waited;
-        }
+        self.waited += error.waited(self.limits);
         let nominal =
             self.limits.first_pause.saturating_mul(1 << self.count.min(16)).min(self.limits.longest_pause);
         self.count += 1;

@@ -91,6 +91,13 @@ fn a_good_layout_passes_and_is_read_as_an_image() {
         let origin = crate::BlobOrigin::OciLayout(bench.directory.path().to_owned());
         assert_eq!(image.base_layers(&origin)[0].diff_id, Sha256Digest::of(b"tar").into());
     }
+    let nested = layout::find_image(bench.directory.path(), Some(&manifest.digest.to_string()), &amd64);
+    assert_eq!(nested.expect("there, though not listed").root_digest, manifest.digest);
+    let absent = Sha256Digest::of(b"absent").to_string();
+    assert!(matches!(
+        layout::find_image(bench.directory.path(), Some(&absent), &amd64),
+        Err(LayoutError::NotFound { .. })
+    ));
     let missing = layout::find_image(bench.directory.path(), Some("v2"), &amd64).expect_err("no such tag");
     assert!(missing.to_string().ends_with("has no image \"v2\"; it has v1"), "{missing}");
     let arm64 = Platform::new("linux", "arm64", None);

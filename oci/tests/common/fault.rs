@@ -1,13 +1,15 @@
 //! A server that does what a test tells it to: answers made up, or taken from a real registry and then damaged.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
 };
 
 /// The bodies of requests to paths with this word are left in the socket.
 pub const UNREAD: &str = "unread";
+/// Those of requests to paths with this word are read and forgotten.
+pub const SWALLOW: &str = "swallow";
 
 /// One request, read to its end.
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub enum Reply {
     End(usize, Box<Reply>),
     /// The same is done, but nobody hears of it: the connection is reset before its head.
     Lose(Box<Reply>),
+    /// So many zeros.
+    Zeros(u64),
     /// A head and then endless zeros.
     Endless(u16),
     /// What the registry behind us answers.
@@ -151,6 +155,11 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
             send_part(connection, request, *reply, upstream, count)?;
             Ok(false)
         }
+        Reply::Zeros(size) => {
+            write_head(connection, 200, &[], size as usize)?;
+            io::copy(&mut io::repeat(0).take(size), &mut BufWriter::with_capacity(64 << 10, connection))?;
+            Ok(true)
+        }
         Reply::Endless(status) => {
             write_head(connection, status, &[], usize::MAX >> 1)?;
             loop {
@@ -227,8 +236,11 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut body = Vec::new();
-    if !path.contains(UNREAD) {
-        reader.take(length(&headers).unwrap_or(0)).read_to_end(&mut body)?;
+    let mut sent = reader.take(length(&headers).unwrap_or(0));
+    if path.contains(SWALLOW) {
+        io::copy(&mut sent, &mut io::sink())?;
+    } else if !path.contains(UNREAD) {
+        sent.read_to_end(&mut body)?;
     }
     Ok(Some(Request { method, path, headers, body }))
 }
