@@ -38,7 +38,7 @@ fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
     sys::new_session_keyring().step("new session keyring")?;
     setsid().step("setsid")?;
     umask(Mode::from_raw_mode(0o022));
-    if sys::landlock_abi() >= 6 {
+    if sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES {
         sys::landlock_scope().step("landlock scope")?;
     }
     enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;

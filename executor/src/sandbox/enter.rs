@@ -57,7 +57,7 @@ pub struct Entered {
 /// The step that failed, with errno and the one setting that would lift it.
 pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     if !sys::is_single_threaded() {
-        return Err(failed("count threads", Errno::DEADLK));
+        return Err(SandboxError::step("enter namespaces", "this process has several threads already", None));
     }
     // Inside a namespace without a map everybody is nobody: the ids must be asked for before.
     let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
@@ -76,19 +76,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| failed("make mounts private", errno))?;
-    if sys::landlock_abi() < 6 {
-        notes.push(
-            "this kernel has no Landlock scopes (Linux 6.12): steps on the builder's network can reach \
-                    abstract sockets of the host"
-                .to_owned(),
-        );
-    }
-    if let Some(limit) = too_few_open_files() {
-        notes.push(format!(
-            "steps can open {limit} files, not {}: raise this user's hard limit",
-            Limits::default().open_files_hard
-        ));
-    }
+    notes.extend(missing_protections());
     let (uid_map, gid_map) = (read("/proc/self/uid_map")?, read("/proc/self/gid_map")?);
     let rung = match ids::mapped(&uid_map).min(ids::mapped(&gid_map)) {
         _ if ids::is_initial(&uid_map) => Rung::Root,
@@ -97,6 +85,22 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     };
     Ok(Entered { rung, id_map: ids::describe(&uid_map, &gid_map), notes })
 }
+
+/// What steps should have and this kernel or this user cannot give them.
+fn missing_protections() -> Vec<String> {
+    let mut missing = Vec::new();
+    if sys::landlock_abi() < sys::LANDLOCK_ABI_WITH_SCOPES {
+        missing.push(NO_SCOPES.to_owned());
+    }
+    if let Some(limit) = too_few_open_files() {
+        let wanted = Limits::default().open_files_hard;
+        missing.push(format!("steps can open {limit} files, not {wanted}: raise this user's hard limit"));
+    }
+    missing
+}
+
+const NO_SCOPES: &str = "this kernel has no Landlock scopes (Linux 6.12): a step on the builder's network can reach \
+    abstract sockets of the host";
 
 /// Who this process is outside.
 #[derive(Debug, Clone, Copy)]

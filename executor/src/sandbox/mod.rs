@@ -29,7 +29,7 @@ mod run;
 mod seccomp;
 mod stubs;
 #[allow(unsafe_code)]
-pub mod sys;
+pub(crate) mod sys;
 mod wire;
 
 pub use enter::{Entered, Mode, enter_builder};

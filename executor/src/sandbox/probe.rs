@@ -190,7 +190,7 @@ fn subordinate_ids() -> Outcome {
 
 fn landlock() -> Outcome {
     match sys::landlock_abi() {
-        abi @ 6.. => Outcome::Works(format!("ABI {abi}")),
+        abi @ sys::LANDLOCK_ABI_WITH_SCOPES.. => Outcome::Works(format!("ABI {abi}")),
         0 => {
             Outcome::fails("this kernel has no Landlock", Some("boot a kernel with CONFIG_SECURITY_LANDLOCK"))
         }

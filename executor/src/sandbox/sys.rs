@@ -167,6 +167,9 @@ pub fn new_session_keyring() -> Result<(), Errno> {
     }
 }
 
+/// The first Landlock version that knows scopes.
+pub const LANDLOCK_ABI_WITH_SCOPES: u32 = 6;
+
 /// The Landlock version of this kernel; 0 where it has none or it is switched off.
 pub fn landlock_abi() -> u32 {
     const LANDLOCK_CREATE_RULESET_VERSION: usize = 1;
@@ -176,7 +179,7 @@ pub fn landlock_abi() -> u32 {
 }
 
 /// Shuts this process and its children off from abstract sockets and signals outside; restricts no file. Needs
-/// Landlock ABI 6, and CAP_SYS_ADMIN in the user namespace unless no_new_privs is set.
+/// [`LANDLOCK_ABI_WITH_SCOPES`], and CAP_SYS_ADMIN in the user namespace unless no_new_privs is set.
 ///
 /// # Errors
 /// What landlock_create_ruleset(2) and landlock_restrict_self(2) say.

@@ -8,7 +8,9 @@ use std::{
     sync::Mutex,
 };
 
-use executor::sandbox::{self, Exit, PlanError, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User};
+use executor::sandbox::{
+    self, Entered, Exit, PlanError, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User,
+};
 use solver::{Cancel, Stream, op};
 use tempfile::TempDir;
 
@@ -21,6 +23,8 @@ const APPLETS: &[&str] = &[
 pub struct Fixture {
     /// The rung.
     pub rung: Rung,
+    /// Whether this kernel can shut steps off from the host's abstract sockets.
+    pub has_scopes: bool,
     lower: TempDir,
 }
 
@@ -47,7 +51,7 @@ pub struct Ran {
 
 impl Fixture {
     /// `None` when there is no static busybox.
-    pub fn new(rung: Rung) -> Option<Self> {
+    pub fn new(entered: &Entered) -> Option<Self> {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| is_static(path))?;
         let lower = tempfile::tempdir().unwrap();
         let at = |path: &str| lower.path().join(path);
@@ -63,7 +67,8 @@ impl Fixture {
         for library in libraries() {
             fs::copy(&library, at("lib64").join(library.file_name().unwrap())).unwrap();
         }
-        Some(Self { rung, lower })
+        let has_scopes = !entered.notes.iter().any(|note| note.contains("Landlock"));
+        Some(Self { rung: entered.rung, has_scopes, lower })
     }
 
     /// The root file system.

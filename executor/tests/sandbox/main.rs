@@ -92,7 +92,7 @@ fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
     let mode = if mode == "single" { Mode::SingleId } else { Mode::Auto };
     let entered = sandbox::enter_builder(mode).unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
     assert_eq!(format!("{:?}", entered.rung), expected, "{:?}", entered.notes);
-    let Some(fixture) = Fixture::new(entered.rung) else {
+    let Some(fixture) = Fixture::new(&entered) else {
         println!("SKIPPED: the sandbox tests: no static busybox (Debian: busybox-static)");
         return ExitCode::SUCCESS;
     };
