@@ -13,7 +13,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -59,7 +59,7 @@ pub enum SealError {
     Store(#[from] StoreError),
     /// Threads for compression could not be started.
     #[error("cannot start the threads that compress layers")]
-    Threads(#[source] io::Error),
+    Threads(#[source] Arc<io::Error>),
     /// A file of the store that describes a built layer cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -116,7 +116,8 @@ pub struct Sealer {
 
 struct Shared {
     options: SealOptions,
-    pipeline: Pipeline,
+    /// Made when the first layer must really be encoded: a build that is cached needs no threads.
+    pipeline: OnceLock<Result<Pipeline, Arc<io::Error>>>,
     state: Mutex<State>,
     changed: Condvar,
     /// Set when the sealer is dropped: nobody waits any more for what still runs.
@@ -152,16 +153,15 @@ struct Record {
 }
 
 impl Sealer {
-    /// Starts the threads.
+    /// Starts the workers.
     ///
     /// # Errors
     /// [`SealError::Threads`].
     pub fn new(options: SealOptions) -> Result<Self, SealError> {
-        let pipeline = Pipeline::new(options.jobs).map_err(SealError::Threads)?;
         let count = options.jobs.clamp(1, WORKERS);
         let shared = Arc::new(Shared {
             options,
-            pipeline,
+            pipeline: OnceLock::new(),
             state: Mutex::default(),
             changed: Condvar::new(),
             abandoned: AtomicBool::new(false),
@@ -170,7 +170,9 @@ impl Sealer {
         for index in 0..count {
             let shared = Arc::clone(&sealer.shared);
             let worker = thread::Builder::new().name(format!("seal-{index}"));
-            sealer.workers.push(worker.spawn(move || shared.work()).map_err(SealError::Threads)?);
+            sealer
+                .workers
+                .push(worker.spawn(move || shared.work()).map_err(|error| SealError::Threads(error.into()))?);
         }
         Ok(sealer)
     }
@@ -297,7 +299,7 @@ impl Shared {
         let directory = self.options.store.area("snapshots").join(job.chain.hex()).join("fs");
         let failed = |source| SealError::Read { path: directory.clone(), source };
         let files = DirectorySource::open(&directory).map_err(failed)?;
-        let Self { options, pipeline, .. } = self;
+        let (options, pipeline) = (&self.options, self.pipeline()?);
         let progress = Progress::new(&options.events, job.tree, &tree);
         let produce = |out: &mut dyn io::Write| {
             let mut out = Counted { out, progress: &progress, abandoned: &self.abandoned };
@@ -309,6 +311,11 @@ impl Shared {
         let bytes = serde_json::to_vec(&record).expect("a record is plain data");
         options.store.write_atomic(&self.record_path(job.tree), &bytes)?;
         Ok(record.into())
+    }
+
+    fn pipeline(&self) -> Result<&Pipeline, SealError> {
+        let pipeline = self.pipeline.get_or_init(|| Pipeline::new(self.options.jobs).map_err(Arc::new));
+        pipeline.as_ref().map_err(|error| SealError::Threads(Arc::clone(error)))
     }
 
     /// What the store remembers, if its blob is still there. A record that cannot be read is no record.

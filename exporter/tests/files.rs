@@ -131,7 +131,7 @@ fn a_directory_has_modes_times_and_links_and_says_what_it_lacks() {
     let events = workshop.events.lock().expect("no panic");
     let warnings: Vec<_> = events.iter().filter(|event| matches!(event, Event::Warning(_))).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(format!("{:?}", warnings[0]).contains("belong to other users"));
+    assert!(format!("{:?}", warnings[0]).contains("instead of their owners"));
 }
 
 #[test]

@@ -8,13 +8,12 @@
 //! one. Each file appears whole or not at all; directories get their modes and times at the end.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
-    fs, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
-    path::Path,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
 };
 
 use oci::ContentDigest;
@@ -43,113 +42,75 @@ pub fn export(
         let directory = prefix.map_or_else(|| directory.to_owned(), |prefix| directory.join(prefix));
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
         let root = open_directory(&directory).map_err(failed("open", &directory))?;
-        let mut target = Target { root, path: &directory, directories: Vec::new(), lost: Default::default() };
+        let mut target = Target { root, path: &directory, directories: Vec::new(), losses: BTreeMap::new() };
         flat::walk(system, times, tools, &mut |entry| target.write(entry))?;
-        target.finish(tools)?;
+        target.finish_directories()?;
+        target.report(tools);
     }
     Ok(())
 }
 
+/// The user's directory while it is written to.
 struct Target<'a> {
     root: OwnedFd,
     path: &'a Path,
     /// What directories get when nothing is written into them any more.
     directories: Vec<(Vec<u8>, Mode, i64)>,
-    lost: [Lost; 3],
+    /// What some files could not have: the first of them, and how many there are.
+    losses: BTreeMap<Loss, (Vec<u8>, usize)>,
 }
 
-/// What some files could not have: how many, and the first of them.
-#[derive(Default)]
-struct Lost {
-    count: usize,
-    first: Vec<u8>,
+/// What a file can lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    Owner,
+    Attributes,
+    Device,
 }
 
-const OWNER: usize = 0;
-const DEVICE: usize = 1;
-const XATTR: usize = 2;
-const REASONS: [&str; 3] = [
-    "belong to other users in the image and to you here (type=tar keeps owners)",
-    "are devices that only root can make, and were left out",
-    "have extended attributes that cannot be set here, and lost them",
-];
+impl Loss {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Owner => "given to you instead of their owners in the image (type=tar keeps owners)",
+            Self::Attributes => "written without extended attributes that cannot be set here",
+            Self::Device => "left out, since only root can make devices",
+        }
+    }
+}
 
 impl Target<'_> {
     fn write(&mut self, entry: &FlatEntry<'_>) -> Result<(), ExportError> {
-        let (parent, name) = self.place(&entry.path)?;
-        let failed =
-            |error: io::Error| failed("write", &self.path.join(OsStr::from_bytes(&entry.path)))(error);
-        let made = match &entry.kind {
+        let site = self.site(&entry.path)?;
+        let loss = match &entry.kind {
             FlatKind::Directory => {
                 self.directories.push((entry.path.clone(), mode_of(entry), entry.time));
-                make_directory(&parent, name).map_err(failed)?;
-                true
+                site.directory().map(|()| None)
             }
-            FlatKind::File(size) => {
-                let kept = write_file(&parent, name, entry, *size, failed)?;
-                self.note(XATTR, !kept, entry);
-                true
-            }
-            FlatKind::HardLink(target) => {
-                let (source, source_name) = self.place(target)?;
-                let link =
-                    |name: &OsStr| rustix::fs::linkat(&source, source_name, &parent, name, AtFlags::empty());
-                replace(&parent, name, link).map_err(failed)?;
-                // It shares the metadata of the name that came before.
-                return Ok(());
-            }
-            FlatKind::Symlink(target) => {
-                let target = OsStr::from_bytes(target);
-                replace(&parent, name, |name| rustix::fs::symlinkat(target, &parent, name))
-                    .map_err(failed)?;
-                set_time(&parent, name, entry.time).map_err(|error| failed(error.into()))?;
-                true
-            }
-            FlatKind::Fifo => self.node(&parent, name, entry, FileType::Fifo, 0)?,
+            FlatKind::File(size) => site.file(entry, *size),
+            // It shares the metadata of the name that came before.
+            FlatKind::HardLink(target) => return site.hard_link(&self.site(target)?),
+            FlatKind::Symlink(target) => site.symlink(target, entry.time).map(|()| None),
+            FlatKind::Fifo => site.node(entry, FileType::Fifo, 0),
             FlatKind::CharDevice(major, minor) => {
-                let device = rustix::fs::makedev(*major, *minor);
-                self.node(&parent, name, entry, FileType::CharacterDevice, device)?
+                site.node(entry, FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
             }
             FlatKind::BlockDevice(major, minor) => {
-                let device = rustix::fs::makedev(*major, *minor);
-                self.node(&parent, name, entry, FileType::BlockDevice, device)?
+                site.node(entry, FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
             }
-        };
-        self.note(DEVICE, !made, entry);
-        self.note(OWNER, made && is_foreign(entry), entry);
+        }?;
+        let foreign = (is_foreign(entry) && loss != Some(Loss::Device)).then_some(Loss::Owner);
+        for loss in loss.into_iter().chain(foreign) {
+            self.losses.entry(loss).or_insert_with(|| (entry.path.clone(), 0)).1 += 1;
+        }
         Ok(())
     }
 
-    /// Makes a pipe or a device, unless only root may.
-    fn node(
-        &self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        entry: &FlatEntry<'_>,
-        kind: FileType,
-        device: u64,
-    ) -> Result<bool, ExportError> {
-        let mode = mode_of(entry);
-        let make = |name: &OsStr| {
-            rustix::fs::mknodat(parent, name, kind, mode, device)?;
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
-        };
-        let made = match replace(parent, name, make) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && kind != FileType::Fifo => {
-                return Ok(false);
-            }
-            made => made.and_then(|()| Ok(set_time(parent, name, entry.time)?)),
-        };
-        made.map_err(failed("write", &self.path.join(OsStr::from_bytes(&entry.path))))?;
-        Ok(true)
-    }
-
-    /// The directory that a path is in, opened without following any link, and the path's last name.
-    fn place<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p OsStr), ExportError> {
+    /// Where a path is to be made: its directory is opened without following any link.
+    fn site<'p>(&self, path: &'p [u8]) -> Result<Site<'p>, ExportError> {
         let name_at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         let (parent, name) = path.split_at(name_at);
         let parent = self.open(if parent.is_empty() { b"." } else { parent })?;
-        Ok((parent, OsStr::from_bytes(name)))
+        Ok(Site { parent, name: OsStr::from_bytes(name), path: self.path.join(OsStr::from_bytes(path)) })
     }
 
     fn open(&self, path: &[u8]) -> Result<OwnedFd, ExportError> {
@@ -160,34 +121,121 @@ impl Target<'_> {
         opened.map_err(|error| failed("open", &self.path.join(path))(error.into()))
     }
 
-    fn note(&mut self, what: usize, lost: bool, entry: &FlatEntry<'_>) {
-        let noted = &mut self.lost[what];
-        if lost && noted.count == 0 {
-            noted.first.clone_from(&entry.path);
-        }
-        noted.count += usize::from(lost);
-    }
-
-    /// Gives directories their modes and times, the deepest first, and says what was lost.
-    fn finish(&self, tools: &Tools<'_>) -> Result<(), ExportError> {
+    /// Gives directories their modes and times, the deepest first.
+    fn finish_directories(&self) -> Result<(), ExportError> {
         for (path, mode, time) in self.directories.iter().rev() {
             let directory = self.open(path)?;
-            let set = || {
-                rustix::fs::fchmod(&directory, *mode)?;
-                rustix::fs::futimens(&directory, &timestamps(*time))
-            };
-            let set: rustix::io::Result<()> = set();
+            let chmod = rustix::fs::fchmod(&directory, *mode);
+            let set = chmod.and_then(|()| rustix::fs::futimens(&directory, &timestamps(*time)));
             let path = self.path.join(OsStr::from_bytes(path));
             set.map_err(|error| failed("set the mode and time of", &path)(error.into()))?;
         }
-        for (Lost { count, first }, reason) in self.lost.iter().zip(REASONS) {
-            if *count > 0 {
-                let first = String::from_utf8_lossy(first);
-                let path = self.path.display();
-                (tools.events)(Event::Warning(format!(
-                    "{path}: {count} files {reason}; the first is /{first}"
-                )));
+        Ok(())
+    }
+
+    fn report(&self, tools: &Tools<'_>) {
+        for (loss, (first, count)) in &self.losses {
+            let (path, reason, first) = (self.path.display(), loss.reason(), String::from_utf8_lossy(first));
+            let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+            (tools.events)(Event::Warning(format!("{path}: {reason}: /{first}{more}")));
+        }
+    }
+}
+
+/// Where one file is to be made.
+struct Site<'a> {
+    parent: OwnedFd,
+    name: &'a OsStr,
+    /// For messages.
+    path: PathBuf,
+}
+
+impl Site<'_> {
+    fn failed(&self, error: impl Into<io::Error>) -> ExportError {
+        failed("write", &self.path)(error.into())
+    }
+
+    /// Makes a directory that we may write to, or takes the one that is there; anything else in its place goes.
+    fn directory(&self) -> Result<(), ExportError> {
+        let Self { parent, name, .. } = self;
+        let make = || match rustix::fs::mkdirat(parent, *name, Mode::RWXU) {
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(parent, *name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    let writable = Mode::from_raw_mode(stat.st_mode & 0o7777) | Mode::RWXU;
+                    return rustix::fs::chmodat(parent, *name, writable, AtFlags::empty());
+                }
+                rustix::fs::unlinkat(parent, *name, AtFlags::empty())?;
+                rustix::fs::mkdirat(parent, *name, Mode::RWXU)
             }
+            made => made,
+        };
+        make().map_err(|error| self.failed(error))
+    }
+
+    fn hard_link(&self, first: &Site<'_>) -> Result<(), ExportError> {
+        let link = |name: &OsStr| {
+            rustix::fs::linkat(&first.parent, first.name, &self.parent, name, AtFlags::empty())
+        };
+        replace(&self.parent, self.name, link).map_err(|error| self.failed(error))
+    }
+
+    fn symlink(&self, target: &[u8], time: i64) -> Result<(), ExportError> {
+        let target = OsStr::from_bytes(target);
+        let link = |name: &OsStr| rustix::fs::symlinkat(target, &self.parent, name);
+        replace(&self.parent, self.name, link).map_err(|error| self.failed(error))?;
+        self.set_time(time)
+    }
+
+    /// Makes a pipe or a device, unless only root may.
+    fn node(&self, entry: &FlatEntry<'_>, kind: FileType, device: u64) -> Result<Option<Loss>, ExportError> {
+        let mode = mode_of(entry);
+        let make = |name: &OsStr| {
+            rustix::fs::mknodat(&self.parent, name, kind, mode, device)?;
+            rustix::fs::chmodat(&self.parent, name, mode, AtFlags::empty())
+        };
+        match replace(&self.parent, self.name, make) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && kind != FileType::Fifo => {
+                return Ok(Some(Loss::Device));
+            }
+            made => made.map_err(|error| self.failed(error))?,
+        }
+        self.set_time(entry.time).map(|()| None)
+    }
+
+    fn set_time(&self, time: i64) -> Result<(), ExportError> {
+        let set =
+            rustix::fs::utimensat(&self.parent, self.name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW);
+        set.map_err(|error| self.failed(error))
+    }
+
+    /// Writes a regular file with its metadata.
+    fn file(&self, entry: &FlatEntry<'_>, size: u64) -> Result<Option<Loss>, ExportError> {
+        let mut file = NewFile::create(&self.parent, self.name).map_err(|error| self.failed(error))?;
+        self.copy(entry, size, &mut file)?;
+        let complete = set_xattrs(file.file(), entry).map_err(|error| self.failed(error))?;
+        rustix::fs::fchmod(file.file(), mode_of(entry)).map_err(|error| self.failed(error))?;
+        rustix::fs::futimens(file.file(), &timestamps(entry.time)).map_err(|error| self.failed(error))?;
+        file.commit().map_err(|error| self.failed(error))?;
+        Ok((!complete).then_some(Loss::Attributes))
+    }
+
+    fn copy(&self, entry: &FlatEntry<'_>, size: u64, file: &mut NewFile<'_>) -> Result<(), ExportError> {
+        let unreadable = |source| ArchiveError::Read { path: entry.path.clone(), source };
+        let mut content = entry.open().map_err(unreadable)?;
+        let (mut hasher, mut buffer, mut written) = (blake3::Hasher::new(), vec![0; 256 * 1024], 0);
+        loop {
+            let count = content.read(&mut buffer).map_err(unreadable)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+            written += count as u64;
+            file.write_all(&buffer[..count]).map_err(|error| self.failed(error))?;
+        }
+        let expected = |digest| digest == ContentDigest::from(hasher.finalize());
+        if written != size || !entry.content.is_none_or(expected) {
+            return Err(ArchiveError::Changed { path: entry.path.clone(), what: "other content" }.into());
         }
         Ok(())
     }
@@ -203,82 +251,16 @@ fn mode_of(entry: &FlatEntry<'_>) -> Mode {
     Mode::from_raw_mode(if gains_rights { entry.mode & 0o1777 } else { entry.mode })
 }
 
-/// Makes a directory that we may write to, or takes the one that is there; anything else in its place goes.
-fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
-        Err(Errno::EXIST) => {}
-        made => return Ok(made?),
-    }
-    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
-        return Ok(rustix::fs::mkdirat(parent, name, Mode::RWXU)?);
-    }
-    let writable = Mode::from_raw_mode(stat.st_mode & 0o7777) | Mode::RWXU;
-    Ok(rustix::fs::chmodat(parent, name, writable, AtFlags::empty())?)
-}
-
-/// Writes a regular file with its metadata; returns whether it has all its extended attributes.
-fn write_file(
-    parent: &OwnedFd,
-    name: &OsStr,
-    entry: &FlatEntry<'_>,
-    size: u64,
-    failed: impl Fn(io::Error) -> ExportError,
-) -> Result<bool, ExportError> {
-    let unreadable = |source| ArchiveError::Read { path: entry.path.clone(), source };
-    let mut content = entry.open().map_err(unreadable)?;
-    let mut file = NewFile::create(parent, name).map_err(&failed)?;
-    copy(&mut content, &mut file, entry, size, &failed)?;
-    let complete = set_xattrs(file.file(), entry).map_err(|error| failed(error.into()))?;
-    rustix::fs::fchmod(file.file(), mode_of(entry)).map_err(|error| failed(error.into()))?;
-    rustix::fs::futimens(file.file(), &timestamps(entry.time)).map_err(|error| failed(error.into()))?;
-    file.commit().map_err(failed)?;
-    Ok(complete)
-}
-
-fn copy(
-    content: &mut fs::File,
-    file: &mut NewFile<'_>,
-    entry: &FlatEntry<'_>,
-    size: u64,
-    failed: &impl Fn(io::Error) -> ExportError,
-) -> Result<(), ExportError> {
-    use io::{Read, Write};
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut written = 0;
-    loop {
-        let unreadable = |source| ArchiveError::Read { path: entry.path.clone(), source };
-        let count = content.read(&mut buffer).map_err(unreadable)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        written += count as u64;
-        file.write_all(&buffer[..count]).map_err(failed)?;
-    }
-    let expected = entry.content.is_none_or(|content| content == ContentDigest::from(hasher.finalize()));
-    if written != size || !expected {
-        return Err(ArchiveError::Changed { path: entry.path.clone(), what: "other content" }.into());
-    }
-    Ok(())
-}
-
 /// Sets extended attributes; `false` if some of them are not for us to set.
-fn set_xattrs(file: impl AsFd, entry: &FlatEntry<'_>) -> rustix::io::Result<bool> {
+fn set_xattrs(file: &File, entry: &FlatEntry<'_>) -> rustix::io::Result<bool> {
     let mut complete = true;
     for (name, value) in &entry.xattrs {
-        match rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty()) {
+        match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
             Err(Errno::PERM | Errno::NOTSUP | Errno::ACCESS) => complete = false,
             set => set?,
         }
     }
     Ok(complete)
-}
-
-fn set_time(parent: &OwnedFd, name: &OsStr, time: i64) -> rustix::io::Result<()> {
-    rustix::fs::utimensat(parent, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn timestamps(seconds: i64) -> Timestamps {
