@@ -57,7 +57,8 @@ pub enum TarKind {
 /// Everything an archive says about one entry beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TarEntry {
-    /// Path as stored: may be absolute, hold `.` and `..` or end in a slash. Never empty, no NUL, at most 4096 bytes.
+    /// Path as stored, `.` where there is none: may be absolute, hold `.` and `..` or end in a slash. Never empty, no
+    /// NUL, at most 4096 bytes.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: TarKind,
@@ -295,6 +296,8 @@ fn check_global(bytes: &[u8]) -> Result<(), String> {
 fn entry(header: &Header, role: Role, extensions: Extensions) -> Result<TarEntry, (Vec<u8>, String)> {
     let pax = extensions.pax.unwrap_or_default();
     let path = extensions.long_name.or(pax.path).unwrap_or_else(|| header.path());
+    // GNU tar and Go's path.Clean agree on what an entry without a name is.
+    let path = if path.is_empty() { b".".to_vec() } else { path };
     let link = extensions.long_link.or(pax.link).unwrap_or_else(|| header.link().to_vec());
     let fail = |what: &str| (path.clone(), format!("its {what} is malformed"));
     let size = pax.size.or_else(|| u64::try_from(header.size()?).ok()).ok_or_else(|| fail("size"))?;
@@ -302,7 +305,7 @@ fn entry(header: &Header, role: Role, extensions: Extensions) -> Result<TarEntry
     if kind != TarKind::File && size != 0 {
         return Err((path, format!("it has {size} bytes of content, but is not a regular file")));
     }
-    if path.is_empty() || path.len() > MAX_NAME || path.contains(&0) {
+    if path.len() > MAX_NAME || path.contains(&0) {
         return Err(fail("path"));
     }
     let (seconds, nanoseconds) =
