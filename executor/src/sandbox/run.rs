@@ -187,10 +187,14 @@ impl Init {
                 break;
             }
             let ready = self.wait(drained_by.is_none())?;
-            for index in ready.outputs.into_iter().rev() {
+            let mut ended = Vec::new();
+            for index in ready.outputs {
                 if !self.outputs[index].read(log)? {
-                    self.outputs.remove(index).finish(log);
+                    ended.push(index);
                 }
+            }
+            for index in ended.into_iter().rev() {
+                self.outputs.remove(index).finish(log);
             }
             if ready.control && !self.receive()? {
                 drained_by = Some(Instant::now() + DRAIN);
