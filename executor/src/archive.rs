@@ -168,7 +168,7 @@ impl Unpacker<'_> {
                 if self.bytes > UNPACKED_MAX {
                     return Err(ArchiveError::TooLarge { archive: shown(self.archive) }.into());
                 }
-                write_stream(content, entry.size, &self.target, &path, self.cancel)?;
+                drop(write_stream(content, entry.size, &self.target, &path, self.cancel)?);
             }
             kind => self.target.create_node(&path, &node_kind(kind))?,
         }

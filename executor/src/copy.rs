@@ -184,6 +184,7 @@ impl Copier<'_> {
     }
 
     fn pick(&mut self, listing: &Listing, pick: &Pick, filter: &Filter) -> Result<(), CopyError> {
+        self.target.forget_made();
         let is_directory = listing.find(&pick.at)? == Some(Found::Directory);
         let target = self.destination(pick, is_directory)?;
         let mut work = Work::default();
@@ -266,10 +267,10 @@ impl Copier<'_> {
 
     /// Whether a directory had to be made.
     fn merge_directory(&mut self, target: &[u8]) -> Result<bool, CopyError> {
-        match self.target.find(target)? {
+        match self.target.find_old(target)? {
             Some(stat) if file_type(&stat) == FileType::Directory => Ok(false),
             Some(_) => Err(CopyError::NonDirectory(self.target.shown(target))),
-            None => self.target.make_dir(target, 0o700).map(|_| true),
+            None => self.target.make_dir(target, 0o700).map(|()| true),
         }
     }
 
@@ -314,8 +315,8 @@ impl Copier<'_> {
     fn finish(&mut self, listing: &Listing, work: Work<'_>) -> Result<(), CopyError> {
         let this = &*self;
         let written = work.files.par_iter().map(|(source, target, node)| {
-            content::write(listing, source, node, &this.target, target, this.cancel)?;
-            this.target.stamp_only(target, &this.stamp(node))
+            let file = content::write(listing, source, node, &this.target, target, this.cancel)?;
+            this.target.stamp_file(&file, target, &this.stamp(node))
         });
         let applied = written.collect::<Result<Vec<_>, CopyError>>()?;
         for ((_, target, node), applied) in work.files.iter().zip(applied) {

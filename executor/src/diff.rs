@@ -38,7 +38,7 @@ mod compare;
 mod settle;
 mod walk;
 
-use compare::Leader;
+use compare::{Content, Leader};
 use walk::{Found, Present, Shape};
 
 /// How the times of a step's files enter its layer.
@@ -146,7 +146,7 @@ impl<'a> Builder<'a> {
                         self.unchanged.insert(path);
                         continue;
                     }
-                    (EntryKind::Directory, self.metadata(present, None))
+                    (present.shape.kind(), self.metadata(present, None))
                 }
                 Found::Present(present) if present.shape == Shape::Socket && present.before.is_some() => {
                     (EntryKind::Whiteout, Metadata::default())
@@ -173,25 +173,19 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn add_file(&mut self, leader: &Leader<'_>, content: compare::Content) {
+    fn add_file(&mut self, leader: &Leader<'_>, content: Content) {
         let (first, others) = leader.names.split_first().expect("a file has a name");
-        let kind = match (&leader.present.shape, content) {
-            (_, compare::Content::Bytes { size, digest }) => EntryKind::File { size, content: digest },
-            (Shape::Symlink { target }, _) => EntryKind::Symlink { target: target.clone() },
-            (Shape::CharDevice { major, minor }, _) => EntryKind::CharDevice { major: *major, minor: *minor },
-            (Shape::BlockDevice { major, minor }, _) => {
-                EntryKind::BlockDevice { major: *major, minor: *minor }
+        let (kind, xattrs) = match (&leader.present.shape, content) {
+            (_, Content::Bytes { size, digest, xattrs }) => {
+                (EntryKind::File { size, content: digest }, xattrs)
             }
-            (Shape::Fifo, _) => EntryKind::Fifo,
-            (Shape::Directory | Shape::Socket | Shape::File, compare::Content::None) => {
-                unreachable!("files have bytes, and the others lead nothing")
-            }
+            (shape, Content::None) => (shape.kind(), BTreeMap::new()),
         };
         let digest = match &kind {
             EntryKind::File { content, .. } => Some(*content),
             _ => None,
         };
-        let metadata = self.metadata(leader.present, digest);
+        let metadata = Metadata { xattrs, ..self.metadata(leader.present, digest) };
         for name in others {
             let kind = EntryKind::HardLink { target: first.to_vec() };
             self.changes.push(Entry { path: name.to_vec(), kind, metadata: metadata.clone() });
@@ -219,6 +213,20 @@ impl<'a> Builder<'a> {
                 EntryTime::Content
             }
             None => EntryTime::Epoch,
+        }
+    }
+}
+
+impl Shape {
+    /// The entry of something without bytes.
+    fn kind(&self) -> EntryKind {
+        match self {
+            Self::Directory => EntryKind::Directory,
+            Self::Symlink { target } => EntryKind::Symlink { target: target.clone() },
+            Self::CharDevice { major, minor } => EntryKind::CharDevice { major: *major, minor: *minor },
+            Self::BlockDevice { major, minor } => EntryKind::BlockDevice { major: *major, minor: *minor },
+            Self::Fifo => EntryKind::Fifo,
+            Self::File | Self::Socket => unreachable!("a file has bytes, and a socket is no entry"),
         }
     }
 }

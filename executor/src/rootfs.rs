@@ -208,11 +208,15 @@ pub fn set_xattr(file: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), Errno
 /// # Errors
 /// What utimensat(2) says.
 pub fn set_mtime(dir: impl AsFd, name: &[u8], seconds: i64, nanoseconds: u32) -> Result<(), Errno> {
-    let times = Timestamps {
+    utimensat(dir, OsStr::from_bytes(name), &mtime(seconds, nanoseconds), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// A modification time for futimens(2), which leaves the access time as it is.
+pub fn mtime(seconds: i64, nanoseconds: u32) -> Timestamps {
+    Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
-    };
-    utimensat(dir, OsStr::from_bytes(name), &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
 }
 
 /// Sets the owner of a name in a directory, of a link itself. Clears setuid, setgid and capabilities: set those after.

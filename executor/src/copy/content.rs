@@ -24,7 +24,7 @@ use crate::{
 /// Read, hashed and written at a time; a run of zeros of this length becomes a hole.
 const BLOCK: usize = 256 << 10;
 
-/// Writes a file of a listing to a place where nothing is.
+/// Writes a file of a listing to a place where nothing is, and returns it open.
 pub fn write(
     listing: &Listing,
     source: &[u8],
@@ -32,13 +32,14 @@ pub fn write(
     target: &Target<'_>,
     path: &[u8],
     cancel: &Cancel,
-) -> Result<(), CopyError> {
+) -> Result<File, CopyError> {
     let NodeKind::File { size, content } = &node.kind else { unreachable!("only files have bytes") };
     let mut from = listing.open(source)?;
     let to = File::from(target.create_file(path)?);
     let shown_path = target.shown(path).into_bytes();
     if let (None, Opened::File(from)) = (content, &from) {
-        return share(from, &to, *size, cancel).map_err(|trouble| trouble.told(source, &shown_path));
+        share(from, &to, *size, cancel).map_err(|trouble| trouble.told(source, &shown_path))?;
+        return Ok(to);
     }
     let mut hasher = blake3::Hasher::new();
     let mut tap = |bytes: &[u8]| {
@@ -46,24 +47,28 @@ pub fn write(
     };
     let block = BLOCK.min(usize::try_from(*size).unwrap_or(BLOCK).saturating_add(1));
     match stream(&mut from, &to, block, &mut tap, cancel) {
-        Ok(()) if content.is_none_or(|expected| expected == hasher.finalize().into()) => Ok(()),
+        Ok(()) if content.is_none_or(|expected| expected == hasher.finalize().into()) => Ok(to),
         Ok(()) => Err(ListError::Changed(shown(source)).into()),
         Err(trouble) => Err(trouble.told(source, &shown_path)),
     }
 }
 
-/// Writes what comes from a stream, an archive's entry of `size` bytes, to a place where nothing is.
+/// Writes what comes from a stream, an archive's entry of `size` bytes, to a place where nothing is, and returns it
+/// open.
 pub fn write_stream(
     from: &mut impl Read,
     size: u64,
     target: &Target<'_>,
     path: &[u8],
     cancel: &Cancel,
-) -> Result<(), CopyError> {
+) -> Result<File, CopyError> {
     let to = File::from(target.create_file(path)?);
     let shown_path = target.shown(path).into_bytes();
     let block = BLOCK.min(usize::try_from(size).unwrap_or(BLOCK).saturating_add(1));
-    stream(from, &to, block, &mut |_| (), cancel).map_err(|trouble| trouble.told(b"the archive", &shown_path))
+    match stream(from, &to, block, &mut |_| (), cancel) {
+        Ok(()) => Ok(to),
+        Err(trouble) => Err(trouble.told(b"the archive", &shown_path)),
+    }
 }
 
 enum Trouble {

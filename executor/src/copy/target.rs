@@ -7,8 +7,9 @@
 //! instead.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
+    fs::File,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -17,8 +18,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, makedev, mknodat, readlinkat, symlinkat,
-        unlinkat,
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, fchown, fstat, futimens, linkat, makedev, mknodat,
+        readlinkat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -27,8 +28,8 @@ use super::CopyError;
 use crate::{
     listing::{NodeKind, Owners, lookup::TooManyLinks},
     rootfs::{
-        failed, file_type, join, lstat, make_dir, names, open_beneath, set_mode, set_mtime, set_node_mode,
-        set_owner, set_xattr, shown, split,
+        failed, file_type, join, lstat, make_dir, mtime, names, open_beneath, set_mode, set_mtime,
+        set_node_mode, set_owner, set_xattr, shown, split,
     },
 };
 
@@ -42,6 +43,8 @@ pub struct Target<'a> {
     prefix: Vec<u8>,
     /// Owners that the disk could not hold, by path in the image.
     pub owners: Owners,
+    /// Directories that were made since [`Target::forget_made`]: nothing is in them that was not put there since.
+    made: BTreeSet<Vec<u8>>,
 }
 
 /// What something gets beside its content.
@@ -60,12 +63,17 @@ pub struct Stamp<'a> {
 impl<'a> Target<'a> {
     /// A target with this root directory.
     pub fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, prefix: Vec::new(), owners: Owners::new() }
+        Self { root, prefix: Vec::new(), owners: Owners::new(), made: BTreeSet::new() }
     }
 
     /// A target whose root is a directory of an image: paths and links end there.
     pub fn inside(root: &'a OwnedFd, path_in_image: &[u8]) -> Self {
-        Self { root: root.as_fd(), prefix: path_in_image.to_vec(), owners: Owners::new() }
+        Self {
+            root: root.as_fd(),
+            prefix: path_in_image.to_vec(),
+            owners: Owners::new(),
+            made: BTreeSet::new(),
+        }
     }
 
     /// The root directory.
@@ -185,16 +193,29 @@ impl<'a> Target<'a> {
     }
 
     /// Makes one directory.
-    pub fn make_dir(&self, path: &[u8], mode: u32) -> Result<OwnedFd, CopyError> {
-        make_dir(self.parent(path)?, split(path).1, mode).map_err(self.failed("creating directory", path))
+    pub fn make_dir(&mut self, path: &[u8], mode: u32) -> Result<(), CopyError> {
+        make_dir(self.parent(path)?, split(path).1, mode).map_err(self.failed("creating directory", path))?;
+        self.made.insert(path.to_vec());
+        Ok(())
     }
 
-    /// Makes way for something that is not a directory.
+    /// Starts anew with directories of which only what is put into them from now on is known.
+    pub fn forget_made(&mut self) {
+        self.made.clear();
+    }
+
+    /// What is at a path that nothing was put at since [`Target::forget_made`].
+    pub fn find_old(&self, path: &[u8]) -> Result<Option<Stat>, CopyError> {
+        if self.made.contains(split(path).0) { Ok(None) } else { self.find(path) }
+    }
+
+    /// Makes way for something that is not a directory, at a path that nothing was put at since
+    /// [`Target::forget_made`].
     ///
     /// # Errors
     /// A directory is there.
     pub fn make_way(&self, path: &[u8]) -> Result<(), CopyError> {
-        match self.find(path)? {
+        match self.find_old(path)? {
             None => Ok(()),
             Some(stat) if file_type(&stat) == FileType::Directory => {
                 Err(CopyError::ReplacesDirectory(self.shown(path)))
@@ -274,7 +295,7 @@ impl<'a> Target<'a> {
     }
 
     fn set_owner(&mut self, path: &[u8], owner: (u32, u32)) -> Result<(), CopyError> {
-        let applied = apply_owner(&self.parent(path)?, split(path).1, owner);
+        let applied = apply_owner_at(&self.parent(path)?, split(path).1, owner);
         let applied = applied.map_err(self.failed("changing the owner of", path))?;
         self.note_owner(path, owner, applied);
         Ok(())
@@ -297,19 +318,31 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// [`Target::stamp`] without taking note of the owner, for several threads at a time.
+    /// [`Target::stamp`] for a file that is open; the owner is not noted, so several threads can do it at a time.
+    pub fn stamp_file(&self, file: &File, path: &[u8], stamp: &Stamp<'_>) -> Result<Applied, CopyError> {
+        let (uid, gid) = (Uid::from_raw(stamp.owner.0), Gid::from_raw(stamp.owner.1));
+        let changed = fchown(file, Some(uid), Some(gid));
+        let applied = applied(stamp.owner, changed, || fstat(file).map(Some))
+            .map_err(self.failed("changing the owner of", path))?;
+        self.stamp_open(file.as_fd(), path, stamp)?;
+        let (seconds, nanoseconds) = stamp.time;
+        futimens(file, &mtime(seconds, nanoseconds)).map_err(self.failed("changing the time of", path))?;
+        Ok(applied)
+    }
+
+    /// [`Target::stamp`] without taking note of the owner.
     pub fn stamp_only(&self, path: &[u8], stamp: &Stamp<'_>) -> Result<Applied, CopyError> {
         let (dir, name) = (self.parent(path)?, split(path).1);
         let stat = lstat(&dir, name).map_err(self.failed("reading", path))?;
         let stat = stat.ok_or(Errno::NOENT).map_err(self.failed("reading", path))?;
-        let applied =
-            apply_owner(&dir, name, stamp.owner).map_err(self.failed("changing the owner of", path))?;
+        let applied = apply_owner_at(&dir, name, stamp.owner);
+        let applied = applied.map_err(self.failed("changing the owner of", path))?;
         match file_type(&stat) {
             FileType::Symlink => {}
             FileType::RegularFile | FileType::Directory => {
                 let file = open_beneath(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK)
                     .map_err(self.failed("opening", path))?;
-                self.stamp_open(&file, path, stamp)?;
+                self.stamp_open(file.as_fd(), path, stamp)?;
             }
             _ => set_node_mode(&dir, name, stamp.mode).map_err(self.failed("changing the mode of", path))?,
         }
@@ -318,10 +351,10 @@ impl<'a> Target<'a> {
         Ok(applied)
     }
 
-    fn stamp_open(&self, file: &OwnedFd, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {
+    fn stamp_open(&self, file: BorrowedFd<'_>, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {
         set_mode(file, stamp.mode).map_err(self.failed("changing the mode of", path))?;
         for (name, value) in stamp.xattrs {
-            set_xattr(file.as_fd(), name, value).map_err(self.failed("setting attributes of", path))?;
+            set_xattr(file, name, value).map_err(self.failed("setting attributes of", path))?;
         }
         Ok(())
     }
@@ -336,12 +369,20 @@ pub enum Applied {
     InLayerOnly,
 }
 
-fn apply_owner(dir: &OwnedFd, name: &[u8], owner: (u32, u32)) -> Result<Applied, Errno> {
-    match set_owner(dir, name, owner.0, owner.1) {
+fn apply_owner_at(dir: &OwnedFd, name: &[u8], owner: (u32, u32)) -> Result<Applied, Errno> {
+    applied(owner, set_owner(dir, name, owner.0, owner.1), || lstat(dir, name))
+}
+
+/// Makes of what a change of owner said whether the disk has that owner now.
+fn applied(
+    owner: (u32, u32),
+    changed: Result<(), Errno>,
+    look: impl FnOnce() -> Result<Option<Stat>, Errno>,
+) -> Result<Applied, Errno> {
+    match changed {
         Ok(()) => Ok(Applied::OnDisk),
         Err(Errno::PERM | Errno::INVAL) => {
-            let has_it = |stat: Stat| (stat.st_uid, stat.st_gid) == owner;
-            let same = lstat(dir, name)?.is_some_and(has_it);
+            let same = look()?.is_some_and(|stat| (stat.st_uid, stat.st_gid) == owner);
             Ok(if same { Applied::OnDisk } else { Applied::InLayerOnly })
         }
         Err(error) => Err(error),

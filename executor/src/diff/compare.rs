@@ -14,9 +14,9 @@ use solver::op::Timestamps;
 
 use super::{
     Changed, Lower, kept_time,
-    walk::{Before, Found, Present, Shape, attributes},
+    walk::{Before, Found, Present, Shape, directory_attributes},
 };
-use crate::rootfs::{PathError, failed, file_type, open_beneath, permissions, split};
+use crate::rootfs::{PathError, failed, file_type, open_beneath, permissions, split, xattrs};
 
 /// Read, hashed and compared at a time.
 const BLOCK: usize = 256 << 10;
@@ -33,7 +33,7 @@ pub struct Leader<'a> {
 }
 
 /// The content of a [`Leader`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// It has none.
     None,
@@ -43,6 +43,8 @@ pub enum Content {
         size: u64,
         /// BLAKE3.
         digest: ContentDigest,
+        /// Attributes that reach layers.
+        xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     },
 }
 
@@ -100,9 +102,19 @@ pub fn read(
     }
     let name = leader.names[0];
     let mut file = open(root, name)?;
+    let xattrs = attributes(&file, name)?;
     let mut before = if same { Some(open(lower.root, name)?) } else { None };
+    if let Some(was) = &before
+        && attributes(was, name)? != xattrs
+    {
+        before = None;
+    }
     let (size, digest) = hash_and_compare(&mut file, &mut before).map_err(failed("reading", name))?;
-    Ok(before.is_none().then_some(Content::Bytes { size, digest }))
+    Ok(before.is_none().then_some(Content::Bytes { size, digest, xattrs }))
+}
+
+fn attributes(file: &File, path: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, PathError> {
+    xattrs(file).map_err(failed("reading attributes of", path))
 }
 
 fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<File, PathError> {
@@ -110,7 +122,7 @@ fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<File, PathError> {
     opened.map(File::from).map_err(failed("reading", path))
 }
 
-/// Whether everything but the bytes of regular files is as it was, under every name, and the names were names of one
+/// Whether everything but bytes and attributes of regular files is as it was, under every name, and the names were names of one
 /// file before.
 fn may_be_unchanged(
     lower: Lower<'_>,
@@ -128,7 +140,7 @@ fn may_be_unchanged(
     Ok(inodes.windows(2).all(|pair| pair[0] == pair[1]))
 }
 
-/// Kind, mode, owner, kept time, attributes, link target, device number; of files the size.
+/// Kind, mode, owner, kept time, link target, device number; of directories attributes, of files the size.
 fn same_metadata(
     lower: Lower<'_>,
     path: &[u8],
@@ -149,13 +161,16 @@ fn same_metadata(
     if !same {
         return Ok(false);
     }
+    if *shape == Shape::Directory {
+        return Ok(*xattrs == directory_attributes(lower.root, path, path)?);
+    }
     if let Shape::Symlink { target } = shape {
         let parent = open_beneath(lower.root, split(path).0, OFlags::PATH | OFlags::DIRECTORY);
         let parent = parent.map_err(failed("reading", path))?;
         let was = readlinkat(parent, OsStr::from_bytes(split(path).1), Vec::new());
         return Ok(was.map_err(failed("reading link", path))?.as_bytes() == target);
     }
-    Ok(*xattrs == attributes(lower.root, path, path, shape)?)
+    Ok(true)
 }
 
 /// Hashes a file; `before` is gone afterwards unless it held the same bytes.

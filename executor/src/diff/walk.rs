@@ -42,7 +42,7 @@ pub struct Present {
     pub mode: u32,
     /// Whose it is, also where the disk does not know.
     pub owner: (u32, u32),
-    /// Attributes that reach layers.
+    /// Attributes of a directory that reach layers; those of files are read with their bytes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What stood there before.
     pub before: Option<Before>,
@@ -175,7 +175,10 @@ impl Walker<'_> {
             return Err(DiffError::WhiteoutName(format!("/{}", shown(path))));
         }
         let shape = self.shape(upper, name, path, &stat)?;
-        let xattrs = attributes(upper, name, path, &shape)?;
+        let xattrs = match shape {
+            Shape::Directory => directory_attributes(upper, name, path)?,
+            _ => BTreeMap::new(),
+        };
         let before = before.map(|stat| Before {
             owner: self.lower.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
             stat,
@@ -221,16 +224,13 @@ fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
     Ok(OverlayMarks::Trusted.is_opaque(directory)? || OverlayMarks::User.is_opaque(directory)?)
 }
 
-/// The attributes of a name in a directory that reach layers. Only files and directories have any.
-pub fn attributes(
-    dir: impl AsFd,
-    name: &[u8],
+/// The attributes of a directory that reach layers.
+pub fn directory_attributes(
+    parent: impl AsFd,
+    path_in_parent: &[u8],
     path: &[u8],
-    shape: &Shape,
 ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, PathError> {
-    if !matches!(shape, Shape::File | Shape::Directory) {
-        return Ok(BTreeMap::new());
-    }
-    let file = open_beneath(dir, name, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed("opening", path))?;
-    xattrs(&file).map_err(failed("reading attributes of", path))
+    let directory = open_beneath(parent, path_in_parent, OFlags::RDONLY | OFlags::DIRECTORY);
+    let directory = directory.map_err(failed("reading", path))?;
+    xattrs(&directory).map_err(failed("reading attributes of", path))
 }

@@ -6,10 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 use oci::tree::TIME_LIMIT;
+use rayon::prelude::*;
 use rustix::{
     fs::{FileType, OFlags, Stat, major, minor, readlinkat},
     io::Errno,
@@ -67,7 +68,21 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
             nodes.insert(link, node);
         }
     }
+    if let DiskKind::Snapshot { .. } = disk.kind {
+        let read = nodes.par_iter_mut().map(|(path, node)| read_attributes(disk.root, path, node));
+        read.collect::<Result<(), ListError>>()?;
+    }
     Ok(nodes)
+}
+
+/// Those of directories are read on the way; nothing but files and directories has any that are copied.
+fn read_attributes(root: BorrowedFd<'_>, path: &[u8], node: &mut Node) -> Result<(), ListError> {
+    if let NodeKind::File { .. } = node.kind {
+        let file =
+            open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed("opening", path))?;
+        node.xattrs = xattrs(&file).map_err(failed("reading attributes of", path))?;
+    }
+    Ok(())
 }
 
 impl Names for Disk<'_> {
@@ -142,6 +157,10 @@ impl Disk<'_> {
         todo: &mut Vec<Vec<u8>>,
     ) -> Result<(), ListError> {
         let opened = self.open_directory(dir)?;
+        let own = nodes.get_mut(dir).or(parents.get_mut(dir));
+        if let (DiskKind::Snapshot { .. }, Some(own), true) = (&self.kind, own, dir != at) {
+            own.xattrs = xattrs(&opened).map_err(failed("reading attributes of", dir))?;
+        }
         for name in names(&opened).map_err(failed("reading directory", dir))? {
             let path = join(dir, &name);
             let Some(stat) = lstat(&opened, &name).map_err(failed("reading", &path))? else {
@@ -244,10 +263,10 @@ impl Disk<'_> {
             FileType::Socket => return Ok(None),
             special => self.special(path, special, stat.st_rdev)?,
         };
-        match &self.kind {
-            DiskKind::Context { ignore: _ } => Ok(Some(context_node(kind, stat))),
-            DiskKind::Snapshot { owners } => snapshot_node(dir, path, kind, owners, stat).map(Some),
-        }
+        Ok(Some(match &self.kind {
+            DiskKind::Context { ignore: _ } => context_node(kind, stat),
+            DiskKind::Snapshot { owners } => snapshot_node(path, kind, owners, stat),
+        }))
     }
 
     fn special(&self, path: &[u8], file_type: FileType, device: u64) -> Result<NodeKind, ListError> {
@@ -283,31 +302,17 @@ fn context_node(kind: NodeKind, stat: &Stat) -> Node {
     Node { kind, mode, uid: 0, gid: 0, seconds, nanoseconds, xattrs: BTreeMap::new(), inode: None }
 }
 
-fn snapshot_node(
-    dir: &OwnedFd,
-    path: &[u8],
-    kind: NodeKind,
-    owners: &Owners,
-    stat: &Stat,
-) -> Result<Node, ListError> {
-    let xattrs = match kind {
-        NodeKind::Directory | NodeKind::File { .. } => {
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-            let file = open_beneath(dir, split(path).1, flags).map_err(failed("reading", path))?;
-            xattrs(file.as_fd()).map_err(failed("reading attributes of", path))?
-        }
-        _ => BTreeMap::new(),
-    };
+fn snapshot_node(path: &[u8], kind: NodeKind, owners: &Owners, stat: &Stat) -> Node {
     let (uid, gid) = owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid));
     let has_names = kind != NodeKind::Directory && stat.st_nlink > 1;
-    Ok(Node {
+    Node {
         mode: mode(&kind, stat),
         kind,
         uid,
         gid,
         seconds: stat.st_mtime,
         nanoseconds: stat.st_mtime_nsec as u32,
-        xattrs,
+        xattrs: BTreeMap::new(),
         inode: has_names.then_some((stat.st_dev, stat.st_ino)),
-    })
+    }
 }
