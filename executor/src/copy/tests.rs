@@ -485,3 +485,40 @@ fn a_copy_can_be_cancelled() {
     let copied = copy(&step, &[&listing], overlay.root.as_fd(), &cancel);
     assert!(matches!(copied, Err(CopyError::Cancelled)), "{copied:?}");
 }
+
+/// Runs [`inside_a_namespace_with_one_id`] there.
+#[test]
+fn with_one_id_owners_are_kept_for_the_layer() {
+    let exe = std::env::current_exe().expect("this test");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--"]).arg(exe);
+    command.args(["--exact", "copy::tests::inside_a_namespace_with_one_id", "--ignored"]);
+    match command.output() {
+        Err(error) => eprintln!("SKIPPED: no unshare(1): {error}"),
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
+            eprintln!("SKIPPED: no user namespaces: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs inside a user namespace that the test above makes"]
+fn inside_a_namespace_with_one_id() {
+    let [context, root] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    draw(context.path(), &["d/f = x", "d/s/g = y", "d/l -> f"]);
+    let copied = |step: &str| {
+        let step = written(step).copy;
+        let context = ContextDirectory::new(context.path().into(), None, ContextModes::Normalise);
+        let files = context.expect("no patterns").files(&step.items[0].selector).expect("listed");
+        copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &Cancel::default()).expect("copied")
+    };
+    let kept = copied("COPY --chown=5:6 d /t/u");
+    let paths: Vec<String> = kept.keys().map(|path| shown(path)).collect();
+    assert_eq!(paths, ["t", "t/u", "t/u/f", "t/u/l", "t/u/s", "t/u/s/g"]);
+    assert!(kept.values().all(|owner| *owner == (5, 6)));
+    assert!(copied("COPY d/f /t/u/").is_empty(), "the file is root's now");
+}
