@@ -286,7 +286,8 @@ fn check_strings(exec: &op::Exec, ambient_env: &[(String, String)]) -> Result<()
     nul.into_iter().find(|(_, found)| *found).map_or(Ok(()), |(what, _)| Err(PlanError::Nul { what }))
 }
 
-/// One id: user and group must be 0, and the kernel lets nobody set supplementary groups there, so root goes without.
+/// One id: user and group must be 0. The kernel lets nobody change supplementary groups there, so the image's are left
+/// out, and the building user's own stay; no file a step can see belongs to them.
 fn checked_user(user: User, rung: Rung) -> Result<User, PlanError> {
     match rung {
         Rung::Root | Rung::SubordinateIds => Ok(user),

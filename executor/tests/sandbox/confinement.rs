@@ -63,7 +63,16 @@ fn rung_name(fixture: &Fixture) -> &'static str {
 }
 
 fn conformance(fixture: &Fixture) {
-    compare(&format!("conformance-{}", rung_name(fixture)), &fixture.inside("conformance").run().success());
+    let mut found = fixture.inside("conformance").run().success();
+    if fixture.rung == Rung::SingleId {
+        // Nobody may drop groups there; which ones there are depends on who runs the tests.
+        found = found
+            .lines()
+            .filter(|line| !line.starts_with("Groups:"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+    }
+    compare(&format!("conformance-{}", rung_name(fixture)), &found);
 }
 
 fn plan_is_as_written(fixture: &Fixture) {
