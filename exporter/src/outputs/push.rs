@@ -5,10 +5,7 @@
 //! manifest or index that the tag names comes last of all. So a tag never names what is not there, and a push that is
 //! interrupted changes no tag.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use oci::{
     BlobOrigin, Reference,
@@ -71,25 +68,12 @@ impl Push<'_> {
     fn blob(&self, blob: &Blob<'_>) -> Result<Pushed, ExportError> {
         go_on(self.tools.cancel)?;
         let progress = Progress::new(blob, self.tools);
-        let unreadable = Mutex::new(None);
-        let open = || {
-            blob.open(self.tools).inspect_err(|error| {
-                let kept = std::io::Error::new(error.kind(), error.to_string());
-                *unreadable.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
-            })
-        };
-        let advance = |bytes| progress.add(bytes);
+        let (open, advance) = (|| blob.open(self.tools), |bytes| progress.add(bytes));
         let registry = self.tools.fetcher.registry();
         let pushed = registry.push_blob(self.name, blob.descriptor, self.mount_source(blob), &open, &advance);
-        let unreadable = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match (pushed, unreadable) {
-            (Err(_), Some(error)) => Err(blob.failed()(error)),
-            (Err(error), None) => Err(self.failed(error)),
-            (Ok(pushed), _) => {
-                progress.finish();
-                Ok(pushed)
-            }
-        }
+        let pushed = pushed.map_err(|error| self.failed(error))?;
+        progress.finish();
+        Ok(pushed)
     }
 
     /// A repository of the same registry that has the blob.
@@ -100,7 +84,6 @@ impl Push<'_> {
             }
             _ => self.pushed_before,
         }
-        .filter(|source| source.repository != self.name.repository)
     }
 
     fn confirm(&self, blob: &Blob<'_>) -> Result<(), ExportError> {
@@ -133,8 +116,11 @@ impl Push<'_> {
         Ok(())
     }
 
-    fn failed(&self, source: RegistryError) -> ExportError {
-        ExportError::Push { reference: Box::new(self.name.clone()), source: Box::new(source) }
+    fn failed(&self, error: RegistryError) -> ExportError {
+        match error {
+            RegistryError::Source { digest, source } => ExportError::Blob { digest, source },
+            other => ExportError::Push { reference: Box::new(self.name.clone()), source: Box::new(other) },
+        }
     }
 }
 
