@@ -3,7 +3,7 @@
 use std::{error::Error, io, path::PathBuf};
 
 use exporter::ExportError;
-use oci::{registry::RegistryError, store::StoreError};
+use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
@@ -109,6 +109,7 @@ impl Failure {
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
             Self::Export(error) => export_code(error),
             Self::Stopped(signal) => signal.exit_code(),
+            Self::Registry(_) => REGISTRY,
             other if caused_by_registry(other) => REGISTRY,
             _ => MACHINE,
         }
@@ -148,9 +149,12 @@ fn export_code(error: &ExportError) -> u8 {
     }
 }
 
-/// Whether a registry's refusal stands anywhere behind an error.
+/// Whether a registry's refusal stands anywhere behind an error. Errors that pass another one on as it is, as the
+/// fetcher's do, leave it out of the chain.
 fn caused_by_registry(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| cause(*error)).any(|error| error.is::<RegistryError>())
+    let passed_on = |error: &FetchError| matches!(error, FetchError::Registry(_));
+    std::iter::successors(Some(error), |error| cause(*error))
+        .any(|error| error.is::<RegistryError>() || error.downcast_ref::<FetchError>().is_some_and(passed_on))
 }
 
 /// What an error names as its cause; an I/O error that wraps another one names that.
