@@ -57,9 +57,11 @@ pub(super) fn elsewhere(options: &PlanOptions, name: &str) -> Result<Base, Strin
     Ok(Base::Image(ImageName::Registry(reference.with_default_tag())))
 }
 
-/// The short form of a name, by which contexts are compared.
+/// The short form of a name, by which contexts are compared. What is no reference can only be a stage's name, and
+/// those compare without case.
 fn familiar(name: &str) -> String {
-    let short = name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar());
+    let short =
+        name.parse::<Reference>().map_or_else(|_| name.to_lowercase(), |reference| reference.familiar());
     short.strip_suffix(":latest").map(str::to_owned).unwrap_or(short)
 }
 
