@@ -7,7 +7,6 @@ use crate::diagnostic::Diagnostic;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checks {
     skip: Vec<String>,
-    experimental: Vec<String>,
     error: Option<Word>,
 }
 
@@ -23,7 +22,8 @@ impl Checks {
             };
             match (key.trim(), value.trim()) {
                 ("skip", value) => checks.skip = list(value),
-                ("experimental", value) => checks.experimental = list(value),
+                // It asks for rules that are off by default; we have none of those.
+                ("experimental", _) => {}
                 ("error", value) => match boolean(value) {
                     Some(error) => checks.error = error.then(|| word.clone()),
                     None => {
@@ -38,12 +38,7 @@ impl Checks {
 
     /// Whether findings of `rule` are wanted.
     pub fn allows(&self, rule: &str) -> bool {
-        !names(&self.skip, rule)
-    }
-
-    /// Whether findings of `rule`, which is experimental, have been asked for.
-    pub fn allows_experimental(&self, rule: &str) -> bool {
-        names(&self.experimental, rule) && self.allows(rule)
+        !self.skip.iter().any(|skipped| skipped == "all" || skipped == rule)
     }
 
     /// The error that findings amount to where `error=true` is set.
@@ -61,10 +56,6 @@ impl Checks {
 
 fn list(value: &str) -> Vec<String> {
     value.split(',').map(|rule| rule.trim().to_owned()).collect()
-}
-
-fn names(rules: &[String], rule: &str) -> bool {
-    rules.iter().any(|named| named == "all" || named == rule)
 }
 
 /// Go's `strconv.ParseBool`.
