@@ -57,7 +57,7 @@ pub(super) fn plan(
     let mut walk = Walk { planner, number, globals, target, done, labels, state, uses_cache, command_is_set };
     walk.inherit();
     for task in &surveyed.program {
-        let walked = walk.instruction(task);
+        let walked = walk.instruction(task).map_err(|error| task.explain(error));
         walk.planner.reported(walked)?;
     }
     Ok(Some(walk.state))

@@ -47,6 +47,22 @@ impl Task {
     pub(super) fn span(&self) -> Span {
         self.place(self.instruction.span)
     }
+
+    /// A mistake in a trigger is shown at a FROM that says nothing of it, so the message has to.
+    pub(super) fn explain(&self, error: PlanError) -> PlanError {
+        match error {
+            PlanError::Dockerfile { diagnostics } if self.trigger_at.is_some() => {
+                let explain = |found| of_trigger(&self.instruction.text, found);
+                PlanError::Dockerfile { diagnostics: diagnostics.into_iter().map(explain).collect() }
+            }
+            error => error,
+        }
+    }
+}
+
+fn of_trigger(trigger: &str, found: Diagnostic) -> Diagnostic {
+    let message = format!("ONBUILD trigger {trigger:?} of the base: {}", found.message);
+    Diagnostic { message, ..found }
 }
 
 /// The number of the stage to build.
@@ -198,10 +214,7 @@ fn triggers_of(image: Option<&BaseImage>, span: Span) -> Result<Vec<Instruction>
             Ok(instruction) => triggers.push(instruction),
             Err(found) => {
                 let errors = found.into_iter().filter(|found| found.severity == Severity::Error);
-                let here = |found: Diagnostic| {
-                    let message = format!("ONBUILD trigger {text:?} of the base image: {}", found.message);
-                    Diagnostic { message, span, ..found }
-                };
+                let here = |found| Diagnostic { span, ..of_trigger(text, found) };
                 return Err(PlanError::Dockerfile { diagnostics: errors.map(here).collect() });
             }
         }

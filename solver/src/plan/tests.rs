@@ -36,6 +36,9 @@ impl Resolver for Registry {
             "debian:bookworm",
             "rich:latest",
             "onbuild:latest",
+            "onbuild-from:latest",
+            "onbuild-mount:latest",
+            "onbuild-wrong:latest",
             "arm:latest",
             "layout base",
         ];
@@ -89,6 +92,20 @@ fn config_of(name: &str, platform: &Platform) -> ImageConfig {
                 .map(str::to_owned)
                 .to_vec();
         }
+        "onbuild-from:latest" => {
+            config.config.on_build = [
+                "COPY --from=Tools /t /",
+                "COPY --from=0 /t /",
+                "COPY --from=debian:bookworm /etc/os-release /",
+            ]
+            .map(str::to_owned)
+            .to_vec();
+        }
+        "onbuild-mount:latest" => {
+            config.config.on_build =
+                ["RUN --mount=type=cache,target=/c true", "COPY --from=9 /t /"].map(str::to_owned).to_vec();
+        }
+        "onbuild-wrong:latest" => config.config.on_build = vec!["FROM debian".to_owned()],
         _ => {}
     }
     config
