@@ -17,11 +17,12 @@ mod stream;
 mod writable;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
+    io,
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -56,12 +57,14 @@ pub struct Snapshots {
     marks: OverlayMarks,
     events: Events,
     cancel: Arc<Cancel>,
+    /// What has been read of [`Meta`]; a step asks for that of every layer below it.
+    known: Arc<Mutex<BTreeMap<TreeDigest, Meta>>>,
 }
 
 impl Snapshots {
     /// Snapshots in the fetcher's store. Pulls and warnings are told to `events`, and stop when `cancel` asks.
     pub fn new(fetcher: Fetcher, marks: OverlayMarks, events: Events, cancel: Arc<Cancel>) -> Self {
-        Self { fetcher, marks, events, cancel }
+        Self { fetcher, marks, events, cancel, known: Arc::default() }
     }
 
     /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one. Missing base layers are
@@ -210,8 +213,23 @@ impl Snapshots {
         }
     }
 
-    /// A directory that cannot be understood is taken out of the way and counts as missing.
     fn meta(&self, chain: &TreeDigest) -> Result<Option<Meta>, SnapshotError> {
+        if let Some(meta) = self.known().get(chain) {
+            return Ok(Some(meta.clone()));
+        }
+        let meta = self.read_meta(chain)?;
+        if let Some(meta) = &meta {
+            self.known().insert(*chain, meta.clone());
+        }
+        Ok(meta)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<TreeDigest, Meta>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory that cannot be understood is taken out of the way and counts as missing.
+    fn read_meta(&self, chain: &TreeDigest) -> Result<Option<Meta>, SnapshotError> {
         let directory = directory(self.store(), chain);
         let error = match Meta::read(&directory) {
             Ok(meta) => return Ok(meta),
@@ -219,9 +237,11 @@ impl Snapshots {
         };
         self.warn(format!("{} is damaged and will be made again: {error}", directory.display()));
         let discarded = self.store().temp_dir("damaged")?;
-        fs::rename(&directory, discarded.path().join("snapshot"))
-            .map_err(SnapshotError::io("remove", &directory))?;
-        Ok(None)
+        match fs::rename(&directory, discarded.path().join("snapshot")) {
+            // Somebody else has seen it, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            renamed => renamed.map(|()| None).map_err(SnapshotError::io("remove", &directory)),
+        }
     }
 
     fn lock(&self, chain: &TreeDigest) -> Result<File, SnapshotError> {

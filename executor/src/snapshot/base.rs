@@ -99,6 +99,29 @@ impl Snapshots {
     }
 
     fn pull_one(&self, layer: &BaseLayer, stamp: Stamp) -> Result<Pulled, SnapshotError> {
+        let descriptor = &layer.descriptor;
+        let is_stored = || self.store().has_blob(&descriptor.digest, descriptor.size);
+        let was_stored = is_stored();
+        let pulled = match self.pull_into_new(layer, stamp)? {
+            // The fetcher removes a blob that it finds damaged; without it the origin is asked.
+            Err(PullError::Stream(StreamError::Read(_))) if was_stored && !is_stored() => {
+                self.warn(format!("the stored blob {} was damaged and is fetched again", descriptor.digest));
+                self.pull_into_new(layer, stamp)?
+            }
+            pulled => pulled,
+        };
+        pulled.map_err(|error| match error {
+            PullError::Stream(StreamError::Cancelled) => SnapshotError::Cancelled,
+            error => SnapshotError::Base { blob: descriptor.digest, source: Box::new(error) },
+        })
+    }
+
+    /// Outer: the store cannot be written. Inner: the layer cannot be had.
+    fn pull_into_new(
+        &self,
+        layer: &BaseLayer,
+        stamp: Stamp,
+    ) -> Result<Result<Pulled, PullError>, SnapshotError> {
         let (temp, trash) = (self.store().temp_dir("layer")?, self.store().temp_dir("trash")?);
         let root = temp.path().join(FILES);
         fs::create_dir(&root).map_err(SnapshotError::io("create", &root))?;
@@ -108,11 +131,8 @@ impl Snapshots {
             marks: self.marks,
             stamp,
         };
-        match pull(&self.fetcher, layer, target, &self.events, &self.cancel) {
-            Ok(loose) => Ok(Pulled { loose, temp, _trash: trash }),
-            Err(PullError::Stream(StreamError::Cancelled)) => Err(SnapshotError::Cancelled),
-            Err(error) => Err(SnapshotError::Base { blob: layer.descriptor.digest, source: Box::new(error) }),
-        }
+        let loose = pull(&self.fetcher, layer, target, &self.events, &self.cancel);
+        Ok(loose.map(|loose| Pulled { loose, temp, _trash: trash }))
     }
 
     fn place(

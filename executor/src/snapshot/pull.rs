@@ -60,10 +60,10 @@ pub(super) fn pull(
         return Err(PullError::MediaType(descriptor.media_type.clone()));
     }
     let is_stored = fetcher.store().has_blob(&descriptor.digest, descriptor.size);
-    let keep = matches!(layer.origin, BlobOrigin::Registry(_)) && !is_stored;
-    let mut copy = if keep { Some(fetcher.store().blob_writer()?) } else { None };
+    let is_remote = matches!(layer.origin, BlobOrigin::Registry(_)) && !is_stored;
+    let mut copy = if is_remote { Some(fetcher.store().blob_writer()?) } else { None };
     let blob = fetcher.open(descriptor, &layer.origin).map_err(PullError::Open)?;
-    let task = format!("{} {:.19}", if is_stored { "unpack" } else { "pull" }, descriptor.digest.to_string());
+    let task = format!("{} {:.19}", if is_remote { "pull" } else { "unpack" }, descriptor.digest.to_string());
     let blob = Watched { blob, copy: copy.as_mut(), task, done: 0, told: 0, total: descriptor.size, events };
     let Streamed { consumed, diff_id } = decompress(blob, cancel, |stream| unpack(stream, target))??;
     if diff_id != layer.diff_id {

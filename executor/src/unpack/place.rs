@@ -38,6 +38,7 @@ pub(super) fn write_content(
     let derived = entry.nanoseconds == 0 && entry.seconds < NORMAL_TIME;
     let mut hasher = derived.then(blake3::Hasher::new);
     let mut buffer = vec![0; BUFFER.min(usize::try_from(entry.size).unwrap_or(BUFFER))];
+    let mut ends_in_hole = false;
     loop {
         let filled = fill(&mut content, &mut buffer)?;
         let bytes = &buffer[..filled];
@@ -47,12 +48,15 @@ pub(super) fn write_content(
         if let Some(hasher) = &mut hasher {
             hasher.update(bytes);
         }
-        match bytes.iter().all(|byte| *byte == 0) {
+        ends_in_hole = bytes.iter().all(|byte| *byte == 0);
+        match ends_in_hole {
             true => drop(file.seek(SeekFrom::Current(filled as i64))?),
             false => file.write_all(bytes)?,
         }
     }
-    file.set_len(entry.size)?;
+    if ends_in_hole {
+        file.set_len(entry.size)?;
+    }
     Ok(hasher.map(|hasher| hasher.finalize().into()))
 }
 
