@@ -17,14 +17,28 @@ struct Ground {
 }
 
 impl Ground {
-    fn new() -> Self {
+    /// `None`, loudly, for anybody but root, of the machine or of a user namespace: only they may give files away.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: {} needs root, or a user namespace", test_name());
+            return None;
+        }
         let ground = Self { directory: tempfile::tempdir().expect("a temporary directory") };
         for name in ["layer", "trash", "canary", "canary/kept"] {
             fs::create_dir(ground.path(name)).expect("made");
         }
         fs::write(ground.path("canary/file"), "untouched").expect("written");
         fs::set_permissions(ground.path("canary/file"), Permissions::from_mode(0o640)).expect("set");
-        ground
+        Some(ground)
+    }
+
+    /// One that can hold any owner: `None`, loudly, for anybody but root of the machine.
+    fn with_all_ids() -> Option<Self> {
+        if !is_machine_root() {
+            eprintln!("SKIPPED: {} needs root", test_name());
+            return None;
+        }
+        Self::new()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -75,9 +89,18 @@ impl Ground {
     }
 }
 
-/// What this machine lets the test write: `cargo test` runs as root or as anybody.
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
+}
+
+/// Whether this is root, and not of a user namespace.
+fn is_machine_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").expect("it is there");
+    rustix::process::geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 fn marks() -> OverlayMarks {
-    if rustix::process::geteuid().is_root() { OverlayMarks::Trusted } else { OverlayMarks::User }
+    if is_machine_root() { OverlayMarks::Trusted } else { OverlayMarks::User }
 }
 
 /// One line for everything below a directory: `path kind content-or-target`.
@@ -115,7 +138,7 @@ fn of_type(typeflag: u8, path: &str, device: (u32, u32)) -> Archive {
 
 /// `None` is a refusal.
 fn check(name: &str, archive: Archive, want: Option<&[&str]>) {
-    let ground = Ground::new();
+    let Some(ground) = Ground::new() else { return };
     let before = ground.canary();
     let result = ground.unpack(&archive.finish());
     assert_eq!(ground.canary(), before, "{name}: something outside has changed");
@@ -294,7 +317,7 @@ fn whiteouts_hide_the_lower_layers_and_nothing_else() {
 
 #[test]
 fn a_whiteout_that_no_layer_below_needs_is_dropped() {
-    let (lower, upper) = (Ground::new(), Ground::new());
+    let (Some(lower), Some(upper)) = (Ground::new(), Ground::new()) else { return };
     lower.unpack(&file().directory("both").file("both/f", b"").finish()).expect("unpacked");
     let whiteouts =
         file().file("both/.wh.f", b"").file("both/.wh.g", b"").directory("own").file("own/.wh.f", b"");
@@ -304,11 +327,7 @@ fn a_whiteout_that_no_layer_below_needs_is_dropped() {
 
 #[test]
 fn metadata_is_kept_and_comes_in_the_right_order() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: metadata_is_kept_and_comes_in_the_right_order needs root");
-        return;
-    }
-    let ground = Ground::new();
+    let Some(ground) = Ground::with_all_ids() else { return };
     let capability: &[u8] = b"\x01\0\0\x02\n\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let setuid =
         Fields { path: b"su", mode: 0o4755, owner: (7, 8), time: 1_234_567_890, ..Fields::default() };
@@ -341,7 +360,7 @@ fn metadata_is_kept_and_comes_in_the_right_order() {
 
 #[test]
 fn overlay_attributes_of_a_layer_have_no_effect() {
-    let ground = Ground::new();
+    let Some(ground) = Ground::new() else { return };
     let records: [(&str, &[u8]); 2] =
         [("SCHILY.xattr.trusted.overlay.opaque", b"y"), ("SCHILY.xattr.user.overlay.redirect", b"/etc")];
     let unpacked = ground.unpack(&file().pax(&records).directory("d").finish()).expect("unpacked");
@@ -352,7 +371,7 @@ fn overlay_attributes_of_a_layer_have_no_effect() {
 
 #[test]
 fn normalised_times_become_the_time_of_unpacking() {
-    let ground = Ground::new();
+    let Some(ground) = Ground::new() else { return };
     let content = ContentDigest::of(b"brought");
     let derived = oci::tree::content_time(&content) as u64;
     let timed = |path, time| Fields { path, time, ..Fields::default() };
@@ -372,11 +391,7 @@ fn normalised_times_become_the_time_of_unpacking() {
 
 #[test]
 fn implied_directories_are_those_of_the_layers_below() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: implied_directories_are_those_of_the_layers_below needs root");
-        return;
-    }
-    let [bottom, middle, top] = [Ground::new(), Ground::new(), Ground::new()];
+    let [Some(bottom), Some(middle), Some(top)] = [(); 3].map(|()| Ground::with_all_ids()) else { return };
     let directory = |path, mode| Fields { path, typeflag: b'5', mode, owner: (5, 6), ..Fields::default() };
     let archive = file()
         .entry(directory(b"./", 0o711), b"")
@@ -403,7 +418,7 @@ fn implied_directories_are_those_of_the_layers_below() {
 
 #[test]
 fn an_opaque_root_hides_every_layer_below() {
-    let (lower, upper) = (Ground::new(), Ground::new());
+    let (Some(lower), Some(upper)) = (Ground::new(), Ground::new()) else { return };
     lower
         .unpack(
             &file()
@@ -418,7 +433,7 @@ fn an_opaque_root_hides_every_layer_below() {
 
 #[test]
 fn owners_of_the_layers_below_count_until_something_takes_their_place() {
-    let (lower, upper) = (Ground::new(), Ground::new());
+    let (Some(lower), Some(upper)) = (Ground::new(), Ground::new()) else { return };
     let archive = ["kept", "implied", "listed", "gone", "hidden"]
         .iter()
         .fold(file(), |archive, name| archive.directory(name));
@@ -436,7 +451,7 @@ fn owners_of_the_layers_below_count_until_something_takes_their_place() {
 
 #[test]
 fn holes_stay_holes() {
-    let ground = Ground::new();
+    let Some(ground) = Ground::new() else { return };
     let mut content = vec![0; 8 << 20];
     content[5 << 20] = 1;
     ground.unpack(&file().file("f", &content).finish()).expect("unpacked");
@@ -446,11 +461,7 @@ fn holes_stay_holes() {
 
 #[test]
 fn a_clean_archive_is_unpacked_as_by_gnu_tar() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: a_clean_archive_is_unpacked_as_by_gnu_tar needs root");
-        return;
-    }
-    let (ground, reference) = (Ground::new(), Ground::new());
+    let (Some(ground), Some(reference)) = (Ground::with_all_ids(), Ground::with_all_ids()) else { return };
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(200));
     let archive = file()
         .directory("etc")
@@ -480,4 +491,129 @@ fn a_clean_archive_is_unpacked_as_by_gnu_tar() {
         let implied = path.trim_end_matches('/').bytes().all(|byte| byte == b'd') || path == "usr/";
         assert!(implied || of(&ground) == of(&reference), "{path}: {:?} {:?}", of(&ground), of(&reference));
     }
+}
+
+/// A small generator of numbers that are the same on every run (xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+#[test]
+fn whatever_an_archive_says_nothing_outside_changes() {
+    let parts: [&[u8]; 12] = [
+        b"..",
+        b"/",
+        b"l",
+        b"d",
+        b"f",
+        b".wh.",
+        b".wh..wh..opq",
+        b"canary",
+        b"file",
+        b".",
+        b"\xff",
+        b"proc/self/root",
+    ];
+    let mut numbers = Numbers(0x5eed);
+    let Some(ground) = Ground::new() else { return };
+    let before = ground.canary();
+    for round in 0..1500 {
+        let mut path = || {
+            (0..=numbers.below(4)).map(|_| parts[numbers.below(parts.len())]).collect::<Vec<_>>().join(&b'/')
+        };
+        let names: Vec<_> = (0..8).map(|_| (path(), path())).collect();
+        let archive = names.iter().fold(file(), |archive, (path, link)| {
+            let typeflag = b"01256013"[numbers.below(8)];
+            let link = if matches!(typeflag, b'1' | b'2') { &link[..] } else { b"" };
+            let size = if typeflag == b'0' { numbers.below(3) } else { 0 };
+            let device = (numbers.below(2) as u32, numbers.below(2) as u32);
+            archive.entry(Fields { path, link, typeflag, device, ..Fields::default() }, &b"xyz"[..size])
+        });
+        let _ = ground.unpack(&archive.finish());
+        assert_eq!(ground.canary(), before, "round {round}");
+        for name in ["layer", "trash"] {
+            fs::remove_dir_all(ground.path(name)).expect("removed");
+            fs::create_dir(ground.path(name)).expect("made");
+        }
+    }
+}
+
+#[test]
+fn no_flipped_byte_makes_the_unpacker_panic() {
+    let archive = file()
+        .directory("d")
+        .pax(&[("mtime", b"1.5"), ("SCHILY.xattr.user.x", b"a\nb"), ("path", b"d/long")])
+        .file("short", b"content")
+        .symlink("l", "d")
+        .hard_link("h", "d/long")
+        .file("d/.wh.gone", b"")
+        .file("last", &[7; 700]);
+    let (clean, mut numbers) = (archive.finish(), Numbers(7));
+    let Some(ground) = Ground::new() else { return };
+    let before = ground.canary();
+    for _ in 0..1000 {
+        let mut bytes = clean.clone();
+        let at = numbers.below(bytes.len());
+        bytes[at] = bytes[at].wrapping_add(1 + numbers.below(255) as u8);
+        // With a right checksum the damage gets past the first line of defence.
+        let block = at / 512 * 512;
+        if bytes[block + 257..block + 262] == *b"ustar" {
+            let header: [u8; 512] = bytes[block..block + 512].try_into().expect("a block");
+            bytes[block..block + 512].copy_from_slice(&crate::tarball::craft::seal(header));
+        }
+        let _ = ground.unpack(&bytes);
+        assert_eq!(ground.canary(), before, "byte {at}");
+        for name in ["layer", "trash"] {
+            fs::remove_dir_all(ground.path(name)).expect("removed");
+            fs::create_dir(ground.path(name)).expect("made");
+        }
+    }
+}
+
+#[test]
+fn what_is_replaced_leaves_nothing_behind() {
+    let Some(ground) = Ground::new() else { return };
+    let again =
+        |archive: Archive| archive.directory("d").file("d/f", b"").file("d/.wh.g", b"").file("d", b"");
+    let archive = (0..300).fold(file(), |archive, _| again(archive));
+    ground.unpack(&archive.finish()).expect("unpacked");
+    assert_eq!(ground.listing(), ["d = "]);
+}
+
+#[test]
+fn a_user_namespace_unpacks_what_it_can_and_says_what_it_cannot() {
+    const INSIDE: &str = "LAYERWRIGHT_TEST_IS_INSIDE";
+    let inside = std::env::var_os(INSIDE).is_some();
+    if inside && !is_machine_root() {
+        return lacks_ids_and_devices();
+    }
+    let unshare = || std::process::Command::new("unshare");
+    if !unshare().args(["-Ur", "true"]).status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: {}: no user namespace here", test_name());
+        return;
+    }
+    // All tests of this module once more, with one id.
+    let program = std::env::current_exe().expect("known");
+    let tests =
+        unshare().arg("-Ur").arg(program).arg("unpack::tests").env(INSIDE, "1").output().expect("started");
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stdout));
+}
+
+fn lacks_ids_and_devices() {
+    let Some(ground) = Ground::new() else { return };
+    let owned = Fields { path: b"owned", owner: (0, 42), ..Fields::default() };
+    let archive =
+        file().entry(owned, b"x").hard_link("also", "owned").raw(&of_type(b'3', "null", (1, 3)).bytes());
+    let unpacked = ground.unpack(&archive.hard_link("zero", "null").finish()).expect("unpacked");
+    let owners = ["also", "owned"].map(|path| (path.as_bytes().to_vec(), (0, 42)));
+    assert_eq!(unpacked.owners, Owners::from(owners));
+    assert_eq!(ground.listing(), ["also = x", "owned = x"]);
+    assert!(unpacked.warnings[0].starts_with("2 device nodes were left out"), "{:?}", unpacked.warnings);
 }
