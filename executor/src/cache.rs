@@ -191,6 +191,12 @@ mod tests {
         Ground { root, cache, warnings, record }
     }
 
+    /// Files of the store are read-only, also to their owner.
+    fn overwrite(path: &Path, bytes: &[u8]) {
+        fs::remove_file(path).expect("removed");
+        fs::write(path, bytes).expect("written");
+    }
+
     fn keys(record: &Record) -> [Key; 2] {
         [Key::Definition(record.definition), Key::Content(record.content)]
     }
@@ -214,7 +220,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x04;
-            fs::write(&file, &damaged).expect("written");
+            overwrite(&file, &damaged);
             let found = ground.cache.lookup(&[key]);
             assert!(found[0].is_none() || found[0].as_ref() == Some(&ground.record), "byte {at}");
         }
@@ -228,7 +234,7 @@ mod tests {
         let text = fs::read_to_string(&definition).expect("read");
         let other_version = text.replace("\"version\":1", "\"version\":2");
         for damaged in [&text[..text.len() / 2], "", "{}", &other_version] {
-            fs::write(&definition, damaged).expect("written");
+            overwrite(&definition, damaged.as_bytes());
             assert_eq!(ground.cache.lookup(&keys(&ground.record)), [None, Some(ground.record.clone())]);
         }
         let elsewhere = Key::Content(ground.record.definition);
