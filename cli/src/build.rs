@@ -243,7 +243,8 @@ fn export(
 }
 
 fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Failure> {
-    let root = executor.snapshots().view(&image.snapshot)?.into_root();
+    let view = executor.snapshots().view(&image.snapshot);
+    let root = view.map_err(|error| Failure::FileSystem(Box::new(error.into())))?.into_root();
     Ok(FileSystem { platform: image.target.platform.clone(), snapshot: image.snapshot.clone(), root })
 }
 

@@ -56,8 +56,8 @@ pub enum Failure {
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
     /// A file system that cannot be shown.
-    #[error(transparent)]
-    Snapshot(#[from] executor::SnapshotError),
+    #[error("{0}")]
+    FileSystem(#[source] Box<StepFailure>),
     /// Layers that cannot be packed.
     #[error(transparent)]
     Seal(#[from] exporter::SealError),
@@ -107,18 +107,26 @@ impl Failure {
         match self {
             Self::Request(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
-            Self::Export(error) => export_code(error),
-            Self::Stopped(signal) => signal.exit_code(),
+            Self::FileSystem(failure) => kind_code(failure.kind),
             Self::Registry(_) => REGISTRY,
-            other if caused_by_registry(other) => REGISTRY,
-            _ => MACHINE,
+            Self::Export(error) => export_code(error),
+            Self::Store(_)
+            | Self::Sandbox(_)
+            | Self::Seal(_)
+            | Self::Assemble(_)
+            | Self::Signals(_)
+            | Self::Write { .. }
+            | Self::Clock => MACHINE,
+            Self::Stopped(signal) => signal.exit_code(),
         }
     }
 
     /// What to do about it, if we know.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Image { failure, .. } | Self::Step { failure, .. } => failure.hint.as_deref(),
+            Self::Image { failure, .. } | Self::Step { failure, .. } | Self::FileSystem(failure) => {
+                failure.hint.as_deref()
+            }
             Self::Sandbox(error) => error.hint(),
             _ => None,
         }
@@ -149,12 +157,11 @@ fn export_code(error: &ExportError) -> u8 {
     }
 }
 
-/// Whether a registry's refusal stands anywhere behind an error. Errors that pass another one on as it is, as the
-/// fetcher's do, leave it out of the chain.
+/// Whether a registry's refusal stands behind an error, which may be a blob that was fetched while it was wanted.
 fn caused_by_registry(error: &(dyn Error + 'static)) -> bool {
-    let passed_on = |error: &FetchError| matches!(error, FetchError::Registry(_));
-    std::iter::successors(Some(error), |error| cause(*error))
-        .any(|error| error.is::<RegistryError>() || error.downcast_ref::<FetchError>().is_some_and(passed_on))
+    std::iter::successors(Some(error), |error| cause(*error)).any(|error| {
+        matches!(error.downcast_ref(), Some(FetchError::Registry(_))) || error.is::<RegistryError>()
+    })
 }
 
 /// What an error names as its cause; an I/O error that wraps another one names that.
@@ -192,5 +199,22 @@ mod tests {
         };
         assert_eq!(chain(&failure), "cannot read layer: disk on fire");
         assert_eq!(failure.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_registry_is_blamed_wherever_it_stands() {
+        let refused = || RegistryError::Setup { what: "x", source: "no".into() };
+        let fetched = io::Error::other(FetchError::from(refused()));
+        let digest = oci::Sha256Digest::of(b"");
+        let reference = Box::new("h/a:1".parse().expect("a reference"));
+        for (failure, code) in [
+            (Failure::from(refused()), REGISTRY),
+            (ExportError::Blob { digest, source: fetched }.into(), REGISTRY),
+            (ExportError::Blob { digest, source: io::Error::other("disk") }.into(), MACHINE),
+            (ExportError::Push { reference, source: Box::new(refused()) }.into(), REGISTRY),
+            (ExportError::NoName.into(), USAGE),
+        ] {
+            assert_eq!(failure.exit_code(), code, "{failure}");
+        }
     }
 }
