@@ -99,7 +99,8 @@ pub fn select(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Res
 }
 
 /// Copies into a mounted file system. `sources` are listings that hold at least what each item picks, one for each of
-/// `copy.items`, in their order. Returns the owners that could not be set on disk.
+/// `copy.items`, in their order. `below` are the owners that the disk of the file system as it was could not hold.
+/// Returns those that could not be set now, and what became of those.
 ///
 /// # Errors
 /// See [`CopyError`]; what was copied until then stays.
@@ -107,11 +108,12 @@ pub fn copy(
     copy: &Copy,
     sources: &[&Listing],
     root: BorrowedFd<'_>,
+    below: &Owners,
     cancel: &Cancel,
 ) -> Result<Owners, CopyError> {
     let owner = copy.chown.as_deref().map(|owner| file_owner(root, owner)).transpose()?;
     let mode = copy.chmod.as_ref().map(ModeChange::new).transpose()?;
-    let mut copier = Copier { copy, owner, mode, cancel, target: Target::new(root) };
+    let mut copier = Copier { copy, owner, mode, below, cancel, target: Target::new(root) };
     for (item, listing) in copy.items.iter().zip(sources) {
         copier.item(item, listing)?;
     }
@@ -133,6 +135,7 @@ struct Copier<'a> {
     copy: &'a Copy,
     owner: Option<(u32, u32)>,
     mode: Option<ModeChange>,
+    below: &'a Owners,
     cancel: &'a Cancel,
     target: Target<'a>,
 }
@@ -327,7 +330,12 @@ impl Copier<'_> {
             self.target.link(first, target)?;
         }
         for (target, node) in work.directories.iter().rev() {
-            self.target.stamp(target, &self.stamp(node))?;
+            let stamp = self.stamp(node);
+            self.target.stamp(target, &stamp)?;
+            if self.below.contains_key(target) {
+                // The diff would take the owner on disk for the one of a directory that was only touched.
+                self.target.owners.insert(target.clone(), stamp.owner);
+            }
         }
         Ok(())
     }

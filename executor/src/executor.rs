@@ -68,23 +68,24 @@ impl LocalExecutor {
     fn copy(&self, step: &Step<'_>, copy: &Copy) -> Result<Layer, StepFailure> {
         let sources = copy.items.iter().map(|item| self.source(step, item)).collect::<Result<Vec<_>, _>>()?;
         let sources: Vec<&Listing> = sources.iter().map(AsRef::as_ref).collect();
-        self.write(step, copy.timestamps, |root| copy::copy(copy, &sources, root, step.cancel))
+        self.write(step, copy.timestamps, |root, below| copy::copy(copy, &sources, root, below, step.cancel))
     }
 
     fn make_dir(&self, step: &Step<'_>, make: &MakeDir) -> Result<Layer, StepFailure> {
-        self.write(step, make.timestamps, |root| copy::make_dir(make, root))
+        self.write(step, make.timestamps, |root, _| copy::make_dir(make, root))
     }
 
-    /// Lets `work` write into the step's file system, in this process. It returns the owners the disk could not hold.
+    /// Lets `work` write into the step's file system, in this process. It is told of the owners that the parent's disk
+    /// could not hold, and returns those that this one cannot.
     fn write(
         &self,
         step: &Step<'_>,
         timestamps: Timestamps,
-        work: impl FnOnce(BorrowedFd<'_>) -> Result<Owners, copy::CopyError>,
+        work: impl FnOnce(BorrowedFd<'_>, &Owners) -> Result<Owners, copy::CopyError>,
     ) -> Result<Layer, StepFailure> {
         let ground = self.ground(step)?;
         let mount = ground.writable.mount()?;
-        let owners = work(mount.as_fd())?;
+        let owners = work(mount.as_fd(), &ground.owners)?;
         drop(mount);
         self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     context::{ContextDirectory, ContextModes},
     copy::copy,
+    listing::Owners,
     tarball::craft::{Archive, Fields},
     testing::{Overlaid, show},
 };
@@ -31,7 +32,7 @@ fn run(bytes: &[u8], image: &[&str], step: &Copy) -> Option<Vec<String>> {
     let context =
         ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
     let files = context.files(&step.items[0].selector).expect("listed");
-    let added = copy(step, &[&files.listing], overlay.root.as_fd(), &Cancel::default());
+    let added = copy(step, &[&files.listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default());
     Some(match added {
         Ok(_) => show(&overlay.root),
         Err(error) => {
@@ -212,6 +213,6 @@ fn an_archive_that_changed_since_it_was_keyed_is_an_error() {
         ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
     let files = context.files(&add("/t").items[0].selector).expect("listed");
     fs::write(&path, Archive::default().file("f", b"y").finish()).expect("written");
-    let added = copy(&add("/t"), &[&files.listing], overlay.root.as_fd(), &Cancel::default());
+    let added = copy(&add("/t"), &[&files.listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default());
     assert_eq!(added.expect_err("refused").to_string(), "changed while reading: archive");
 }

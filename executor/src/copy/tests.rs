@@ -67,7 +67,8 @@ fn run(source: &Path, overlay: &Overlaid, step: &str) -> Result<Owners, String> 
     };
     let listings = step.items.iter().map(list_item).collect::<Result<Vec<_>, _>>()?;
     let listings: Vec<&Listing> = listings.iter().collect();
-    copy(&step, &listings, overlay.root.as_fd(), &Cancel::default()).map_err(|error| told(&error))
+    copy(&step, &listings, overlay.root.as_fd(), &Owners::new(), &Cancel::default())
+        .map_err(|error| told(&error))
 }
 
 /// One row: what is copied from, what is copied into, the step, and what is there then (`! ...` for an error).
@@ -345,7 +346,8 @@ fn heredocs_are_files() {
     let files = files.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
     let listing = Listing::inline(&files);
     let written = written("COPY --chmod=750 --chown=5:6 one.txt a* /d/");
-    copy(&written.copy, &[&listing, &listing], overlay.root.as_fd(), &Cancel::default()).expect("copied");
+    copy(&written.copy, &[&listing, &listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default())
+        .expect("copied");
     let expected = ["d/ ; 5:6", "d/a* = glob\n ; 0750 5:6", "d/one.txt = first\n ; 0750 5:6", "x = old"];
     assert_eq!(show(&overlay.root), expected);
 }
@@ -392,7 +394,7 @@ fn what_changes_between_key_and_copy_is_an_error() {
         let status =
             std::process::Command::new("sh").args(["-euc", script]).current_dir(temp.path()).status();
         assert!(status.expect("a shell").success(), "{script}");
-        let copied = copy(&step, &[&files.listing], overlay.root.as_fd(), &Cancel::default());
+        let copied = copy(&step, &[&files.listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default());
         assert_eq!(copied.err().map(|error| error.to_string()).unwrap_or_default(), *expected, "{script}");
         if expected.is_empty() {
             assert_eq!(show(&overlay.root), ["t/", "t/f = x"], "what was keyed is what is copied");
@@ -446,7 +448,7 @@ fn owners_that_the_disk_could_not_hold_are_those_that_count() {
     let step = written("COPY --from d /t").copy;
     let root = open_root(temp.path());
     let listing = list(root.as_fd(), &owners, &step.items[0].selector).expect("listed");
-    copy(&step, &[&listing], overlay.root.as_fd(), &Cancel::default()).expect("copied");
+    copy(&step, &[&listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default()).expect("copied");
     assert_eq!(show(&overlay.root), ["t/", "t/f = x ; 7:8"]);
     let plain = select(root.as_fd(), &Owners::new(), &step.items[0].selector).expect("listed");
     assert_ne!(select(root.as_fd(), &owners, &step.items[0].selector).expect("listed"), plain);
@@ -482,7 +484,7 @@ fn a_copy_can_be_cancelled() {
         list(open_root(temp.path()).as_fd(), &Owners::new(), &step.items[0].selector).expect("listed");
     let cancel = Cancel::default();
     cancel.request();
-    let copied = copy(&step, &[&listing], overlay.root.as_fd(), &cancel);
+    let copied = copy(&step, &[&listing], overlay.root.as_fd(), &Owners::new(), &cancel);
     assert!(matches!(copied, Err(CopyError::Cancelled)), "{copied:?}");
 }
 
@@ -514,11 +516,20 @@ fn inside_a_namespace_with_one_id() {
         let step = written(step).copy;
         let context = ContextDirectory::new(context.path().into(), None, ContextModes::Normalise);
         let files = context.expect("no patterns").files(&step.items[0].selector).expect("listed");
-        copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &Cancel::default()).expect("copied")
+        copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &Owners::new(), &Cancel::default())
+            .expect("copied")
     };
     let kept = copied("COPY --chown=5:6 d /t/u");
     let paths: Vec<String> = kept.keys().map(|path| shown(path)).collect();
     assert_eq!(paths, ["t", "t/u", "t/u/f", "t/u/l", "t/u/s", "t/u/s/g"]);
     assert!(kept.values().all(|owner| *owner == (5, 6)));
     assert!(copied("COPY d/f /t/u/").is_empty(), "the file is root's now");
+    assert!(copied("COPY d /t/u").is_empty());
+    let step = written("COPY d /t/u").copy;
+    let context =
+        ContextDirectory::new(context.path().into(), None, ContextModes::Normalise).expect("no patterns");
+    let files = context.files(&step.items[0].selector).expect("listed");
+    let told = copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &kept, &Cancel::default());
+    let expected = Owners::from([(b"t/u/s".to_vec(), (0, 0))]);
+    assert_eq!(told.expect("copied"), expected, "a directory that was somebody's is root's now");
 }

@@ -45,7 +45,7 @@ impl LocalExecutor {
 
 /// With one id, every file on disk is root's. A command would see that, and could write it into the layer.
 fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
-    let Some((path, (uid, gid))) = owners.first_key_value() else {
+    let Some((path, (uid, gid))) = owners.iter().find(|(_, owner)| **owner != (0, 0)) else {
         return Ok(());
     };
     let path = String::from_utf8_lossy(path);
@@ -113,6 +113,7 @@ mod tests {
     #[test]
     fn owners_that_the_disk_does_not_hold_keep_commands_away() {
         assert!(refuse_foreign_owners(&Owners::new()).is_ok());
+        assert!(refuse_foreign_owners(&Owners::from([(b"root".to_vec(), (0, 0))])).is_ok());
         let owners = Owners::from([(b"etc/shadow".to_vec(), (0, 42))]);
         let failure = refuse_foreign_owners(&owners).expect_err("there is one");
         assert!(failure.message.contains("/etc/shadow is 0:42"), "{failure}");
