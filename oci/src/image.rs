@@ -1,6 +1,9 @@
 //! From a name to one image: index → platform → manifest → config, every step verified against the one before.
 
-use std::{io::Read, path::Path};
+use std::{
+    io::{self, Read},
+    path::Path,
+};
 
 use crate::{
     config::ImageConfig,
@@ -40,7 +43,7 @@ pub enum ImageError {
         reference: Box<Reference>,
         /// Why not.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -150,13 +153,15 @@ impl RegistryImage<'_> {
         Ok(fetched.bytes)
     }
 
+    /// Asked for twice where what comes is not it: bytes that were damaged on their way are not the image's fault.
     fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         document::check_size(descriptor.size).map_err(|error| self.unusable(error))?;
-        let mut bytes = Vec::new();
-        let mut reader = self.registry.pull_blob(self.reference, descriptor)?;
-        let read = reader.read_to_end(&mut bytes);
-        read.map_err(|source| ImageError::Read { reference: Box::new(self.reference.clone()), source })?;
-        Ok(bytes)
+        let read = |source| ImageError::Read { reference: Box::new(self.reference.clone()), source };
+        let attempt = || self.registry.pull_blob(self.reference, descriptor).map(read_to_end);
+        match attempt()? {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => attempt()?.map_err(read),
+            result => result.map_err(read),
+        }
     }
 
     fn failed(&self, failure: Failure) -> ImageError {
@@ -169,6 +174,11 @@ impl RegistryImage<'_> {
     fn unusable(&self, source: DocumentError) -> ImageError {
         ImageError::Document { reference: Box::new(self.reference.clone()), source: Box::new(source) }
     }
+}
+
+fn read_to_end(mut reader: Box<dyn Read + Send>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map(|_| bytes)
 }
 
 /// Either half of what [`document::select`] may fail with here.

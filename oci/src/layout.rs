@@ -180,40 +180,48 @@ fn choose(
     selector: Option<&str>,
     platform: &Platform,
 ) -> Result<Descriptor, LayoutError> {
-    let tag = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
-    let tags = || index.manifests.iter().filter_map(tag).collect::<Vec<_>>();
+    let directory_of = || directory.to_owned();
+    let tags = || index.manifests.iter().filter_map(tag).map(str::to_owned).collect::<Vec<_>>();
+    let candidates = candidates(index, selector);
+    if candidates.is_empty() {
+        let unlisted = selector.and_then(|text| text.parse().ok());
+        return match unlisted.filter(|digest| blob_path(directory, digest).exists()) {
+            Some(digest) => describe(directory, &digest),
+            None => {
+                let selector = selector.unwrap_or("latest").to_owned();
+                Err(LayoutError::NotFound { directory: directory_of(), selector, tags: tags() })
+            }
+        };
+    }
+    if let [only] = candidates.as_slice() {
+        return Ok((*only).clone());
+    }
+    let fits = |entry: &&&Descriptor| entry.platform.as_ref().is_some_and(|own| own.satisfies(platform));
+    match candidates.iter().filter(fits).collect::<Vec<_>>().as_slice() {
+        [only] => Ok((**only).clone()),
+        _ => Err(LayoutError::Ambiguous { directory: directory_of(), tags: tags() }),
+    }
+}
+
+fn tag(entry: &Descriptor) -> Option<&str> {
+    entry.annotations.get(REF_NAME).map(String::as_str)
+}
+
+/// The different things a selector may mean.
+fn candidates<'a>(index: &'a Index, selector: Option<&str>) -> Vec<&'a Descriptor> {
     let matching = |wanted: &dyn Fn(&Descriptor) -> bool| {
-        let mut found: Vec<&Descriptor> = index.manifests.iter().filter(|entry| wanted(entry)).collect();
+        let mut found: Vec<_> = index.manifests.iter().filter(|entry| wanted(entry)).collect();
         found.sort_by_key(|entry| entry.digest);
         found.dedup_by_key(|entry| entry.digest);
         found
     };
-    let tagged_as = |name: &str| matching(&|entry| tag(entry).as_deref() == Some(name));
-    let candidates = match selector {
-        Some(text) => match text.parse::<Sha256Digest>() {
-            Ok(digest) => matching(&|entry| entry.digest == digest),
-            Err(_) => tagged_as(text),
-        },
-        None => Some(tagged_as("latest")).filter(|found| !found.is_empty()).unwrap_or(matching(&|_| true)),
+    let Some(text) = selector else {
+        let latest = matching(&|entry| tag(entry) == Some("latest"));
+        return if latest.is_empty() { matching(&|_| true) } else { latest };
     };
-    if candidates.is_empty()
-        && let Some(digest) = selector.and_then(|text| text.parse().ok())
-        && blob_path(directory, &digest).exists()
-    {
-        return describe(directory, &digest);
-    }
-    let fits = |entry: &&&Descriptor| entry.platform.as_ref().is_some_and(|own| own.satisfies(platform));
-    match candidates.as_slice() {
-        [] => Err(LayoutError::NotFound {
-            directory: directory.to_owned(),
-            selector: selector.unwrap_or("latest").to_owned(),
-            tags: tags(),
-        }),
-        [only] => Ok((*only).clone()),
-        several => match several.iter().filter(fits).collect::<Vec<_>>().as_slice() {
-            [only] => Ok((**only).clone()),
-            _ => Err(LayoutError::Ambiguous { directory: directory.to_owned(), tags: tags() }),
-        },
+    match text.parse::<Sha256Digest>() {
+        Ok(digest) => matching(&|entry| entry.digest == digest),
+        Err(_) => matching(&|entry| tag(entry) == Some(text)),
     }
 }
 

@@ -6,7 +6,7 @@
 //! - What servers recover from is tried again; a pause that a registry asks for holds for all who talk to it.
 //! - Every wait has a deadline ([`Limits`]).
 //!
-//! How: [`http`] is one authorised exchange, [`auth`] answers challenges from [`credentials`], [`retry`] says when to
+//! How: [`http`] is one authorised exchange, [`scheme`] says by which protocol, [`auth`] answers challenges from [`credentials`], [`retry`] says when to
 //! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol.
 
 mod address;
@@ -19,6 +19,7 @@ mod manifest;
 mod pull;
 mod push;
 mod retry;
+mod scheme;
 mod tls;
 
 use std::{future::Future, io::Read, path::PathBuf, sync::Arc};

@@ -165,6 +165,12 @@ mod tests {
     }
 
     #[test]
+    fn docker_hub_is_reached_by_its_other_name() {
+        assert_eq!(host_of("docker.io"), "registry-1.docker.io");
+        assert_eq!(host_of("r.example.com:5000"), "r.example.com:5000");
+    }
+
+    #[test]
     fn related_hosts_share_what_somebody_has_registered() {
         for (one, other, want) in [
             ("registry-1.docker.io", "auth.docker.io", true),

@@ -5,11 +5,10 @@
 //! hosts and to those the user has called insecure, and never after HTTPS.
 
 use std::{
-    collections::HashMap,
     io,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -25,11 +24,12 @@ use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    address::{Origin, host_of, is_loopback},
+    address::{Origin, is_loopback},
     auth::{Access, Auth},
     challenge::Challenge,
     error::{RegistryError, one_line, shown},
     retry::{Attempts, Limits, Pauses, retry_after},
+    scheme::Schemes,
     tls::Clients,
 };
 
@@ -48,7 +48,7 @@ pub(super) struct Inner {
     pub auth: Auth,
     pub pauses: Pauses,
     pub limits: Limits,
-    schemes: Mutex<HashMap<String, &'static str>>,
+    pub schemes: Schemes,
 }
 
 /// A request that can be sent more than once.
@@ -143,7 +143,7 @@ struct Answer {
 
 impl Inner {
     pub fn new(clients: Clients, auth: Auth, limits: Limits) -> Self {
-        Self { clients, auth, limits, pauses: Pauses::default(), schemes: Mutex::default() }
+        Self { clients, auth, limits, pauses: Pauses::default(), schemes: Schemes::default() }
     }
 
     /// Repeats an operation while its errors are worth it.
@@ -163,62 +163,6 @@ impl Inner {
             self.pauses.note(registry, &error, pause);
             tokio::time::sleep(pause).await;
         }
-    }
-
-    /// The URL of a path below `/v2/` of a registry.
-    pub async fn url(&self, registry: &str, path: &str) -> Result<Url, RegistryError> {
-        let scheme = self.scheme(registry).await?;
-        parse_url(&format!("{scheme}://{}/v2/{path}", host_of(registry)))
-    }
-
-    /// HTTPS, except for loopback and insecure hosts, which are asked once what they speak.
-    async fn scheme(&self, registry: &str) -> Result<&'static str, RegistryError> {
-        let https = parse_url(&format!("https://{}/v2/", host_of(registry)))?;
-        let loopback = is_loopback(https.host_str().unwrap_or_default());
-        if !loopback && !self.clients.is_insecure(&https) {
-            return Ok("https");
-        }
-        let known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let http = parse_url(&format!("http://{}/v2/", host_of(registry)))?;
-        let found = match loopback {
-            true => self.probe_plain(&https, &http).await?,
-            false => self.probe_tls(&https, &http).await?,
-        };
-        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.to_owned(), found);
-        Ok(found)
-    }
-
-    /// Plain HTTP, unless the host speaks TLS.
-    async fn probe_plain(&self, https: &Url, http: &Url) -> Result<&'static str, RegistryError> {
-        let none = HeaderMap::new();
-        let response = match self.send(&Method::GET, http, &none, None, &Payload::Empty).await {
-            Ok(response) => response,
-            // A TLS server may answer plain HTTP with an alert, which is no HTTP. So may a hiccup look.
-            Err(error @ RegistryError::Transport { .. }) => {
-                let tls = self.send(&Method::GET, https, &none, None, &Payload::Empty).await;
-                let speaks_tls = tls.map_or_else(|error| error.is_certificate(), |_| true);
-                return if speaks_tls { Ok("https") } else { Err(error) };
-            }
-            Err(error) => return Err(error),
-        };
-        if response.status() != StatusCode::BAD_REQUEST {
-            return Ok("http");
-        }
-        let text = self.read_error_body(response).await.to_ascii_uppercase();
-        Ok(if text.contains("HTTPS") { "https" } else { "http" })
-    }
-
-    /// HTTPS with whatever certificate, else plain HTTP.
-    async fn probe_tls(&self, https: &Url, http: &Url) -> Result<&'static str, RegistryError> {
-        let none = HeaderMap::new();
-        let Err(error) = self.send(&Method::GET, https, &none, None, &Payload::Empty).await else {
-            return Ok("https");
-        };
-        let plain = self.send(&Method::GET, http, &none, None, &Payload::Empty).await;
-        plain.map(|_| "http").map_err(|_| error)
     }
 
     /// Sends a request with the authorisation the registry wants, and follows redirects. Any final status is an `Ok`,
@@ -366,7 +310,7 @@ impl Inner {
         Ok(Some(body))
     }
 
-    async fn read_error_body(&self, mut response: Response) -> String {
+    pub async fn read_error_body(&self, mut response: Response) -> String {
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = self.chunk(&mut response).await {
             let room = MAX_ERROR_BODY as usize - body.len();
@@ -417,12 +361,6 @@ fn is_redirect(response: &Response, method: &Method) -> bool {
         301..=303 => *method == Method::GET || *method == Method::HEAD,
         _ => false,
     }
-}
-
-fn parse_url(text: &str) -> Result<Url, RegistryError> {
-    let invalid =
-        |error| RegistryError::Protocol { url: text.to_owned(), reason: format!("not a URL: {error}") };
-    Url::parse(text).map_err(invalid)
 }
 
 pub(super) fn transport(url: &Url, error: reqwest::Error) -> RegistryError {
@@ -485,15 +423,6 @@ mod tests {
             let found = go(from, to);
             assert!(found.ends_with(want) && !found.contains("pw"), "{to}: {found}");
         }
-    }
-
-    #[test]
-    fn docker_hub_is_reached_by_its_other_name() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let url =
-            |registry| runtime.block_on(inner().url(registry, "a/manifests/x")).expect("a URL").to_string();
-        assert_eq!(url("docker.io"), "https://registry-1.docker.io/v2/a/manifests/x");
-        assert_eq!(url("r.example.com:5000"), "https://r.example.com:5000/v2/a/manifests/x");
     }
 
     #[test]

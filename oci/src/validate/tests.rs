@@ -186,3 +186,37 @@ fn layers_are_decompressed_to_their_diff_ids() {
             .contains("decompresses to")
     );
 }
+
+#[test]
+fn without_a_selector_the_latest_or_the_only_fitting_image_is_meant() {
+    let bench = Bench::new();
+    let (index, manifest) = bench.write();
+    let amd64 = Platform::new("linux", "amd64", None);
+    let entry = |descriptor: &Descriptor, platform: Option<&str>, tag: Option<&str>| {
+        let mut entry = descriptor.clone();
+        entry.platform = platform.map(|text| text.parse().expect("a platform"));
+        entry.annotations.extend(tag.map(|tag| (layout::REF_NAME.to_owned(), tag.to_owned())));
+        entry
+    };
+    let find = |manifests: Vec<Descriptor>| {
+        let all = Index { manifests, ..index_of(index.clone()) };
+        fs::write(bench.directory.path().join("index.json"), to_json(&all)).expect("writable");
+        let found = layout::find_image(bench.directory.path(), None, &amd64);
+        found.map(|found| found.root_digest).map_err(|error| error.to_string())
+    };
+    let (one, other) = (&index, &manifest);
+    assert_eq!(
+        find(vec![entry(one, None, Some("v1")), entry(one, None, Some("v2"))]),
+        Ok(one.digest),
+        "the same twice"
+    );
+    assert_eq!(find(vec![entry(one, None, None), entry(other, None, Some("latest"))]), Ok(other.digest));
+    assert_eq!(
+        find(vec![entry(one, Some("arm64"), None), entry(other, Some("amd64"), None)]),
+        Ok(other.digest)
+    );
+    let several =
+        find(vec![entry(one, None, Some("v1")), entry(other, None, Some("v2"))]).expect_err("which?");
+    assert!(several.ends_with("has several images: name one by tag or digest; it has v1, v2"), "{several}");
+    assert!(find(vec![]).is_err());
+}

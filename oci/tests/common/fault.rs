@@ -11,13 +11,16 @@ pub const UNREAD: &str = "unread";
 /// Those of requests to paths with this word are read and forgotten.
 pub const SWALLOW: &str = "swallow";
 
+/// Names and values.
+pub type Headers = Vec<(String, String)>;
+
 /// One request, read to its end.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
     /// With its query.
     pub path: String,
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     pub body: Vec<u8>,
 }
 
@@ -40,7 +43,7 @@ impl Request {
 /// What to answer.
 pub enum Reply {
     /// Status, headers and body, with a fitting `Content-Length` unless one is given.
-    Send(u16, Vec<(String, String)>, Vec<u8>),
+    Send(u16, Headers, Vec<u8>),
     /// The same, but the connection is reset after so many bytes of the body.
     Cut(usize, Box<Reply>),
     /// The same, but the body ends after so many bytes without an error of the connection.
@@ -53,6 +56,10 @@ pub enum Reply {
     Endless(u16),
     /// What the registry behind us answers.
     Forward,
+    /// The same, without this header of the request.
+    ForwardWithout(&'static str),
+    /// The same, after this has been done to its headers and body.
+    Bent(fn(&mut Headers, &mut Vec<u8>)),
     /// Silence until the client gives up.
     Stall,
 }
@@ -141,6 +148,18 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
             let reply = forward(request, upstream)?;
             answer(connection, request, reply, upstream)
         }
+        Reply::ForwardWithout(header) => {
+            let mut request = request.clone();
+            request.headers.retain(|(name, _)| name != header);
+            answer(connection, &request, Reply::Forward, upstream)
+        }
+        Reply::Bent(bend) => {
+            let Reply::Send(status, mut headers, mut body) = forward(request, upstream)? else {
+                unreachable!("the registry's answers are sent whole");
+            };
+            bend(&mut headers, &mut body);
+            answer(connection, request, Reply::Send(status, headers, body), upstream)
+        }
         Reply::Cut(count, reply) => {
             send_part(connection, request, *reply, upstream, count)?;
             reset(connection)
@@ -208,8 +227,6 @@ fn write_head(
     }
     connection.write_all((head + "\r\n").as_bytes())
 }
-
-type Headers = Vec<(String, String)>;
 
 /// The first line and the headers, their names in lower case.
 fn read_head(reader: &mut impl BufRead) -> io::Result<Option<(String, Headers)>> {

@@ -1,0 +1,374 @@
+//! Transfers that break, stall, lie or never end.
+
+use std::{
+    io::Read,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use oci::{
+    RegistryOptions, Sha256Digest,
+    registry::{Pushed, RegistryError},
+    verify::BlobError,
+};
+
+use crate::{
+    blob,
+    common::{
+        DockerRegistry, client, client_with,
+        fault::{Reply, Server, status},
+        layer, noise, push, push_mounting, read, reference, told,
+    },
+    first, pull,
+};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+#[test]
+fn a_broken_download_goes_on_where_it_broke() {
+    let content = Arc::new(noise(1 << 20));
+    type Damage = fn(Reply) -> Reply;
+    let damages: [(&str, Damage); 3] = [
+        ("reset", |reply| Reply::Cut(300_000, Box::new(reply))),
+        ("truncated", |reply| Reply::End(300_000, Box::new(reply))),
+        ("reset at once", |reply| Reply::Cut(0, Box::new(reply))),
+    ];
+    for (name, damage) in damages {
+        let (served, twice) = (content.clone(), first(2, |_| true));
+        let server = Server::start(move |request| {
+            let reply = blob(request, &served);
+            if request.path == "/v2/" || !twice(request) { reply } else { damage(reply) }
+        });
+        assert_eq!(pull(&client(vec![]), &server, &content).as_ref(), Ok(&*content), "{name}");
+        let ranges: Vec<_> =
+            server.requests().iter().map(|request| request.header("range").map(str::to_owned)).collect();
+        let resumed = ["bytes=300000-", "bytes=600000-"].map(|range| Some(range.to_owned()));
+        match name {
+            // What was in flight when the connection was reset may be lost.
+            "reset" => assert!(ranges.len() == 3 && ranges[0].is_none(), "{ranges:?}"),
+            "truncated" => assert_eq!(ranges[1..], resumed),
+            _ => assert_eq!(ranges, [None, None, None]),
+        }
+    }
+}
+
+#[test]
+fn a_server_without_ranges_is_read_from_its_beginning_again() {
+    let content = Arc::new(noise(600_000));
+    let (served, once) = (content.clone(), first(1, |request| request.path.contains("/blobs/")));
+    let server = Server::start(move |request| {
+        let whole = status(200, &[], &*served);
+        if once(request) { Reply::End(250_000, Box::new(whole)) } else { whole }
+    });
+    assert_eq!(pull(&client(vec![]), &server, &content).as_ref(), Ok(&*content));
+}
+
+#[test]
+fn wrong_bytes_never_pass() {
+    let content = noise(100_000);
+    let (mut wrong, mut long) = (content.clone(), content.clone());
+    wrong[50_000] ^= 1;
+    long.push(0);
+    let short = content[..99_999].to_vec();
+    for (served, want) in
+        [(wrong, "is damaged"), (long, "goes on after"), (short, "the body ends after 99999 of 100000")]
+    {
+        let server = Server::start(move |request| match request.header("range") {
+            Some(_) => status(200, &[], &served),
+            None => blob(request, &served),
+        });
+        let error = pull(&client(vec![]), &server, &content).expect_err(want);
+        assert!(error.contains(want), "{error}");
+    }
+    let server = Server::start(|_| status(206, &[("Content-Range", "bytes 5-9/10")], b"56789"));
+    let error = pull(&client(vec![]), &server, b"0123456789").expect_err("not what was asked for");
+    assert!(error.contains("asked for bytes from 0"), "{error}");
+}
+
+#[test]
+fn what_comes_out_wrong_is_a_blob_error_inside_an_io_error() {
+    let server = Server::start(|_| status(200, &[], b"l4yer"));
+    let reader = client(vec![]).pull_blob(&reference(&server.address, "app"), &layer(b"layer"));
+    let error = read(reader.expect("it begins")).expect_err("other bytes");
+    let inner = error.into_inner().expect("ours").downcast::<BlobError>().expect("ours");
+    assert_eq!(
+        *inner,
+        BlobError::WrongDigest { digest: Sha256Digest::of(b"layer"), found: Sha256Digest::of(b"l4yer") }
+    );
+}
+
+#[test]
+fn busy_servers_are_asked_again() {
+    for code in [429, 500, 502, 503, 504] {
+        let twice = first(2, |request| request.path.contains("/blobs/"));
+        let server = Server::start(move |request| match twice(request) {
+            true => status(code, &[], "busy"),
+            false => blob(request, b"layer"),
+        });
+        assert_eq!(pull(&client(vec![]), &server, b"layer"), Ok(b"layer".to_vec()), "{code}");
+        assert_eq!(server.requests().len(), 3, "{code}");
+    }
+    for (code, want) in
+        [(400, "answered 400"), (404, "does not exist"), (403, "is denied"), (501, "answered 501")]
+    {
+        let server =
+            Server::start(move |_| status(code, &[], r#"{"errors":[{"code":"X","message":"because"}]}"#));
+        let error = pull(&client(vec![]), &server, b"layer").expect_err(want);
+        assert!(error.contains(want) && error.contains("X because"), "{error}");
+        assert_eq!(server.requests().len(), 1, "{code}");
+    }
+}
+
+#[test]
+fn a_server_that_stays_broken_is_given_up_and_named() {
+    let server = Server::start(|_| status(503, &[], "<html>down for maintenance</html>"));
+    let started = Instant::now();
+    let error = pull(&client(vec![]), &server, b"layer").expect_err("down");
+    assert!(error.contains(&format!("http://{}/v2/app/blobs/sha256:", server.address)), "{error}");
+    assert!(error.ends_with("answered 503"), "no HTML: {error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_pause_that_is_asked_for_is_kept() {
+    for retry_after in ["1", "Sun, 06 Nov 1994 08:49:38 GMT"] {
+        let once = first(1, |request| request.path.contains("/blobs/"));
+        let server = Server::start(move |request| match once(request) {
+            true => {
+                let date = ("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
+                status(429, &[("Retry-After", retry_after), date], "")
+            }
+            false => blob(request, b"layer"),
+        });
+        let started = Instant::now();
+        assert_eq!(pull(&client(vec![]), &server, b"layer"), Ok(b"layer".to_vec()));
+        let took = started.elapsed();
+        assert!((1.0..3.0).contains(&took.as_secs_f64()), "{retry_after}: {took:?}");
+    }
+}
+
+#[test]
+fn many_pulls_from_a_registry_that_allows_few_all_end() {
+    let active = Arc::new(AtomicUsize::new(0));
+    let refused = Arc::new(AtomicUsize::new(0));
+    let (now, no) = (active.clone(), refused.clone());
+    let content = Arc::new(noise(20_000));
+    let served = content.clone();
+    let server = Server::start(move |request| {
+        if now.fetch_add(1, Ordering::SeqCst) >= 2 && request.path != "/v2/" {
+            now.fetch_sub(1, Ordering::SeqCst);
+            no.fetch_add(1, Ordering::SeqCst);
+            return status(429, &[("Retry-After", "0")], "");
+        }
+        let reply = blob(request, &served);
+        std::thread::sleep(Duration::from_millis(2));
+        now.fetch_sub(1, Ordering::SeqCst);
+        reply
+    });
+    let registry = client(vec![]);
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| assert_eq!(pull(&registry, &server, &content).as_ref(), Ok(&*content)));
+        }
+    });
+    assert_eq!(
+        server.requests().len(),
+        64 + refused.load(Ordering::SeqCst),
+        "one more request for each refusal"
+    );
+}
+
+#[test]
+fn silence_has_an_end() {
+    let server = Server::start(|request| match request.path.as_str() {
+        "/v2/" => status(200, &[], ""),
+        _ => Reply::Stall,
+    });
+    let started = Instant::now();
+    let error = pull(&client(vec![]), &server, b"layer").expect_err("nothing comes");
+    assert!(error.contains("did not answer for 2 s"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let nobody = client(vec![]).manifest(&reference("127.0.0.1:1", "app")).expect_err("nobody listens");
+    assert!(told(&nobody).contains("cannot talk to http://127.0.0.1:1/v2/"), "{nobody}");
+}
+
+#[test]
+fn an_upload_that_nobody_takes_is_given_up() {
+    // Reads heads and no bodies: the socket's buffers fill, and then nothing moves.
+    let server = Server::start(|request| match (request.method.as_str(), request.path.as_str()) {
+        ("GET", _) => status(200, &[], ""),
+        ("HEAD", _) => status(404, &[], ""),
+        ("POST", _) => status(202, &[("Location", "/unread")], ""),
+        _ => Reply::Stall,
+    });
+    let started = Instant::now();
+    let error =
+        push(&client(vec![]), &reference(&server.address, "app"), &noise(64 << 20)).expect_err("stuck");
+    assert!(matches!(error, RegistryError::Timeout { .. }), "{}", told(&error));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn bodies_of_errors_and_documents_are_bounded() {
+    let server = Server::start(|request| match request.path.contains("/manifests/") {
+        true => Reply::Endless(200),
+        false => Reply::Endless(400),
+    });
+    let started = Instant::now();
+    let error = client(vec![]).manifest(&reference(&server.address, "app")).expect_err("too long");
+    assert!(told(&error).contains("the limit is 4194304"), "{}", told(&error));
+    let error = pull(&client(vec![]), &server, b"layer").expect_err("an error");
+    assert!(error.contains("answered 400"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_manifest_must_be_what_it_is_called() {
+    let body = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+    let digest = Sha256Digest::of(body.as_bytes()).to_string();
+    let other = Sha256Digest::of(b"other").to_string();
+    let cases: [(&str, &str, &str, &str); 7] = [
+        ("v1", MANIFEST, body, "ok"),
+        (&digest, MANIFEST, body, "ok"),
+        (&other, MANIFEST, body, "sent content with digest"),
+        (
+            "v1",
+            "application/json; x=y",
+            r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#,
+            "but its body says",
+        ),
+        ("v1", MANIFEST, r#"{"manifests":[],"layers":[]}"#, "both an index and a manifest"),
+        ("v1", MANIFEST, "<html>", "not valid JSON"),
+        ("v1", "", body, "nothing says what type"),
+    ];
+    for (selector, content_type, body, want) in cases {
+        let server = Server::start(move |_| match content_type {
+            "" => status(200, &[], body),
+            given => status(200, &[("Content-Type", given)], body),
+        });
+        let separator = if selector.starts_with("sha256") { '@' } else { ':' };
+        let name = format!("app{separator}{selector}");
+        let found = client(vec![]).manifest(&reference(&server.address, &name));
+        let found = found.map_or_else(|error| told(&error), |_| "ok".to_owned());
+        assert!(found.contains(want), "expected {want}, got {found}");
+    }
+    let lying = Server::start(move |_| {
+        status(
+            200,
+            &[("Content-Type", MANIFEST), ("Docker-Content-Digest", &Sha256Digest::of(b"x").to_string())],
+            body,
+        )
+    });
+    let app = reference(&lying.address, "app");
+    assert!(matches!(client(vec![]).manifest(&app), Err(RegistryError::Digest { .. })));
+    let pinned = app.with_digest(Sha256Digest::of(b"y"));
+    assert!(matches!(client(vec![]).resolve(&pinned), Err(RegistryError::Digest { .. })));
+}
+
+#[test]
+fn an_upload_session_that_a_mount_has_opened_is_used() {
+    let Some(upstream) = DockerRegistry::start() else { return };
+    let server = Server::before(&upstream.address, |_| Reply::Forward);
+    let (app, other) = (reference(&server.address, "app"), reference(&server.address, "nowhere"));
+    let pushed = push_mounting(&client(vec![]), &app, b"layer", Some(&other)).expect("pushed");
+    assert_eq!(pushed, Pushed::Uploaded);
+    assert_eq!(
+        (server.count("POST", "mount="), server.count("POST", ""), server.count("PUT", "")),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn a_push_that_breaks_begins_again() {
+    let Some(upstream) = DockerRegistry::start() else { return };
+    let unknown = || status(404, &[], r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"gone"}]}"#);
+    type Break = Box<dyn Fn() -> Reply + Send + Sync>;
+    let breaks: [(&str, Break); 4] = [
+        ("session lost", Box::new(unknown)),
+        ("not found", Box::new(|| status(404, &[], ""))),
+        ("busy", Box::new(|| status(503, &[], ""))),
+        ("reset", Box::new(|| Reply::Lose(Box::new(status(201, &[], ""))))),
+    ];
+    for (at, (name, reply)) in breaks.into_iter().enumerate() {
+        let once = first(1, |request| request.method == "PUT");
+        let server = Server::before(
+            &upstream.address,
+            move |request| if once(request) { reply() } else { Reply::Forward },
+        );
+        let (app, content) = (reference(&server.address, "app"), noise(700_000 + at));
+        assert_eq!(push(&client(vec![]), &app, &content).expect(name), Pushed::Uploaded, "{name}");
+        assert_eq!(
+            (server.count("HEAD", ""), server.count("POST", ""), server.count("PUT", "")),
+            (2, 2, 2),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn an_upload_whose_answer_is_lost_is_found_to_be_there() {
+    let Some(upstream) = DockerRegistry::start() else { return };
+    let once = first(1, |request| request.method == "PUT");
+    let server = Server::before(&upstream.address, move |request| match once(request) {
+        true => Reply::Lose(Box::new(Reply::Forward)),
+        false => Reply::Forward,
+    });
+    let app = reference(&server.address, "app");
+    assert_eq!(push(&client(vec![]), &app, b"layer").expect("pushed"), Pushed::Existed);
+    assert_eq!(server.count("PUT", ""), 1);
+    assert!(client(vec![]).has_blob(&app, &Sha256Digest::of(b"layer")).expect("answers"));
+}
+
+#[test]
+fn plain_http_is_for_loopback_and_insecure_hosts() {
+    // A name that is nobody's: were plain HTTP spoken, the URL in the error would say so.
+    let app = reference("registry.invalid:5000", "app");
+    let error = client(vec![]).manifest(&app).expect_err("does not resolve");
+    assert!(told(&error).contains("https://registry.invalid:5000/"), "{}", told(&error));
+    let insecure = client_with(RegistryOptions {
+        insecure: vec!["registry.invalid:5000".to_owned()],
+        ..Default::default()
+    });
+    assert!(told(&insecure.manifest(&app).expect_err("does not resolve")).contains("cannot talk to"));
+}
+
+#[test]
+fn a_blob_that_only_downloads_can_see_is_pushed_again() {
+    let storage = Arc::new(Server::start(|_| status(403, &[], "signed for GET")));
+    let to = storage.address.clone();
+    let server = Server::start(move |request| match request.method.as_str() {
+        "HEAD" => status(307, &[("Location", &format!("http://{to}/signed"))], ""),
+        "POST" => status(202, &[("Location", "/upload")], ""),
+        "PUT" => status(201, &[], ""),
+        _ => status(200, &[], ""),
+    });
+    let pushed = push(&client(vec![]), &reference(&server.address, "app"), b"layer").expect("pushed");
+    assert_eq!(pushed, Pushed::Uploaded);
+}
+
+#[test]
+fn a_hiccup_is_not_taken_for_tls() {
+    let once = first(1, |request| request.path == "/v2/");
+    let server = Server::start(move |request| match once(request) {
+        true => Reply::Lose(Box::new(status(200, &[], ""))),
+        false => blob(request, b"layer"),
+    });
+    assert_eq!(pull(&client(vec![]), &server, b"layer"), Ok(b"layer".to_vec()));
+}
+
+#[test]
+fn a_reader_that_is_dropped_ends_the_transfer() {
+    let server = Server::start(|request| match request.path.as_str() {
+        "/v2/" => status(200, &[], ""),
+        _ => Reply::Endless(200),
+    });
+    let registry = client(vec![]);
+    let descriptor = oci::Descriptor { size: u64::MAX >> 1, ..layer(b"") };
+    let mut reader = registry.pull_blob(&reference(&server.address, "app"), &descriptor).expect("it begins");
+    reader.read_exact(&mut vec![0; 1 << 20]).expect("zeros");
+    drop(registry);
+    reader.read_exact(&mut vec![0; 1 << 20]).expect("the reader keeps the client alive");
+}
