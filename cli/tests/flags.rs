@@ -1,0 +1,197 @@
+//! Flags through the real binary: what each one changes in the result, on builds that run nothing and so take no time.
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+const DOCKERFILE: &str = "ARG BASE=scratch\nFROM scratch AS one\nCOPY a.txt /\nFROM $BASE AS two\nARG WHO=nobody\n\
+                          LABEL who=$WHO\nCOPY --from=one /a.txt /b.txt\n";
+
+struct Site(tempfile::TempDir);
+
+impl Site {
+    fn new() -> Self {
+        let site = Self(tempfile::tempdir().expect("a temporary directory"));
+        site.write("context/Dockerfile", DOCKERFILE);
+        site.write("context/a.txt", "hello\n");
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("has a parent")).expect("created");
+        fs::write(path, text).expect("written");
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The binary with `build`, the site's store and these flags; `@` stands for the site's directory.
+    fn command(&self, flags: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerwright"));
+        command
+            .arg("build")
+            .args(flags.replace('@', &self.0.path().display().to_string()).split_whitespace());
+        command.env_clear().env("HOME", self.0.path()).env("LAYERWRIGHT_ROOT", self.path("root"));
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+    }
+
+    /// Builds the context, which must work.
+    fn build(&self, flags: &str) -> Output {
+        succeed(self.command(flags).arg(self.path("context")).stdin(Stdio::null()))
+    }
+
+    /// The config of the only image in the OCI layout `out`.
+    fn config(&self) -> Value {
+        let blob = |value: &Value| {
+            let digest = value["digest"].as_str().expect("a digest");
+            let text = self.read(&format!("out/blobs/sha256/{}", digest.trim_start_matches("sha256:")));
+            serde_json::from_str::<Value>(&text).expect("JSON")
+        };
+        let index: Value = serde_json::from_str(&self.read("out/index.json")).expect("JSON");
+        assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1), "{index}");
+        blob(&blob(&index["manifests"][0])["config"])
+    }
+}
+
+fn succeed(command: &mut Command) -> Output {
+    let output = command.output().expect("the binary runs");
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+#[test]
+fn quiet_prints_the_digest_that_all_outputs_and_files_have() {
+    let site = Site::new();
+    let flags = "-q --iidfile @/iid --metadata-file @/meta -t me/app:1 -o type=oci,tar=false,dest=@/out";
+    let digest = text(&site.build(flags).stdout);
+    let index: Value = serde_json::from_str(&site.read("out/index.json")).expect("JSON");
+    assert_eq!(index["manifests"][0]["digest"], digest.trim_end());
+    let meta: Value = serde_json::from_str(&site.read("meta")).expect("JSON");
+    assert_eq!(meta["containerimage.digest"], digest.trim_end());
+    assert_eq!(meta["containerimage.config.digest"], site.read("iid"));
+    assert_eq!(meta["image.name"], "docker.io/me/app:1");
+    assert_eq!(text(&site.build("-q").stdout), digest, "no output gives the same digest");
+}
+
+#[test]
+fn a_build_that_fails_takes_the_old_image_id_away() {
+    let site = Site::new();
+    site.build("-q --iidfile @/iid");
+    let failed =
+        site.command("-q --iidfile @/iid --target none").arg(site.path("context")).output().expect("it runs");
+    assert_eq!(failed.status.code(), Some(2));
+    assert!(!site.path("iid").exists());
+}
+
+#[test]
+fn arguments_labels_and_targets_reach_the_image() {
+    let site = Site::new();
+    let out = "-o type=oci,tar=false,dest=@/out --progress quiet";
+    site.build(&format!("{out} --build-arg WHO=me --label extra=1 --label empty"));
+    let labels = &site.config()["config"]["Labels"];
+    assert_eq!(labels, &serde_json::json!({ "who": "me", "extra": "1", "empty": "" }));
+    succeed(
+        site.command(&format!("{out} --build-arg WHO --build-arg BASE"))
+            .arg(site.path("context"))
+            .env("WHO", "environment"),
+    );
+    assert_eq!(site.config()["config"]["Labels"]["who"], "environment");
+    site.build(&format!("{out} --target one"));
+    assert_eq!(site.config()["config"].get("Labels"), None);
+    site.build(&format!("{out} --build-arg SOURCE_DATE_EPOCH=1700000000"));
+    assert_eq!(site.config()["created"], "2023-11-14T22:13:20Z");
+}
+
+#[test]
+fn the_dockerfile_comes_from_standard_input() {
+    let site = Site::new();
+    let mut child = site
+        .command("-f - -o @/files --progress quiet")
+        .arg(site.path("context"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(b"FROM scratch\nCOPY a.txt /from-stdin\n").expect("it reads");
+    drop(stdin);
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(site.read("files/from-stdin"), "hello\n");
+}
+
+#[test]
+fn an_archive_goes_to_standard_output_and_nothing_else_does() {
+    let site = Site::new();
+    let archive = site.build("-o - --progress plain").stdout;
+    assert_eq!(archive.len() % 512, 0);
+    assert!(archive.starts_with(b"b.txt\0"), "the first entry is the only file");
+    assert_eq!(&archive[512..518], b"hello\n");
+}
+
+#[test]
+fn named_contexts_stand_for_images_and_stages() {
+    let site = Site::new();
+    site.write("other/a.txt", "other\n");
+    site.build("--build-context one=@/other -o @/files --progress quiet");
+    assert_eq!(site.read("files/b.txt"), "other\n");
+    site.build("-o type=oci,tar=false,dest=@/layout -t base:1 --target one --progress quiet");
+    site.build(
+        "--build-arg BASE=mine --build-context mine=oci-layout://@/layout:1 -o @/on-top --progress quiet",
+    );
+    assert_eq!(
+        (site.read("on-top/a.txt"), site.read("on-top/b.txt")),
+        ("hello\n".to_owned(), "hello\n".to_owned())
+    );
+}
+
+#[test]
+fn the_cache_is_used_unless_it_must_not_be() {
+    let site = Site::new();
+    let cached = |flags: &str| {
+        let lines = text(&site.build(&format!("--progress json {flags}")).stderr);
+        let last: Value = serde_json::from_str(lines.lines().last().expect("a line")).expect("JSON");
+        assert_eq!(last["event"], "result", "{lines}");
+        (last["steps"].as_u64().expect("a number"), last["cached"].as_u64().expect("a number"))
+    };
+    assert_eq!(cached(""), (2, 0));
+    assert_eq!(cached(""), (2, 2));
+    assert_eq!(cached("--no-cache"), (2, 0));
+    assert_eq!(cached("--no-cache-filter one"), (2, 1));
+    assert_eq!(cached("--no-cache=false"), (2, 2));
+}
+
+#[test]
+fn json_progress_ends_with_the_error() {
+    let site = Site::new();
+    site.write("context/Dockerfile", "FROM scratch\nCOPY missing /\n");
+    let failed = site.command("--progress json").arg(site.path("context")).output().expect("it runs");
+    let lines = text(&failed.stderr);
+    let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let last = events.last().expect("a line");
+    assert_eq!((&last["event"], &last["exit_code"]), (&"error".into(), &1.into()));
+    assert_eq!(failed.status.code(), Some(1));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let site = Site::new();
+    let mut child =
+        site.command("-q").arg(site.path("context")).stdout(Stdio::piped()).spawn().expect("it runs");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
