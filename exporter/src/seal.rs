@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use solver::{Cancel, Event};
 
 use crate::{
+    archive::ArchiveError,
     encode::{EncodeError, Encoder, Pipeline},
     layer::{DirectorySource, LayerError, TimePolicy, write_tar},
 };
@@ -90,6 +91,17 @@ pub enum SealError {
     /// The user stopped the build.
     #[error("stopped while compressing a layer")]
     Cancelled,
+}
+
+impl SealError {
+    /// Whether the build made something that no layer can hold, rather than the machine failing.
+    pub fn is_the_builds_own(&self) -> bool {
+        let impossible = |error: &LayerError| match error {
+            LayerError::ReservedName(_) => true,
+            LayerError::Archive(error) => matches!(error, ArchiveError::Header { .. }),
+        };
+        matches!(self, Self::Layer(error) if impossible(error))
+    }
 }
 
 /// What a sealer works with.

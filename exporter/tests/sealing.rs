@@ -167,6 +167,17 @@ fn a_file_that_was_tampered_with_is_named_and_nothing_is_remembered() {
 }
 
 #[test]
+fn a_name_that_layers_reserve_is_the_builds_own_mistake() {
+    let workshop = Workshop::new();
+    for path in [".wh.gone", "d/.wh..wh..opq", ".wh.d/f"] {
+        let snapshot = workshop.step(&Snapshot::default(), &layer(&[(path, b"x".to_vec())]));
+        let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1);
+        let refused = sealer.seal(&snapshot).expect_err("reserved");
+        assert!(refused.is_the_builds_own() && refused.to_string().contains(path), "{refused}");
+    }
+}
+
+#[test]
 fn no_link_is_followed_to_a_file() {
     let workshop = Workshop::new();
     let snapshot = workshop.step(&Snapshot::default(), &layer(&[("d/f", b"secret".to_vec())]));
