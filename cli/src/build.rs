@@ -10,6 +10,7 @@ use executor::{
 };
 use exporter::{
     AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, Tools,
+    outputs::file::write_file,
 };
 use oci::{
     Platform, Sha256Digest,
@@ -251,7 +252,7 @@ fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Fa
 /// `--iidfile` and `--metadata-file`.
 fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Failure> {
     let write = |path: &Path, bytes: &[u8]| {
-        std::fs::write(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
+        write_file(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
     };
     if let (Some(path), [image, ..]) = (&request.iidfile, &assembled.images[..]) {
         write(path, image.config.digest.to_string().as_bytes())?;

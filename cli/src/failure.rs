@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use exporter::ExportError;
+use exporter::{AssembleError, ExportError};
 use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
@@ -63,7 +63,7 @@ pub enum Failure {
     Seal(#[from] exporter::SealError),
     /// An image that cannot be put together.
     #[error(transparent)]
-    Assemble(#[from] exporter::AssembleError),
+    Assemble(#[from] AssembleError),
     /// An output.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -92,6 +92,8 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
     errors.map(|found| found.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
+/// The code of a build that failed by itself.
+pub const BUILD: u8 = 1;
 /// The code of mistakes in the command line or the Dockerfile.
 pub const USAGE: u8 = 2;
 /// The code of registries and the network.
@@ -110,6 +112,7 @@ impl Failure {
             Self::FileSystem(failure) => kind_code(failure.kind),
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
+            Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
             Self::Store(_)
             | Self::Sandbox(_)
             | Self::Seal(_)
@@ -136,7 +139,7 @@ impl Failure {
 /// The code of a step's failure. A cancelled step of a build that nobody stopped would be our bug.
 fn kind_code(kind: FailureKind) -> u8 {
     match kind {
-        FailureKind::Build => 1,
+        FailureKind::Build => BUILD,
         FailureKind::Usage => USAGE,
         FailureKind::Registry => REGISTRY,
         FailureKind::Machine => MACHINE,
