@@ -145,9 +145,14 @@ pub fn plan(
     resolver: &dyn Resolver,
 ) -> Result<Planned, PlanError> {
     let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
-    let images = Images::new(resolver, names.map(|name| name.value.as_str()).collect());
-    let mut planner =
-        Planner { dockerfile, options, images, graph: Graph::default(), report: Report::default() };
+    let mut planner = Planner {
+        dockerfile,
+        options,
+        images: Images::new(resolver, names.map(|name| name.value.as_str()).collect()),
+        stages_by_name: stages_by_name(dockerfile),
+        graph: Graph::default(),
+        report: Report::default(),
+    };
     let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
     let planned = planner.reported(planned);
     let Planner { graph, report, .. } = planner;
@@ -160,15 +165,28 @@ pub fn plan(
     }
 }
 
+/// The numbers of the stages that have a name, in order, by that name in lower case: names compare without case.
+fn stages_by_name(dockerfile: &Dockerfile) -> BTreeMap<String, Vec<usize>> {
+    let mut stages: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (number, stage) in dockerfile.stages.iter().enumerate() {
+        if let Some(name) = &stage.name {
+            stages.entry(name.value.to_ascii_lowercase()).or_default().push(number);
+        }
+    }
+    stages
+}
+
 /// Everything found so far, each thing once: platforms and triggers meet the same mistakes again.
 #[derive(Default)]
 struct Report {
     found: Vec<Diagnostic>,
+    /// Where something was found, and what.
+    seen: BTreeSet<(Span, String)>,
 }
 
 impl Report {
     fn push(&mut self, found: Diagnostic) {
-        if !self.found.contains(&found) {
+        if self.seen.insert((found.span, found.message.clone())) {
             self.found.push(found);
         }
     }
@@ -196,6 +214,7 @@ struct Planner<'a> {
     dockerfile: &'a Dockerfile,
     options: &'a PlanOptions,
     images: Images<'a>,
+    stages_by_name: BTreeMap<String, Vec<usize>>,
     graph: Graph,
     report: Report,
 }
@@ -332,13 +351,11 @@ impl Planner<'_> {
         }
     }
 
-    /// The last stage of this name among the first `limit`; names compare without case.
+    /// The last stage of this name among the first `limit`.
     fn stage_before(&self, name: &str, limit: usize) -> Option<usize> {
-        let stages = self.dockerfile.stages.iter().take(limit);
-        let named = |stage: &parser::ast::Stage| {
-            stage.name.as_ref().is_some_and(|own| own.value.eq_ignore_ascii_case(name))
-        };
-        stages.enumerate().filter(|(_, stage)| named(stage)).map(|(number, _)| number).next_back()
+        let numbers = self.stages_by_name.get(&name.to_ascii_lowercase())?;
+        let before = numbers.partition_point(|number| *number < limit);
+        numbers[..before].last().copied()
     }
 
     fn name_of(&self, number: usize) -> Option<&str> {

@@ -3,7 +3,13 @@
 //! `options` holds what the command line would say, a flag a line. `UPDATE_EXPECT=1` writes `expected` anew; read the
 //! difference as carefully as code.
 
-use std::{cell::RefCell, fmt::Write, fs, path::Path};
+use std::{
+    cell::RefCell,
+    fmt::Write,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use oci::{
     BaseLayer, BlobOrigin, Descriptor, DiffId, ImageConfig, MediaType, Platform, Sha256Digest,
@@ -324,4 +330,23 @@ fn dockerfiles_of_other_projects_are_planned() {
         }
     }
     assert!(planned > 80, "{planned} planned");
+}
+
+/// The watchdog allows ten times what this takes, and a fraction of what it took when every stage, finding and
+/// argument went through all that came before.
+#[test]
+fn planning_is_not_quadratic() {
+    let many = |first: &str, line: &dyn Fn(usize) -> String| -> String {
+        [first.to_owned()].into_iter().chain((1..parser::MAX_INSTRUCTIONS / 2).map(line)).collect()
+    };
+    for (what, text) in [
+        ("stages", many("FROM debian AS s0\n", &|n| format!("FROM s{} AS s{n}\n", n - 1))),
+        ("findings", many("FROM debian\n", &|n| format!("USER $u{n}\n"))),
+        ("arguments", many("FROM debian\n", &|n| format!("ARG a{n}=1\n"))),
+    ] {
+        let dockerfile = parser::parse(&text).dockerfile.expect(what);
+        let start = Instant::now();
+        plan(&dockerfile, &options(""), &Everything).expect(what);
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", start.elapsed());
+    }
 }

@@ -9,26 +9,33 @@ use super::PlanOptions;
 
 /// Variables in the order of their first definition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Environment(Vec<(String, String)>);
+pub(super) struct Environment {
+    pairs: Vec<(String, String)>,
+    /// Where each name stands among the pairs.
+    places: BTreeMap<String, usize>,
+}
 
 impl Environment {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.places.get(name).map(|place| self.pairs[*place].1.as_str())
     }
 
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(key, _)| key == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+        match self.places.get(name) {
+            Some(place) => value.clone_into(&mut self.pairs[*place].1),
+            None => {
+                self.places.insert(name.to_owned(), self.pairs.len());
+                self.pairs.push((name.to_owned(), value.to_owned()));
+            }
         }
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.pairs.iter().map(|(name, _)| name.as_str())
     }
 
     pub(super) fn pairs(&self) -> &[(String, String)] {
-        &self.0
+        &self.pairs
     }
 }
 
@@ -59,7 +66,9 @@ pub(super) fn predefined(options: &PlanOptions, target: &Platform, target_stage:
         ("TARGETSTAGE", if target_stage.is_empty() { "default".to_owned() } else { target_stage.to_owned() }),
     ];
     let given = |name: &str, value: String| options.build_args.get(name).cloned().unwrap_or(value);
-    Environment(pairs.map(|(name, value)| (name.to_owned(), given(name, value))).to_vec())
+    let mut environment = Environment::default();
+    pairs.into_iter().for_each(|(name, value)| environment.set(name, &given(name, value)));
+    environment
 }
 
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
