@@ -30,7 +30,7 @@ impl Walk<'_, '_> {
             script,
             timestamps: self.planner.options.timestamps,
         };
-        let shown = format!("{}{}", self.shown(task), heredocs.first().map(summary).unwrap_or_default());
+        let shown = format!("{}{}", self.shown(task), summary(command, heredocs));
         let created_by = format!("RUN {}{} # buildkit", self.arguments_in_history(), args.join(" "));
         let proxies = variables::proxies(&self.planner.options.build_args).into_iter();
         let proxies = proxies.filter(|(name, _)| self.state.environment.get(name).is_none()).collect();
@@ -112,9 +112,13 @@ impl Walk<'_, '_> {
     }
 }
 
-/// The first line of a script, for progress.
-fn summary(heredoc: &Heredoc) -> String {
-    let mut lines = heredoc.content.trim().lines();
+/// The first line of a script, for progress; a command that reads heredocs is shown already.
+fn summary(command: &CommandLine, heredocs: &[Heredoc]) -> String {
+    let script = match (command, heredocs) {
+        (CommandLine::Shell(line), [script, ..]) if line.is_empty() => script,
+        _ => return String::new(),
+    };
+    let mut lines = script.content.trim().lines();
     let first = lines.next().unwrap_or("");
     let more = if lines.next().is_some() { "..." } else { "" };
     format!(" ({first}{more})")
