@@ -138,7 +138,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
 
-    /// Ask the registry for every base image, even if it was resolved before
+    /// Ask the registry for every base image (it is asked in any case)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
     pub pull: bool,

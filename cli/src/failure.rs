@@ -67,9 +67,15 @@ pub enum Failure {
     /// An output.
     #[error(transparent)]
     Export(#[from] ExportError),
-    /// The signal handlers.
-    #[error("cannot watch for signals")]
-    Signals(#[source] io::Error),
+    /// A thread or a signal handler.
+    #[error("cannot start {what}")]
+    Start {
+        /// What for.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A file the user asked for beside the image.
     #[error("cannot write {}", path.display())]
     Write {
@@ -117,7 +123,7 @@ impl Failure {
             | Self::Sandbox(_)
             | Self::Seal(_)
             | Self::Assemble(_)
-            | Self::Signals(_)
+            | Self::Start { .. }
             | Self::Write { .. }
             | Self::Clock => MACHINE,
             Self::Stopped(signal) => signal.exit_code(),

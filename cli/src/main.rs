@@ -140,11 +140,19 @@ fn check_clock() -> Result<(), Failure> {
 
 fn run(request: &BuildRequest, entered: Entered) -> u8 {
     let cancel = Arc::new(Cancel::default());
-    let progress = Progress::start(request.progress, &request.root);
+    let progress = match Progress::start(request.progress, &request.root) {
+        Ok(progress) => progress,
+        Err(source) => {
+            let failure = Failure::Start { what: "a thread for the progress", source };
+            return complain(&report::render(&failure, None), failure.exit_code());
+        }
+    };
     let events = progress.sink();
     let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events)) {
         Ok(watch) => watch,
-        Err(source) => return fail(request, progress, &Failure::Signals(source)),
+        Err(source) => {
+            return fail(request, progress, &Failure::Start { what: "to watch for signals", source });
+        }
     };
     let notes = entered.notes.iter().chain(&request.notices);
     notes.for_each(|note| events(Event::Warning(note.clone())));

@@ -36,6 +36,7 @@ pub fn render(failure: &Failure, source: Option<&Source>) -> String {
             render_diagnostics(&[found], source)
         }
         (Failure::Step { span: Some(span), .. }, Some(source)) => excerpt(source, *span) + &message(failure),
+        (Failure::Step { label, .. }, _) => simple(&format!("{label}: {}", chain(failure)), failure.hint()),
         _ => message(failure),
     };
     redact(&text).into_owned()

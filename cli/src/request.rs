@@ -1,8 +1,8 @@
 //! From the command line, the environment and the files they name to a [`BuildRequest`]: everything a build needs to
 //! know, read once, before anything happens.
 //!
-//! This is the rim: the Dockerfile, `.dockerignore`, standard input and environment variables are read here and
-//! nowhere else. Mistakes found here are usage errors (exit code 2).
+//! This is the rim: the Dockerfile, `.dockerignore`, standard input and every variable that a result depends on are
+//! read here and nowhere else. Mistakes found here are usage errors (exit code 2).
 
 use std::{
     collections::BTreeMap,

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicI32, Ordering},
     },
+    thread,
 };
 
 use signal_hook::{
@@ -65,12 +66,12 @@ impl Watch {
     /// Starts to watch, on a thread of its own. `events` is told when the build has been asked to stop.
     ///
     /// # Errors
-    /// The handlers cannot be set.
+    /// The handlers cannot be set, or the thread cannot be started.
     pub fn start(cancel: Arc<Cancel>, events: Events) -> io::Result<Self> {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let watch = Self::default();
         let first = Arc::clone(&watch.first);
-        std::thread::spawn(move || {
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for number in &mut signals {
                 if first.swap(number, Ordering::SeqCst) != 0 {
                     end_at_once(number);
@@ -78,7 +79,7 @@ impl Watch {
                 cancel.request();
                 events(Event::Warning(STOPPING.to_owned()));
             }
-        });
+        })?;
         Ok(watch)
     }
 

@@ -14,13 +14,13 @@ mod text;
 mod tty;
 
 use std::{
-    io::Write,
+    io::{self, Write},
     path::Path,
     sync::{
         Arc,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -81,12 +81,15 @@ pub struct Progress {
 impl Progress {
     /// Starts to show a build on standard error. What a view does not show of a step's output is kept on the file system
     /// of `directory` until the step has ended well.
-    pub fn start(mode: ProgressMode, directory: &Path) -> Self {
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(mode: ProgressMode, directory: &Path) -> io::Result<Self> {
         let view: Box<dyn View> = match mode {
             ProgressMode::Tty => Box::new(tty::Tty::on_stderr()),
-            ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(std::io::stderr())),
-            ProgressMode::Json => Box::new(json::Json::new(std::io::stderr(), SystemTime::now())),
-            ProgressMode::Quiet => Box::new(quiet::Quiet::new(std::io::stderr())),
+            ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(io::stderr())),
+            ProgressMode::Json => Box::new(json::Json::new(io::stderr(), SystemTime::now())),
+            ProgressMode::Quiet => Box::new(quiet::Quiet::new(io::stderr())),
         };
         let board = match mode {
             ProgressMode::Tty | ProgressMode::Quiet => Board::keeping_lines(directory.to_owned()),
@@ -94,8 +97,9 @@ impl Progress {
         };
         let (sender, receiver) = mpsc::sync_channel(QUEUE);
         let start = Instant::now();
-        let owner = std::thread::spawn(move || own(view, board, &receiver, start));
-        Self { start, sender, owner }
+        let owner = thread::Builder::new().name("progress".to_owned());
+        let owner = owner.spawn(move || own(view, board, &receiver, start))?;
+        Ok(Self { start, sender, owner })
     }
 
     /// Takes events, from any thread.
