@@ -167,6 +167,3 @@ fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
 fn planner_mistake(what: &str) -> StepFailure {
     StepFailure::new(FailureKind::Machine, format!("this is a mistake of layerwright: {what}"))
 }
-
-#[cfg(test)]
-mod tests;

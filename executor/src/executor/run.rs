@@ -8,7 +8,7 @@ use crate::{
     diff::{Brought, TimeRules},
     error::MORE_IDS,
     listing::Owners,
-    sandbox::{self, Exit, PlanInputs, Root, SandboxPlan, User},
+    sandbox::{self, Exit, PlanInputs, Root, Rung, SandboxPlan, User},
     users::run_user,
 };
 
@@ -17,7 +17,7 @@ impl LocalExecutor {
         let ground = self.ground(step)?;
         refuse_foreign_owners(&ground.owners)?;
         let exit = sandbox::run(&self.plan(step, exec, &ground)?, step.log, step.cancel)?;
-        succeeded(exit, exec, &step.vertex.platform)?;
+        succeeded(exit, exec, &step.vertex.platform, self.rung)?;
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
@@ -56,7 +56,7 @@ fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
     Err(StepFailure::new(FailureKind::Machine, message).hint(MORE_IDS))
 }
 
-fn succeeded(exit: Exit, exec: &Exec, platform: &Platform) -> Result<(), StepFailure> {
+fn succeeded(exit: Exit, exec: &Exec, platform: &Platform, rung: Rung) -> Result<(), StepFailure> {
     let was_executed = !matches!(exit, Exit::NotExecuted { .. });
     let code = match exit {
         Exit::Code(0) => return Ok(()),
@@ -66,12 +66,17 @@ fn succeeded(exit: Exit, exec: &Exec, platform: &Platform) -> Result<(), StepFai
     let message = format!("process {:?} did not complete successfully: {exit}", exec.args.join(" "));
     let failure = StepFailure { exit_code: Some(code), ..StepFailure::new(FailureKind::Build, message) };
     let host = Platform::host();
-    if was_executed || host.satisfies(platform) {
-        return Err(failure);
+    if !was_executed && !host.satisfies(platform) {
+        let hint = format!(
+            "this machine is {host}: to run programs for {platform} it needs an emulator in binfmt_misc"
+        );
+        return Err(failure.hint(hint));
     }
-    let hint =
-        format!("this machine is {host}: to run programs for {platform} it needs an emulator in binfmt_misc");
-    Err(failure.hint(hint))
+    if was_executed && rung == Rung::SingleId {
+        let hint = "this user has one id, so a command that gives files to others fails";
+        return Err(failure.hint(format!("{hint}; {MORE_IDS}")));
+    }
+    Err(failure)
 }
 
 #[cfg(test)]
@@ -94,20 +99,23 @@ mod tests {
     fn a_failure_names_the_command_and_how_it_ended() {
         let foreign = Platform::new("linux", "s390x", None);
         let not_executed = || Exit::NotExecuted { code: 126, message: "exec format error".to_owned() };
-        let host = Platform::host();
-        for (exit, platform, how, code, has_hint) in [
-            (Exit::Code(3), &host, "exit code: 3", 3, false),
-            (Exit::Code(3), &foreign, "exit code: 3", 3, false),
-            (Exit::Signal(9), &host, "killed by signal 9", 137, false),
-            (not_executed(), &host, "exec format error", 126, false),
-            (not_executed(), &foreign, "exec format error", 126, true),
+        let (host, root, single) = (Platform::host(), Rung::Root, Rung::SingleId);
+        for (exit, platform, rung, how, code, hint) in [
+            (Exit::Code(3), &host, root, "exit code: 3", 3, None),
+            (Exit::Code(3), &foreign, root, "exit code: 3", 3, None),
+            (Exit::Code(3), &host, single, "exit code: 3", 3, Some("--add-subuids")),
+            (Exit::Signal(9), &host, root, "killed by signal 9", 137, None),
+            (not_executed(), &host, single, "exec format error", 126, None),
+            (not_executed(), &foreign, root, "exec format error", 126, Some("binfmt_misc")),
         ] {
-            let failure = succeeded(exit, &exec(), platform).expect_err("it failed");
+            let failure = succeeded(exit, &exec(), platform, rung).expect_err("it failed");
             let want = format!("process \"/bin/sh -c exit 3\" did not complete successfully: {how}");
-            assert_eq!((failure.message, failure.exit_code), (want, Some(code)));
-            assert_eq!((failure.kind, failure.hint.is_some()), (FailureKind::Build, has_hint));
+            assert_eq!((&failure.message, failure.exit_code), (&want, Some(code)));
+            assert_eq!(failure.kind, FailureKind::Build);
+            assert_eq!(failure.hint.is_some(), hint.is_some(), "{how}");
+            assert!(hint.is_none_or(|hint| failure.hint.is_some_and(|text| text.contains(hint))), "{how}");
         }
-        assert!(succeeded(Exit::Code(0), &exec(), &foreign).is_ok());
+        assert!(succeeded(Exit::Code(0), &exec(), &foreign, root).is_ok());
     }
 
     #[test]
