@@ -141,7 +141,7 @@ impl ContextDirectory {
                 node.mode = mode;
             }
         }
-        Ok(ContextFiles { listing: Listing { nodes, content: Content::Directory(root) }, normalised })
+        Ok(ContextFiles { listing: Listing { nodes, content: Content::Context(root) }, normalised })
     }
 
     fn open(&self) -> Result<OwnedFd, ListError> {

@@ -9,6 +9,7 @@
 //!   into keeps what it has; directories below it take mode, owner and time of the source, existing ones too.
 //! - A file, link or device is replaced; a directory never is, and never replaces anything.
 //! - Files of a context are root's, files of images keep their owner; `--chown` overrides both, `--chmod` the mode.
+//! - Things of images keep their time, those of a context too with `--timestamps=preserve`.
 //! - Names of one file within one picked directory of an image stay names of one file.
 //!
 //! Sources are looked up in a [`Listing`] and never on disk, and what is read of a context is compared with what was
@@ -16,12 +17,12 @@
 
 use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::Arc};
 
-use oci::TreeDigest;
+use oci::{TreeDigest, tree::TIME_LIMIT};
 use rayon::prelude::*;
 use rustix::fs::FileType;
 use solver::{
     Cancel,
-    op::{Copy, CopyItem, MakeDir, Selector},
+    op::{Copy, CopyItem, MakeDir, Selector, Timestamps},
 };
 
 use crate::{
@@ -86,7 +87,7 @@ pub enum CopyError {
 pub fn list(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Result<Listing, CopyError> {
     let nodes = disk::list(&Disk { root: view, kind: DiskKind::Snapshot { owners } }, selector)?;
     let root = view.try_clone_to_owned().map_err(failed("opening", b"/"))?;
-    Ok(Listing { nodes, content: Content::Directory(Arc::new(root)) })
+    Ok(Listing { nodes, content: Content::Snapshot(Arc::new(root)) })
 }
 
 /// Digest of what a selector picks of a snapshot: paths, kinds, modes, owners, layer times, contents, link targets,
@@ -141,8 +142,8 @@ struct Copier<'a> {
 }
 
 /// Files, links and directories of one picked source that are still to be done, in that order.
-#[derive(Default)]
 struct Work<'a> {
+    listing: &'a Listing,
     /// Source and target of files to be written.
     files: Vec<(Vec<u8>, Vec<u8>, &'a Node)>,
     /// Names of files to be written: the first name and this one.
@@ -151,6 +152,13 @@ struct Work<'a> {
     directories: Vec<(Vec<u8>, &'a Node)>,
     /// Where the first name of each inode goes.
     first_names: BTreeMap<(u64, u64), Vec<u8>>,
+}
+
+impl<'a> Work<'a> {
+    fn of(listing: &'a Listing) -> Self {
+        let first_names = BTreeMap::new();
+        Self { listing, files: Vec::new(), links: Vec::new(), directories: Vec::new(), first_names }
+    }
 }
 
 impl Copier<'_> {
@@ -190,13 +198,13 @@ impl Copier<'_> {
         self.target.forget_made();
         let is_directory = listing.find(&pick.at)? == Some(Found::Directory);
         let target = self.destination(pick, is_directory)?;
-        let mut work = Work::default();
+        let mut work = Work::of(listing);
         match listing.nodes.get(&pick.at) {
-            _ if is_directory => self.contents(listing, &pick.at, &target, filter, &mut work)?,
+            _ if is_directory => self.contents(&pick.at, &target, filter, &mut work)?,
             Some(node) => self.place(&pick.at, &target, node, &mut work)?,
             None => return Err(ListError::NotFound(shown(&pick.named)).into()),
         }
-        self.finish(listing, work)
+        self.finish(work)
     }
 
     /// Where a picked source goes. Makes the directories that are missing on the way.
@@ -222,14 +230,13 @@ impl Copier<'_> {
     /// Merges the contents of a picked directory into the target.
     fn contents<'a>(
         &mut self,
-        listing: &'a Listing,
         at: &[u8],
         target: &[u8],
         filter: &Filter,
         work: &mut Work<'a>,
     ) -> Result<(), CopyError> {
         let mut parents: BTreeMap<&[u8], &'a Node> = BTreeMap::new();
-        for (path, node) in below(&listing.nodes, at) {
+        for (path, node) in below(&work.listing.nodes, at) {
             let admission = match node.kind {
                 NodeKind::Directory => filter.directory(path),
                 _ => filter.file(path),
@@ -293,7 +300,7 @@ impl Copier<'_> {
         self.target.make_way(target)?;
         if !matches!(node.kind, NodeKind::File { .. }) {
             self.target.create_node(target, &node.kind)?;
-            return self.target.stamp(target, &self.stamp(node));
+            return self.target.stamp(target, &self.stamp(work.listing, node));
         }
         let first =
             node.inode.map(|inode| &*work.first_names.entry(inode).or_insert_with(|| target.to_vec()));
@@ -304,33 +311,42 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn stamp<'a>(&self, node: &'a Node) -> Stamp<'a> {
+    fn stamp<'a>(&self, listing: &Listing, node: &'a Node) -> Stamp<'a> {
         let is_directory = node.kind == NodeKind::Directory;
         Stamp {
             owner: self.owner.unwrap_or((node.uid, node.gid)),
             mode: self.mode.as_ref().map_or(node.mode, |mode| mode.apply(node.mode, is_directory)),
             xattrs: &node.xattrs,
-            time: (node.seconds, node.nanoseconds),
+            time: self.time(listing, node),
+        }
+    }
+
+    /// On disk a context's file is never older than the limit, so that its layer time is normalised, whatever the
+    /// checkout has made of it.
+    fn time(&self, listing: &Listing, node: &Node) -> (i64, u32) {
+        match (&listing.content, self.copy.timestamps) {
+            (Content::Context(_), Timestamps::Auto) if node.seconds < TIME_LIMIT => (TIME_LIMIT, 0),
+            _ => (node.seconds, node.nanoseconds),
         }
     }
 
     /// Writes files, several at a time, then links them, then stamps directories from the deepest up.
-    fn finish(&mut self, listing: &Listing, work: Work<'_>) -> Result<(), CopyError> {
+    fn finish(&mut self, work: Work<'_>) -> Result<(), CopyError> {
         let this = &*self;
         let written = work.files.par_iter().map(|(source, target, node)| {
-            let file = content::write(listing, source, node, &this.target, target, this.cancel)?;
-            this.target.stamp_file(&file, target, &this.stamp(node))
+            let file = content::write(work.listing, source, node, &this.target, target, this.cancel)?;
+            this.target.stamp_file(&file, target, &this.stamp(work.listing, node))
         });
         let applied = written.collect::<Result<Vec<_>, CopyError>>()?;
         for ((_, target, node), applied) in work.files.iter().zip(applied) {
-            let owner = self.stamp(node).owner;
+            let owner = self.stamp(work.listing, node).owner;
             self.target.note_owner(target, owner, applied);
         }
         for (first, target) in &work.links {
             self.target.link(first, target)?;
         }
         for (target, node) in work.directories.iter().rev() {
-            let stamp = self.stamp(node);
+            let stamp = self.stamp(work.listing, node);
             self.target.stamp(target, &stamp)?;
             if self.below.contains_key(target) {
                 // The diff would take the owner on disk for the one of a directory that was only touched.

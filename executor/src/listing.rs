@@ -79,7 +79,7 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Modification time that the copy gets on disk, whole Unix seconds.
+    /// Modification time, whole Unix seconds.
     pub seconds: i64,
     /// The rest of the modification time.
     pub nanoseconds: u32,
@@ -129,12 +129,14 @@ pub enum NodeKind {
     Fifo,
 }
 
-/// Where the bytes of a listing's files are.
+/// Where the bytes of a listing's files are, and so what their times mean.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// Below this directory.
-    Directory(Arc<OwnedFd>),
-    /// Here, by path.
+    /// In a context, below this directory. Times are those of whoever checked the files out.
+    Context(Arc<OwnedFd>),
+    /// In an image's file system with this root. Times are part of it.
+    Snapshot(Arc<OwnedFd>),
+    /// In heredocs, by name.
     Inline(Arc<BTreeMap<Vec<u8>, Vec<u8>>>),
 }
 
@@ -180,8 +182,8 @@ impl Listing {
     }
 
     /// Identity: paths, kinds, modes, owners, contents, link targets, attributes, device numbers, which names are
-    /// links of one file, and times as far as they would reach a layer. In a context's listing owners, times and
-    /// links are the same for everybody. Contents that are not known yet are read.
+    /// links of one file, and of a snapshot times as far as they would reach a layer. In a context's listing owners
+    /// and links are the same for everybody. Contents that are not known yet are read.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -196,9 +198,19 @@ impl Listing {
         for (path, node) in &self.nodes {
             let first_name = node.inode.map(|inode| Bytes(first_names.entry(inode).or_insert(path)));
             let content = node.content().flatten().or_else(|| contents.get(path.as_slice()).copied());
-            encoder.field(1, &Bytes(path)).field(2, &content).field(3, &first_name).field(4, node);
+            let kept_time = self.kept_time(node);
+            encoder.field(1, &Bytes(path)).field(2, &content).field(3, &first_name).field(4, &kept_time);
+            encoder.field(5, node);
         }
         Ok(encoder.digest())
+    }
+
+    /// The time that a copy of something would have in a layer, if it is not normalised there.
+    fn kept_time(&self, node: &Node) -> Option<i64> {
+        match self.content {
+            Content::Context(_) | Content::Inline(_) => None,
+            Content::Snapshot(_) => Some(node.seconds).filter(|seconds| *seconds < TIME_LIMIT),
+        }
     }
 
     /// Hashes the bytes of a file.
@@ -215,7 +227,7 @@ impl Listing {
     /// [`ListError::Changed`] when it is no regular file any more.
     pub fn open(&self, path: &[u8]) -> Result<Opened<'_>, ListError> {
         let root = match &self.content {
-            Content::Directory(root) => root,
+            Content::Context(root) | Content::Snapshot(root) => root,
             Content::Inline(files) => {
                 let bytes = files.get(path).ok_or_else(|| ListError::NotFound(shown(path)))?;
                 return Ok(Opened::Inline(bytes));
@@ -287,13 +299,12 @@ impl Node {
     }
 }
 
-/// All but content and hard links, which the listing knows better.
+/// All but content, hard links and time, which the listing knows better.
 impl Canonical for Node {
     fn encode(&self, out: &mut Encoder) {
-        let Self { kind, mode, uid, gid, seconds, nanoseconds: _, xattrs, inode: _ } = self;
-        let kept_time = (*seconds < TIME_LIMIT).then_some(*seconds);
+        let Self { kind, mode, uid, gid, seconds: _, nanoseconds: _, xattrs, inode: _ } = self;
         let xattrs: Vec<_> = xattrs.iter().map(|(name, value)| (Bytes(name), Bytes(value))).collect();
-        out.field(1, kind).field(2, mode).field(3, uid).field(4, gid).field(5, &kept_time).field(6, &xattrs);
+        out.field(1, kind).field(2, mode).field(3, uid).field(4, gid).field(5, &xattrs);
     }
 }
 

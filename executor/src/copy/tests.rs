@@ -44,7 +44,7 @@ fn written(step: &str) -> Written {
         into_directory: destination.ends_with('/') || sources.len() > 1,
         chown: value("--chown="),
         chmod,
-        timestamps: Timestamps::Auto,
+        timestamps: if flags.contains(&"--preserve") { Timestamps::Preserve } else { Timestamps::Auto },
     };
     Written { copy, from: flags.contains(&"--from") }
 }
@@ -219,6 +219,12 @@ fn what_things_look_like_there() {
         (&["f = x"], &[], "COPY --chmod=u~x f /t", &["! invalid mode \"u~x\""]),
         // Times
         (&["f = x ; @1000"], &[], "COPY f /t", &["t = x"]),
+        (
+            &["d/f = x ; @1000", "d/s/ @2000"],
+            &[],
+            "COPY --preserve d /t",
+            &["t/", "t/f = x ; @1000", "t/s/ ; @2000"],
+        ),
         (
             &["d/f = x ; @1000", "d/s/ @2000"],
             &[],

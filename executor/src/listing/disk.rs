@@ -9,7 +9,6 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use oci::tree::TIME_LIMIT;
 use rayon::prelude::*;
 use rustix::{
     fs::{FileType, OFlags, Stat, major, minor, readlinkat},
@@ -34,7 +33,7 @@ pub struct Disk<'a> {
 
 /// What a source on disk is, and what that makes of the things in it.
 pub enum DiskKind<'a> {
-    /// Files of whoever runs the build: all become root's, with times of now, and may change while they are read.
+    /// Files of whoever runs the build: all become root's, and may change while they are read.
     Context {
         /// What is not part of the context at all.
         ignore: Option<&'a Matcher>,
@@ -296,9 +295,7 @@ fn mode(kind: &NodeKind, stat: &Stat) -> u32 {
 
 fn context_node(kind: NodeKind, stat: &Stat) -> Node {
     let mode = mode(&kind, stat);
-    // On disk a context's file is never older than this, so that its layer time is always normalised.
     let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec as u32);
-    let (seconds, nanoseconds) = if seconds < TIME_LIMIT { (TIME_LIMIT, 0) } else { (seconds, nanoseconds) };
     Node { kind, mode, uid: 0, gid: 0, seconds, nanoseconds, xattrs: BTreeMap::new(), inode: None }
 }
 
