@@ -287,10 +287,18 @@ impl Store {
     }
 }
 
-/// Makes a directory and those above it, mode 0700 whatever the umask allows beyond that.
+/// Makes a directory and those above it, mode 0700 whatever the umask allows beyond that, and without the ACLs that a
+/// directory above would hand down: everything made below would have them, too, and layers made there other modes.
 fn make_directory(path: &Path) -> Result<(), StoreError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(StoreError::io("create", path))
+    made.map_err(StoreError::io("create", path))?;
+    for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+        match rustix::fs::removexattr(path, acl) {
+            Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(StoreError::errno("remove the ACL of", path)(errno)),
+        }
+    }
+    Ok(())
 }
 
 /// Takes the lock of the store's root; it is free again when the result is dropped.

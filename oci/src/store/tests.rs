@@ -247,3 +247,27 @@ fn removal_stops_at_a_mount_point() {
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::XDEV.raw_os_error()));
     temp::remove_tree(&root.path().join("never there")).expect("nothing to do");
 }
+
+#[test]
+fn acls_from_above_do_not_reach_the_store() {
+    let above = tempfile::tempdir().expect("a temporary directory");
+    // Version 2 of the kernel's form: user::rwx, user:1234:rwx, group::r-x, mask::rwx, other::r-x.
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 7, u32::MAX), (2, 7, 1234), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 5, u32::MAX)];
+    let encode = |(tag, permissions, id): (u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes()[..], &id.to_le_bytes()[..]].concat()
+    };
+    let acl = [2u32.to_le_bytes().to_vec(), entries.map(encode).concat()].concat();
+    let set =
+        rustix::fs::setxattr(above.path(), "system.posix_acl_default", &acl, rustix::fs::XattrFlags::empty());
+    if let Err(errno) = set {
+        eprintln!("SKIPPED: no ACLs in {}: {errno}", above.path().display());
+        return;
+    }
+    let store = Store::open(&above.path().join("store")).expect("a store");
+    let temp = store.temp_dir("test").expect("a directory");
+    for path in [store.root(), &store.area("snapshots"), temp.path()] {
+        let listed = rustix::fs::listxattr(path, &mut [0u8; 256]).expect("listed");
+        assert_eq!(listed, 0, "{}", path.display());
+    }
+}
