@@ -42,15 +42,20 @@ stop_registry() { [[ -z ${registry_pid:-} ]] || { kill "$registry_pid" 2>/dev/nu
 # run_layout LAYOUT TAG [COMMAND...]: unpacks an image from an OCI layout with umoci and runs it with crun, in the
 # network namespace of the caller. Two things that stop crun on many CI machines are worked around here, once:
 # on a host with hybrid cgroups (v1 plus `unified`) crun refuses to start even without using cgroups, so it runs in a
-# private mount namespace from which `unified` is unmounted; and it is told not to make a cgroup at all.
+# private mount namespace from which `unified` is unmounted; and it is told not to make a cgroup at all. The capabilities
+# are Docker's default ones, where umoci grants three.
 run_layout() {
     local layout=$1 tag=$2 bundle
     shift 2
     bundle=$(mktemp -d)
     umoci --log=error unpack --image "$layout:$tag" "$bundle/b"
+    local capabilities='CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE
+        SYS_CHROOT KILL AUDIT_WRITE'
     local filter='.process.terminal = false | .linux.namespaces |= map(select(.type != "network"))'
+    filter+=' | ($capabilities | [splits("\\s+")] | map("CAP_" + .)) as $all'
+    filter+=' | .process.capabilities |= with_entries(.value = if .key == "ambient" then [] else $all end)'
     (($# == 0)) || filter+=' | .process.args = $ARGS.positional'
-    jq "$filter" "$bundle/b/config.json" --args "$@" >"$bundle/config.json"
+    jq --arg capabilities "$capabilities" "$filter" "$bundle/b/config.json" --args "$@" >"$bundle/config.json"
     mv "$bundle/config.json" "$bundle/b/config.json"
     local status=0
     unshare --mount sh -c '

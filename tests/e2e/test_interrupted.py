@@ -49,6 +49,12 @@ class Interrupted(Case):
         wait_for(sleepers, "the step to start")
         return process
 
+    def finish(self, process):
+        """Takes the rest of the output and the exit code."""
+        with process.stdout:
+            process.stdout.read()
+        return process.wait(WATCHDOG)
+
     def builder(self, process, user):
         """The pid of layerwright itself: runuser stands in front of it for ordinary users."""
         if user == "root":
@@ -76,8 +82,7 @@ class Interrupted(Case):
                 with self.subTest(user=user, signal=number):
                     process = self.start(user)
                     os.kill(self.builder(process, user), number)
-                    process.stdout.read()
-                    self.assertEqual(process.wait(WATCHDOG), code)
+                    self.assertEqual(self.finish(process), code)
                     self.check_nothing_is_left(mounts)
             self.next_build_works(user)
 
@@ -87,8 +92,7 @@ class Interrupted(Case):
             with self.subTest(user=user):
                 process = self.start(user)
                 os.kill(self.builder(process, user), signal.SIGKILL)
-                process.stdout.read()
-                process.wait(WATCHDOG)
+                self.finish(process)
                 self.check_nothing_is_left(mounts)
                 self.next_build_works(user)
 
