@@ -178,7 +178,9 @@ fn succeed(request: &BuildRequest, progress: Progress, built: Built) -> u8 {
 fn fail(request: &BuildRequest, progress: Progress, failure: &Failure) -> u8 {
     let exit_code = failure.exit_code();
     let message = redact::redact(&failure::chain(failure)).into_owned();
-    let mut board = progress.end(End::Failed { message, exit_code });
+    let text = report::render(failure, Some(&request.dockerfile));
+    let report = anstream::adapter::strip_str(&text).to_string();
+    let mut board = progress.end(End::Failed { message, exit_code, report });
     if request.progress == ProgressMode::Json {
         return exit_code;
     }
@@ -187,5 +189,5 @@ fn fail(request: &BuildRequest, progress: Progress, failure: &Failure) -> u8 {
     {
         let _ = report::write_output(&mut anstream::stderr().lock(), step);
     }
-    complain(&report::render(failure, Some(&request.dockerfile)), exit_code)
+    complain(&text, exit_code)
 }

@@ -184,6 +184,10 @@ fn json_progress_ends_with_the_error() {
     let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let last = events.last().expect("a line");
     assert_eq!((&last["event"], &last["exit_code"]), (&"error".into(), &1.into()));
+    assert!(
+        last["report"].as_str().is_some_and(|report| report.contains("2 | >>> COPY missing /")),
+        "{last}"
+    );
     assert_eq!(failed.status.code(), Some(1));
 }
 

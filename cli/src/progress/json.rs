@@ -90,6 +90,7 @@ enum Kind<'a> {
     Error {
         message: &'a str,
         exit_code: u8,
+        report: &'a str,
         seconds: f64,
     },
 }
@@ -172,7 +173,9 @@ impl<W: Write + Send> View for Json<W> {
                 steps: board.steps_but_sources(),
                 cached: board.cached(),
             },
-            End::Failed { message, exit_code } => Kind::Error { message, exit_code: *exit_code, seconds },
+            End::Failed { message, exit_code, report } => {
+                Kind::Error { message, exit_code: *exit_code, report, seconds }
+            }
         };
         self.write(at, kind);
     }

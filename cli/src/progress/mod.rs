@@ -51,6 +51,8 @@ pub enum End {
         message: String,
         /// The exit code to come.
         exit_code: u8,
+        /// The whole story as people read it, without colours.
+        report: String,
     },
 }
 

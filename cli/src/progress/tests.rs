@@ -117,7 +117,7 @@ fn built() -> End {
 }
 
 fn failed() -> End {
-    End::Failed { message: "make failed".to_owned(), exit_code: 1 }
+    End::Failed { message: "make failed".to_owned(), exit_code: 1, report: "Dockerfile:5\n".to_owned() }
 }
 
 /// Shows a recording, with a tick before every event as the owner of the view would have let pass.
