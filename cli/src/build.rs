@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use executor::{
-    ExecutorOptions, ImageResolver, LocalCache, LocalExecutor,
+    ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, SnapshotError,
     context::{ContextDirectory, ContextModes},
     sandbox::Rung,
 };
@@ -244,9 +244,20 @@ fn export(
 }
 
 fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Failure> {
-    let view = executor.snapshots().view(&image.snapshot);
-    let root = view.map_err(|error| Failure::FileSystem(Box::new(error.into())))?.into_root();
-    Ok(FileSystem { platform: image.target.platform.clone(), snapshot: image.snapshot.clone(), root })
+    let Image { target, snapshot } = image;
+    let snapshots = executor.snapshots();
+    let shown = || {
+        let root = snapshots.view(snapshot)?.into_root();
+        let (owners, brought) = (snapshots.owners(snapshot)?, snapshots.brought(snapshot)?);
+        Ok(FileSystem {
+            platform: target.platform.clone(),
+            snapshot: snapshot.clone(),
+            root,
+            owners,
+            brought,
+        })
+    };
+    shown().map_err(|error: SnapshotError| Failure::FileSystem(Box::new(error.into())))
 }
 
 /// `--iidfile` and `--metadata-file`.

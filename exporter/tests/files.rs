@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
@@ -36,6 +37,7 @@ fn file_system(workshop: &Workshop) -> FileSystem {
     symlink("d/a", files.join("s")).expect("linked");
     fs::write(files.join("base"), "of the base").expect("written");
     fs::set_permissions(files.join("base"), fs::Permissions::from_mode(0o640)).expect("set");
+    fs::write(files.join("base-owned"), "of the base, by COPY").expect("written");
     let old = fs::File::create(files.join("base-old")).expect("made");
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(86_400);
     old.set_modified(time).expect("set");
@@ -44,12 +46,14 @@ fn file_system(workshop: &Workshop) -> FileSystem {
 
 fn mounted(workshop: &Workshop, snapshot: Snapshot) -> FileSystem {
     let root = exporter::outputs::file::open_directory(&workshop.files_of(&snapshot)).expect("open");
-    FileSystem { platform: "linux/amd64".parse().expect("a platform"), snapshot, root }
+    let owners = BTreeMap::from([(b"base-owned".to_vec(), (5, 6))]);
+    let brought = BTreeSet::from([oci::ContentDigest::of(b"of the base, by COPY")]);
+    FileSystem { platform: "linux/amd64".parse().expect("a platform"), snapshot, root, owners, brought }
 }
 
-/// The time of the file that a COPY brought.
-fn brought() -> i64 {
-    oci::tree::content_time(&oci::ContentDigest::of(b"brought"))
+/// The time of a file that a COPY brought.
+fn brought(content: &str) -> i64 {
+    oci::tree::content_time(&oci::ContentDigest::of(content.as_bytes()))
 }
 
 fn tar(workshop: &Workshop, systems: &[FileSystem], name: &str) -> Result<Vec<u8>, ExportError> {
@@ -76,7 +80,8 @@ fn a_tar_has_what_the_layers_say_and_normal_times_for_the_base() {
         .arg(workshop.path("files.tar"))
         .output();
     let Ok(list) = list else { return eprintln!("SKIPPED: GNU tar is not installed") };
-    let time = exporter::assemble::rfc3339(brought()).replace('T', " ").replace('Z', "");
+    let time = |content| exporter::assemble::rfc3339(brought(content)).replace('T', " ").replace('Z', "");
+    let (time, base_time) = (time("brought"), time("of the base, by COPY"));
     let owner = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
@@ -86,6 +91,7 @@ fn a_tar_has_what_the_layers_say_and_normal_times_for_the_base() {
         [
             format!("-rw-r----- {owner}/{group} 11 2000-01-01 00:00:00 base"),
             format!("-rw-r--r-- {owner}/{group} 0 1970-01-02 00:00:00 base-old"),
+            format!("-rw-r--r-- 5/6 20 {base_time} base-owned"),
             "drwxr-x--- 0/0 0 2000-01-01 00:00:00 d/".to_owned(),
             format!("-rw-r--r-- 0/0 7 {time} d/a"),
             format!("hrw-r--r-- 0/0 0 {time} d/b link to d/a"),
@@ -121,7 +127,7 @@ fn a_directory_has_modes_times_and_links_and_says_what_it_lacks() {
     let stat = |path: &str| fs::symlink_metadata(directory.join(path)).expect(path);
     assert_eq!((stat("d").mode() & 0o7777, stat("d").mtime()), (0o750, 946_684_800));
     assert_eq!((stat("kept").mode() & 0o7777, stat("kept").mtime()), (0o600, 1_000_000_000));
-    assert_eq!((stat("d/a").ino(), stat("d/a").mtime()), (stat("d/b").ino(), brought()));
+    assert_eq!((stat("d/a").ino(), stat("d/a").mtime()), (stat("d/b").ino(), brought("brought")));
     assert_eq!(
         (stat("s").mtime(), fs::read_link(directory.join("s")).expect("a link")),
         (946_684_800, "d/a".into())

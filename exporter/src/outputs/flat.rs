@@ -2,8 +2,8 @@
 //!
 //! What is on disk is not all of the truth: times there are real, so that tools work while the build runs, and without
 //! privileges owners are not what they will be. What a built layer records of an entry therefore goes before what the
-//! file system says; only entries of base images are taken from disk alone, and a time there that a layer would
-//! normalise is normalised.
+//! file system says; entries of base images are taken from disk, with the owners that the executor had to keep apart,
+//! and a time there that a layer would normalise is normalised.
 
 use std::{
     collections::BTreeMap,
@@ -76,9 +76,13 @@ impl FlatEntry<'_> {
     /// # Errors
     /// What the operating system says.
     pub fn open(&self) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(self.parent, self.name, flags, Mode::empty())?.into())
+        open_file(self.parent, self.name)
     }
+}
+
+fn open_file(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?.into())
 }
 
 impl FlatKind {
@@ -121,7 +125,7 @@ pub fn walk(
     visit: &mut dyn FnMut(&FlatEntry<'_>) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
     let recorded = recorded(&system.snapshot, tools.fetcher.store())?;
-    let mut walker = Walker { recorded, times, first_names: BTreeMap::new() };
+    let mut walker = Walker { system, recorded, times, first_names: BTreeMap::new() };
     let mut stack = vec![Frame::open(&system.root, OsStr::new("."), Vec::new())?];
     while let Some(frame) = stack.last_mut() {
         go_on(tools.cancel)?;
@@ -173,7 +177,8 @@ fn unreadable(path: &[u8]) -> impl FnOnce(Errno) -> ArchiveError {
     move |source| ArchiveError::Read { path: path.to_vec(), source: source.into() }
 }
 
-struct Walker {
+struct Walker<'s> {
+    system: &'s FileSystem,
     recorded: BTreeMap<Vec<u8>, Recorded>,
     times: TimePolicy,
     /// The name under which each file with several names was shown first, by device and inode.
@@ -187,7 +192,7 @@ struct Recorded {
     content: Option<ContentDigest>,
 }
 
-impl Walker {
+impl Walker<'_> {
     fn entry<'a>(&mut self, frame: &'a Frame, name: &'a OsStr) -> Result<Option<FlatEntry<'a>>, ExportError> {
         let mut path = frame.path.clone();
         if !path.is_empty() {
@@ -213,7 +218,7 @@ impl Walker {
         let Some(kind) = self.kind(parent, name, &stat, path)? else { return Ok(None) };
         let recorded = match self.recorded.get(path) {
             Some(recorded) => recorded.clone(),
-            None => Recorded { metadata: self.metadata(parent, name, &stat)?, content: None },
+            None => self.of_base(parent, name, &stat, path)?,
         };
         Ok(Some((kind, recorded)))
     }
@@ -246,17 +251,42 @@ impl Walker {
         }))
     }
 
-    /// What the file system says of an entry of a base image.
-    fn metadata(&self, parent: &OwnedFd, name: &OsStr, stat: &Stat) -> rustix::io::Result<Metadata> {
-        let seconds = stat.st_mtime;
-        let keep = seconds < TIME_LIMIT || self.times == TimePolicy::Preserve;
-        Ok(Metadata {
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            time: if keep { EntryTime::Kept(seconds) } else { EntryTime::Epoch },
-            xattrs: xattrs(parent, name)?,
-        })
+    /// What is known of an entry that no built layer speaks of.
+    fn of_base(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        stat: &Stat,
+        path: &[u8],
+    ) -> rustix::io::Result<Recorded> {
+        let normalised = stat.st_mtime >= TIME_LIMIT && self.times != TimePolicy::Preserve;
+        let content = if normalised { self.brought(parent, name, stat)? } else { None };
+        let time = match content {
+            Some(_) => EntryTime::Content,
+            None if normalised => EntryTime::Epoch,
+            None => EntryTime::Kept(stat.st_mtime),
+        };
+        let (uid, gid) = self.system.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid));
+        let xattrs = xattrs(parent, name)?;
+        Ok(Recorded { metadata: Metadata { mode: stat.st_mode & 0o7777, uid, gid, time, xattrs }, content })
+    }
+
+    /// The content of a regular file, if it came by COPY or ADD.
+    fn brought(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        stat: &Stat,
+    ) -> rustix::io::Result<Option<ContentDigest>> {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || self.system.brought.is_empty() {
+            return Ok(None);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let hashed = open_file(parent, name).and_then(|file| hasher.update_reader(file).map(drop));
+        hashed.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let content = ContentDigest::from(hasher.finalize());
+        Ok(self.system.brought.contains(&content).then_some(content))
     }
 }
 

@@ -14,13 +14,15 @@ mod push;
 mod tarball;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{self, IsTerminal, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use oci::{
-    Platform, Reference, Sha256Digest, Snapshot, fetch::Fetcher, registry::RegistryError, store::StoreError,
+    ContentDigest, Platform, Reference, Sha256Digest, Snapshot, fetch::Fetcher, registry::RegistryError,
+    store::StoreError,
 };
 use solver::{Cancel, Event, EventSink};
 
@@ -90,6 +92,11 @@ pub struct FileSystem {
     pub snapshot: Snapshot,
     /// The root of the merged file system, mounted read-only.
     pub root: OwnedFd,
+    /// User and group of those paths, without a leading slash, whose owners the disk could not hold.
+    pub owners: BTreeMap<Vec<u8>, (u32, u32)>,
+    /// The contents of files that came by COPY or ADD, here or in the build of the base image: their times are derived
+    /// from their content.
+    pub brought: BTreeSet<ContentDigest>,
 }
 
 /// What an export works with.
