@@ -104,11 +104,16 @@ pub enum TarError {
 
 /// Walks an uncompressed archive entry by entry.
 ///
-/// ```ignore
+/// ```
+/// # use executor::tarball::TarReader;
+/// # fn print(stream: impl std::io::Read) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut archive = TarReader::new(stream);
 /// while let Some(entry) = archive.next_entry()? {
-///     std::io::copy(&mut archive.content(), &mut file)?; // the bytes of `entry`; what is not read is skipped
+///     println!("{:?}, {} bytes", entry.path, entry.size);
+///     std::io::copy(&mut archive.content(), &mut std::io::stdout())?; // what is not read is skipped
 /// }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct TarReader<R> {
