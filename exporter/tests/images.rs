@@ -244,6 +244,29 @@ fn a_layout_keeps_the_images_it_has() {
 }
 
 #[test]
+fn nothing_of_the_other_images_in_a_layout_is_lost() {
+    let workshop = Workshop::new();
+    let image = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    let directory = workshop.path("layout");
+    layout(&workshop, &image, &directory, &["app:mine"]);
+    let path = directory.join("index.json");
+    let mut index = json(&path);
+    let mut foreign = index["manifests"][0].clone();
+    foreign["artifactType"] = "application/x.y".into();
+    foreign["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "theirs" });
+    index["manifests"].as_array_mut().expect("a list").push(foreign.clone());
+    fs::write(&path, index.to_string()).expect("written");
+    layout(&workshop, &image, &directory, &["app:mine"]);
+    assert_eq!(json(&path)["manifests"][0], foreign);
+    for damage in ["", "[]", "{}", r#"{"manifests":{}}"#] {
+        fs::write(&path, damage).expect("written");
+        let output = ImageOutput::OciLayout { directory: directory.clone(), names: vec![] };
+        let refused = export_image(&image, &output, &workshop.tools()).expect_err("damaged");
+        assert!(matches!(refused, ExportError::DamagedLayout { .. }), "{refused}");
+    }
+}
+
+#[test]
 fn several_platforms_become_an_index() {
     let workshop = Workshop::new();
     let assembled =

@@ -1,20 +1,22 @@
 //! An image into an OCI layout directory (image-spec, image-layout.md), beside the images that are there already.
 //!
-//! Order: `oci-layout`, blobs, and at last `index.json`, which is replaced in one step under a lock, so that several
-//! builds can write to one layout. A blob that is there with its size is taken as it is. Names are written as BuildKit
+//! Order: `oci-layout`, blobs, and, once those are durable, `index.json`, which is replaced in one step under a lock, so
+//! that several builds can write to one layout. A blob that is there with its size is taken as it is. Names are written as BuildKit
 //! writes them: `org.opencontainers.image.ref.name` has the tag, `io.containerd.image.name` the whole reference.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
     io::{self, Read, Write},
     os::fd::OwnedFd,
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use oci::{Descriptor, MediaType, Reference, manifest::Index};
 use rustix::fs::{AtFlags, FileType, FlockOperation};
+use serde_json::Value;
 
 use super::{
     ExportError, Tools,
@@ -95,10 +97,27 @@ pub fn export(
         write_file(&marker, LAYOUT_FILE.as_bytes()).map_err(failed("write", &marker))?;
     }
     let parent = open_directory(&blob_directory).map_err(failed("open", &blob_directory))?;
-    let write = |blob: &Blob<'_>| write_blob(blob, &parent, &blob_directory, tools);
+    let written = AtomicBool::new(false);
+    let write = |blob: &Blob<'_>| {
+        if !is_present(blob, &parent) {
+            written.store(true, Ordering::SeqCst);
+            write_blob(blob, &parent, &blob_directory, tools)?;
+        }
+        Ok(())
+    };
     blobs::in_parallel(blobs::contents(assembled).into_values(), write)?;
     blobs::manifests(assembled).iter().try_for_each(write)?;
+    if written.load(Ordering::SeqCst) {
+        rustix::fs::syncfs(&parent).map_err(|error| failed("sync", &blob_directory)(error.into()))?;
+    }
     name_image(assembled, directory, names)
+}
+
+fn is_present(blob: &Blob<'_>, parent: &OwnedFd) -> bool {
+    let name = blob.descriptor.digest.hex();
+    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_size as u64 == blob.descriptor.size
+    })
 }
 
 fn write_blob(
@@ -108,12 +127,6 @@ fn write_blob(
     tools: &Tools<'_>,
 ) -> Result<(), ExportError> {
     let name = blob.descriptor.digest.hex();
-    let present = rustix::fs::statat(parent, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_size as u64 == blob.descriptor.size
-    });
-    if present {
-        return Ok(());
-    }
     let path = directory.join(&name);
     let mut content = blob.open(tools).map_err(blob.failed())?;
     let mut file = NewFile::create(parent, OsStr::new(&name)).map_err(failed("write", &path))?;
@@ -135,41 +148,57 @@ fn name_image(assembled: &Assembled, directory: &Path, names: &[Reference]) -> R
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
         .map_err(|error| failed("lock", &marker)(error.into()))?;
     let path = directory.join("index.json");
-    let mut index = read_index(&path)?;
-    let new = named(assembled, names);
-    let name = |descriptor: &Descriptor| descriptor.annotations.get(REF_NAME).cloned();
-    index.manifests.retain(|old| !new.iter().any(|new| name(new) == name(old)));
-    index.manifests.extend(new);
-    let bytes = serde_json::to_vec(&index).expect("plain data with string keys");
-    write_file(&path, &bytes).map_err(failed("write", &path))
+    let old = read_index(&path)?;
+    let new = match &old {
+        None => index_json(assembled, names),
+        Some(old) => replaced(old, assembled, names)
+            .map_err(|reason| ExportError::DamagedLayout { path: path.clone(), reason })?,
+    };
+    if old.as_ref() == Some(&new) {
+        return Ok(());
+    }
+    write_file(&path, &new).map_err(failed("write", &path))
 }
 
-fn read_index(path: &Path) -> Result<Index, ExportError> {
+fn read_index(path: &Path) -> Result<Option<Vec<u8>>, ExportError> {
     let file = match fs::File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(empty_index()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(failed("read", path))?,
     };
     let mut bytes = Vec::new();
     file.take(MAX_INDEX + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
-    let damaged = |reason| ExportError::DamagedLayout { path: path.to_owned(), reason };
-    if bytes.len() as u64 > MAX_INDEX {
-        return Err(damaged("it is larger than 4 MiB".to_owned()));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+    Ok(Some(bytes))
 }
 
-fn empty_index() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(MediaType::OciIndex),
-        manifests: Vec::new(),
-        annotations: Default::default(),
+/// An index with this image in place of what had one of its names. Of the others nothing is lost, whatever their
+/// descriptors hold.
+fn replaced(old: &[u8], assembled: &Assembled, names: &[Reference]) -> Result<Vec<u8>, String> {
+    if old.len() as u64 > MAX_INDEX {
+        return Err("it is larger than 4 MiB".to_owned());
     }
+    let mut index: Value = serde_json::from_slice(old).map_err(|error| error.to_string())?;
+    let manifests = index.get_mut("manifests").and_then(Value::as_array_mut);
+    let manifests = manifests.ok_or("it has no list of manifests")?;
+    let new = named(assembled, names);
+    let has_name = |old: &Value, new: &Descriptor| {
+        old["annotations"][REF_NAME].as_str() == new.annotations.get(REF_NAME).map(String::as_str)
+    };
+    manifests.retain(|old| !new.iter().any(|new| has_name(old, new)));
+    if manifests.is_empty() {
+        return Ok(index_json(assembled, names));
+    }
+    manifests.extend(new.iter().map(|new| serde_json::to_value(new).expect("plain data with string keys")));
+    Ok(serde_json::to_vec(&index).expect("plain data with string keys"))
 }
 
 /// The `index.json` of a layout that holds just this image.
 pub fn index_json(assembled: &Assembled, names: &[Reference]) -> Vec<u8> {
-    let index = Index { manifests: named(assembled, names), ..empty_index() };
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(MediaType::OciIndex),
+        manifests: named(assembled, names),
+        annotations: BTreeMap::new(),
+    };
     serde_json::to_vec(&index).expect("plain data with string keys")
 }
 
