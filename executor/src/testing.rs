@@ -210,6 +210,30 @@ pub fn suffix(
     if words.is_empty() { String::new() } else { format!(" ; {}", words.join(" ")) }
 }
 
+/// Whether this is root with all ids, who can draw everything.
+pub fn is_host_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    rustix::process::geteuid().is_root() && map.contains("4294967295")
+}
+
+/// Runs a test of this crate inside a user namespace with one id and a mount namespace, where there are any.
+pub fn run_in_namespace_with_one_id(test: &str) {
+    let exe = std::env::current_exe().expect("this test");
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--"]).arg(exe);
+    match command.args(["--exact", test, "--include-ignored", "--nocapture"]).output() {
+        Err(error) => eprintln!("SKIPPED: no unshare(1): {error}"),
+        Ok(output) if shown(&output.stderr).contains("unshare failed") => {
+            eprintln!("SKIPPED: no user namespaces: {}", shown(&output.stderr));
+        }
+        Ok(output) => {
+            let said = shown(&output.stdout) + &shown(&output.stderr);
+            eprint!("{said}");
+            assert!(output.status.success() && said.contains("1 passed"), "{test}");
+        }
+    }
+}
+
 /// An overlay on disk: what was drawn is below, what is written arrives in [`Overlaid::upper`].
 pub struct Overlaid {
     temp: tempfile::TempDir,
@@ -220,8 +244,17 @@ pub struct Overlaid {
 }
 
 impl Overlaid {
-    /// Mounts one, or says loudly that it cannot.
+    /// Mounts one where everything can be drawn, or says loudly that it cannot.
     pub fn new(lower: &[&str]) -> Option<Self> {
+        if !is_host_root() {
+            eprintln!("SKIPPED: drawing owners and devices needs root");
+            return None;
+        }
+        Self::anywhere(lower)
+    }
+
+    /// Mounts one, in a user namespace, too, as long as all that is drawn can be had there.
+    pub fn anywhere(lower: &[&str]) -> Option<Self> {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let dir = |name: &str| -> PathBuf {
             fs::create_dir(temp.path().join(name)).expect("a directory");
@@ -229,21 +262,19 @@ impl Overlaid {
         };
         let (below, empty, upper, work) = (dir("lower"), dir("empty"), dir("upper"), dir("work"));
         set_mode(open_root(&below), 0o755).expect("a mode");
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: mounting an overlay needs root");
-            return None;
-        }
-        draw(&below, lower);
-        let mounted = overlay_mount(&[&below], Some((&upper, &work)), false);
-        let root = match mounted {
+        let root = match overlay_mount(&[&below], Some((&upper, &work)), !is_host_root()) {
             Ok(root) => root,
             Err(error) => {
                 eprintln!("SKIPPED: no overlay here: {error}");
                 return None;
             }
         };
-        let lower = overlay_mount(&[&below, &empty], None, false).expect("a read-only overlay");
-        Some(Self { temp, root, lower })
+        drop(root);
+        draw(&below, lower);
+        let lower = overlay_mount(&[&below, &empty], None, !is_host_root()).expect("a read-only overlay");
+        let mut overlay = Self { temp, root: lower.try_clone().expect("a descriptor"), lower };
+        overlay.mount();
+        Some(overlay)
     }
 
     /// Ends the writable mount: [`Overlaid::root`] is what was drawn until it is mounted again.
@@ -256,7 +287,8 @@ impl Overlaid {
         self.unmount();
         let dir = |name: &str| self.temp.path().join(name);
         let (below, upper, work) = (dir("lower"), dir("upper"), dir("work"));
-        self.root = overlay_mount(&[&below], Some((&upper, &work)), false).expect("an overlay, as before");
+        self.root =
+            overlay_mount(&[&below], Some((&upper, &work)), !is_host_root()).expect("an overlay, as before");
     }
 
     /// Where changes arrive.

@@ -6,7 +6,7 @@ use solver::op::{Chmod, Timestamps};
 use super::*;
 use crate::{
     context::{ContextDirectory, ContextModes},
-    testing::{Overlaid, draw, open_root, show},
+    testing::{Overlaid, draw, is_host_root, open_root, run_in_namespace_with_one_id, show},
 };
 
 /// A COPY or ADD as a Dockerfile has it, with paths that are cleaned already; `--from` means that the source is a file
@@ -428,7 +428,7 @@ fn a_snapshot_is_identified_by_all_that_a_copy_brings() {
         ("mv d/g d/gg", true),
         ("touch d/new", true),
     ];
-    if !rustix::process::geteuid().is_root() {
+    if !is_host_root() {
         eprintln!("SKIPPED: drawing owners and devices needs root");
         return;
     }
@@ -497,20 +497,7 @@ fn a_copy_can_be_cancelled() {
 /// Runs [`inside_a_namespace_with_one_id`] there.
 #[test]
 fn with_one_id_owners_are_kept_for_the_layer() {
-    let exe = std::env::current_exe().expect("this test");
-    let mut command = std::process::Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--"]).arg(exe);
-    command.args(["--exact", "copy::tests::inside_a_namespace_with_one_id", "--ignored"]);
-    match command.output() {
-        Err(error) => eprintln!("SKIPPED: no unshare(1): {error}"),
-        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
-            eprintln!("SKIPPED: no user namespaces: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        }
-    }
+    run_in_namespace_with_one_id("copy::tests::inside_a_namespace_with_one_id");
 }
 
 #[test]
