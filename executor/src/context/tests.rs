@@ -210,3 +210,43 @@ fn texts_have_a_distance() {
         assert_eq!((distance(a, b), distance(b, a)), (expected, expected), "{a} {b}");
     }
 }
+
+#[test]
+fn a_directory_that_is_swapped_for_a_link_never_leads_outside() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    let (outside, temp) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    draw(outside.path(), &["s/f = canary"]);
+    draw(temp.path(), &["c/d/s/f = inside", &format!("evil -> {}", outside.path().display())]);
+    let (swapped, done) = ((temp.path().join("c/d"), temp.path().join("evil")), AtomicBool::new(false));
+    let swap = || renameat_with(CWD, &swapped.0, CWD, &swapped.1, RenameFlags::EXCHANGE).expect("swapped");
+    let expected = Some(oci::ContentDigest::of(b"inside"));
+    let look = |source: &str| {
+        let files = context(&temp.path().join("c"), None).files(&selector(&[source]))?;
+        for node in files.listing.nodes.values() {
+            if let NodeKind::File { content, .. } = &node.kind {
+                assert_eq!(*content, expected, "{source}");
+            }
+        }
+        Ok::<usize, ContextError>(files.listing.nodes.len())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                swap();
+            }
+        });
+        for source in ["d/s/f", "d", ".", "*/s"].into_iter().cycle().take(400) {
+            // Most looks fail, for one reason or another.
+            let _ = look(source);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    if swapped.0.is_symlink() {
+        swap();
+    }
+    assert_eq!(look("d").expect("nobody swaps any more"), 3);
+}
