@@ -4,9 +4,10 @@
 use std::{ffi::CString, os::fd::OwnedFd};
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, open},
+    fs::{CWD, Mode, OFlags, fchown, open},
     io::Errno,
     process::{Gid, Uid, fchdir, getcwd, setsid, umask},
+    stdio::{stderr, stdout},
     thread::{
         CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
         set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -45,6 +46,7 @@ fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
     // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
     sys::load_seccomp(&seccomp::program(plan.seccomp)).step("load seccomp filter")?;
     cut_bounding_set(&plan.capabilities).step("cut bounding set")?;
+    hand_over_output(&plan.user).step(&format!("become user {}", plan.user.uid))?;
     become_user(&plan.user, plan.rung)?;
     drop_capabilities(&plan.capabilities, &plan.user).step("drop capabilities")?;
     sys::close_rest_on_exec().step("close descriptors")
@@ -76,6 +78,14 @@ fn cut_bounding_set(kept: &[Capability]) -> Result<(), Errno> {
         }
     }
     clear_ambient_capability_set()
+}
+
+/// Gives the step's user its own standard output and error: `/dev/stdout` opens them anew, which for a pipe asks for
+/// its owner.
+fn hand_over_output(user: &User) -> Result<(), Errno> {
+    let owner = Some(Uid::from_raw(user.uid));
+    fchown(stdout(), owner, None)?;
+    fchown(stderr(), owner, None)
 }
 
 fn become_user(user: &User, rung: Rung) -> Result<(), Failure> {

@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     ("devices_work", devices_work),
     ("environment_of_the_builder", environment_of_the_builder),
     ("ordinary_user", ordinary_user),
+    ("output_is_the_users", output_is_the_users),
     ("no_network", no_network),
     ("lent_files", lent_files),
     ("script", script),
@@ -189,6 +190,18 @@ fn ordinary_user(fixture: &Fixture) {
         assert!(text.contains(expected), "{expected} is not in {text}");
     }
     assert!(text.contains("/bin/x: Permission denied"), "{text}");
+}
+
+/// Scripts write to `/dev/stdout`, whoever they run as.
+fn output_is_the_users(fixture: &Fixture) {
+    let ids: &[u32] = if fixture.rung == Rung::SingleId { &[0] } else { &[0, 1000] };
+    for id in ids {
+        let mut step = fixture.shell("echo out > /dev/stdout; echo err > /dev/stderr");
+        step.user = User { uid: *id, gid: *id, groups: vec![] };
+        let mut lines: Vec<String> = step.run().success().lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["err", "out"], "user {id}");
+    }
 }
 
 fn no_network(fixture: &Fixture) {
