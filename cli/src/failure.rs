@@ -137,9 +137,28 @@ impl Failure {
                 failure.hint.as_deref()
             }
             Self::Sandbox(error) => error.hint(),
+            Self::Store(error) => store_hint(error),
             _ => None,
         }
     }
+}
+
+/// Where the store cannot be, another place may do; nothing in the message names a flag.
+fn store_hint(error: &StoreError) -> Option<&'static str> {
+    use io::ErrorKind::{
+        AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull,
+    };
+    let elsewhere = match error {
+        StoreError::Io { source, .. } => {
+            [AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull]
+                .contains(&source.kind())
+        }
+        StoreError::Foreign { .. } | StoreError::NotAStore { .. } | StoreError::NetworkFileSystem { .. } => {
+            true
+        }
+        _ => false,
+    };
+    elsewhere.then_some("this is the store; --root or LAYERWRIGHT_ROOT puts it elsewhere")
 }
 
 /// The code of a step's failure. A cancelled step of a build that nobody stopped would be our bug.

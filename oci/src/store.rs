@@ -293,9 +293,12 @@ fn make_directory(path: &Path) -> Result<(), StoreError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(StoreError::io("create", path))?;
     for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
-        match rustix::fs::removexattr(path, acl) {
-            Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(StoreError::errno("remove the ACL of", path)(errno)),
+        // Asked first: removing what is not there fails on a directory of others, and says nothing of whose it is.
+        if rustix::fs::getxattr(path, acl, &mut [0_u8; 0]).is_ok() {
+            match rustix::fs::removexattr(path, acl) {
+                Ok(()) | Err(rustix::io::Errno::NODATA) => {}
+                Err(errno) => return Err(StoreError::errno("remove the ACL of", path)(errno)),
+            }
         }
     }
     Ok(())
