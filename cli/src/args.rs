@@ -178,7 +178,7 @@ pub struct BuildArgs {
     pub root: Option<PathBuf>,
 
     /// How many steps run at the same time [default: one for each CPU]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = jobs)]
     pub jobs: Option<NonZeroUsize>,
 
     /// File times in layers: auto is reproducible, preserve keeps them as Docker does
@@ -224,12 +224,16 @@ fn command() -> clap::Command {
 }
 
 /// The texts that Go's `strconv.ParseBool` takes.
-fn go_bool(text: &str) -> Result<bool, String> {
+pub fn go_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("expected true or false".to_owned()),
     }
+}
+
+fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a number of at least 1".to_owned())
 }
 
 fn tag(text: &str) -> Result<Reference, String> {

@@ -5,6 +5,8 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 
+use crate::args::go_bool;
+
 /// Whether a flag stands alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
@@ -18,20 +20,26 @@ struct Flag {
     long: &'static str,
     short: Option<char>,
     takes: Takes,
+    /// What it does where it is not given, if that is a truth value: asking for that is no reason to refuse.
+    usual: Option<bool>,
     why: &'static str,
 }
 
 const fn switch(long: &'static str, why: &'static str) -> Flag {
-    Flag { long, short: None, takes: Takes::Nothing, why }
+    Flag { long, short: None, takes: Takes::Nothing, usual: Some(false), why }
 }
 
 const fn option(long: &'static str, why: &'static str) -> Flag {
-    Flag { long, short: None, takes: Takes::Value, why }
+    Flag { long, short: None, takes: Takes::Value, usual: None, why }
 }
 
 impl Flag {
     const fn short(self, short: char) -> Self {
         Flag { short: Some(short), ..self }
+    }
+
+    const fn usually(self, usual: bool) -> Self {
+        Flag { usual: Some(usual), ..self }
     }
 }
 
@@ -78,11 +86,11 @@ const FLAGS: &[Flag] = &[
     option("memory-swap", NO_LIMITS),
     option("policy", "source policies are not implemented yet"),
     option("print", NO_CALL),
-    option("provenance", NO_ATTESTATION),
+    option("provenance", NO_ATTESTATION).usually(false),
     option("ref", NO_DAEMON),
     option("resource", NO_LIMITS),
-    switch("rm", NO_CONTAINERS),
-    option("sbom", NO_ATTESTATION),
+    switch("rm", NO_CONTAINERS).usually(true),
+    option("sbom", NO_ATTESTATION).usually(false),
     option("secret", "secrets (RUN --mount=type=secret) are not implemented yet"),
     option("security-opt", "security options are not implemented: the sandbox is always on"),
     option("server-config", NO_DAEMON),
@@ -123,7 +131,12 @@ fn hidden(flag: &Flag) -> Arg {
 /// # Errors
 /// That flag, and the sentence about it.
 pub fn check(matches: &ArgMatches) -> Result<(), RefusedFlag> {
-    let given = |flag: &&Flag| matches.value_source(flag.long) == Some(ValueSource::CommandLine);
+    let unusual =
+        |flag: &Flag, value: &String| go_bool(value).ok().is_none_or(|value| flag.usual != Some(value));
+    let given = |flag: &&Flag| {
+        matches.value_source(flag.long) == Some(ValueSource::CommandLine)
+            && matches.get_many::<String>(flag.long).into_iter().flatten().any(|value| unusual(flag, value))
+    };
     match FLAGS.iter().find(given) {
         Some(flag) => Err(RefusedFlag { flag: flag.long, why: flag.why }),
         None => Ok(()),
@@ -138,13 +151,25 @@ mod tests {
     fn every_flag_is_refused_by_its_name() {
         for flag in FLAGS {
             let text = match flag.takes {
-                Takes::Nothing => format!("--{}", flag.long),
+                Takes::Nothing => format!("--{}={}", flag.long, flag.usual != Some(true)),
                 Takes::Value => format!("--{}=x", flag.long),
             };
             let command = add_to(Command::new("build")).arg(Arg::new("context"));
             let matches = command.try_get_matches_from(["build", &text, "."]).expect("known, though hidden");
             let refusal = check(&matches).expect_err("refused").to_string();
             assert!(refusal.starts_with(&format!("--{}: ", flag.long)), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn asking_for_what_happens_anyway_is_fine() {
+        for text in ["--provenance=false", "--sbom=0", "--load=false", "--rm", "--rm=true", "--check=false"] {
+            let matches = add_to(Command::new("build")).try_get_matches_from(["build", text]).expect("known");
+            assert_eq!(check(&matches), Ok(()), "{text}");
+        }
+        for text in ["--provenance=mode=max", "--load", "--rm=false", "--rm=x", "--attest=false"] {
+            let matches = add_to(Command::new("build")).try_get_matches_from(["build", text]).expect("known");
+            assert!(check(&matches).is_err(), "{text}");
         }
     }
 }
