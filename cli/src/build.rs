@@ -66,16 +66,20 @@ pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Buil
     let Surroundings { events, cancel, .. } = surroundings;
     remove_iidfile(request)?;
     let parsed = parser::parse(&request.dockerfile.text);
+    // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
+    warn(&parsed.diagnostics, request, events);
     let Some(dockerfile) = parsed.dockerfile else {
         return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
     };
-    warn(&parsed.diagnostics, request, events);
     let store = Arc::new(Store::open(&request.root)?);
     let registry = Registry::new(registry_options(request))?;
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
     pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
     let resolver = ImageResolver::new(registry.clone());
     let planned = solver::plan::plan(&dockerfile, &plan_options(request), &resolver);
+    if let Err(PlanError::Dockerfile { diagnostics }) = &planned {
+        warn(diagnostics, request, events);
+    }
     let planned = planned.map_err(plan_failure)?;
     warn(&planned.warnings, request, events);
     let fetcher = Fetcher::new(Arc::clone(&store), registry);
