@@ -232,8 +232,8 @@ impl Snapshots {
     fn read_meta(&self, chain: &TreeDigest) -> Result<Option<Meta>, SnapshotError> {
         let directory = directory(self.store(), chain);
         let error = match Meta::read(&directory) {
-            Ok(meta) => return Ok(meta),
-            Err(error) => error,
+            Err(error) if meta::is_damage(&error) => error,
+            read => return read.map_err(SnapshotError::io("read", &directory)),
         };
         self.warn(format!("{} is damaged and will be made again: {error}", directory.display()));
         let discarded = self.store().temp_dir("damaged")?;

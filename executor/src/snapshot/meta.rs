@@ -9,6 +9,7 @@ use std::{
 };
 
 use oci::{ContentDigest, TreeDigest, tree::TIME_LIMIT};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::listing::Owners;
@@ -93,6 +94,14 @@ impl Meta {
     }
 }
 
+/// Whether an error of [`Meta::read`] says something about the file, and not about this process or this machine at
+/// the moment (out of descriptors, out of memory), for which no snapshot may be given up.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, UnexpectedEof};
+    let is_unreadable = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+    is_unreadable || matches!(error.kind(), InvalidData | UnexpectedEof | IsADirectory | NotADirectory)
+}
+
 /// Reads the contents that were brought with one layer.
 ///
 /// # Errors
@@ -156,6 +165,26 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_bad_file_is_damage() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for bad in ["", "{", "[1]", "{\"version\":99}", "\0\0\0\0"] {
+            fs::write(directory.path().join(META), bad).expect("it is written");
+            let error = Meta::read(directory.path()).expect_err(bad);
+            assert!(is_damage(&error), "{bad:?}: {error}");
+        }
+        for (errno, expected) in [
+            (Errno::IO, true),
+            (Errno::ISDIR, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOMEM, false),
+            (Errno::ACCESS, false),
+        ] {
+            assert_eq!(is_damage(&errno.into()), expected, "{errno}");
+        }
+    }
 
     #[test]
     fn a_stamp_is_later_than_the_one_before_even_if_the_clock_goes_back() {
