@@ -3,7 +3,10 @@
 use std::{
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The bodies of requests to paths with this word are left in the socket.
@@ -62,6 +65,8 @@ pub enum Reply {
     Bent(fn(&mut Headers, &mut Vec<u8>)),
     /// Silence until the client gives up.
     Stall,
+    /// The registry is no more after so many bytes of the body: this connection and all others end, and nobody listens.
+    Vanish(usize, Box<Reply>),
 }
 
 pub fn status(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
@@ -97,12 +102,14 @@ impl Server {
         let address = socket.local_addr().expect("bound").to_string();
         let rule: Arc<Rule> = Arc::new(rule(&address));
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (upstream, log) = (upstream.to_owned(), requests.clone());
+        let (upstream, log, gone) = (upstream.to_owned(), requests.clone(), Arc::new(AtomicBool::new(false)));
         std::thread::spawn(move || {
-            for connection in socket.incoming().map_while(Result::ok) {
+            let is_here = |_: &TcpStream| !gone.load(Ordering::SeqCst);
+            for connection in socket.incoming().map_while(Result::ok).take_while(is_here) {
                 let (rule, upstream, log) = (rule.clone(), upstream.clone(), log.clone());
+                let gone = gone.clone();
                 // What breaks on the way to the client is the client's to notice.
-                std::thread::spawn(move || drop(serve(connection, &upstream, &*rule, &log)));
+                std::thread::spawn(move || drop(serve(connection, &upstream, &*rule, &log, &gone)));
             }
         });
         Self { address, requests }
@@ -123,11 +130,29 @@ impl Server {
     }
 }
 
-fn serve(connection: TcpStream, upstream: &str, rule: &Rule, log: &Mutex<Vec<Request>>) -> io::Result<()> {
+fn serve(
+    connection: TcpStream,
+    upstream: &str,
+    rule: &Rule,
+    log: &Mutex<Vec<Request>>,
+    gone: &AtomicBool,
+) -> io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
     while let Some(request) = read_request(&mut reader)? {
+        if gone.load(Ordering::SeqCst) {
+            break;
+        }
         log.lock().expect("no test panics in it").push(request.clone());
-        if !answer(&connection, &request, rule(&request), upstream)? {
+        let reply = match rule(&request) {
+            Reply::Vanish(count, reply) => {
+                gone.store(true, Ordering::SeqCst);
+                // Whoever accepts connections must notice.
+                drop(TcpStream::connect(connection.local_addr()?));
+                Reply::Cut(count, reply)
+            }
+            reply => reply,
+        };
+        if !answer(&connection, &request, reply, upstream)? {
             break;
         }
     }
@@ -185,6 +210,7 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
                 connection.write_all(&[0; 64 << 10])?;
             }
         }
+        Reply::Vanish(..) => unreachable!("the server ends before it answers"),
         Reply::Stall => {
             // Nothing is sent, and nothing read: whatever else the client sends stays where it is.
             loop {
