@@ -52,6 +52,8 @@ pub struct Built {
 pub struct Surroundings {
     /// Whose ids this process has.
     pub rung: Rung,
+    /// What a person should know of the sandbox before a RUN step.
+    pub notes: Vec<String>,
     /// Takes what happens.
     pub events: Events,
     /// Stops everything.
@@ -169,9 +171,9 @@ fn executor_options(
         let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
         contexts.insert(name.to_owned(), ContextDirectory::new(path, ignore, ContextModes::Normalise)?);
     }
-    let Surroundings { rung, events, cancel } = surroundings;
-    let (events, cancel) = (Arc::clone(events), Arc::clone(cancel));
-    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, rung: *rung, events, cancel })
+    let Surroundings { rung, notes, events, cancel } = surroundings;
+    let (notes, events, cancel) = (notes.clone(), Arc::clone(events), Arc::clone(cancel));
+    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, rung: *rung, notes, events, cancel })
 }
 
 fn plan_failure(error: PlanError) -> Failure {

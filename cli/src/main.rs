@@ -154,9 +154,10 @@ fn run(request: &BuildRequest, entered: Entered) -> u8 {
             return fail(request, progress, &Failure::Start { what: "to watch for signals", source });
         }
     };
-    let notes = entered.notes.iter().chain(&request.notices);
-    notes.for_each(|note| events(Event::Warning(note.clone())));
-    let surroundings = Surroundings { rung: entered.rung, events, cancel };
+    request.notices.iter().for_each(|notice| events(Event::Warning(notice.clone())));
+    let is_quiet = request.progress == ProgressMode::Quiet;
+    let notes = if is_quiet { Vec::new() } else { entered.notes };
+    let surroundings = Surroundings { rung: entered.rung, notes, events, cancel };
     // A signal explains every failure that comes after it.
     let result = build::build(request, &surroundings)
         .map_err(|failure| watch.received().map(Failure::Stopped).unwrap_or(failure));

@@ -10,12 +10,12 @@ mod run;
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Executor, FailureKind, Input, Op, Step, StepFailure,
+    Cancel, Event, Executor, FailureKind, Input, Op, Step, StepFailure,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -39,6 +39,8 @@ pub struct ExecutorOptions {
     pub contexts: BTreeMap<String, ContextDirectory>,
     /// Whose ids this process has, from [`crate::sandbox::enter_builder`].
     pub rung: Rung,
+    /// What a person should know of the sandbox, told as warnings before the first RUN step.
+    pub notes: Vec<String>,
     /// Takes pulls and warnings.
     pub events: Events,
     /// Stops pulls; the same that the solver is given.
@@ -50,14 +52,24 @@ pub struct LocalExecutor {
     snapshots: Snapshots,
     contexts: Contexts,
     rung: Rung,
+    notes: Vec<String>,
+    notes_told: Once,
+    events: Events,
 }
 
 impl LocalExecutor {
     /// An executor; nothing is opened or started yet.
     pub fn new(options: ExecutorOptions) -> Self {
-        let ExecutorOptions { fetcher, contexts, rung, events, cancel } = options;
+        let ExecutorOptions { fetcher, contexts, rung, notes, events, cancel } = options;
         let contexts = Contexts::new(contexts, events.clone());
-        Self { snapshots: Snapshots::new(fetcher, rung.into(), events, cancel), contexts, rung }
+        let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
+        Self { snapshots, contexts, rung, notes, notes_told: Once::new(), events }
+    }
+
+    /// Tells the notes, once in its life.
+    fn tell_notes(&self) {
+        let tell = |note: &String| (self.events)(Event::Warning(note.clone()));
+        self.notes_told.call_once(|| self.notes.iter().for_each(tell));
     }
 
     /// The snapshots it works on.
@@ -151,7 +163,10 @@ impl Executor for LocalExecutor {
 
     fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
         match &step.vertex.op {
-            Op::Exec(exec) => self.run(&step, exec),
+            Op::Exec(exec) => {
+                self.tell_notes();
+                self.run(&step, exec)
+            }
             Op::Copy(copy) => self.copy(&step, copy),
             Op::MakeDir(make) => self.make_dir(&step, make),
             Op::Source(_) => Err(planner_mistake("a source is no step")),

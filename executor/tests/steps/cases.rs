@@ -8,7 +8,7 @@ use oci::{
 use rustix::fs::{AtFlags, OFlags};
 use solver::{FailureKind, Op, op::MakeDir};
 
-use crate::ground::{Base, FILE, Ground};
+use crate::ground::{Base, FILE, Ground, NOTE};
 
 /// A name and what it does.
 pub type Test = (&'static str, fn(&Ground));
@@ -24,6 +24,10 @@ pub const TESTS: &[Test] = &[
     ("a_base_with_devices", a_base_with_devices),
     ("whiteouts_of_a_base", whiteouts_of_a_base),
     ("directories_are_made_where_missing", directories_are_made_where_missing),
+    (
+        "notes_of_the_sandbox_are_told_once_and_by_run_only",
+        notes_of_the_sandbox_are_told_once_and_by_run_only,
+    ),
     ("context_changes_after_the_key_are_noticed", context_changes_after_the_key_are_noticed),
 ];
 
@@ -143,6 +147,18 @@ fn a_base_with_devices(ground: &Ground) {
     } else {
         assert!(found.is_err());
         assert!(warnings.iter().any(|text| text.contains("the first is null")), "{warnings:?}");
+    }
+}
+
+fn notes_of_the_sandbox_are_told_once_and_by_run_only(ground: &Ground) {
+    let base = base(ground, &[]);
+    let told = || ground.warnings().iter().filter(|text| *text == NOTE).count();
+    ground.put("file", "x");
+    ground.copy(&base, "file", "/", None).unwrap();
+    assert_eq!(told(), 0);
+    for command in ["true", "echo again"] {
+        ground.run(&base, command).unwrap();
+        assert_eq!(told(), 1);
     }
 }
 

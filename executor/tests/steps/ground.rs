@@ -25,6 +25,9 @@ use solver::{
 };
 use tempfile::TempDir;
 
+/// What the sandbox would have a person know.
+pub const NOTE: &str = "a note of the sandbox";
+
 /// The world of one test.
 pub struct Ground {
     /// Whose ids the builder has.
@@ -72,6 +75,7 @@ impl Ground {
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), directory)]),
             rung,
+            notes: vec![NOTE.to_owned()],
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),
         });
