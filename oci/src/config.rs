@@ -151,7 +151,8 @@ pub struct History {
 }
 
 impl ImageConfig {
-    /// The config of `scratch` for a platform: no layers, no history, the PATH that Docker gives.
+    /// A config that says nothing but the platform: no layers, no history, no environment. What `FROM scratch` begins with
+    /// (PATH, the working directory) is the planner's to add.
     pub fn empty(platform: &Platform) -> Self {
         Self {
             architecture: platform.architecture.clone(),

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Read},
+    io::{self, Read, Write},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     layer::BlobOrigin,
     layout::{self, LayoutError},
     registry::{Registry, RegistryError},
-    store::{Store, StoreError},
+    store::{BlobCopy, Store, StoreError},
     verify::Verified,
 };
 
@@ -82,6 +82,17 @@ impl Fetcher {
         self.open_origin(descriptor, origin).map_err(io::Error::other)
     }
 
+    /// The same for somebody who reads all of it: a blob of a registry is copied into the store on its way.
+    ///
+    /// # Errors
+    /// As those of [`Fetcher::open`].
+    pub fn arrive(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> io::Result<Arriving> {
+        let is_stored = self.store.has_blob(&descriptor.digest, descriptor.size);
+        let is_remote = matches!(origin, BlobOrigin::Registry(_)) && !is_stored;
+        let copy = is_remote.then(|| self.store.blob_copy()).transpose().map_err(io::Error::other)?;
+        Ok(Arriving::new(self.open(descriptor, origin)?, descriptor, copy))
+    }
+
     /// Makes sure the store holds a blob. Its bytes are verified when they are copied, not when they are there already.
     ///
     /// # Errors
@@ -121,11 +132,8 @@ impl Fetcher {
     }
 
     fn copy(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> Result<(), FetchError> {
-        let mut reader = self.open_origin(descriptor, origin)?;
-        let mut writer = self.store.blob_writer()?;
-        let copied = io::copy(&mut reader, &mut writer);
-        copied.map_err(|source| FetchError::Copy { digest: descriptor.digest, source })?;
-        Ok(writer.commit_as(&descriptor.digest, descriptor.size)?)
+        let copy = Some(self.store.blob_copy()?);
+        Arriving::new(self.open_origin(descriptor, origin)?, descriptor, copy).keep()
     }
 
     fn open_origin(
@@ -150,6 +158,50 @@ impl Fetcher {
         let file = self.store.open_blob(&descriptor.digest)?;
         let inner = Verified::new(file, descriptor);
         Ok(Box::new(Stored { inner, store: self.store.clone(), digest: descriptor.digest }))
+    }
+}
+
+/// A verified stream of a blob, and the copy of it that is to stay in the store, if there is one. The bytes are hashed
+/// once: what the verifying reader hands out is what is written. Dropped without [`Arriving::keep`], it leaves nothing.
+pub struct Arriving {
+    inner: Box<dyn Read + Send>,
+    copy: Option<BlobCopy>,
+    digest: Sha256Digest,
+    size: u64,
+}
+
+impl Arriving {
+    /// `inner` ends without an error only after all bytes of the blob, and only if they were the right ones.
+    fn new(inner: Box<dyn Read + Send>, descriptor: &Descriptor, copy: Option<BlobCopy>) -> Self {
+        Self { inner, copy, digest: descriptor.digest, size: descriptor.size }
+    }
+
+    /// Whether a copy will stay.
+    pub fn is_copied(&self) -> bool {
+        self.copy.is_some()
+    }
+
+    /// Reads what is left, which verifies the blob, and puts the copy in place.
+    ///
+    /// # Errors
+    /// [`FetchError::Copy`] or [`FetchError::Store`].
+    pub fn keep(mut self) -> Result<(), FetchError> {
+        let rest = io::copy(&mut self, &mut io::sink());
+        rest.map_err(|source| FetchError::Copy { digest: self.digest, source })?;
+        match self.copy {
+            Some(copy) => Ok(copy.commit_verified(&self.digest, self.size)?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if let Some(copy) = &mut self.copy {
+            copy.write_all(&buffer[..count])?;
+        }
+        Ok(count)
     }
 }
 
@@ -224,6 +276,30 @@ mod tests {
         fixture.fetcher.open(&descriptor, &origin).expect("stored").read_to_end(&mut bytes).expect("whole");
         assert_eq!(bytes, b"layer");
         assert!(fixture.fetcher.under_way().is_empty());
+    }
+
+    #[test]
+    fn what_was_read_of_a_blob_that_is_kept_is_not_lost_and_not_trusted() {
+        let fixture = fixture(&[(b"layer", b"layer"), (b"wrong", b"wr0ng"), (b"short", b"shor")]);
+        let (fetcher, origin) = (&fixture.fetcher, origin(fixture.layout.path()));
+        let arriving = |name: &[u8]| {
+            let copy = Some(fetcher.store.blob_copy().expect("a temporary"));
+            let descriptor = layer(name);
+            Arriving::new(fetcher.open_origin(&descriptor, &origin).expect("it is there"), &descriptor, copy)
+        };
+        let mut some = arriving(b"layer");
+        some.read_exact(&mut [0; 2]).expect("two bytes");
+        some.keep().expect("it reads the others");
+        let stored = fetcher.store.blob_path(&Sha256Digest::of(b"layer"));
+        assert_eq!(fs::read(stored).expect("stored"), b"layer");
+        for name in [b"wrong", b"short"] {
+            let mut bad = arriving(name);
+            bad.read_to_end(&mut Vec::new()).expect_err("not these bytes");
+            // Who does not look at that error does not get around it either.
+            assert!(matches!(bad.keep(), Err(FetchError::Copy { .. })));
+            assert!(!fetcher.store.has_blob(&Sha256Digest::of(name), 5));
+        }
+        assert!(!fetcher.arrive(&layer(b"layer"), &origin).expect("stored").is_copied());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 
+pub(crate) use self::blob::BlobCopy;
 use self::temp::Run;
 pub use self::{blob::BlobWriter, owner::Owner, temp::TempDir};
 use crate::digest::Sha256Digest;
@@ -91,17 +92,15 @@ pub enum StoreError {
         /// Which.
         digest: Sha256Digest,
     },
-    /// What was written is not what it was said to be.
-    #[error("expected blob {expected} of {expected_size} bytes, but got {found} of {found_size} bytes")]
-    WrongBlob {
-        /// The digest asked for.
-        expected: Sha256Digest,
-        /// The size asked for.
-        expected_size: u64,
-        /// The digest of what came.
-        found: Sha256Digest,
-        /// Its size.
-        found_size: u64,
+    /// Less or more was written than the blob has.
+    #[error("blob {digest} of {size} bytes was not stored: {found} bytes were written")]
+    IncompleteBlob {
+        /// Which blob.
+        digest: Sha256Digest,
+        /// How many bytes it has.
+        size: u64,
+        /// How many were written.
+        found: u64,
     },
 }
 
@@ -228,6 +227,14 @@ impl Store {
     /// [`StoreError::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
         BlobWriter::new(&self.run, &self.root.join("blobs/sha256"))
+    }
+
+    /// Starts a blob whose bytes are verified before they are written.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn blob_copy(&self) -> Result<BlobCopy, StoreError> {
+        BlobCopy::new(&self.run, &self.root.join("blobs/sha256"))
     }
 
     /// Writes a file: other processes see the old content or the new, never half of it. Missing directories on the way

@@ -1,11 +1,10 @@
 //! One layer of a base image: from wherever its blob is into a directory of temporaries.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use oci::{
-    BaseLayer, BlobOrigin, DiffId, MediaType,
-    fetch::Fetcher,
-    store::{BlobWriter, StoreError},
+    BaseLayer, DiffId, MediaType,
+    fetch::{FetchError, Fetcher},
 };
 use solver::{Cancel, Event};
 
@@ -41,9 +40,9 @@ pub enum PullError {
         /// Of the bytes.
         found: DiffId,
     },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    /// The copy of its blob cannot be put into the store.
+    #[error("cannot keep the blob")]
+    Keep(#[source] FetchError),
 }
 
 /// Unpacks a layer while it is downloaded. A blob that comes from a registry is kept in the store, since an export to
@@ -59,26 +58,21 @@ pub(super) fn pull(
     if descriptor.media_type.layer_compression().is_none() {
         return Err(PullError::MediaType(descriptor.media_type.clone()));
     }
-    let is_stored = fetcher.store().has_blob(&descriptor.digest, descriptor.size);
-    let is_remote = matches!(layer.origin, BlobOrigin::Registry(_)) && !is_stored;
-    let mut copy = if is_remote { Some(fetcher.store().blob_writer()?) } else { None };
-    let blob = fetcher.open(descriptor, &layer.origin).map_err(PullError::Open)?;
-    let task = format!("{} {:.19}", if is_remote { "pull" } else { "unpack" }, descriptor.digest.to_string());
-    let blob = Watched { blob, copy: copy.as_mut(), task, done: 0, told: 0, total: descriptor.size, events };
-    let Streamed { consumed, diff_id } = decompress(blob, cancel, |stream| unpack(stream, target))??;
+    let mut blob = fetcher.arrive(descriptor, &layer.origin).map_err(PullError::Open)?;
+    let verb = if blob.is_copied() { "pull" } else { "unpack" };
+    let task = format!("{verb} {:.19}", descriptor.digest.to_string());
+    let watched = Watched { blob: &mut blob, task, done: 0, told: 0, total: descriptor.size, events };
+    let Streamed { consumed, diff_id } = decompress(watched, cancel, |stream| unpack(stream, target))??;
     if diff_id != layer.diff_id {
         return Err(PullError::DiffId { expected: layer.diff_id, found: diff_id });
     }
-    if let Some(copy) = copy {
-        copy.commit_as(&descriptor.digest, descriptor.size)?;
-    }
+    blob.keep().map_err(PullError::Keep)?;
     Ok(consumed)
 }
 
-/// A blob on its way: counted, and copied if it is to be kept.
+/// A blob on its way, counted.
 struct Watched<'a, R> {
     blob: R,
-    copy: Option<&'a mut BlobWriter>,
     task: String,
     done: u64,
     told: u64,
@@ -89,9 +83,6 @@ struct Watched<'a, R> {
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.blob.read(buffer)?;
-        if let Some(copy) = &mut self.copy {
-            copy.write_all(&buffer[..count])?;
-        }
         self.done += count as u64;
         let is_news = self.done >= self.told + PROGRESS_STEP || self.done == self.total;
         if is_news && count > 0 {

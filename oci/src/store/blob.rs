@@ -16,10 +16,17 @@ const BUFFER: usize = 128 << 10;
 /// A blob being written; it is hashed on the way. Dropped without a commit, it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
+    copy: BlobCopy,
+    hash: Sha256Hasher,
+}
+
+/// A blob being written by somebody who knows its digest, since what he writes has been verified on its way to him.
+/// Dropped without a commit, it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct BlobCopy {
     file: BufWriter<File>,
     temporary: Temporary,
     blobs: PathBuf,
-    hash: Sha256Hasher,
     size: u64,
     /// Keeps the directory of the temporary from being swept.
     _run: Arc<Run>,
@@ -38,55 +45,66 @@ impl Drop for Temporary {
 
 impl BlobWriter {
     pub(super) fn new(run: &Arc<Run>, blobs: &Path) -> Result<Self, StoreError> {
-        let path = run.new_path("blob");
-        let file = create_new(&path).map_err(StoreError::io("create", &path))?;
-        Ok(Self {
-            file: BufWriter::with_capacity(BUFFER, file),
-            temporary: Temporary(path),
-            blobs: blobs.to_owned(),
-            hash: Sha256Hasher::default(),
-            size: 0,
-            _run: run.clone(),
-        })
+        Ok(Self { copy: BlobCopy::new(run, blobs)?, hash: Sha256Hasher::default() })
     }
 
     /// Puts the blob in place under the digest of what was written, and tells digest and size.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn commit(mut self) -> Result<(Sha256Digest, u64), StoreError> {
-        let found = (self.digest(), self.size);
-        self.place(&found.0)?;
+    pub fn commit(self) -> Result<(Sha256Digest, u64), StoreError> {
+        let found = (self.hash.finish(), self.copy.size);
+        self.copy.place(&found.0)?;
         Ok(found)
     }
+}
 
-    /// Puts the blob in place if it is the expected one.
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.copy.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.copy.flush()
+    }
+}
+
+impl BlobCopy {
+    pub(super) fn new(run: &Arc<Run>, blobs: &Path) -> Result<Self, StoreError> {
+        let path = run.new_path("blob");
+        let file = create_new(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Self {
+            file: BufWriter::with_capacity(BUFFER, file),
+            temporary: Temporary(path),
+            blobs: blobs.to_owned(),
+            size: 0,
+            _run: run.clone(),
+        })
+    }
+
+    /// Puts the blob in place if all of it has been written.
     ///
     /// # Errors
-    /// [`StoreError::WrongBlob`], or [`StoreError::Io`].
-    pub fn commit_as(mut self, digest: &Sha256Digest, size: u64) -> Result<(), StoreError> {
-        let (found, found_size) = (self.digest(), self.size);
-        if (found, found_size) != (*digest, size) {
-            return Err(StoreError::WrongBlob { expected: *digest, expected_size: size, found, found_size });
+    /// [`StoreError::IncompleteBlob`], or [`StoreError::Io`].
+    pub(crate) fn commit_verified(self, digest: &Sha256Digest, size: u64) -> Result<(), StoreError> {
+        if self.size != size {
+            return Err(StoreError::IncompleteBlob { digest: *digest, size, found: self.size });
         }
         self.place(digest)
     }
 
-    fn digest(&self) -> Sha256Digest {
-        self.hash.clone().finish()
-    }
-
-    fn place(&mut self, digest: &Sha256Digest) -> Result<(), StoreError> {
+    fn place(mut self, digest: &Sha256Digest) -> Result<(), StoreError> {
         let target = self.blobs.join(digest.hex());
         self.file.flush().map_err(StoreError::io("write", &target))?;
         fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))
     }
 }
 
-impl Write for BlobWriter {
+impl Write for BlobCopy {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.update(&bytes[..written]);
         self.size += written as u64;
         Ok(written)
     }
