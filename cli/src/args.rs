@@ -73,7 +73,8 @@ Outputs (-o, repeatable; without one the result stays in the store):
   type=local,dest=DIR                      the root file system as a directory
   DIR                                      short for type=local,dest=DIR
   -                                        short for type=tar,dest=-
-  Images also take compression=gzip|uncompressed; values with a comma are quoted: 'type=oci,\"name=a,b\"'.
+  Images also take compression=gzip|uncompressed.
+  A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
 
 Named contexts (--build-context NAME=SOURCE) stand for an image or stage NAME:
   DIR                                      a directory
@@ -83,15 +84,24 @@ Named contexts (--build-context NAME=SOURCE) stand for an image or stage NAME:
 
 Environment:
   LAYERWRIGHT_ROOT         the store, where --root is not given
-  SOURCE_DATE_EPOCH        sets the build argument of that name, and with it every time in the image
+  SOURCE_DATE_EPOCH        sets the build argument of that name, and with it the times in the image
   BUILDKIT_PROGRESS        sets --progress
   DOCKER_DEFAULT_PLATFORM  sets --platform
   DOCKER_CONFIG            directory of Docker's config.json, for registry credentials
+  REGISTRY_AUTH_FILE       Podman's file of registry credentials
   NO_COLOR                 no colours
 
+The other flags of docker buildx build are refused by name, unless they ask for what is done in
+any case: --provenance=false and --sbom=false (no attestations are made), --load=false, --rm.
+
 Exit codes:
-  0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or network, 4 store, disk or sandbox,
-  130 and 143 stopped by SIGINT and SIGTERM, 255 a bug in layerwright";
+  0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or network,
+  4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM, 255 a bug in layerwright";
+
+const INPUT: &str = "What is built";
+const RESULT: &str = "What becomes of it";
+const STEPS: &str = "How steps run";
+const MACHINE: &str = "This run";
 
 /// `layerwright build`
 #[derive(Debug, Args)]
@@ -101,92 +111,98 @@ pub struct BuildArgs {
     #[arg(value_name = "CONTEXT")]
     pub context: String,
 
-    /// Dockerfile to build, - for standard input [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "FILE")]
+    /// Dockerfile, - for standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", help_heading = INPUT)]
     pub file: Option<String>,
 
-    /// Name of the image, with an optional tag (repeatable)
-    #[arg(short, long = "tag", value_name = "REF", value_parser = tag)]
-    pub tags: Vec<Reference>,
+    /// Use something else for image or stage NAME (repeatable)
+    #[arg(long = "build-context", value_name = "NAME=SOURCE", help_heading = INPUT)]
+    pub contexts: Vec<NamedContextSpec>,
 
-    /// Set a build argument; K alone takes it from the environment (repeatable)
-    #[arg(long = "build-arg", value_name = "K=V")]
+    /// Set a build argument; K alone takes $K's value (repeatable)
+    #[arg(long = "build-arg", value_name = "K=V", help_heading = INPUT)]
     pub build_args: Vec<String>,
 
     /// Stage to build [default: the last one]
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", help_heading = INPUT)]
     pub target: Option<String>,
 
-    /// Add a label to the image (repeatable)
-    #[arg(long = "label", value_name = "K=V")]
-    pub labels: Vec<String>,
-
     /// Platform to build for [default: this machine's]
-    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',', help_heading = INPUT)]
     pub platforms: Vec<Platform>,
 
-    /// Use something else for image or stage NAME (repeatable)
-    #[arg(long = "build-context", value_name = "NAME=SOURCE")]
-    pub contexts: Vec<NamedContextSpec>,
+    /// Nothing: registries are asked for every base image anyway
+    #[arg(help_heading = INPUT)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub pull: bool,
+
+    /// Name of the image, with an optional tag (repeatable)
+    #[arg(short, long = "tag", value_name = "REF", value_parser = tag, help_heading = RESULT)]
+    pub tags: Vec<Reference>,
+
+    /// Add a label to the image (repeatable)
+    #[arg(long = "label", value_name = "K=V", help_heading = RESULT)]
+    pub labels: Vec<String>,
+
+    /// Times of files: auto (reproducible) or preserve (as Docker)
+    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = timestamps)]
+    #[arg(help_heading = RESULT)]
+    pub timestamps: Timestamps,
+
+    /// Where the result goes (repeatable; see below)
+    #[arg(short, long = "output", value_name = "SPEC", help_heading = RESULT)]
+    pub outputs: Vec<OutputSpec>,
+
+    /// Push to every -t: short for -o type=registry
+    #[arg(help_heading = RESULT)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub push: bool,
+
+    /// Write the image ID, the digest of its config, to a file
+    #[arg(long, value_name = "FILE", help_heading = RESULT)]
+    pub iidfile: Option<PathBuf>,
+
+    /// Write digests, descriptor and names as JSON to a file
+    #[arg(long, value_name = "FILE", help_heading = RESULT)]
+    pub metadata_file: Option<PathBuf>,
 
     /// Take no step from the cache
+    #[arg(help_heading = STEPS)]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
     pub no_cache: bool,
 
     /// Take no step of this stage from the cache (repeatable)
-    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = STEPS)]
     pub no_cache_filter: Vec<String>,
-
-    /// Ask the registry for every base image (it is asked in any case)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
-    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
-    pub pull: bool,
-
-    /// Where the result goes (repeatable; see below)
-    #[arg(short, long = "output", value_name = "SPEC")]
-    pub outputs: Vec<OutputSpec>,
-
-    /// Push to every -t: short for -o type=registry
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
-    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
-    pub push: bool,
 
     /// Network of RUN steps: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, value_parser = network)]
+    #[arg(help_heading = STEPS)]
     pub network: Network,
 
-    /// Progress on standard error: auto, tty, plain, json or quiet
-    #[arg(long, value_name = "MODE")]
+    /// Steps that run at the same time [default: one for each CPU]
+    #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]
+    pub jobs: Option<NonZeroUsize>,
+
+    /// On standard error: auto, tty, plain, json or quiet
+    #[arg(long, value_name = "MODE", help_heading = MACHINE)]
     pub progress: Option<ProgressMode>,
 
-    /// Print nothing but the digest of the result: short for --progress quiet
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    /// Print the manifest's digest only: implies --progress quiet
+    #[arg(short, help_heading = MACHINE)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
     pub quiet: bool,
 
-    /// Write the image ID (the digest of its config) to a file
-    #[arg(long, value_name = "FILE")]
-    pub iidfile: Option<PathBuf>,
-
-    /// Write digests, descriptor and names of the result to a file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub metadata_file: Option<PathBuf>,
-
     /// Directory of the store [default: $XDG_DATA_HOME/layerwright]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = MACHINE)]
     pub root: Option<PathBuf>,
 
-    /// How many steps run at the same time [default: one for each CPU]
-    #[arg(long, value_name = "N", value_parser = jobs)]
-    pub jobs: Option<NonZeroUsize>,
-
-    /// File times in layers: auto is reproducible, preserve keeps them as Docker does
-    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = timestamps)]
-    pub timestamps: Timestamps,
-
-    /// Talk plain HTTP to this registry, or do not verify its certificate (repeatable)
-    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    /// HOST[:PORT] to talk to in HTTP or unverified (repeatable)
+    #[arg(long = "insecure-registry", value_name = "HOST", help_heading = MACHINE)]
     pub insecure_registries: Vec<String>,
 }
 
@@ -330,13 +346,24 @@ mod tests {
 
     #[test]
     fn every_flag_is_one_line_of_the_help() {
-        let mut command = command().term_width(160);
+        let mut command = command().term_width(100);
+        command.build();
         let build = command.find_subcommand_mut("build").expect("there is one");
-        let help = build.clone().term_width(160).render_help().to_string();
-        let lines = help.lines().map(str::trim_start).take_while(|line| !line.starts_with("Outputs"));
-        let flags: Vec<&str> = lines.filter(|line| line.starts_with('-')).collect();
-        assert!(flags.len() > 20, "{help}");
-        assert!(flags.iter().all(|line| line.contains("  ")), "{help}");
+        let help = build.render_help().to_string();
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        let lines: Vec<&str> = help.lines().map(str::trim_start).collect();
+        let shown = build.get_arguments().filter(|arg| !arg.is_hide_set() && !arg.is_positional());
+        for arg in shown {
+            let flag = format!("--{}", arg.get_long().expect("flags have long names"));
+            let line = lines.iter().find(|line| line.starts_with('-') && names(line, &flag));
+            let text = line.unwrap_or_else(|| panic!("{flag} is not there\n{help}"));
+            assert!(text.ends_with(&arg.get_help().expect("told").to_string()), "{text}\n{help}");
+        }
         assert!(!help.contains("--secret"), "{help}");
+    }
+
+    /// Whether a line of the help is about a flag.
+    fn names(line: &str, flag: &str) -> bool {
+        line.split([' ', '[']).take(2).any(|word| word == flag)
     }
 }
