@@ -13,7 +13,7 @@ use exporter::{
     outputs::file::write_file,
 };
 use oci::{
-    Platform, Sha256Digest,
+    Platform, Reference, Sha256Digest,
     fetch::Fetcher,
     registry::{Registry, RegistryOptions},
     store::Store,
@@ -271,11 +271,21 @@ fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Fa
     let write = |path: &Path, bytes: &[u8]| {
         write_file(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
     };
-    if let (Some(path), [image, ..]) = (&request.iidfile, &assembled.images[..]) {
-        write(path, image.config.digest.to_string().as_bytes())?;
+    if let Some(path) = &request.iidfile {
+        // As buildx has it: an index has no config, and stands for itself.
+        let id = match &assembled.images[..] {
+            [image] => image.config.digest,
+            _ => assembled.root.digest,
+        };
+        write(path, id.to_string().as_bytes())?;
     }
     if let Some(path) = &request.metadata_file {
-        let names: Vec<_> = request.outputs.iter().flat_map(Output::names).cloned().collect();
+        let mut names: Vec<Reference> = Vec::new();
+        for name in request.outputs.iter().flat_map(Output::names) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
         let text = serde_json::to_string_pretty(&exporter::metadata(assembled, &names));
         write(path, text.expect("plain data with string keys").as_bytes())?;
     }

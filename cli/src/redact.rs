@@ -1,15 +1,21 @@
 //! Takes credentials out of text that people or log collectors will read.
 //!
-//! A URL may carry them as `scheme://user:password@host`; the part before the `@` becomes `***`. Every message,
-//! label and task name passes through here at the rim, so that no part of the builder has to think of it (R27).
+//! A URL may carry them as `scheme://user:password@host`, and somebody who means a registry may write
+//! `user:password@host/image`; the part before the `@` becomes `***`. Every message, label and task name passes through
+//! here at the rim, so that no part of the builder has to think of it (R27).
 
 use std::borrow::Cow;
 
-/// The text with the user information of every URL in it replaced by `***`.
+/// The text with the user information of every URL in it, and of what looks like one without its scheme, replaced by
+/// `***`.
 pub fn redact(text: &str) -> Cow<'_, str> {
-    if !text.contains("://") {
-        return Cow::Borrowed(text);
+    match text.contains('@') {
+        true => Cow::Owned(without_scheme(&with_scheme(text))),
+        false => Cow::Borrowed(text),
     }
+}
+
+fn with_scheme(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(scheme_end) = rest.find("://") {
@@ -20,8 +26,26 @@ pub fn redact(text: &str) -> Cow<'_, str> {
             clean.push_str("***@");
         }
     }
-    clean.push_str(rest);
-    Cow::Owned(clean)
+    clean + rest
+}
+
+fn without_scheme(text: &str) -> String {
+    let ends = |c: char| {
+        matches!(c, '/' | '=' | ',' | '"' | '\'' | '`' | '<' | '>' | '(' | ')') || c.is_whitespace()
+    };
+    let hidden = |word: &str| match word.rsplit_once('@') {
+        Some((user, host)) if is_name_and_password(user, host) => format!("***@{host}"),
+        _ => word.to_owned(),
+    };
+    text.split_inclusive(ends).map(hidden).collect()
+}
+
+/// Whether `user@host` carries a password, and is neither an image with tag and digest nor an address of mail.
+fn is_name_and_password(user: &str, host: &str) -> bool {
+    let is_digest = host.starts_with("sha256") || host.starts_with("sha512");
+    let is_host = host.starts_with(|first: char| first.is_alphanumeric() || first == '[');
+    let has_both = |(name, password): (&str, &str)| !matches!(name, "" | "mailto") && !password.is_empty();
+    is_host && !is_digest && user.split_once(':').is_some_and(has_both)
 }
 
 /// Length of `user:password@` at the start of what follows `://`; 0 where there is none.
@@ -45,6 +69,13 @@ mod tests {
             ("\"http://tok@h\", ssh://git@h/x", "\"http://***@h\", ssh://***@h/x"),
             ("https://a:p@ss@host", "https://***@host"),
             ("proxy=http://u:p@proxy:3128", "proxy=http://***@proxy:3128"),
+            ("invalid value 'me:secret@h/x'", "invalid value '***@h/x'"),
+            ("FROM me:s@cret@h/x AS y@z", "FROM ***@h/x AS y@z"),
+            ("x=https://me:secret@h/y a:b@h", "x=https://***@h/y ***@h"),
+            (
+                "h:5000/debian:12@sha256:abc, git@h:x, mailto:me@h, @",
+                "h:5000/debian:12@sha256:abc, git@h:x, mailto:me@h, @",
+            ),
         ] {
             assert_eq!(redact(text), want);
         }

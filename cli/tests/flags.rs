@@ -86,6 +86,9 @@ fn quiet_prints_the_digest_that_all_outputs_and_files_have() {
     assert_eq!(meta["containerimage.digest"], digest.trim_end());
     assert_eq!(meta["containerimage.config.digest"], site.read("iid"));
     assert_eq!(meta["image.name"], "docker.io/me/app:1");
+    site.build(&format!("{flags} -t me/other:2 -o type=oci,dest=@/archive.tar -o @/files"));
+    let meta: Value = serde_json::from_str(&site.read("meta")).expect("JSON");
+    assert_eq!(meta["image.name"], "docker.io/me/app:1,docker.io/me/other:2", "each name once");
     assert_eq!(text(&site.build("-q").stdout), digest, "no output gives the same digest");
 }
 
@@ -97,6 +100,30 @@ fn a_build_that_fails_takes_the_old_image_id_away() {
         site.command("-q --iidfile @/iid --target none").arg(site.path("context")).output().expect("it runs");
     assert_eq!(failed.status.code(), Some(2));
     assert!(!site.path("iid").exists());
+}
+
+#[test]
+fn passwords_are_told_nowhere() {
+    let site = Site::new();
+    for flags in [
+        "-t me:hunter2@h/x",
+        "-t https://me:hunter2@h/x",
+        "-o type=registry,name=me:hunter2@h/x",
+        "--build-context one=docker-image://me:hunter2@h/x",
+        "--build-context one=https://me:hunter2@h/x.tar",
+        "--build-context me:hunter2@h=.",
+        "-f https://me:hunter2@h/Dockerfile",
+        "--build-arg BASE=me:hunter2@h/x",
+        "--build-arg BASE=https://me:hunter2@127.0.0.1:1/x",
+        "--progress json --build-arg BASE=https://me:hunter2@127.0.0.1:1/x",
+        "--platform me:hunter2@h",
+    ] {
+        let mut command = site.command("");
+        let failed = command.args(flags.split(' ')).arg(site.path("context")).output().expect("it runs");
+        let told = text(&failed.stderr) + &text(&failed.stdout);
+        assert_eq!(failed.status.code(), Some(2), "{flags}: {told}");
+        assert!(!told.is_empty() && !told.contains("hunter2"), "{flags}: {told}");
+    }
 }
 
 #[test]
