@@ -178,6 +178,7 @@ fn export_code(error: &ExportError) -> u8 {
         | ExportError::NoName
         | ExportError::NameWithDigest(_)
         | ExportError::SameTag(..)
+        | ExportError::NoPlace { .. }
         | ExportError::NotALayout(_) => USAGE,
         ExportError::Push { .. } | ExportError::Vanished { .. } => REGISTRY,
         other if caused_by_registry(other) => REGISTRY,
@@ -198,17 +199,23 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
 }
 
-/// An error and what caused it, in one line; a cause that its effect has told already is not repeated.
+/// An error and what caused it, in one line; a cause that its effect has told already is not repeated. What registries
+/// and images have put into it cannot control a terminal.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = harmless(&error.to_string());
     for error in std::iter::successors(cause(error), |error| cause(*error)) {
-        let message = error.to_string();
+        let message = harmless(&error.to_string());
         if !text.contains(&message) {
             text.push_str(": ");
             text.push_str(&message);
         }
     }
     text
+}
+
+/// The text without control characters.
+pub fn harmless(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
 #[cfg(test)]
@@ -227,6 +234,13 @@ mod tests {
         };
         assert_eq!(chain(&failure), "cannot read layer: disk on fire");
         assert_eq!(failure.exit_code(), 4);
+    }
+
+    #[test]
+    fn what_an_image_says_does_not_control_the_terminal() {
+        let read = io::Error::other("media type \x1b]0;x\x07 is\nnot \u{9b}2Jknown\r");
+        let failure = StepFailure::caused(FailureKind::Machine, "\x1b[2Jlayer", read);
+        assert_eq!(chain(&failure), " [2Jlayer: media type  ]0;x  is\nnot  2Jknown ");
     }
 
     #[test]

@@ -222,6 +222,16 @@ pub enum RequestError {
     /// Outputs that cannot be made.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// A file beside the result that cannot be written.
+    #[error("--{flag} {}: {reason}", path.display())]
+    NoPlace {
+        /// The flag.
+        flag: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// What is in the way.
+        reason: &'static str,
+    },
     /// No directory for the store.
     #[error("no place for the store: set --root or LAYERWRIGHT_ROOT, or HOME")]
     NoRoot,
@@ -241,6 +251,8 @@ pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildR
     let progress = progress(&args, environment)?;
     let outputs = outputs::resolve(&args.outputs, &args.tags, args.push);
     outputs::check(&outputs, progress)?;
+    check_place("iidfile", args.iidfile.as_deref())?;
+    check_place("metadata-file", args.metadata_file.as_deref())?;
     let mut notices = Vec::new();
     if args.outputs.is_empty() && !args.push {
         notices.push(NO_OUTPUT.to_owned());
@@ -271,6 +283,15 @@ pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildR
 
 const NO_OUTPUT: &str = "no output was asked for: the result stays in the store. Use --push to push it to its -t \
                          names, or -o type=oci,dest=FILE to write it";
+
+/// Refuses at once what would fail when all is built.
+fn check_place(flag: &'static str, path: Option<&Path>) -> Result<(), RequestError> {
+    let obstacle = |path: &Path| {
+        let reason = exporter::outputs::file::obstacle(path)?;
+        Some(RequestError::NoPlace { flag, path: path.to_owned(), reason })
+    };
+    path.and_then(obstacle).map_or(Ok(()), Err)
+}
 
 fn directory(path: &Path) -> Result<PathBuf, RequestError> {
     let read_error = |source| RequestError::Read { what: "context", path: path.to_owned(), source };

@@ -103,6 +103,26 @@ fn a_build_that_fails_takes_the_old_image_id_away() {
 }
 
 #[test]
+fn what_could_not_be_written_is_refused_before_the_build() {
+    let site = Site::new();
+    for (flags, want) in [
+        ("--iidfile @/none/x", "--iidfile @/none/x: its directory does not exist"),
+        ("--metadata-file @/context", "--metadata-file @/context: it is a directory"),
+        ("-o type=oci,dest=@/none/x.tar", "cannot write @/none/x.tar: its directory does not exist"),
+        ("-o @/context/a.txt", "cannot write @/context/a.txt: it is not a directory"),
+        ("-o type=tar,dest=@/context", "cannot write @/context: it is a directory"),
+    ] {
+        let failed = site.command(flags).arg(site.path("context")).output().expect("it runs");
+        let want = want.replace('@', &site.0.path().display().to_string());
+        assert_eq!(text(&failed.stderr), format!("error: {want}\n"));
+        assert_eq!(failed.status.code(), Some(2));
+        assert!(!site.path("root").exists(), "nothing was begun");
+    }
+    let relative = site.command("-q --iidfile iid").arg("context").current_dir(site.0.path()).output();
+    assert!(relative.expect("it runs").status.success() && site.path("iid").exists());
+}
+
+#[test]
 fn passwords_are_told_nowhere() {
     let site = Site::new();
     for flags in [

@@ -10,7 +10,7 @@ use std::{
 use solver::{Event, VertexId};
 
 use super::{spool::Spool, text};
-use crate::redact::redact;
+use crate::{failure::harmless, redact::redact};
 
 /// How many of its last lines are kept of a step that runs or has failed.
 pub const TAIL_LINES: usize = 200;
@@ -191,7 +191,7 @@ impl Board {
                 let task = self.task(at, name);
                 task.took.get_or_insert(at.saturating_sub(task.since));
             }
-            Event::Warning(text) => self.warnings.push(redact(text).into_owned()),
+            Event::Warning(text) => self.warnings.push(harmless(&redact(text))),
         }
     }
 

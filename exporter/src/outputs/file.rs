@@ -103,6 +103,17 @@ pub fn replace(
     rename(parent, &temporary, name)
 }
 
+/// Why no file can appear at a path, as far as that can be seen before there is one: a long build should not end with it.
+pub fn obstacle(path: &Path) -> Option<&'static str> {
+    // The parent of a bare name is the empty path, which stands for the working directory.
+    let parent = path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
+    match parent {
+        _ if path.is_dir() => Some("it is a directory"),
+        Some(parent) if parent.is_dir() => None,
+        _ => Some("its directory does not exist"),
+    }
+}
+
 /// Writes a whole file.
 ///
 /// # Errors

@@ -133,6 +133,14 @@ pub enum ExportError {
     /// Two names would be the same tag of an OCI layout.
     #[error("cannot write both {0} and {1} to one OCI layout: its tags hold no repository")]
     SameTag(Box<Reference>, Box<Reference>),
+    /// A file cannot appear there.
+    #[error("cannot write {}: {reason}", path.display())]
+    NoPlace {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is in the way.
+        reason: &'static str,
+    },
     /// The directory holds something else.
     #[error("{} is neither empty nor an OCI layout", .0.display())]
     NotALayout(PathBuf),
@@ -198,8 +206,8 @@ pub enum ExportError {
 /// Refuses, before the first step of a build, what an output cannot do. Nothing is written or sent.
 ///
 /// # Errors
-/// [`ExportError::Unsupported`], [`ExportError::NoName`], [`ExportError::NameWithDigest`], [`ExportError::SameTag`] or
-/// [`ExportError::NotALayout`].
+/// [`ExportError::Unsupported`], [`ExportError::NoName`], [`ExportError::NameWithDigest`], [`ExportError::SameTag`],
+/// [`ExportError::NoPlace`] or [`ExportError::NotALayout`].
 pub fn check(output: &Output) -> Result<(), ExportError> {
     match output {
         Output::Image(ImageOutput::ImageStore) => Err(ExportError::Unsupported(
@@ -218,7 +226,10 @@ pub fn check(output: &Output) -> Result<(), ExportError> {
             check_destination(destination)
         }
         Output::Files(FilesOutput::Tar(destination)) => check_destination(destination),
-        Output::Files(FilesOutput::Local(_)) => Ok(()),
+        Output::Files(FilesOutput::Local(directory)) => match directory.is_dir() || !directory.exists() {
+            true => Ok(()),
+            false => Err(ExportError::NoPlace { path: directory.clone(), reason: "it is not a directory" }),
+        },
     }
 }
 
@@ -230,10 +241,15 @@ fn check_names(names: &[Reference]) -> Result<(), ExportError> {
 }
 
 fn check_destination(destination: &Destination) -> Result<(), ExportError> {
-    let to_terminal = *destination == Destination::Stdout && io::stdout().is_terminal();
-    match to_terminal {
-        true => Err(ExportError::Unsupported("refusing to write a tar to a terminal: give dest=FILE")),
-        false => Ok(()),
+    match destination {
+        Destination::Stdout if io::stdout().is_terminal() => {
+            Err(ExportError::Unsupported("refusing to write a tar to a terminal: give dest=FILE"))
+        }
+        Destination::Stdout => Ok(()),
+        Destination::File(path) => match file::obstacle(path) {
+            Some(reason) => Err(ExportError::NoPlace { path: path.clone(), reason }),
+            None => Ok(()),
+        },
     }
 }
 
