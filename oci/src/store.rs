@@ -211,16 +211,6 @@ impl Store {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
-    /// Stores bytes that are in memory. A blob of the same digest is replaced, which mends it where it was damaged.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn put_blob(&self, bytes: &[u8]) -> Result<Sha256Digest, StoreError> {
-        let digest = Sha256Digest::of(bytes);
-        self.write_atomic(&self.blob_path(&digest), bytes)?;
-        Ok(digest)
-    }
-
     /// Starts a blob whose bytes come one after the other.
     ///
     /// # Errors

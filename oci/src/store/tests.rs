@@ -77,7 +77,9 @@ fn two_handles_share_blobs_and_sweep_nothing_of_each_other() {
     let three = open(root.path());
     assert!(temp.path().exists());
 
-    let digest = one.put_blob(b"content").expect("stored");
+    let mut writer = one.blob_writer().expect("a temporary");
+    writer.write_all(b"content").expect("room");
+    let (digest, _) = writer.commit().expect("stored");
     assert!(two.has_blob(&digest, 7) && !two.has_blob(&digest, 8));
     assert_eq!(fs::read(three.blob_path(&digest)).expect("there"), b"content");
     let missing = Sha256Digest::of(b"missing");
