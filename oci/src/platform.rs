@@ -26,8 +26,73 @@ pub struct Platform {
 
 /// A platform's text that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid platform {0:?}: expected os/arch or os/arch/variant, for example linux/amd64")]
-pub struct PlatformError(pub String);
+pub enum PlatformError {
+    /// No text of a platform.
+    #[error("invalid platform {0:?}: expected os/arch or os/arch/variant, for example linux/amd64")]
+    Form(String),
+    /// A lone word that is neither a system nor an architecture.
+    #[error(
+        "invalid platform {0:?}: no operating system or architecture has that name; the architectures are {arches}",
+        arches = ARCHITECTURES.join(", ")
+    )]
+    Word(String),
+    /// A system that Go knows nothing of.
+    #[error("invalid platform {0:?}: its operating system is unknown; there are {systems}", systems = SYSTEMS.join(", "))]
+    System(String),
+    /// An architecture that Go knows nothing of.
+    #[error("invalid platform {0:?}: its architecture is unknown; there are {arches}", arches = ARCHITECTURES.join(", "))]
+    Architecture(String),
+}
+
+/// The operating systems that image-spec takes from Go (its `GOOS`), as containerd's parser knows them.
+const SYSTEMS: [&str; 18] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+    "windows",
+    "zos",
+];
+
+/// The architectures that image-spec takes from Go (its `GOARCH`), as containerd's parser knows them.
+const ARCHITECTURES: [&str; 24] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
 
 impl Platform {
     /// The platform this binary was compiled for: what a build makes when nothing else is asked for.
@@ -74,7 +139,7 @@ impl FromStr for Platform {
     type Err = PlatformError;
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let bad = || PlatformError(text.to_owned());
+        let bad = || PlatformError::Form(text.to_owned());
         let valid = |part: &&str| {
             !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
         };
@@ -82,15 +147,24 @@ impl FromStr for Platform {
         if !parts.iter().all(valid) {
             return Err(bad());
         }
-        match parts[..] {
-            ["local"] => Ok(Self::host()),
-            [os @ ("linux" | "windows" | "darwin" | "freebsd")] => {
-                Ok(Self { os: os.to_owned(), ..Self::host() })
+        let platform = match parts[..] {
+            ["local"] => return Ok(Self::host()),
+            [word] => {
+                let system = Self { architecture: Self::host().architecture, ..Self::new(word, "", None) };
+                let known = SYSTEMS.contains(&system.os.as_str());
+                if known { system } else { Self::new("linux", word, None) }
             }
-            [architecture] => Ok(Self::new("linux", architecture, None)),
-            [os, architecture] => Ok(Self::new(os, architecture, None)),
-            [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
-            _ => Err(bad()),
+            [os, architecture] => Self::new(os, architecture, None),
+            [os, architecture, variant] => Self::new(os, architecture, Some(variant)),
+            _ => return Err(bad()),
+        };
+        // BuildKit takes any word in a pair. An image of a mistyped platform runs nowhere, so it is refused here.
+        let known_architecture = ARCHITECTURES.contains(&platform.architecture.as_str());
+        match parts.len() {
+            1 if !known_architecture => Err(PlatformError::Word(text.to_owned())),
+            _ if !SYSTEMS.contains(&platform.os.as_str()) => Err(PlatformError::System(text.to_owned())),
+            _ if !known_architecture => Err(PlatformError::Architecture(text.to_owned())),
+            _ => Ok(platform),
         }
     }
 }
@@ -125,11 +199,27 @@ mod tests {
             ("linux/arm", "linux/arm/v7"),
             ("linux/armhf", "linux/arm/v7"),
             ("linux/386", "linux/386"),
+            ("X86_64", "linux/amd64"),
+            ("windows/amd64", "windows/amd64"),
+            ("macos/arm64", "darwin/arm64"),
         ] {
             assert_eq!(text.parse::<Platform>().map(|platform| platform.to_string()), Ok(want.to_owned()));
         }
         for text in ["", "linux/", "linux/amd64/v1/x", "linux/../amd64"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+        assert_eq!("linux".parse(), Ok(Platform { os: "linux".to_owned(), ..Platform::host() }));
+    }
+
+    #[test]
+    fn names_that_nothing_has_are_refused() {
+        for (text, error, listed) in [
+            ("foo", PlatformError::Word("foo".to_owned()), "riscv64"),
+            ("linux/amd46", PlatformError::Architecture("linux/amd46".to_owned()), "amd64"),
+            ("linus/amd64/v2", PlatformError::System("linus/amd64/v2".to_owned()), "linux"),
+        ] {
+            assert!(error.to_string().contains(listed), "{error}");
+            assert_eq!(text.parse::<Platform>(), Err(error), "{text}");
         }
     }
 }
