@@ -137,8 +137,8 @@ impl Canonical for Exec {
 
 impl Canonical for Script {
     fn encode(&self, out: &mut Encoder) {
-        let Self { content } = self;
-        out.field(1, content);
+        let Self { name, content } = self;
+        out.field(1, content).field(2, name);
     }
 }
 
@@ -230,7 +230,7 @@ impl Fields {
         self.put("user", user);
         self.put("workdir", workdir);
         self.put("network", format!("{network:?}"));
-        script.iter().for_each(|Script { content }| self.put("script", content));
+        script.iter().for_each(|Script { name, content }| self.put(&format!("script {name}"), content));
         self.put("timestamps", format!("{timestamps:?}"));
     }
 

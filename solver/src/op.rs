@@ -72,7 +72,7 @@ pub struct Exec {
     pub workdir: String,
     /// Network of the step.
     pub network: Network,
-    /// A script with a `#!` line that `args` name: mounted read-only at [`Script::PATH`] while the step runs.
+    /// A script with a `#!` line that `args` name: mounted read-only at [`Script::path`] while the step runs.
     pub script: Option<Script>,
     /// How the times of what it writes are treated.
     pub timestamps: Timestamps,
@@ -81,13 +81,17 @@ pub struct Exec {
 /// A heredoc of RUN that brings its own interpreter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
+    /// The heredoc's own name, one component of a path.
+    pub name: String,
     /// The text, beginning with `#!`.
     pub content: String,
 }
 
 impl Script {
-    /// Where the script is mounted.
-    pub const PATH: &'static str = "/dev/pipes/EOF";
+    /// Where the script is mounted; BuildKit's place for it.
+    pub fn path(&self) -> String {
+        format!("/dev/pipes/{}", self.name)
+    }
 }
 
 /// Which network a RUN step has.

@@ -332,8 +332,7 @@ fn provided_files(exec: &op::Exec, resolv_conf: &str) -> Vec<ProvidedFile> {
         ProvidedFile { target: "/etc/hosts".to_owned(), content: hosts, mode: 0o644 },
     ];
     if let Some(script) = &exec.script {
-        let target = op::Script::PATH.to_owned();
-        files.push(ProvidedFile { target, content: script.content.clone(), mode: 0o755 });
+        files.push(ProvidedFile { target: script.path(), content: script.content.clone(), mode: 0o755 });
     }
     files
 }

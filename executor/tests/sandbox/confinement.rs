@@ -78,7 +78,7 @@ fn conformance(fixture: &Fixture) {
 
 fn plan_is_as_written(fixture: &Fixture) {
     let mut step = fixture.shell("true");
-    step.exec.script = Some(op::Script { content: "#!/bin/sh\n".to_owned() });
+    step.exec.script = Some(op::Script { name: "EOF".to_owned(), content: "#!/bin/sh\n".to_owned() });
     let mut plan = step.plan();
     plan.root = Root::Directory("/".into());
     let json = serde_json::to_string_pretty(&plan).unwrap();
@@ -220,9 +220,10 @@ fn lent_files(fixture: &Fixture) {
 }
 
 fn script(fixture: &Fixture) {
-    let mut step = fixture.step(&[op::Script::PATH, "argument"]);
-    step.exec.script = Some(op::Script { content: "#!/bin/sh\necho \"$0 $1\"\n".to_owned() });
-    assert_eq!(step.run().success(), "/dev/pipes/EOF argument\n");
+    let mut step = fixture.step(&["/dev/pipes/PY", "argument"]);
+    step.exec.script =
+        Some(op::Script { name: "PY".to_owned(), content: "#!/bin/sh\necho \"$0 $1\"\n".to_owned() });
+    assert_eq!(step.run().success(), "/dev/pipes/PY argument\n");
 }
 
 /// Everything a layer could hold: path, mode, owner, size, link, time.

@@ -81,7 +81,9 @@ fn make_dir_with(change: impl FnOnce(&mut MakeDir)) -> Vertex {
 /// All vertices have different keys of both kinds, and so do the same vertices on other inputs.
 #[test]
 fn what_can_change_the_output_changes_the_key() {
-    let script = |content: &str| Some(Script { content: content.to_owned() });
+    let named =
+        |name: &str, content: &str| Some(Script { name: name.to_owned(), content: content.to_owned() });
+    let script = |content: &str| named("EOF", content);
     let rows = [
         ("run", exec_with(|_| {})),
         ("argument", exec_with(|exec| exec.args[2] = "make all".to_owned())),
@@ -94,6 +96,7 @@ fn what_can_change_the_output_changes_the_key() {
         ("network of the host", exec_with(|exec| exec.network = Network::Host)),
         ("script", exec_with(|exec| exec.script = script("#!/bin/sh\n"))),
         ("another script", exec_with(|exec| exec.script = script("#!/bin/sh\n#\n"))),
+        ("script of another name", exec_with(|exec| exec.script = named("PY", "#!/bin/sh\n"))),
         ("times", exec_with(|exec| exec.timestamps = Timestamps::Preserve)),
         ("platform", Vertex { platform: Platform::new("linux", "arm64", None), ..exec_with(|_| {}) }),
         ("variant", Vertex { platform: Platform::new("linux", "amd64", Some("v3")), ..exec_with(|_| {}) }),

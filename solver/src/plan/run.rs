@@ -75,8 +75,14 @@ impl Walk<'_, '_> {
             (CommandLine::Shell(line), []) => Ok((self.in_shell(line), None)),
             (CommandLine::Shell(line), [only, ..]) if line.is_empty() => {
                 if only.content.starts_with("#!") {
-                    let script = Script { content: only.content.clone() };
-                    return Ok((self.in_shell(Script::PATH), Some(script)));
+                    let Heredoc { name, content, .. } = only;
+                    if name.contains('/') || matches!(name.as_str(), "" | "." | "..") {
+                        let message =
+                            format!("the heredoc {name:?} has a #! line, so its name must be a file name");
+                        return Err(self.mistake(task, task.instruction.span, message));
+                    }
+                    let script = Script { name: name.clone(), content: content.clone() };
+                    return Ok((self.in_shell(&script.path()), Some(script)));
                 }
                 Ok((self.in_shell(&only.content), None))
             }
