@@ -42,11 +42,12 @@ pub fn render(failure: &Failure, source: Option<&Source>) -> String {
     redact(&text).into_owned()
 }
 
-/// One line of a finding that does not stop the build: `JSONArgsRecommended: ... (Dockerfile:3)`.
+/// One line of a finding that does not stop the build: `JSONArgsRecommended: ... (Dockerfile:3)`. What has no rule is
+/// about the command line, and has no place.
 pub fn warning_line(found: &Diagnostic, source: &Source) -> String {
+    let Some(rule) = found.rule else { return found.message.clone() };
     let line = line_of(&source.text, found.span.start);
-    let rule = found.rule.map(|rule| format!("{rule}: ")).unwrap_or_default();
-    format!("{rule}{} ({}:{line})", found.message, source.name)
+    format!("{rule}: {} ({}:{line})", found.message, source.name)
 }
 
 fn message(failure: &Failure) -> String {
@@ -258,5 +259,6 @@ mod tests {
         let source = source("FROM a\nMAINTAINER me\n");
         let found = Diagnostic::warning("MaintainerDeprecated", Span { start: 7, end: 17 }, "use a label");
         assert_eq!(warning_line(&found, &source), "MaintainerDeprecated: use a label (Dockerfile:2)");
+        assert_eq!(warning_line(&Diagnostic::notice("--no-cache-filter x"), &source), "--no-cache-filter x");
     }
 }

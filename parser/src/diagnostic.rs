@@ -16,7 +16,8 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
-    /// Name of the lint rule, for example `MaintainerDeprecated`; `None` for errors.
+    /// Name of the lint rule, for example `MaintainerDeprecated`; `None` for errors, and for what is doubtful about the
+    /// command line.
     pub rule: Option<&'static str>,
     /// What is wrong, in one line without a period.
     pub message: String,
@@ -35,6 +36,12 @@ impl Diagnostic {
     /// A finding of a lint rule.
     pub fn warning(rule: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, rule: Some(rule), message: message.into(), span, hint: None }
+    }
+
+    /// A doubt about what the command line says: no rule, and no place in the Dockerfile.
+    pub fn notice(message: impl Into<String>) -> Self {
+        let (severity, span) = (Severity::Warning, Span::default());
+        Self { severity, rule: None, message: message.into(), span, hint: None }
     }
 
     /// The same finding with advice.

@@ -16,6 +16,7 @@ mod stage;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod variables;
 mod wording;
 
@@ -244,6 +245,8 @@ impl Planner<'_> {
 
     fn all_platforms(&mut self) -> Result<(), PlanError> {
         let target = survey::target(self)?;
+        self.report.extend(unused::refused_args(self));
+        self.report.extend(unused::cache_filters(self));
         let implicit = [self.options.build_platform.clone()];
         let asked = if self.options.platforms.is_empty() { &implicit[..] } else { &self.options.platforms };
         let mut seen = BTreeSet::new();
@@ -259,6 +262,7 @@ impl Planner<'_> {
         self.lint_from(&predefined);
         let globals = self.global_scope(predefined, &self.options.build_args)?;
         let stages = survey::survey(self, target, &globals, platform)?;
+        self.report.extend(unused::build_args(self, &stages));
         let mut done = BTreeMap::new();
         for (number, surveyed) in &stages {
             let state = stage::plan(self, *number, surveyed, &globals, platform, &done)?;

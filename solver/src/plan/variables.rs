@@ -71,6 +71,15 @@ pub(super) fn predefined(options: &PlanOptions, target: &Platform, target_stage:
     environment
 }
 
+/// Whether a variable means something to every build, whatever ARG there is.
+pub(super) fn is_predefined(name: &str) -> bool {
+    let of_platform = ["BUILD", "TARGET"].into_iter().filter_map(|side| name.strip_prefix(side));
+    let parts = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT"];
+    of_platform.into_iter().any(|part| parts.contains(&part))
+        || matches!(name, "TARGETSTAGE" | "SOURCE_DATE_EPOCH")
+        || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+}
+
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
 /// The proxy settings among the build arguments, each under both its spellings, as commands look for them.
