@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Write,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,9 @@ pub struct Findings {
     pub can_run: bool,
 }
 
+/// What is left of a line at least, however narrow the terminal.
+const LEAST: usize = 30;
+
 /// Tries everything for a store in this directory, which need not exist yet.
 pub fn examine(store: &Path) -> Findings {
     let probes = probe(&existing(store));
@@ -27,7 +31,7 @@ pub fn examine(store: &Path) -> Findings {
         Some(rung) => format!("ok: RUN steps work ({rung})"),
         None => "no: RUN steps cannot work here".to_owned(),
     };
-    Findings { text: format!("{}\n{verdict}\n", table(&probes)), can_run: best.is_some() }
+    Findings { text: format!("{}\n{verdict}\n", table(&probes, line_width())), can_run: best.is_some() }
 }
 
 /// The directory, or the nearest one above that is there: the same file system, as a rule.
@@ -44,21 +48,54 @@ fn best_rung(probes: &[Probe]) -> Option<Rung> {
     [Rung::Root, Rung::SubordinateIds, Rung::SingleId].into_iter().find(works)
 }
 
-/// The probes as a table.
-fn table(probes: &[Probe]) -> String {
+/// The columns of the terminal on standard output; what goes elsewhere is not wrapped, for programs read it.
+fn line_width() -> usize {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => usize::MAX,
+    }
+}
+
+/// The probes as a table, in lines of this many columns.
+fn table(probes: &[Probe], columns: usize) -> String {
     let width = probes.iter().map(|probe| probe.name.chars().count()).max().unwrap_or(0);
+    let room = columns.saturating_sub(width + 6).max(LEAST);
     let mut text = String::new();
     for Probe { name, outcome } in probes {
         let (mark, detail) = match outcome {
             Outcome::Works(detail) => ("ok", detail),
             Outcome::Fails { reason, .. } => ("no", reason),
+            Outcome::NotNeeded(reason) => ("-", reason),
         };
-        let _ = writeln!(text, "{}", format!("{mark:<4}{name:<width$}  {detail}").trim_end());
-        if let Outcome::Fails { remedy: Some(remedy), .. } = outcome {
-            let _ = writeln!(text, "{:4}{:width$}  to lift it: {remedy}", "", "");
+        let remedy = match outcome {
+            Outcome::Fails { remedy: Some(remedy), .. } => wrapped(&format!("to lift it: {remedy}"), room),
+            _ => Vec::new(),
+        };
+        let mut lines = wrapped(detail, room).into_iter().chain(remedy);
+        let first = lines.next().unwrap_or_default();
+        let _ = writeln!(text, "{}", format!("{mark:<4}{name:<width$}  {first}").trim_end());
+        for line in lines {
+            let _ = writeln!(text, "{:4}{:width$}  {line}", "", "");
         }
     }
     text
+}
+
+/// The words of a text in lines of at most `room` characters, unless one word is longer.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is always one");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= room {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -78,7 +115,12 @@ mod tests {
         ];
         let want = "ok  overlay\nno  user namespaces  EPERM at unshare\n                     to lift it: sysctl x=1\n\
                     no  cgroups          EPERM at unshare\n";
-        assert_eq!(table(&probes), want);
+        assert_eq!(table(&probes, 80), want);
+        let narrow = table(
+            &[Probe { name: "x".to_owned(), outcome: Outcome::NotNeeded("ten words or so ".repeat(3)) }],
+            40,
+        );
+        assert_eq!(narrow, "-   x  ten words or so ten words or so\n       ten words or so\n");
     }
 
     #[test]

@@ -160,13 +160,6 @@ fn enter_user_namespace() -> Result<(), SandboxError> {
         .map_err(|errno| failed("unshare user namespace", errno))
 }
 
-/// How many subordinate ids this user could map.
-pub(super) fn available_ids() -> Result<u32, SandboxError> {
-    let grants = grants()?;
-    find_helpers()?;
-    Ok(grants.smallest())
-}
-
 /// The subordinate ids of this user.
 struct Grants {
     uids: Vec<Range>,

@@ -37,6 +37,8 @@ pub enum Outcome {
         /// The one setting that would lift it, where we know it.
         remedy: Option<String>,
     },
+    /// It does not, and no build of this user here would use it.
+    NotNeeded(String),
 }
 
 impl Outcome {
@@ -46,6 +48,14 @@ impl Outcome {
 
     fn of(error: &SandboxError) -> Self {
         Outcome::fails(error.to_string(), error.hint())
+    }
+
+    /// The same where it does not matter that it fails.
+    fn not_needed(self, why: &str) -> Self {
+        match self {
+            Outcome::Fails { .. } => Outcome::NotNeeded(why.to_owned()),
+            other => other,
+        }
     }
 }
 
@@ -62,8 +72,7 @@ pub fn probe(store: &Path) -> Vec<Probe> {
         name: "kernel".to_owned(),
         outcome: Outcome::Works(uname().release().to_string_lossy().into_owned()),
     }];
-    probes
-        .extend(trials.iter().map(|trial| Probe { name: trial.rung.to_string(), outcome: trial.outcome() }));
+    probes.extend(rungs(&trials));
     let features = [
         ("user namespaces", "unshare user namespace"),
         ("overlay in the store", "overlay"),
@@ -74,12 +83,28 @@ pub fn probe(store: &Path) -> Vec<Probe> {
         features.map(|(name, step)| Probe { name: name.to_owned(), outcome: feature(&trials, name, step) }),
     );
     let machine = [
-        ("subordinate ids", subordinate_ids()),
         ("Landlock scopes", landlock()),
         ("cgroups", control_groups(cgroups::of_this_process())),
         ("fuse-overlayfs", fuse_overlayfs()),
     ];
     probes.extend(machine.map(|(name, outcome)| Probe { name: name.to_owned(), outcome }));
+    probes
+}
+
+/// The rungs from the best one down; below one that works no other is needed.
+fn rungs(trials: &[Trial]) -> Vec<Probe> {
+    let mut working: Option<Rung> = None;
+    let mut probes = Vec::new();
+    for trial in trials {
+        let outcome = match working {
+            Some(better) => trial.outcome().not_needed(&format!("not needed: {better} works")),
+            None => trial.outcome(),
+        };
+        if trial.result.is_ok() {
+            working.get_or_insert(trial.rung);
+        }
+        probes.push(Probe { name: trial.rung.to_string(), outcome });
+    }
     probes
 }
 
@@ -181,13 +206,6 @@ fn feature(trials: &[Trial], name: &str, step: &str) -> Outcome {
     Outcome::fails(earlier.map_or("not tried".to_owned(), |error| format!("not reached ({error})")), None)
 }
 
-fn subordinate_ids() -> Outcome {
-    match enter::available_ids() {
-        Ok(count) => Outcome::Works(format!("{count} ids")),
-        Err(error) => Outcome::of(&error),
-    }
-}
-
 fn landlock() -> Outcome {
     match sys::landlock_abi() {
         abi @ sys::LANDLOCK_ABI_WITH_SCOPES.. => Outcome::Works(format!("ABI {abi}")),
@@ -201,21 +219,18 @@ fn landlock() -> Outcome {
     }
 }
 
+/// Not used yet: steps have no limits.
 fn control_groups(found: Cgroups) -> Outcome {
     match found {
-        Cgroups::None => Outcome::fails("none are mounted", None),
-        Cgroups::Version1(_) => Outcome::fails(
-            "version 1: steps cannot be limited",
-            Some("boot with systemd.unified_cgroup_hierarchy=1"),
-        ),
+        Cgroups::None => Outcome::NotNeeded("none are mounted; steps have no limits".to_owned()),
+        Cgroups::Version1(_) => Outcome::NotNeeded("version 1; steps have no limits".to_owned()),
         Cgroups::Version2 { group, controllers } if cgroups::is_delegated(&group) => {
             let controllers: Vec<String> = controllers.into_iter().collect();
             Outcome::Works(format!("version 2, delegated at {group}: {}", controllers.join(" ")))
         }
-        Cgroups::Version2 { group, .. } => Outcome::fails(
-            format!("version 2, {group} is not delegated"),
-            Some("start the build with systemd-run --user --scope -p Delegate=yes"),
-        ),
+        Cgroups::Version2 { group, .. } => {
+            Outcome::NotNeeded(format!("version 2, {group} is not delegated; steps have no limits"))
+        }
     }
 }
 
@@ -226,10 +241,37 @@ fn fuse_overlayfs() -> Outcome {
         .map(|directory| directory.join("fuse-overlayfs"))
         .find(|path| path.is_file());
     match found {
-        None => Outcome::fails("not installed", None),
+        None => Outcome::NotNeeded("not installed, and not used".to_owned()),
         Some(_) if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() => {
-            Outcome::fails("installed, but /dev/fuse cannot be opened", None)
+            Outcome::NotNeeded("installed, but /dev/fuse cannot be opened; not used".to_owned())
         }
         Some(program) => Outcome::Works(program.display().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn below_a_rung_that_works_nothing_is_missed() {
+        let trial = |rung, works: bool| Trial {
+            rung,
+            result: if works { Ok("ids".to_owned()) } else { Err(SandboxError::step("x", "no", None)) },
+        };
+        let of = |outcomes: [bool; 3]| {
+            let rungs_in_order = [Rung::Root, Rung::SubordinateIds, Rung::SingleId];
+            let trials: Vec<Trial> =
+                rungs_in_order.into_iter().zip(outcomes).map(|(rung, works)| trial(rung, works)).collect();
+            let mark = |probe: Probe| match probe.outcome {
+                Outcome::Works(_) => "ok",
+                Outcome::Fails { .. } => "no",
+                Outcome::NotNeeded(_) => "-",
+            };
+            rungs(&trials).into_iter().map(mark).collect::<Vec<_>>()
+        };
+        assert_eq!(of([true, false, true]), ["ok", "-", "ok"]);
+        assert_eq!(of([false, true, false]), ["no", "ok", "-"]);
+        assert_eq!(of([false, false, true]), ["no", "no", "ok"]);
     }
 }
