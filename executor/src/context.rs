@@ -18,7 +18,10 @@ use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 use solver::{
     op::Selector,
-    pattern::ignore::{self, IgnoreError, Matcher},
+    pattern::{
+        ignore::{self, IgnoreError, Matcher},
+        suggest,
+    },
 };
 
 use crate::{
@@ -204,29 +207,9 @@ fn read(root: &OwnedFd, path: &[u8], node: &mut Node) -> Result<(), ListError> {
 fn similar(disk: &Disk<'_>, path: &str) -> Option<String> {
     let (parent, name) = split(path.as_bytes());
     let dir = resolve(disk, parent, LastLink::Follow, &mut Vec::new()).ok()??;
-    let name = shown(name);
-    let candidates = disk.children(&dir).ok()?.into_iter().map(|name| shown(&name));
-    let limit = (name.chars().count() / 3).clamp(1, 3);
-    let ranked =
-        candidates.map(|candidate| (distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate));
-    let (_, nearest) = ranked.filter(|(distance, _)| *distance <= limit).min()?;
+    let candidates: Vec<String> = disk.children(&dir).ok()?.into_iter().map(|name| shown(&name)).collect();
+    let nearest = suggest::nearest(&shown(name), candidates.iter().map(String::as_str))?;
     Some(shown(&join(parent, nearest.as_bytes())))
-}
-
-/// How many characters must be inserted, removed or replaced to make one text of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

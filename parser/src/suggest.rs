@@ -8,8 +8,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let name = name.to_ascii_lowercase();
     let candidates = known.into_iter().map(|known| (distance(&name, &known.to_ascii_lowercase()), known));
     let (distance, nearest) = candidates.min()?;
-    // A name that would have to change in every letter is not meant.
-    (distance <= MAX_DISTANCE && distance < nearest.len().min(name.len())).then_some(nearest)
+    // A name of which half would have to change is not meant.
+    (distance <= MAX_DISTANCE && 2 * distance < nearest.len().min(name.len())).then_some(nearest)
 }
 
 /// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
@@ -50,6 +50,7 @@ mod tests {
             ("ENTRYPONT", Some("ENTRYPOINT")),
             ("RNU", Some("RUN")),
             ("E", None),
+            ("ENDS", None),
             ("FROBNICATE", None),
             ("x", None),
             ("", None),

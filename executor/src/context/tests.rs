@@ -150,6 +150,7 @@ fn what_a_selector_picks() {
             &["! no build/keep/x", "! it is excluded by .dockerignore line 1: build"],
         ),
         ("", &["readme.md"], &["! no readme.md", "! did you mean \"README.md\"?"]),
+        ("", &["docs/a.dm"], &["! no docs/a.dm", "! did you mean \"docs/a.md\"?"]),
         ("", &["src/n.c"], &["! no src/n.c", "! did you mean \"src/m.c\"?"]),
         ("", &["nothing/like/it"], &["! no nothing/like/it"]),
         ("", &["zzz"], &["! no zzz"]),
@@ -200,15 +201,6 @@ fn names_are_bytes() {
     }
     let files = context(temp.path(), Some("none")).files(&all()).expect("listed");
     assert!(names.iter().all(|name| files.listing.nodes.contains_key(*name)));
-}
-
-#[test]
-fn texts_have_a_distance() {
-    for (a, b, expected) in
-        [("", "", 0), ("a", "", 1), ("src", "src", 0), ("src", "sr", 1), ("kitten", "sitting", 3)]
-    {
-        assert_eq!((distance(a, b), distance(b, a)), (expected, expected), "{a} {b}");
-    }
 }
 
 #[test]
