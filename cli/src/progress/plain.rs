@@ -90,6 +90,16 @@ impl<W: Write + Send> Plain<W> {
             }
         }
     }
+
+    /// The stage of the export that has begun and not ended is what failed: steps say so themselves.
+    fn fail_stage(&mut self, board: &Board, message: &str) {
+        let open = |task: &&Task| task.took.is_none() && task.bytes.is_none();
+        let Some(stage) = board.tasks().iter().rfind(open) else { return };
+        if let Some((row, number)) = board.row_of_task(&stage.name) {
+            self.enter(row, number, &stage.name);
+            self.line(number, format!("ERROR: {message}").as_bytes());
+        }
+    }
 }
 
 fn title(task: &Task) -> String {
@@ -148,6 +158,9 @@ impl<W: Write + Send> View for Plain<W> {
     fn tick(&mut self, _board: &Board, _at: Duration) {}
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
+        if let End::Failed { message, .. } = end {
+            self.fail_stage(board, message);
+        }
         if self.separate {
             let _ = writeln!(self.out);
         }

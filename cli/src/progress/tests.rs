@@ -109,6 +109,13 @@ fn failure() -> Vec<(u64, Event)> {
     events
 }
 
+/// Everything is built, and cannot be exported.
+fn failed_export() -> Vec<(u64, Event)> {
+    let mut events = success();
+    events.pop();
+    events
+}
+
 fn built() -> End {
     End::Built {
         digest: Some(Sha256Digest::of(b"image")),
@@ -152,6 +159,10 @@ fn plain_lines() {
         show(&mut Plain::new(paper.clone()), &events, &end);
         check(name, &paper.text());
     }
+    let paper = Paper::default();
+    show(&mut Plain::new(paper.clone()), &failed_export(), &failed());
+    let text = paper.text();
+    assert!(text.ends_with("exporting to OCI layout out/\n#10 ERROR: make failed\n\n"), "{text}");
 }
 
 #[test]
