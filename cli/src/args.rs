@@ -71,6 +71,7 @@ Outputs (-o, repeatable; without one the result stays in the store):
   type=oci,dest=DIR,tar=false              OCI layout as a directory
   type=tar,dest=FILE                       the root file system as a tar archive
   type=local,dest=DIR                      the root file system as a directory
+  type=cacheonly                           nothing: the result stays in the store
   DIR                                      short for type=local,dest=DIR
   -                                        short for type=tar,dest=-
   Images also take compression=gzip|uncompressed.
@@ -334,6 +335,7 @@ mod tests {
             ("-t App .", "lowercase"),
             ("--push=maybe .", "expected true or false"),
             ("--platform linux/ .", "invalid platform"),
+            ("--platform foo .", "no operating system or architecture has that name"),
             ("--secret id=x .", "--secret: "),
             ("-m 1g .", "--memory: "),
             ("--load .", "--load: "),
@@ -360,6 +362,9 @@ mod tests {
             assert!(text.ends_with(&arg.get_help().expect("told").to_string()), "{text}\n{help}");
         }
         assert!(!help.contains("--secret"), "{help}");
+        for kind in ["registry", "image", "oci", "tar", "local", "cacheonly"] {
+            assert!(help.contains(&format!("type={kind}")), "{kind}: {help}");
+        }
     }
 
     /// Whether a line of the help is about a flag.

@@ -1,7 +1,11 @@
 //! `layerwright build`: parse → plan → solve → seal → export, each called once, each taking what the one before
 //! returned. Nothing is decided here.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use executor::{
     ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, SnapshotError,
@@ -10,7 +14,7 @@ use executor::{
 };
 use exporter::{
     AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, Tools,
-    outputs::file::write_file,
+    outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{
     Platform, Reference, Sha256Digest,
@@ -101,6 +105,24 @@ pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Buil
     let image = assembled.first().map(|(_, assembled)| assembled);
     image.map(|image| write_results(request, image)).transpose()?;
     Ok(Built { digest: image.map(|image| image.root.digest), destinations })
+}
+
+/// Tries every path that the build is to write, before it begins: what is no place for files is refused with the request,
+/// and what does not let this user write must not cost a build either.
+///
+/// # Errors
+/// [`Failure::Write`] for the first that takes nothing.
+pub fn try_destinations(request: &BuildRequest) -> Result<(), Failure> {
+    let refused = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Failure::Write { path, source }
+    };
+    let written = request.outputs.iter().filter_map(Output::file);
+    let beside = [&request.iidfile, &request.metadata_file].into_iter().flatten().map(PathBuf::as_path);
+    let mut files = written.chain(beside);
+    files.try_for_each(|path| try_file(path).map_err(refused(path)))?;
+    let mut directories = request.outputs.iter().filter_map(Output::directory);
+    directories.try_for_each(|path| try_directory(path).map_err(refused(path)))
 }
 
 /// A build that fails must not leave the ID of another one behind.

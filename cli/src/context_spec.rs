@@ -56,7 +56,8 @@ pub enum ContextSpecError {
     },
 }
 
-const NAMED_EXPECTED: &str = "expected a directory, docker-image://REF, oci-layout://DIR or scratch";
+/// The kinds of named contexts.
+pub const NAMED_EXPECTED: &str = "expected a directory, docker-image://REF, oci-layout://DIR or scratch";
 const MAIN_EXPECTED: &str = "expected a directory";
 
 impl FromStr for NamedContextSpec {

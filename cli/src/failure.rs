@@ -76,7 +76,7 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
-    /// A file the user asked for beside the image.
+    /// A file the user asked for beside the image, or an output that takes nothing, found out before the build.
     #[error("cannot write {}", path.display())]
     Write {
         /// Which.
@@ -138,6 +138,7 @@ impl Failure {
             }
             Self::Sandbox(error) => error.hint(),
             Self::Store(error) => store_hint(error),
+            Self::Request(error) => error.hint(),
             _ => None,
         }
     }

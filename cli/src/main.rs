@@ -125,6 +125,7 @@ fn build(args: BuildArgs) -> u8 {
 fn prepare(args: BuildArgs) -> Result<(BuildRequest, Entered), Failure> {
     check_clock()?;
     let request = request::read(args, &mut Environment::of_process(&mut io::stdin()))?;
+    build::try_destinations(&request)?;
     let entered = sandbox::enter_builder(sandbox::Mode::Auto)?;
     Ok((request, entered))
 }

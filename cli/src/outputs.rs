@@ -1,5 +1,7 @@
 //! Where the result of a build goes: `--output`, `--tag` and `--push` worked into one list, as buildx does it.
 
+use std::path::Path;
+
 use exporter::{Destination, Encoder, ExportError, FilesOutput, ImageOutput};
 use oci::Reference;
 
@@ -57,6 +59,26 @@ impl Output {
         match &self.to {
             exporter::Output::Image(ImageOutput::Registry { names }) => names,
             _ => &[],
+        }
+    }
+
+    /// The file that is written there.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.to {
+            exporter::Output::Image(ImageOutput::OciArchive {
+                destination: Destination::File(path), ..
+            })
+            | exporter::Output::Files(FilesOutput::Tar(Destination::File(path))) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The directory that is filled there.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.to {
+            exporter::Output::Image(ImageOutput::OciLayout { directory, .. })
+            | exporter::Output::Files(FilesOutput::Local(directory)) => Some(directory),
+            _ => None,
         }
     }
 

@@ -180,6 +180,28 @@ pub enum RequestError {
         #[source]
         source: io::Error,
     },
+    /// A named context that is no directory, and no other kind of source either.
+    #[error("--build-context {name}={}", path.display())]
+    NoContext {
+        /// Its name.
+        name: String,
+        /// What was given, taken for a directory.
+        path: PathBuf,
+        /// Why it is none.
+        #[source]
+        source: io::Error,
+    },
+    /// No Dockerfile where it was looked for, but one of that name in the context.
+    #[error("cannot read Dockerfile {}", path.display())]
+    DockerfileInContext {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What to say instead.
+        hint: String,
+        /// Why it could not be read.
+        #[source]
+        source: io::Error,
+    },
     /// The Dockerfile on standard input cannot be read.
     #[error("cannot read the Dockerfile from standard input")]
     Stdin(#[source] io::Error),
@@ -235,6 +257,17 @@ pub enum RequestError {
     /// No directory for the store.
     #[error("no place for the store: set --root or LAYERWRIGHT_ROOT, or HOME")]
     NoRoot,
+}
+
+impl RequestError {
+    /// What to do about it, if we know.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::DockerfileInContext { hint, .. } => Some(hint),
+            Self::NoContext { .. } => Some(context_spec::NAMED_EXPECTED),
+            _ => None,
+        }
+    }
 }
 
 /// Reads everything the arguments name.
@@ -318,8 +351,27 @@ fn read_dockerfile(
         Some(file) => (file.to_owned(), PathBuf::from(file)),
         None => default_dockerfile(context),
     };
-    let text = read_file("Dockerfile", &path)?;
+    let text = read_file("Dockerfile", &path).map_err(|error| in_context(error, context))?;
     Ok((Source { name, text }, Some(path)))
+}
+
+/// `-f` is relative to the working directory, as with Docker; who takes it for relative to the context is told.
+fn in_context(error: RequestError, context: &Path) -> RequestError {
+    match error {
+        RequestError::Read { path, source, .. }
+            if source.kind() == io::ErrorKind::NotFound
+                && path.is_relative()
+                && context.join(&path).is_file() =>
+        {
+            let meant = context.join(&path);
+            let hint = format!(
+                "-f is relative to the working directory, not to the context: -f {}",
+                meant.display()
+            );
+            RequestError::DockerfileInContext { path, hint, source }
+        }
+        error => error,
+    }
 }
 
 /// `Dockerfile`, else `dockerfile`, as BuildKit looks for it.
@@ -367,7 +419,7 @@ fn named_contexts(args: &BuildArgs) -> Result<BTreeMap<String, NamedContext>, Re
     for spec in &args.contexts {
         let context = match &spec.source {
             NamedSource::Directory(path) => {
-                let path = directory(path)?;
+                let path = directory(path).map_err(|error| no_context(&spec.name, error))?;
                 let ignore = read_ignore(&path, None)?;
                 NamedContext::Directory(Directory { path, ignore })
             }
@@ -382,6 +434,15 @@ fn named_contexts(args: &BuildArgs) -> Result<BTreeMap<String, NamedContext>, Re
         }
     }
     Ok(contexts)
+}
+
+fn no_context(name: &str, error: RequestError) -> RequestError {
+    match error {
+        RequestError::Read { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            RequestError::NoContext { name: name.to_owned(), path, source }
+        }
+        error => error,
+    }
 }
 
 /// `K=V` pairs, the last of a name wins; `bare` says what `K` alone is, `None` leaves it out.

@@ -246,3 +246,55 @@ fn a_reader_that_goes_away_is_no_failure() {
     drop(child.stdout.take());
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
+
+#[test]
+fn what_lets_nobody_write_is_found_out_before_the_build() {
+    let site = Site::new();
+    for (flags, path) in [
+        ("-o type=local,dest=/proc/x", "/proc/x"),
+        ("-o type=oci,tar=false,dest=/proc/x/y", "/proc/x/y"),
+        ("-o type=oci,dest=/proc/x", "/proc/x"),
+        ("--metadata-file /proc/x", "/proc/x"),
+    ] {
+        let failed = site.command(flags).arg(site.path("context")).output().expect("it runs");
+        let told = text(&failed.stderr);
+        assert!(told.starts_with(&format!("error: cannot write {path}: ")), "{flags}: {told}");
+        assert_eq!((failed.status.code(), site.path("root").exists()), (Some(4), false), "{flags}");
+    }
+    site.build("-o type=tar,dest=/dev/null -o @/new/deep --iidfile @/iid");
+    assert_eq!(site.read("new/deep/b.txt"), "hello\n");
+}
+
+#[test]
+fn what_the_dockerfile_has_no_use_for_is_told() {
+    let site = Site::new();
+    let told = text(&site.build("-o type=cacheonly --build-arg NOPE=1 --no-cache-filter three").stderr);
+    assert!(told.contains("warning: one or more build-args [NOPE] were not consumed\n"), "{told}");
+    assert!(told.contains("--no-cache-filter \"three\" names no stage"), "{told}");
+    assert!(told.contains("the stages are: one, two\n"), "{told}");
+}
+
+#[test]
+fn a_base_of_another_platform_is_built_on_with_a_warning() {
+    let site = Site::new();
+    site.build("--platform linux/amd64 --target one -o type=oci,dest=@/base,tar=false");
+    let told = text(&site.build("--platform linux/arm64 --build-context base=oci-layout://@/base --build-arg BASE=base -o type=oci,dest=@/out,tar=false").stderr);
+    let warning = "InvalidBaseImagePlatform: Base image $BASE was pulled with platform \"linux/amd64\", expected \
+                   \"linux/arm64\" for current build";
+    assert!(told.contains(warning), "{told}");
+    assert_eq!(site.config()["architecture"], "arm64");
+}
+
+#[test]
+fn slips_in_paths_and_sources_are_explained() {
+    let site = Site::new();
+    for (flags, want) in [
+        ("-f Dockerfile context", "hint: -f is relative to the working directory, not to the context: -f "),
+        ("--build-context x=foo:bar context", "hint: expected a directory, docker-image://REF,"),
+        ("--build-context x=docker-image:foo context", "hint: expected a directory, docker-image://REF,"),
+    ] {
+        let output = site.command(flags).current_dir(site.path("")).output().expect("the binary runs");
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(want), "{flags}: {told}");
+    }
+}

@@ -142,6 +142,31 @@ pub fn write_with<E: From<io::Error>>(
     Ok(file.commit()?)
 }
 
+/// Tries whether a path that has no [`obstacle`] lets us write a file, and leaves nothing behind. A pipe or device there
+/// is not opened.
+///
+/// # Errors
+/// It does not.
+pub fn try_file(path: &Path) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Ok(rustix::fs::access(path, rustix::fs::Access::WRITE_OK)?);
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = open_directory(directory.unwrap_or(Path::new(".")))?;
+    NewFile::create(&parent, name).map(drop)
+}
+
+/// Tries whether a directory, or the one in which it would be made, can be written to, and leaves nothing behind.
+///
+/// # Errors
+/// It cannot.
+pub fn try_directory(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let there = path.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    try_file(&there.join(".layerwright-trial"))
+}
+
 /// What a path names that is neither a regular file nor a directory, open for writing.
 fn open_stream(path: &Path) -> io::Result<Option<File>> {
     let kind = match rustix::fs::stat(path) {
