@@ -189,6 +189,10 @@ impl Snapshots {
             let _lock = self.lock(first_missing)?;
             // Whoever had the lock before us may have made it.
             if self.meta(first_missing)?.is_none() {
+                // Who finds the lower layers in their places must still wait for the upper ones. Locks are taken from
+                // the base up, so nobody waits in a circle.
+                let above = chain[present.len() + 1..].iter().map(|(digest, _)| self.lock(digest));
+                let _locks = above.collect::<Result<Vec<_>, _>>()?;
                 return self.make_base_layers(chain, present);
             }
         }

@@ -309,14 +309,14 @@ fn a_failure_stops_the_others_and_is_the_one_reported() {
     let mut file = Dockerfile::default();
     let base = file.image("base", "here");
     let waits = file.run(base, "wait");
-    let fails = file.run(base, "fail");
+    let fails = file.run(base, "fail beside wait");
     let after = file.run(fails, "write never 1");
     file.target(waits).target(after);
     let cancel = Cancel::default();
     let error = file.solve_with(&world, &[&cache], 2, &cancel).expect_err("it fails");
     assert_eq!((error.vertex, error.failure.kind), (fails, FailureKind::Build));
     assert!(!cancel.is_requested(), "the user's own is left alone");
-    assert_eq!(world.ran(), ["fail", "wait"]);
+    assert_eq!(world.ran(), ["fail beside wait", "wait"]);
     let events = world.events();
     assert!(events.iter().any(|event| matches!(event, Event::Cancelled(id) if *id == waits)));
     assert!(
