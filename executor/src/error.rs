@@ -13,7 +13,7 @@ use crate::{
     copy::CopyError,
     diff::DiffError,
     listing::ListError,
-    sandbox::{PlanError, SandboxError},
+    sandbox::{PlanError, SandboxError, more_ids},
     snapshot::SnapshotError,
     users::UserError,
 };
@@ -68,14 +68,11 @@ impl From<SandboxError> for StepFailure {
 impl From<PlanError> for StepFailure {
     fn from(error: PlanError) -> Self {
         match error {
-            PlanError::OneIdOnly { .. } => blame(FailureKind::Machine, error).hint(MORE_IDS),
+            PlanError::OneIdOnly { .. } => blame(FailureKind::Machine, error).hint(more_ids()),
             error => blame(FailureKind::Usage, error),
         }
     }
 }
-
-/// How an ordinary user gets more than one id.
-pub(crate) const MORE_IDS: &str = "give this user more ids, for example: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER";
 
 macro_rules! blamed {
     ($kind:ident: $($error:ty),*) => {

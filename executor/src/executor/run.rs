@@ -6,9 +6,8 @@ use solver::{FailureKind, Step, StepFailure, op::Exec};
 use super::{Ground, LocalExecutor};
 use crate::{
     diff::{Brought, TimeRules},
-    error::MORE_IDS,
     listing::Owners,
-    sandbox::{self, Exit, PlanInputs, Root, Rung, SandboxPlan, User},
+    sandbox::{self, Exit, PlanInputs, Root, Rung, SandboxPlan, User, more_ids},
     users::run_user,
 };
 
@@ -53,7 +52,7 @@ fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
         "RUN is not possible here: the file system it would run on has files of other owners than 0:0 \
          (/{path} is {uid}:{gid}), and this user has no such ids"
     );
-    Err(StepFailure::new(FailureKind::Machine, message).hint(MORE_IDS))
+    Err(StepFailure::new(FailureKind::Machine, message).hint(more_ids()))
 }
 
 fn succeeded(exit: Exit, exec: &Exec, platform: &Platform, rung: Rung) -> Result<(), StepFailure> {
@@ -74,7 +73,7 @@ fn succeeded(exit: Exit, exec: &Exec, platform: &Platform, rung: Rung) -> Result
     }
     if was_executed && rung == Rung::SingleId {
         let hint = "this user has one id, so a command that gives files to others fails";
-        return Err(failure.hint(format!("{hint}; {MORE_IDS}")));
+        return Err(failure.hint(format!("{hint}; {}", more_ids())));
     }
     Err(failure)
 }
@@ -103,7 +102,7 @@ mod tests {
         for (exit, platform, rung, how, code, hint) in [
             (Exit::Code(3), &host, root, "exit code: 3", 3, None),
             (Exit::Code(3), &foreign, root, "exit code: 3", 3, None),
-            (Exit::Code(3), &host, single, "exit code: 3", 3, Some("--add-subuids")),
+            (Exit::Code(3), &host, single, "exit code: 3", 3, Some("this user has one id")),
             (Exit::Signal(9), &host, root, "killed by signal 9", 137, None),
             (not_executed(), &host, single, "exec format error", 126, None),
             (not_executed(), &foreign, root, "exec format error", 126, Some("binfmt_misc")),
@@ -125,6 +124,6 @@ mod tests {
         let owners = Owners::from([(b"etc/shadow".to_vec(), (0, 42))]);
         let failure = refuse_foreign_owners(&owners).expect_err("there is one");
         assert!(failure.message.contains("/etc/shadow is 0:42"), "{failure}");
-        assert!(failure.hint.is_some_and(|hint| hint.contains("--add-subuids")));
+        assert_eq!(failure.hint, Some(more_ids()));
     }
 }

@@ -65,7 +65,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     match mode {
         Mode::Auto if is_privileged() => own_mount_namespace()?,
         Mode::Auto => enter_best_user_namespace(own, &mut notes)?,
-        Mode::SubordinateIds => match enter_with_ranges(&grants()?)? {
+        Mode::SubordinateIds => match enter_with_ranges(&grants(own.uid)?)? {
             Maps::Written => {}
             Maps::Refused(why) => return Err(SandboxError::refused("write id maps", why, None)),
         },
@@ -130,7 +130,7 @@ fn own_mount_namespace() -> Result<(), SandboxError> {
 
 /// Subordinate ids where they are granted, else one id and a note why.
 fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<(), SandboxError> {
-    let grants = match grants().and_then(|grants| find_helpers().map(|()| grants)) {
+    let grants = match grants(own.uid).and_then(|grants| find_helpers().map(|()| grants)) {
         Ok(grants) => grants,
         Err(error) => {
             let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -160,6 +160,18 @@ fn enter_user_namespace() -> Result<(), SandboxError> {
         .map_err(|errno| failed("unshare user namespace", errno))
 }
 
+/// How the user behind a namespace with one id gets more: the advice of the note that [`enter_builder`] left about it.
+pub(crate) fn more_ids() -> String {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let own = ids::outside_root(&map).unwrap_or_else(|| getuid().as_raw());
+    let lack = grants(own).and_then(|_| find_helpers()).err();
+    let advice = lack.as_ref().and_then(SandboxError::hint).unwrap_or(HELPERS_REFUSED);
+    advice.to_owned()
+}
+
+const HELPERS_REFUSED: &str =
+    "let newuidmap and newgidmap work here: they are setuid programs, which a container may forbid";
+
 /// The subordinate ids of this user.
 struct Grants {
     uids: Vec<Range>,
@@ -174,20 +186,17 @@ impl Grants {
     }
 }
 
-fn grants() -> Result<Grants, SandboxError> {
-    let uid = getuid().as_raw();
+fn grants(uid: u32) -> Result<Grants, SandboxError> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = ids::user_name(&passwd, uid);
-    let granted = |file: &'static str| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let ranges = ids::ranges(&text, name, uid);
-        let hint = hint::grant(file, name, uid);
-        if ranges.is_empty() {
-            return Err(SandboxError::step(file, "no range for this user", Some(hint)));
-        }
-        Ok(ranges)
+    let granted = |file| ids::ranges(&fs::read_to_string(file).unwrap_or_default(), name, uid);
+    let (uids, gids) = (granted("/etc/subuid"), granted("/etc/subgid"));
+    let file = match (uids.is_empty(), gids.is_empty()) {
+        (false, false) => return Ok(Grants { uids, gids }),
+        (true, _) => "/etc/subuid",
+        (false, true) => "/etc/subgid",
     };
-    Ok(Grants { uids: granted("/etc/subuid")?, gids: granted("/etc/subgid")? })
+    Err(SandboxError::step(file, "no range for this user", Some(hint::grant(name, uid))))
 }
 
 const HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];

@@ -38,10 +38,13 @@ impl Circumstances {
     }
 }
 
-/// How to grant a user subordinate ids in `file`.
-pub fn grant(file: &str, name: Option<&str>, uid: u32) -> String {
-    let owner = name.map_or_else(|| uid.to_string(), str::to_owned);
-    format!("add `{owner}:100000:65536` to {file} (a range that no other line there has)")
+/// How to grant a user subordinate ids. One without a name is not for usermod(8).
+pub fn grant(name: Option<&str>, uid: u32) -> String {
+    let how = match name {
+        Some(name) => format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"),
+        None => format!("add `{uid}:100000:65536` to /etc/subuid and /etc/subgid"),
+    };
+    format!("give this user more ids: {how} (as root, with ids that nobody else has)")
 }
 
 /// The one setting that would let a step pass.
@@ -99,6 +102,12 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grant_names_the_user() {
+        assert!(grant(Some("ann"), 1000).contains(" --add-subgids 100000-165535 ann ("));
+        assert!(grant(None, 1000).contains("`1000:100000:65536`"));
+    }
 
     #[test]
     fn a_hint_names_the_setting_that_is_in_the_way() {

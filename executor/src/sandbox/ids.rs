@@ -55,6 +55,12 @@ pub fn mapped(map: &str) -> u64 {
     map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
 }
 
+/// Who a namespace's root is outside of it, by such a map.
+pub fn outside_root(map: &str) -> Option<u32> {
+    let outside = |line: &str| line.trim_start().strip_prefix("0 ")?.split_whitespace().next()?.parse().ok();
+    map.lines().find_map(outside)
+}
+
 /// Whether it is the map of a machine's first user namespace.
 pub fn is_initial(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
@@ -108,6 +114,7 @@ mod tests {
     fn maps_are_read_back() {
         let map = "         0       1000          1\n         1     100000      65536\n";
         assert_eq!(mapped(map), 65_537);
+        assert_eq!((outside_root(map), outside_root("  1 5 1\n")), (Some(1000), None));
         assert!(!is_initial(map) && is_initial("         0          0 4294967295\n"));
         assert_eq!(describe(map, "0 0 1\n"), "uid 0 1000 1,1 100000 65536 gid 0 0 1");
     }

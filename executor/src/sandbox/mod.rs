@@ -32,6 +32,7 @@ mod stubs;
 pub(crate) mod sys;
 mod wire;
 
+pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use init::init_main;
