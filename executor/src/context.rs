@@ -9,6 +9,7 @@
 //! would copy it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
 use std::{
+    io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
@@ -17,6 +18,7 @@ use std::{
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 use solver::{
+    Cancel,
     op::Selector,
     pattern::{
         ignore::{self, IgnoreError, Matcher},
@@ -28,7 +30,7 @@ use crate::{
     listing::{
         Content, ListError, Listing, Node, NodeKind,
         disk::{self, Disk, DiskKind},
-        hash,
+        hash_until,
         lookup::{LastLink, Names, resolve},
         open_regular,
     },
@@ -58,6 +60,20 @@ pub enum ContextError {
         #[source]
         source: IgnoreError,
     },
+    /// The system does not let us read something that would be copied.
+    #[error("cannot read {path:?} in the build context")]
+    Unreadable {
+        /// What: relative to the context.
+        path: String,
+        /// What the ignore file is called that could take it out.
+        ignore_file: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// Its files cannot be listed or read.
     #[error(transparent)]
     List(#[from] ListError),
@@ -119,23 +135,23 @@ impl ContextDirectory {
         Ok(Self { path, ignore: ignore.map(compile).transpose()?, modes })
     }
 
-    /// Walks what the selector can pick, no more, and hashes its files, several at a time.
+    /// Walks what the selector can pick, no more, and hashes its files, several at a time, until `cancel` asks to stop.
     ///
     /// # Errors
     /// A source is not there, or something that would be copied cannot be read or cannot be copied.
-    pub fn files(&self, selector: &Selector) -> Result<ContextFiles, ContextError> {
+    pub fn files(&self, selector: &Selector, cancel: &Cancel) -> Result<ContextFiles, ContextError> {
         let root = Arc::new(self.open()?);
         let matcher = self.ignore.as_ref().map(|ignore| &ignore.matcher);
-        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher } };
+        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher }, cancel };
         let mut nodes = match disk::list(&disk, selector) {
             Err(ListError::NotFound(path)) => {
                 let hint = self.hint(&root, &path);
                 return Err(ContextError::NotFound { path, hint });
             }
-            answer => answer?,
+            answer => answer.map_err(|error| self.told(error))?,
         };
-        let read = nodes.par_iter_mut().map(|(path, node)| read(&root, path, node));
-        read.collect::<Result<(), ListError>>()?;
+        let read = nodes.par_iter_mut().map(|(path, node)| read(&root, path, node, cancel));
+        read.collect::<Result<(), ListError>>().map_err(|error| self.told(error))?;
         let mut normalised = None;
         for (path, node) in &mut nodes {
             let mode = self.modes.apply(node.mode);
@@ -145,6 +161,17 @@ impl ContextDirectory {
             }
         }
         Ok(ContextFiles { listing: Listing { nodes, content: Content::Context(root) }, normalised })
+    }
+
+    fn told(&self, error: ListError) -> ContextError {
+        match error {
+            ListError::Cancelled => ContextError::Cancelled,
+            ListError::Path(PathError { path, source, .. }) => {
+                let ignore_file = self.ignore.as_ref().map_or(".dockerignore", |ignore| &ignore.file.name);
+                ContextError::Unreadable { path, ignore_file: ignore_file.to_owned(), source }
+            }
+            error => error.into(),
+        }
     }
 
     fn open(&self) -> Result<OwnedFd, ListError> {
@@ -160,7 +187,8 @@ impl ContextDirectory {
 
     /// Why a path may be missing.
     fn hint(&self, root: &OwnedFd, path: &str) -> Option<String> {
-        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None } };
+        let disk =
+            Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None }, cancel: &Cancel::default() };
         let look = |last| resolve(&disk, path.as_bytes(), last, &mut Vec::new()).ok().flatten();
         match (look(LastLink::Follow), look(LastLink::Keep)) {
             (Some(at), _) => self.ignore.as_ref()?.reason(&shown(&at)),
@@ -192,11 +220,11 @@ impl ContextModes {
 }
 
 /// Completes a file's node: content and capabilities.
-fn read(root: &OwnedFd, path: &[u8], node: &mut Node) -> Result<(), ListError> {
+fn read(root: &OwnedFd, path: &[u8], node: &mut Node, cancel: &Cancel) -> Result<(), ListError> {
     let NodeKind::File { size, content } = &mut node.kind else { return Ok(()) };
-    let mut file = open_regular(root.as_fd(), path)?;
+    let file = open_regular(root.as_fd(), path)?;
     let mut hasher = blake3::Hasher::new();
-    *size = hash(&mut file, *size, &mut hasher).map_err(failed("reading", path))?;
+    *size = hash_until(&file, path, *size, &mut hasher, cancel)?;
     *content = Some(hasher.finalize().into());
     let capability = xattr(&file, CAPABILITY).map_err(failed("reading the capabilities of", path))?;
     node.xattrs.extend(capability.map(|value| (CAPABILITY.to_vec(), value)));

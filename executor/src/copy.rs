@@ -53,7 +53,7 @@ const MADE_MODE: u32 = 0o755;
 pub enum CopyError {
     /// A source cannot be picked or read.
     #[error(transparent)]
-    Source(#[from] ListError),
+    Source(ListError),
     /// A file would take the place of a directory.
     #[error("cannot replace to directory {0} with file")]
     ReplacesDirectory(String),
@@ -80,12 +80,26 @@ pub enum CopyError {
     Path(#[from] PathError),
 }
 
+impl From<ListError> for CopyError {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Cancelled => Self::Cancelled,
+            error => Self::Source(error),
+        }
+    }
+}
+
 /// What a selector can pick of a snapshot. `owners` are those that the snapshot's disk could not hold.
 ///
 /// # Errors
-/// A source is not there, or cannot be read.
-pub fn list(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Result<Listing, CopyError> {
-    let nodes = disk::list(&Disk { root: view, kind: DiskKind::Snapshot { owners } }, selector)?;
+/// A source is not there, or cannot be read; or `cancel` asked to stop.
+pub fn list(
+    view: BorrowedFd<'_>,
+    owners: &Owners,
+    selector: &Selector,
+    cancel: &Cancel,
+) -> Result<Listing, CopyError> {
+    let nodes = disk::list(&Disk { root: view, kind: DiskKind::Snapshot { owners }, cancel }, selector)?;
     let root = view.try_clone_to_owned().map_err(failed("opening", b"/"))?;
     Ok(Listing { nodes, content: Content::Snapshot(Arc::new(root)) })
 }
@@ -94,9 +108,14 @@ pub fn list(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Resul
 /// attributes, hard-link groups, device numbers.
 ///
 /// # Errors
-/// A source is not there, or cannot be read.
-pub fn select(view: BorrowedFd<'_>, owners: &Owners, selector: &Selector) -> Result<TreeDigest, CopyError> {
-    Ok(list(view, owners, selector)?.digest()?)
+/// A source is not there, or cannot be read; or `cancel` asked to stop.
+pub fn select(
+    view: BorrowedFd<'_>,
+    owners: &Owners,
+    selector: &Selector,
+    cancel: &Cancel,
+) -> Result<TreeDigest, CopyError> {
+    Ok(list(view, owners, selector, cancel)?.digest(cancel)?)
 }
 
 /// Copies into a mounted file system. `sources` are listings that hold at least what each item picks, one for each of

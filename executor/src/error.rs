@@ -34,7 +34,11 @@ impl From<SnapshotError> for StepFailure {
 impl From<ContextError> for StepFailure {
     fn from(error: ContextError) -> Self {
         let hint = match &error {
+            ContextError::Cancelled => return cancelled(),
             ContextError::NotFound { hint, .. } => hint.clone(),
+            ContextError::Unreadable { ignore_file, .. } => Some(format!(
+                "let the user who builds read it, or keep it out of the build with a line in {ignore_file}"
+            )),
             _ => None,
         };
         let failure = blame(FailureKind::Build, error);
@@ -84,7 +88,16 @@ macro_rules! blamed {
     };
 }
 
-blamed!(Build: DiffError, ListError, UserError);
+blamed!(Build: DiffError, UserError);
+
+impl From<ListError> for StepFailure {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Cancelled => cancelled(),
+            error => blame(FailureKind::Build, error),
+        }
+    }
+}
 
 /// A failure of this kind, unless the causes name somebody else.
 pub(crate) fn blame(kind: FailureKind, error: impl Error + Send + Sync + 'static) -> StepFailure {

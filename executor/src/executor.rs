@@ -126,15 +126,20 @@ impl LocalExecutor {
     fn source(&self, step: &Step<'_>, item: &CopyItem) -> Result<Arc<Listing>, StepFailure> {
         let input = step.inputs.get(item.input).ok_or_else(|| planner_mistake("a copy names no input"))?;
         if let Op::Source(source @ (Source::Context(_) | Source::Inline(_))) = &input.vertex.op {
-            return self.keyed(source, input);
+            return self.keyed(source, input, step.cancel);
         }
         let (view, owners) = (self.snapshots.view(input.snapshot)?, self.snapshots.owners(input.snapshot)?);
-        Ok(Arc::new(copy::list(view.root(), &owners, &item.selector)?))
+        Ok(Arc::new(copy::list(view.root(), &owners, &item.selector, step.cancel)?))
     }
 
     /// The files of a source that has content of its own, if they still are those that were keyed.
-    fn keyed(&self, source: &Source, input: &Input<'_>) -> Result<Arc<Listing>, StepFailure> {
-        let identified = self.contexts.identify(source)?;
+    fn keyed(
+        &self,
+        source: &Source,
+        input: &Input<'_>,
+        cancel: &Cancel,
+    ) -> Result<Arc<Listing>, StepFailure> {
+        let identified = self.contexts.identify(source, cancel)?;
         match input.identity.is_none_or(|keyed| keyed == identified.digest) {
             true => Ok(identified.listing),
             false => Err(StepFailure::new(FailureKind::Build, "the build context changed while reading")),
@@ -153,12 +158,12 @@ struct Ground<'a> {
 
 impl Executor for LocalExecutor {
     fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure> {
-        self.contexts.identify(source).map(|identified| identified.digest)
+        self.contexts.identify(source, self.snapshots.cancel()).map(|identified| identified.digest)
     }
 
     fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure> {
         let owners = self.snapshots.owners(snapshot)?;
-        Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector)?)
+        Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector, self.snapshots.cancel())?)
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {

@@ -23,7 +23,10 @@ use rustix::{
     fs::{FileType, OFlags, fstat},
     io::Errno,
 };
-use solver::pattern::{glob::BadPattern, ignore::IgnoreError};
+use solver::{
+    Cancel,
+    pattern::{glob::BadPattern, ignore::IgnoreError},
+};
 
 use crate::rootfs::{PathError, failed, file_type, open_beneath, shown};
 
@@ -59,6 +62,9 @@ pub enum ListError {
     /// A loop.
     #[error(transparent)]
     Links(#[from] TooManyLinks),
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// The system said no.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -183,14 +189,15 @@ impl Listing {
 
     /// Identity: paths, kinds, modes, owners, contents, link targets, attributes, device numbers, which names are
     /// links of one file, and of a snapshot times as far as they would reach a layer. In a context's listing owners
-    /// and links are the same for everybody. Contents that are not known yet are read.
+    /// and links are the same for everybody. Contents that are not known yet are read, until `cancel` asks to stop.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn digest(&self) -> Result<TreeDigest, ListError> {
+    pub fn digest(&self, cancel: &Cancel) -> Result<TreeDigest, ListError> {
         let unknown: Vec<_> = self.nodes.iter().filter(|(_, node)| node.content() == Some(None)).collect();
-        let read =
-            unknown.par_iter().map(|(path, node)| Ok((path.as_slice(), self.content_digest(path, node)?)));
+        let read = unknown
+            .par_iter()
+            .map(|(path, node)| Ok((path.as_slice(), self.content_digest(path, node, cancel)?)));
         let contents: BTreeMap<&[u8], ContentDigest> = read.collect::<Result<_, ListError>>()?;
         let mut first_names = BTreeMap::new();
         let mut encoder = Encoder::new("listing");
@@ -214,10 +221,10 @@ impl Listing {
     }
 
     /// Hashes the bytes of a file.
-    fn content_digest(&self, path: &[u8], node: &Node) -> Result<ContentDigest, ListError> {
+    fn content_digest(&self, path: &[u8], node: &Node, cancel: &Cancel) -> Result<ContentDigest, ListError> {
         let NodeKind::File { size, .. } = node.kind else { unreachable!("only files have bytes") };
         let mut hasher = blake3::Hasher::new();
-        hash(&mut self.open(path)?, size, &mut hasher).map_err(failed("reading", path))?;
+        hash_until(self.open(path)?, path, size, &mut hasher, cancel)?;
         Ok(hasher.finalize().into())
     }
 
@@ -267,6 +274,38 @@ pub fn hash(stream: &mut impl Read, size: u64, hasher: &mut blake3::Hasher) -> i
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Feeds the file at a path to a hasher like [`hash`], until `cancel` asks to stop.
+pub fn hash_until(
+    stream: impl Read,
+    path: &[u8],
+    size: u64,
+    hasher: &mut blake3::Hasher,
+    cancel: &Cancel,
+) -> Result<u64, ListError> {
+    let hashed = hash(&mut Until { stream, cancel }, size, hasher);
+    if cancel.is_requested() {
+        return Err(ListError::Cancelled);
+    }
+    Ok(hashed.map_err(failed("reading", path))?)
+}
+
+/// A stream that fails once the build is to stop; what the failure means is for whoever knows the [`Cancel`].
+pub struct Until<'a, R> {
+    /// The stream.
+    pub stream: R,
+    /// Says when.
+    pub cancel: &'a Cancel,
+}
+
+impl<R: Read> Read for Until<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancel.is_requested() {
+            true => Err(io::Error::other("cancelled")),
+            false => self.stream.read(buffer),
         }
     }
 }

@@ -67,6 +67,11 @@ impl Snapshots {
         Self { fetcher, marks, events, cancel, known: Arc::default() }
     }
 
+    /// Asks to stop.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
     /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one. Missing base layers are
     /// pulled and unpacked; threads and processes that want the same one wait for each other.
     ///

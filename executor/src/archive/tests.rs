@@ -31,7 +31,7 @@ fn run(bytes: &[u8], image: &[&str], step: &Copy) -> Option<Vec<String>> {
     let overlay = Overlaid::new(image)?;
     let context =
         ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
-    let files = context.files(&step.items[0].selector).expect("listed");
+    let files = context.files(&step.items[0].selector, &Cancel::default()).expect("listed");
     let added = copy(step, &[&files.listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default());
     Some(match added {
         Ok(_) => show(&overlay.root),
@@ -211,7 +211,7 @@ fn an_archive_that_changed_since_it_was_keyed_is_an_error() {
     fs::write(&path, Archive::default().file("f", b"x").finish()).expect("written");
     let context =
         ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
-    let files = context.files(&add("/t").items[0].selector).expect("listed");
+    let files = context.files(&add("/t").items[0].selector, &Cancel::default()).expect("listed");
     fs::write(&path, Archive::default().file("f", b"y").finish()).expect("written");
     let added = copy(&add("/t"), &[&files.listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default());
     assert_eq!(added.expect_err("refused").to_string(), "changed while reading: archive");

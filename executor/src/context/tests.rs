@@ -18,7 +18,12 @@ fn context(path: &Path, ignore: Option<&str>) -> ContextDirectory {
 }
 
 fn digest(path: &Path, selector: &Selector) -> oci::TreeDigest {
-    context(path, None).files(selector).expect("listed").listing.digest().expect("known already")
+    context(path, None)
+        .files(selector, &Cancel::default())
+        .expect("listed")
+        .listing
+        .digest(&Cancel::default())
+        .expect("known already")
 }
 
 fn sh(path: &Path, script: &str) {
@@ -98,7 +103,7 @@ fn capabilities_count_and_other_attributes_do_not() {
 fn picked(drawn: &[&str], ignore: &str, selector: &Selector) -> Vec<String> {
     let temp = tempfile::tempdir().expect("a temporary directory");
     draw(temp.path(), drawn);
-    match context(temp.path(), Some(ignore)).files(selector) {
+    match context(temp.path(), Some(ignore)).files(selector, &Cancel::default()) {
         Ok(files) => files.listing.nodes.keys().map(|path| shown(path)).collect(),
         Err(ContextError::NotFound { path, hint }) => {
             vec![format!("! no {path}")].into_iter().chain(hint.map(|hint| format!("! {hint}"))).collect()
@@ -176,19 +181,50 @@ fn a_bad_ignore_file_is_named() {
 fn the_first_normalised_path_is_told() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     draw(temp.path(), &["a = x", "d/b = x ; 0664", "d/ 0775", "z = x ; 0664"]);
-    let files = context(temp.path(), None).files(&all()).expect("listed");
+    let files = context(temp.path(), None).files(&all(), &Cancel::default()).expect("listed");
     assert_eq!(files.normalised.as_deref(), Some("d"));
     assert_eq!(files.listing.nodes[&b"d/b"[..]].mode, 0o644);
     let preserve =
         ContextDirectory::new(temp.path().into(), None, ContextModes::Preserve).expect("no patterns");
-    let files = preserve.files(&all()).expect("listed");
+    let files = preserve.files(&all(), &Cancel::default()).expect("listed");
     assert_eq!((files.normalised, files.listing.nodes[&b"d/b"[..]].mode), (None, 0o664));
 }
 
 #[test]
 fn a_directory_that_is_not_there_is_named() {
-    let error = context(Path::new("/nowhere/at/all"), None).files(&all()).expect_err("not there");
+    let error =
+        context(Path::new("/nowhere/at/all"), None).files(&all(), &Cancel::default()).expect_err("not there");
     assert_eq!(error.to_string(), "opening the build context /nowhere/at/all");
+}
+
+#[test]
+fn what_cannot_be_read_is_named_with_the_way_out() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    draw(temp.path(), &["a = x", "d/secret = x ; 0"]);
+    let context = context(temp.path(), Some("none"));
+    // Root may read everything, so for root the answer of the system is made up.
+    let failure: solver::StepFailure = match is_host_root() {
+        true => {
+            let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            let path = "d/secret".to_owned();
+            context.told(PathError { action: "reading", path, source }.into()).into()
+        }
+        false => context.files(&all(), &Cancel::default()).expect_err("not ours").into(),
+    };
+    assert_eq!(failure.message, "cannot read \"d/secret\" in the build context");
+    assert!(failure.hint.is_some_and(|hint| hint.ends_with("with a line in .dockerignore")));
+}
+
+#[test]
+fn a_walk_can_be_cancelled() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    draw(temp.path(), &["d/f = x"]);
+    let cancel = Cancel::default();
+    cancel.request();
+    for selector in [all(), selector(&["d/f"]), selector(&["*"])] {
+        let stopped = context(temp.path(), None).files(&selector, &cancel);
+        assert!(matches!(stopped, Err(ContextError::Cancelled)), "{stopped:?}");
+    }
 }
 
 #[test]
@@ -199,7 +235,7 @@ fn names_are_bytes() {
     for name in names {
         std::fs::write(temp.path().join(std::ffi::OsStr::from_bytes(name)), "x").expect("written");
     }
-    let files = context(temp.path(), Some("none")).files(&all()).expect("listed");
+    let files = context(temp.path(), Some("none")).files(&all(), &Cancel::default()).expect("listed");
     assert!(names.iter().all(|name| files.listing.nodes.contains_key(*name)));
 }
 
@@ -217,7 +253,7 @@ fn a_directory_that_is_swapped_for_a_link_never_leads_outside() {
     let swap = || renameat_with(CWD, &swapped.0, CWD, &swapped.1, RenameFlags::EXCHANGE).expect("swapped");
     let expected = Some(oci::ContentDigest::of(b"inside"));
     let look = |source: &str| {
-        let files = context(&temp.path().join("c"), None).files(&selector(&[source]))?;
+        let files = context(&temp.path().join("c"), None).files(&selector(&[source]), &Cancel::default())?;
         for node in files.listing.nodes.values() {
             if let NodeKind::File { content, .. } = &node.kind {
                 assert_eq!(*content, expected, "{source}");

@@ -58,12 +58,15 @@ fn run(source: &Path, overlay: &Overlaid, step: &str) -> Result<Owners, String> 
     };
     let list_item = |item: &CopyItem| -> Result<Listing, String> {
         if from {
-            return list(open_root(source).as_fd(), &Owners::new(), &item.selector)
+            return list(open_root(source).as_fd(), &Owners::new(), &item.selector, &Cancel::default())
                 .map_err(|error| told(&error));
         }
         let context =
             ContextDirectory::new(source.to_owned(), None, ContextModes::Normalise).expect("no patterns");
-        context.files(&item.selector).map(|files| files.listing).map_err(|error| told(&error))
+        context
+            .files(&item.selector, &Cancel::default())
+            .map(|files| files.listing)
+            .map_err(|error| told(&error))
     };
     let listings = step.items.iter().map(list_item).collect::<Result<Vec<_>, _>>()?;
     let listings: Vec<&Listing> = listings.iter().collect();
@@ -396,7 +399,7 @@ fn what_changes_between_key_and_copy_is_an_error() {
         let context =
             ContextDirectory::new(temp.path().into(), None, ContextModes::Normalise).expect("no patterns");
         let step = written("COPY d /t").copy;
-        let files = context.files(&step.items[0].selector).expect("listed");
+        let files = context.files(&step.items[0].selector, &Cancel::default()).expect("listed");
         let status =
             std::process::Command::new("sh").args(["-euc", script]).current_dir(temp.path()).status();
         assert!(status.expect("a shell").success(), "{script}");
@@ -436,7 +439,10 @@ fn a_snapshot_is_identified_by_all_that_a_copy_brings() {
         let temp = tempfile::tempdir().expect("a temporary directory");
         draw(temp.path(), drawn);
         let selector = Selector { include: vec!["d".to_owned()], ..Selector::default() };
-        let digest = || select(open_root(temp.path()).as_fd(), &Owners::new(), &selector).expect("listed");
+        let digest = || {
+            select(open_root(temp.path()).as_fd(), &Owners::new(), &selector, &Cancel::default())
+                .expect("listed")
+        };
         let before = digest();
         let status =
             std::process::Command::new("sh").args(["-euc", script]).current_dir(temp.path()).status();
@@ -453,11 +459,15 @@ fn owners_that_the_disk_could_not_hold_are_those_that_count() {
     let owners = Owners::from([(b"d/f".to_vec(), (7, 8))]);
     let step = written("COPY --from d /t").copy;
     let root = open_root(temp.path());
-    let listing = list(root.as_fd(), &owners, &step.items[0].selector).expect("listed");
+    let listing = list(root.as_fd(), &owners, &step.items[0].selector, &Cancel::default()).expect("listed");
     copy(&step, &[&listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default()).expect("copied");
     assert_eq!(show(&overlay.root), ["t/", "t/f = x ; 7:8"]);
-    let plain = select(root.as_fd(), &Owners::new(), &step.items[0].selector).expect("listed");
-    assert_ne!(select(root.as_fd(), &owners, &step.items[0].selector).expect("listed"), plain);
+    let plain =
+        select(root.as_fd(), &Owners::new(), &step.items[0].selector, &Cancel::default()).expect("listed");
+    assert_ne!(
+        select(root.as_fd(), &owners, &step.items[0].selector, &Cancel::default()).expect("listed"),
+        plain
+    );
 }
 
 #[test]
@@ -487,7 +497,8 @@ fn a_copy_can_be_cancelled() {
     fs::File::create(temp.path().join("f")).and_then(|mut file| file.write_all(b"x")).expect("written");
     let step = written("COPY --from f /t").copy;
     let listing =
-        list(open_root(temp.path()).as_fd(), &Owners::new(), &step.items[0].selector).expect("listed");
+        list(open_root(temp.path()).as_fd(), &Owners::new(), &step.items[0].selector, &Cancel::default())
+            .expect("listed");
     let cancel = Cancel::default();
     cancel.request();
     let copied = copy(&step, &[&listing], overlay.root.as_fd(), &Owners::new(), &cancel);
@@ -508,7 +519,8 @@ fn inside_a_namespace_with_one_id() {
     let copied = |step: &str| {
         let step = written(step).copy;
         let context = ContextDirectory::new(context.path().into(), None, ContextModes::Normalise);
-        let files = context.expect("no patterns").files(&step.items[0].selector).expect("listed");
+        let files =
+            context.expect("no patterns").files(&step.items[0].selector, &Cancel::default()).expect("listed");
         copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &Owners::new(), &Cancel::default())
             .expect("copied")
     };
@@ -521,7 +533,7 @@ fn inside_a_namespace_with_one_id() {
     let step = written("COPY d /t/u").copy;
     let context =
         ContextDirectory::new(context.path().into(), None, ContextModes::Normalise).expect("no patterns");
-    let files = context.files(&step.items[0].selector).expect("listed");
+    let files = context.files(&step.items[0].selector, &Cancel::default()).expect("listed");
     let told = copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &kept, &Cancel::default());
     let expected = Owners::from([(b"t/u/s".to_vec(), (0, 0))]);
     assert_eq!(told.expect("copied"), expected, "a directory that was somebody's is root's now");

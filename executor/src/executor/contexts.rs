@@ -8,7 +8,7 @@ use std::{
 
 use oci::TreeDigest;
 use solver::{
-    Event, FailureKind, StepFailure,
+    Cancel, Event, FailureKind, StepFailure,
     op::{ContextSource, Source},
 };
 
@@ -37,17 +37,17 @@ impl Contexts {
     }
 
     /// What a source that has content of its own holds.
-    pub(super) fn identify(&self, source: &Source) -> Result<Identified, StepFailure> {
+    pub(super) fn identify(&self, source: &Source, cancel: &Cancel) -> Result<Identified, StepFailure> {
         match source {
-            Source::Context(source) => self.look_once(source),
-            Source::Inline(files) => identified(Listing::inline(files)),
+            Source::Context(source) => self.look_once(source, cancel),
+            Source::Inline(files) => identified(Listing::inline(files), cancel),
             Source::Scratch | Source::Image(_) => {
                 Err(super::planner_mistake("an image has no content of its own"))
             }
         }
     }
 
-    fn look_once(&self, source: &ContextSource) -> Result<Identified, StepFailure> {
+    fn look_once(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
         let look = {
             let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
             looks.entry(source.clone()).or_default().clone()
@@ -56,20 +56,20 @@ impl Contexts {
         if let Some(identified) = &*look {
             return Ok(identified.clone());
         }
-        let identified = self.look(source)?;
+        let identified = self.look(source, cancel)?;
         Ok(look.insert(identified).clone())
     }
 
-    fn look(&self, source: &ContextSource) -> Result<Identified, StepFailure> {
+    fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
         let missing = || {
             StepFailure::new(FailureKind::Usage, format!("there is no build context {:?}", source.context))
         };
         let directory = self.directories.get(&source.context).ok_or_else(missing)?;
-        let files = directory.files(&source.selector)?;
+        let files = directory.files(&source.selector, cancel)?;
         if let Some(path) = files.normalised {
             self.notice(&path);
         }
-        identified(files.listing)
+        identified(files.listing, cancel)
     }
 
     fn notice(&self, path: &str) {
@@ -82,6 +82,6 @@ impl Contexts {
     }
 }
 
-fn identified(listing: Listing) -> Result<Identified, StepFailure> {
-    Ok(Identified { digest: listing.digest()?, listing: Arc::new(listing) })
+fn identified(listing: Listing, cancel: &Cancel) -> Result<Identified, StepFailure> {
+    Ok(Identified { digest: listing.digest(cancel)?, listing: Arc::new(listing) })
 }

@@ -14,7 +14,7 @@ use rustix::{
     fs::{FileType, OFlags, Stat, major, minor, readlinkat},
     io::Errno,
 };
-use solver::{op::Selector, pattern::ignore::Matcher};
+use solver::{Cancel, op::Selector, pattern::ignore::Matcher};
 
 use super::{
     ListError, Node, NodeKind, Nodes, Owners, below,
@@ -29,6 +29,8 @@ pub struct Disk<'a> {
     pub root: BorrowedFd<'a>,
     /// What the source is.
     pub kind: DiskKind<'a>,
+    /// Says when to stop looking.
+    pub cancel: &'a Cancel,
 }
 
 /// What a source on disk is, and what that makes of the things in it.
@@ -68,17 +70,22 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
         }
     }
     if let DiskKind::Snapshot { .. } = disk.kind {
-        let read = nodes.par_iter_mut().map(|(path, node)| read_attributes(disk.root, path, node));
+        let read = nodes.par_iter_mut().map(|(path, node)| read_attributes(disk, path, node));
         read.collect::<Result<(), ListError>>()?;
     }
     Ok(nodes)
 }
 
+fn go_on(cancel: &Cancel) -> Result<(), ListError> {
+    if cancel.is_requested() { Err(ListError::Cancelled) } else { Ok(()) }
+}
+
 /// Those of directories are read on the way; nothing but files and directories has any that are copied.
-fn read_attributes(root: BorrowedFd<'_>, path: &[u8], node: &mut Node) -> Result<(), ListError> {
+fn read_attributes(disk: &Disk<'_>, path: &[u8], node: &mut Node) -> Result<(), ListError> {
+    go_on(disk.cancel)?;
     if let NodeKind::File { .. } = node.kind {
-        let file =
-            open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed("opening", path))?;
+        let file = open_beneath(disk.root, path, OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(failed("opening", path))?;
         node.xattrs = xattrs(&file).map_err(failed("reading attributes of", path))?;
     }
     Ok(())
@@ -161,6 +168,7 @@ impl Disk<'_> {
             own.xattrs = xattrs(&opened).map_err(failed("reading attributes of", dir))?;
         }
         for name in names(&opened).map_err(failed("reading directory", dir))? {
+            go_on(self.cancel)?;
             let path = join(dir, &name);
             let Some(stat) = lstat(&opened, &name).map_err(failed("reading", &path))? else {
                 return Err(ListError::Changed(shown(&path)));
@@ -182,7 +190,9 @@ impl Disk<'_> {
         Ok(())
     }
 
+    /// Opens a directory on the way through all of them, unless it is time to stop.
     fn open_directory(&self, dir: &[u8]) -> Result<OwnedFd, ListError> {
+        go_on(self.cancel)?;
         match open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(ListError::Changed(shown(dir))),
             answer => Ok(answer.map_err(failed("reading directory", dir))?),
