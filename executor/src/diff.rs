@@ -27,7 +27,7 @@ use oci::{
 };
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
-use solver::op::Timestamps;
+use solver::{Cancel, op::Timestamps};
 
 use crate::{
     listing::Owners,
@@ -86,6 +86,9 @@ pub enum DiffError {
     /// Something that layers cannot hold.
     #[error("{0} is of a type that layers cannot hold")]
     UnknownType(String),
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// The system said no.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -95,7 +98,8 @@ pub enum DiffError {
 }
 
 /// Reads what a step wrote on top of `lower`, and takes out of the upper directory what turned out to be no change.
-/// Nothing may be mounted on it any more. `owners` are those that the step's disk could not hold.
+/// Nothing may be mounted on it any more. `owners` are those that the step's disk could not hold. Stops when `cancel`
+/// asks.
 ///
 /// # Errors
 /// See [`DiffError`].
@@ -104,11 +108,12 @@ pub fn scan(
     lower: Lower<'_>,
     rules: TimeRules<'_>,
     owners: &Owners,
+    cancel: &Cancel,
 ) -> Result<Changes, DiffError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root =
         rustix::fs::open(upper, flags, Mode::empty()).map_err(failed("opening the changes of", b"/"))?;
-    let found = walk::walk(&root, lower, owners)?;
+    let found = walk::walk(&root, lower, owners, cancel)?;
     let mut builder = Builder {
         root,
         lower,
@@ -118,7 +123,7 @@ pub fn scan(
         brought: BTreeSet::new(),
     };
     builder.directories_and_whiteouts(&found)?;
-    builder.files(&found)?;
+    builder.files(&found, cancel)?;
     let Builder { root, changes, unchanged, brought, .. } = builder;
     settle::settle(&root, &found, &unchanged)?;
     Ok(Changes { tree: Tree::new(changes)?, brought })
@@ -159,11 +164,11 @@ impl<'a> Builder<'a> {
     }
 
     /// Everything else, file by file with all its names. Files are read several at a time.
-    fn files(&mut self, found: &'a Changed) -> Result<(), DiffError> {
+    fn files(&mut self, found: &'a Changed, cancel: &Cancel) -> Result<(), DiffError> {
         let leaders = compare::leaders(found);
         let (root, lower, timestamps) = (self.root.as_fd(), self.lower, self.rules.timestamps);
-        let read = leaders.par_iter().map(|leader| compare::read(root, lower, leader, timestamps));
-        let read = read.collect::<Result<Vec<_>, PathError>>()?;
+        let read = leaders.par_iter().map(|leader| compare::read(root, lower, leader, timestamps, cancel));
+        let read = read.collect::<Result<Vec<_>, DiffError>>()?;
         for (leader, content) in leaders.iter().zip(read) {
             match content {
                 Some(content) => self.add_file(leader, content),
@@ -229,6 +234,10 @@ impl Shape {
             Self::File | Self::Socket => unreachable!("a file has bytes, and a socket is no entry"),
         }
     }
+}
+
+fn go_on(cancel: &Cancel) -> Result<(), DiffError> {
+    if cancel.is_requested() { Err(DiffError::Cancelled) } else { Ok(()) }
 }
 
 /// The time that is kept, if it is.

@@ -88,7 +88,16 @@ macro_rules! blamed {
     };
 }
 
-blamed!(Build: DiffError, UserError);
+blamed!(Build: UserError);
+
+impl From<DiffError> for StepFailure {
+    fn from(error: DiffError) -> Self {
+        match error {
+            DiffError::Cancelled => cancelled(),
+            error => blame(FailureKind::Build, error),
+        }
+    }
+}
 
 impl From<ListError> for StepFailure {
     fn from(error: ListError) -> Self {

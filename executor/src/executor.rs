@@ -118,7 +118,7 @@ impl LocalExecutor {
     ) -> Result<Layer, StepFailure> {
         let Ground { parent, view, owners: below, writable } = ground;
         let lower = Lower { root: view.root(), owners: &below };
-        let changes: Changes = scan(&writable.upper(), lower, rules, owners)?;
+        let changes: Changes = scan(&writable.upper(), lower, rules, owners, self.snapshots.cancel())?;
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }
 

@@ -10,13 +10,16 @@ use std::{
 
 use oci::ContentDigest;
 use rustix::fs::{FileType, OFlags, readlinkat};
-use solver::op::Timestamps;
+use solver::{Cancel, op::Timestamps};
 
 use super::{
-    Changed, Lower, kept_time,
+    Changed, DiffError, Lower, go_on, kept_time,
     walk::{Before, Found, Present, Shape, directory_attributes},
 };
-use crate::rootfs::{PathError, failed, file_type, open_beneath, permissions, split, xattrs};
+use crate::{
+    listing::Until,
+    rootfs::{PathError, failed, file_type, open_beneath, permissions, split, xattrs},
+};
 
 /// Read, hashed and compared at a time.
 const BLOCK: usize = 256 << 10;
@@ -95,7 +98,9 @@ pub fn read(
     lower: Lower<'_>,
     leader: &Leader<'_>,
     timestamps: Timestamps,
-) -> Result<Option<Content>, PathError> {
+    cancel: &Cancel,
+) -> Result<Option<Content>, DiffError> {
+    go_on(cancel)?;
     let same = may_be_unchanged(lower, leader, timestamps)?;
     if leader.present.shape != Shape::File {
         return Ok((!same).then_some(Content::None));
@@ -109,7 +114,9 @@ pub fn read(
     {
         before = None;
     }
-    let (size, digest) = hash_and_compare(&mut file, &mut before).map_err(failed("reading", name))?;
+    let hashed = hash_and_compare(&mut file, &mut before, cancel);
+    go_on(cancel)?;
+    let (size, digest) = hashed.map_err(failed("reading", name))?;
     Ok(before.is_none().then_some(Content::Bytes { size, digest, xattrs }))
 }
 
@@ -173,13 +180,18 @@ fn same_metadata(
     Ok(true)
 }
 
-/// Hashes a file; `before` is gone afterwards unless it held the same bytes.
-fn hash_and_compare(file: &mut File, before: &mut Option<File>) -> io::Result<(u64, ContentDigest)> {
+/// Hashes a file, or fails when it is to stop; `before` is gone afterwards unless it held the same bytes.
+fn hash_and_compare(
+    file: &mut File,
+    before: &mut Option<File>,
+    cancel: &Cancel,
+) -> io::Result<(u64, ContentDigest)> {
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(BLOCK);
     let mut block = vec![0; BLOCK.min(length.saturating_add(1))];
     let mut other = if before.is_some() { block.clone() } else { Vec::new() };
     let mut hasher = blake3::Hasher::new();
     let mut size = 0;
+    let mut file = Until { stream: file, cancel };
     loop {
         let count = match file.read(&mut block) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -44,7 +44,19 @@ fn scan_of(overlay: &mut Overlaid, rules: TimeRules<'_>, owners: &Owners) -> Res
     let below = Owners::new();
     overlay.unmount();
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
-    scan(&overlay.upper(), lower, rules, owners)
+    scan(&overlay.upper(), lower, rules, owners, &Cancel::default())
+}
+
+#[test]
+fn a_scan_can_be_cancelled() {
+    let Some(mut overlay) = Overlaid::anywhere(&["d/f = x"]) else { return };
+    overlay.run("echo y > d/g");
+    overlay.unmount();
+    let (owners, brought, cancel) = (Owners::new(), BTreeSet::new(), Cancel::default());
+    cancel.request();
+    let lower = Lower { root: overlay.lower.as_fd(), owners: &owners };
+    let stopped = scan(&overlay.upper(), lower, rules(&brought), &owners, &cancel);
+    assert!(matches!(stopped, Err(DiffError::Cancelled)), "{stopped:?}");
 }
 
 /// What a script leaves behind when RUN on top of a drawn file system.
@@ -223,7 +235,8 @@ fn owners_that_the_disk_could_not_hold_reach_the_layer() {
     let below = Owners::from([(b"d".to_vec(), (7, 8))]);
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
     let brought = BTreeSet::new();
-    let changes = scan(&overlay.upper(), lower, rules(&brought), &owners).expect("a layer");
+    let changes =
+        scan(&overlay.upper(), lower, rules(&brought), &owners, &Cancel::default()).expect("a layer");
     assert_eq!(
         shown_tree(&changes.tree, &overlay.upper()),
         ["d/g = y ; 7:8", "d/h => d/g"],

@@ -14,7 +14,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Changed, DiffError, Lower};
+use solver::Cancel;
+
+use super::{Changed, DiffError, Lower, go_on};
 use crate::{
     listing::Owners,
     mount::OverlayMarks,
@@ -101,8 +103,13 @@ struct Pending {
 }
 
 /// Lists everything in an upper directory, one directory open at a time.
-pub fn walk(root: &OwnedFd, lower: Lower<'_>, owners: &Owners) -> Result<Changed, DiffError> {
-    let mut walker = Walker { root, lower, owners, found: Changed::new() };
+pub fn walk(
+    root: &OwnedFd,
+    lower: Lower<'_>,
+    owners: &Owners,
+    cancel: &Cancel,
+) -> Result<Changed, DiffError> {
+    let mut walker = Walker { root, lower, owners, cancel, found: Changed::new() };
     let mut todo = vec![Pending { path: Vec::new(), has_lower: true, hides: false }];
     while let Some(pending) = todo.pop() {
         walker.directory(pending, &mut todo)?;
@@ -114,6 +121,7 @@ struct Walker<'a> {
     root: &'a OwnedFd,
     lower: Lower<'a>,
     owners: &'a Owners,
+    cancel: &'a Cancel,
     found: Changed,
 }
 
@@ -129,6 +137,7 @@ impl Walker<'_> {
         let hides = hides || is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
         let upper_names = names(&upper).map_err(failed("reading", &dir))?;
         for name in &upper_names {
+            go_on(self.cancel)?;
             let path = join(&dir, name);
             let before = match &lower {
                 Some(lower) => lstat(lower, name).map_err(failed("reading", &path))?,
