@@ -127,6 +127,14 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
+/// Whether a disk that is full, or a quota, stands at the end of the causes.
+pub(crate) fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    causes(error)
+        .filter_map(|error| error.downcast_ref())
+        .any(|error: &io::Error| full.contains(&error.kind()))
+}
+
 /// An error that is transparent does not appear among the causes beside the one it wraps, so the wrappers are known here.
 fn culprit(error: &(dyn Error + 'static)) -> Option<FailureKind> {
     if let Some(ImageError::Registry(_)) = error.downcast_ref() {
@@ -179,6 +187,9 @@ mod tests {
             (CopyError::NotADirectory("x".to_owned()).into(), FailureKind::Build),
             (PlanError::NoCommand.into(), FailureKind::Usage),
         ];
+        let full: Vec<_> = cases.iter().map(|(failure, _)| is_out_of_space(failure)).collect();
+        let at: Vec<_> = (0..full.len()).filter(|at| full[*at]).collect();
+        assert_eq!(at, [3, 6]);
         for (failure, kind) in cases {
             assert_eq!(failure.kind, kind, "{failure}");
         }

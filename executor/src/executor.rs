@@ -5,6 +5,7 @@
 //! keyed is what is copied.
 
 mod contexts;
+mod disk;
 mod run;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
     context::ContextDirectory,
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
+    error::is_out_of_space,
     listing::{Listing, Owners},
     sandbox::Rung,
     snapshot::{Events, Snapshots, Writable},
@@ -118,6 +120,7 @@ impl LocalExecutor {
     ) -> Result<Layer, StepFailure> {
         let Ground { parent, view, owners: below, writable } = ground;
         let lower = Lower { root: view.root(), owners: &below };
+        // The user's wish only: what a command did is worth keeping when another step fails.
         let changes: Changes = scan(&writable.upper(), lower, rules, owners, self.snapshots.cancel())?;
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }
@@ -167,7 +170,7 @@ impl Executor for LocalExecutor {
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
-        match &step.vertex.op {
+        let done = match &step.vertex.op {
             Op::Exec(exec) => {
                 self.tell_notes();
                 self.run(&step, exec)
@@ -175,7 +178,12 @@ impl Executor for LocalExecutor {
             Op::Copy(copy) => self.copy(&step, copy),
             Op::MakeDir(make) => self.make_dir(&step, make),
             Op::Source(_) => Err(planner_mistake("a source is no step")),
-        }
+        };
+        // A step writes nowhere but into the store.
+        done.map_err(|failure| match failure.hint.is_none() && is_out_of_space(&failure) {
+            true => failure.hint(disk::hint(self.snapshots.store().root(), "")),
+            false => failure,
+        })
     }
 }
 

@@ -172,7 +172,7 @@ impl Snapshots {
         Ok(self.top_meta(snapshot)?.map(|meta| meta.owners()).unwrap_or_default())
     }
 
-    fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         self.fetcher.store()
     }
 

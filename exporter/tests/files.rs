@@ -103,6 +103,28 @@ fn a_tar_has_what_the_layers_say_and_normal_times_for_the_base() {
 }
 
 #[test]
+fn a_tar_that_takes_no_more_is_named() {
+    let workshop = Workshop::new();
+    let output = FilesOutput::Tar(Destination::File("/dev/full".into()));
+    let exported = export_files(&[file_system(&workshop)], &output, TimePolicy::Default, &workshop.tools());
+    let error = exported.expect_err("nothing fits");
+    assert_eq!(error.to_string(), "cannot write /dev/full");
+    let full = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    assert!(full.is_some_and(|full| full.kind() == std::io::ErrorKind::StorageFull), "{error:?}");
+}
+
+#[test]
+fn a_new_directory_in_which_nothing_could_be_written_is_removed() {
+    let workshop = Workshop::new();
+    fs::create_dir(workshop.path("old")).expect("made");
+    workshop.cancel.request();
+    for (name, is_left) in [("new", false), ("old", true)] {
+        local(&workshop, &[file_system(&workshop)], &workshop.path(name)).expect_err("it was stopped");
+        assert_eq!(workshop.path(name).exists(), is_left, "{name}");
+    }
+}
+
+#[test]
 fn several_platforms_lie_side_by_side() {
     let workshop = Workshop::new();
     let arm = FileSystem { platform: "linux/arm/v7".parse().expect("a platform"), ..file_system(&workshop) };

@@ -3,7 +3,7 @@
 use oci::{Layer, Platform};
 use solver::{FailureKind, Step, StepFailure, op::Exec};
 
-use super::{Ground, LocalExecutor};
+use super::{Ground, LocalExecutor, disk};
 use crate::{
     diff::{Brought, TimeRules},
     listing::Owners,
@@ -16,7 +16,8 @@ impl LocalExecutor {
         let ground = self.ground(step)?;
         refuse_foreign_owners(&ground.owners)?;
         let exit = sandbox::run(&self.plan(step, exec, &ground)?, step.log, step.cancel)?;
-        succeeded(exit, exec, &step.vertex.platform, self.rung)?;
+        let full_disk = || disk::full_disk(self.snapshots.store().root(), self.rung);
+        succeeded(exit, exec, &step.vertex.platform, self.rung, full_disk)?;
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
@@ -55,7 +56,13 @@ fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
     Err(StepFailure::new(FailureKind::Machine, message).hint(more_ids()))
 }
 
-fn succeeded(exit: Exit, exec: &Exec, platform: &Platform, rung: Rung) -> Result<(), StepFailure> {
+fn succeeded(
+    exit: Exit,
+    exec: &Exec,
+    platform: &Platform,
+    rung: Rung,
+    full_disk: impl FnOnce() -> Option<String>,
+) -> Result<(), StepFailure> {
     let was_executed = !matches!(exit, Exit::NotExecuted { .. });
     let code = match exit {
         Exit::Code(0) => return Ok(()),
@@ -64,6 +71,9 @@ fn succeeded(exit: Exit, exec: &Exec, platform: &Platform, rung: Rung) -> Result
     };
     let message = format!("process {:?} did not complete successfully: {exit}", exec.args.join(" "));
     let failure = StepFailure { exit_code: Some(code), ..StepFailure::new(FailureKind::Build, message) };
+    if let Some(hint) = full_disk() {
+        return Err(failure.hint(hint));
+    }
     let host = Platform::host();
     if !was_executed && !host.satisfies(platform) {
         let hint = format!(
@@ -107,14 +117,17 @@ mod tests {
             (not_executed(), &host, single, "exec format error", 126, None),
             (not_executed(), &foreign, root, "exec format error", 126, Some("binfmt_misc")),
         ] {
-            let failure = succeeded(exit, &exec(), platform, rung).expect_err("it failed");
+            let failure = succeeded(exit, &exec(), platform, rung, || None).expect_err("it failed");
             let want = format!("process \"/bin/sh -c exit 3\" did not complete successfully: {how}");
             assert_eq!((&failure.message, failure.exit_code), (&want, Some(code)));
             assert_eq!(failure.kind, FailureKind::Build);
             assert_eq!(failure.hint.is_some(), hint.is_some(), "{how}");
             assert!(hint.is_none_or(|hint| failure.hint.is_some_and(|text| text.contains(hint))), "{how}");
         }
-        assert!(succeeded(Exit::Code(0), &exec(), &foreign, root).is_ok());
+        let full = || Some("the disk is full".to_owned());
+        let failure = succeeded(Exit::Code(1), &exec(), &host, single, full).expect_err("it failed");
+        assert_eq!(failure.hint, full());
+        assert!(succeeded(Exit::Code(0), &exec(), &foreign, root, full).is_ok());
     }
 
     #[test]

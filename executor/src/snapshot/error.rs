@@ -17,7 +17,7 @@ pub enum SnapshotError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A layer of a base image could not be unpacked.
-    #[error("cannot unpack layer {blob}")]
+    #[error("cannot unpack layer {blob} of the base image")]
     Base {
         /// Its blob.
         blob: Sha256Digest,
@@ -26,7 +26,7 @@ pub enum SnapshotError {
         source: Box<PullError>,
     },
     /// A layer of a base image could not be completed.
-    #[error("cannot unpack layer {blob}")]
+    #[error("cannot unpack layer {blob} of the base image")]
     Settle {
         /// Its blob.
         blob: Sha256Digest,

@@ -6,7 +6,7 @@ use oci::{
     tree::{NORMAL_TIME, content_time},
 };
 use rustix::fs::{AtFlags, OFlags};
-use solver::{FailureKind, Op, op::MakeDir};
+use solver::{FailureKind, Op, StepFailure, op::MakeDir};
 
 use crate::ground::{Base, FILE, Ground, NOTE};
 
@@ -17,6 +17,7 @@ pub type Test = (&'static str, fn(&Ground));
 pub const TESTS: &[Test] = &[
     ("run_changes_become_a_layer", run_changes_become_a_layer),
     ("run_leaves_nothing_when_it_fails", run_leaves_nothing_when_it_fails),
+    ("a_full_disk_is_told", a_full_disk_is_told),
     ("run_that_changes_nothing_is_an_empty_layer", run_that_changes_nothing_is_an_empty_layer),
     ("copied_files_keep_content_times", copied_files_keep_content_times),
     ("a_base_s_content_times_are_known_again", a_base_s_content_times_are_known_again),
@@ -64,6 +65,18 @@ fn run_leaves_nothing_when_it_fails(ground: &Ground) {
     assert_eq!((failure.kind, failure.exit_code), (FailureKind::Build, Some(7)));
     let message = "process \"/bin/sh -c touch /x; exit 7\" did not complete successfully: exit code: 7";
     assert_eq!((failure.message.as_str(), ground.temporaries()), (message, 0));
+}
+
+fn a_full_disk_is_told(ground: &Ground) {
+    let small = ground.with_small_disk(6 << 20);
+    let told = |failure: StepFailure| failure.hint.unwrap_or_default();
+    let failure = small.run(&base(&small, &[]), "cat /dev/zero > /big").unwrap_err();
+    assert!(told(failure).contains("is full (0 bytes free)"));
+    let large = small.files(&[Base { path: "large", content: &vec![1; 16 << 20], ..FILE }]);
+    let failure = small.run(&Snapshot { layers: vec![large] }, "true").unwrap_err();
+    assert!(failure.message.ends_with(" of the base image"), "{failure}");
+    assert!(told(failure).contains("is full: make room"));
+    small.detach_disk();
 }
 
 fn run_that_changes_nothing_is_an_empty_layer(ground: &Ground) {

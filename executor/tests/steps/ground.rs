@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -19,6 +20,7 @@ use oci::{
     registry::{Registry, RegistryOptions},
     store::Store,
 };
+use rustix::mount::{MountFlags, UnmountFlags};
 use solver::{
     Cancel, Event, Executor, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
     op::{ContextSource, Copy, CopyItem, Exec, Selector, Source},
@@ -40,7 +42,7 @@ pub struct Ground {
     store: Arc<Store>,
     context: TempDir,
     layout: TempDir,
-    _root: TempDir,
+    root: TempDir,
 }
 
 /// An entry of a base layer: path, kind, mode, owner and time.
@@ -64,7 +66,24 @@ pub const FILE: Base<'static> =
 impl Ground {
     /// A new store and an empty context.
     pub fn new(rung: Rung, busybox: &Path) -> Self {
-        let [root, context, layout] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        Self::in_store(rung, busybox, tempfile::tempdir().unwrap())
+    }
+
+    /// Another one, whose store is on a disk of so many bytes.
+    pub fn with_small_disk(&self, size: usize) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let size = CString::new(format!("size={size},mode=755")).unwrap();
+        rustix::mount::mount("tmpfs", root.path(), "tmpfs", MountFlags::empty(), size.as_c_str()).unwrap();
+        Self::in_store(self.rung, &self.busybox, root)
+    }
+
+    /// Takes the small disk away, so that its directory can go.
+    pub fn detach_disk(self) {
+        rustix::mount::unmount(self.root.path(), UnmountFlags::DETACH).unwrap();
+    }
+
+    fn in_store(rung: Rung, busybox: &Path, root: TempDir) -> Self {
+        let [context, layout] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         fs::create_dir_all(layout.path().join("blobs/sha256")).unwrap();
         let store = Arc::new(Store::open(root.path()).unwrap());
         let events = Arc::new(Mutex::new(Vec::new()));
@@ -79,7 +98,7 @@ impl Ground {
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),
         });
-        Self { rung, executor, events, busybox: busybox.to_owned(), store, context, layout, _root: root }
+        Self { rung, executor, events, busybox: busybox.to_owned(), store, context, layout, root }
     }
 
     /// Puts a file into the context.

@@ -40,13 +40,30 @@ pub fn export(
     for system in systems {
         let prefix = flat::prefix(systems, &system.platform);
         let directory = prefix.map_or_else(|| directory.to_owned(), |prefix| directory.join(prefix));
+        let is_new = !directory.exists();
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
-        let root = open_directory(&directory).map_err(failed("open", &directory))?;
-        let mut target = Target { root, path: &directory, directories: Vec::new(), losses: BTreeMap::new() };
-        flat::walk(system, times, tools, &mut |entry| target.write(entry))?;
-        target.finish_directories()?;
-        target.report(tools);
+        if let Err(error) = export_system(system, &directory, times, tools) {
+            if is_new {
+                // Only an empty one can be removed, and one that holds something is to stay.
+                let _ = fs::remove_dir(&directory);
+            }
+            return Err(error);
+        }
     }
+    Ok(())
+}
+
+fn export_system(
+    system: &FileSystem,
+    directory: &Path,
+    times: TimePolicy,
+    tools: &Tools<'_>,
+) -> Result<(), ExportError> {
+    let root = open_directory(directory).map_err(failed("open", directory))?;
+    let mut target = Target { root, path: directory, directories: Vec::new(), losses: BTreeMap::new() };
+    flat::walk(system, times, tools, &mut |entry| target.write(entry))?;
+    target.finish_directories()?;
+    target.report(tools);
     Ok(())
 }
 

@@ -345,17 +345,26 @@ impl Destination {
         match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
-                produce(&mut out)?;
-                out.flush().map_err(failed("write", Path::new("standard output")))
+                let path = Path::new("standard output");
+                produce(&mut out).map_err(|error| named(error, path))?;
+                out.flush().map_err(failed("write", path))
             }
             Self::File(path) => {
                 let produced = file::write_with(path, |out| produce(out).map_err(Interrupted::Export));
                 produced.map_err(|error| match error {
-                    Interrupted::Export(error) => error,
+                    Interrupted::Export(error) => named(error, path),
                     Interrupted::Io(source) => failed("write", path)(source),
                 })
             }
         }
+    }
+}
+
+/// A tar that takes no more is called by the name of its file, which its writer does not know.
+fn named(error: ExportError, path: &Path) -> ExportError {
+    match error {
+        ExportError::Archive(ArchiveError::Write(source)) => failed("write", path)(source),
+        error => error,
     }
 }
 
