@@ -71,6 +71,10 @@ fn base_image(pinned: String, resolved: ResolvedImage, origin: &BlobOrigin) -> B
 
 fn failure(name: &str, platform: &Platform, error: ImageError) -> StepFailure {
     let is_missing_platform = error.is_missing_platform();
+    if matches!(&error, ImageError::Registry(error) if error.is_not_found()) {
+        // The registry's own words say the same again.
+        return StepFailure::new(FailureKind::Registry, format!("{name}: not found"));
+    }
     let failure = blame(FailureKind::Build, error);
     match is_missing_platform {
         true => StepFailure {
@@ -90,7 +94,7 @@ mod tests {
         Descriptor, DiffId, ImageConfig, Layer, MediaType, Sha256Digest, Snapshot,
         config::RootFs,
         manifest::{Index, Manifest},
-        registry::{Limits, RegistryOptions},
+        registry::{Limits, RegistryError, RegistryOptions},
     };
 
     use super::*;
@@ -172,5 +176,10 @@ mod tests {
         let failure = resolver().image(&name, &Platform::host()).expect_err("nobody listens");
         assert_eq!(failure.kind, FailureKind::Registry);
         assert_eq!(failure.message, "cannot resolve 127.0.0.1:1/app:latest");
+
+        let missing = RegistryError::NotFound { name: "docker.io/library/app:1".to_owned(), reason: None };
+        let failure = super::failure("app:1", &Platform::host(), missing.into());
+        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Registry, "app:1: not found"));
+        assert!(failure.source.is_none());
     }
 }

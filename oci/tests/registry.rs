@@ -197,6 +197,8 @@ fn a_password_opens_the_registry_and_is_never_shown() {
     assert!(matches!(anonymous, RegistryError::Denied { .. }), "{anonymous}");
     let wrong = with("wr0ng-pw").check_push(&app).expect_err("wrong password");
     assert!(matches!(wrong, RegistryError::Denied { .. }), "{wrong}");
+    assert!(told(&anonymous).contains("no credentials were sent"), "{anonymous}");
+    assert!(told(&wrong).contains("/config.json were sent"), "{wrong}");
     assert!(!told(&wrong).contains("wr0ng-pw") && !format!("{wrong:?}").contains("wr0ng-pw"));
 
     let registry = with("s3cret-pw");

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::{
     address::{Reach, are_related},
     challenge::{Bearer, Challenge},
-    credentials::{Credential, CredentialStore, Secret},
+    credentials::{Credential, CredentialStore, Found, Secret},
     error::{RegistryError, shown},
     http::{Inner, Payload},
 };
@@ -75,6 +75,8 @@ pub(super) struct Auth {
     credentials: Arc<CredentialStore>,
     trusted_realms: Vec<String>,
     slots: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Slot>>>>,
+    /// Where the credentials came from that were shown last, by registry.
+    shown: Mutex<HashMap<String, String>>,
 }
 
 /// What is known for one access. Its lock is held while a token is fetched: who needs the same one waits for it.
@@ -94,12 +96,24 @@ impl Slot {
 
 impl Auth {
     pub fn new(credentials: CredentialStore, trusted_realms: Vec<String>) -> Self {
-        Self { credentials: Arc::new(credentials), trusted_realms, slots: Mutex::default() }
+        let (slots, shown) = (Mutex::default(), Mutex::default());
+        Self { credentials: Arc::new(credentials), trusted_realms, slots, shown }
     }
 
-    /// What to do about a refusal.
-    pub fn hint(&self) -> &'static str {
-        "log in with `docker login`, or check what the account may do"
+    /// Whose name was refused and what to do about it, for the full name of something in a registry.
+    pub fn hint(&self, name: &str) -> String {
+        let registry = name.split_once('/').map_or(name, |(registry, _)| registry);
+        match self.shown.lock().unwrap_or_else(PoisonError::into_inner).get(registry) {
+            Some(source) => format!(
+                "the credentials from {source} were sent: log in anew, or check what the account may do"
+            ),
+            None => format!("no credentials were sent: log in with `docker login {registry}`"),
+        }
+    }
+
+    fn note_shown(&self, access: &Access, source_name: String) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.insert(access.registry.clone(), source_name);
     }
 
     /// The header to send: what was answered to an earlier challenge.
@@ -131,9 +145,11 @@ impl Auth {
         match challenge {
             None => Ok(false),
             Some(Challenge::Basic) => {
-                let Some(Credential::Password { user, password }) = self.credential(access).await? else {
+                let found = self.credential(access).await?.map(|found| (found.credential, found.source_name));
+                let Some((Credential::Password { user, password }, source_name)) = found else {
                     return Ok(false);
                 };
+                self.note_shown(access, source_name);
                 slot.set(basic(&user, &password), None);
                 Ok(slot.header != used)
             }
@@ -149,7 +165,7 @@ impl Auth {
     }
 
     /// Looks a credential up, off the threads that move bytes: a helper may take its time.
-    async fn credential(&self, access: &Access) -> Result<Option<Credential>, RegistryError> {
+    async fn credential(&self, access: &Access) -> Result<Option<Found>, RegistryError> {
         let (store, own) = (self.credentials.clone(), access.clone());
         let found = tokio::task::spawn_blocking(move || store.find(&own.registry, &own.repository)).await;
         let found =
@@ -165,13 +181,16 @@ impl Auth {
         bearer: &Bearer,
         slot: &mut Slot,
     ) -> Result<(), RegistryError> {
-        let credential = self.credential(access).await?;
+        let (credential, source_name) =
+            self.credential(access).await?.map(|found| (found.credential, found.source_name)).unzip();
         if let Some(Credential::RegistryToken(token)) = &credential {
             slot.set(bearer_header(token.expose(), &access.name())?, None);
+            source_name.into_iter().for_each(|source_name| self.note_shown(access, source_name));
             return Ok(());
         }
         let registry = http.url(&access.registry, "").await?;
         let realm = self.realm(&registry, access, bearer, credential.is_some())?;
+        source_name.into_iter().for_each(|source_name| self.note_shown(access, source_name));
         let asked = Instant::now();
         let response = match credential {
             Some(Credential::IdentityToken(token)) => refresh(http, realm, access, bearer, &token).await?,

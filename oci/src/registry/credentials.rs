@@ -96,6 +96,15 @@ pub(super) enum Credential {
     RegistryToken(Secret),
 }
 
+/// A credential, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// What proves who we are.
+    pub credential: Credential,
+    /// The path of the file, or the name of the variable, that has it or names the helper that does.
+    pub source_name: String,
+}
+
 /// Where credentials are looked for.
 #[derive(Debug, Clone)]
 pub(super) struct CredentialStore {
@@ -134,12 +143,12 @@ impl CredentialStore {
     ///
     /// # Errors
     /// [`CredentialError`], which says nothing about other sources: a broken file is not passed over.
-    pub fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+    pub fn find(&self, registry: &str, repository: &str) -> Result<Option<Found>, CredentialError> {
         for source in &self.sources {
-            let found =
-                source.load()?.and_then(|file| file.find(registry, repository, &source.name()).transpose());
-            if let Some(found) = found {
-                return found.map(Some);
+            let Some(file) = source.load()? else { continue };
+            let source_name = source.name();
+            if let Some(credential) = file.find(registry, repository, &source_name)? {
+                return Ok(Some(Found { credential, source_name }));
             }
         }
         Ok(None)

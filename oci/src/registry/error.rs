@@ -38,13 +38,12 @@ pub enum RegistryError {
         found: Option<String>,
     },
     /// No connection, or it broke.
-    #[error("cannot talk to {url}")]
+    #[error("{}", broken(url, cause))]
     Transport {
         /// To whom.
         url: String,
-        /// Why not.
-        #[source]
-        source: Box<reqwest::Error>,
+        /// Why not. What of it people want to know is in the message already.
+        cause: Box<reqwest::Error>,
     },
     /// Nothing moved for too long.
     #[error("{url} did not answer for {} s", waited.as_secs_f32())]
@@ -157,6 +156,36 @@ fn note(text: &Option<String>) -> String {
     text.as_ref().map(|text| format!(": {text}")).unwrap_or_default()
 }
 
+/// Whom we cannot reach and the last of the causes, which is the one that says why.
+fn broken(url: &str, error: &reqwest::Error) -> String {
+    let last = causes(error).last().map(reason).unwrap_or_default();
+    let host = Url::parse(url).ok().and_then(|url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{}{port}", url.host_str()?))
+    });
+    match host {
+        Some(host) if error.is_connect() => format!("cannot connect to {host}: {last}"),
+        _ => format!("cannot talk to {url}: {last}"),
+    }
+}
+
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(kind) = error.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some()) {
+        // Without the number.
+        let text = kind.to_string();
+        let bare = text.split(" (os error").next().unwrap_or_default();
+        let (first, rest) = bare.split_at(bare.chars().next().map_or(0, char::len_utf8));
+        return first.to_lowercase() + rest;
+    }
+    let text = error.to_string();
+    match text.strip_prefix("failed to lookup address information: ") {
+        // glibc and musl.
+        Some("Name or service not known" | "Name does not resolve") => "name not known".to_owned(),
+        Some(other) => format!("its name cannot be looked up: {other}"),
+        None => text,
+    }
+}
+
 /// How long an error is worth trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -182,22 +211,22 @@ impl RegistryError {
 
     /// Whether the other end speaks TLS, but cannot prove who it is.
     pub(super) fn is_certificate(&self) -> bool {
-        let Self::Transport { source, .. } = self else { return false };
-        matches!(find::<rustls::Error>(source.as_ref()), Some(rustls::Error::InvalidCertificate(_)))
+        let Self::Transport { cause, .. } = self else { return false };
+        matches!(find::<rustls::Error>(cause.as_ref()), Some(rustls::Error::InvalidCertificate(_)))
     }
 
     /// How long it took to fail, where that was the failure.
     pub(super) fn waited(&self, limits: &Limits) -> Duration {
         match self {
             Self::Timeout { waited, .. } => *waited,
-            Self::Transport { source, .. } if source.is_timeout() => limits.connect,
+            Self::Transport { cause, .. } if cause.is_timeout() => limits.connect,
             _ => Duration::ZERO,
         }
     }
 
     pub(super) fn patience(&self) -> Patience {
         match self {
-            Self::Transport { source, .. } => transport_patience(source),
+            Self::Transport { cause, .. } => transport_patience(cause),
             Self::Timeout { .. } => Patience::Long,
             Self::Status { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => Patience::Long,
             Self::Status { codes, .. } if codes.iter().any(|code| is_lost_upload(code)) => Patience::Short,
@@ -228,23 +257,22 @@ fn transport_patience(error: &reqwest::Error) -> Patience {
     if error.is_connect() { Patience::Short } else { Patience::Long }
 }
 
+/// An error and its causes.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        // rustls errors travel inside io errors, whose source is that of the error inside, not the error itself.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source())
+    })
+}
+
 /// The first cause of a type.
 pub(super) fn find<'a, T: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a T> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        // rustls errors travel inside io errors, whose source is that of the error inside, not the error itself.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        cause = match inner {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
+    causes(error).find_map(|error| error.downcast_ref())
 }
 
 /// A URL as it may be shown: no user information, no query (which carries signatures), no fragment.
@@ -273,6 +301,20 @@ mod tests {
         let url: Url =
             "https://user:pass@host:5000/v2/a/blobs/x?X-Amz-Signature=abc#frag".parse().expect("a URL");
         assert_eq!(shown(&url), "https://host:5000/v2/a/blobs/x");
+    }
+
+    #[test]
+    fn the_last_cause_is_told_in_few_words() {
+        let looked_up = |text| io::Error::other(format!("failed to lookup address information: {text}"));
+        for (error, want) in [
+            (io::Error::from_raw_os_error(111), "connection refused"),
+            (looked_up("Name or service not known"), "name not known"),
+            (looked_up("Name does not resolve"), "name not known"),
+            (looked_up("Try again"), "its name cannot be looked up: Try again"),
+            (io::Error::other("unexpected end"), "unexpected end"),
+        ] {
+            assert_eq!(causes(&error).last().map(reason).as_deref(), Some(want));
+        }
     }
 
     #[test]

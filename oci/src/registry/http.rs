@@ -329,7 +329,7 @@ impl Inner {
         let (codes, reason) = explain(&self.read_error_body(response).await);
         let name = name.to_owned();
         match status {
-            401 | 403 => RegistryError::Denied { name, reason, hint: self.auth.hint().to_owned() },
+            401 | 403 => RegistryError::Denied { hint: self.auth.hint(&name), name, reason },
             404 if !codes.iter().any(|code| code.starts_with("BLOB_UPLOAD")) => {
                 RegistryError::NotFound { name, reason }
             }
@@ -364,7 +364,7 @@ fn is_redirect(response: &Response, method: &Method) -> bool {
 }
 
 pub(super) fn transport(url: &Url, error: reqwest::Error) -> RegistryError {
-    RegistryError::Transport { url: shown(url), source: Box::new(error.without_url()) }
+    RegistryError::Transport { url: shown(url), cause: Box::new(error.without_url()) }
 }
 
 /// The error codes of an answer, and what it says for people (distribution-spec, "Error Codes").

@@ -132,6 +132,11 @@ fn a_wrong_password_is_refused_by_the_token_service_and_not_shown() {
     let registry = client(vec![login(home.path(), &server.address, "alice", "wr0ng-pw")]);
     let error = pull(&registry, &server, b"layer").expect_err("wrong password");
     assert!(error.contains("is denied: UNAUTHORIZED wrong password") && !error.contains("wr0ng"), "{error}");
+    let file = home.path().join("config.json");
+    assert!(error.contains(&format!("the credentials from {} were sent", file.display())), "{error}");
+    let error = pull(&client(vec![]), &server, b"layer").expect_err("no password");
+    let none = format!("no credentials were sent: log in with `docker login {}`", server.address);
+    assert!(error.contains(&none), "{error}");
 }
 
 /// What another host than the registry has seen of us.

@@ -192,7 +192,7 @@ fn silence_has_an_end() {
     assert!(error.contains("did not answer for 2 s"), "{error}");
     assert!(started.elapsed() < Duration::from_secs(10));
     let nobody = client(vec![]).manifest(&reference("127.0.0.1:1", "app")).expect_err("nobody listens");
-    assert!(told(&nobody).contains("cannot talk to http://127.0.0.1:1/v2/"), "{nobody}");
+    assert_eq!(told(&nobody), "cannot connect to 127.0.0.1:1: connection refused");
 }
 
 #[test]
@@ -324,15 +324,19 @@ fn an_upload_whose_answer_is_lost_is_found_to_be_there() {
 
 #[test]
 fn plain_http_is_for_loopback_and_insecure_hosts() {
-    // A name that is nobody's: were plain HTTP spoken, the URL in the error would say so.
+    // A name that is nobody's: the URL in the error says what would have been spoken.
     let app = reference("registry.invalid:5000", "app");
     let error = client(vec![]).manifest(&app).expect_err("does not resolve");
-    assert!(told(&error).contains("https://registry.invalid:5000/"), "{}", told(&error));
+    assert!(
+        matches!(&error, RegistryError::Transport { url, .. } if url.starts_with("https://")),
+        "{error:?}"
+    );
+    assert!(told(&error).starts_with("cannot connect to registry.invalid:5000: "), "{error}");
     let insecure = client_with(RegistryOptions {
         insecure: vec!["registry.invalid:5000".to_owned()],
         ..Default::default()
     });
-    assert!(told(&insecure.manifest(&app).expect_err("does not resolve")).contains("cannot talk to"));
+    assert!(told(&insecure.manifest(&app).expect_err("does not resolve")).starts_with("cannot connect to "));
 }
 
 #[test]

@@ -6,7 +6,8 @@ fn password(user: &str, secret: &str) -> Credential {
 
 fn in_file(text: &str, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
     let store = CredentialStore { sources: vec![Source::Inline(Secret(text.to_owned()))] };
-    store.find(registry, repository).map_err(|error| error.to_string())
+    let found = store.find(registry, repository).map_err(|error| error.to_string())?;
+    Ok(found.map(|found| found.credential))
 }
 
 #[test]
@@ -93,8 +94,11 @@ fn sources_are_looked_at_in_order() {
         };
         let find = |named: &[PathBuf]| {
             let found = CredentialStore::new(named, &environment).find("r", "x").expect("readable");
-            match found {
-                Some(Credential::Password { user, .. }) => user,
+            match found.map(|found| (found.credential, found.source_name)) {
+                Some((Credential::Password { user, .. }, file)) => {
+                    assert!(fs::read_to_string(&file).expect("readable").contains(&user), "{file}");
+                    user
+                }
                 other => panic!("{other:?}"),
             }
         };
