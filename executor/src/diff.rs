@@ -9,7 +9,7 @@
 //!   any name changed is there with all its names.
 //! - Sockets are left out. (The mount points that the sandbox has to make it takes away itself.)
 //! - Extended attributes are those that [reach layers](crate::rootfs::reaches_layer).
-//! - The root directory itself is no entry: a step's change of its mode or owner is lost.
+//! - The root directory itself is no entry: a step's change of its mode or owner is lost, as with BuildKit.
 //!
 //! **Times.** A time below [`TIME_LIMIT`] is kept. Any other is normalised: [`EntryTime::Content`] for regular files that
 //! were brought by COPY or ADD, by this step or, told by their content, by an earlier one; [`EntryTime::Epoch`] else.

@@ -59,6 +59,11 @@ fn a_scan_can_be_cancelled() {
     assert!(matches!(stopped, Err(DiffError::Cancelled)), "{stopped:?}");
 }
 
+#[test]
+fn the_root_directory_is_no_change() {
+    check(&["f = x"], "chmod 711 .; echo y > g", &["g = y\n"]);
+}
+
 /// What a script leaves behind when RUN on top of a drawn file system.
 fn check(lower: &[&str], script: &str, expected: &[&str]) {
     let needs_root = ["mknod", "chown"].iter().any(|command| script.contains(command));
