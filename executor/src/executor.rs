@@ -177,6 +177,7 @@ impl Executor for LocalExecutor {
             }
             Op::Copy(copy) => self.copy(&step, copy),
             Op::MakeDir(make) => self.make_dir(&step, make),
+            Op::Merge => Err(StepFailure::new(FailureKind::Usage, "COPY --link is not there yet")),
             Op::Source(_) => Err(planner_mistake("a source is no step")),
         };
         // A step writes nowhere but into the store.

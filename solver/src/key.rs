@@ -17,9 +17,11 @@ use oci::{
 use crate::{
     graph::Vertex,
     op::{
-        Chmod, ContextSource, Copy, CopyItem, Exec, MakeDir, Network, Op, Script, Selector, Source,
+        BindMount, CacheMount, Chmod, ContextSource, Copy, CopyItem, Exec, HttpFile, MakeDir, Mount,
+        MountedFile, Network, Op, Place, Script, SecretMount, Security, Selector, Sharing, Source, SshMount,
         Timestamps,
     },
+    remote::GitAddress,
 };
 
 /// Identity of a source, which is both of its keys: the chain of an image's layers, or what the executor says the
@@ -83,11 +85,25 @@ pub enum Reading<'a> {
 pub fn readings(op: &Op) -> Vec<Reading<'_>> {
     match op {
         Op::Source(_) => Vec::new(),
-        Op::Exec(_) | Op::MakeDir(_) => vec![Reading::Whole(0)],
+        Op::Exec(exec) => {
+            let mounts = exec.mounts.iter().filter_map(mounted).map(Reading::Whole);
+            [Reading::Whole(0)].into_iter().chain(mounts).collect()
+        }
+        Op::MakeDir(_) => vec![Reading::Whole(0)],
+        Op::Merge => vec![Reading::Whole(0), Reading::Whole(1)],
         Op::Copy(copy) => {
             let items = copy.items.iter().map(|item| Reading::Selected(item.input, &item.selector));
             [Reading::Whole(0)].into_iter().chain(items).collect()
         }
+    }
+}
+
+/// The input that a mount shows.
+fn mounted(mount: &Mount) -> Option<usize> {
+    match mount {
+        Mount::Bind(bind) => Some(bind.input),
+        Mount::Cache(cache) => cache.seed.as_ref().map(|(input, _)| *input),
+        Mount::Tmpfs { .. } | Mount::Secret(_) | Mount::Ssh(_) => None,
     }
 }
 
@@ -98,6 +114,7 @@ impl Canonical for Op {
             Self::Exec(exec) => out.field(2, exec),
             Self::Copy(copy) => out.field(3, copy),
             Self::MakeDir(directory) => out.field(4, directory),
+            Self::Merge => out.variant(5),
         };
     }
 }
@@ -115,8 +132,33 @@ impl Canonical for Source {
 
 impl Canonical for ContextSource {
     fn encode(&self, out: &mut Encoder) {
-        let Self { context, selector } = self;
-        out.field(1, context).field(2, selector);
+        let Self { place, selector } = self;
+        out.field(1, place).field(2, selector);
+    }
+}
+
+impl Canonical for Place {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::Context(name) => out.field(1, name),
+            Self::Git(address) => out.field(2, address),
+            Self::Http(file) => out.field(3, file),
+        };
+    }
+}
+
+impl Canonical for GitAddress {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { remote, reference, subdir, checksum, keep_git_dir, submodules } = self;
+        out.field(1, remote).field(2, reference).field(3, subdir).field(4, checksum);
+        out.field(5, keep_git_dir).field(6, submodules);
+    }
+}
+
+impl Canonical for HttpFile {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { url, name, checksum } = self;
+        out.field(1, url).field(2, name).field(3, &checksum.map(|digest| digest.to_string()));
     }
 }
 
@@ -129,9 +171,79 @@ impl Canonical for Selector {
 
 impl Canonical for Exec {
     fn encode(&self, out: &mut Encoder) {
-        let Self { args, env, user, workdir, network, script, timestamps } = self;
+        let Self { args, env, user, workdir, network, security, mounts, hosts, hostname, script, timestamps } =
+            self;
         out.field(1, args).field(2, env).field(3, user).field(4, workdir);
         out.field(5, network).field(6, script).field(7, timestamps);
+        out.field(8, security).field(9, mounts).field(10, hosts).field(11, hostname);
+    }
+}
+
+impl Canonical for Security {
+    fn encode(&self, out: &mut Encoder) {
+        out.variant(match self {
+            Self::Sandbox => 1,
+            Self::Insecure => 2,
+        });
+    }
+}
+
+impl Canonical for Mount {
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Self::Bind(bind) => out.field(1, bind),
+            Self::Cache(cache) => out.field(2, cache),
+            Self::Tmpfs { target, size } => out.variant(3).field(4, target).field(5, size),
+            Self::Secret(secret) => out.field(6, secret),
+            Self::Ssh(ssh) => out.field(7, ssh),
+        };
+    }
+}
+
+impl Canonical for BindMount {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { target, input, source, writable } = self;
+        out.field(1, target).field(2, &(*input as u64)).field(3, source).field(4, writable);
+    }
+}
+
+impl Canonical for CacheMount {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { target, id, sharing, seed, mode, uid, gid, read_only } = self;
+        let seed = seed.as_ref().map(|(input, source)| (input.to_string(), source.clone()));
+        out.field(1, target).field(2, id).field(3, sharing).field(4, &seed);
+        out.field(5, mode).field(6, uid).field(7, gid).field(8, read_only);
+    }
+}
+
+impl Canonical for Sharing {
+    fn encode(&self, out: &mut Encoder) {
+        out.variant(match self {
+            Self::Shared => 1,
+            Self::Private => 2,
+            Self::Locked => 3,
+        });
+    }
+}
+
+impl Canonical for SecretMount {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { id, required, file, variable } = self;
+        out.field(1, id).field(2, required).field(3, file).field(4, variable);
+    }
+}
+
+impl Canonical for SshMount {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { id, required, socket } = self;
+        out.field(1, id).field(2, required).field(3, socket);
+    }
+}
+
+impl Canonical for MountedFile {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { target, mode, uid, gid } = self;
+        out.field(1, target).field(2, mode).field(3, uid).field(4, gid);
     }
 }
 
@@ -203,10 +315,12 @@ pub fn pre_image(vertex: &Vertex, inputs: &[TreeDigest]) -> BTreeMap<String, Str
         Op::Exec(exec) => fields.exec(exec),
         Op::Copy(copy) => fields.copy(copy),
         Op::MakeDir(directory) => fields.make_dir(directory),
+        Op::Merge => fields.put("op", "merge"),
     }
     for (reading, digest) in readings(op).iter().zip(inputs) {
         match reading {
-            Reading::Whole(_) => fields.put("parent", digest),
+            Reading::Whole(0) => fields.put("parent", digest),
+            Reading::Whole(input) => fields.put(&format!("files of input {input}"), digest),
             Reading::Selected(_, selector) => {
                 fields.put(&format!("files {}", selector.include.join(" ")), digest)
             }
@@ -223,13 +337,20 @@ impl Fields {
     }
 
     fn exec(&mut self, exec: &Exec) {
-        let Exec { args, env, user, workdir, network, script, timestamps } = exec;
+        let Exec { args, env, user, workdir, network, security, mounts, hosts, hostname, script, timestamps } =
+            exec;
         self.put("op", "run");
         self.put("args", format!("{args:?}"));
         env.iter().for_each(|(name, value)| self.put(&format!("env {name}"), value));
         self.put("user", user);
         self.put("workdir", workdir);
         self.put("network", format!("{network:?}"));
+        self.put("security", format!("{security:?}"));
+        for (number, mount) in mounts.iter().enumerate() {
+            self.put(&format!("mount {number:03}"), format!("{mount:?}"));
+        }
+        hosts.iter().for_each(|(name, address)| self.put(&format!("host {name}"), address));
+        hostname.iter().for_each(|name| self.put("hostname", name));
         script.iter().for_each(|Script { name, content }| self.put(&format!("script {name}"), content));
         self.put("timestamps", format!("{timestamps:?}"));
     }

@@ -14,6 +14,7 @@ pub mod key;
 pub mod op;
 pub mod pattern;
 pub mod plan;
+pub mod remote;
 pub mod schedule;
 pub mod traits;
 

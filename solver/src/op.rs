@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use oci::BaseLayer;
+use oci::{BaseLayer, Sha256Digest};
+
+use crate::remote::GitAddress;
 
 /// What a vertex does with its inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum Op {
     Copy(Copy),
     /// Makes a directory on its only input (WORKDIR).
     MakeDir(MakeDir),
+    /// Puts the last layer of its second input on top of its first (COPY --link): no file of either is read.
+    Merge,
 }
 
 /// Where files come from.
@@ -28,19 +32,41 @@ pub enum Source {
     Scratch,
     /// The layers of an image; they are not downloaded until something must read them.
     Image(Vec<BaseLayer>),
-    /// The files of a directory that the selector picks.
+    /// The files of a place outside of the build that the selector picks.
     Context(ContextSource),
     /// Files whose content stands in the Dockerfile (heredocs of COPY and ADD), by name, with mode 0644.
     Inline(BTreeMap<String, String>),
 }
 
-/// Part of a directory context.
+/// Part of a place that files are taken from. Its identity is what the executor says these files hash to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContextSource {
-    /// Which context: `""` is the main one, else the name of `--build-context`.
-    pub context: String,
+    /// Where.
+    pub place: Place,
     /// What a COPY or ADD can pick of it.
     pub selector: Selector,
+}
+
+/// Where the files of a context lie.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A context of the command line: `""` is the main one, else the name of `--build-context`.
+    Context(String),
+    /// A commit of a git repository (ADD).
+    Git(GitAddress),
+    /// One file behind a URL (ADD): a directory that holds nothing but it, by its name.
+    Http(HttpFile),
+}
+
+/// A file to download.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HttpFile {
+    /// `http://` or `https://`.
+    pub url: String,
+    /// What the file is called, one component of a path: the last one of the URL's path.
+    pub name: String,
+    /// What its content must hash to.
+    pub checksum: Option<Sha256Digest>,
 }
 
 /// Which files of a source a COPY or ADD picks.
@@ -72,6 +98,14 @@ pub struct Exec {
     pub workdir: String,
     /// Network of the step.
     pub network: Network,
+    /// How much of the sandbox is kept.
+    pub security: Security,
+    /// What is mounted while it runs, in order.
+    pub mounts: Vec<Mount>,
+    /// `--add-host`: names and the addresses that `/etc/hosts` gives them.
+    pub hosts: Vec<(String, String)>,
+    /// `BUILDKIT_SANDBOX_HOSTNAME`
+    pub hostname: Option<String>,
     /// A script with a `#!` line that `args` name: mounted read-only at [`Script::path`] while the step runs.
     pub script: Option<Script>,
     /// How the times of what it writes are treated.
@@ -104,6 +138,120 @@ pub enum Network {
     None,
     /// The host's network, asked for by name.
     Host,
+}
+
+/// `RUN --security`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Security {
+    /// The whole sandbox.
+    #[default]
+    Sandbox,
+    /// All capabilities and no system call filter; needs `--allow security.insecure`.
+    Insecure,
+}
+
+/// `RUN --mount`. Every target is an absolute, clean path; what is made on disk for it is in no layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// Files of another vertex.
+    Bind(BindMount),
+    /// A directory that stays from build to build.
+    Cache(CacheMount),
+    /// An empty directory in memory.
+    Tmpfs {
+        /// Where.
+        target: String,
+        /// At most this many bytes.
+        size: Option<u64>,
+    },
+    /// A secret of the command line.
+    Secret(SecretMount),
+    /// The socket of an SSH agent.
+    Ssh(SshMount),
+}
+
+/// `--mount=type=bind`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// Where.
+    pub target: String,
+    /// Which of the vertex's inputs it comes from; always one with a snapshot, never 0. Files of a context come as
+    /// a step of their own that copies them to an empty file system.
+    pub input: usize,
+    /// Absolute clean path in that input, a file or a directory.
+    pub source: String,
+    /// `rw`: the command may write, and what it writes is thrown away.
+    pub writable: bool,
+}
+
+/// `--mount=type=cache`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMount {
+    /// Where.
+    pub target: String,
+    /// Which one: `id=`, else the target, in the namespace of `BUILDKIT_CACHE_MOUNT_NS`.
+    pub id: String,
+    /// Who may use it at the same time.
+    pub sharing: Sharing,
+    /// What it holds at first: an input of the vertex (as in [`BindMount::input`]) and an absolute clean path in it.
+    pub seed: Option<(usize, String)>,
+    /// Mode of a new one.
+    pub mode: u32,
+    /// Owner of a new one.
+    pub uid: u32,
+    /// Group of a new one.
+    pub gid: u32,
+    /// The command cannot write to it.
+    pub read_only: bool,
+}
+
+/// `sharing=` of a cache mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sharing {
+    /// Any number of steps at the same time.
+    #[default]
+    Shared,
+    /// A step that finds it used gets another one.
+    Private,
+    /// A step that finds it used waits.
+    Locked,
+}
+
+/// `--mount=type=secret`. Its value is in no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretMount {
+    /// `id=` of `--secret`.
+    pub id: String,
+    /// A step without it fails; else nothing is mounted or set.
+    pub required: bool,
+    /// The file that holds it.
+    pub file: Option<MountedFile>,
+    /// The environment variable that holds it.
+    pub variable: Option<String>,
+}
+
+/// `--mount=type=ssh`; the variable `SSH_AUTH_SOCK` of the first one names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshMount {
+    /// `id` of `--ssh`, `default` where it is not given.
+    pub id: String,
+    /// A step without it fails; else nothing is mounted.
+    pub required: bool,
+    /// The socket; without `target=`, BuildKit's `/run/buildkit/ssh_agent.N`.
+    pub socket: MountedFile,
+}
+
+/// A file that is put into a step's file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedFile {
+    /// Where.
+    pub target: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// How modification times enter layers (`--timestamps`).
@@ -142,7 +290,7 @@ pub struct CopyItem {
     pub input: usize,
     /// What is picked of that input; exactly one path or pattern in `include`.
     pub selector: Selector,
-    /// Whether a local tar archive is unpacked instead of copied (ADD).
+    /// Whether a tar archive is unpacked instead of copied (ADD).
     pub unpack: bool,
 }
 

@@ -9,7 +9,7 @@ use std::{
 use oci::TreeDigest;
 use solver::{
     Cancel, Event, FailureKind, StepFailure,
-    op::{ContextSource, Source},
+    op::{ContextSource, Place, Source},
 };
 
 use crate::{context::ContextDirectory, listing::Listing, snapshot::Events};
@@ -61,10 +61,11 @@ impl Contexts {
     }
 
     fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
-        let missing = || {
-            StepFailure::new(FailureKind::Usage, format!("there is no build context {:?}", source.context))
+        let Place::Context(name) = &source.place else {
+            return Err(StepFailure::new(FailureKind::Usage, "ADD of git and URLs is not there yet"));
         };
-        let directory = self.directories.get(&source.context).ok_or_else(missing)?;
+        let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
+        let directory = self.directories.get(name).ok_or_else(missing)?;
         let files = directory.files(&source.selector, cancel)?;
         if let Some(path) = files.normalised {
             self.notice(&path);

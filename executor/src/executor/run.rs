@@ -99,6 +99,10 @@ mod tests {
             user: String::new(),
             workdir: "/".to_owned(),
             network: Default::default(),
+            security: Default::default(),
+            mounts: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
             script: None,
             timestamps: Default::default(),
         }

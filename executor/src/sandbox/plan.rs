@@ -348,6 +348,10 @@ mod tests {
             user: String::new(),
             workdir: "/".to_owned(),
             network: op::Network::Default,
+            security: Default::default(),
+            mounts: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
             script: None,
             timestamps: op::Timestamps::Auto,
         }

@@ -175,6 +175,10 @@ fn nothing_to_run(rung: Rung, root: Root) -> Result<SandboxPlan, SandboxError> {
         user: String::new(),
         workdir: "/".to_owned(),
         network: op::Network::Default,
+        security: Default::default(),
+        mounts: Vec::new(),
+        hosts: Vec::new(),
+        hostname: None,
         script: None,
         timestamps: op::Timestamps::Auto,
     };

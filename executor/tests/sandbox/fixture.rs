@@ -96,6 +96,10 @@ impl Fixture {
             user: String::new(),
             workdir: "/".to_owned(),
             network: op::Network::Default,
+            security: Default::default(),
+            mounts: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
             script: None,
             timestamps: op::Timestamps::Auto,
         };

@@ -105,6 +105,10 @@ pub fn builder(directory: &Path, command: &str) -> ExitCode {
         user: String::new(),
         workdir: "/".to_owned(),
         network: op::Network::Default,
+        security: Default::default(),
+        mounts: Vec::new(),
+        hosts: Vec::new(),
+        hostname: None,
         script: None,
         timestamps: op::Timestamps::Auto,
     };

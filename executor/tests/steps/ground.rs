@@ -23,7 +23,7 @@ use oci::{
 use rustix::mount::{MountFlags, UnmountFlags};
 use solver::{
     Cancel, Event, Executor, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
-    op::{ContextSource, Copy, CopyItem, Exec, Selector, Source},
+    op::{ContextSource, Copy, CopyItem, Exec, Place, Selector, Source},
 };
 use tempfile::TempDir;
 
@@ -146,6 +146,10 @@ impl Ground {
             user: String::new(),
             workdir: "/".to_owned(),
             network: Default::default(),
+            security: Default::default(),
+            mounts: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
             script: None,
             timestamps: Default::default(),
         };
@@ -161,7 +165,10 @@ impl Ground {
         chown: Option<&str>,
     ) -> Result<Snapshot, StepFailure> {
         let selector = Selector { include: vec![source.to_owned()], ..Selector::default() };
-        let context = Source::Context(ContextSource { context: String::new(), selector: selector.clone() });
+        let context = Source::Context(ContextSource {
+            place: Place::Context(String::new()),
+            selector: selector.clone(),
+        });
         let identity = self.executor.identify(&context)?;
         let (vertex, empty) = (vertex(Op::Source(context)), Snapshot::default());
         let input = Input { vertex: &vertex, snapshot: &empty, identity: Some(identity) };

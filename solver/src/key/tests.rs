@@ -32,6 +32,10 @@ fn exec() -> Exec {
         user: String::new(),
         workdir: "/".to_owned(),
         network: Network::Default,
+        security: Default::default(),
+        mounts: Vec::new(),
+        hosts: Vec::new(),
+        hostname: None,
         script: None,
         timestamps: Timestamps::Auto,
     }
@@ -173,7 +177,7 @@ fn a_source_is_what_it_holds() {
 
     let context = |context: &str, include: &str, files: &str| {
         let selector = Selector { include: vec![include.to_owned()], ..Selector::default() };
-        let context = ContextSource { context: context.to_owned(), selector };
+        let context = ContextSource { place: Place::Context(context.to_owned()), selector };
         source_key(&Source::Context(context), Some(&digest(files)))
     };
     assert_eq!(context("", "a", "files"), context("named", "a*", "files"), "where files lie does not count");
@@ -193,5 +197,5 @@ fn the_encoding_is_fixed() {
         content_key(&make_dir_with(|_| {}), &inputs),
     ];
     let prefixes = keys.map(|key| key.hex()[..16].to_owned());
-    assert_eq!(prefixes, ["11d4189d41960c81", "1565c7d1255648ff", "aae6f59a5b1b5adc", "25a6821ba06ae903"]);
+    assert_eq!(prefixes, ["13467d738638a292", "1b8fa02dbaa47a2a", "aae6f59a5b1b5adc", "25a6821ba06ae903"]);
 }

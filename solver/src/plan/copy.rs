@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     graph::VertexId,
-    op::{Chmod, ContextSource, Copy, CopyItem, Op, Selector, Source},
+    op::{Chmod, ContextSource, Copy, CopyItem, Op, Place, Selector, Source},
 };
 
 /// The flags and paths of an instruction, expanded.
@@ -184,7 +184,8 @@ impl Walk<'_, '_> {
             PlanError::from(parser::Diagnostic { hint, ..found })
         })?;
         let platform = self.target.clone();
-        let context = |context: String| ContextSource { context, selector: selector.clone() };
+        let context =
+            |name: String| ContextSource { place: Place::Context(name), selector: selector.clone() };
         match base {
             None => Ok(self.context(task, context(String::new()), &platform)),
             Some(Base::Directory(name)) => Ok(self.context(task, context(name), &platform)),
@@ -206,7 +207,7 @@ impl Walk<'_, '_> {
     }
 
     fn context(&mut self, task: &Task, context: ContextSource, platform: &Platform) -> VertexId {
-        let label = context_label(&context.context);
+        let label = context_label(&context.place);
         self.planner.add_source(Source::Context(context), platform, label, task.span())
     }
 

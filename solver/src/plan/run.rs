@@ -27,6 +27,10 @@ impl Walk<'_, '_> {
             user: config.user.clone(),
             workdir: workdir.to_owned(),
             network,
+            security: Default::default(),
+            mounts: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
             script,
             timestamps: self.planner.options.timestamps,
         };

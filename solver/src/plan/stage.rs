@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     graph::{HistoryItem, Vertex, VertexId},
-    op::{self, ContextSource, Op, Selector, Source},
+    op::{self, ContextSource, Op, Place, Selector, Source},
 };
 
 /// What BuildKit's frontend puts into the `comment` of its history entries; tools look for it.
@@ -120,8 +120,10 @@ impl StageState {
 /// A stage on a directory: all of it, as one layer.
 fn copy_whole(planner: &mut Planner, state: &mut StageState, name: &str, span: Span, labels: &mut Labels) {
     let selector = Selector { include: vec![String::new()], ..Selector::default() };
-    let context = Source::Context(ContextSource { context: name.to_owned(), selector: selector.clone() });
-    let context = planner.add_source(context, &state.platform, context_label(name), span);
+    let context =
+        Source::Context(ContextSource { place: Place::Context(name.to_owned()), selector: selector.clone() });
+    let context =
+        planner.add_source(context, &state.platform, context_label(&Place::Context(name.to_owned())), span);
     let copy = op::Copy {
         items: vec![op::CopyItem { input: 1, selector, unpack: false }],
         destination: "/".to_owned(),
@@ -143,11 +145,13 @@ fn copy_whole(planner: &mut Planner, state: &mut StageState, name: &str, span: S
 }
 
 /// How the reading of a context is shown.
-pub(super) fn context_label(name: &str) -> String {
-    if name.is_empty() {
-        return "[internal] load build context".to_owned();
+pub(super) fn context_label(place: &Place) -> String {
+    match place {
+        Place::Context(name) if name.is_empty() => "[internal] load build context".to_owned(),
+        Place::Context(name) => format!("[context {name}] load from directory"),
+        Place::Git(address) => format!("load from {}", address.remote),
+        Place::Http(file) => format!("load from {}", file.url),
     }
-    format!("[context {name}] load from directory")
 }
 
 fn history(created_by: String, produces_layer: bool) -> HistoryItem {

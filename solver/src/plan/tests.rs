@@ -218,6 +218,7 @@ fn op_text(op: &Op) -> String {
         Op::Source(Source::Context(context)) => format!("    {context:?}\n"),
         Op::Source(Source::Inline(files)) => format!("    {files:?}\n"),
         Op::MakeDir(directory) => format!("    {directory:?}\n"),
+        Op::Merge => "    merge\n".to_owned(),
         Op::Copy(copy) => {
             let items: String = copy.items.iter().map(|item| format!("    {item:?}\n")).collect();
             let rest = format!("    to {:?}, directory {}", copy.destination, copy.into_directory);
@@ -226,8 +227,9 @@ fn op_text(op: &Op) -> String {
         Op::Exec(exec) => {
             let env: String = exec.env.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
             let script = exec.script.as_ref().map(|script| format!("    script {:?}\n", script.content));
+            let mounts: String = exec.mounts.iter().map(|mount| format!("    {mount:?}\n")).collect();
             format!(
-                "    {:?}\n    user {:?} in {:?}, network {:?}, times {:?}\n    env{env}\n{}",
+                "    {:?}\n    user {:?} in {:?}, network {:?}, times {:?}\n    env{env}\n{mounts}{}",
                 exec.args,
                 exec.user,
                 exec.workdir,

@@ -15,7 +15,7 @@ use crate::{
     cache::{Key, Record},
     event::{Event, Stream},
     graph::{Graph, Target, Vertex, VertexId},
-    op::{ContextSource, Copy, CopyItem, Exec, Network, Op, Selector, Source, Timestamps},
+    op::{ContextSource, Copy, CopyItem, Exec, Network, Op, Place, Selector, Source, Timestamps},
     schedule::{SolveError, SolveOptions, solve},
     traits::{CacheBackend, Cancel, Executor, FailureKind, Step, StepFailure},
 };
@@ -202,7 +202,10 @@ impl Dockerfile {
 
     pub fn context(&mut self, path: &str) -> VertexId {
         let selector = Selector { include: vec![path.to_owned()], ..Selector::default() };
-        self.add(Op::Source(Source::Context(ContextSource { context: String::new(), selector })), &[])
+        self.add(
+            Op::Source(Source::Context(ContextSource { place: Place::Context(String::new()), selector })),
+            &[],
+        )
     }
 
     pub fn run(&mut self, parent: VertexId, command: &str) -> VertexId {
@@ -212,6 +215,10 @@ impl Dockerfile {
             user: String::new(),
             workdir: "/".to_owned(),
             network: Network::Default,
+            security: Default::default(),
+            mounts: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
             script: None,
             timestamps: Timestamps::Auto,
         };
