@@ -21,7 +21,7 @@ use crate::{
         MountedFile, Network, Op, Place, Script, SecretMount, Security, Selector, Sharing, Source, SshMount,
         Timestamps,
     },
-    remote::GitAddress,
+    remote::{GitAddress, GitTimes},
 };
 
 /// Identity of a source, which is both of its keys: the chain of an image's layers, or what the executor says the
@@ -149,9 +149,19 @@ impl Canonical for Place {
 
 impl Canonical for GitAddress {
     fn encode(&self, out: &mut Encoder) {
-        let Self { remote, reference, subdir, checksum, keep_git_dir, submodules } = self;
+        let Self { remote, reference, subdir, checksum, keep_git_dir, submodules, times, fetch_by_commit } =
+            self;
         out.field(1, remote).field(2, reference).field(3, subdir).field(4, checksum);
-        out.field(5, keep_git_dir).field(6, submodules);
+        out.field(5, keep_git_dir).field(6, submodules).field(7, times).field(8, fetch_by_commit);
+    }
+}
+
+impl Canonical for GitTimes {
+    fn encode(&self, out: &mut Encoder) {
+        out.variant(match self {
+            Self::Checkout => 1,
+            Self::Commit => 2,
+        });
     }
 }
 

@@ -23,7 +23,7 @@ pub use event::{Event, EventSink, Stream};
 pub use graph::{Graph, Target, Vertex, VertexId};
 pub use op::Op;
 pub use parser::ast::Span;
-pub use plan::{NamedContext, PlanError, PlanOptions, Planned, plan};
+pub use plan::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, plan};
 pub use schedule::{SolveError, SolveOptions, solve};
 pub use traits::{
     BaseImage, CacheBackend, Cancel, Executor, FailureKind, ImageName, Input, Resolver, Step, StepFailure,

@@ -52,10 +52,14 @@ pub struct PlanOptions {
     pub platforms: Vec<Platform>,
     /// The platform of this machine.
     pub build_platform: Platform,
-    /// `--build-context`, by name as written.
+    /// `--build-context`, by name as written; `name::os/architecture` is for that platform only.
     pub contexts: BTreeMap<String, NamedContext>,
     /// `--network`: what a RUN without a flag of its own gets.
     pub network: Network,
+    /// `--allow`, and what other flags imply (`--network host`).
+    pub allow: BTreeSet<Entitlement>,
+    /// `--add-host`: what `/etc/hosts` of a RUN gives besides, in order: name and address.
+    pub hosts: Vec<(String, String)>,
     /// `--no-cache`
     pub no_cache: bool,
     /// `--no-cache-filter`: names of stages.
@@ -77,6 +81,8 @@ impl PlanOptions {
             build_platform,
             contexts: BTreeMap::new(),
             network: Network::Default,
+            allow: BTreeSet::new(),
+            hosts: Vec::new(),
             no_cache: false,
             no_cache_filter: Vec::new(),
             timestamps: Timestamps::Auto,
@@ -85,10 +91,21 @@ impl PlanOptions {
     }
 }
 
+/// Something that a Dockerfile may only do when the command line says so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// `network.host`
+    NetworkHost,
+    /// `security.insecure`
+    SecurityInsecure,
+    /// `device`, all of them (`None`), or `device=NAME`.
+    Device(Option<String>),
+}
+
 /// What `--build-context NAME=` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedContext {
-    /// A directory; the executor knows its path by the context's name.
+    /// Files, whatever they come from; the executor knows the place by the context's name.
     Directory,
     /// An image.
     Image(ImageName),
@@ -164,6 +181,11 @@ pub fn plan(
         Err(failure) => Err(failure),
         Ok(_) => Ok(Planned { graph, warnings: found }),
     }
+}
+
+/// A path cleaned by text alone, relative to the root that it never leaves.
+pub(crate) fn clean_relative(text: &str) -> String {
+    path::relative(text)
 }
 
 /// The numbers of the stages that have a name, in order, by that name in lower case: names compare without case.
