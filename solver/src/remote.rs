@@ -126,7 +126,6 @@ pub fn file_name(url: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadGit {
     pub(crate) address: GitAddress,
-    #[expect(dead_code, reason = "ADD --keep-git-dir is compared with it next")]
     pub(crate) keep_git_dir: Option<bool>,
 }
 
