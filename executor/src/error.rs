@@ -9,6 +9,7 @@ use oci::{fetch::FetchError, image::ImageError, registry::RegistryError};
 use solver::{FailureKind, StepFailure};
 
 use crate::{
+    cache_mounts::CacheMountError,
     context::ContextError,
     copy::CopyError,
     diff::DiffError,
@@ -27,6 +28,17 @@ impl From<SnapshotError> for StepFailure {
                 blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
             }
             _ => blame(FailureKind::Machine, error),
+        }
+    }
+}
+
+impl From<CacheMountError> for StepFailure {
+    fn from(error: CacheMountError) -> Self {
+        match error {
+            CacheMountError::Cancelled => cancelled(),
+            CacheMountError::Snapshot(error) => error.into(),
+            CacheMountError::OneIdOnly { .. } => blame(FailureKind::Machine, error).hint(more_ids()),
+            error => blame(FailureKind::Build, error),
         }
     }
 }

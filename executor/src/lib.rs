@@ -10,6 +10,7 @@
 
 pub mod archive;
 pub mod cache;
+pub mod cache_mounts;
 pub mod context;
 pub mod copy;
 pub mod diff;
