@@ -8,7 +8,7 @@ use std::{
 };
 
 use executor::{
-    ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, SnapshotError,
+    ContextOrigin, ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, Secrets, SnapshotError,
     context::{ContextDirectory, ContextModes},
     sandbox::Rung,
 };
@@ -191,11 +191,13 @@ fn executor_options(
     let mut contexts = BTreeMap::new();
     for (name, directory) in named.chain([("", &request.context)]) {
         let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
-        contexts.insert(name.to_owned(), ContextDirectory::new(path, ignore, ContextModes::Normalise)?);
+        let directory = ContextDirectory::new(path, ignore, ContextModes::Normalise)?;
+        contexts.insert(name.to_owned(), ContextOrigin::Directory(directory));
     }
     let Surroundings { rung, notes, events, cancel } = surroundings;
     let (notes, events, cancel) = (notes.clone(), Arc::clone(events), Arc::clone(cancel));
-    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, rung: *rung, notes, events, cancel })
+    let secrets = Secrets::default();
+    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, secrets, rung: *rung, notes, events, cancel })
 }
 
 fn plan_failure(error: PlanError) -> Failure {

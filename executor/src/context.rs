@@ -24,6 +24,7 @@ use solver::{
         ignore::{self, IgnoreError, Matcher},
         suggest,
     },
+    remote::GitAddress,
 };
 
 use crate::{
@@ -96,6 +97,17 @@ pub struct IgnoreFile {
     pub name: String,
     /// Its text.
     pub text: String,
+}
+
+/// Where the files of a context of the command line come from.
+#[derive(Debug, Clone)]
+pub enum ContextOrigin {
+    /// A directory of this machine.
+    Directory(ContextDirectory),
+    /// A git repository, fetched when a step first looks at it.
+    Git(GitAddress),
+    /// A URL (named contexts): one file called `context`, as BuildKit has it, downloaded when a step first looks at it.
+    Url(String),
 }
 
 /// A directory that files are copied from.

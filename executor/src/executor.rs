@@ -22,12 +22,14 @@ use solver::{
 
 use crate::{
     View,
-    context::ContextDirectory,
+    context::ContextOrigin,
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
     error::is_out_of_space,
     listing::{Listing, Owners},
+    remote::{RemoteOptions, Remotes},
     sandbox::Rung,
+    secrets::Secrets,
     snapshot::{Events, Snapshots, Writable},
 };
 use contexts::Contexts;
@@ -37,8 +39,10 @@ use contexts::Contexts;
 pub struct ExecutorOptions {
     /// The store, and where base layers come from.
     pub fetcher: Fetcher,
-    /// The directories that contexts name: the main one is `""`, the others are called as `--build-context` calls them.
-    pub contexts: BTreeMap<String, ContextDirectory>,
+    /// What contexts name: the main one is `""`, the others are called as `--build-context` calls them.
+    pub contexts: BTreeMap<String, ContextOrigin>,
+    /// The secrets of the command line.
+    pub secrets: Secrets,
     /// Whose ids this process has, from [`crate::sandbox::enter_builder`].
     pub rung: Rung,
     /// What a person should know of the sandbox, told as warnings before the first RUN step.
@@ -62,8 +66,14 @@ pub struct LocalExecutor {
 impl LocalExecutor {
     /// An executor; nothing is opened or started yet.
     pub fn new(options: ExecutorOptions) -> Self {
-        let ExecutorOptions { fetcher, contexts, rung, notes, events, cancel } = options;
-        let contexts = Contexts::new(contexts, events.clone());
+        let ExecutorOptions { fetcher, contexts, secrets, rung, notes, events, cancel } = options;
+        let remotes = Remotes::new(RemoteOptions {
+            fetcher: fetcher.clone(),
+            secrets: secrets.clone(),
+            events: events.clone(),
+            cancel: cancel.clone(),
+        });
+        let contexts = Contexts::new(contexts, remotes, events.clone());
         let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
         Self { snapshots, contexts, rung, notes, notes_told: Once::new(), events }
     }

@@ -19,8 +19,10 @@ pub mod executor;
 pub mod image;
 pub mod listing;
 pub mod mount;
+pub mod remote;
 pub mod rootfs;
 pub mod sandbox;
+pub mod secrets;
 pub mod snapshot;
 pub mod tarball;
 #[cfg(test)]
@@ -31,7 +33,9 @@ pub mod view;
 pub mod whiteout;
 
 pub use cache::LocalCache;
+pub use context::ContextOrigin;
 pub use executor::{ExecutorOptions, LocalExecutor};
 pub use image::ImageResolver;
+pub use secrets::{SecretSource, Secrets};
 pub use snapshot::{Events, SnapshotError, Snapshots, Writable};
 pub use view::View;

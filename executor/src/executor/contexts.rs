@@ -12,7 +12,7 @@ use solver::{
     op::{ContextSource, Place, Source},
 };
 
-use crate::{context::ContextDirectory, listing::Listing, snapshot::Events};
+use crate::{context::ContextOrigin, listing::Listing, remote::Remotes, snapshot::Events};
 
 /// Files and their digest.
 #[derive(Clone)]
@@ -25,15 +25,16 @@ pub(super) struct Identified {
 type Look = Arc<Mutex<Option<Identified>>>;
 
 pub(super) struct Contexts {
-    directories: BTreeMap<String, ContextDirectory>,
+    origins: BTreeMap<String, ContextOrigin>,
+    remotes: Remotes,
     looks: Mutex<BTreeMap<ContextSource, Look>>,
     noticed: Mutex<bool>,
     events: Events,
 }
 
 impl Contexts {
-    pub(super) fn new(directories: BTreeMap<String, ContextDirectory>, events: Events) -> Self {
-        Self { directories, looks: Mutex::default(), noticed: Mutex::new(false), events }
+    pub(super) fn new(origins: BTreeMap<String, ContextOrigin>, remotes: Remotes, events: Events) -> Self {
+        Self { origins, remotes, looks: Mutex::default(), noticed: Mutex::new(false), events }
     }
 
     /// What a source that has content of its own holds.
@@ -61,11 +62,21 @@ impl Contexts {
     }
 
     fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
-        let Place::Context(name) = &source.place else {
-            return Err(StepFailure::new(FailureKind::Usage, "ADD of git and URLs is not there yet"));
+        let name = match &source.place {
+            Place::Context(name) => name,
+            Place::Git(address) => return Err(self.remotes.git(address).expect_err("it is not there yet")),
+            Place::Http(file) => return Err(self.remotes.http(file).expect_err("it is not there yet")),
         };
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
-        let directory = self.directories.get(name).ok_or_else(missing)?;
+        let directory = match self.origins.get(name).ok_or_else(missing)? {
+            ContextOrigin::Directory(directory) => directory,
+            ContextOrigin::Git(address) => {
+                return Err(self.remotes.git(address).expect_err("it is not there yet"));
+            }
+            ContextOrigin::Url(_) => {
+                return Err(StepFailure::new(FailureKind::Usage, "contexts behind URLs are not there yet"));
+            }
+        };
         let files = directory.files(&source.selector, cancel)?;
         if let Some(path) = files.normalised {
             self.notice(&path);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use executor::{
-    ExecutorOptions, LocalExecutor,
+    ContextOrigin, ExecutorOptions, LocalExecutor, Secrets,
     context::{ContextDirectory, ContextModes},
     sandbox::Rung,
 };
@@ -92,7 +92,8 @@ impl Ground {
             ContextDirectory::new(context.path().to_owned(), None, ContextModes::Normalise).unwrap();
         let executor = LocalExecutor::new(ExecutorOptions {
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
-            contexts: BTreeMap::from([(String::new(), directory)]),
+            contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
+            secrets: Secrets::default(),
             rung,
             notes: vec![NOTE.to_owned()],
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),

@@ -1,0 +1,123 @@
+//! Files that come from elsewhere: commits of git repositories, files behind URLs, archives on a pipe.
+//!
+//! Everything arrives below the store's `tmp/` and is renamed to a place named after what it is, so that a download that
+//! breaks or a builder that is killed leaves nothing half. What comes is hostile until it is checked: nothing that
+//! a remote, a repository or an archive says chooses a path of ours, an option of a program, or whom credentials go to.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use oci::{Sha256Digest, fetch::Fetcher};
+use solver::{Cancel, FailureKind, StepFailure, op::HttpFile, remote::GitAddress};
+
+use crate::{secrets::Secrets, snapshot::Events};
+
+/// What [`Remotes`] works with.
+#[derive(Clone)]
+pub struct RemoteOptions {
+    /// The store that things arrive in, and the HTTP client.
+    pub fetcher: Fetcher,
+    /// Where credentials of git and HTTP servers are looked for.
+    pub secrets: Secrets,
+    /// Takes progress.
+    pub events: Events,
+    /// Stops transfers.
+    pub cancel: Arc<Cancel>,
+}
+
+/// Brings things from elsewhere. May be called from any number of threads; equal things are brought once.
+pub struct Remotes {
+    options: RemoteOptions,
+}
+
+/// The files of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkout {
+    /// The directory that stands for the whole: the repository's, or the subdirectory that was asked for.
+    pub directory: PathBuf,
+    /// Which commit it is, as 40 or 64 hex digits.
+    pub commit: String,
+    /// When it was committed, Unix seconds.
+    pub time: i64,
+}
+
+/// A file that was downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// A directory that holds nothing but the file, by its name.
+    pub directory: PathBuf,
+    /// What it is called.
+    pub name: String,
+    /// The SHA-256 of its bytes.
+    pub digest: Sha256Digest,
+    /// `Last-Modified`, Unix seconds.
+    pub modified: Option<i64>,
+}
+
+/// What a main context on a pipe or behind a URL turns out to be, as BuildKit tells them apart.
+#[derive(Debug)]
+pub enum Received {
+    /// An archive, unpacked into this directory of the store, which lives as long as the value does.
+    Files(UnpackedContext),
+    /// No archive: a Dockerfile, with no context.
+    Dockerfile(Vec<u8>),
+}
+
+/// The files of an archive, below the store's `tmp/` until it is dropped.
+#[derive(Debug)]
+pub struct UnpackedContext {
+    directory: oci::store::TempDir,
+}
+
+impl UnpackedContext {
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Remotes {
+    /// Nothing is contacted and no program started yet.
+    pub fn new(options: RemoteOptions) -> Self {
+        Self { options }
+    }
+
+    /// The files of a commit, fetched where the store does not have them.
+    ///
+    /// # Errors
+    /// There is no `git`, no such repository, reference or directory, or the commit is not the one that was asked for.
+    pub fn git(&self, address: &GitAddress) -> Result<Checkout, StepFailure> {
+        let _ = (&self.options, address);
+        Err(StepFailure::new(FailureKind::Usage, "git repositories are not there yet"))
+    }
+
+    /// The file behind a URL, downloaded where the store does not have it or the server has another one by now.
+    ///
+    /// # Errors
+    /// The server does not give it, or it is not the one that was asked for.
+    pub fn http(&self, file: &HttpFile) -> Result<Download, StepFailure> {
+        let _ = file;
+        Err(StepFailure::new(FailureKind::Usage, "files behind URLs are not there yet"))
+    }
+
+    /// A main context behind a URL: an archive, or a Dockerfile.
+    ///
+    /// # Errors
+    /// As those of [`Remotes::http`] and [`Remotes::tar_context`].
+    pub fn url_context(&self, url: &str) -> Result<Received, StepFailure> {
+        let _ = url;
+        Err(StepFailure::new(FailureKind::Usage, "contexts behind URLs are not there yet"))
+    }
+
+    /// A main context on a pipe: a tar archive (plain, gzip, bzip2, xz or zstd), or a Dockerfile.
+    ///
+    /// # Errors
+    /// The archive is malformed, leads out of the context, or holds too much.
+    pub fn tar_context(&self, stream: impl Read) -> Result<Received, StepFailure> {
+        let _ = stream;
+        Err(StepFailure::new(FailureKind::Usage, "contexts on a pipe are not there yet"))
+    }
+}
