@@ -56,6 +56,8 @@ pub struct Stage {
     pub platform: Option<Word>,
     /// `AS name`, as written (names compare without case).
     pub name: Option<Word>,
+    /// What a comment right above says about it: the rest of a line `# name description`.
+    pub comment: Option<String>,
     /// The FROM line.
     pub span: Span,
     /// The FROM line's text, for messages.
@@ -127,6 +129,8 @@ pub struct ArgDeclaration {
     pub name: Word,
     /// The default, if there is one; may hold variables.
     pub default: Option<Word>,
+    /// What a comment right above says about it: the rest of a line `# name description`.
+    pub comment: Option<String>,
 }
 
 /// The pairs of ENV and LABEL.
@@ -215,6 +219,115 @@ pub enum CopySource {
     Path(Word),
     /// The body of a heredoc.
     Heredoc(Heredoc),
+}
+
+/// `RUN --mount`, options as given; what is not given is `None`, and what it then means is the planner's to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// `type=bind`, also where no type is given.
+    Bind(BindMount),
+    /// `type=cache`
+    Cache(CacheMount),
+    /// `type=tmpfs`
+    Tmpfs(TmpfsMount),
+    /// `type=secret`
+    Secret(SecretMount),
+    /// `type=ssh`
+    Ssh(SshMount),
+}
+
+/// `RUN --mount=type=bind`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// Stage, image or named context; the main context where it is not given.
+    pub from: Option<String>,
+    /// Path in it; its root where it is not given.
+    pub source: Option<String>,
+    /// Where; relative to the working directory.
+    pub target: Option<String>,
+    /// `rw` or `ro=false`.
+    pub writable: bool,
+}
+
+/// `RUN --mount=type=cache`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMount {
+    /// Which one; the target where it is not given.
+    pub id: Option<String>,
+    /// Where; relative to the working directory.
+    pub target: Option<String>,
+    /// Stage, image or named context that a new one is filled from.
+    pub from: Option<String>,
+    /// Path in it.
+    pub source: Option<String>,
+    /// Who may use it at the same time.
+    pub sharing: Option<Sharing>,
+    /// Permission bits of a new one.
+    pub mode: Option<u32>,
+    /// Owner of a new one.
+    pub uid: Option<u32>,
+    /// Group of a new one.
+    pub gid: Option<u32>,
+    /// `ro`
+    pub read_only: bool,
+}
+
+/// `sharing=` of a cache mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Any number of steps at the same time.
+    Shared,
+    /// A step that finds it used gets another one.
+    Private,
+    /// A step that finds it used waits.
+    Locked,
+}
+
+/// `RUN --mount=type=tmpfs`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TmpfsMount {
+    /// Where; relative to the working directory.
+    pub target: Option<String>,
+    /// At most this many bytes.
+    pub size: Option<u64>,
+    /// `ro`
+    pub read_only: bool,
+}
+
+/// `RUN --mount=type=secret`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretMount {
+    /// `id=` or `source=`; the last component of the target where neither is given.
+    pub id: Option<String>,
+    /// The file; `/run/secrets/ID` where neither it nor a variable is given.
+    pub target: Option<String>,
+    /// The environment variable.
+    pub env: Option<String>,
+    /// Whether a build without it fails.
+    pub required: bool,
+    /// Permission bits of the file.
+    pub mode: Option<u32>,
+    /// Owner of the file.
+    pub uid: Option<u32>,
+    /// Group of the file.
+    pub gid: Option<u32>,
+}
+
+/// `RUN --mount=type=ssh`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshMount {
+    /// Which agent; `default` where it is not given.
+    pub id: Option<String>,
+    /// The socket.
+    pub target: Option<String>,
+    /// Whether a build without it fails.
+    pub required: bool,
+    /// Permission bits of the socket.
+    pub mode: Option<u32>,
+    /// Owner of the socket.
+    pub uid: Option<u32>,
+    /// Group of the socket.
+    pub gid: Option<u32>,
 }
 
 /// `HEALTHCHECK`

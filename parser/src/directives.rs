@@ -10,8 +10,9 @@ use crate::diagnostic::Diagnostic;
 use crate::grammar::taken;
 use crate::lexer::skip_bom;
 
-/// Reads the directives at the top of `text`; what is wrong with them goes to `diagnostics`.
-pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Directives {
+/// Reads the directives at the top of `text`; what is wrong with them goes to `diagnostics`. Also where the rest of the
+/// text begins.
+pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> (Directives, usize) {
     let mut directives = Directives { syntax: None, escape: '\\', check: None };
     let mut seen: Vec<String> = Vec::new();
     let mut at = skip_bom(text);
@@ -22,8 +23,8 @@ pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Directives 
     }
     for line in text[at..].split_inclusive('\n') {
         let line_start = at;
-        at += line.len();
         let Some((key, value)) = directive(line) else { break };
+        at += line.len();
         let start = line_start + nom::Offset::offset(line, value);
         let word = Spanned { value: value.to_owned(), span: Span { start, end: start + value.len() } };
         if seen.contains(&key) {
@@ -39,7 +40,7 @@ pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Directives 
         }
         seen.push(key);
     }
-    directives
+    (directives, at)
 }
 
 fn escape(word: &Word, diagnostics: &mut Vec<Diagnostic>) -> char {
@@ -74,7 +75,7 @@ mod tests {
 
     fn check(text: &str, syntax: Option<&str>, escape: char, check: Option<&str>, mistakes: &[&str]) {
         let mut diagnostics = Vec::new();
-        let found = read(text, &mut diagnostics);
+        let (found, _) = read(text, &mut diagnostics);
         for word in found.syntax.iter().chain(&found.check) {
             assert_eq!(&text[word.span.start..word.span.end], word.value, "{text:?}");
         }

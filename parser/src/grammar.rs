@@ -11,7 +11,15 @@ use nom::multi::{fold_many0, many0, many0_count, separated_list0};
 use nom::sequence::{delimited, preceded, terminated};
 use nom::{IResult, Parser};
 
-use crate::word;
+use crate::{go, word};
+
+/// What is wrong with a JSON array that does not hold strings alone.
+pub(crate) const NOT_STRINGS: &str = "when using JSON array syntax, arrays must be comprised of strings only";
+
+/// What is wrong with a word that is no pair among pairs.
+pub(crate) fn no_equals_sign(word: &str) -> String {
+    format!("Syntax error - can't find = in {}. Must be of the form: name=value", go::quote(word))
+}
 
 /// White space between the words of a line, as BuildKit's regular expression has it.
 fn is_space(c: char) -> bool {
@@ -39,8 +47,8 @@ pub(crate) struct Flag<'a> {
 
 /// Splits an instruction's text. Any text can be split.
 pub(crate) fn parts(text: &str) -> Parts<'_> {
-    let grammar = (take_while(is_space), take_till(is_space), flags);
-    let (rest, (_, keyword, flags)) = infallible(grammar, text);
+    let grammar = (take_till(is_space), flags);
+    let (rest, (keyword, flags)) = infallible(grammar, text.trim());
     Parts { keyword, flags, rest: rest.trim() }
 }
 

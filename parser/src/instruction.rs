@@ -4,6 +4,7 @@
 //! instruction, and the next line is read as if it had been right.
 
 mod copy;
+mod description;
 mod healthcheck;
 mod run;
 
@@ -53,11 +54,7 @@ pub(crate) enum Statement {
 }
 
 /// Reads the next instruction and the bodies of its heredocs; `None` at the end of the text.
-pub(crate) fn next(
-    lexer: &mut Lexer<'_>,
-    escape: char,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<Statement> {
+pub(crate) fn next(lexer: &mut Lexer<'_>, diagnostics: &mut Vec<Diagnostic>) -> Option<Statement> {
     let line = lexer.next_line()?;
     if lexer.words() > MAX_WORDS {
         let message = format!("the Dockerfile has more than {MAX_WORDS} words");
@@ -70,8 +67,15 @@ pub(crate) fn next(
     let parts = grammar::parts(&line.text);
     let heredocs = read_heredocs(&line, &parts, lexer, diagnostics);
     let span = Span { start: line.span.start, end: heredocs.end.unwrap_or(line.span.end) };
-    let mut reader =
-        Reader { line: &line, escape, heredocs: heredocs.found, heredoc_text: heredocs.text, diagnostics };
+    let (escape, comments) = (lexer.escape(), lexer.text(line.comments));
+    let mut reader = Reader {
+        line: &line,
+        escape,
+        comments,
+        heredocs: heredocs.found,
+        heredoc_text: heredocs.text,
+        diagnostics,
+    };
     if parts.keyword.eq_ignore_ascii_case("FROM") {
         return Some(reader.from(&parts).map_or(Statement::RefusedFrom, Statement::From));
     }
@@ -140,6 +144,8 @@ fn without_leading_tabs(content: &str) -> String {
 struct Reader<'r> {
     line: &'r Line,
     escape: char,
+    /// The lines of comments right above.
+    comments: &'r str,
     heredocs: Vec<Heredoc>,
     heredoc_text: String,
     diagnostics: &'r mut Vec<Diagnostic>,
@@ -223,7 +229,10 @@ impl Reader<'_> {
             return None;
         }
         let (span, text) = (self.line.span, self.line.text.trim().to_owned());
-        Some(Stage { base, platform: flags.one("platform"), name, span, text, instructions: Vec::new() })
+        let names: Vec<&str> = name.iter().map(|name| name.value.as_str()).collect();
+        let comment = self.describe("FROM", &names).into_values().next();
+        let (platform, instructions) = (flags.one("platform"), Vec::new());
+        Some(Stage { base, platform, name, comment, span, text, instructions })
     }
 
     fn arg(&mut self, rest: &str) -> Option<Vec<ArgDeclaration>> {
@@ -231,12 +240,17 @@ impl Reader<'_> {
         if words.is_empty() {
             return self.refuse("ARG requires at least one argument");
         }
-        let declarations = words.into_iter().map(|word| match word.split_once('=') {
-            Some(("", _)) => self.refuse_at(word, "ARG names can not be blank"),
-            Some((name, default)) => {
-                Some(ArgDeclaration { name: self.word(name), default: Some(self.word(default)) })
-            }
-            None => Some(ArgDeclaration { name: self.word(word), default: None }),
+        let name = |word: &'_ str| word.split_once('=').map_or(word, |(name, _)| name).to_owned();
+        let names: Vec<String> = words.iter().map(|word| name(word)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut comments = self.describe("ARG", &names);
+        let declarations = words.into_iter().map(|word| {
+            let (name, default) = match word.split_once('=') {
+                Some(("", _)) => return self.refuse_at(word, "ARG names can not be blank"),
+                Some((name, default)) => (name, Some(self.word(default))),
+                None => (word, None),
+            };
+            Some(ArgDeclaration { name: self.word(name), default, comment: comments.remove(name) })
         });
         // Collected first, so that every blank name is reported.
         declarations.collect::<Vec<_>>().into_iter().collect()
@@ -256,11 +270,7 @@ impl Reader<'_> {
         let pairs = words.into_iter().map(|word| match word.split_once('=') {
             Some(("", _)) => self.refuse_at(word, format!("{keyword} names can not be blank")),
             Some((key, value)) => Some((self.word(key), self.word(value))),
-            None => {
-                let message =
-                    format!("Syntax error - can't find = in {word:?}. Must be of the form: name=value");
-                self.refuse_at(word, message)
-            }
+            None => self.refuse_at(word, grammar::no_equals_sign(word)),
         });
         let pairs = pairs.collect::<Vec<_>>().into_iter().collect::<Option<_>>()?;
         Some(KeyValues { pairs, legacy: false })
@@ -352,7 +362,7 @@ impl Reader<'_> {
     }
 
     fn refuse_array<T>(&mut self, rest: &str) -> Option<T> {
-        self.refuse_at(rest, "when using JSON array syntax, arrays must be comprised of strings only")
+        self.refuse_at(rest, grammar::NOT_STRINGS)
     }
 
     /// Reports a mistake of the line as a whole.

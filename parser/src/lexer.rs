@@ -19,6 +19,8 @@ pub(crate) struct Line {
     pub(crate) span: Span,
     /// The first empty line among the continuations.
     pub(crate) empty_continuation: Option<Span>,
+    /// The lines of comments right above, without an empty line or comment between; empty where there are none.
+    pub(crate) comments: Span,
     segments: Vec<Segment>,
 }
 
@@ -85,8 +87,19 @@ pub(crate) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub(crate) fn new(text: &'a str, escape: char) -> Self {
-        Self { text, at: skip_bom(text), escape, words: 0 }
+    /// A reader of what begins at `start`, which is the beginning of a line.
+    pub(crate) fn new(text: &'a str, start: usize, escape: char) -> Self {
+        Self { text, at: start.max(skip_bom(text)), escape, words: 0 }
+    }
+
+    /// The escape character.
+    pub(crate) fn escape(&self) -> char {
+        self.escape
+    }
+
+    /// The text of a place in the file.
+    pub(crate) fn text(&self, span: Span) -> &'a str {
+        &self.text[span.start..span.end]
     }
 
     /// How many words the lines so far can have had, at most.
@@ -96,13 +109,21 @@ impl<'a> Lexer<'a> {
 
     /// The next instruction's line; comments and empty lines before it are skipped.
     pub(crate) fn next_line(&mut self) -> Option<Line> {
+        let mut comments = Span::default();
         loop {
             let (start, physical) = self.physical()?;
             let content = physical.trim_start();
-            if content.is_empty() || content.starts_with('#') {
+            if let Some(comment) = content.strip_prefix('#') {
+                let above = if comments.end == start { comments.start } else { start };
+                let start = if comment.trim().is_empty() { self.at } else { above };
+                comments = Span { start, end: self.at };
                 continue;
             }
-            let line = self.logical(start + physical.len() - content.len(), content);
+            if content.is_empty() {
+                continue;
+            }
+            let mut line = self.logical(start + physical.len() - content.len(), content);
+            line.comments = if comments.end == start { comments } else { Span { start, end: start } };
             let separators = line.text.bytes().filter(|byte| byte.is_ascii_whitespace() || *byte == b',');
             self.words += separators.count() + 1;
             return Some(line);
@@ -113,7 +134,7 @@ impl<'a> Lexer<'a> {
         let (piece, mut continues) = self.without_continuation(first);
         let segments = vec![Segment { joined: 0, source: start }];
         let span = Span { start, end: start };
-        let mut line = Line { text: String::new(), span, empty_continuation: None, segments };
+        let mut line = Line { text: String::new(), span, empty_continuation: None, comments: span, segments };
         line.append(piece, start);
         while continues {
             let Some((start, physical)) = self.physical() else { break };
@@ -186,7 +207,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<String> {
-        let mut lexer = Lexer::new(text, '\\');
+        let mut lexer = Lexer::new(text, 0, '\\');
         std::iter::from_fn(|| lexer.next_line()).map(|line| line.text).collect()
     }
 
@@ -212,7 +233,7 @@ mod tests {
     #[test]
     fn spans_point_into_the_file() {
         let text = "# x\n  RUN aé\\\n\n# c\n  bb\n";
-        let line = Lexer::new(text, '\\').next_line().expect("there is one");
+        let line = Lexer::new(text, 0, '\\').next_line().expect("there is one");
         assert_eq!(line.text, "RUN aé  bb");
         assert_eq!(&text[line.span.start..line.span.end], "RUN aé\\\n\n# c\n  bb");
         let span = line.span_of_part(&line.text[4..7]);
@@ -225,12 +246,12 @@ mod tests {
     #[test]
     fn bodies_end_at_their_delimiter() {
         let marker = |chomp| HeredocMarker { fd: 0, chomp, name: "E".to_owned(), quoted: false };
-        let mut lexer = Lexer::new("RUN <<-E\n\ta\r\nE \n\t\tE\r\nX\n", '\\');
+        let mut lexer = Lexer::new("RUN <<-E\n\ta\r\nE \n\t\tE\r\nX\n", 0, '\\');
         lexer.next_line();
         let body = lexer.heredoc(&marker(true));
         assert_eq!((body.content, body.terminated), ("\ta\r\nE \n", true));
         assert_eq!(lexer.next_line().map(|line| line.text), Some("X".to_owned()));
-        let body = Lexer::new("a\nb", '\\').heredoc(&marker(false));
+        let body = Lexer::new("a\nb", 0, '\\').heredoc(&marker(false));
         assert_eq!((body.content, body.terminated), ("a\nb", false));
     }
 }

@@ -9,21 +9,22 @@
 pub mod ast;
 pub mod diagnostic;
 mod directives;
+pub mod dump;
 mod duration;
 mod flags;
 pub mod glob;
+mod go;
 mod grammar;
 pub mod ignore;
 mod instruction;
 mod lexer;
 pub mod lint;
+pub mod mount;
 mod parse;
 pub mod suggest;
 mod wildcard;
 pub mod word;
 
-#[cfg(test)]
-mod dump;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! `# check=` asks for is [`Checks`], which also whoever knows the values (the planner) has to ask.
 
 mod checks;
+mod rules;
 mod stages;
 mod words;
 
 pub use checks::Checks;
+pub use rules::{RULES, Rule, rule};
 
 use crate::ast::{Dockerfile, Instruction, InstructionKind, Span, Stage};
 use crate::diagnostic::Diagnostic;

@@ -62,7 +62,7 @@ pub fn parse_instruction(text: &str, escape: char) -> Result<Instruction, Vec<Di
         return Err(vec![error]);
     }
     let mut diagnostics = Vec::new();
-    let mut statements = statements(text, escape, &mut diagnostics);
+    let mut statements = statements(Lexer::new(text, 0, escape), &mut diagnostics);
     if has_errors(&diagnostics) {
         return Err(diagnostics);
     }
@@ -83,18 +83,24 @@ pub fn parse_instruction(text: &str, escape: char) -> Result<Instruction, Vec<Di
 
 /// Texts that are not worth reading: too long, or not text.
 fn refuse_outright(text: &str) -> Option<Diagnostic> {
-    if text.len() > MAX_BYTES {
-        let at = text.floor_char_boundary(MAX_BYTES);
-        let message = format!("the Dockerfile is larger than {} MiB", MAX_BYTES >> 20);
-        return Some(Diagnostic::error(Span { start: at, end: at }, message));
+    too_large(text).or_else(|| {
+        let at = text.find('\0')?;
+        Some(Diagnostic::error(Span { start: at, end: at + 1 }, "the Dockerfile holds a NUL byte"))
+    })
+}
+
+pub(crate) fn too_large(text: &str) -> Option<Diagnostic> {
+    if text.len() <= MAX_BYTES {
+        return None;
     }
-    let at = text.find('\0')?;
-    Some(Diagnostic::error(Span { start: at, end: at + 1 }, "the Dockerfile holds a NUL byte"))
+    let at = text.floor_char_boundary(MAX_BYTES);
+    let message = format!("the Dockerfile is larger than {} MiB", MAX_BYTES >> 20);
+    Some(Diagnostic::error(Span { start: at, end: at }, message))
 }
 
 fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
-    let directives = directives::read(text, diagnostics);
-    let statements = statements(text, directives.escape, diagnostics);
+    let (directives, start) = directives::read(text, diagnostics);
+    let statements = statements(Lexer::new(text, start, directives.escape), diagnostics);
     let end = Span { start: text.len(), end: text.len() };
     if statements.is_empty() {
         diagnostics.push(Diagnostic::error(end, "file with no instructions"));
@@ -108,12 +114,11 @@ fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
     Some(Dockerfile { directives, global_args, stages })
 }
 
-/// What all lines say, in order. Also the fixtures' dump is made from this.
-pub(crate) fn statements(text: &str, escape: char, diagnostics: &mut Vec<Diagnostic>) -> Vec<Statement> {
-    let mut lexer = Lexer::new(text, escape);
+/// What all lines say, in order.
+fn statements(mut lexer: Lexer<'_>, diagnostics: &mut Vec<Diagnostic>) -> Vec<Statement> {
     let mut statements = Vec::new();
     let (mut known, mut errors) = (diagnostics.len(), count_errors(diagnostics));
-    while let Some(statement) = instruction::next(&mut lexer, escape, diagnostics) {
+    while let Some(statement) = instruction::next(&mut lexer, diagnostics) {
         statements.push(statement);
         errors += count_errors(&diagnostics[known..]);
         known = diagnostics.len();

@@ -325,7 +325,7 @@ impl Planner<'_> {
         build_args: &BTreeMap<String, String>,
     ) -> Result<Environment, PlanError> {
         let mut globals = predefined;
-        for ArgDeclaration { name, default } in self.global_declarations() {
+        for ArgDeclaration { name, default, comment: _ } in self.global_declarations() {
             let value = match (build_args.get(&name.value), default) {
                 (Some(given), _) => given.clone(),
                 (None, Some(default)) => {

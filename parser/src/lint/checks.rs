@@ -2,11 +2,14 @@
 
 use crate::ast::{Spanned, Word};
 use crate::diagnostic::Diagnostic;
+use crate::go;
+use crate::lint::RULES;
 
 /// What a Dockerfile says about lint rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checks {
-    skip: Vec<String>,
+    skip: Rules,
+    experimental: Rules,
     error: Option<Word>,
 }
 
@@ -21,10 +24,9 @@ impl Checks {
                 return refuse(format!("invalid check option {option:?}"));
             };
             match (key.trim(), value.trim()) {
-                ("skip", value) => checks.skip = list(value),
-                // It asks for rules that are off by default; we have none of those.
-                ("experimental", _) => {}
-                ("error", value) => match boolean(value) {
+                ("skip", value) => checks.skip = Rules::read(value),
+                ("experimental", value) => checks.experimental = Rules::read(value),
+                ("error", value) => match go::boolean(value) {
                     Some(error) => checks.error = error.then(|| word.clone()),
                     None => {
                         return refuse(format!("failed to parse check option {option:?}: invalid syntax"));
@@ -36,9 +38,10 @@ impl Checks {
         Ok(checks)
     }
 
-    /// Whether findings of `rule` are wanted.
+    /// Whether findings of `rule` are wanted: experimental rules have to be asked for, and are never skipped.
     pub fn allows(&self, rule: &str) -> bool {
-        !self.skip.iter().any(|skipped| skipped == "all" || skipped == rule)
+        let is_experimental = RULES.iter().any(|known| known.name == rule && known.experimental);
+        if is_experimental { self.experimental.hold(rule) } else { !self.skip.hold(rule) }
     }
 
     /// The error that findings amount to where `error=true` is set.
@@ -54,15 +57,31 @@ impl Checks {
     }
 }
 
-fn list(value: &str) -> Vec<String> {
-    value.split(',').map(|rule| rule.trim().to_owned()).collect()
+/// What `skip=` or `experimental=` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rules {
+    All,
+    Named(Vec<String>),
 }
 
-/// Go's `strconv.ParseBool`.
-fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
+impl Default for Rules {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
+}
+
+impl Rules {
+    fn read(value: &str) -> Self {
+        match value {
+            "all" => Self::All,
+            names => Self::Named(names.split(',').map(|rule| rule.trim().to_owned()).collect()),
+        }
+    }
+
+    fn hold(&self, rule: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.iter().any(|name| name == rule),
+        }
     }
 }

@@ -43,7 +43,7 @@ impl Walk<'_, '_> {
 
     fn arg(&mut self, task: &Task, declarations: &[ArgDeclaration]) -> Result<(), PlanError> {
         let mut committed = Vec::new();
-        for ArgDeclaration { name, default } in declarations {
+        for ArgDeclaration { name, default, comment: _ } in declarations {
             let name = &name.value;
             let given = self.planner.options.build_args.get(name).cloned();
             let value = match (given, default) {
