@@ -8,6 +8,7 @@
 //! `unsafe` is allowed in one module, `sandbox::sys`.
 #![deny(unsafe_code)]
 
+pub mod agents;
 pub mod archive;
 pub mod cache;
 pub mod cache_mounts;

@@ -17,7 +17,7 @@ use oci::{
 use crate::{
     graph::Vertex,
     op::{
-        BindMount, CacheMount, Chmod, ContextSource, Copy, CopyItem, Exec, HttpFile, MakeDir, Mount,
+        BindMount, CacheMount, Chmod, ContextSource, Copy, CopyItem, Device, Exec, HttpFile, MakeDir, Mount,
         MountedFile, Network, Op, Place, Script, SecretMount, Security, Selector, Sharing, Source, SshMount,
         Timestamps,
     },
@@ -181,11 +181,30 @@ impl Canonical for Selector {
 
 impl Canonical for Exec {
     fn encode(&self, out: &mut Encoder) {
-        let Self { args, env, user, workdir, network, security, mounts, hosts, hostname, script, timestamps } =
-            self;
+        let Self {
+            args,
+            env,
+            user,
+            workdir,
+            network,
+            security,
+            mounts,
+            devices,
+            hosts,
+            hostname,
+            script,
+            timestamps,
+        } = self;
         out.field(1, args).field(2, env).field(3, user).field(4, workdir);
         out.field(5, network).field(6, script).field(7, timestamps);
-        out.field(8, security).field(9, mounts).field(10, hosts).field(11, hostname);
+        out.field(8, security).field(9, mounts).field(10, hosts).field(11, hostname).field(12, devices);
+    }
+}
+
+impl Canonical for Device {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { name, required } = self;
+        out.field(1, name).field(2, required);
     }
 }
 
@@ -347,8 +366,20 @@ impl Fields {
     }
 
     fn exec(&mut self, exec: &Exec) {
-        let Exec { args, env, user, workdir, network, security, mounts, hosts, hostname, script, timestamps } =
-            exec;
+        let Exec {
+            args,
+            env,
+            user,
+            workdir,
+            network,
+            security,
+            mounts,
+            devices,
+            hosts,
+            hostname,
+            script,
+            timestamps,
+        } = exec;
         self.put("op", "run");
         self.put("args", format!("{args:?}"));
         env.iter().for_each(|(name, value)| self.put(&format!("env {name}"), value));
@@ -358,6 +389,9 @@ impl Fields {
         self.put("security", format!("{security:?}"));
         for (number, mount) in mounts.iter().enumerate() {
             self.put(&format!("mount {number:03}"), format!("{mount:?}"));
+        }
+        for Device { name, required } in devices {
+            self.put(&format!("device {name}"), if *required { "required" } else { "optional" });
         }
         hosts.iter().for_each(|(name, address)| self.put(&format!("host {name}"), address));
         hostname.iter().for_each(|name| self.put("hostname", name));

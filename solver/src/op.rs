@@ -102,6 +102,8 @@ pub struct Exec {
     pub security: Security,
     /// What is mounted while it runs, in order.
     pub mounts: Vec<Mount>,
+    /// Devices of the machine that it is given.
+    pub devices: Vec<Device>,
     /// `--add-host`: names and the addresses that `/etc/hosts` gives them.
     pub hosts: Vec<(String, String)>,
     /// `BUILDKIT_SANDBOX_HOSTNAME`
@@ -148,6 +150,15 @@ pub enum Security {
     Sandbox,
     /// All capabilities and no system call filter; needs `--allow security.insecure`.
     Insecure,
+}
+
+/// `RUN --device`: a device by its name in the Container Device Interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Device {
+    /// `vendor/class`, `vendor/class=name` or `vendor/class=*`.
+    pub name: String,
+    /// A step without it fails; else it runs without.
+    pub required: bool,
 }
 
 /// `RUN --mount`. Every target is an absolute, clean path; what is made on disk for it is in no layer.

@@ -37,8 +37,8 @@ pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use init::init_main;
 pub use plan::{
-    Capability, Limits, Network, PlanError, PlanInputs, ProvidedFile, Root, Rung, SandboxPlan,
-    SeccompProfile, User,
+    Access, Capability, FileTree, Limits, MountSource, Network, PlanError, PlanInputs, PlannedMount,
+    ProvidedFile, Root, Rung, SandboxPlan, SeccompProfile, SecretBytes, User,
 };
 pub use probe::{Outcome, Probe, probe};
 pub use run::{Exit, is_init_call, resolv_conf, run};

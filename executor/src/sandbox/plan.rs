@@ -41,6 +41,8 @@ pub struct SandboxPlan {
     pub root: Root,
     /// Files that are there while the step runs and in no layer.
     pub files: Vec<ProvidedFile>,
+    /// What is mounted besides, in the order in which it is mounted: what is above comes first.
+    pub mounts: Vec<PlannedMount>,
     /// Command and arguments; the command is looked up in the environment's PATH.
     pub args: Vec<String>,
     /// The whole environment, every name once.
@@ -89,6 +91,89 @@ pub struct ProvidedFile {
     pub content: String,
     /// Permission bits; the owner is root.
     pub mode: u32,
+}
+
+/// Something that is mounted into a step. What is made on disk for it is gone afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedMount {
+    /// Absolute clean path inside.
+    pub target: String,
+    /// What it shows.
+    pub source: MountSource,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountSource {
+    /// Part of a file system.
+    Files {
+        /// Which file system.
+        tree: FileTree,
+        /// Absolute clean path of a file or directory in it; links are followed inside.
+        path: String,
+        /// Whether it can be written.
+        access: Access,
+    },
+    /// An empty directory in memory.
+    Tmpfs {
+        /// At most this many bytes; `None` is the kernel's default, half of the memory.
+        size: Option<u64>,
+    },
+    /// A file in memory.
+    Secret {
+        /// What stands in it.
+        content: SecretBytes,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// A socket of the builder, which has its mode and owner already.
+    Socket(PathBuf),
+}
+
+/// Files that a mount can show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileTree {
+    /// One directory.
+    Directory(PathBuf),
+    /// Directories to merge, topmost first, at least two.
+    Merged(Vec<PathBuf>),
+    /// Directories to merge, topmost first, on which something is written that nobody keeps.
+    Scratch {
+        /// At least one.
+        lowers: Vec<PathBuf>,
+        /// Where changes arrive.
+        upper: PathBuf,
+        /// The overlay's own directory, empty, on the same file system as `upper`.
+        work: PathBuf,
+    },
+}
+
+/// What may be done with the files of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Reading; not even root can mount it anew for more.
+    Read,
+    /// Writing, too.
+    Write,
+}
+
+/// Bytes that no log, error or file may show.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretBytes(pub Vec<u8>);
+
+impl std::fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
 }
 
 /// Ids of a process. Names were looked up in the image before.
@@ -205,6 +290,8 @@ pub struct PlanInputs<'a> {
     pub rung: Rung,
     /// The root file system.
     pub root: Root,
+    /// What `exec.mounts` come to.
+    pub mounts: Vec<PlannedMount>,
     /// What `exec.user` was resolved to.
     pub user: User,
     /// The user's home directory in the image: `HOME` where the operation sets none.
@@ -253,6 +340,7 @@ impl SandboxPlan {
             rung: inputs.rung,
             root: inputs.root,
             files: provided_files(exec, inputs.resolv_conf),
+            mounts: inputs.mounts,
             args: exec.args.clone(),
             env: environment(&exec.env, inputs.ambient_env, inputs.home),
             cwd: exec.workdir.clone(),
@@ -350,6 +438,7 @@ mod tests {
             network: op::Network::Default,
             security: Default::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             hosts: Vec::new(),
             hostname: None,
             script: None,
@@ -364,6 +453,7 @@ mod tests {
             ambient_env: &[],
             rung,
             root,
+            mounts: Vec::new(),
             user,
             home: None,
             resolv_conf: "ns",

@@ -149,6 +149,7 @@ impl Ground {
             network: Default::default(),
             security: Default::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             hosts: Vec::new(),
             hostname: None,
             script: None,

@@ -34,6 +34,7 @@ fn exec() -> Exec {
         network: Network::Default,
         security: Default::default(),
         mounts: Vec::new(),
+        devices: Vec::new(),
         hosts: Vec::new(),
         hostname: None,
         script: None,
@@ -82,6 +83,10 @@ fn make_dir_with(change: impl FnOnce(&mut MakeDir)) -> Vertex {
     vertex(Op::MakeDir(make_dir))
 }
 
+fn device(required: bool) -> impl Fn(&mut Exec) {
+    move |exec| exec.devices = vec![Device { name: "vendor.com/class=one".to_owned(), required }]
+}
+
 /// All vertices have different keys of both kinds, and so do the same vertices on other inputs.
 #[test]
 fn what_can_change_the_output_changes_the_key() {
@@ -98,6 +103,8 @@ fn what_can_change_the_output_changes_the_key() {
         ("working directory", exec_with(|exec| exec.workdir = "/w".to_owned())),
         ("no network", exec_with(|exec| exec.network = Network::None)),
         ("network of the host", exec_with(|exec| exec.network = Network::Host)),
+        ("device", exec_with(device(false))),
+        ("required device", exec_with(device(true))),
         ("script", exec_with(|exec| exec.script = script("#!/bin/sh\n"))),
         ("another script", exec_with(|exec| exec.script = script("#!/bin/sh\n#\n"))),
         ("script of another name", exec_with(|exec| exec.script = named("PY", "#!/bin/sh\n"))),
@@ -197,5 +204,5 @@ fn the_encoding_is_fixed() {
         content_key(&make_dir_with(|_| {}), &inputs),
     ];
     let prefixes = keys.map(|key| key.hex()[..16].to_owned());
-    assert_eq!(prefixes, ["13467d738638a292", "1b8fa02dbaa47a2a", "aae6f59a5b1b5adc", "25a6821ba06ae903"]);
+    assert_eq!(prefixes, ["ac7bc88f866cfe42", "29d809df8dad3525", "aae6f59a5b1b5adc", "25a6821ba06ae903"]);
 }

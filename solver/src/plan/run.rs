@@ -29,6 +29,7 @@ impl Walk<'_, '_> {
             network,
             security: Default::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             hosts: Vec::new(),
             hostname: None,
             script,

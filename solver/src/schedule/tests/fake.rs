@@ -217,6 +217,7 @@ impl Dockerfile {
             network: Network::Default,
             security: Default::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             hosts: Vec::new(),
             hostname: None,
             script: None,
