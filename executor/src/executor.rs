@@ -187,7 +187,7 @@ impl Executor for LocalExecutor {
             }
             Op::Copy(copy) => self.copy(&step, copy),
             Op::MakeDir(make) => self.make_dir(&step, make),
-            Op::Merge => Err(StepFailure::new(FailureKind::Usage, "COPY --link is not there yet")),
+            Op::Merge => merge(&step),
             Op::Source(_) => Err(planner_mistake("a source is no step")),
         };
         // A step writes nowhere but into the store.
@@ -196,6 +196,13 @@ impl Executor for LocalExecutor {
             false => failure,
         })
     }
+}
+
+/// The layer that its second input ends in: a copy to an empty file system, which stands as well on any other one. The
+/// file system below is neither pulled nor looked at; see [`crate::snapshot`].
+fn merge(step: &Step<'_>) -> Result<Layer, StepFailure> {
+    let layer = step.inputs.get(1).and_then(|linked| linked.snapshot.layers.last());
+    layer.cloned().ok_or_else(|| planner_mistake("there is nothing to link"))
 }
 
 fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {

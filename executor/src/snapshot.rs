@@ -7,10 +7,12 @@
 //! whoever is second throws his own away. The digest of `scratch` keys an empty directory.
 //!
 //! Layers of base images can always be made again from their blobs; a layer that a step made cannot, so it counts as
-//! present only while its directory is.
+//! present only while its directory is: the one of its chain, or the one of the layer alone, from which the other is
+//! made when somebody needs it (COPY --link, see [`linked`]).
 
 mod base;
 mod error;
+mod linked;
 mod meta;
 mod pull;
 mod stream;
@@ -198,7 +200,7 @@ impl Snapshots {
                 // the base up, so nobody waits in a circle.
                 let above = chain[present.len() + 1..].iter().map(|(digest, _)| self.lock(digest));
                 let _locks = above.collect::<Result<Vec<_>, _>>()?;
-                return self.make_base_layers(chain, present);
+                return self.make_layers(chain, present);
             }
         }
     }
@@ -291,8 +293,10 @@ pub fn holds_layer(store: &Store, chain: &TreeDigest, layer: &Layer) -> bool {
     match layer {
         Layer::Base(_) => true,
         Layer::Built(tree) => {
-            let meta = Meta::read(&directory(store, chain));
-            meta.is_ok_and(|meta| meta.is_some()) && store.root().join(tree_file(tree)).is_file()
+            let is_there =
+                |digest: &TreeDigest| Meta::read(&directory(store, digest)).is_ok_and(|meta| meta.is_some());
+            let has_files = is_there(chain) || is_there(&Snapshot::digest_of_one(layer));
+            has_files && store.root().join(tree_file(tree)).is_file()
         }
     }
 }

@@ -150,7 +150,7 @@ enum Slot {
     Done(Result<Box<SealedLayer>, Arc<SealError>>),
 }
 
-/// A built layer and where its files are: the directory of the snapshot that ends in it.
+/// A built layer and the snapshot that ends in it.
 #[derive(Debug, Clone, Copy)]
 struct Job {
     tree: TreeDigest,
@@ -243,6 +243,15 @@ impl Job {
             Layer::Built(tree) => Some(Self { tree: *tree, chain }),
         }
     }
+
+    /// Where its files are: in the directory of the snapshot, or, while nobody needed that one, where COPY --link
+    /// made the layer.
+    fn directory(&self, store: &Store) -> PathBuf {
+        let linked = Snapshot::digest_of_one(&Layer::Built(self.tree));
+        let files = |digest: &TreeDigest| store.area("snapshots").join(digest.hex()).join("fs");
+        let own = files(&self.chain);
+        if own.is_dir() { own } else { files(&linked) }
+    }
 }
 
 impl Shared {
@@ -308,7 +317,7 @@ impl Shared {
             return Ok(record.into());
         }
         let tree = read_tree(&self.options.store, job.tree)?;
-        let directory = self.options.store.area("snapshots").join(job.chain.hex()).join("fs");
+        let directory = job.directory(&self.options.store);
         let failed = |source| SealError::Read { path: directory.clone(), source };
         let files = DirectorySource::open(&directory).map_err(failed)?;
         let (options, pipeline) = (&self.options, self.pipeline()?);

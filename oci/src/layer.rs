@@ -107,6 +107,12 @@ impl Snapshot {
         encoder.digest()
     }
 
+    /// Identity of the file system that holds this layer and nothing else: where a layer was made that COPY --link put
+    /// on top of another file system.
+    pub fn digest_of_one(layer: &Layer) -> TreeDigest {
+        Self::digest_with(&Self::default().digest(), layer)
+    }
+
     /// The file system with one more layer on top.
     pub fn with(&self, layer: Layer) -> Self {
         let mut layers = self.layers.clone();

@@ -1,4 +1,5 @@
-//! Makes the missing layers of base images: unpacked at the same time, then settled one on the other from the base up.
+//! Makes the missing layers of a chain. Those of base images are unpacked at the same time, then settled one on the
+//! other from the base up; between and above them come those that COPY --link made elsewhere ([`super::linked`]).
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use std::{
     thread,
 };
 
-use oci::{BaseLayer, Layer, TreeDigest, store::TempDir};
+use oci::{BaseLayer, Layer, Snapshot, TreeDigest, store::TempDir};
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, StreamError, directory, files,
@@ -24,6 +25,12 @@ use crate::unpack::{Loose, Target};
 /// Layers that are unpacked at the same time; each keeps three threads and a connection busy.
 const AT_ONCE: usize = 4;
 
+/// A layer that must be made, with a time later than that of the one below.
+enum Missing<'a> {
+    Base(&'a BaseLayer, Stamp),
+    Linked(&'a Layer, Stamp),
+}
+
 /// A layer that is unpacked and not in its place yet.
 struct Pulled {
     loose: Loose,
@@ -32,42 +39,59 @@ struct Pulled {
     _trash: TempDir,
 }
 
+impl<'a> Missing<'a> {
+    fn base(&self) -> Option<(&'a BaseLayer, Stamp)> {
+        match self {
+            Self::Base(layer, stamp) => Some((layer, *stamp)),
+            Self::Linked(..) => None,
+        }
+    }
+}
+
 impl Snapshots {
     /// Completes a chain of which the lowest layers are there. The caller holds the lock of the first that is not.
-    pub(super) fn make_base_layers(
+    pub(super) fn make_layers(
         &self,
         chain: &[(TreeDigest, &Layer)],
         mut metas: Vec<Meta>,
     ) -> Result<Vec<Meta>, SnapshotError> {
         let missing = self.missing(chain, &metas)?;
-        let pulled = self.pull_all(&missing)?;
-        for ((layer, stamp), pulled) in missing.into_iter().zip(pulled) {
+        let bases: Vec<_> = missing.iter().filter_map(Missing::base).collect();
+        let mut pulled = self.pull_all(&bases)?.into_iter();
+        for missing in missing {
             let digest = chain[metas.len()].0;
             let lowers = self.open_lowers(chain, &metas)?;
-            metas.push(self.place(digest, layer, stamp, pulled, &lowers, metas.last())?);
+            metas.push(match missing {
+                Missing::Linked(layer, stamp) => self.link(digest, layer, stamp, &lowers, metas.last())?,
+                Missing::Base(layer, stamp) => {
+                    let pulled = pulled.next().expect("every base layer was pulled, in order");
+                    self.place(digest, layer, stamp, pulled, &lowers, metas.last())?
+                }
+            });
         }
         Ok(metas)
     }
 
-    /// The layers that must be made, each with a time later than that of the one below.
+    /// The layers that must be made.
     fn missing<'a>(
         &self,
         chain: &[(TreeDigest, &'a Layer)],
         metas: &[Meta],
-    ) -> Result<Vec<(&'a BaseLayer, Stamp)>, SnapshotError> {
+    ) -> Result<Vec<Missing<'a>>, SnapshotError> {
         let mut below = metas.last().map(|meta| meta.stamp);
         let mut missing = Vec::new();
         for (digest, layer) in &chain[metas.len()..] {
-            match layer {
+            let stamp = Stamp::now_after(below).ok_or(SnapshotError::Clock)?;
+            below = Some(stamp);
+            missing.push(match layer {
+                Layer::Base(layer) => Missing::Base(layer, stamp),
+                Layer::Built(_) if self.meta(&Snapshot::digest_of_one(layer))?.is_some() => {
+                    Missing::Linked(layer, stamp)
+                }
                 Layer::Built(tree) => {
                     return Err(SnapshotError::Gone { layer: *tree, path: directory(self.store(), digest) });
                 }
-                Layer::Base(layer) => {
-                    let stamp = Stamp::now_after(below).ok_or(SnapshotError::Clock)?;
-                    below = Some(stamp);
-                    missing.push((layer, stamp));
-                }
-            }
+            });
         }
         Ok(missing)
     }

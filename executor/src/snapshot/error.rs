@@ -42,6 +42,24 @@ pub enum SnapshotError {
         /// Where it was.
         path: PathBuf,
     },
+    /// The files of a layer that COPY --link made could not be put on top of another file system.
+    #[error("cannot put the layer {layer} of COPY --link on top of its file system")]
+    Link {
+        /// The layer.
+        layer: TreeDigest,
+        /// Why not.
+        #[source]
+        source: Box<crate::copy::CopyError>,
+    },
+    /// The tree of a layer is damaged.
+    #[error("{} is damaged", path.display())]
+    Tree {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: oci::tree::TreeError,
+    },
     /// The file system could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),

@@ -30,6 +30,9 @@ pub const TESTS: &[Test] = &[
         notes_of_the_sandbox_are_told_once_and_by_run_only,
     ),
     ("context_changes_after_the_key_are_noticed", context_changes_after_the_key_are_noticed),
+    ("a_linked_copy_asks_for_nothing_below", a_linked_copy_asks_for_nothing_below),
+    ("a_linked_copy_replaces_what_is_below", a_linked_copy_replaces_what_is_below),
+    ("linked_copies_stand_on_each_other", linked_copies_stand_on_each_other),
 ];
 
 fn base(ground: &Ground, entries: &[Base<'_>]) -> Snapshot {
@@ -213,4 +216,64 @@ fn context_changes_after_the_key_are_noticed(ground: &Ground) {
     let failure = ground.copy(&base, "f", "/g", None).unwrap_err();
     assert!(failure.message.contains("changed while reading"), "{failure}");
     assert_eq!((failure.kind, ground.temporaries()), (FailureKind::Build, 0));
+}
+
+/// The layer of a linked copy on top of another file system.
+fn link(ground: &Ground, parent: &Snapshot, copied: &Snapshot) -> Snapshot {
+    ground.merge(parent, copied).unwrap()
+}
+
+fn a_linked_copy_asks_for_nothing_below(ground: &Ground) {
+    ground.put("d/f", "x");
+    let copied = ground.copy(&Snapshot::default(), "d", "/srv/", None).unwrap();
+    let unreachable = Snapshot { layers: vec![ground.absent()] };
+    let linked = link(ground, &unreachable, &copied);
+    assert_eq!(linked.layers.last(), copied.layers.last());
+    assert_eq!(ground.tree(&linked), ["srv directory 755 0:0 epoch", "srv/f file 1 644 0:0 content"]);
+    assert!(ground.executor.snapshots().view(&linked).is_err(), "now the base is needed");
+    assert_eq!(ground.temporaries(), 0);
+}
+
+fn a_linked_copy_replaces_what_is_below(ground: &Ground) {
+    let entries = [
+        Base { path: "srv/", mode: 0o700, ..FILE },
+        Base { path: "srv/old", ..FILE },
+        Base { path: "srv/f", content: b"below", ..FILE },
+        Base { path: "file", ..FILE },
+        Base { path: "dir/", mode: 0o755, ..FILE },
+        Base { path: "dir/gone", ..FILE },
+    ];
+    let base = base(ground, &entries);
+    let base = ground.run(&base, "mkdir /real; echo a > /real/a; ln -s /real /link").unwrap();
+    for (path, content) in [("s/srv/f", "above"), ("s/file/in", "x"), ("s/dir", "y"), ("s/link/b", "z")] {
+        ground.put(path, content);
+    }
+    let copied = ground.copy(&Snapshot::default(), "s", "/", None).unwrap();
+    let linked = link(ground, &base, &copied);
+    let look = "for path in srv/* file/* dir link/* real/*; do echo $path $(cat $path); done; \
+                test -d /link -a ! -L /link; stat -c %a:%u /srv";
+    let seen = ground.run(&linked, &format!("({look}) > /seen; mv /seen /bin/seen")).unwrap();
+    let seen = ground.text(&seen, "bin/seen");
+    let want = "srv/f above\nsrv/old\nfile/in x\ndir y\nlink/b z\nreal/a a\n755:0\n";
+    assert_eq!(seen, want);
+    let changed = ground.run(&linked, "rm /srv/old /file/in; echo new > /srv/f").unwrap();
+    let want = ["file/in gone", "srv/f file 4 644 0:0 epoch", "srv/old gone"];
+    assert_eq!(ground.tree(&changed), want);
+}
+
+fn linked_copies_stand_on_each_other(ground: &Ground) {
+    let base = base(ground, &[]);
+    ground.put("a/f", "1");
+    ground.put("b/g", "2");
+    let alone = |source, owner| ground.copy(&Snapshot::default(), source, "/t/", owner).unwrap();
+    let (a, b) = (alone("a", None), alone("b", Some("0:0")));
+    // The same layer may stand twice in a chain.
+    let chain = [&a, &b, &a].iter().fold(base.clone(), |below, copied| link(ground, &below, copied));
+    let listed = ground.run(&chain, "cat /t/f /t/g > /seen; stat -c %h /t/f >> /seen").unwrap();
+    assert_eq!(ground.text(&listed, "seen"), "121\n");
+    let owned = ground.copy(&Snapshot::default(), "a", "/o/", Some("7:8")).unwrap();
+    let linked = link(ground, &base, &owned);
+    let elsewhere = ground.copy_from(&Snapshot::default(), &linked, "o", "/p").unwrap();
+    assert_eq!(ground.tree(&elsewhere), ["p directory 755 0:0 epoch", "p/f file 1 644 7:8 content"]);
+    assert_eq!(ground.temporaries(), 0);
 }

@@ -20,7 +20,10 @@ use oci::{
     registry::{Registry, RegistryOptions},
     store::Store,
 };
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::{
+    fs::OFlags,
+    mount::{MountFlags, UnmountFlags},
+};
 use solver::{
     Cancel, Event, Executor, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
     op::{ContextSource, Copy, CopyItem, Exec, Place, Selector, Source},
@@ -112,7 +115,7 @@ impl Ground {
     /// A layer that brings busybox and its names.
     pub fn shell(&self) -> Layer {
         let busybox = fs::read(&self.busybox).unwrap();
-        let links = ["cat", "chmod", "echo", "ls", "mkdir", "mv", "rm", "sh", "stat", "touch"];
+        let links = ["cat", "chmod", "echo", "ln", "ls", "mkdir", "mv", "rm", "sh", "stat", "touch"];
         let mut archive = tar::Builder::new(Vec::new());
         append(&mut archive, &Base { path: "bin/", mode: 0o755, ..FILE });
         append(&mut archive, &Base { path: "bin/busybox", content: &busybox, mode: 0o755, ..FILE });
@@ -191,6 +194,28 @@ impl Ground {
         // What is keyed must at least be there.
         self.executor.select(from, &selector)?;
         self.execute(copy(selector, to, None), parent, &[input])
+    }
+
+    /// `COPY --link`: the last layer of `copied` on top of another file system.
+    pub fn merge(&self, parent: &Snapshot, copied: &Snapshot) -> Result<Snapshot, StepFailure> {
+        let vertex = vertex(Op::Source(Source::Scratch));
+        let input = Input { vertex: &vertex, snapshot: copied, identity: None };
+        self.execute(Op::Merge, parent, &[input])
+    }
+
+    /// A base layer that can be had from nowhere.
+    pub fn absent(&self) -> Layer {
+        let layer = self.files(&[Base { path: "absent", ..FILE }]);
+        let Layer::Base(base) = &layer else { unreachable!("it comes from a layout") };
+        fs::remove_file(self.layout.path().join("blobs/sha256").join(base.descriptor.digest.hex())).unwrap();
+        layer
+    }
+
+    /// The text of a file.
+    pub fn text(&self, snapshot: &Snapshot, path: &str) -> String {
+        let view = self.executor.snapshots().view(snapshot).unwrap();
+        let file = view.open(path.as_bytes(), OFlags::RDONLY).unwrap();
+        std::io::read_to_string(fs::File::from(file)).unwrap()
     }
 
     /// Any step.

@@ -1,0 +1,90 @@
+//! Makes the directory of a layer that COPY --link made on an empty file system and put on top of another one.
+//!
+//! Nothing of the file system below was looked at when the layer was made, and nothing is copied until somebody needs the
+//! files of the whole: an image that is only pushed never does. Then the layer's directory is copied. It cannot be
+//! shared, because no directory may stand twice in one overlay, and hard links would show in what `stat` says of the
+//! files; where the file system can, the copy shares its blocks. What overlayfs noted about the layer while it stood
+//! alone (that its directories hide nothing less than everything) is not copied: directories are merged now.
+
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use oci::{Layer, Snapshot, Tree, TreeDigest};
+use solver::op::{Copy, CopyItem, Selector, Timestamps};
+
+use super::{
+    FILES, Meta, SnapshotError, Snapshots, Stamp, directory, files,
+    meta::{META_VERSION, owned, read_brought, write_brought},
+    open_directory, owners_above, tree_file,
+};
+use crate::{
+    copy::{self, CopyError},
+    listing::Owners,
+    unpack::copy_metadata,
+};
+
+impl Snapshots {
+    /// Puts a layer that stands alone in the store on top of others, as the snapshot of this digest.
+    pub(super) fn link(
+        &self,
+        chain: TreeDigest,
+        layer: &Layer,
+        stamp: Stamp,
+        lowers: &[OwnedFd],
+        below: Option<&Meta>,
+    ) -> Result<Meta, SnapshotError> {
+        let alone = Snapshot::digest_of_one(layer);
+        let own = self.meta(&alone)?.map(|meta| meta.owners()).unwrap_or_default();
+        let temp = self.store().temp_dir("linked")?;
+        let root = temp.path().join(FILES);
+        fs::create_dir(&root).map_err(SnapshotError::io("create", &root))?;
+        let to = open_directory(&root)?;
+        let from = open_directory(&files(self.store(), &alone))?;
+        let written = self.copy_all(&from, &own, &to).map_err(|error| match error {
+            CopyError::Cancelled => SnapshotError::Cancelled,
+            source => SnapshotError::Link { layer: layer.tree(), source: Box::new(source) },
+        })?;
+        if let Some(lower) = lowers.first() {
+            // The root is no entry of the layer: it is the one below.
+            copy_metadata(lower, &to).map_err(|errno| SnapshotError::io("change", &root)(errno.into()))?;
+        }
+        let tree = self.read_tree(&layer.tree())?;
+        let owners = owners_above(below.map(Meta::owners).unwrap_or_default(), &tree, &written);
+        let meta = Meta {
+            version: META_VERSION,
+            layer: layer.tree(),
+            stamp,
+            opaque_root: false,
+            owners: owned(owners),
+        };
+        let brought = directory(self.store(), &alone);
+        let brought = read_brought(&brought).map_err(SnapshotError::io("read", &brought))?;
+        write_brought(temp.path(), &brought).map_err(SnapshotError::io("write in", temp.path()))?;
+        meta.write(temp.path()).map_err(SnapshotError::io("write in", temp.path()))?;
+        self.store().rename_into(temp, &directory(self.store(), &chain))?;
+        Ok(meta)
+    }
+
+    /// Copies everything in a directory as it is. Returns the owners that the disk could not hold.
+    fn copy_all(&self, from: &OwnedFd, owners: &Owners, to: &OwnedFd) -> Result<Owners, CopyError> {
+        let selector = Selector { include: vec![String::new()], ..Selector::default() };
+        let listing = copy::list(from.as_fd(), owners, &selector, self.cancel())?;
+        let all = Copy {
+            items: vec![CopyItem { input: 1, selector, unpack: false }],
+            destination: "/".to_owned(),
+            into_directory: true,
+            chown: None,
+            chmod: None,
+            timestamps: Timestamps::Preserve,
+        };
+        copy::copy(&all, &[&listing], to.as_fd(), &Owners::new(), self.cancel())
+    }
+
+    fn read_tree(&self, digest: &TreeDigest) -> Result<Tree, SnapshotError> {
+        let path = self.store().root().join(tree_file(digest));
+        let bytes = fs::read(&path).map_err(SnapshotError::io("read", &path))?;
+        Tree::from_bytes(&bytes).map_err(|source| SnapshotError::Tree { path, source })
+    }
+}
