@@ -13,6 +13,13 @@ pub struct Span {
     pub end: usize,
 }
 
+impl Span {
+    /// Whether a place lies in it; an empty one holds nothing.
+    pub fn contains(&self, place: usize) -> bool {
+        self.start <= place && place < self.end
+    }
+}
+
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spanned<T> {
@@ -43,8 +50,19 @@ pub struct Directives {
     pub syntax: Option<Word>,
     /// `# escape=`: `\` unless it says otherwise.
     pub escape: char,
-    /// `# check=`: as written, `skip=...;error=...`.
+    /// `# check=`: as written, `skip=...;error=...`; or what the command line says in its place, without a span.
     pub check: Option<Word>,
+    /// `# check=` in the comments above an instruction, which counts for that instruction alone.
+    pub local_checks: Vec<LocalCheck>,
+}
+
+/// `# check=` of one instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalCheck {
+    /// The instruction.
+    pub instruction: Span,
+    /// What it says.
+    pub check: String,
 }
 
 /// One FROM and the instructions after it.

@@ -13,7 +13,7 @@ use crate::lexer::skip_bom;
 /// Reads the directives at the top of `text`; what is wrong with them goes to `diagnostics`. Also where the rest of the
 /// text begins.
 pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> (Directives, usize) {
-    let mut directives = Directives { syntax: None, escape: '\\', check: None };
+    let mut directives = Directives { syntax: None, escape: '\\', check: None, local_checks: Vec::new() };
     let mut seen: Vec<String> = Vec::new();
     let mut at = skip_bom(text);
     // BuildKit looks for syntax and check behind a shebang, for the escape character only before it.
@@ -53,6 +53,11 @@ fn escape(word: &Word, diagnostics: &mut Vec<Diagnostic>) -> char {
             '\\'
         }
     }
+}
+
+/// What a `# check=` among the comments above an instruction says; the first one counts.
+pub(crate) fn check_above(comments: &str) -> Option<&str> {
+    comments.lines().filter_map(directive).find(|(key, _)| key == "check").map(|(_, value)| value)
 }
 
 /// A known directive: its name in lower case and its value.

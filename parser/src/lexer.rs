@@ -7,7 +7,8 @@
 
 use std::ops::Range;
 
-use crate::ast::Span;
+use crate::ast::{LocalCheck, Span};
+use crate::directives;
 use crate::grammar::HeredocMarker;
 
 /// An instruction's text with its continuation lines joined by nothing.
@@ -84,12 +85,18 @@ pub(crate) struct Lexer<'a> {
     at: usize,
     escape: char,
     words: usize,
+    local_checks: Vec<LocalCheck>,
 }
 
 impl<'a> Lexer<'a> {
     /// A reader of what begins at `start`, which is the beginning of a line.
     pub(crate) fn new(text: &'a str, start: usize, escape: char) -> Self {
-        Self { text, at: start.max(skip_bom(text)), escape, words: 0 }
+        Self { text, at: start.max(skip_bom(text)), escape, words: 0, local_checks: Vec::new() }
+    }
+
+    /// `# check=` above the instructions so far.
+    pub(crate) fn into_local_checks(self) -> Vec<LocalCheck> {
+        self.local_checks
     }
 
     /// The escape character.
@@ -124,6 +131,9 @@ impl<'a> Lexer<'a> {
             }
             let mut line = self.logical(start + physical.len() - content.len(), content);
             line.comments = if comments.end == start { comments } else { Span { start, end: start } };
+            if let Some(check) = directives::check_above(self.text(line.comments)) {
+                self.local_checks.push(LocalCheck { instruction: line.span, check: check.to_owned() });
+            }
             let separators = line.text.bytes().filter(|byte| byte.is_ascii_whitespace() || *byte == b',');
             self.words += separators.count() + 1;
             return Some(line);

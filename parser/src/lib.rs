@@ -32,4 +32,6 @@ mod hostile;
 
 pub use ast::{Dockerfile, Instruction, Span};
 pub use diagnostic::{Diagnostic, Severity, line_column};
-pub use parse::{MAX_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_WORDS, Parsed, parse, parse_instruction};
+pub use parse::{
+    MAX_BYTES, MAX_ERRORS, MAX_INSTRUCTIONS, MAX_WORDS, Parsed, parse, parse_checked, parse_instruction,
+};

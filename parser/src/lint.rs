@@ -17,7 +17,7 @@ use crate::diagnostic::Diagnostic;
 /// Adds what the rules find to `known`, and leaves out what the Dockerfile asks to skip. With `error=true` findings
 /// are followed by an error.
 pub(crate) fn run(dockerfile: &Dockerfile, text: &str, known: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let checks = match Checks::read(dockerfile.directives.check.as_ref()) {
+    let checks = match Checks::read(&dockerfile.directives) {
         Ok(checks) => checks,
         Err(error) => return vec![error],
     };
@@ -30,7 +30,7 @@ pub(crate) fn run(dockerfile: &Dockerfile, text: &str, known: Vec<Diagnostic>) -
         instructions(stage, inherited, &mut findings);
     }
     let mut found = findings.found;
-    found.retain(|finding| finding.rule.is_none_or(|rule| checks.allows(rule)));
+    found.retain(|finding| checks.allow(finding));
     if let Some(error) = checks.violation(&found) {
         found.push(error);
     }

@@ -1,6 +1,6 @@
 //! A whole Dockerfile: its instructions in order, gathered into stages, with all that is wrong with it.
 
-use crate::ast::{Dockerfile, Instruction, InstructionKind, Span, Stage};
+use crate::ast::{Dockerfile, Instruction, InstructionKind, Span, Spanned, Stage};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::instruction::{self, Statement};
 use crate::lexer::Lexer;
@@ -29,6 +29,11 @@ pub struct Parsed {
 
 /// Parses a whole Dockerfile. Lint rules speak only where there are no mistakes.
 pub fn parse(text: &str) -> Parsed {
+    parse_checked(text, None)
+}
+
+/// The same, with what `BUILDKIT_DOCKERFILE_CHECK` says in the place of the Dockerfile's own `# check=`.
+pub fn parse_checked(text: &str, check: Option<&str>) -> Parsed {
     let mut diagnostics = Vec::new();
     let mut dockerfile = match refuse_outright(text) {
         Some(error) => {
@@ -37,6 +42,9 @@ pub fn parse(text: &str) -> Parsed {
         }
         None => read(text, &mut diagnostics),
     };
+    if let (Some(dockerfile), Some(check)) = (&mut dockerfile, check) {
+        dockerfile.directives.check = Some(Spanned { value: check.to_owned(), span: Span::default() });
+    }
     if has_errors(&diagnostics) {
         dockerfile = None;
     }
@@ -62,7 +70,7 @@ pub fn parse_instruction(text: &str, escape: char) -> Result<Instruction, Vec<Di
         return Err(vec![error]);
     }
     let mut diagnostics = Vec::new();
-    let mut statements = statements(Lexer::new(text, 0, escape), &mut diagnostics);
+    let mut statements = statements(&mut Lexer::new(text, 0, escape), &mut diagnostics);
     if has_errors(&diagnostics) {
         return Err(diagnostics);
     }
@@ -99,8 +107,10 @@ pub(crate) fn too_large(text: &str) -> Option<Diagnostic> {
 }
 
 fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
-    let (directives, start) = directives::read(text, diagnostics);
-    let statements = statements(Lexer::new(text, start, directives.escape), diagnostics);
+    let (mut directives, start) = directives::read(text, diagnostics);
+    let mut lexer = Lexer::new(text, start, directives.escape);
+    let statements = statements(&mut lexer, diagnostics);
+    directives.local_checks = lexer.into_local_checks();
     let end = Span { start: text.len(), end: text.len() };
     if statements.is_empty() {
         diagnostics.push(Diagnostic::error(end, "file with no instructions"));
@@ -115,10 +125,10 @@ fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
 }
 
 /// What all lines say, in order.
-fn statements(mut lexer: Lexer<'_>, diagnostics: &mut Vec<Diagnostic>) -> Vec<Statement> {
+fn statements(lexer: &mut Lexer<'_>, diagnostics: &mut Vec<Diagnostic>) -> Vec<Statement> {
     let mut statements = Vec::new();
     let (mut known, mut errors) = (diagnostics.len(), count_errors(diagnostics));
-    while let Some(statement) = instruction::next(&mut lexer, diagnostics) {
+    while let Some(statement) = instruction::next(lexer, diagnostics) {
         statements.push(statement);
         errors += count_errors(&diagnostics[known..]);
         known = diagnostics.len();

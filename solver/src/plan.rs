@@ -6,8 +6,10 @@
 //! entries and labels are in its words. Mistakes are collected; only an image that cannot be had ends the planning.
 
 mod bases;
+mod check;
 mod copy;
 mod lint;
+mod outline;
 mod path;
 mod ports;
 mod run;
@@ -35,6 +37,9 @@ use crate::{
     op::{Network, Op, Source, Timestamps},
     traits::{ImageName, Resolver, StepFailure},
 };
+pub use check::{Checked, check};
+pub use outline::{CacheUse, Outline, OutlineArg, SecretUse, SshUse, StageInfo, outline, targets};
+
 use bases::Images;
 use stage::StageState;
 use variables::Environment;
@@ -162,15 +167,7 @@ pub fn plan(
     options: &PlanOptions,
     resolver: &dyn Resolver,
 ) -> Result<Planned, PlanError> {
-    let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
-    let mut planner = Planner {
-        dockerfile,
-        options,
-        images: Images::new(resolver, names.map(|name| name.value.as_str()).collect()),
-        stages_by_name: stages_by_name(dockerfile),
-        graph: Graph::default(),
-        report: Report::default(),
-    };
+    let mut planner = Planner::new(dockerfile, options, resolver);
     let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
     let planned = planner.reported(planned);
     let Planner { graph, report, .. } = planner;
@@ -221,12 +218,12 @@ impl Report {
     /// What is left when the findings that `# check=` skips are taken out, and what it makes of the others.
     fn checked(self, dockerfile: &Dockerfile) -> Vec<Diagnostic> {
         let mut found = self.found;
-        let checks = match Checks::read(dockerfile.directives.check.as_ref()) {
+        let checks = match Checks::read(&dockerfile.directives) {
             Ok(checks) => checks,
             Err(error) => return vec![error],
         };
         found.sort_by_key(|finding| finding.span.start);
-        found.retain(|finding| finding.rule.is_none_or(|rule| checks.allows(rule)));
+        found.retain(|finding| checks.allow(finding));
         found.extend(checks.violation(&found));
         found
     }
@@ -240,6 +237,20 @@ struct Planner<'a> {
     stages_by_name: BTreeMap<String, Vec<usize>>,
     graph: Graph,
     report: Report,
+}
+
+impl<'a> Planner<'a> {
+    fn new(dockerfile: &'a Dockerfile, options: &'a PlanOptions, resolver: &'a dyn Resolver) -> Self {
+        let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+        Self {
+            dockerfile,
+            options,
+            images: Images::new(resolver, names.map(|name| name.value.as_str()).collect()),
+            stages_by_name: stages_by_name(dockerfile),
+            graph: Graph::default(),
+            report: Report::default(),
+        }
+    }
 }
 
 impl Planner<'_> {
@@ -279,20 +290,39 @@ impl Planner<'_> {
     }
 
     fn one_platform(&mut self, target: usize, platform: &Platform) -> Result<(), PlanError> {
-        let name = self.options.target.clone().or_else(|| Some(self.name_of(target)?.to_lowercase()));
-        let predefined = variables::predefined(self.options, platform, name.as_deref().unwrap_or(""));
-        self.lint_from(&predefined);
-        let globals = self.global_scope(predefined, &self.options.build_args)?;
+        let globals = self.globals(target, platform)?;
         let stages = survey::survey(self, target, &globals, platform)?;
         self.report.extend(unused::build_args(self, &stages));
         let mut done = BTreeMap::new();
-        for (number, surveyed) in &stages {
-            let state = stage::plan(self, *number, surveyed, &globals, platform, &done)?;
-            done.extend(state.map(|state| (*number, state)));
-        }
+        self.stages(&stages, &globals, platform, &mut done)?;
         if let Some(state) = done.remove(&target) {
             let target = self.target(state, platform);
             self.graph.targets.push(target);
+        }
+        Ok(())
+    }
+
+    /// The variables of FROM; what is doubtful about its use of them is reported.
+    fn globals(&mut self, target: usize, platform: &Platform) -> Result<Environment, PlanError> {
+        let name = self.options.target.clone().or_else(|| Some(self.name_of(target)?.to_lowercase()));
+        let predefined = variables::predefined(self.options, platform, name.as_deref().unwrap_or(""));
+        self.lint_from(&predefined);
+        self.global_scope(predefined, &self.options.build_args)
+    }
+
+    /// Plans the stages that are not done yet.
+    fn stages(
+        &mut self,
+        stages: &BTreeMap<usize, survey::Surveyed>,
+        globals: &Environment,
+        platform: &Platform,
+        done: &mut BTreeMap<usize, StageState>,
+    ) -> Result<(), PlanError> {
+        for (number, surveyed) in stages {
+            if !done.contains_key(number) {
+                let state = stage::plan(self, *number, surveyed, globals, platform, done)?;
+                done.extend(state.map(|state| (*number, state)));
+            }
         }
         Ok(())
     }

@@ -29,10 +29,7 @@ impl Reader<'_> {
 
     fn tell_description(&mut self, keyword: &str, names: &[&str]) {
         let example = if let [name] = names { name } else { "<arg_key>" };
-        let message = format!(
-            "Comment for {keyword} should follow the format: `# {example} <description>`. If this is not intended to be \
-             a description comment, add an empty line or comment between the instruction and the comment."
-        );
+        let message = format!("Comment for {keyword} should follow the format: `# {example} <description>`");
         let finding = Diagnostic::warning("InvalidDefinitionDescription", self.line.span, message);
         self.diagnostics.push(finding);
     }

@@ -5,8 +5,8 @@ use parser::ast::{ArgDeclaration, CommandLine, Healthcheck, InstructionKind, Key
 use parser::word;
 
 use super::{
-    PlanError, ports,
-    stage::Walk,
+    OutlineArg, PlanError, ports,
+    stage::{Declared, Walk},
     survey::Task,
     variables,
     wording::{self, list, quoted_list},
@@ -43,7 +43,7 @@ impl Walk<'_, '_> {
 
     fn arg(&mut self, task: &Task, declarations: &[ArgDeclaration]) -> Result<(), PlanError> {
         let mut committed = Vec::new();
-        for ArgDeclaration { name, default, comment: _ } in declarations {
+        for ArgDeclaration { name, default, comment } in declarations {
             let name = &name.value;
             let given = self.planner.options.build_args.get(name).cloned();
             let value = match (given, default) {
@@ -58,6 +58,15 @@ impl Walk<'_, '_> {
             if let Some(value) = &value {
                 self.state.environment.set(name, value);
             }
+            let is_given = self.planner.options.build_args.contains_key(name);
+            let inherits = default.is_none() && !is_given && self.globals.get(name).is_some();
+            let own = || OutlineArg {
+                name: name.clone(),
+                description: comment.clone(),
+                value: value.clone(),
+                span: task.span(),
+            };
+            self.state.declared.push(Declared { name: name.clone(), own: (!inherits).then(own) });
             self.state.arguments.push((name.clone(), value));
         }
         self.commit(format!("ARG {}", committed.join(" ")), false);

@@ -10,7 +10,7 @@ use parser::{
 };
 
 use super::{
-    PlanError, Planner,
+    OutlineArg, PlanError, Planner,
     bases::{self, Base},
     lint, path,
     survey::{Surveyed, Task},
@@ -37,6 +37,16 @@ pub(super) struct StageState {
     pub(super) environment: Environment,
     /// Declared ARGs with the value they got, in order.
     pub(super) arguments: Vec<(String, Option<String>)>,
+    /// What this stage itself declares, for the outline.
+    pub(super) declared: Vec<Declared>,
+}
+
+/// A name of an ARG in a stage.
+#[derive(Debug, Clone)]
+pub(super) struct Declared {
+    pub(super) name: String,
+    /// The stage's own definition; `None` where it takes over what the global scope says.
+    pub(super) own: Option<OutlineArg>,
 }
 
 /// Plans a stage. `None` when its base has mistakes, which are reported already.
@@ -49,9 +59,10 @@ pub(super) fn plan(
     done: &BTreeMap<usize, StageState>,
 ) -> Result<Option<StageState>, PlanError> {
     let mut labels = Labels::new(planner, number, surveyed);
-    let Some(state) = first_state(planner, number, surveyed, done, &mut labels) else {
+    let Some(mut state) = first_state(planner, number, surveyed, done, &mut labels) else {
         return Ok(None);
     };
+    state.declared.clear();
     let uses_cache = uses_cache(planner, number);
     let command_is_set = false;
     let mut walk = Walk { planner, number, globals, target, done, labels, state, uses_cache, command_is_set };
@@ -113,6 +124,7 @@ impl StageState {
             history: Vec::new(),
             environment: Environment::default(),
             arguments: Vec::new(),
+            declared: Vec::new(),
         }
     }
 }
