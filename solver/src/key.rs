@@ -328,8 +328,9 @@ impl Canonical for Chmod {
 
 impl Canonical for MakeDir {
     fn encode(&self, out: &mut Encoder) {
-        let Self { path, mode, owner, timestamps } = self;
-        out.field(1, path).field(2, mode).field(3, owner).field(4, timestamps);
+        let Self { path, owner, timestamps } = self;
+        // The second field is the mode, which is the same for all.
+        out.field(1, path).field(2, &0o755_u32).field(3, owner).field(4, timestamps);
     }
 }
 
@@ -418,10 +419,9 @@ impl Fields {
     }
 
     fn make_dir(&mut self, directory: &MakeDir) {
-        let MakeDir { path, mode, owner, timestamps } = directory;
+        let MakeDir { path, owner, timestamps } = directory;
         self.put("op", "workdir");
         self.put("path", path);
-        self.put("mode", format!("{mode:o}"));
         self.put("owner", owner);
         self.put("timestamps", format!("{timestamps:?}"));
     }

@@ -275,6 +275,11 @@ pub enum Timestamps {
     Preserve,
 }
 
+/// Why several sources without `into_directory` are refused: BuildKit would leave the last one under that name. The plan
+/// says so where it sees them, the executor where wildcards decide.
+pub const SEVERAL_SOURCES: &str =
+    "with more than one source file, the destination must be a directory and end with a slash";
+
 /// COPY and ADD
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
@@ -282,8 +287,8 @@ pub struct Copy {
     pub items: Vec<CopyItem>,
     /// Absolute destination path, cleaned.
     pub destination: String,
-    /// Whether the destination must be a directory: it was written with a trailing slash, or is `.`-like. How many
-    /// sources there are does not matter: several files to one name leave the last, as in BuildKit.
+    /// Whether the destination must be a directory: it was written with a trailing slash, or is `.`-like. Without it
+    /// several sources that a wildcard picks are refused ([`SEVERAL_SOURCES`]), unless a directory is there.
     pub into_directory: bool,
     /// `--chown`: `user[:group]`, names or ids looked up in the destination's file system. `None`: 0:0 for contexts,
     /// the owner they have for files of stages and images, as BuildKit does.
@@ -319,9 +324,7 @@ pub enum Chmod {
 pub struct MakeDir {
     /// Absolute path; parents are made too. Nothing happens where it exists.
     pub path: String,
-    /// Mode of what is made.
-    pub mode: u32,
-    /// Owner of what is made, as `user[:group]`; empty is root.
+    /// Owner of what is made (its mode is 0755), as `user[:group]`; empty is root.
     pub owner: String,
     /// How the times of what it makes are treated.
     pub timestamps: Timestamps,

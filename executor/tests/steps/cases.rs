@@ -200,7 +200,7 @@ fn directories_are_made_where_missing(ground: &Ground) {
     let base = base(ground, &[Base { path: "a/", mode: 0o700, ..FILE }]);
     let make = |path: &str| {
         let (path, owner) = (path.to_owned(), String::new());
-        Op::MakeDir(MakeDir { path, mode: 0o755, owner, timestamps: Default::default() })
+        Op::MakeDir(MakeDir { path, owner, timestamps: Default::default() })
     };
     let made = ground.execute(make("/a/b/c"), &base, &[]).unwrap();
     assert_eq!(ground.tree(&made), ["a/b directory 755 0:0 epoch", "a/b/c directory 755 0:0 epoch"]);

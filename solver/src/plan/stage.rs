@@ -257,7 +257,6 @@ impl Walk<'_, '_> {
         if is_step {
             let make = op::MakeDir {
                 path: path.clone(),
-                mode: 0o755,
                 owner: self.state.config.config.user.clone(),
                 timestamps: self.planner.options.timestamps,
             };
