@@ -5,8 +5,8 @@
 //! theirs on files, git and most copies lose them, and they would make digests depend on that. Modes that only
 //! differ by somebody's umask are made the same ([`ContextModes`]). Hard links are separate files.
 //!
-//! Sockets are skipped. A FIFO, a device or something unreadable is an error that names it, but only where a step
-//! would copy it. A link leads wherever it leads inside the context, and nowhere outside of it.
+//! Sockets are skipped. A device or something unreadable is an error that names it, but only where a step would copy
+//! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
 use std::{
     io,

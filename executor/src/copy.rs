@@ -8,6 +8,8 @@
 //! - Directories that have to be made have mode 0755 and `--chown`'s owner. The directory that contents are merged
 //!   into keeps what it has; directories below it take mode, owner and time of the source, existing ones too.
 //! - A file, link or device is replaced; a directory never is, and never replaces anything.
+//! - Several things that would go to one name, one over the other, are refused before anything is copied. BuildKit leaves
+//!   the last one.
 //! - Files of a context are root's, files of images keep their owner; `--chown` overrides both, `--chmod` the mode.
 //! - Things of images keep their time, those of a context too with `--timestamps=preserve`.
 //! - Names of one file within one picked directory of an image stay names of one file.
@@ -22,7 +24,7 @@ use rayon::prelude::*;
 use rustix::fs::FileType;
 use solver::{
     Cancel,
-    op::{Copy, CopyItem, MakeDir, Selector, Timestamps},
+    op::{Copy, CopyItem, MakeDir, SEVERAL_SOURCES, Selector, Timestamps},
 };
 
 use crate::{
@@ -30,11 +32,11 @@ use crate::{
     listing::{
         Content, ListError, Listing, Node, NodeKind, Owners, below,
         disk::{self, Disk, DiskKind},
-        filter::{Admission, Filter, Source},
+        filter::{Admission, Filter, Pattern},
         lookup::{Found, LastLink, Names, Pick, Picked, has_wildcard, pick},
     },
     rootfs::{PathError, failed, file_type, join, shown, split},
-    users::{UserError, file_owner},
+    users::{UserError, file_owner, workdir_owner},
 };
 
 mod chmod;
@@ -60,6 +62,16 @@ pub enum CopyError {
     /// A directory would be merged into something else.
     #[error("cannot copy to non-directory: {0}")]
     NonDirectory(String),
+    /// Several sources would go to one name.
+    #[error("{SEVERAL_SOURCES}: {first} and {second} cannot both be {destination}")]
+    SeveralSources {
+        /// The destination.
+        destination: String,
+        /// The first source.
+        first: String,
+        /// The next one.
+        second: String,
+    },
     /// A part of the destination is something else.
     #[error("{0} is not a directory")]
     NotADirectory(String),
@@ -133,22 +145,54 @@ pub fn copy(
 ) -> Result<Owners, CopyError> {
     let owner = copy.chown.as_deref().map(|owner| file_owner(root, owner)).transpose()?;
     let mode = copy.chmod.as_ref().map(ModeChange::new).transpose()?;
-    let mut copier = Copier { copy, owner, mode, below, cancel, target: Target::new(root) };
+    let mut picked = Vec::new();
     for (item, listing) in copy.items.iter().zip(sources) {
-        copier.item(item, listing)?;
+        picked.extend(pick_all(item, listing)?);
+    }
+    let mut copier = Copier { copy, owner, mode, below, cancel, target: Target::new(root) };
+    copier.refuse_several(&picked)?;
+    for source in &picked {
+        copier.source(source)?;
     }
     Ok(copier.target.owners)
 }
 
-/// Makes a directory and its parents where they are missing (WORKDIR).
+/// Makes a directory and its parents where they are missing (WORKDIR). A user or group that the image does not know is
+/// told to `warn`; the directory is root's then, as BuildKit makes it.
 ///
 /// # Errors
 /// See [`CopyError`].
-pub fn make_dir(make: &MakeDir, root: BorrowedFd<'_>) -> Result<Owners, CopyError> {
+pub fn make_dir(make: &MakeDir, root: BorrowedFd<'_>, warn: &dyn Fn(UserError)) -> Result<Owners, CopyError> {
     let mut target = Target::new(root);
     let path = target.resolve(make.path.as_bytes())?;
-    target.make_dirs(&path, file_owner(root, &make.owner)?, make.mode)?;
+    if target.find(&path)?.is_none_or(|stat| file_type(&stat) != FileType::Directory) {
+        target.make_dirs(&path, workdir_owner(root, &make.owner, warn)?, MADE_MODE)?;
+    }
     Ok(target.owners)
+}
+
+/// What one source names.
+struct Source<'a> {
+    listing: &'a Listing,
+    filter: Filter,
+    things: Vec<Thing>,
+}
+
+/// One thing that a source names.
+struct Thing {
+    pick: Pick,
+    shape: Shape,
+}
+
+/// What becomes of a thing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Its contents go into the destination.
+    Directory,
+    /// It is unpacked into the destination.
+    Archive,
+    /// It becomes the destination, or goes into it.
+    Other,
 }
 
 struct Copier<'a> {
@@ -181,45 +225,49 @@ impl<'a> Work<'a> {
 }
 
 impl Copier<'_> {
-    fn item(&mut self, item: &CopyItem, listing: &Listing) -> Result<(), CopyError> {
-        for include in &item.selector.include {
-            let source = match item.selector.parents {
-                true => Source::with_parents(include),
-                false => Source::plain(include),
-            };
-            let filter = Filter::new(source.rest, &item.selector.exclude).map_err(ListError::from)?;
-            for pick in picks(listing, source.base, &item.selector)? {
-                if item.unpack && self.unpack(listing, &pick)? {
-                    continue;
-                }
-                self.pick(listing, &pick, &filter)?;
+    /// Two things cannot have one name, unless it is that of a directory that is there.
+    fn refuse_several(&self, sources: &[Source<'_>]) -> Result<(), CopyError> {
+        let things: Vec<&Thing> = sources.iter().flat_map(|source| &source.things).collect();
+        let takes_the_name = |thing: &&Thing| thing.shape == Shape::Other;
+        if self.copy.into_directory || things.len() < 2 || !things.iter().any(takes_the_name) {
+            return Ok(());
+        }
+        let destination = self.target.resolve(self.copy.destination.as_bytes())?;
+        let found = self.target.find(&destination)?;
+        if found.is_some_and(|stat| file_type(&stat) == FileType::Directory) {
+            return Ok(());
+        }
+        let name = |thing: &Thing| shown(&thing.pick.named);
+        let (first, second) = (name(things[0]), name(things[1]));
+        Err(CopyError::SeveralSources { destination: self.target.shown(&destination), first, second })
+    }
+
+    fn source(&mut self, source: &Source<'_>) -> Result<(), CopyError> {
+        for Thing { pick, shape } in &source.things {
+            match shape {
+                Shape::Archive => self.unpack(source.listing, pick)?,
+                Shape::Directory | Shape::Other => self.pick(source, pick, *shape)?,
             }
         }
         Ok(())
     }
 
-    /// Unpacks an archive; `false` where it is none.
-    fn unpack(&mut self, listing: &Listing, pick: &Pick) -> Result<bool, CopyError> {
-        if listing.find(&pick.at)? != Some(Found::Other) || !archive::is_archive(listing, &pick.at)? {
-            return Ok(false);
-        }
+    fn unpack(&mut self, listing: &Listing, pick: &Pick) -> Result<(), CopyError> {
         let destination = self.target.resolve(self.copy.destination.as_bytes())?;
         self.target.make_dirs(&destination, self.made_owner(), MADE_MODE)?;
-        archive::unpack(listing, &pick.at, &mut self.target, &destination, self.owner, self.cancel)?;
-        Ok(true)
+        archive::unpack(listing, &pick.at, &mut self.target, &destination, self.owner, self.cancel)
     }
 
     fn made_owner(&self) -> (u32, u32) {
         self.owner.unwrap_or((0, 0))
     }
 
-    fn pick(&mut self, listing: &Listing, pick: &Pick, filter: &Filter) -> Result<(), CopyError> {
+    fn pick(&mut self, source: &Source<'_>, pick: &Pick, shape: Shape) -> Result<(), CopyError> {
         self.target.forget_made();
-        let is_directory = listing.find(&pick.at)? == Some(Found::Directory);
-        let target = self.destination(pick, is_directory)?;
-        let mut work = Work::of(listing);
-        match listing.nodes.get(&pick.at) {
-            _ if is_directory => self.contents(&pick.at, &target, filter, &mut work)?,
+        let target = self.destination(pick, shape == Shape::Directory)?;
+        let mut work = Work::of(source.listing);
+        match source.listing.nodes.get(&pick.at) {
+            _ if shape == Shape::Directory => self.contents(&pick.at, &target, &source.filter, &mut work)?,
             Some(node) => self.place(&pick.at, &target, node, &mut work)?,
             None => return Err(ListError::NotFound(shown(&pick.named)).into()),
         }
@@ -376,10 +424,33 @@ impl Copier<'_> {
     }
 }
 
+/// Everything that an item names in its listing.
+fn pick_all<'a>(item: &CopyItem, listing: &'a Listing) -> Result<Vec<Source<'a>>, CopyError> {
+    let of = |include: &String| {
+        let pattern = match item.selector.parents {
+            true => Pattern::with_parents(include),
+            false => Pattern::plain(include),
+        };
+        let filter = Filter::new(pattern.rest, &item.selector.exclude).map_err(ListError::from)?;
+        let picks = picks(listing, pattern.base, &item.selector)?.into_iter();
+        let things = picks.map(|pick| thing(item, listing, pick)).collect::<Result<_, _>>()?;
+        Ok(Source { listing, filter, things })
+    };
+    item.selector.include.iter().map(of).collect()
+}
+
+fn thing(item: &CopyItem, listing: &Listing, pick: Pick) -> Result<Thing, CopyError> {
+    let shape = match listing.find(&pick.at)? {
+        Some(Found::Directory) => Shape::Directory,
+        Some(Found::Other) if item.unpack && archive::is_archive(listing, &pick.at)? => Shape::Archive,
+        _ => Shape::Other,
+    };
+    Ok(Thing { pick, shape })
+}
+
 /// What a source names in a listing that was made for it: what is missing was reported then.
 fn picks(listing: &Listing, source: &str, selector: &Selector) -> Result<Vec<Pick>, CopyError> {
-    if matches!(listing.content, Content::Inline(_)) {
-        // The name of a heredoc is no pattern.
+    if listing.content.has_plain_names() {
         return Ok(vec![Pick { named: source.into(), at: source.into() }]);
     }
     let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };

@@ -65,7 +65,19 @@ impl From<CopyError> for StepFailure {
     fn from(error: CopyError) -> Self {
         match error {
             CopyError::Cancelled => cancelled(),
+            CopyError::User(error) => error.into(),
             error => blame(FailureKind::Build, error),
+        }
+    }
+}
+
+impl From<UserError> for StepFailure {
+    fn from(error: UserError) -> Self {
+        let hint = error.hint();
+        let failure = blame(FailureKind::Build, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     }
 }
@@ -89,18 +101,6 @@ impl From<PlanError> for StepFailure {
         }
     }
 }
-
-macro_rules! blamed {
-    ($kind:ident: $($error:ty),*) => {
-        $(impl From<$error> for StepFailure {
-            fn from(error: $error) -> Self {
-                blame(FailureKind::$kind, error)
-            }
-        })*
-    };
-}
-
-blamed!(Build: UserError);
 
 impl From<DiffError> for StepFailure {
     fn from(error: DiffError) -> Self {

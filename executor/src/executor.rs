@@ -16,7 +16,7 @@ use std::{
 
 use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Event, Executor, FailureKind, Input, Op, Step, StepFailure,
+    Cancel, Event, Executor, FailureKind, Input, Op, Step, StepFailure, Stream,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -31,6 +31,7 @@ use crate::{
     sandbox::Rung,
     secrets::Secrets,
     snapshot::{Events, Snapshots, Writable},
+    users::UserError,
 };
 use contexts::Contexts;
 
@@ -96,7 +97,11 @@ impl LocalExecutor {
     }
 
     fn make_dir(&self, step: &Step<'_>, make: &MakeDir) -> Result<Layer, StepFailure> {
-        self.write(step, make.timestamps, |root, _| copy::make_dir(make, root))
+        let warn = |error: UserError| {
+            let told = format!("{error}: the directory belongs to root");
+            (step.log)(Stream::Stderr, told.as_bytes());
+        };
+        self.write(step, make.timestamps, |root, _| copy::make_dir(make, root, &warn))
     }
 
     /// Lets `work` write into the step's file system, in this process. It is told of the owners that the parent's disk

@@ -144,6 +144,15 @@ pub enum Content {
     Snapshot(Arc<OwnedFd>),
     /// In heredocs, by name.
     Inline(Arc<BTreeMap<Vec<u8>, Vec<u8>>>),
+    /// In this directory, which holds nothing but a file that was downloaded. Its time is that of the server.
+    Download(Arc<OwnedFd>),
+}
+
+impl Content {
+    /// Whether sources are names as they stand: that of a heredoc, or of a file behind a URL, is no pattern.
+    pub fn has_plain_names(&self) -> bool {
+        matches!(self, Self::Inline(_) | Self::Download(_))
+    }
 }
 
 /// Everything that a selector can pick of a source.
@@ -187,6 +196,20 @@ impl Listing {
         Self { nodes, content: Content::Inline(Arc::new(bytes.collect())) }
     }
 
+    /// A file that was downloaded into a directory of the store: mode 0600, as BuildKit has it, and root's. `modified`
+    /// is what the server says of its time, Unix seconds.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn download(directory: OwnedFd, name: &str, modified: Option<i64>) -> Result<Self, ListError> {
+        let path = name.as_bytes().to_vec();
+        let file = open_regular(directory.as_fd(), &path)?;
+        let stat = fstat(&file).map_err(failed("reading", &path))?;
+        let kind = NodeKind::File { size: stat.st_size as u64, content: None };
+        let node = Node { seconds: modified.unwrap_or(TIME_LIMIT), ..Node::ours(kind, 0o600) };
+        Ok(Self { nodes: Nodes::from([(path, node)]), content: Content::Download(Arc::new(directory)) })
+    }
+
     /// Identity: paths, kinds, modes, owners, contents, link targets, attributes, device numbers, which names are
     /// links of one file, and of a snapshot times as far as they would reach a layer. In a context's listing owners
     /// and links are the same for everybody. Contents that are not known yet are read, until `cancel` asks to stop.
@@ -216,7 +239,9 @@ impl Listing {
     fn kept_time(&self, node: &Node) -> Option<i64> {
         match self.content {
             Content::Context(_) | Content::Inline(_) => None,
-            Content::Snapshot(_) => Some(node.seconds).filter(|seconds| *seconds < TIME_LIMIT),
+            Content::Snapshot(_) | Content::Download(_) => {
+                Some(node.seconds).filter(|seconds| *seconds < TIME_LIMIT)
+            }
         }
     }
 
@@ -234,7 +259,7 @@ impl Listing {
     /// [`ListError::Changed`] when it is no regular file any more.
     pub fn open(&self, path: &[u8]) -> Result<Opened<'_>, ListError> {
         let root = match &self.content {
-            Content::Context(root) | Content::Snapshot(root) => root,
+            Content::Context(root) | Content::Snapshot(root) | Content::Download(root) => root,
             Content::Inline(files) => {
                 let bytes = files.get(path).ok_or_else(|| ListError::NotFound(shown(path)))?;
                 return Ok(Opened::Inline(bytes));

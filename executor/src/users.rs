@@ -16,6 +16,8 @@ use rustix::{
     io::Errno,
 };
 
+use solver::pattern::suggest;
+
 use crate::{rootfs::file_type, view::open_in_root};
 
 const PASSWD: &str = "/etc/passwd";
@@ -48,6 +50,8 @@ pub enum UserError {
         name: String,
         /// The file in the image.
         file: &'static str,
+        /// The name in the file that is most like it.
+        nearest: Option<String>,
     },
     /// A number that is no id.
     #[error("{what} id {number} is not between 0 and 4294967294")]
@@ -82,6 +86,18 @@ pub enum UserError {
     },
 }
 
+impl UserError {
+    /// What to do about it, as a sentence part without a period.
+    pub fn hint(&self) -> Option<String> {
+        let Self::Unknown { what, nearest, .. } = self else { return None };
+        let number = format!("a {what} that is not there yet can be given by its number");
+        Some(match nearest {
+            Some(nearest) => format!("did you mean {nearest:?}? {number}"),
+            None => number,
+        })
+    }
+}
+
 /// Who USER `user[:group]` names; an empty user is root. A number needs no line in `/etc/passwd`; its group is 0 then.
 /// Supplementary groups are those of `/etc/group` that list the user's name, unless a group is given.
 ///
@@ -94,7 +110,7 @@ pub fn run_user(root: BorrowedFd<'_>, user: &str) -> Result<User, UserError> {
     let account = match (account, id, user) {
         (Some(account), ..) => account,
         (None, Some(uid), _) => Account { name: None, uid, gid: 0, home: "/".to_owned() },
-        (None, None, name) => return Err(unknown("user", name.unwrap_or_default(), PASSWD)),
+        (None, None, name) => return Err(unknown(root, "user", name.unwrap_or_default(), PASSWD)),
     };
     let (gid, groups) = match (group, &account.name) {
         (Some(group), _) => (group_id(root, group)?, Vec::new()),
@@ -105,23 +121,59 @@ pub fn run_user(root: BorrowedFd<'_>, user: &str) -> Result<User, UserError> {
 }
 
 /// Whose `--chown=user[:group]` makes a file. A number alone is the group too; a name alone brings its primary group; a
-/// group alone (`:staff`) leaves the user root.
+/// group alone (`:staff`) leaves the user root. `root` is 0 in every image.
 ///
 /// # Errors
 /// See [`UserError`].
 pub fn file_owner(root: BorrowedFd<'_>, owner: &str) -> Result<(u32, u32), UserError> {
     let (user, group) = halves(owner);
-    let (uid, gid) = match user {
-        None => (0, 0),
-        Some(user) => match number("user", user)? {
-            Some(uid) => (uid, uid),
-            None => {
-                let account = passwd(root, user, None)?.ok_or_else(|| unknown("user", user, PASSWD))?;
-                (account.uid, account.gid)
-            }
-        },
+    let (uid, gid) = user.map_or(Ok((0, 0)), |user| user_ids(root, user))?;
+    Ok((uid, group.map_or(Ok(gid), |group| owning_group(root, group))?))
+}
+
+/// Whose a directory is that WORKDIR makes for USER `user[:group]`: as with [`file_owner`], but a name that nobody knows
+/// is told to `warn` and counts as not given, because BuildKit builds on with root.
+///
+/// # Errors
+/// See [`UserError`]; never [`UserError::Unknown`].
+pub fn workdir_owner(
+    root: BorrowedFd<'_>,
+    owner: &str,
+    warn: &dyn Fn(UserError),
+) -> Result<(u32, u32), UserError> {
+    let (user, group) = halves(owner);
+    let known = |found: Result<_, UserError>| match found {
+        Err(error @ UserError::Unknown { .. }) => {
+            warn(error);
+            Ok(None)
+        }
+        found => found.map(Some),
     };
-    Ok((uid, group.map_or(Ok(gid), |group| group_id(root, group))?))
+    let ids = known(user.map_or(Ok((0, 0)), |user| user_ids(root, user)))?;
+    let (uid, gid) = ids.unwrap_or_default();
+    let group = group.map(|group| owning_group(root, group).map(|gid| (uid, gid)));
+    Ok(known(group.unwrap_or(Ok((uid, gid))))?.unwrap_or((uid, gid)))
+}
+
+/// The user and group that the user of a `--chown` stands for.
+fn user_ids(root: BorrowedFd<'_>, user: &str) -> Result<(u32, u32), UserError> {
+    if let Some(uid) = owning_number("user", user)? {
+        return Ok((uid, uid));
+    }
+    let account = passwd(root, user, None)?;
+    let account = account.map_or_else(|| Err(unknown(root, "user", user, PASSWD)), Ok)?;
+    Ok((account.uid, account.gid))
+}
+
+fn owning_group(root: BorrowedFd<'_>, group: &str) -> Result<u32, UserError> {
+    match owning_number("group", group)? {
+        Some(gid) => Ok(gid),
+        None => group_id(root, group),
+    }
+}
+
+fn owning_number(what: &'static str, text: &str) -> Result<Option<u32>, UserError> {
+    if text == "root" { Ok(Some(0)) } else { number(what, text) }
 }
 
 /// A line of `/etc/passwd`.
@@ -138,8 +190,11 @@ fn halves(text: &str) -> (Option<&str>, Option<&str>) {
     (Some(user).filter(|user| !user.is_empty()), Some(group).filter(|group| !group.is_empty()))
 }
 
-fn unknown(what: &'static str, name: &str, file: &'static str) -> UserError {
-    UserError::Unknown { what, name: name.to_owned(), file }
+fn unknown(root: BorrowedFd<'_>, what: &'static str, name: &str, file: &'static str) -> UserError {
+    // That the file cannot be read was told when the name was looked up in it.
+    let text = read(root, file).unwrap_or_default();
+    let nearest = suggest::nearest(name, lines(&text).map(|(_, fields)| fields[0]));
+    UserError::Unknown { what, name: name.to_owned(), file, nearest: nearest.map(str::to_owned) }
 }
 
 /// `Some` for digits, which are never a name.
@@ -182,7 +237,7 @@ fn group_id(root: BorrowedFd<'_>, group: &str) -> Result<u32, UserError> {
     }
     let text = read(root, GROUP)?;
     let found = lines(&text).find(|(_, fields)| fields[0] == group);
-    let (line, fields) = found.ok_or_else(|| unknown("group", group, GROUP))?;
+    let (line, fields) = found.map_or_else(|| Err(unknown(root, "group", group, GROUP)), Ok)?;
     fields.get(2).and_then(|gid| parse_id(gid)).ok_or(UserError::Malformed { file: GROUP, line })
 }
 
@@ -319,6 +374,11 @@ mod tests {
             ("1000", "1000:1000"),
             (":staff", "0:50"),
             ("", "0:0"),
+            (":", "0:0"),
+            ("root", "0:0"),
+            ("55:root", "55:0"),
+            ("alice:", "1000:1001"),
+            ("1234", "1234:1234"),
             ("nobody", "no user \"nobody\" in /etc/passwd of the image"),
             ("0:none", "no group \"none\" in /etc/group of the image"),
             ("4294967295", "user id 4294967295 is not between 0 and 4294967294"),
@@ -329,12 +389,28 @@ mod tests {
     }
 
     #[test]
+    fn who_is_nobody_is_told_what_to_do() {
+        let (_temp, root) = image(PASSWD_TEXT, GROUP_TEXT);
+        let rows = [
+            ("alcie", "did you mean \"alice\"? a user that is not there yet can be given by its number"),
+            ("0:staf", "did you mean \"staff\"? a group that is not there yet can be given by its number"),
+            ("postgres", "a user that is not there yet can be given by its number"),
+        ];
+        for (chown, expected) in rows {
+            let error = file_owner(root.as_fd(), chown).expect_err(chown);
+            assert_eq!(error.hint().as_deref(), Some(expected), "--chown={chown}");
+        }
+    }
+
+    #[test]
     fn an_image_without_the_files_has_numbers_only() {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let root = open(temp.path());
         assert_eq!(run(&root, ""), "0:0 [] /");
         assert_eq!(run(&root, "12:13"), "12:13 [] /");
         assert_eq!(run(&root, "app"), "no user \"app\" in /etc/passwd of the image");
+        assert_eq!(owner(&root, "root:root"), "0:0");
+        assert_eq!(owner(&root, "app"), "no user \"app\" in /etc/passwd of the image");
     }
 
     #[test]

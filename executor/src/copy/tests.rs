@@ -41,7 +41,7 @@ fn written(step: &str) -> Written {
     let copy = Copy {
         items: sources.iter().map(item).collect(),
         destination: format!("/{}", destination.trim_matches('/')),
-        into_directory: destination.ends_with('/') || sources.len() > 1,
+        into_directory: destination.ends_with('/'),
         chown: value("--chown="),
         chmod,
         timestamps: if flags.contains(&"--preserve") { Timestamps::Preserve } else { Timestamps::Auto },
@@ -99,6 +99,8 @@ fn wrong((source, image, step, expected): &Row<'_>) -> Option<String> {
 }
 
 const PASSWD: &str = "etc/passwd = app:x:7:8::/:";
+const SEVERAL: &str = "! with more than one source file, the destination must be a directory and end with a slash: \
+                       a.c and b.c cannot both be /t";
 const GROUP: &str = "etc/group = staff:x:50:";
 
 #[test]
@@ -141,7 +143,18 @@ fn where_things_go() {
         (&["a.c = x", "b.c = y", "c.h = z"], &[], "COPY *.c /t/", &["t/", "t/a.c = x", "t/b.c = y"]),
         (&["d1/f = x", "d2/g = y"], &[], "COPY d? /t/", &["t/", "t/f = x", "t/g = y"]),
         (&["a.c = x"], &[], "COPY *.c /t", &["t = x"]),
-        (&["a.c = x", "b.c = y"], &[], "COPY *.c /t", &["t = y"]),
+        (&["a.c = x", "b.c = y"], &[], "COPY *.c /t", &[SEVERAL]),
+        (&["a.c = x", "b.c = y"], &["t = z"], "COPY *.c /t", &[SEVERAL]),
+        (&["a.c = x", "b.c = y"], &["t/"], "COPY *.c /t", &["t/", "t/a.c = x", "t/b.c = y"]),
+        (
+            &["a.c = x", "b.c = y"],
+            &["t -> d", "d/"],
+            "COPY *.c /t",
+            &["d/", "d/a.c = x", "d/b.c = y", "t -> d"],
+        ),
+        (&["a.c = x", "b.c/f = y"], &[], "COPY *.c /t", &[SEVERAL]),
+        (&["a.c/f = x", "b.c/g = y"], &[], "COPY *.c /t", &["t/", "t/f = x", "t/g = y"]),
+        (&["a.c = x"], &[], "COPY none* a.c /t", &["t = x"]),
         (&["a.c = x"], &[], "COPY *.none a.c /t/", &["t/", "t/a.c = x"]),
         (&["a.c = x"], &[], "COPY *.none /t/", &[]),
         (&["d/f = x"], &[], "COPY */f /t/", &["t/", "t/f = x"]),
@@ -200,6 +213,13 @@ fn what_things_look_like_there() {
             "COPY --chown=nobody f /g",
             &["! no user \"nobody\" in /etc/passwd of the image"],
         ),
+        (
+            &["f = x"],
+            &[PASSWD],
+            "COPY --chown=1:app f /g",
+            &["! no group \"app\" in /etc/group of the image"],
+        ),
+        (&["f = x ; 5:6"], &[], "COPY --from --chown=root:root f /g", &["g = x"]),
         // Modes
         (&["f = x ; 0600"], &[], "COPY f /g", &["g = x ; 0600"]),
         (&["f = x ; 04755"], &[], "COPY f /g", &["g = x ; 4755"]),
@@ -259,7 +279,7 @@ fn what_things_look_like_there() {
             &["t/", "t/n c1,3 ; 3:4", "t/p | ; 0600"],
         ),
         (&["d/f = x", "d/s !"], &[], "COPY d /t", &["t/", "t/f = x"]),
-        (&["d/p |"], &[], "COPY d /t", &["! d/p is a FIFO, which cannot be copied from a context"]),
+        (&["d/p | ; 0600"], &[], "COPY d /t", &["t/", "t/p | ; 0600"]),
         (
             &["d/n c1,3"],
             &[],
@@ -365,18 +385,29 @@ fn heredocs_are_files() {
 fn a_working_directory_is_made_once() {
     let Some(overlay) = Overlaid::new(&["have/ 0700 1:2", "l -> have", PASSWD]) else { return };
     let make = |path: &str, owner: &str| {
-        let make = MakeDir {
-            path: path.to_owned(),
-            mode: 0o755,
-            owner: owner.to_owned(),
-            timestamps: Timestamps::Auto,
-        };
-        make_dir(&make, overlay.root.as_fd()).expect(path);
+        let make = MakeDir { path: path.to_owned(), owner: owner.to_owned(), timestamps: Timestamps::Auto };
+        let told = std::cell::RefCell::new(Vec::new());
+        make_dir(&make, overlay.root.as_fd(), &|error| told.borrow_mut().push(error.to_string()))
+            .expect(path);
+        told.into_inner().join(", ")
     };
-    make("/", "");
-    make("/have", "9");
-    make("/l/a/b", "app");
-    let expected = ["etc/", PASSWD, "have/ ; 0700 1:2", "have/a/ ; 7:8", "have/a/b/ ; 7:8", "l -> have"];
+    assert_eq!(make("/", ""), "");
+    assert_eq!(make("/have", "nobody"), "", "it is there");
+    assert_eq!(make("/l/a/b", "app"), "");
+    assert_eq!(make("/u", "nobody"), "no user \"nobody\" in /etc/passwd of the image");
+    assert_eq!(make("/g", "app:none"), "no group \"none\" in /etc/group of the image");
+    assert_eq!(make("/n", "12"), "");
+    let expected = [
+        "etc/",
+        PASSWD,
+        "g/ ; 7:8",
+        "have/ ; 0700 1:2",
+        "have/a/ ; 7:8",
+        "have/a/b/ ; 7:8",
+        "l -> have",
+        "n/ ; 12:12",
+        "u/",
+    ];
     assert_eq!(show(&overlay.root), expected);
 }
 

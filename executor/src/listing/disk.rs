@@ -2,7 +2,7 @@
 //!
 //! The walk goes no further than the selector and the ignore rules let it, holds one directory open at a time however
 //! deep the tree is, and enters no link: those in a source's own path are followed by [`lookup`](super::lookup),
-//! inside the root. What a context may not hold (a FIFO, a device) is an error where it would be copied.
+//! inside the root. What a context may not hold (a device) is an error where it would be copied.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use solver::{Cancel, op::Selector, pattern::ignore::Matcher};
 
 use super::{
     ListError, Node, NodeKind, Nodes, Owners, below,
-    filter::{Admission, Filter, Source},
+    filter::{Admission, Filter, Pattern},
     lookup::{Found, LastLink, Names, Pick, Picked, has_wildcard, pick},
 };
 use crate::rootfs::{failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs};
@@ -52,7 +52,7 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
     let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
     let (mut nodes, mut links) = (Nodes::new(), Vec::new());
     for include in &selector.include {
-        let source = if selector.parents { Source::with_parents(include) } else { Source::plain(include) };
+        let source = if selector.parents { Pattern::with_parents(include) } else { Pattern::plain(include) };
         let filter = Filter::new(source.rest, &selector.exclude)?;
         let picks = match pick(disk, source.base, last, &mut links)? {
             Picked::Missing(path) => return Err(ListError::NotFound(shown(&path))),
@@ -281,9 +281,9 @@ impl Disk<'_> {
     fn special(&self, path: &[u8], file_type: FileType, device: u64) -> Result<NodeKind, ListError> {
         let (major, minor) = (major(device), minor(device));
         let (kind, what) = match file_type {
+            FileType::Fifo => return Ok(NodeKind::Fifo),
             FileType::CharacterDevice => (NodeKind::CharDevice { major, minor }, "a character device"),
             FileType::BlockDevice => (NodeKind::BlockDevice { major, minor }, "a block device"),
-            FileType::Fifo => (NodeKind::Fifo, "a FIFO"),
             _ => return Err(ListError::Special { path: shown(path), what: "of an unknown type" }),
         };
         match self.kind {

@@ -11,14 +11,14 @@ use solver::pattern::{
 
 /// A source as written, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source<'a> {
+pub struct Pattern<'a> {
     /// What is looked up.
     pub base: &'a str,
     /// With `--parents`: what of that is picked.
     pub rest: Option<&'a str>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> Pattern<'a> {
     /// Splits a source of a `--parents` selector at its pivot.
     pub fn with_parents(include: &'a str) -> Self {
         match include.split_once("/./") {
@@ -112,9 +112,9 @@ mod tests {
 
     #[test]
     fn sources_have_one_pivot() {
-        assert_eq!(Source::with_parents("a/./b/./c"), Source { base: "a", rest: Some("b/./c") });
-        assert_eq!(Source::with_parents("a/b"), Source { base: "", rest: Some("a/b") });
-        assert_eq!(Source::plain("a/./b"), Source { base: "a/./b", rest: None });
+        assert_eq!(Pattern::with_parents("a/./b/./c"), Pattern { base: "a", rest: Some("b/./c") });
+        assert_eq!(Pattern::with_parents("a/b"), Pattern { base: "", rest: Some("a/b") });
+        assert_eq!(Pattern::plain("a/./b"), Pattern { base: "a/./b", rest: None });
     }
 
     #[test]
