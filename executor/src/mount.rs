@@ -20,7 +20,7 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use crate::sandbox::sys;
+use crate::sandbox::{Rung, sys};
 
 /// A mount that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,13 @@ pub enum OverlayMarks {
     Trusted,
     /// `user.overlay.*`: what a user namespace can write.
     User,
+}
+
+impl OverlayMarks {
+    /// Where marks are kept on a rung.
+    pub fn of(rung: Rung) -> Self {
+        if rung == Rung::Root { Self::Trusted } else { Self::User }
+    }
 }
 
 /// What to merge.

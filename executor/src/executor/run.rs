@@ -37,6 +37,7 @@ impl LocalExecutor {
             rung: self.rung,
             root,
             mounts: Vec::new(),
+            secret_env: Vec::new(),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
             resolv_conf: &sandbox::resolv_conf(),

@@ -17,7 +17,7 @@ use rustix::{
 use crate::{
     sandbox::{
         failure::{Failure, NameStep},
-        plan::{Capability, Rung, SandboxPlan, User},
+        plan::{Capability, Rung, SandboxPlan, SecretBytes, Security, User},
         seccomp,
         stubs::{Kind, Stubs},
         sys,
@@ -43,12 +43,18 @@ fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
         sys::landlock_scope().step("landlock scope")?;
     }
     enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
-    // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
-    sys::load_seccomp(&seccomp::program(plan.seccomp)).step("load seccomp filter")?;
-    cut_bounding_set(&plan.capabilities).step("cut bounding set")?;
+    let kept = match &plan.security {
+        Security::Sandbox { capabilities, seccomp } => {
+            // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
+            sys::load_seccomp(&seccomp::program(*seccomp)).step("load seccomp filter")?;
+            capability_set(capabilities)
+        }
+        Security::Insecure => rustix::thread::capabilities(None).step("look at capabilities")?.permitted,
+    };
+    cut_bounding_set(kept).step("cut bounding set")?;
     hand_over_output(&plan.user).step(&format!("become user {}", plan.user.uid))?;
     become_user(&plan.user, plan.rung)?;
-    drop_capabilities(&plan.capabilities, &plan.user).step("drop capabilities")?;
+    drop_capabilities(kept, &plan.user).step("drop capabilities")?;
     sys::close_rest_on_exec().step("close descriptors")
 }
 
@@ -63,8 +69,7 @@ fn enter_working_directory(cwd: &str) -> Result<(), Errno> {
     if is_inside { Ok(()) } else { Err(Errno::XDEV) }
 }
 
-fn cut_bounding_set(kept: &[Capability]) -> Result<(), Errno> {
-    let kept = capability_set(kept);
+fn cut_bounding_set(kept: CapabilitySet) -> Result<(), Errno> {
     // Every one there can be, not every one that we know.
     for bit in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
@@ -99,8 +104,8 @@ fn become_user(user: &User, rung: Rung) -> Result<(), Failure> {
     set_thread_res_uid(uid, uid, uid).step(&format!("become user {}", user.uid))
 }
 
-fn drop_capabilities(kept: &[Capability], user: &User) -> Result<(), Errno> {
-    let kept = if user.uid == 0 { capability_set(kept) } else { CapabilitySet::empty() };
+fn drop_capabilities(kept: CapabilitySet, user: &User) -> Result<(), Errno> {
+    let kept = if user.uid == 0 { kept } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets)
 }
@@ -130,11 +135,13 @@ fn bit(capability: Capability) -> CapabilitySet {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn exec(plan: &SandboxPlan) -> Report {
-    let strings = |strings: Vec<String>| -> Result<Vec<CString>, Failure> {
+    fn strings(strings: Vec<impl Into<Vec<u8>>>) -> Result<Vec<CString>, Failure> {
         let made: Result<_, _> = strings.into_iter().map(CString::new).collect();
         made.map_err(|_| Failure::new("prepare arguments", "a NUL character"))
-    };
-    let env = plan.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    }
+    let open = plan.env.iter().map(|(name, value)| (name, value.as_bytes()));
+    let secret = plan.secret_env.iter().map(|(name, SecretBytes(value))| (name, value.as_slice()));
+    let env = open.chain(secret).map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect();
     let candidates = candidates(&plan.args[0], &plan.env);
     let prepared =
         strings(plan.args.clone()).and_then(|args| Ok((args, strings(env)?, strings(candidates)?)));
@@ -224,21 +231,6 @@ mod tests {
 
     #[test]
     fn every_capability_has_its_own_bit() {
-        use Capability::*;
-        let all = [
-            Chown,
-            DacOverride,
-            Fowner,
-            Fsetid,
-            Kill,
-            Setgid,
-            Setuid,
-            Setpcap,
-            NetBindService,
-            SysChroot,
-            Mknod,
-            Setfcap,
-        ];
-        assert_eq!(capability_set(&all).bits().count_ones(), 12);
+        assert_eq!(capability_set(&Capability::ALL).bits().count_ones(), 12);
     }
 }

@@ -15,7 +15,7 @@ use rustix::{
 use crate::sandbox::{
     failure::{Failure, NameStep},
     filesystem::{NODE, Staging, attach_inside, clone_mount, new_file_system},
-    plan::{Rung, SandboxPlan},
+    plan::{Rung, SandboxPlan, Security},
     sys,
 };
 
@@ -34,17 +34,13 @@ const LINKS: &[(&str, &str)] = &[
 /// The group `tty` of every distribution; not there when the namespace has one id.
 const TTY_GROUP: &str = "5";
 
-/// Whether a path lies below `/dev`.
-pub fn is_device_path(path: &str) -> bool {
-    path.starts_with("/dev/")
-}
-
 /// Mounts `/dev` and what belongs into it.
 pub fn mount_dev(root: &OwnedFd, staging: &Staging, plan: &SandboxPlan) -> Result<(), Failure> {
     let secure = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let no_devices = secure | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let dev = new_file_system("tmpfs", &[("mode", "755"), ("size", "1m")], no_devices).step("mount /dev")?;
-    populate(&dev, plan).step("populate /dev")?;
+    let flags = if plan.security == Security::Insecure { secure } else { no_devices };
+    let dev = new_file_system("tmpfs", &[("mode", "755"), ("size", "1m")], flags).step("mount /dev")?;
+    populate(&dev).step("populate /dev")?;
     attach_inside(&dev, root, "/dev").step("mount /dev")?;
     for node in NODES {
         let step = format!("mount /dev/{}", node.0);
@@ -72,7 +68,7 @@ fn mount_new(
         .step(&format!("mount {path}"))
 }
 
-fn populate(dev: &OwnedFd, plan: &SandboxPlan) -> Result<(), Errno> {
+fn populate(dev: &OwnedFd) -> Result<(), Errno> {
     for (name, ..) in NODES {
         make_file(dev, name)?;
     }
@@ -81,15 +77,6 @@ fn populate(dev: &OwnedFd, plan: &SandboxPlan) -> Result<(), Errno> {
     }
     for (name, target) in LINKS {
         symlinkat(*target, dev, *name)?;
-    }
-    for path in plan.files.iter().filter_map(|file| file.target.strip_prefix("/dev/")) {
-        for (slash, _) in path.match_indices('/') {
-            match mkdirat(dev, &path[..slash], Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        make_file(dev, path)?;
     }
     Ok(())
 }

@@ -8,14 +8,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
-    fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat},
+    fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fchmod, fchown, fstat, openat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
         UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
         open_tree, unmount,
     },
-    process::{chdir, fchdir, pivot_root},
+    process::{Gid, Uid, chdir, fchdir, pivot_root},
 };
 
 use crate::{
@@ -23,7 +23,8 @@ use crate::{
     sandbox::{
         devices,
         failure::{Failure, NameStep},
-        plan::{ProvidedFile, Root, Rung, SandboxPlan},
+        mounts::{self, Opened},
+        plan::{ProvidedFile, Root, Rung, SandboxPlan, Security},
         stubs::{Kind, Stubs},
         sys,
     },
@@ -71,7 +72,7 @@ const READ_ONLY_FILE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
 /// Mounts the root file system, attached nowhere yet. Device nodes in it cannot be opened: an image or a step could
 /// have made one of a disk.
 pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
-    let marks = if rung == Rung::Root { OverlayMarks::Trusted } else { OverlayMarks::User };
+    let marks = OverlayMarks::of(rung);
     match root {
         Root::Overlay { lowers, upper, work } => {
             let lowers: Vec<_> = lowers.iter().map(|lower| lower.as_path()).collect();
@@ -89,36 +90,42 @@ pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// Makes the mount points that the root file system lacks.
-pub fn make_mount_points(root: &OwnedFd, plan: &SandboxPlan) -> Result<Stubs, Failure> {
-    let mut stubs = Stubs::default();
+/// Makes the mount points of what every step has that the root file system lacks.
+fn make_mount_points(root: &OwnedFd, stubs: &mut Stubs) -> Result<(), Failure> {
     for directory in ["/proc", "/sys", "/dev"] {
         stubs.ensure(root, directory.as_bytes(), Kind::Directory).step(&format!("make {directory}"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         open_in_root(root, directory.as_bytes(), flags)
             .step(&format!("find a real directory {directory}"))?;
     }
-    for file in plan.files.iter().filter(|file| !devices::is_device_path(&file.target)) {
-        stubs.ensure(root, file.target.as_bytes(), Kind::File).step(&format!("make {}", file.target))?;
-    }
-    Ok(stubs)
+    Ok(())
 }
 
 /// Builds everything and makes it this process's root. The process must be PID 1 of its PID namespace and alone in its
-/// mount namespace.
-pub fn enter_root(root: OwnedFd, plan: &SandboxPlan) -> Result<(), Failure> {
+/// mount namespace. What is made for mount points is in `stubs`, also when this fails.
+pub fn enter_root(
+    root: OwnedFd,
+    plan: &SandboxPlan,
+    opened: Vec<Opened<'_>>,
+    stubs: &mut Stubs,
+) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .step("make mounts private")?;
     let staging = Staging::new()?;
     // On top of everything, where pivot_root finds it without a directory to mount it on.
     attach(&root, CWD, "/").step("attach root")?;
+    make_mount_points(&root, stubs)?;
     mount_proc(&root)?;
-    mount_sys(&root)?;
+    mount_sys(&root, plan)?;
     devices::mount_dev(&root, &staging, plan)?;
     for (index, file) in plan.files.iter().enumerate() {
-        staging.lend(&root, file, &format!("file{index}")).step(&format!("mount {}", file.target))?;
+        stubs.ensure(&root, file.target.as_bytes(), Kind::File).step(&format!("make {}", file.target))?;
+        lend_file(&root, &staging, file, index).step(&format!("mount {}", file.target))?;
     }
-    mask(&root)?;
+    if plan.security != Security::Insecure {
+        mask(&root)?;
+    }
+    mounts::attach_all(&root, &staging, opened, stubs)?;
     leave_old_root(&root)
 }
 
@@ -128,9 +135,10 @@ fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// A fresh sysfs belongs to whoever owns the network namespace; where that is somebody else, an empty directory.
-fn mount_sys(root: &OwnedFd) -> Result<(), Failure> {
+fn mount_sys(root: &OwnedFd, plan: &SandboxPlan) -> Result<(), Failure> {
     let read_only = NOTHING_SPECIAL | MountAttrFlags::MOUNT_ATTR_RDONLY;
-    let sys = match new_file_system("sysfs", &[], read_only) {
+    let flags = if plan.security == Security::Insecure { NOTHING_SPECIAL } else { read_only };
+    let sys = match new_file_system("sysfs", &[], flags) {
         Err(Errno::PERM | Errno::ACCESS) => new_file_system("tmpfs", EMPTY_TMPFS, read_only),
         answer => answer,
     }
@@ -235,19 +243,34 @@ impl Staging {
         clone_mount(&self.directory, name)
     }
 
-    fn lend(&self, root: &OwnedFd, file: &ProvidedFile, name: &str) -> Result<(), Errno> {
+    /// A new file, as a detached mount. Without an owner it is root's.
+    pub fn lend(
+        &self,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<OwnedFd, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let written = openat(&self.directory, name, flags, Mode::from_raw_mode(file.mode))?;
-        write_all(&written, file.content.as_bytes())?;
-        drop(written);
-        let clone = self.clone_out(name)?;
-        let mut flags = READ_ONLY_FILE;
-        if file.mode & 0o111 == 0 {
-            flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let written = openat(&self.directory, name, flags, Mode::RUSR)?;
+        write_all(&written, content)?;
+        if let Some((uid, gid)) = owner {
+            fchown(&written, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
-        sys::restrict_mount(&clone, flags)?;
-        attach_inside(&clone, root, &file.target)
+        fchmod(&written, Mode::from_raw_mode(mode))?;
+        drop(written);
+        self.clone_out(name)
     }
+}
+
+fn lend_file(root: &OwnedFd, staging: &Staging, file: &ProvidedFile, number: usize) -> Result<(), Errno> {
+    let clone = staging.lend(&format!("file{number}"), file.content.as_bytes(), file.mode, None)?;
+    let mut flags = READ_ONLY_FILE;
+    if file.mode & 0o111 == 0 {
+        flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    }
+    sys::restrict_mount(&clone, flags)?;
+    attach_inside(&clone, root, &file.target)
 }
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
@@ -291,7 +314,8 @@ pub fn attach_inside(mount: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), 
     if identity(fstat(&found)?) == identity(fstat(mount)?) { Ok(()) } else { Err(Errno::STALE) }
 }
 
-fn attach(mount: &OwnedFd, directory: impl AsFd, path: &str) -> Result<(), Errno> {
+/// Attaches a detached mount to a path that is one of ours.
+pub fn attach(mount: &OwnedFd, directory: impl AsFd, path: &str) -> Result<(), Errno> {
     move_mount(mount, "", directory, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 

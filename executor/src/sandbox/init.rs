@@ -34,8 +34,10 @@ use crate::sandbox::{
     command,
     failure::{Failure, NameStep},
     filesystem,
+    mounts::{self, Opened},
     plan::{Limits, Network, SandboxPlan},
     probe,
+    stubs::{self, Stubs},
     sys::{self, Fork},
     wire::{self, Call, Order, Report},
 };
@@ -95,20 +97,21 @@ fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
 fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
     umask(Mode::empty());
     let root = filesystem::mount_root(&plan.root, plan.rung)?;
-    let stubs = filesystem::make_mount_points(&root, plan)?;
+    let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
+    let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
     let (life, held_while_alive) = pipe().step("make life pipe")?;
     sys::unshare(UnshareFlags::NEWPID).step("unshare pid namespace")?;
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
-            drop((held_while_alive, stubs));
-            run_inner(control, &life, root, plan)
+            drop((held_while_alive, stubs_receiver));
+            run_inner(control, &life, Ground { root, opened, stubs: stubs_sender }, plan)
         }
         Fork::Parent(pid) => pid,
     };
-    drop(life);
+    drop((life, root, opened, stubs_sender));
     close_output().step("close output")?;
     let ended = retry_on_intr(|| waitpid(Some(inner_init), WaitOptions::empty())).step("wait for init")?;
-    stubs.remove().step("remove mount points")?;
+    Stubs::receive(&stubs_receiver).step("learn of mount points")?.remove().step("remove mount points")?;
     match ended.and_then(|(_, status)| status.terminating_signal()) {
         Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
         None => Ok(()),
@@ -125,8 +128,16 @@ fn close_output() -> Result<(), Errno> {
     dup2_stderr(&null)
 }
 
-fn run_inner(control: &UnixStream, life: &PipeReader, root: OwnedFd, plan: &SandboxPlan) -> ! {
-    let ended = inner(control, life, root, plan).unwrap_or_else(|failure| failure.report());
+/// What the outer init leaves to the inner one.
+struct Ground<'a> {
+    root: OwnedFd,
+    opened: Vec<Opened<'a>>,
+    /// Where the outer one hears what it has to take away.
+    stubs: OwnedFd,
+}
+
+fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: &SandboxPlan) -> ! {
+    let ended = inner(control, life, ground, plan).unwrap_or_else(|failure| failure.report());
     report(control, &ended);
     exit(0)
 }
@@ -134,7 +145,7 @@ fn run_inner(control: &UnixStream, life: &PipeReader, root: OwnedFd, plan: &Sand
 fn inner(
     control: &UnixStream,
     life: &PipeReader,
-    root: OwnedFd,
+    ground: Ground<'_>,
     plan: &SandboxPlan,
 ) -> Result<Report, Failure> {
     die_with_parent(life)?;
@@ -144,7 +155,7 @@ fn inner(
         namespaces |= UnshareFlags::NEWNET;
     }
     sys::unshare(namespaces).step("unshare namespaces")?;
-    filesystem::enter_root(root, plan)?;
+    enter_root(ground, plan)?;
     sethostname(plan.hostname.as_bytes()).step("set hostname")?;
     if plan.network == Network::None {
         sys::bring_loopback_up().step("bring loopback up")?;
@@ -166,6 +177,13 @@ fn inner(
     oom_score.restore().step("adjust oom score")?;
     close_output().step("close output")?;
     supervise(control, life, &child_signals, command).step("wait for command")
+}
+
+fn enter_root(ground: Ground<'_>, plan: &SandboxPlan) -> Result<(), Failure> {
+    let mut stubs = Stubs::default();
+    let entered = filesystem::enter_root(ground.root, plan, ground.opened, &mut stubs);
+    let told = stubs.send(&ground.stubs).step("tell of mount points");
+    entered.and(told)
 }
 
 fn set_limits(limits: &Limits) -> Result<(), Failure> {

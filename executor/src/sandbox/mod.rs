@@ -23,6 +23,7 @@ mod hint;
 mod ids;
 mod init;
 mod lines;
+mod mounts;
 mod plan;
 mod probe;
 mod run;
@@ -38,7 +39,7 @@ pub use error::SandboxError;
 pub use init::init_main;
 pub use plan::{
     Access, Capability, FileTree, Limits, MountSource, Network, PlanError, PlanInputs, PlannedMount,
-    ProvidedFile, Root, Rung, SandboxPlan, SeccompProfile, SecretBytes, User,
+    ProvidedFile, Root, Rung, SandboxPlan, SeccompProfile, SecretBytes, Security, User,
 };
 pub use probe::{Outcome, Probe, probe};
 pub use run::{Exit, is_init_call, resolv_conf, run};

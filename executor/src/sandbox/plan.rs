@@ -4,7 +4,11 @@
 //! were looked up before, and an unknown value does not deserialise. There is one constructor, so no entry point can
 //! forget a protection.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 use solver::op;
@@ -45,8 +49,10 @@ pub struct SandboxPlan {
     pub mounts: Vec<PlannedMount>,
     /// Command and arguments; the command is looked up in the environment's PATH.
     pub args: Vec<String>,
-    /// The whole environment, every name once.
+    /// The whole environment but for `secret_env`, every name once.
     pub env: Vec<(String, String)>,
+    /// Variables whose values are secrets; no name of them is in `env`.
+    pub secret_env: Vec<(String, SecretBytes)>,
     /// Absolute working directory; made, owned by root, where it is missing.
     pub cwd: String,
     /// Whose process it is.
@@ -57,10 +63,8 @@ pub struct SandboxPlan {
     pub network: Network,
     /// Resource limits.
     pub limits: Limits,
-    /// The capabilities of root inside; other users have none.
-    pub capabilities: Vec<Capability>,
-    /// The system call filter.
-    pub seccomp: SeccompProfile,
+    /// How much the kernel lets it do.
+    pub security: Security,
 }
 
 /// The root file system of a step.
@@ -134,14 +138,16 @@ pub enum MountSource {
     },
     /// A socket of the builder, which has its mode and owner already.
     Socket(PathBuf),
+    /// A device node of the machine.
+    Device(PathBuf),
 }
 
 /// Files that a mount can show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileTree {
-    /// One directory.
-    Directory(PathBuf),
+    /// One directory or file.
+    Place(PathBuf),
     /// Directories to merge, topmost first, at least two.
     Merged(Vec<PathBuf>),
     /// Directories to merge, topmost first, on which something is written that nobody keeps.
@@ -230,6 +236,33 @@ impl Default for Limits {
     }
 }
 
+/// How much the kernel lets a step do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    /// As little as building needs.
+    Sandbox {
+        /// The capabilities of root inside; other users have none.
+        capabilities: Vec<Capability>,
+        /// The system call filter.
+        seccomp: SeccompProfile,
+    },
+    /// Whatever the builder may do: all its capabilities, every system call, all of `/proc` and `/sys`.
+    Insecure,
+}
+
+impl Security {
+    fn new(asked: op::Security, rung: Rung) -> Self {
+        match asked {
+            op::Security::Insecure => Self::Insecure,
+            op::Security::Sandbox => Self::Sandbox {
+                capabilities: Capability::default_for(rung),
+                seccomp: SeccompProfile::Default,
+            },
+        }
+    }
+}
+
 /// A capability that a step may have; those that are not here, no step has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -250,24 +283,25 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// Docker's fourteen without NET_RAW and AUDIT_WRITE. MKNOD means something with host ids only.
+    /// Docker's fourteen without NET_RAW and AUDIT_WRITE.
+    pub const ALL: [Capability; 12] = [
+        Self::Chown,
+        Self::DacOverride,
+        Self::Fowner,
+        Self::Fsetid,
+        Self::Kill,
+        Self::Setgid,
+        Self::Setuid,
+        Self::Setpcap,
+        Self::NetBindService,
+        Self::SysChroot,
+        Self::Mknod,
+        Self::Setfcap,
+    ];
+
+    /// MKNOD means something with host ids only.
     fn default_for(rung: Rung) -> Vec<Capability> {
-        use Capability::*;
-        let all = [
-            Chown,
-            DacOverride,
-            Fowner,
-            Fsetid,
-            Kill,
-            Setgid,
-            Setuid,
-            Setpcap,
-            NetBindService,
-            SysChroot,
-            Mknod,
-            Setfcap,
-        ];
-        all.into_iter().filter(|capability| *capability != Mknod || rung == Rung::Root).collect()
+        Self::ALL.into_iter().filter(|capability| *capability != Self::Mknod || rung == Rung::Root).collect()
     }
 }
 
@@ -290,8 +324,10 @@ pub struct PlanInputs<'a> {
     pub rung: Rung,
     /// The root file system.
     pub root: Root,
-    /// What `exec.mounts` come to.
+    /// What `exec.mounts` come to, in any order.
     pub mounts: Vec<PlannedMount>,
+    /// Variables whose values are secrets; they win over those of the operation.
+    pub secret_env: Vec<(String, SecretBytes)>,
     /// What `exec.user` was resolved to.
     pub user: User,
     /// The user's home directory in the image: `HOME` where the operation sets none.
@@ -315,6 +351,33 @@ pub enum PlanError {
     /// A working directory that is not absolute.
     #[error("the working directory {0:?} is not an absolute path")]
     RelativeDirectory(String),
+    /// Where nothing can be mounted: BuildKit's words.
+    #[error("invalid mount target {0:?}")]
+    MountTarget(String),
+    /// An owner that the user namespace does not have.
+    #[error(
+        "the mount at {target} cannot be given to {uid}:{gid}: this build runs in a {}, which is 0",
+        Rung::SingleId
+    )]
+    MountOwner {
+        /// Where it is mounted.
+        target: String,
+        /// The user id that was asked for.
+        uid: u32,
+        /// The group id that was asked for.
+        gid: u32,
+    },
+    /// A name that no machine can have.
+    #[error("invalid host name {0:?}")]
+    HostName(String),
+    /// What should be the address of a host and is none.
+    #[error("invalid address {address:?} of the host {name}")]
+    HostAddress {
+        /// Whose.
+        name: String,
+        /// What was given.
+        address: String,
+    },
     /// An id that the user namespace does not have.
     #[error("user {uid}:{gid} cannot be had: this build runs in a {}, which is 0", Rung::SingleId)]
     OneIdOnly {
@@ -336,20 +399,23 @@ impl SandboxPlan {
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
         check_strings(exec, inputs.ambient_env)?;
+        let mut env = environment(&exec.env, inputs.ambient_env, inputs.home);
+        add_agent(&mut env, &exec.mounts);
+        env.retain(|(name, _)| !inputs.secret_env.iter().any(|(secret, _)| secret == name));
         Ok(SandboxPlan {
             rung: inputs.rung,
             root: inputs.root,
-            files: provided_files(exec, inputs.resolv_conf),
-            mounts: inputs.mounts,
+            files: provided_files(exec, inputs.resolv_conf)?,
+            mounts: checked_mounts(inputs.mounts, inputs.rung)?,
             args: exec.args.clone(),
-            env: environment(&exec.env, inputs.ambient_env, inputs.home),
+            env,
+            secret_env: checked_secrets(inputs.secret_env)?,
             cwd: exec.workdir.clone(),
             user: checked_user(inputs.user, inputs.rung)?,
-            hostname: HOSTNAME.to_owned(),
+            hostname: hostname(exec).to_owned(),
             network: exec.network.into(),
             limits: Limits::default(),
-            capabilities: Capability::default_for(inputs.rung),
-            seccomp: SeccompProfile::Default,
+            security: Security::new(exec.security, inputs.rung),
         })
     }
 }
@@ -411,10 +477,83 @@ fn environment(
     merged
 }
 
-fn provided_files(exec: &op::Exec, resolv_conf: &str) -> Vec<ProvidedFile> {
+/// The variable by which SSH finds its agent names the first socket, as BuildKit has it: whether or not there is an
+/// agent, and unless the image has its own.
+fn add_agent(env: &mut Vec<(String, String)>, mounts: &[op::Mount]) {
+    let socket = mounts.iter().find_map(|mount| match mount {
+        op::Mount::Ssh(ssh) => Some(&ssh.socket.target),
+        _ => None,
+    });
+    let Some(socket) = socket else { return };
+    if !env.iter().any(|(name, _)| name == SSH_AUTH_SOCK) {
+        env.push((SSH_AUTH_SOCK.to_owned(), socket.clone()));
+    }
+}
+
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
+/// Whatever is mounted below something comes after it; of several with one target, the last.
+fn checked_mounts(mounts: Vec<PlannedMount>, rung: Rung) -> Result<Vec<PlannedMount>, PlanError> {
+    let mut by_target = BTreeMap::new();
+    for mount in mounts {
+        let is_clean = mount.target.starts_with('/') && !mount.target.contains('\0');
+        if !is_clean || mount.target.trim_matches('/').is_empty() {
+            return Err(PlanError::MountTarget(mount.target));
+        }
+        if let MountSource::Secret { uid, gid, .. } = mount.source
+            && rung == Rung::SingleId
+            && (uid, gid) != (0, 0)
+        {
+            return Err(PlanError::MountOwner { target: mount.target, uid, gid });
+        }
+        by_target.insert(mount.target.clone(), mount);
+    }
+    Ok(by_target.into_values().collect())
+}
+
+fn checked_secrets(secrets: Vec<(String, SecretBytes)>) -> Result<Vec<(String, SecretBytes)>, PlanError> {
+    match secrets.iter().any(|(name, SecretBytes(value))| name.contains('\0') || value.contains(&0)) {
+        true => Err(PlanError::Nul { what: "a secret in an environment variable" }),
+        false => Ok(secrets),
+    }
+}
+
+fn hostname(exec: &op::Exec) -> &str {
+    exec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(HOSTNAME)
+}
+
+/// What stands in `/etc/hosts`.
+fn hosts(exec: &op::Exec) -> Result<String, PlanError> {
+    let own = hostname(exec);
+    let is_name =
+        |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !is_name(own) || own.len() > HOST_NAME_MAX {
+        return Err(PlanError::HostName(own.to_owned()));
+    }
+    let mut text = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &exec.hosts {
+        if !is_name(name) {
+            return Err(PlanError::HostName(name.clone()));
+        }
+        let wrong = || PlanError::HostAddress { name: name.clone(), address: address.clone() };
+        let address = if address == HOST_GATEWAY { Ok(THIS_MACHINE) } else { address.parse() };
+        let address: IpAddr = address.map_err(|_| wrong())?;
+        text += &format!("{address}\t{name}\n");
+    }
+    Ok(text)
+}
+
+/// What sethostname(2) takes.
+const HOST_NAME_MAX: usize = 64;
+
+/// Docker's word for the machine that builds. A step shares its network, so that is where it is.
+const HOST_GATEWAY: &str = "host-gateway";
+const THIS_MACHINE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn provided_files(exec: &op::Exec, resolv_conf: &str) -> Result<Vec<ProvidedFile>, PlanError> {
     // Without a network a resolver could only time out.
     let resolv_conf = if exec.network == op::Network::None { "" } else { resolv_conf };
-    let hosts = format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let hosts = hosts(exec)?;
     let mut files = vec![
         ProvidedFile { target: "/etc/resolv.conf".to_owned(), content: resolv_conf.to_owned(), mode: 0o644 },
         ProvidedFile { target: "/etc/hosts".to_owned(), content: hosts, mode: 0o644 },
@@ -422,7 +561,7 @@ fn provided_files(exec: &op::Exec, resolv_conf: &str) -> Vec<ProvidedFile> {
     if let Some(script) = &exec.script {
         files.push(ProvidedFile { target: script.path(), content: script.content.clone(), mode: 0o755 });
     }
-    files
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -454,6 +593,7 @@ mod tests {
             rung,
             root,
             mounts: Vec::new(),
+            secret_env: Vec::new(),
             user,
             home: None,
             resolv_conf: "ns",

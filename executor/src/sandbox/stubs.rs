@@ -3,10 +3,15 @@
 //! What is made is remembered by the directory it was made in (held open), its name and its inode, and only that is
 //! removed again: a name that by then stands for something else is the step's own, and so is a directory it has put
 //! something into. The directory above keeps its time both times.
+//!
+//! They are made by the inner init, which sees every mount there is and so in which of them a target lies, and taken away
+//! by the outer one, for which they are mount points no more: it gets the open directories over a socket.
 
 use std::{
     ffi::CString,
-    os::fd::{AsFd, OwnedFd},
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
@@ -14,7 +19,11 @@ use rustix::{
         AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, fstat, mkdirat, openat, readlinkat,
         statat, unlinkat, utimensat,
     },
-    io::Errno,
+    io::{Errno, retry_on_intr},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    },
 };
 
 use crate::view::open_in_root;
@@ -102,6 +111,26 @@ impl Stubs {
         Ok(())
     }
 
+    /// Hands over what was made.
+    ///
+    /// # Errors
+    /// What sendmsg(2) says.
+    pub fn send(self, channel: impl AsFd) -> Result<(), Errno> {
+        self.made.iter().try_for_each(|stub| stub.send(channel.as_fd()))
+    }
+
+    /// Takes what was handed over until the other side has closed its end.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says.
+    pub fn receive(channel: impl AsFd) -> Result<Self, Errno> {
+        let mut stubs = Self::default();
+        while let Some(stub) = Stub::receive(channel.as_fd())? {
+            stubs.made.push(stub);
+        }
+        Ok(stubs)
+    }
+
     /// Takes away what was made and is still as it was, the last first.
     ///
     /// # Errors
@@ -114,7 +143,62 @@ impl Stubs {
     }
 }
 
+/// The two ends of what [`Stubs::send`] and [`Stubs::receive`] need.
+///
+/// # Errors
+/// What socketpair(2) says.
+pub fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Longest name of a file, and the numbers before it in a message.
+const MESSAGE_MAX: usize = 255 + NUMBERS;
+const NUMBERS: usize = 1 + 8 + 8;
+
 impl Stub {
+    /// One message: kind, device, inode, name; and the directory.
+    fn send(&self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
+        let kind = u8::from(self.kind == Kind::Directory);
+        let (device, inode) = (self.device.to_le_bytes(), self.inode.to_le_bytes());
+        let message = [&[kind][..], &device, &inode, self.name.as_bytes()].concat();
+        let descriptors = [self.parent.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(Errno::NOBUFS);
+        }
+        let io = [IoSlice::new(&message)];
+        retry_on_intr(|| sendmsg(channel, &io, &mut ancillary, SendFlags::NOSIGNAL)).map(drop)
+    }
+
+    /// `None` at the end.
+    fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
+        let mut buffer = [0; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received =
+            retry_on_intr(|| recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags))?;
+        let Some((numbers, name)) = buffer[..received.bytes].split_first_chunk::<NUMBERS>() else {
+            return if received.bytes == 0 { Ok(None) } else { Err(Errno::BADMSG) };
+        };
+        let directories = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        let parent = directories.flatten().next().ok_or(Errno::BADMSG)?;
+        let number = |at: usize| {
+            u64::from_le_bytes(numbers[at..at + 8].try_into().expect("eight bytes are eight bytes"))
+        };
+        Ok(Some(Self {
+            parent,
+            name: CString::new(name).map_err(|_| Errno::BADMSG)?,
+            kind: if numbers[0] == 0 { Kind::File } else { Kind::Directory },
+            device: number(1),
+            inode: number(9),
+        }))
+    }
+
     fn remove(&self) -> Result<(), Errno> {
         let stat = match statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,

@@ -137,6 +137,7 @@ impl Step<'_> {
             rung: self.fixture.rung,
             root: Root::Overlay { lowers: self.lowers.clone(), upper, work },
             mounts: Vec::new(),
+            secret_env: Vec::new(),
             user: self.user.clone(),
             home: Some("/root"),
             resolv_conf: "nameserver 192.0.2.1\n",

@@ -1,0 +1,175 @@
+//! What `RUN --mount` and `RUN --device` bring into a step.
+//!
+//! Sources are opened by the outer init, in the builder's own mount namespace, as mounts that hang nowhere; the inner one
+//! takes the part that is asked for and attaches it. Neither is ever found by a path that something else could
+//! change meanwhile: a source's path is resolved inside its own file system, a target inside the new root, each once, to a
+//! descriptor. Targets come in order, so one inside of another mount is looked up in that.
+
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, mkdirat},
+    io::Errno,
+    mount::{MountAttrFlags, OpenTreeFlags, open_tree},
+};
+
+use crate::{
+    mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    sandbox::{
+        failure::{Failure, NameStep},
+        filesystem::{Staging, attach, attach_inside, new_file_system},
+        plan::{Access, FileTree, MountSource, PlannedMount, Rung},
+        stubs::{Kind, Stubs},
+        sys,
+    },
+    view::open_in_root,
+};
+
+const NO_DEVICES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+const NO_SETUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+const NO_PROGRAMS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// A mount and the file system it comes from, where that is one of the builder's.
+pub struct Opened<'a> {
+    mount: &'a PlannedMount,
+    tree: Option<OwnedFd>,
+}
+
+/// Opens what the mounts show, in the builder's mount namespace.
+pub fn open_sources(mounts: &[PlannedMount], rung: Rung) -> Result<Vec<Opened<'_>>, Failure> {
+    let open = |mount| match open_source(mount, rung) {
+        Ok(tree) => Ok(Opened { mount, tree }),
+        Err(failure) => Err(failure),
+    };
+    mounts.iter().map(open).collect()
+}
+
+fn open_source(mount: &PlannedMount, rung: Rung) -> Result<Option<OwnedFd>, Failure> {
+    let name = format!("open what is mounted at {}", mount.target);
+    let place = |path: &Path| clone(path).step(&format!("{name} ({})", path.display()));
+    let tree = match &mount.source {
+        MountSource::Tmpfs { .. } | MountSource::Secret { .. } => return Ok(None),
+        MountSource::Socket(path) | MountSource::Device(path) => place(path)?,
+        MountSource::Files { tree: FileTree::Place(path), .. } => place(path)?,
+        MountSource::Files { tree: FileTree::Merged(lowers), .. } => merge(lowers, None, rung).step(&name)?,
+        MountSource::Files { tree: FileTree::Scratch { lowers, upper, work }, .. } => {
+            merge(lowers, Some((upper, work)), rung).step(&name)?
+        }
+    };
+    Ok(Some(tree))
+}
+
+fn clone(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+fn merge(
+    lowers: &[PathBuf],
+    writable: Option<(&PathBuf, &PathBuf)>,
+    rung: Rung,
+) -> Result<OwnedFd, crate::mount::MountError> {
+    let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
+    let writable = writable.map(|(upper, work)| (upper.as_path(), work.as_path()));
+    let sync = if writable.is_some() { OverlaySync::Ignored } else { OverlaySync::Honoured };
+    mount_overlay(&Overlay { lowers: &lowers, writable, marks: OverlayMarks::of(rung), sync })
+}
+
+/// Attaches all of them below the root; what lies there is covered.
+pub fn attach_all(
+    root: &OwnedFd,
+    staging: &Staging,
+    opened: Vec<Opened<'_>>,
+    stubs: &mut Stubs,
+) -> Result<(), Failure> {
+    for (number, Opened { mount, tree }) in opened.into_iter().enumerate() {
+        let name = format!("mount {}", mount.target);
+        let made = Making { root, staging, mount, number }.make(tree)?;
+        let kind = if is_directory(&fstat(&made).step(&name)?) { Kind::Directory } else { Kind::File };
+        stubs.ensure(root, mount.target.as_bytes(), kind).step(&format!("make {}", mount.target))?;
+        refuse_proc(root, &mount.target)?;
+        attach_inside(&made, root, &mount.target).step(&name)?;
+    }
+    Ok(())
+}
+
+/// What we read of `/proc` afterwards must be the kernel's (CVE-2019-19921).
+fn refuse_proc(root: &OwnedFd, target: &str) -> Result<(), Failure> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let name = format!("mount {target}");
+    let found = open_in_root(root, target.as_bytes(), OFlags::PATH).step(&name)?;
+    match fstatfs(&found).step(&name)?.f_type == PROC_SUPER_MAGIC {
+        true => Err(Failure::new(&name, "it cannot be mounted because it is inside /proc")),
+        false => Ok(()),
+    }
+}
+
+/// One mount on its way.
+struct Making<'a> {
+    root: &'a OwnedFd,
+    staging: &'a Staging,
+    mount: &'a PlannedMount,
+    number: usize,
+}
+
+impl Making<'_> {
+    /// The mount, attached nowhere.
+    fn make(&self, tree: Option<OwnedFd>) -> Result<OwnedFd, Failure> {
+        let name = format!("mount {}", self.mount.target);
+        let opened = || tree.ok_or(Errno::BADF).step(&name);
+        let (made, flags) = match &self.mount.source {
+            MountSource::Files { path, access, .. } => {
+                let part = self.part(opened()?, path).step(&format!("{name}: find {path}"))?;
+                (part, NO_DEVICES | if *access == Access::Read { READ_ONLY } else { MountAttrFlags::empty() })
+            }
+            MountSource::Socket(_) => (opened()?, NO_DEVICES | NO_SETUID | NO_PROGRAMS),
+            MountSource::Device(_) => (opened()?, NO_SETUID | NO_PROGRAMS),
+            MountSource::Tmpfs { size } => (self.tmpfs(*size).step(&name)?, NO_DEVICES | NO_SETUID),
+            MountSource::Secret { content, mode, uid, gid } => {
+                let file = format!("secret{}", self.number);
+                let owner = Some((*uid, *gid));
+                let made = self.staging.lend(&file, &content.0, *mode, owner);
+                let made = made.step(&format!("{name} with owner {uid}:{gid}"))?;
+                let programs = if mode & 0o111 == 0 { NO_PROGRAMS } else { MountAttrFlags::empty() };
+                (made, READ_ONLY | NO_DEVICES | NO_SETUID | programs)
+            }
+        };
+        sys::restrict_mount(&made, flags).step(&name)?;
+        Ok(made)
+    }
+
+    /// One file or directory of a file system; links are followed inside of it.
+    fn part(&self, tree: OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+        if path == "/" {
+            return Ok(tree);
+        }
+        // Only of what is attached in our namespace can a part be cloned. It goes with the old root.
+        let place = format!("mount{}", self.number);
+        mkdirat(self.staging.directory(), &place, Mode::RWXU)?;
+        attach(&tree, self.staging.directory(), &place)?;
+        let part = open_in_root(&tree, path.as_bytes(), OFlags::PATH)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(&part, "", flags | OpenTreeFlags::AT_EMPTY_PATH)
+    }
+
+    /// With the mode of the directory it covers, as runc has it; else the kernel's own.
+    fn tmpfs(&self, size: Option<u64>) -> Result<OwnedFd, Errno> {
+        let covered = match open_in_root(self.root, self.mount.target.as_bytes(), OFlags::PATH) {
+            Ok(covered) => format!("{:o}", fstat(&covered)?.st_mode & 0o7777),
+            Err(Errno::NOENT) => "1777".to_owned(),
+            Err(errno) => return Err(errno),
+        };
+        let size = size.map(|bytes| bytes.to_string());
+        let mut options = vec![("mode", covered.as_str())];
+        options.extend(size.as_deref().map(|size| ("size", size)));
+        new_file_system("tmpfs", &options, NO_DEVICES | NO_SETUID)
+    }
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
