@@ -5,9 +5,9 @@
 //! apart without `..`, so a field that is added and forgotten here does not compile.
 //!
 //! What a step's inputs are, for the content key, is decided by [`readings`]: the file system it works on as a whole, and
-//! of everything a COPY reads only what its selectors pick.
+//! of everything a COPY or a mount reads only what is picked.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use oci::{
     Platform, Snapshot, TreeDigest,
@@ -73,12 +73,12 @@ fn identity(vertex: &Vertex) -> (&Op, &Platform) {
 }
 
 /// What a step reads, in the order in which its content key lists it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading<'a> {
     /// The whole of this input.
     Whole(usize),
     /// Of this input, what the selector picks.
-    Selected(usize, &'a Selector),
+    Selected(usize, Cow<'a, Selector>),
 }
 
 /// What a step reads: its first input whole, and one selection an item of a copy.
@@ -86,25 +86,30 @@ pub fn readings(op: &Op) -> Vec<Reading<'_>> {
     match op {
         Op::Source(_) => Vec::new(),
         Op::Exec(exec) => {
-            let mounts = exec.mounts.iter().filter_map(mounted).map(Reading::Whole);
+            let mounts = exec.mounts.iter().filter_map(mounted);
             [Reading::Whole(0)].into_iter().chain(mounts).collect()
         }
         Op::MakeDir(_) => vec![Reading::Whole(0)],
         Op::Merge => vec![Reading::Whole(0), Reading::Whole(1)],
         Op::Copy(copy) => {
-            let items = copy.items.iter().map(|item| Reading::Selected(item.input, &item.selector));
+            let items =
+                copy.items.iter().map(|item| Reading::Selected(item.input, Cow::Borrowed(&item.selector)));
             [Reading::Whole(0)].into_iter().chain(items).collect()
         }
     }
 }
 
-/// The input that a mount shows.
-fn mounted(mount: &Mount) -> Option<usize> {
-    match mount {
-        Mount::Bind(bind) => Some(bind.input),
-        Mount::Cache(cache) => cache.seed.as_ref().map(|(input, _)| *input),
-        Mount::Tmpfs { .. } | Mount::Secret(_) | Mount::Ssh(_) => None,
-    }
+/// What a mount shows of an input. All of it is known by its digest, so that nobody has to look.
+fn mounted(mount: &Mount) -> Option<Reading<'static>> {
+    let (input, source) = match mount {
+        Mount::Bind(bind) => (bind.input, &bind.source),
+        Mount::Cache(cache) => cache.seed.as_ref().map(|(input, source)| (*input, source))?,
+        Mount::Tmpfs { .. } | Mount::Secret(_) | Mount::Ssh(_) => return None,
+    };
+    Some(match source.strip_prefix('/') {
+        None | Some("") => Reading::Whole(input),
+        Some(path) => Reading::Selected(input, Cow::Owned(Selector::of_path(path))),
+    })
 }
 
 impl Canonical for Op {

@@ -85,6 +85,21 @@ pub struct Selector {
     pub parents: bool,
 }
 
+impl Selector {
+    /// Picks what is at this very path, relative to the root, whatever a pattern would make of its characters. Links on
+    /// the way are followed. Empty is everything.
+    pub fn of_path(path: &str) -> Self {
+        let plain = !path.contains(['*', '?', '[']);
+        let quoted = |character| match character {
+            '*' | '?' | '[' => format!("[{character}]"),
+            '\\' => r"[\\]".to_owned(),
+            other => String::from(other),
+        };
+        let include = if plain { path.to_owned() } else { path.chars().map(quoted).collect() };
+        Self { include: vec![include], follow_links: true, ..Self::default() }
+    }
+}
+
 /// RUN
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exec {

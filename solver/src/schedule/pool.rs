@@ -176,7 +176,7 @@ fn find(world: &World, job: &Job) -> Result<Keyed, StepFailure> {
     let vertex = world.graph.vertex(job.id);
     let read = key::readings(&vertex.op).into_iter().map(|reading| match reading {
         Reading::Whole(input) => Ok(job.inputs[input].digest),
-        Reading::Selected(input, selector) => selected(world, &job.inputs[input], selector),
+        Reading::Selected(input, selector) => selected(world, &job.inputs[input], &selector),
     });
     let read = read.collect::<Result<Vec<_>, _>>()?;
     let content = key::content_key(vertex, &read);
