@@ -5,15 +5,20 @@
 //! their instructions in the order of the file. What a Dockerfile means is BuildKit's frontend's to say; history
 //! entries and labels are in its words. Mistakes are collected; only an image that cannot be had ends the planning.
 
+mod add;
 mod bases;
 mod check;
 mod copy;
+mod devices;
 mod lint;
+mod modes;
+mod mounts;
 mod outline;
 mod path;
 mod ports;
 mod run;
 mod settings;
+mod source;
 mod stage;
 mod survey;
 #[cfg(test)]
@@ -280,6 +285,7 @@ impl Planner<'_> {
         let target = survey::target(self)?;
         self.report.extend(unused::refused_args(self));
         self.report.extend(unused::cache_filters(self));
+        self.report.extend(bases::unknown_platforms(self.options));
         let implicit = [self.options.build_platform.clone()];
         let asked = if self.options.platforms.is_empty() { &implicit[..] } else { &self.options.platforms };
         let mut seen = BTreeSet::new();

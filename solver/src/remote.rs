@@ -204,7 +204,7 @@ fn address(remote: &str, fragment: &str, mut query: Query) -> Result<ReadGit, Ad
 }
 
 /// Refuses what is no beginning of a commit's hash.
-fn check_commit(checksum: &str) -> Result<(), AddressError> {
+pub(crate) fn check_commit(checksum: &str) -> Result<(), AddressError> {
     let is_hash = (7..=64).contains(&checksum.len()) && checksum.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_hash { Ok(()) } else { Err(AddressError::NotACommit(checksum.to_owned())) }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use oci::{ImageConfig, Platform, Reference};
-use parser::{Span, suggest};
+use parser::{Diagnostic, Span, suggest};
 
 use super::{NamedContext, PlanError, PlanOptions, variables::DEFAULT_PATH};
 use crate::{
@@ -27,13 +27,26 @@ pub(super) enum Base {
     Directory(String),
 }
 
-/// The named context that takes the place of `name`, if there is one.
-pub(super) fn context(options: &PlanOptions, name: &str) -> Option<Base> {
+/// The named context that takes the place of `name` on a platform, if there is one: one that is given for this
+/// platform (`name::os/architecture`) before one for all.
+pub(super) fn context(options: &PlanOptions, name: &str, platform: &Platform) -> Option<Base> {
     if matches!(name.to_ascii_lowercase().as_str(), "scratch" | "context") {
         return None;
     }
     let wanted = familiar(name);
-    let (given, context) = options.contexts.iter().find(|(given, _)| familiar(given) == wanted)?;
+    let fit = |given: &str| {
+        let (given, only) = platform_of(given);
+        if familiar(given) != wanted {
+            return None;
+        }
+        match only.map(str::parse::<Platform>) {
+            None => Some(Fit::AnyPlatform),
+            Some(Ok(only)) if only.satisfies(platform) => Some(Fit::ThisPlatform),
+            Some(_) => None,
+        }
+    };
+    let fitting = options.contexts.iter().filter_map(|(given, context)| Some((fit(given)?, given, context)));
+    let (_, given, context) = fitting.max_by_key(|(fit, _, _)| *fit)?;
     Some(match context {
         NamedContext::Directory => Base::Directory(given.clone()),
         NamedContext::Image(image) => Base::Image(image.clone()),
@@ -41,15 +54,37 @@ pub(super) fn context(options: &PlanOptions, name: &str) -> Option<Base> {
     })
 }
 
+/// How well a named context suits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    AnyPlatform,
+    ThisPlatform,
+}
+
+/// A context's name without its platform, and that.
+fn platform_of(given: &str) -> (&str, Option<&str>) {
+    given.split_once("::").map_or((given, None), |(name, platform)| (name, Some(platform)))
+}
+
+/// Names of contexts for platforms that do not exist.
+pub(super) fn unknown_platforms(options: &PlanOptions) -> Vec<Diagnostic> {
+    let error = |given: &String| {
+        let error = platform_of(given).1?.parse::<Platform>().err()?;
+        let message = format!("invalid platform in the context name {given:?}: {error}");
+        Some(Diagnostic::error(Span::default(), message))
+    };
+    options.contexts.keys().filter_map(error).collect()
+}
+
 /// A name that is no stage: `scratch`, a named context, or a reference to an image.
 ///
 /// # Errors
 /// What is wrong with the reference.
-pub(super) fn elsewhere(options: &PlanOptions, name: &str) -> Result<Base, String> {
+pub(super) fn elsewhere(options: &PlanOptions, name: &str, platform: &Platform) -> Result<Base, String> {
     if name == "scratch" {
         return Ok(Base::Scratch);
     }
-    if let Some(base) = context(options, name) {
+    if let Some(base) = context(options, name, platform) {
         return Ok(base);
     }
     let reference: Reference =

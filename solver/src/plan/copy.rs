@@ -2,25 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use oci::Platform;
-use parser::ast::{self, CopySource, Heredoc, InstructionKind, Word};
-use parser::word;
+use parser::ast::{self, CopySource, Heredoc, InstructionKind};
+use parser::{Diagnostic, word};
 
 use super::{
     PlanError,
-    bases::{self, Base},
-    lint, path,
-    stage::{Walk, context_label},
-    survey::{self, Task},
+    add::{self, RemoteFlags, SourcePath},
+    bases::Base,
+    lint, modes, path,
+    source::Inputs,
+    stage::Walk,
+    survey::Task,
 };
 use crate::{
     graph::VertexId,
-    op::{Chmod, ContextSource, Copy, CopyItem, Op, Place, Selector, Source},
+    op::{Chmod, Copy, CopyItem, Op, SEVERAL_SOURCES, Selector, Source},
+    pattern::glob,
+    remote,
 };
 
 /// The flags and paths of an instruction, expanded.
 struct Expanded {
-    paths: Vec<String>,
+    paths: Vec<SourcePath>,
     inline: BTreeMap<String, String>,
     heredocs: Vec<String>,
     destination: String,
@@ -29,39 +32,27 @@ struct Expanded {
     exclude: Vec<String>,
 }
 
+impl Expanded {
+    /// The paths in a context, stage or image.
+    fn local(&self) -> impl Iterator<Item = &String> {
+        self.paths.iter().filter(|path| path.elsewhere.is_none()).map(|path| &path.text)
+    }
+}
+
 impl Walk<'_, '_> {
     pub(super) fn copy(&mut self, task: &Task, copy: &ast::Copy) -> Result<(), PlanError> {
         let is_add = matches!(task.instruction.kind, InstructionKind::Add(_));
-        self.refuse(task, "ADD --checksum", copy.checksum.as_ref())?;
-        self.refuse_flags(task, copy)?;
-        let expanded = self.expand_copy(task, copy)?;
-        for (path, source) in expanded.paths.iter().zip(&copy.sources) {
-            self.refuse_remote(task, is_add, path, source)?;
-        }
+        let expanded = self.expand_copy(task, copy, is_add)?;
+        self.check_destination(task, copy, &expanded, is_add)?;
         if copy.from.is_none() {
+            let local: Vec<String> = expanded.local().cloned().collect();
             let ignore = &self.planner.options.ignore;
-            self.planner.report.extend(lint::copy_ignored_file(task.span(), is_add, &expanded.paths, ignore));
+            self.planner.report.extend(lint::copy_ignored_file(task.span(), is_add, &local, ignore));
         }
         let chmod = self.chmod(task, copy, expanded.chmod.as_deref())?;
-        let selector = self.selector(copy, &expanded);
-        let mut inputs = Vec::new();
-        if !expanded.paths.is_empty() {
-            inputs.push(self.copied(task, copy, &selector)?);
-        }
-        let unpack = copy.unpack.unwrap_or(is_add);
-        let item = |include: &String| CopyItem {
-            input: 1,
-            selector: Selector { include: vec![include.clone()], ..selector.clone() },
-            unpack,
-        };
-        let mut items: Vec<CopyItem> = selector.include.iter().map(item).collect();
-        if !expanded.heredocs.is_empty() {
-            inputs.push(self.inline(task, expanded.inline.clone()));
-            let input = inputs.len();
-            let selector = |name: &String| Selector { include: vec![name.clone()], ..Selector::default() };
-            let item = |name| CopyItem { input, selector: selector(name), unpack: false };
-            items.extend(expanded.heredocs.iter().map(item));
-        }
+        let mut inputs = Inputs::default();
+        let mut items = self.path_items(task, copy, &expanded, &mut inputs)?;
+        items.extend(self.heredoc_items(task, &expanded, &mut inputs));
         let op = Copy {
             items,
             destination: path::join(&self.state.config.config.working_dir, &expanded.destination),
@@ -70,25 +61,20 @@ impl Walk<'_, '_> {
             chmod,
             timestamps: self.planner.options.timestamps,
         };
-        let shown = self.shown(task);
-        self.step(task, Op::Copy(op), inputs, &shown, Vec::new());
+        // BuildKit, too, makes an ordinary copy of --link with --chmod.
+        if copy.link && op.chmod.is_none() {
+            self.check_linked_owner(task, copy, op.chown.as_deref())?;
+            self.linked_step(task, op, inputs.into_vertices());
+        } else {
+            let shown = self.shown(task);
+            self.step(task, Op::Copy(op), inputs.into_vertices(), &shown, Vec::new());
+        }
         self.commit(created_by(is_add, copy.parents, &expanded), true);
         Ok(())
     }
 
-    fn refuse_flags(&self, task: &Task, copy: &ast::Copy) -> Result<(), PlanError> {
-        // BuildKit, too, makes an ordinary copy of --link with --chmod.
-        let linked = copy.link && copy.chmod.is_none();
-        let refused = [("--link", linked), ("--keep-git-dir", copy.keep_git_dir.is_some())];
-        match refused.iter().find(|(_, used)| *used) {
-            Some((flag, _)) => {
-                Err(self.mistake(task, task.instruction.span, format!("{flag} is not supported yet")))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn expand_copy(&mut self, task: &Task, copy: &ast::Copy) -> Result<Expanded, PlanError> {
+    fn expand_copy(&mut self, task: &Task, copy: &ast::Copy, is_add: bool) -> Result<Expanded, PlanError> {
+        let remote = if is_add { Some(self.remote_flags(task, copy)?) } else { None };
         let mut expanded = Expanded {
             chown: copy.chown.as_ref().map(|word| self.expand(task, word)).transpose()?,
             chmod: copy.chmod.as_ref().map(|word| self.expand(task, word)).transpose()?,
@@ -101,16 +87,30 @@ impl Walk<'_, '_> {
         expanded.chown = expanded.chown.filter(|owner| !owner.is_empty());
         expanded.chmod = expanded.chmod.filter(|mode| !mode.is_empty());
         for source in &copy.sources {
-            match source {
-                CopySource::Path(word) => expanded.paths.push(self.expand(task, word)?),
-                CopySource::Heredoc(heredoc) => {
-                    let content = self.heredoc(task, heredoc)?;
-                    expanded.inline.insert(heredoc.name.clone(), content);
-                    expanded.heredocs.push(heredoc.name.clone());
-                }
-            }
+            self.expand_source(task, source, remote.as_ref(), &mut expanded)?;
         }
         Ok(expanded)
+    }
+
+    fn expand_source(
+        &mut self,
+        task: &Task,
+        source: &CopySource,
+        remote: Option<&RemoteFlags>,
+        expanded: &mut Expanded,
+    ) -> Result<(), PlanError> {
+        match source {
+            CopySource::Path(word) => {
+                let text = self.expand(task, word)?;
+                expanded.paths.push(self.source_path(task, text, word.span, remote)?);
+            }
+            CopySource::Heredoc(heredoc) => {
+                let content = self.heredoc(task, heredoc)?;
+                expanded.inline.insert(heredoc.name.clone(), content);
+                expanded.heredocs.push(heredoc.name.clone());
+            }
+        }
+        Ok(())
     }
 
     fn heredoc(&mut self, task: &Task, heredoc: &Heredoc) -> Result<String, PlanError> {
@@ -124,33 +124,29 @@ impl Walk<'_, '_> {
         Ok(expanded.value)
     }
 
-    fn refuse_remote(
+    /// Several files to one name: BuildKit keeps the last one, or puts them into a directory that happens to be there.
+    /// How many files a wildcard stands for is the executor's to find out.
+    fn check_destination(
         &self,
         task: &Task,
+        copy: &ast::Copy,
+        expanded: &Expanded,
         is_add: bool,
-        path: &str,
-        source: &CopySource,
     ) -> Result<(), PlanError> {
-        let span = match source {
-            CopySource::Path(word) => word.span,
-            CopySource::Heredoc(_) => task.instruction.span,
-        };
-        let kind = match remote(path) {
-            Some(kind) => kind,
-            None => return Ok(()),
-        };
-        let message = match (kind, is_add) {
-            (Remote::Url, false) => "source can't be a URL for COPY",
-            (Remote::Git, false) => "source can't be a git ref for COPY",
-            (Remote::Url, true) => "ADD of a URL is not supported yet",
-            (Remote::Git, true) => "ADD of a git repository is not supported yet",
-        };
-        Err(self.mistake(task, span, message))
+        let single = |path: &&SourcePath| path.elsewhere.is_some() || !glob::has_wildcards(&path.text);
+        let certain = expanded.paths.iter().filter(single).count() + expanded.heredocs.len();
+        if certain < 2 || copy.parents || path::is_directory(&expanded.destination) {
+            return Ok(());
+        }
+        let verb = if is_add { "ADD" } else { "COPY" };
+        let message = format!("When using {verb} {SEVERAL_SOURCES}");
+        let found = Diagnostic::error(task.place(copy.destination.span), message);
+        Err(found.hint(format!("write {}/", expanded.destination)).into())
     }
 
     fn chmod(&self, task: &Task, copy: &ast::Copy, mode: Option<&str>) -> Result<Option<Chmod>, PlanError> {
         let (Some(mode), Some(word)) = (mode, &copy.chmod) else { return Ok(None) };
-        match chmod(mode) {
+        match modes::chmod(mode) {
             Some(chmod) => Ok(Some(chmod)),
             None => {
                 let what = "it should be octal between 0 and 07777, or symbolic";
@@ -159,143 +155,104 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn selector(&self, copy: &ast::Copy, expanded: &Expanded) -> Selector {
-        let include = |path: &String| match path.split_once("/./") {
-            Some((base, rest)) if copy.parents => {
-                format!("{}/./{}", path::relative(base), path::relative(rest))
+    /// What is copied by path, in the order of the instruction.
+    fn path_items(
+        &mut self,
+        task: &Task,
+        copy: &ast::Copy,
+        expanded: &Expanded,
+        inputs: &mut Inputs,
+    ) -> Result<Vec<CopyItem>, PlanError> {
+        let is_add = matches!(task.instruction.kind, InstructionKind::Add(_));
+        let all = selector(copy, expanded);
+        let mut includes = all.include.iter();
+        let mut local = None;
+        let mut items = Vec::new();
+        for path in &expanded.paths {
+            if let Some(place) = &path.elsewhere {
+                let picked = add::picked(place, &expanded.exclude);
+                let input = inputs.number(self.context(task, place.clone(), picked.clone()));
+                items.push(add::item(place, input, picked, copy.unpack));
+                continue;
             }
-            _ => path::relative(path),
-        };
-        Selector {
-            include: expanded.paths.iter().map(include).collect(),
-            exclude: expanded.exclude.clone(),
-            follow_links: true,
-            parents: copy.parents,
+            let input = match local {
+                Some(input) => input,
+                None => inputs.number(self.copied(task, copy, &all)?),
+            };
+            local = Some(input);
+            let include = includes.next().cloned().into_iter().collect();
+            let selector = Selector { include, ..all.clone() };
+            items.push(CopyItem { input, selector, unpack: copy.unpack.unwrap_or(is_add) });
         }
+        Ok(items)
+    }
+
+    fn heredoc_items(&mut self, task: &Task, expanded: &Expanded, inputs: &mut Inputs) -> Vec<CopyItem> {
+        if expanded.heredocs.is_empty() {
+            return Vec::new();
+        }
+        let platform = self.state.platform.clone();
+        let label = "[internal] preparing inline document".to_owned();
+        let files = Source::Inline(expanded.inline.clone());
+        let input = inputs.number(self.planner.add_source(files, &platform, label, task.span()));
+        let selector = |name: &String| Selector { include: vec![name.clone()], ..Selector::default() };
+        let item = |name| CopyItem { input, selector: selector(name), unpack: false };
+        expanded.heredocs.iter().map(item).collect()
     }
 
     /// The input that the paths are in.
     fn copied(&mut self, task: &Task, copy: &ast::Copy, selector: &Selector) -> Result<VertexId, PlanError> {
-        let found = survey::copied_from(self.planner, self.number, copy);
-        let written = copy.from.as_ref();
-        let span = written.map_or(task.instruction.span, |word: &Word| word.span);
-        let base = found.map_err(|(message, hint)| {
-            let found = parser::Diagnostic::error(task.place(span), message);
-            PlanError::from(parser::Diagnostic { hint, ..found })
-        })?;
-        let platform = self.target.clone();
-        let context =
-            |name: String| ContextSource { place: Place::Context(name), selector: selector.clone() };
-        match base {
-            None => Ok(self.context(task, context(String::new()), &platform)),
-            Some(Base::Directory(name)) => Ok(self.context(task, context(name), &platform)),
-            Some(Base::Scratch) => Ok(self.planner.add_source(
-                Source::Scratch,
-                &platform,
-                "FROM scratch".to_owned(),
-                task.span(),
-            )),
-            Some(Base::Image(name)) => {
-                let written = written.map_or("", |word| word.value.as_str());
-                let image = self.planner.images.get(&name, written, &platform, task.place(span))?;
-                let label = format!("FROM {}", image.pinned);
-                Ok(self.planner.add_source(bases::source(&image), &platform, label, task.span()))
+        match &copy.from {
+            None => self.files_of(task, Base::Directory(String::new()), "", task.span(), selector),
+            Some(from) => {
+                let base = self.copied_from(task, from)?;
+                self.files_of(task, base, &from.value, from.span, selector)
             }
-            // Without a state, the stage has mistakes of its own; then nothing is built, and any input will do.
-            Some(Base::Stage(stage)) => Ok(self.done.get(&stage).map_or(self.state.tip, |state| state.tip)),
         }
     }
 
-    fn context(&mut self, task: &Task, context: ContextSource, platform: &Platform) -> VertexId {
-        let label = context_label(&context.place);
-        self.planner.add_source(Source::Context(context), platform, label, task.span())
-    }
-
-    fn inline(&mut self, task: &Task, files: BTreeMap<String, String>) -> VertexId {
-        let platform = self.state.platform.clone();
-        let label = "[internal] preparing inline document".to_owned();
-        self.planner.add_source(Source::Inline(files), &platform, label, task.span())
+    /// The file system that linked files are copied to is empty, so it knows no names. BuildKit fails there, too.
+    fn check_linked_owner(
+        &self,
+        task: &Task,
+        copy: &ast::Copy,
+        owner: Option<&str>,
+    ) -> Result<(), PlanError> {
+        let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let (Some(owner), Some(word)) = (owner, &copy.chown) else { return Ok(()) };
+        if owner.split(':').all(is_number) {
+            return Ok(());
+        }
+        let found = format!("--chown={owner} needs numbers beside --link, which knows no users of the base");
+        let hint = "write numbers, as in --chown=1000:1000, or leave --link out";
+        Err(Diagnostic::error(task.place(word.span), found).hint(hint).into())
     }
 }
 
+fn selector(copy: &ast::Copy, expanded: &Expanded) -> Selector {
+    let include = |path: &String| match path.split_once("/./") {
+        Some((base, rest)) if copy.parents => {
+            format!("{}/./{}", path::relative(base), path::relative(rest))
+        }
+        _ => path::relative(path),
+    };
+    Selector {
+        include: expanded.local().map(include).collect(),
+        exclude: expanded.exclude.clone(),
+        follow_links: true,
+        parents: copy.parents,
+    }
+}
+
+/// BuildKit's words. What may be a password is not written into images.
 fn created_by(is_add: bool, parents: bool, expanded: &Expanded) -> String {
     let mut words = vec![if is_add { "ADD" } else { "COPY" }.to_owned()];
     words.extend(parents.then(|| "--parents".to_owned()));
     words.extend(expanded.chown.iter().map(|owner| format!("--chown={owner}")));
     words.extend(expanded.chmod.iter().map(|mode| format!("--chmod={mode}")));
-    words.extend(expanded.paths.iter().cloned());
+    words.extend(expanded.paths.iter().map(|path| remote::redacted(&path.text)));
     words.extend(expanded.heredocs.iter().map(|name| format!("<<{name}")));
     words.push(expanded.destination.clone());
     words.push("# buildkit".to_owned());
     words.join(" ")
-}
-
-/// A source that is on no disk of ours.
-#[derive(Debug, PartialEq, Eq)]
-enum Remote {
-    Url,
-    Git,
-}
-
-fn remote(source: &str) -> Option<Remote> {
-    let has_scheme = |schemes: &[&str]| schemes.iter().any(|scheme| source.starts_with(scheme));
-    let (address, _fragment) = source.split_once('#').unwrap_or((source, ""));
-    let address = address.split_once('?').map_or(address, |(address, _)| address);
-    if has_scheme(&["http://", "https://"]) {
-        return Some(if address.ends_with(".git") { Remote::Git } else { Remote::Url });
-    }
-    let user_at_host = source.split_once(':').is_some_and(|(host, path)| {
-        let named = host.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty());
-        named && !host.contains('/') && !path.is_empty()
-    });
-    (has_scheme(&["git://", "ssh://"]) || user_at_host).then_some(Remote::Git)
-}
-
-fn chmod(mode: &str) -> Option<Chmod> {
-    if mode.bytes().all(|byte| byte.is_ascii_digit()) {
-        return u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o7777).map(Chmod::Octal);
-    }
-    mode.split(',').all(is_symbolic).then(|| Chmod::Symbolic(mode.to_owned()))
-}
-
-/// `[ugoa]*([-+=]([rwxXst]*|[ugo]))+`, the language of chmod(1).
-fn is_symbolic(clause: &str) -> bool {
-    let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    let Some(first) = actions.chars().next() else { return false };
-    let mut perms = actions.split(['+', '-', '=']);
-    let is_perm =
-        |text: &str| matches!(text, "u" | "g" | "o") || text.chars().all(|bit| "rwxXst".contains(bit));
-    matches!(first, '+' | '-' | '=') && perms.next() == Some("") && perms.all(is_perm)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_elsewhere_are_recognised() {
-        for (source, want) in [
-            ("https://example.com/a.tar.gz", Some(Remote::Url)),
-            ("https://example.com/a.git#main:sub", Some(Remote::Git)),
-            ("git@example.com:a/b", Some(Remote::Git)),
-            ("ssh://git@example.com/a", Some(Remote::Git)),
-            ("a@b", None),
-            ("dir/a@b:c", None),
-            ("C:file", None),
-            ("http", None),
-        ] {
-            assert_eq!(remote(source), want, "{source}");
-        }
-    }
-
-    #[test]
-    fn modes_are_octal_or_symbolic() {
-        assert_eq!(chmod("0755"), Some(Chmod::Octal(0o755)));
-        for mode in ["u+x", "a=rX,go-w", "+x", "u=rwx,g=u", "ug+s-w", "o="] {
-            assert_eq!(chmod(mode), Some(Chmod::Symbolic(mode.to_owned())), "{mode}");
-        }
-        for mode in ["", "10000", "888", "rwx", "u", "u+q", "u+x,", "u+gx", "-9"] {
-            assert_eq!(chmod(mode), None, "{mode}");
-        }
-    }
 }

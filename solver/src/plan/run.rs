@@ -1,9 +1,10 @@
 //! RUN.
 
+use parser::Diagnostic;
 use parser::ast::{CommandLine, Heredoc, Run, Word};
 
-use super::{PlanError, stage::Walk, survey::Task, variables};
-use crate::op::{Exec, Network, Op, Script, Timestamps};
+use super::{Entitlement, PlanError, devices, mounts::Mounts, stage::Walk, survey::Task, unused, variables};
+use crate::op::{Device, Exec, Network, Op, Script, Security, Timestamps};
 
 /// What tools that honour it take for the time: 2000-01-01T00:00:00Z, as everything that a layer normalises.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -11,13 +12,10 @@ const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 impl Walk<'_, '_> {
     pub(super) fn run(&mut self, task: &Task, run: &Run) -> Result<(), PlanError> {
         let Run { command, heredocs, mounts, network, security, devices } = run;
-        self.refuse(task, "RUN --mount", mounts.first())?;
-        self.refuse(task, "RUN --device", devices.first())?;
-        self.refuse(task, "RUN --security", security.as_ref().filter(|word| word.value != "sandbox"))?;
-        let network = match network {
-            Some(word) => self.network(task, word)?,
-            None => self.planner.options.network,
-        };
+        let devices = devices.iter().map(|device| self.device(task, device)).collect::<Result<_, _>>()?;
+        let security = self.security(task, security.as_ref())?;
+        let network = self.network(task, network.as_ref())?;
+        let Mounts { mounts, inputs, .. } = self.mounts(task, mounts)?;
         let (args, script) = self.command(task, command, heredocs)?;
         let config = &self.state.config.config;
         let workdir = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
@@ -27,11 +25,11 @@ impl Walk<'_, '_> {
             user: config.user.clone(),
             workdir: workdir.to_owned(),
             network,
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
+            security,
+            mounts,
+            devices,
+            hosts: self.planner.options.hosts.clone(),
+            hostname: unused::hostname(self.planner.options).map(str::to_owned),
             script,
             timestamps: self.planner.options.timestamps,
         };
@@ -39,26 +37,59 @@ impl Walk<'_, '_> {
         let created_by = format!("RUN {}{} # buildkit", self.arguments_in_history(), args.join(" "));
         let proxies = variables::proxies(&self.planner.options.build_args).into_iter();
         let proxies = proxies.filter(|(name, _)| self.state.environment.get(name).is_none()).collect();
-        self.step(task, Op::Exec(exec), Vec::new(), &shown, proxies);
+        self.step(task, Op::Exec(exec), inputs.into_vertices(), &shown, proxies);
         self.commit(created_by, true);
         Ok(())
     }
 
-    /// Refuses by name what cannot be built yet.
-    pub(super) fn refuse(&self, task: &Task, what: &str, used: Option<&Word>) -> Result<(), PlanError> {
-        match used {
-            Some(word) => Err(self.mistake(task, word.span, format!("{what} is not supported yet"))),
-            None => Ok(()),
+    fn device(&self, task: &Task, word: &Word) -> Result<Device, PlanError> {
+        let device = devices::parse(&word.value).map_err(|message| self.mistake(task, word.span, message))?;
+        let allow = &self.planner.options.allow;
+        let allowed = allow.contains(&Entitlement::Device(None))
+            || allow.contains(&Entitlement::Device(Some(device.name.clone())));
+        if allowed {
+            return Ok(device);
+        }
+        let found = format!("device {} is requested by the build but not allowed", device.name);
+        let found = Diagnostic::error(task.place(word.span), found);
+        Err(found.hint(format!("allow it with --allow device={}", device.name)).into())
+    }
+
+    fn security(&self, task: &Task, word: Option<&Word>) -> Result<Security, PlanError> {
+        let Some(word) = word else { return Ok(Security::Sandbox) };
+        match word.value.as_str() {
+            "sandbox" => Ok(Security::Sandbox),
+            "insecure" => {
+                let allowed = self.planner.options.allow.contains(&Entitlement::SecurityInsecure);
+                self.entitled(task, word, "security.insecure", allowed)?;
+                Ok(Security::Insecure)
+            }
+            other => Err(self.mistake(task, word.span, format!("security {other:?} is not valid"))),
         }
     }
 
-    fn network(&self, task: &Task, word: &Word) -> Result<Network, PlanError> {
+    fn network(&self, task: &Task, word: Option<&Word>) -> Result<Network, PlanError> {
+        let options = self.planner.options;
+        let Some(word) = word else { return Ok(options.network) };
         match word.value.as_str() {
-            "default" => Ok(self.planner.options.network),
+            "default" => Ok(options.network),
             "none" => Ok(Network::None),
-            "host" => Ok(Network::Host),
-            other => Err(self.mistake(task, word.span, format!("unsupported network mode {other:?}"))),
+            "host" => {
+                let allowed =
+                    options.allow.contains(&Entitlement::NetworkHost) || options.network == Network::Host;
+                self.entitled(task, word, "network.host", allowed)?;
+                Ok(Network::Host)
+            }
+            other => Err(self.mistake(task, word.span, format!("invalid network mode {other:?}"))),
         }
+    }
+
+    fn entitled(&self, task: &Task, word: &Word, entitlement: &str, allowed: bool) -> Result<(), Diagnostic> {
+        if allowed {
+            return Ok(());
+        }
+        let found = Diagnostic::error(task.place(word.span), format!("{entitlement} is not allowed"));
+        Err(found.hint(format!("allow it with --allow {entitlement}")))
     }
 
     /// What is run: the command itself, a script with an interpreter of its own, or a line for the shell, which is

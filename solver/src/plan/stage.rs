@@ -19,6 +19,7 @@ use super::{
 use crate::{
     graph::{HistoryItem, Vertex, VertexId},
     op::{self, ContextSource, Op, Place, Selector, Source},
+    remote,
 };
 
 /// What BuildKit's frontend puts into the `comment` of its history entries; tools look for it.
@@ -161,8 +162,8 @@ pub(super) fn context_label(place: &Place) -> String {
     match place {
         Place::Context(name) if name.is_empty() => "[internal] load build context".to_owned(),
         Place::Context(name) => format!("[context {name}] load from directory"),
-        Place::Git(address) => format!("load from {}", address.remote),
-        Place::Http(file) => format!("load from {}", file.url),
+        Place::Git(address) => format!("load from {}", remote::redacted(&address.remote)),
+        Place::Http(file) => format!("load from {}", remote::redacted(&file.url)),
     }
 }
 
@@ -202,9 +203,20 @@ impl Labels {
 
     fn next(&mut self, text: &str) -> String {
         self.done += 1;
+        self.again(text)
+    }
+
+    /// Another label of the same number.
+    fn again(&self, text: &str) -> String {
         let width = self.total.max(1).ilog10() as usize + 1;
         format!("[{}{:width$}/{}] {text}", self.prefix, self.done, self.total)
     }
+}
+
+/// What a step does, and that a trigger of the base asks for it.
+fn in_trigger(task: &Task, shown: &str) -> String {
+    let trigger = if task.trigger_at.is_some() { "ONBUILD " } else { "" };
+    format!("{trigger}{shown}")
 }
 
 /// The way through a stage.
@@ -276,17 +288,42 @@ impl Walk<'_, '_> {
         shown: &str,
         ambient_env: Vec<(String, String)>,
     ) {
-        let trigger = if task.trigger_at.is_some() { "ONBUILD " } else { "" };
-        let vertex = Vertex {
+        let label = self.labels.next(&in_trigger(task, shown));
+        let inputs = [vec![self.state.tip], other_inputs].concat();
+        self.state.tip = self.add(task, op, inputs, label, ambient_env);
+    }
+
+    /// Adds a COPY --link on top of the stage: the files are copied to an empty file system, and its only layer is laid
+    /// over the stage's, whatever those hold.
+    pub(super) fn linked_step(&mut self, task: &Task, copy: op::Copy, sources: Vec<VertexId>) {
+        let shown = in_trigger(task, &self.shown(task));
+        let label = self.labels.next(&shown);
+        let platform = self.state.platform.clone();
+        let nothing =
+            self.planner.add_source(Source::Scratch, &platform, "FROM scratch".to_owned(), task.span());
+        let copied = self.add(task, Op::Copy(copy), [vec![nothing], sources].concat(), label, Vec::new());
+        let label = self.labels.again(&format!("LINK {shown}"));
+        self.state.tip = self.add(task, Op::Merge, vec![self.state.tip, copied], label, Vec::new());
+    }
+
+    /// Adds a vertex of this stage to the graph.
+    pub(super) fn add(
+        &mut self,
+        task: &Task,
+        op: Op,
+        inputs: Vec<VertexId>,
+        label: String,
+        ambient_env: Vec<(String, String)>,
+    ) -> VertexId {
+        self.planner.graph.add(Vertex {
             op,
-            inputs: [vec![self.state.tip], other_inputs].concat(),
+            inputs,
             platform: self.state.platform.clone(),
-            label: self.labels.next(&format!("{trigger}{shown}")),
+            label,
             span: Some(task.span()),
             ambient_env,
             use_cache: self.uses_cache,
-        };
-        self.state.tip = self.planner.graph.add(vertex);
+        })
     }
 
     pub(super) fn commit(&mut self, created_by: String, produces_layer: bool) {
@@ -295,11 +332,16 @@ impl Walk<'_, '_> {
 
     /// A word with its variables replaced; those that nobody has set are reported.
     pub(super) fn expand(&mut self, task: &Task, word: &Word) -> Result<String, PlanError> {
+        self.expand_text(task, &word.value)
+            .map_err(|error| Diagnostic::error(task.place(word.span), error.to_string()).into())
+    }
+
+    /// The same for a part of a word.
+    pub(super) fn expand_text(&mut self, task: &Task, text: &str) -> Result<String, word::WordError> {
         let escape = self.planner.dockerfile.directives.escape;
         let environment = &self.state.environment;
         let lookup = |name: &str| environment.get(name).map(str::to_owned);
-        let expanded = word::expand(&word.value, escape, &lookup)
-            .map_err(|error| Diagnostic::error(task.place(word.span), error.to_string()))?;
+        let expanded = word::expand(text, escape, &lookup)?;
         self.report_undefined(task, &expanded);
         Ok(expanded.value)
     }
@@ -319,6 +361,7 @@ impl Walk<'_, '_> {
         let lookup = |name: &str| self.state.environment.get(name).map(str::to_owned);
         let text = &task.instruction.text;
         let shown = word::expand_for_display(text, escape, &lookup).unwrap_or_else(|_| text.clone());
+        let shown = remote::redacted(&shown);
         match shown.split_once(' ') {
             Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
             None => shown.to_uppercase(),

@@ -15,7 +15,7 @@ use parser::{
 use super::{
     PlanError, Planner,
     bases::{self, Base},
-    lint,
+    lint, source,
     variables::Environment,
 };
 use crate::traits::BaseImage;
@@ -99,7 +99,7 @@ pub(super) fn survey(
         }
         let looked = look_at(planner, number, globals, platform);
         let Some(stage) = planner.reported(looked)? else { continue };
-        for used in stages_used(planner, number, &stage) {
+        for used in stages_used(planner, number, &stage, platform) {
             needed[used] = true;
         }
         surveyed.insert(number, stage);
@@ -118,10 +118,11 @@ fn look_at(
         Some(word) => stage_platform(planner, stage, word, globals)?,
         None => target.clone(),
     };
-    let replaced = stage.name.as_ref().and_then(|name| bases::context(planner.options, &name.value));
+    let replaced =
+        stage.name.as_ref().and_then(|name| bases::context(planner.options, &name.value, &platform));
     let (base, written) = match &replaced {
         Some(base) => (base.clone(), stage.base.value.clone()),
-        None => stage_base(planner, number, globals)?,
+        None => stage_base(planner, number, globals, &platform)?,
     };
     let image = match &base {
         Base::Image(name) => Some(planner.images.get(name, &written, &platform, stage.span)?),
@@ -138,6 +139,7 @@ fn stage_base(
     planner: &mut Planner,
     number: usize,
     globals: &Environment,
+    platform: &Platform,
 ) -> Result<(Base, String), PlanError> {
     let stage = &planner.dockerfile.stages[number];
     let name = expand_from(planner, &stage.base, globals)?.value;
@@ -148,13 +150,13 @@ fn stage_base(
     }
     let base = match planner.stage_before(&name, number) {
         Some(earlier) => Base::Stage(earlier),
-        None => bases::elsewhere(planner.options, &name)
+        None => bases::elsewhere(planner.options, &name, platform)
             .map_err(|reason| unknown_base(planner, &name, stage.base.span, reason))?,
     };
     Ok((base, name))
 }
 
-fn unknown_base(planner: &Planner, name: &str, span: Span, reason: String) -> Diagnostic {
+pub(super) fn unknown_base(planner: &Planner, name: &str, span: Span, reason: String) -> Diagnostic {
     let found = Diagnostic::error(span, reason);
     match suggest::nearest(name, planner.stage_names()) {
         Some(stage) => found.hint(format!("did you mean the stage {stage:?}?")),
@@ -176,8 +178,16 @@ fn stage_platform(
 ) -> Result<Platform, PlanError> {
     let expanded = expand_from(planner, word, globals)?;
     if expanded.value.is_empty() {
-        let message = format!("empty platform value from expression {}", word.value);
-        return Err(Diagnostic::error(word.span, message).into());
+        let found =
+            Diagnostic::error(word.span, format!("empty platform value from expression {}", word.value));
+        let near = expanded.unmatched.iter().find_map(|name| {
+            let declared = planner.global_declarations().map(|declared| declared.name.value.as_str());
+            suggest::nearest(name, globals.names().chain(declared))
+        });
+        return Err(match near {
+            Some(near) => found.hint(format!("did you mean {near}?")).into(),
+            None => found.into(),
+        });
     }
     planner.report.extend(lint::redundant_target_platform(stage, word, &expanded, globals));
     let failed = |error| format!("failed to parse platform {}: {error}", word.value);
@@ -223,84 +233,9 @@ fn triggers_of(image: Option<&BaseImage>, span: Span) -> Result<Vec<Instruction>
 }
 
 /// The earlier stages that a stage needs. References that lead nowhere are left to the planning of the stage.
-fn stages_used(planner: &Planner, number: usize, stage: &Surveyed) -> Vec<usize> {
-    let from = |task: &Task| match &task.instruction.kind {
-        InstructionKind::Copy(copy) | InstructionKind::Add(copy) => {
-            match copied_from(planner, number, copy) {
-                Ok(Some(Base::Stage(used))) => Some(used),
-                _ => None,
-            }
-        }
-        _ => None,
-    };
+fn stages_used(planner: &Planner, number: usize, stage: &Surveyed, platform: &Platform) -> Vec<usize> {
     let base = if let Base::Stage(used) = stage.base { Some(used) } else { None };
-    base.into_iter().chain(stage.program.iter().filter_map(from)).collect()
-}
-
-/// What `--from` of a COPY in a stage names, or `None` for one without.
-///
-/// # Errors
-/// What is wrong with the name.
-pub(super) fn copied_from(
-    planner: &Planner,
-    number: usize,
-    copy: &ast::Copy,
-) -> Result<Option<Base>, (String, Option<String>)> {
-    let Some(from) = &copy.from else { return Ok(None) };
-    let name = &from.value;
-    let constant = word::expand(name, planner.dockerfile.directives.escape, &|_| None);
-    if !constant.is_ok_and(|expanded| expanded.value == *name) {
-        let hint = "name the image in a stage of its own, with FROM and an ARG from the global scope";
-        return Err(("variable expansion is not supported for --from".to_owned(), Some(hint.to_owned())));
-    }
-    let by_number = name.parse::<usize>().ok();
-    let stage = match by_number {
-        Some(index) if index < planner.dockerfile.stages.len() => Some(index),
-        Some(index) => return Err((format!("invalid stage index {index}"), None)),
-        None => planner
-            .stage_before(name, number)
-            .or_else(|| planner.stage_before(name, planner.dockerfile.stages.len())),
-    };
-    match stage {
-        Some(earlier) if earlier < number => Ok(Some(Base::Stage(earlier))),
-        Some(later) if needs(planner, later, number) => {
-            let stage = planner.shown_stage_name(number);
-            Err((format!("circular dependency detected on stage: {stage}"), None))
-        }
-        Some(_) => {
-            let stage = planner.shown_stage_name(number);
-            let order = format!("it needs to be defined before current stage {stage:?}");
-            Err((format!("cannot copy from stage {name:?}, {order}"), None))
-        }
-        None => bases::elsewhere(planner.options, name).map(Some).map_err(|reason| (reason, None)),
-    }
-}
-
-/// Whether what is written in one stage leads to another.
-fn needs(planner: &Planner, from: usize, to: usize) -> bool {
-    let stages = &planner.dockerfile.stages;
-    let mut seen = vec![false; stages.len()];
-    let mut open = vec![from];
-    while let Some(number) = open.pop() {
-        if number == to {
-            return true;
-        }
-        if std::mem::replace(&mut seen[number], true) {
-            continue;
-        }
-        let all = stages.len();
-        let copied = stages[number].instructions.iter().filter_map(|instruction| match &instruction.kind {
-            InstructionKind::Copy(copy) => copy.from.as_ref(),
-            _ => None,
-        });
-        let copied = copied.filter_map(|from| {
-            from.value
-                .parse()
-                .ok()
-                .filter(|index| *index < all)
-                .or_else(|| planner.stage_before(&from.value, all))
-        });
-        open.extend(copied.chain(planner.stage_before(&stages[number].base.value, number)));
-    }
-    false
+    let taken = stage.program.iter().map(|task| &task.instruction.kind);
+    let taken = taken.flat_map(|kind| source::stages(planner, number, platform, kind));
+    base.into_iter().chain(taken).collect()
 }

@@ -17,10 +17,10 @@ use oci::{
 };
 use parser::{Diagnostic, Severity};
 
-use super::{NamedContext, PlanError, PlanOptions, Planned, plan};
+use super::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, plan};
 use crate::{
     graph::{Graph, Target},
-    op::{Network, Op, Source, Timestamps},
+    op::{Exec, Network, Op, Security, Source, Timestamps},
     traits::{BaseImage, FailureKind, ImageName, Resolver, StepFailure},
 };
 
@@ -109,7 +109,7 @@ fn config_of(name: &str, platform: &Platform) -> ImageConfig {
         }
         "onbuild-mount:latest" => {
             config.config.on_build =
-                ["RUN --mount=type=cache,target=/c true", "COPY --from=9 /t /"].map(str::to_owned).to_vec();
+                ["RUN --mount=target=/ true", "COPY --from=9 /t /"].map(str::to_owned).to_vec();
         }
         "onbuild-wrong:latest" => config.config.on_build = vec!["FROM debian".to_owned()],
         _ => {}
@@ -144,6 +144,8 @@ fn options(text: &str) -> PlanOptions {
             }
             "--network" => options.network = if value == "none" { Network::None } else { Network::Host },
             ".dockerignore" => options.ignore.push(value.to_owned()),
+            "--allow" => options.allow.extend([entitlement(value)]),
+            "--add-host" => options.hosts.push(pair(value)),
             "--no-cache" => options.no_cache = true,
             "--no-cache-filter" => options.no_cache_filter.push(value.to_owned()),
             "--timestamps" => options.timestamps = Timestamps::Preserve,
@@ -151,6 +153,15 @@ fn options(text: &str) -> PlanOptions {
         }
     }
     options
+}
+
+fn entitlement(text: &str) -> Entitlement {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("network.host", _) => Entitlement::NetworkHost,
+        ("security.insecure", _) => Entitlement::SecurityInsecure,
+        ("device", name) => Entitlement::Device(Some(name.to_owned()).filter(|name| !name.is_empty())),
+        _ => panic!("unknown entitlement {text}"),
+    }
 }
 
 fn render(text: &str, options: &PlanOptions) -> String {
@@ -228,8 +239,9 @@ fn op_text(op: &Op) -> String {
             let env: String = exec.env.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
             let script = exec.script.as_ref().map(|script| format!("    script {:?}\n", script.content));
             let mounts: String = exec.mounts.iter().map(|mount| format!("    {mount:?}\n")).collect();
+            let rest = rest_of(exec);
             format!(
-                "    {:?}\n    user {:?} in {:?}, network {:?}, times {:?}\n    env{env}\n{mounts}{}",
+                "    {:?}\n    user {:?} in {:?}, network {:?}, times {:?}\n    env{env}\n{mounts}{rest}{}",
                 exec.args,
                 exec.user,
                 exec.workdir,
@@ -239,6 +251,18 @@ fn op_text(op: &Op) -> String {
             )
         }
     }
+}
+
+/// What most steps do not have.
+fn rest_of(exec: &Exec) -> String {
+    let mut rest = String::new();
+    if exec.security != Security::Sandbox {
+        rest += "    insecure\n";
+    }
+    exec.devices.iter().for_each(|device| rest += &format!("    {device:?}\n"));
+    exec.hosts.iter().for_each(|(name, address)| rest += &format!("    host {name} {address}\n"));
+    exec.hostname.iter().for_each(|name| rest += &format!("    called {name}\n"));
+    rest
 }
 
 fn target_text(target: &Target) -> String {
@@ -300,14 +324,11 @@ impl Resolver for Everything {
     }
 }
 
-/// What BuildKit refuses too, and what is refused by name for now.
-const REFUSED: [(&str, &str); 6] = [
-    ("cpuguy83-nagios", "ADD of a URL is not supported yet"),
+/// What BuildKit refuses too.
+const REFUSED: [(&str, &str); 3] = [
     ("env-invalid-ssquote", "matching single-quote"),
     ("environment", "matching single-quote"),
     ("escapes", "matching double-quote"),
-    ("mount-cache-by-ownership", "RUN --mount is not supported yet"),
-    ("mount-secret", "RUN --mount is not supported yet"),
 ];
 
 #[test]

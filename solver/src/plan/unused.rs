@@ -9,14 +9,36 @@ use parser::{
     suggest,
 };
 
-use super::{Planner, survey::Surveyed, variables};
+use super::{PlanOptions, Planner, survey::Surveyed, variables};
 
 /// Build arguments by which BuildKit makes another image, or none, and what there is instead.
-const REFUSED: [(&str, &str); 3] = [
+const REFUSED: [(&str, &str); 2] = [
     ("BUILDKIT_DOCKERFILE_CHECK", "write `# check=` at the top of the Dockerfile"),
     ("BUILDKIT_MULTI_PLATFORM", "the result is one image, not an index"),
-    ("BUILDKIT_SANDBOX_HOSTNAME", "the host name of RUN steps is fixed, so that it reaches no digest"),
 ];
+
+/// Those that are obeyed, here or by the command line.
+const OBEYED: [&str; 4] =
+    ["BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_CONTEXT_KEEP_GIT_DIR", HOSTNAME, "BUILDKIT_SYNTAX"];
+
+const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+
+/// The host name that RUN steps are asked to have.
+pub(super) fn hostname(options: &PlanOptions) -> Option<&str> {
+    options.build_args.get(HOSTNAME).map(String::as_str).filter(|name| !name.is_empty())
+}
+
+/// Refuses a host name that the kernel does not take, or that would be more than a name in `/etc/hosts`.
+fn bad_hostname(options: &PlanOptions) -> Option<Diagnostic> {
+    let name = hostname(options)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if name.len() <= 64 && name.bytes().all(plain) {
+        return None;
+    }
+    let message = format!("invalid host name {name:?} in the build argument {HOSTNAME}");
+    let hint = "a host name has at most 64 letters, digits, dots and dashes";
+    Some(Diagnostic::error(Span::default(), message).hint(hint))
+}
 
 /// Refuses build arguments that BuildKit itself obeys and this builder does not.
 pub(super) fn refused_args(planner: &Planner) -> Vec<Diagnostic> {
@@ -25,7 +47,7 @@ pub(super) fn refused_args(planner: &Planner) -> Vec<Diagnostic> {
         let message = format!("the build argument {name} is not supported");
         given(name).map(|_| Diagnostic::error(Span::default(), message).hint(*instead))
     };
-    REFUSED.iter().filter_map(refuse).collect()
+    REFUSED.iter().filter_map(refuse).chain(bad_hostname(planner.options)).collect()
 }
 
 fn asks_for_something(value: &str) -> bool {
@@ -42,8 +64,7 @@ pub(super) fn build_args(planner: &Planner, surveyed: &BTreeMap<usize, Surveyed>
     let unused = planner.options.build_args.keys().filter(|name| !taken.contains(name.as_str()));
     let unused = unused.filter(|name| !variables::is_predefined(name)).map(String::as_str);
     let (buildkits, others): (Vec<&str>, Vec<&str>) = unused.partition(|name| name.starts_with("BUILDKIT_"));
-    let known =
-        |name: &&str| *name != "BUILDKIT_SYNTAX" && REFUSED.iter().all(|(refused, _)| refused != name);
+    let known = |name: &&str| !OBEYED.contains(name) && REFUSED.iter().all(|(refused, _)| refused != name);
     let nothing = |name: &str| Diagnostic::notice(format!("the build argument {name} has no effect here"));
     let not_consumed = || {
         let message = format!("one or more build-args [{}] were not consumed", others.join(" "));
