@@ -77,6 +77,10 @@ pub enum ArchiveError {
 /// # Errors
 /// The file cannot be opened.
 pub fn is_archive(listing: &Listing, path: &[u8]) -> Result<bool, CopyError> {
+    let node = listing.nodes.get(path);
+    if node.is_none_or(|node| matches!(node.kind, NodeKind::File { size: 0, .. })) {
+        return Ok(false);
+    }
     let mut header = [0; HEADER];
     let Ok(mut stream) = decompress(listing.open(path)?) else { return Ok(false) };
     Ok(stream.read_exact(&mut header).is_ok() && has_header(&header))

@@ -5,7 +5,7 @@
 //! theirs on files, git and most copies lose them, and they would make digests depend on that. Modes that only
 //! differ by somebody's umask are made the same ([`ContextModes`]). Hard links are separate files.
 //!
-//! Sockets are skipped. A device or something unreadable is an error that names it, but only where a step would copy
+//! A socket becomes an empty file, as with BuildKit. A device or something unreadable is an error that names it, but only where a step would copy
 //! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
 use std::{
@@ -233,7 +233,7 @@ impl ContextModes {
 
 /// Completes a file's node: content and capabilities.
 fn read(root: &OwnedFd, path: &[u8], node: &mut Node, cancel: &Cancel) -> Result<(), ListError> {
-    let NodeKind::File { size, content } = &mut node.kind else { return Ok(()) };
+    let NodeKind::File { size, content: content @ None } = &mut node.kind else { return Ok(()) };
     let file = open_regular(root.as_fd(), path)?;
     let mut hasher = blake3::Hasher::new();
     *size = hash_until(&file, path, *size, &mut hasher, cancel)?;

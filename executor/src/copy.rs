@@ -5,7 +5,7 @@
 //!   destination, or lies in it under its own name where that is a directory or must be one.
 //! - Links are followed in the destination's path and, where the selector says so, in the source's; links inside a
 //!   picked directory are copied as links. A destination path may lead through links that dangle.
-//! - Directories that have to be made have mode 0755 and `--chown`'s owner. The directory that contents are merged
+//! - Directories that have to be made have an octal `--chmod`'s mode, else 0755, and `--chown`'s owner. The directory that contents are merged
 //!   into keeps what it has; directories below it take mode, owner and time of the source, existing ones too.
 //! - A file, link or device is replaced; a directory never is, and never replaces anything.
 //! - Several things that would go to one name, one over the other, are refused before anything is copied. BuildKit leaves
@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use rustix::fs::FileType;
 use solver::{
     Cancel,
-    op::{Copy, CopyItem, MakeDir, SEVERAL_SOURCES, Selector, Timestamps},
+    op::{Chmod, Copy, CopyItem, MakeDir, SEVERAL_SOURCES, Selector, Timestamps},
 };
 
 use crate::{
@@ -47,7 +47,7 @@ pub use chmod::BadMode;
 use chmod::ModeChange;
 use target::{Stamp, Target};
 
-/// Mode of directories that have to be made for a destination.
+/// Mode of directories that have to be made for a destination, if nobody says otherwise.
 const MADE_MODE: u32 = 0o755;
 
 /// Why files could not be copied.
@@ -274,22 +274,30 @@ impl Copier<'_> {
         self.finish(work)
     }
 
+    /// Of `--chmod`, what is more than permissions is for what is copied.
+    fn made_mode(&self) -> u32 {
+        match &self.copy.chmod {
+            Some(Chmod::Octal(mode)) => mode & 0o777,
+            Some(Chmod::Symbolic(_)) | None => MADE_MODE,
+        }
+    }
+
     /// Where a picked source goes. Makes the directories that are missing on the way.
     fn destination(&mut self, pick: &Pick, is_directory: bool) -> Result<Vec<u8>, CopyError> {
         let written = self.copy.destination.as_bytes();
-        let owner = self.made_owner();
+        let (owner, mode) = (self.made_owner(), self.made_mode());
         let required = if self.copy.into_directory { written } else { split(written).0 };
         let required = self.target.resolve(required)?;
-        self.target.make_dirs(&required, owner, MADE_MODE)?;
+        self.target.make_dirs(&required, owner, mode)?;
 
         let destination = self.target.resolve(written)?;
         let found = self.target.find(&destination)?.map(|stat| file_type(&stat));
         match (is_directory, found) {
-            (true, None) => self.target.make_dirs(&destination, owner, MADE_MODE)?,
+            (true, None) => self.target.make_dirs(&destination, owner, mode)?,
             (true, Some(FileType::Directory)) => {}
             (true, Some(_)) => return Err(CopyError::NonDirectory(self.target.shown(&destination))),
             (false, Some(FileType::Directory)) => return Ok(join(&destination, split(&pick.named).1)),
-            (false, _) => self.target.make_dirs(split(&destination).0, owner, MADE_MODE)?,
+            (false, _) => self.target.make_dirs(split(&destination).0, owner, mode)?,
         }
         Ok(destination)
     }

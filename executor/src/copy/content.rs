@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::FileExt,
 };
 
+use oci::ContentDigest;
 use rustix::{
     fs::{SeekFrom, copy_file_range, seek},
     io::Errno,
@@ -34,6 +35,10 @@ pub fn write(
     cancel: &Cancel,
 ) -> Result<File, CopyError> {
     let NodeKind::File { size, content } = &node.kind else { unreachable!("only files have bytes") };
+    if *content == Some(ContentDigest::of(b"")) {
+        // What was keyed has no bytes. It may be a socket, which cannot be opened.
+        return Ok(File::from(target.create_file(path)?));
+    }
     let mut from = listing.open(source)?;
     let to = File::from(target.create_file(path)?);
     let shown_path = target.shown(path).into_bytes();

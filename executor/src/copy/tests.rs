@@ -235,10 +235,18 @@ fn what_things_look_like_there() {
             &["d/f = x", "d/s/", "d/l -> f"],
             &[],
             "COPY --chmod=700 d /t",
-            &["t/", "t/f = x ; 0700", "t/l -> f", "t/s/ ; 0700"],
+            &["t/ ; 0700", "t/f = x ; 0700", "t/l -> f", "t/s/ ; 0700"],
         ),
         (&["d/f = x ; 0640", "d/s/ 0700"], &[], "COPY --chmod=go=rX d /t", &["t/", "t/f = x", "t/s/"]),
         (&["f = x"], &[], "COPY --chmod=4755 f /t", &["t = x ; 4755"]),
+        (&["f = x"], &[], "COPY --chmod=1770 f /p/q/t", &["p/ ; 0770", "p/q/ ; 0770", "p/q/t = x ; 1770"]),
+        (
+            &["f = x"],
+            &["p/ 0711"],
+            "COPY --chmod=70 f /p/q/",
+            &["p/ ; 0711", "p/q/ ; 0070", "p/q/f = x ; 0070"],
+        ),
+        (&["f = x"], &[], "COPY --chmod=a+x f /p/t", &["p/", "p/t = x ; 0755"]),
         (&["f = x"], &[], "COPY --chmod=u~x f /t", &["! invalid mode \"u~x\""]),
         // Times
         (&["f = x ; @1000"], &[], "COPY f /t", &["t = x"]),
@@ -278,7 +286,9 @@ fn what_things_look_like_there() {
             "COPY --from d /t",
             &["t/", "t/n c1,3 ; 3:4", "t/p | ; 0600"],
         ),
-        (&["d/f = x", "d/s !"], &[], "COPY d /t", &["t/", "t/f = x"]),
+        (&["d/f = x", "d/s !"], &[], "COPY d /t", &["t/", "t/f = x", "t/s = "]),
+        (&["s ! ; 0600"], &[], "ADD s /t", &["t =  ; 0600"]),
+        (&["d/f = x", "d/s !"], &[], "COPY --from d /t", &["t/", "t/f = x"]),
         (&["d/p | ; 0600"], &[], "COPY d /t", &["t/", "t/p | ; 0600"]),
         (
             &["d/n c1,3"],
@@ -294,6 +304,12 @@ fn what_things_look_like_there() {
 #[test]
 fn what_is_left_out_and_what_comes_with_its_parents() {
     let app: &[&str] = &["app/s/views/a = 1", "app/s/cache/b = 2", "app/c = 3", "app/k.o = 4"];
+    let deep: &[&str] = &[
+        "test/a/b/c/d/foo = 1",
+        "test/a/b/c/d/e/bay = 2",
+        "test/a/b2/c/d/e/bar = 3",
+        "test/a/b/c2/d/e/baz = 4",
+    ];
     let tree: &[&str] = &["x/y/a.txt = 1", "x/y/b.txt = 2", "x/a.txt = 3", "x/z/a.txt = 4", "y/b.txt = 5"];
     let rows: &[Row<'_>] = &[
         (
@@ -357,6 +373,32 @@ fn what_is_left_out_and_what_comes_with_its_parents() {
             &["p/", "p/x/", "p/x/y/", "p/x/y/a.txt = 1", "p/x/y/b.txt = 2"],
         ),
         (tree, &[], "COPY --parents x/none /p/", &["! \"/x/none\": not found"]),
+        (
+            deep,
+            &[],
+            "COPY --from --parents test/a/b/./c/d /o/",
+            &["o/", "o/c/", "o/c/d/", "o/c/d/e/", "o/c/d/e/bay = 2", "o/c/d/foo = 1"],
+        ),
+        (
+            deep,
+            &[],
+            "COPY --from --parents test/a/./b/./c2 /o/",
+            &["o/", "o/b/", "o/b/c2/", "o/b/c2/d/", "o/b/c2/d/e/", "o/b/c2/d/e/baz = 4"],
+        ),
+        (
+            deep,
+            &[],
+            "COPY --from --parents test/a/b*/./c/**/ba? /o/",
+            &["o/", "o/c/", "o/c/d/", "o/c/d/e/", "o/c/d/e/bar = 3", "o/c/d/e/bay = 2"],
+        ),
+        (
+            deep,
+            &[],
+            "COPY --from --parents test/a/b/c*/./d/**/baz test/a/b*/./c/**/bar /o/",
+            &["o/", "o/c/", "o/c/d/", "o/c/d/e/", "o/c/d/e/bar = 3", "o/d/", "o/d/e/", "o/d/e/baz = 4"],
+        ),
+        (deep, &[], "COPY --from --parents test/a/b9*/c /o/", &["o/"]),
+        (deep, &[], "COPY --from --parents test/a/b/./c9* /o/", &["o/"]),
         (tree, &[], "COPY --parents x/none* /p/", &["p/"]),
         (
             tree,
@@ -377,7 +419,7 @@ fn heredocs_are_files() {
     let written = written("COPY --chmod=750 --chown=5:6 one.txt a* /d/");
     copy(&written.copy, &[&listing, &listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default())
         .expect("copied");
-    let expected = ["d/ ; 5:6", "d/a* = glob\n ; 0750 5:6", "d/one.txt = first\n ; 0750 5:6", "x = old"];
+    let expected = ["d/ ; 0750 5:6", "d/a* = glob\n ; 0750 5:6", "d/one.txt = first\n ; 0750 5:6", "x = old"];
     assert_eq!(show(&overlay.root), expected);
 }
 

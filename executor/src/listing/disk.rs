@@ -9,6 +9,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
+use oci::ContentDigest;
 use rayon::prelude::*;
 use rustix::{
     fs::{FileType, OFlags, Stat, major, minor, readlinkat},
@@ -263,13 +264,17 @@ impl Disk<'_> {
         }
     }
 
-    /// The node of a path in an open directory; `None` for sockets, which mean nothing without the process behind them.
+    /// The node of a path in an open directory. A socket means nothing without the process behind it: one of a context
+    /// becomes an empty file, as with BuildKit; no layer of an image can hold one (`None`).
     fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
         let kind = match file_type(stat) {
             FileType::Directory => NodeKind::Directory,
             FileType::RegularFile => NodeKind::File { size: stat.st_size as u64, content: None },
             FileType::Symlink => NodeKind::Symlink { target: read_link(dir, path)? },
-            FileType::Socket => return Ok(None),
+            FileType::Socket => match self.kind {
+                DiskKind::Context { .. } => NodeKind::File { size: 0, content: Some(ContentDigest::of(b"")) },
+                DiskKind::Snapshot { .. } => return Ok(None),
+            },
             special => self.special(path, special, stat.st_rdev)?,
         };
         Ok(Some(match &self.kind {
