@@ -37,6 +37,7 @@ impl From<CacheMountError> for StepFailure {
         match error {
             CacheMountError::Cancelled => cancelled(),
             CacheMountError::Snapshot(error) => error.into(),
+            CacheMountError::Source(error) => error.into(),
             CacheMountError::OneIdOnly { .. } => blame(FailureKind::Machine, error).hint(more_ids()),
             error => blame(FailureKind::Build, error),
         }

@@ -174,6 +174,12 @@ impl Snapshots {
         Ok(self.top_meta(snapshot)?.map(|meta| meta.owners()).unwrap_or_default())
     }
 
+    /// When each layer of a snapshot was put on this disk, the base first.
+    pub(crate) fn stamps(&self, snapshot: &Snapshot) -> Result<Vec<Stamp>, SnapshotError> {
+        let chain: Vec<_> = snapshot.chain().collect();
+        Ok(self.ensure_chain(&chain)?.iter().map(|meta| meta.stamp).collect())
+    }
+
     pub(crate) fn store(&self) -> &Arc<Store> {
         self.fetcher.store()
     }

@@ -31,8 +31,17 @@ pub use self::{blob::BlobWriter, owner::Owner, temp::TempDir};
 use crate::digest::Sha256Digest;
 
 /// The directories of a store, made when it is opened.
-const AREAS: [&str; 8] =
-    ["blobs/sha256", "snapshots", "trees", "sealed", "records/definition", "records/content", "locks", "tmp"];
+const AREAS: [&str; 9] = [
+    "blobs/sha256",
+    "snapshots",
+    "trees",
+    "sealed",
+    "records/definition",
+    "records/content",
+    "mounts",
+    "locks",
+    "tmp",
+];
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +167,7 @@ impl Store {
     }
 
     /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `records/definition`, `records/content`,
-    /// `locks`, all of which exist.
+    /// `mounts`, `locks`, all of which exist.
     pub fn area(&self, name: &str) -> PathBuf {
         debug_assert!(AREAS.iter().any(|area| Path::new(area).starts_with(name)), "no area {name}");
         self.root.join(name)

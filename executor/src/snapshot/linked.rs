@@ -82,7 +82,7 @@ impl Snapshots {
         copy::copy(&all, &[&listing], to.as_fd(), &Owners::new(), self.cancel())
     }
 
-    fn read_tree(&self, digest: &TreeDigest) -> Result<Tree, SnapshotError> {
+    pub(crate) fn read_tree(&self, digest: &TreeDigest) -> Result<Tree, SnapshotError> {
         let path = self.store().root().join(tree_file(digest));
         let bytes = fs::read(&path).map_err(SnapshotError::io("read", &path))?;
         Tree::from_bytes(&bytes).map_err(|source| SnapshotError::Tree { path, source })

@@ -154,11 +154,14 @@ impl Stamp {
 
     /// A millisecond later: file systems and tools round, but none of those we know more than that.
     fn next(self) -> Stamp {
-        let nanoseconds = self.nanoseconds + 1_000_000;
-        match nanoseconds.checked_sub(1_000_000_000) {
-            Some(nanoseconds) => Self { seconds: self.seconds + 1, nanoseconds },
-            None => Self { nanoseconds, ..self },
-        }
+        self.later(1_000_000)
+    }
+
+    /// So many nanoseconds later.
+    pub(crate) fn later(self, nanoseconds: u64) -> Stamp {
+        let nanoseconds = u64::from(self.nanoseconds) + nanoseconds;
+        let (seconds, nanoseconds) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+        Self { seconds: self.seconds.saturating_add_unsigned(seconds), nanoseconds: nanoseconds as u32 }
     }
 }
 

@@ -1,0 +1,260 @@
+//! The directories behind the cache mounts of one id, and who uses which.
+//!
+//! `ROOT/mounts/ID/` belongs to one id (its name is a hash of it), `VARIANT/` below it to one way of making a new one
+//! (owner, mode, what it is filled from): like BuildKit, a mount that asks for another start gets another directory.
+//! In there `0/`, `1/`, ... are directories that were made: more than one when they were wanted at the same time and
+//! could not be shared. Each has
+//!
+//! - `fs/`, what the command sees, and all of it that it can reach;
+//! - `use`, locked (`flock`) by who uses it: shared by those that share, else exclusively, as BuildKit has it. Whoever
+//!   finds no free one and need not wait makes another;
+//! - `retired`, where a build with `--no-cache` has given it up.
+//!
+//! Choosing is done under the lock of the id, so two never choose at once; giving back is closing a file.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use oci::store::{Store, TempDir};
+use solver::{Cancel, op::Sharing};
+
+use super::CacheMountError;
+
+/// How long to wait before a lock that somebody else holds is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the command sees of a directory.
+pub(super) const FILES: &str = "fs";
+const USE: &str = "use";
+const RETIRED: &str = "retired";
+
+/// All directories of one id.
+pub(super) struct Pool<'a> {
+    store: &'a Store,
+    /// `ROOT/mounts/ID`.
+    directory: PathBuf,
+    cancel: &'a Cancel,
+}
+
+/// A directory in use, for as long as this value lives.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// `ROOT/mounts/ID/VARIANT/NUMBER`.
+    pub(super) directory: PathBuf,
+    /// Whether it was made just now.
+    pub(super) is_new: bool,
+    /// Whether somebody else used it when it was chosen.
+    pub(super) is_shared: bool,
+    lock: File,
+    pool_lock: PathBuf,
+}
+
+/// Whether one could be had.
+enum Choice {
+    Chosen(Chosen),
+    AllInUse,
+}
+
+impl<'a> Pool<'a> {
+    /// The pool of an id, whose name in the store is `name`. `told` says what it is, for people who look there.
+    pub(super) fn open(
+        store: &'a Store,
+        name: &str,
+        told: &str,
+        cancel: &'a Cancel,
+    ) -> Result<Self, CacheMountError> {
+        let directory = store.area("mounts").join(name);
+        make_directory(&directory)?;
+        let label = directory.join("id");
+        if !label.exists() {
+            store.write_atomic(&label, told.as_bytes())?;
+        }
+        Ok(Self { store, directory, cancel })
+    }
+
+    /// Takes a directory for use, calling `make` for what a new one holds. `waits` is told once when there is one to
+    /// wait for.
+    pub(super) fn choose(
+        &self,
+        variant: &str,
+        sharing: Sharing,
+        make: impl Fn(&Path) -> Result<(), CacheMountError>,
+        waits: impl Fn(),
+    ) -> Result<Chosen, CacheMountError> {
+        let directory = self.directory.join(variant);
+        make_directory(&directory)?;
+        let mut has_told = false;
+        loop {
+            {
+                let _pool = lock(&self.lock_path(), self.cancel)?;
+                if let Choice::Chosen(chosen) = self.try_choose(&directory, sharing, &make)? {
+                    return Ok(chosen);
+                }
+            }
+            if !has_told {
+                waits();
+                has_told = true;
+            }
+            pause(self.cancel)?;
+        }
+    }
+
+    /// Gives up all directories of the id: what comes next starts anew. Those in use are gone when they no longer are.
+    pub(super) fn retire(&self) -> Result<(), CacheMountError> {
+        let _pool = lock(&self.lock_path(), self.cancel)?;
+        for variant in subdirectories(&self.directory)? {
+            for (_, directory) in numbered(&variant)? {
+                let mark = directory.join(RETIRED);
+                File::create(&mark).map_err(CacheMountError::io("create", &mark))?;
+                self.remove_if_free(&directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
+    fn try_choose(
+        &self,
+        variant: &Path,
+        sharing: Sharing,
+        make: impl Fn(&Path) -> Result<(), CacheMountError>,
+    ) -> Result<Choice, CacheMountError> {
+        let (mut free, mut in_use, mut unused_number) = (None, false, 0);
+        for (number, directory) in numbered(variant)? {
+            unused_number = number + 1;
+            if directory.join(RETIRED).exists() {
+                self.remove_if_free(&directory)?;
+                continue;
+            }
+            let path = directory.join(USE);
+            let file = File::create(&path).map_err(CacheMountError::io("open", &path))?;
+            if try_lock(&file, &path)? {
+                free.get_or_insert((directory, file));
+                continue;
+            }
+            in_use = true;
+            // Those that share stay together, as long as one of them is there.
+            if sharing == Sharing::Shared && file.try_lock_shared().is_ok() {
+                return Ok(Choice::Chosen(self.chosen(directory, file, false, true)));
+            }
+        }
+        let (directory, lock, is_new) = match free {
+            Some((directory, lock)) => (directory, lock, false),
+            None if in_use && sharing == Sharing::Locked => return Ok(Choice::AllInUse),
+            None => {
+                let directory = variant.join(unused_number.to_string());
+                let lock = self.make(&directory, make)?;
+                (directory, lock, true)
+            }
+        };
+        if sharing == Sharing::Shared {
+            // Nobody can come between: all locks are taken under that of the pool.
+            lock.lock_shared().map_err(CacheMountError::io("lock", &directory))?;
+        }
+        Ok(Choice::Chosen(self.chosen(directory, lock, is_new, false)))
+    }
+
+    fn chosen(&self, directory: PathBuf, lock: File, is_new: bool, is_shared: bool) -> Chosen {
+        Chosen { directory, is_new, is_shared, lock, pool_lock: self.lock_path() }
+    }
+
+    /// Makes a directory beside its place, and takes its lock before others can see it.
+    fn make(
+        &self,
+        directory: &Path,
+        make: impl Fn(&Path) -> Result<(), CacheMountError>,
+    ) -> Result<File, CacheMountError> {
+        let temp = self.store.temp_dir("cache-mount")?;
+        make(&temp.path().join(FILES))?;
+        let path = temp.path().join(USE);
+        let lock = File::create(&path).map_err(CacheMountError::io("create", &path))?;
+        lock.try_lock().map_err(|error| CacheMountError::io("lock", &path)(error.into()))?;
+        self.store.rename_into(temp, directory)?;
+        Ok(lock)
+    }
+
+    fn remove_if_free(&self, directory: &Path) -> Result<(), CacheMountError> {
+        let path = directory.join(USE);
+        let lock = File::create(&path).map_err(CacheMountError::io("open", &path))?;
+        if !try_lock(&lock, &path)? {
+            return Ok(());
+        }
+        // Emptied among the temporaries: whatever the command has left there, that copes with it.
+        let temp: TempDir = self.store.temp_dir("retired")?;
+        let target = temp.path().join("mount");
+        fs::rename(directory, target).map_err(CacheMountError::io("remove", directory))
+    }
+}
+
+impl Chosen {
+    /// What the command sees.
+    pub(super) fn files(&self) -> PathBuf {
+        self.directory.join(FILES)
+    }
+
+    /// Whether nobody else uses it now. To be asked by who is done with it: the answer may cost the lock.
+    pub(super) fn is_last(&self) -> Option<File> {
+        let pool = File::create(&self.pool_lock).ok()?;
+        pool.try_lock().ok()?;
+        self.lock.try_lock().ok()?;
+        Some(pool)
+    }
+}
+
+/// Waits for an exclusive lock.
+fn lock(path: &Path, cancel: &Cancel) -> Result<File, CacheMountError> {
+    let file = File::create(path).map_err(CacheMountError::io("create", path))?;
+    while !try_lock(&file, path)? {
+        pause(cancel)?;
+    }
+    Ok(file)
+}
+
+fn try_lock(file: &File, path: &Path) -> Result<bool, CacheMountError> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(CacheMountError::io("lock", path)(error)),
+    }
+}
+
+fn pause(cancel: &Cancel) -> Result<(), CacheMountError> {
+    if cancel.is_requested() {
+        return Err(CacheMountError::Cancelled);
+    }
+    thread::sleep(PAUSE);
+    Ok(())
+}
+
+fn make_directory(path: &Path) -> Result<(), CacheMountError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(CacheMountError::io("create", path)),
+    }
+}
+
+/// The directories in one, in no order.
+fn subdirectories(path: &Path) -> Result<Vec<PathBuf>, CacheMountError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
+        Ok(entries.iter().map(fs::DirEntry::path).filter(|path| path.is_dir()).collect())
+    };
+    read().map_err(CacheMountError::io("read", path))
+}
+
+/// The directories whose names are numbers, by number.
+fn numbered(path: &Path) -> Result<Vec<(u32, PathBuf)>, CacheMountError> {
+    let number = |path: PathBuf| Some((path.file_name()?.to_str()?.parse().ok()?, path));
+    let mut found: Vec<_> = subdirectories(path)?.into_iter().filter_map(number).collect();
+    found.sort_unstable();
+    Ok(found)
+}
