@@ -33,7 +33,7 @@ use crate::{
         Content, ListError, Listing, Node, NodeKind, Owners, below,
         disk::{self, Disk, DiskKind},
         filter::{Admission, Filter, Pattern},
-        lookup::{Found, LastLink, Names, Pick, Picked, has_wildcard, pick},
+        lookup::{Found, LastLink, Paths, Pick, Picked, TooManyLinks, has_wildcard, pick},
     },
     rootfs::{PathError, failed, file_type, join, shown, split},
     users::{UserError, file_owner, workdir_owner},
@@ -90,6 +90,12 @@ pub enum CopyError {
     /// The system said no.
     #[error(transparent)]
     Path(#[from] PathError),
+}
+
+impl From<TooManyLinks> for CopyError {
+    fn from(error: TooManyLinks) -> Self {
+        Self::Source(error.into())
+    }
 }
 
 impl From<ListError> for CopyError {

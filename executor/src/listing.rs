@@ -34,7 +34,7 @@ pub mod disk;
 pub mod filter;
 pub mod lookup;
 
-use lookup::{Found, Names, TooManyLinks};
+use lookup::{Found, Names, Paths, TooManyLinks};
 
 /// Why a listing cannot be made, or its files cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -386,7 +386,7 @@ impl Canonical for NodeKind {
 }
 
 /// A listing is looked up by the same rules as the disk it was made of.
-impl Names for Listing {
+impl Paths for Listing {
     type Error = ListError;
 
     fn find(&self, path: &[u8]) -> Result<Option<Found>, ListError> {
@@ -399,7 +399,9 @@ impl Names for Listing {
         let is_parent = || path.is_empty() || below(&self.nodes, path).next().is_some();
         Ok(found.or_else(|| is_parent().then_some(Found::Directory)))
     }
+}
 
+impl Names for Listing {
     fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, ListError> {
         let mut children: Vec<Vec<u8>> = Vec::new();
         for (path, _) in below(&self.nodes, dir) {

@@ -26,15 +26,15 @@ use rustix::{
 
 use super::CopyError;
 use crate::{
-    listing::{NodeKind, Owners, lookup::TooManyLinks},
+    listing::{
+        NodeKind, Owners,
+        lookup::{Absent, Found, LastLink, Paths, follow},
+    },
     rootfs::{
         failed, file_type, join, lstat, make_dir, mtime, names, open_beneath, set_mode, set_mtime,
         set_node_mode, set_owner, set_xattr, shown, split,
     },
 };
-
-/// As many links as the kernel follows in one path.
-const LINKS_MAX: usize = 40;
 
 /// Where files are copied to.
 pub struct Target<'a> {
@@ -106,44 +106,8 @@ impl<'a> Target<'a> {
     /// # Errors
     /// Too many links, or the system said no.
     pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, CopyError> {
-        let reversed = |path: &[u8]| -> Vec<Vec<u8>> { path.rsplit(|b| *b == b'/').map(Vec::from).collect() };
-        let mut rest = reversed(path);
-        let mut at = Vec::new();
-        let mut followed = 0;
-        while let Some(name) = rest.pop() {
-            match name.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    at.truncate(split(&at).0.len());
-                    continue;
-                }
-                _ => {}
-            }
-            let next = join(&at, &name);
-            let Some(link) = self.link_at(&next)? else {
-                at = next;
-                continue;
-            };
-            followed += 1;
-            if followed > LINKS_MAX {
-                return Err(crate::listing::ListError::from(TooManyLinks(self.shown(path))).into());
-            }
-            if link.starts_with(b"/") {
-                at.clear();
-            }
-            rest.extend(reversed(&link));
-        }
-        Ok(at)
-    }
-
-    fn link_at(&self, path: &[u8]) -> Result<Option<Vec<u8>>, CopyError> {
-        match self.look(path)? {
-            Some((dir, stat)) if file_type(&stat) == FileType::Symlink => {
-                let target = readlinkat(dir, OsStr::from_bytes(split(path).1), Vec::new());
-                Ok(Some(target.map_err(self.failed("reading link", path))?.into_bytes()))
-            }
-            _ => Ok(None),
-        }
+        let led = follow(self, path, LastLink::Follow, Absent::IsKept, &mut Vec::new())?;
+        Ok(led.expect("what is absent is kept"))
     }
 
     /// What is at a path without links.
@@ -357,6 +321,26 @@ impl<'a> Target<'a> {
             set_xattr(file, name, value).map_err(self.failed("setting attributes of", path))?;
         }
         Ok(())
+    }
+}
+
+impl Paths for Target<'_> {
+    type Error = CopyError;
+
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, CopyError> {
+        let Some((dir, stat)) = self.look(path)? else { return Ok(None) };
+        Ok(Some(match file_type(&stat) {
+            FileType::Directory => Found::Directory,
+            FileType::Symlink => {
+                let target = readlinkat(dir, OsStr::from_bytes(split(path).1), Vec::new());
+                Found::Link(target.map_err(self.failed("reading link", path))?.into_bytes())
+            }
+            _ => Found::Other,
+        }))
+    }
+
+    fn told(&self, path: &[u8]) -> String {
+        self.shown(path)
     }
 }
 

@@ -20,7 +20,7 @@ use solver::{Cancel, op::Selector, pattern::ignore::Matcher};
 use super::{
     ListError, Node, NodeKind, Nodes, Owners, below,
     filter::{Admission, Filter, Pattern},
-    lookup::{Found, LastLink, Names, Pick, Picked, has_wildcard, pick},
+    lookup::{Found, LastLink, Names, Paths, Pick, Picked, has_wildcard, pick},
 };
 use crate::rootfs::{failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs};
 
@@ -92,7 +92,7 @@ fn read_attributes(disk: &Disk<'_>, path: &[u8], node: &mut Node) -> Result<(), 
     Ok(())
 }
 
-impl Names for Disk<'_> {
+impl Paths for Disk<'_> {
     type Error = ListError;
 
     fn find(&self, path: &[u8]) -> Result<Option<Found>, ListError> {
@@ -107,7 +107,9 @@ impl Names for Disk<'_> {
         };
         Ok(self.is_present(path, found == Found::Directory)?.then_some(found))
     }
+}
 
+impl Names for Disk<'_> {
     fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, ListError> {
         let opened = match open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOTDIR) => return Ok(Vec::new()),

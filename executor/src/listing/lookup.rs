@@ -1,11 +1,12 @@
 //! Which paths a source names: links followed inside the root, wildcards as in Go's `filepath.Match`.
 //!
 //! The same rules run twice: over a directory, to find out what must be listed, and over the [`Listing`](super::Listing),
-//! to find out what is copied. [`Names`] is what the two have in common.
+//! to find out what is copied. [`Names`] is what the two have in common. [`follow`] is the only place where links are
+//! followed, those of a destination as well.
 
 use solver::pattern::glob::{self, BadPattern};
 
-use crate::rootfs::{join, split};
+use crate::rootfs::{join, shown, split};
 
 /// As many links as the kernel follows in one path.
 const LINKS_MAX: usize = 40;
@@ -21,15 +22,23 @@ pub enum Found {
     Other,
 }
 
-/// A tree of names. Paths are relative to its root, hold no links and are empty for the root.
-pub trait Names {
+/// A tree in which paths lead somewhere. Paths are relative to its root, hold no links and are empty for the root.
+pub trait Paths {
     /// Why it cannot be looked at.
-    type Error: From<BadPattern> + From<TooManyLinks>;
+    type Error: From<TooManyLinks>;
 
     /// What is at a path.
     fn find(&self, path: &[u8]) -> Result<Option<Found>, Self::Error>;
 
-    /// The names in a directory, sorted; none for anything else. May hold names that [`Names::find`] does not admit to.
+    /// A path as people know it.
+    fn told(&self, path: &[u8]) -> String {
+        shown(path)
+    }
+}
+
+/// A tree whose names can be listed.
+pub trait Names: Paths<Error: From<BadPattern>> {
+    /// The names in a directory, sorted; none for anything else. May hold names that [`Paths::find`] does not admit to.
     fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, Self::Error>;
 }
 
@@ -92,12 +101,33 @@ pub fn pick<N: Names>(
 }
 
 /// Where a path leads once the links in it are followed, all inside the root; `None` where nothing is.
-pub fn resolve<N: Names>(
-    names: &N,
+pub fn resolve<P: Paths>(
+    paths: &P,
     path: &[u8],
     last: LastLink,
     links: &mut Vec<Vec<u8>>,
-) -> Result<Option<Vec<u8>>, N::Error> {
+) -> Result<Option<Vec<u8>>, P::Error> {
+    follow(paths, path, last, Absent::IsNowhere, links)
+}
+
+/// What a component that names nothing does to its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// The path leads nowhere.
+    IsNowhere,
+    /// It is taken as it is written, and so is what comes after it: that is still to be made.
+    IsKept,
+}
+
+/// Where a path leads once the links in it are followed, all inside the root. Links that were followed are added to
+/// `links`. `None` only with [`Absent::IsNowhere`].
+pub fn follow<P: Paths>(
+    paths: &P,
+    path: &[u8],
+    last: LastLink,
+    absent: Absent,
+    links: &mut Vec<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, P::Error> {
     let reversed = |path: &[u8]| -> Vec<Vec<u8>> { path.rsplit(|b| *b == b'/').map(Vec::from).collect() };
     let mut rest = reversed(path);
     let mut at = Vec::new();
@@ -112,12 +142,11 @@ pub fn resolve<N: Names>(
             _ => {}
         }
         let next = join(&at, &name);
-        match names.find(&next)? {
-            None => return Ok(None),
+        match paths.find(&next)? {
             Some(Found::Link(target)) if last == LastLink::Follow || !rest.is_empty() => {
                 followed += 1;
                 if followed > LINKS_MAX {
-                    return Err(TooManyLinks(crate::rootfs::shown(path)).into());
+                    return Err(TooManyLinks(paths.told(path)).into());
                 }
                 links.push(next);
                 if target.starts_with(b"/") {
@@ -125,8 +154,9 @@ pub fn resolve<N: Names>(
                 }
                 rest.extend(reversed(&target));
             }
-            Some(Found::Other) if !rest.is_empty() => return Ok(None),
-            Some(_) => at = next,
+            None if absent == Absent::IsNowhere => return Ok(None),
+            Some(Found::Other) if absent == Absent::IsNowhere && !rest.is_empty() => return Ok(None),
+            _ => at = next,
         }
     }
     Ok(Some(at))
@@ -194,7 +224,7 @@ mod tests {
         Links(#[from] TooManyLinks),
     }
 
-    impl Names for Drawn {
+    impl Paths for Drawn {
         type Error = Trouble;
 
         fn find(&self, path: &[u8]) -> Result<Option<Found>, Trouble> {
@@ -206,7 +236,9 @@ mod tests {
             });
             Ok(found.or_else(|| path.is_empty().then_some(Found::Directory)))
         }
+    }
 
+    impl Names for Drawn {
         fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, Trouble> {
             let paths =
                 self.0.iter().map(|line| line.split(" -> ").next().unwrap_or(line).trim_end_matches('/'));
