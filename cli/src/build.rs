@@ -197,7 +197,16 @@ fn executor_options(
     let Surroundings { rung, notes, events, cancel } = surroundings;
     let (notes, events, cancel) = (notes.clone(), Arc::clone(events), Arc::clone(cancel));
     let secrets = Secrets::default();
-    Ok(ExecutorOptions { fetcher: fetcher.clone(), contexts, secrets, rung: *rung, notes, events, cancel })
+    Ok(ExecutorOptions {
+        fetcher: fetcher.clone(),
+        contexts,
+        secrets,
+        agents: Default::default(),
+        rung: *rung,
+        notes,
+        events,
+        cancel,
+    })
 }
 
 fn plan_failure(error: PlanError) -> Failure {

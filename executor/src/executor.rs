@@ -22,6 +22,7 @@ use solver::{
 
 use crate::{
     View,
+    agents::Agents,
     context::ContextOrigin,
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
@@ -44,6 +45,8 @@ pub struct ExecutorOptions {
     pub contexts: BTreeMap<String, ContextOrigin>,
     /// The secrets of the command line.
     pub secrets: Secrets,
+    /// The agents of `--ssh`.
+    pub agents: Agents,
     /// Whose ids this process has, from [`crate::sandbox::enter_builder`].
     pub rung: Rung,
     /// What a person should know of the sandbox, told as warnings before the first RUN step.
@@ -67,10 +70,11 @@ pub struct LocalExecutor {
 impl LocalExecutor {
     /// An executor; nothing is opened or started yet.
     pub fn new(options: ExecutorOptions) -> Self {
-        let ExecutorOptions { fetcher, contexts, secrets, rung, notes, events, cancel } = options;
+        let ExecutorOptions { fetcher, contexts, secrets, agents, rung, notes, events, cancel } = options;
         let remotes = Remotes::new(RemoteOptions {
             fetcher: fetcher.clone(),
             secrets: secrets.clone(),
+            agents: agents.clone(),
             events: events.clone(),
             cancel: cancel.clone(),
         });

@@ -20,6 +20,7 @@ pub mod executor;
 pub mod image;
 pub mod listing;
 pub mod mount;
+mod once;
 pub mod remote;
 pub mod rootfs;
 pub mod sandbox;

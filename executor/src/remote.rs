@@ -13,7 +13,9 @@ use std::{
 use oci::{Sha256Digest, fetch::Fetcher};
 use solver::{Cancel, FailureKind, StepFailure, op::HttpFile, remote::GitAddress};
 
-use crate::{secrets::Secrets, snapshot::Events};
+use crate::{agents::Agents, once::OnceMap, secrets::Secrets, snapshot::Events};
+
+mod git;
 
 /// What [`Remotes`] works with.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub struct RemoteOptions {
     pub fetcher: Fetcher,
     /// Where credentials of git and HTTP servers are looked for.
     pub secrets: Secrets,
+    /// Who answers for us over SSH.
+    pub agents: Agents,
     /// Takes progress.
     pub events: Events,
     /// Stops transfers.
@@ -31,6 +35,7 @@ pub struct RemoteOptions {
 /// Brings things from elsewhere. May be called from any number of threads; equal things are brought once.
 pub struct Remotes {
     options: RemoteOptions,
+    checkouts: OnceMap<GitAddress, Checkout>,
 }
 
 /// The files of a commit.
@@ -82,7 +87,7 @@ impl UnpackedContext {
 impl Remotes {
     /// Nothing is contacted and no program started yet.
     pub fn new(options: RemoteOptions) -> Self {
-        Self { options }
+        Self { options, checkouts: OnceMap::default() }
     }
 
     /// The files of a commit, fetched where the store does not have them.
@@ -90,8 +95,7 @@ impl Remotes {
     /// # Errors
     /// There is no `git`, no such repository, reference or directory, or the commit is not the one that was asked for.
     pub fn git(&self, address: &GitAddress) -> Result<Checkout, StepFailure> {
-        let _ = (&self.options, address);
-        Err(StepFailure::new(FailureKind::Usage, "git repositories are not there yet"))
+        self.checkouts.get_or_make(address, || Ok(git::checkout(&self.options, address)?))
     }
 
     /// The file behind a URL, downloaded where the store does not have it or the server has another one by now.

@@ -97,6 +97,7 @@ impl Ground {
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),
+            agents: Default::default(),
             rung,
             notes: vec![NOTE.to_owned()],
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),

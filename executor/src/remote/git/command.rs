@@ -1,0 +1,278 @@
+//! The program `git`, alone with itself: no configuration of the machine or its users, no hooks, no prompts, no helper
+//! programs, nothing of our environment but the search path, proxies and certificate authorities.
+//!
+//! Credentials are in a file without a name that only this process holds open; git reads it as a configuration file
+//! through `/proc`. So they are in no command line, no environment and on no disk.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::MemfdFlags,
+    process::{Pid, Signal, kill_process_group},
+};
+use solver::{Cancel, remote::redacted};
+
+use super::error::GitError;
+
+/// What `git` may say on its standard output: the list of a large tree.
+const OUTPUT_MAX: u64 = 1 << 30;
+/// How much of its complaints is kept, from the end.
+const COMPLAINTS_MAX: usize = 16 << 10;
+/// How often a running `git` is asked whether it is to stop.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long `git` has to clean up after itself when it is to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Passed on from our own environment.
+const PASSED: [&str; 9] = [
+    "PATH",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+/// What holds for every `git` we run.
+const CONFIG: [(&str, &str); 16] = [
+    ("core.hooksPath", "/dev/null"),
+    ("core.attributesFile", "/dev/null"),
+    ("core.excludesFile", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.untrackedCache", "false"),
+    ("core.autocrlf", "false"),
+    ("core.symlinks", "true"),
+    ("core.fileMode", "true"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("fetch.recurseSubmodules", "false"),
+    ("submodule.recurse", "false"),
+    ("credential.helper", ""),
+    ("init.defaultBranch", "master"),
+    // A server that sends nothing for a minute is given up.
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "60"),
+];
+
+/// How `git` is run for one address.
+#[derive(Clone)]
+pub struct Git {
+    /// For messages: which repository.
+    pub remote: String,
+    /// `Authorization` for whom.
+    pub authorization: Option<Arc<Authorization>>,
+    /// How SSH is spoken.
+    pub ssh: String,
+    /// Says when to stop.
+    pub cancel: Arc<Cancel>,
+}
+
+/// A header that one part of the web is shown.
+pub struct Authorization {
+    file: File,
+}
+
+/// One run.
+#[derive(Default)]
+pub struct Call<'a> {
+    /// Where it runs; else in the work tree, or the repository.
+    pub directory: Option<&'a Path>,
+    /// The repository directory.
+    pub git_dir: Option<&'a Path>,
+    /// The directory that files are written to.
+    pub work_tree: Option<&'a Path>,
+    /// The index, if not the repository's own.
+    pub index: Option<&'a Path>,
+    /// Another repository whose objects it reads, too.
+    pub alternate: Option<&'a Path>,
+    /// Its standard input.
+    pub input: Option<File>,
+    /// Takes each line of its complaints, progress included.
+    pub heard: Option<&'a (dyn Fn(&str) + Sync)>,
+}
+
+impl Authorization {
+    /// Keeps a header for the addresses below `scope`, a URL.
+    ///
+    /// # Errors
+    /// The system has no memory file for it.
+    pub fn new(scope: &str, header: &str) -> io::Result<Self> {
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut file: File = rustix::fs::memfd_create("git-config", MemfdFlags::CLOEXEC)?.into();
+        // Git would show the header to whoever it is redirected to.
+        let text = format!(
+            "[http \"{}\"]\n\textraHeader = \"Authorization: {}\"\n\tfollowRedirects = false\n",
+            quoted(scope),
+            quoted(header)
+        );
+        file.write_all(text.as_bytes())?;
+        Ok(Self { file })
+    }
+
+    /// Where another process of ours finds it.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+}
+
+impl Git {
+    /// Runs `git` and returns what it says.
+    ///
+    /// # Errors
+    /// [`GitError::NoGit`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
+    pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
+        let Call { directory, git_dir, work_tree, index, alternate, input, heard } = call;
+        let mut command = self.command();
+        for (variable, path) in
+            [("GIT_DIR", git_dir), ("GIT_WORK_TREE", work_tree), ("GIT_INDEX_FILE", index)]
+        {
+            path.map(|path| command.env(variable, path));
+        }
+        alternate.map(|path| command.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", path.join("objects")));
+        command.current_dir(directory.or(work_tree).or(git_dir).unwrap_or(Path::new("/")));
+        command.args(arguments).stdin(input.map_or_else(Stdio::null, Stdio::from));
+        let mut child = command.spawn().map_err(GitError::NoGit)?;
+        let (status, output, complaints) = self.attend(&mut child, heard)?;
+        if self.cancel.is_requested() {
+            return Err(GitError::Cancelled);
+        }
+        match status.success() {
+            true => Ok(output),
+            false => Err(GitError::Failed {
+                action: arguments.first().copied().unwrap_or_default().to_owned(),
+                remote: self.remote.clone(),
+                said: last_words(&complaints, status),
+            }),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("git");
+        command.env_clear();
+        for name in PASSED {
+            std::env::var_os(name).map(|value| command.env(name, value));
+        }
+        // OpenSSL's names are honoured by our own client, too.
+        for (from, to) in [("SSL_CERT_FILE", "GIT_SSL_CAINFO"), ("SSL_CERT_DIR", "GIT_SSL_CAPATH")] {
+            std::env::var_os(from).map(|value| command.env(to, value));
+        }
+        command.envs([
+            ("HOME", "/dev/null"),
+            ("LC_ALL", "C"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_ASKPASS", ""),
+            ("SSH_ASKPASS_REQUIRE", "never"),
+            ("GIT_ALLOW_PROTOCOL", "http:https:ssh:git"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_SSH_COMMAND", &self.ssh),
+            ("GIT_SSH_VARIANT", "ssh"),
+        ]);
+        let mut config: Vec<(&str, String)> = CONFIG.map(|(key, value)| (key, value.to_owned())).to_vec();
+        config.extend(self.authorization.as_ref().map(|held| ("include.path", held.path())));
+        command.env("GIT_CONFIG_COUNT", config.len().to_string());
+        for (number, (key, value)) in config.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{number}"), key);
+            command.env(format!("GIT_CONFIG_VALUE_{number}"), value);
+        }
+        // A group of its own: the helpers that it starts are ended with it, and a Ctrl-C of the terminal is ours.
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+    }
+
+    /// Listens until it ends, or ends it.
+    fn attend(
+        &self,
+        child: &mut Child,
+        heard: Option<&(dyn Fn(&str) + Sync)>,
+    ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), GitError> {
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (sender, ended) = mpsc::channel::<()>();
+        let group = Pid::from_child(child);
+        thread::scope(|scope| {
+            let told = sender.clone();
+            let output = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                let read = stdout.map(|pipe| pipe.take(OUTPUT_MAX).read_to_end(&mut bytes));
+                drop(sender);
+                read.transpose().map(|_| bytes)
+            });
+            let complaints = scope.spawn(move || {
+                let complaints = listen(stderr, heard);
+                drop(told);
+                complaints
+            });
+            // Its output ends when it does, and the helpers that hold the other end.
+            let mut asked: Option<Instant> = None;
+            while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(PAUSE) {
+                match asked {
+                    None if self.cancel.is_requested() => {
+                        // Gone already is ended, too.
+                        let _ = kill_process_group(group, Signal::TERM);
+                        asked = Some(Instant::now());
+                    }
+                    Some(since) if since.elapsed() > GRACE => {
+                        let _ = kill_process_group(group, Signal::KILL);
+                    }
+                    _ => {}
+                }
+            }
+            let output = output.join().expect("reading does not panic");
+            let complaints = complaints.join().expect("reading does not panic");
+            let status = child.wait().map_err(GitError::io("wait for", PathBuf::from("git")))?;
+            Ok((
+                status,
+                output.map_err(GitError::io("read the output of", PathBuf::from("git")))?,
+                complaints,
+            ))
+        })
+    }
+}
+
+/// Reads complaints, and tells each line; progress ends its lines with a carriage return.
+fn listen(pipe: Option<impl Read>, heard: Option<&(dyn Fn(&str) + Sync)>) -> Vec<u8> {
+    let (mut kept, mut line) = (Vec::new(), Vec::new());
+    let mut buffer = [0; 4096];
+    let Some(mut pipe) = pipe else { return kept };
+    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' | b'\r' => {
+                    heard.inspect(|heard| heard(&String::from_utf8_lossy(&line)));
+                    line.clear();
+                }
+                byte if line.len() < COMPLAINTS_MAX => line.push(*byte),
+                _ => {}
+            }
+        }
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(COMPLAINTS_MAX);
+        kept.drain(..surplus);
+    }
+    kept
+}
+
+/// What a person should read of the complaints: without progress, escape sequences and credentials, on one line.
+fn last_words(complaints: &[u8], status: ExitStatus) -> String {
+    let text = String::from_utf8_lossy(complaints);
+    let is_progress = |line: &str| line.contains("% (") || line.starts_with("remote: Enumerating");
+    let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty() && !is_progress(line));
+    let lines: Vec<&str> = lines.collect();
+    let last = &lines[lines.len().saturating_sub(4)..];
+    let words: String = last.join("; ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if words.is_empty() { status.to_string() } else { redacted(&words) }
+}

@@ -1,0 +1,145 @@
+//! What can go wrong with a git repository. No message holds credentials.
+
+use std::{io, path::PathBuf};
+
+use oci::store::StoreError;
+use solver::{FailureKind, StepFailure};
+
+use crate::{agents::AgentError, error::blame, rootfs::PathError, secrets::SecretError};
+
+/// Why there is no checkout.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// The program is not there.
+    #[error("cannot run git, which contexts and ADD from git repositories need")]
+    NoGit(#[source] io::Error),
+    /// The program failed.
+    #[error("git {action} of {remote} failed: {said}")]
+    Failed {
+        /// `fetch`, `ls-remote`, ...
+        action: String,
+        /// The repository.
+        remote: String,
+        /// Its last words.
+        said: String,
+    },
+    /// A way of reaching repositories that we do not go.
+    #[error("{remote} is no git repository of an http, https, ssh or git address")]
+    Protocol {
+        /// The address.
+        remote: String,
+    },
+    /// Nothing of that name.
+    #[error("repository {remote} does not contain ref {reference}")]
+    NoReference {
+        /// The repository.
+        remote: String,
+        /// Branch, tag or commit.
+        reference: String,
+    },
+    /// It is another commit.
+    #[error("expected checksum to match {expected}, got {found}")]
+    Checksum {
+        /// What was asked for.
+        expected: String,
+        /// Which commit (or tag and commit) it is.
+        found: String,
+    },
+    /// A subdirectory that is none.
+    #[error("{subdir:?} of {remote} is not a directory in it")]
+    Subdir {
+        /// The repository.
+        remote: String,
+        /// What was asked for.
+        subdir: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A submodule that cannot be had.
+    #[error("submodule {path:?} of {remote}: {reason}")]
+    Submodule {
+        /// The repository that names it.
+        remote: String,
+        /// Where it belongs.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A secret for it.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A secret that is no header.
+    #[error("the secret for {remote} holds a line break or another control character")]
+    BadSecret {
+        /// The repository.
+        remote: String,
+    },
+    /// The agent of `--ssh`.
+    #[error(transparent)]
+    Agent(AgentError),
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A path in the checkout.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+impl GitError {
+    pub(super) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |error| Self::Io { action, path, source: error.into() }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        let Self::Failed { said, .. } = self else {
+            return matches!(self, Self::NoGit(_)).then_some("install git");
+        };
+        let says = |text: &str| said.contains(text);
+        if says("terminal prompts disabled") || says("Authentication failed") || says("error: 403") {
+            return Some("give a token with --secret id=GIT_AUTH_TOKEN,env=...");
+        }
+        if says("Permission denied (publickey") {
+            return Some("give an SSH agent with --ssh default");
+        }
+        if says("error: 30") {
+            return Some("credentials do not follow redirects: write the address that it leads to");
+        }
+        says("ssh: not found").then_some("install an SSH client (openssh-client)")
+    }
+}
+
+impl From<GitError> for StepFailure {
+    fn from(error: GitError) -> Self {
+        let hint = error.hint();
+        let kind = match &error {
+            GitError::Cancelled => return Self::new(FailureKind::Cancelled, "cancelled"),
+            GitError::NoGit(_) | GitError::Store(_) | GitError::Io { .. } => FailureKind::Machine,
+            GitError::Failed { .. } => FailureKind::Registry,
+            _ => FailureKind::Build,
+        };
+        let failure = blame(kind, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
