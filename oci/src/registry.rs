@@ -7,12 +7,14 @@
 //! - Every wait has a deadline ([`Limits`]).
 //!
 //! How: [`http`] is one authorised exchange, [`scheme`] says by which protocol, [`auth`] answers challenges from [`credentials`], [`retry`] says when to
-//! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol.
+//! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol. [`download`] is for files
+//! that have nothing to do with a registry.
 
 mod address;
 mod auth;
 mod challenge;
 mod credentials;
+mod download;
 mod error;
 mod http;
 mod manifest;
@@ -34,6 +36,7 @@ use self::{
 };
 pub use self::{
     credentials::CredentialError,
+    download::{Downloaded, FileRequest, Watch},
     error::RegistryError,
     push::{OnProgress, OpenBlob},
     retry::Limits,

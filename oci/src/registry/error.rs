@@ -141,6 +141,23 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
+    /// A server that is no registry says what cannot be, or is asked what cannot be asked.
+    #[error("{url} cannot be downloaded: {reason}")]
+    Web {
+        /// Who.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What is downloaded cannot be written.
+    #[error("cannot keep what {url} sends")]
+    Sink {
+        /// Who sends it.
+        url: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The blob to be pushed cannot be read.
     #[error("cannot read blob {digest} to push it")]
     Source {
