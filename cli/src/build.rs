@@ -71,7 +71,8 @@ pub struct Surroundings {
 pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Built, Failure> {
     let Surroundings { events, cancel, .. } = surroundings;
     remove_iidfile(request)?;
-    let parsed = parser::parse(&request.dockerfile.text);
+    let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
+    let parsed = parser::parse_checked(&request.dockerfile.text, check);
     // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
     warn(&parsed.diagnostics, request, events);
     let Some(dockerfile) = parsed.dockerfile else {

@@ -1,6 +1,7 @@
 //! What is wrong with a Dockerfile, and where: every mistake is collected, none stops the others from being found.
 
 use crate::ast::Span;
+use crate::lint;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,9 +34,10 @@ impl Diagnostic {
         Self { severity: Severity::Error, rule: None, message: message.into(), span, hint: None }
     }
 
-    /// A finding of a lint rule.
+    /// A finding of a lint rule, with the advice that [`lint::RULES`] has for it.
     pub fn warning(rule: &'static str, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, rule: Some(rule), message: message.into(), span, hint: None }
+        let hint = lint::rule(rule).map(|rule| rule.mend.to_owned());
+        Self { severity: Severity::Warning, rule: Some(rule), message: message.into(), span, hint }
     }
 
     /// A doubt about what the command line says: no rule, and no place in the Dockerfile.

@@ -10,6 +10,7 @@ mod words;
 
 pub use checks::Checks;
 pub use rules::{RULES, Rule, rule};
+pub use words::port;
 
 use crate::ast::{Dockerfile, Instruction, InstructionKind, Span, Stage};
 use crate::diagnostic::Diagnostic;

@@ -1,4 +1,4 @@
-//! `testdata/parse` and `testdata/lint`: a folder is a case. `Dockerfile` is parsed; `expected` holds the tree in a
+//! `testdata/parse`: a folder is a case. `Dockerfile` is parsed; `expected` holds the tree in a
 //! short form, or what is wrong, with the line and a caret. `UPDATE_EXPECT=1 cargo test` writes the expected files;
 //! read them as carefully as code.
 #![allow(clippy::disallowed_methods, reason = "the test itself reads the cases; the crate may not")]
@@ -14,11 +14,6 @@ use parser::{Diagnostic, Dockerfile, Instruction, Severity, Span, line_column, p
 #[test]
 fn parse_cases() {
     run("parse", 40);
-}
-
-#[test]
-fn lint_cases() {
-    run("lint", 15);
 }
 
 fn run(folder: &str, at_least: usize) {

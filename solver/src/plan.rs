@@ -7,6 +7,7 @@
 
 mod add;
 mod bases;
+pub mod calls;
 mod check;
 mod copy;
 mod devices;

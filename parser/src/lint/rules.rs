@@ -11,7 +11,7 @@ pub struct Rule {
     pub why: &'static str,
     /// How to mend a finding.
     pub mend: &'static str,
-    /// Where BuildKit documents it.
+    /// Where BuildKit documents it; empty where it does not.
     pub url: &'static str,
     /// Whether it keeps silent until `# check=experimental=` asks for it.
     pub experimental: bool,
@@ -197,7 +197,7 @@ pub const RULES: [Rule; 22] = [
         what: "Base image platform does not match expected target platform",
         why: "The image has no variant for the platform asked for, so its programs do not run there",
         mend: "build for a platform that the image has, or choose another image",
-        url: "https://docs.docker.com/go/dockerfile/rule/invalid-base-image-platform/",
+        url: "",
         experimental: false,
     },
 ];

@@ -1,7 +1,8 @@
 //! Rules about what a single instruction says.
 
 use super::{Findings, Inherited};
-use crate::ast::{CommandLine, Instruction, InstructionKind, KeyValues, Word};
+use crate::ast::{CommandLine, Instruction, InstructionKind, KeyValues, Span, Word};
+use crate::diagnostic::Diagnostic;
 
 /// Parts of names that tell of a secret.
 const SECRET: [&str; 10] =
@@ -59,22 +60,27 @@ fn holds(name: &str, words: &[&str]) -> bool {
     name.to_ascii_lowercase().split('_').any(|part| words.contains(&part))
 }
 
-fn expose(port: &Word, findings: &mut Findings) {
-    if port.value.contains('$') {
-        return;
+fn expose(written: &Word, findings: &mut Findings) {
+    if !written.value.contains('$') {
+        findings.found.extend(port(written.span, &written.value));
     }
-    let (ports, protocol) = port.value.split_once('/').unwrap_or((&port.value, ""));
+}
+
+/// `ExposeProtoCasing` and `ExposeInvalidFormat` of one port of EXPOSE, once its variables are replaced.
+pub fn port(span: Span, port: &str) -> Vec<Diagnostic> {
+    let (ports, protocol) = port.split_once('/').unwrap_or((port, ""));
+    let mut found = Vec::new();
     if protocol != protocol.to_ascii_lowercase() {
-        let message = format!("Defined protocol '{}' in EXPOSE instruction should be lowercase", port.value);
-        findings.report("ExposeProtoCasing", port.span, message);
+        let message = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
+        found.push(Diagnostic::warning("ExposeProtoCasing", span, message));
     }
     if ports.contains(':') {
         let message = format!(
-            "EXPOSE instruction should not define an IP address or host-port mapping, found '{}'",
-            port.value
+            "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
         );
-        findings.report("ExposeInvalidFormat", port.span, message);
+        found.push(Diagnostic::warning("ExposeInvalidFormat", span, message));
     }
+    found
 }
 
 fn workdir(path: &Word, findings: &mut Findings) {

@@ -10,9 +10,15 @@ use parser::{
 use super::{path, variables::Environment};
 
 /// A variable that nobody has set.
-pub(super) fn undefined_var(span: Span, name: &str, environment: &Environment) -> Diagnostic {
+pub(super) fn undefined_var<'n>(span: Span, name: &str, known: impl Iterator<Item = &'n str>) -> Diagnostic {
     let found = Diagnostic::warning("UndefinedVar", span, format!("Usage of undefined variable '${name}'"));
-    did_you_mean(found, suggest::nearest(name, environment.names()).map(|near| format!("${near}")))
+    did_you_mean(found, suggest::nearest(name, known).map(|near| format!("${near}")))
+}
+
+/// A working directory that is relative once its variables are replaced; what holds none is the parser's to judge.
+pub(super) fn workdir_relative_path(span: Span, path: &str) -> Diagnostic {
+    let what = "can have unexpected results if the base image changes";
+    Diagnostic::warning("WorkdirRelativePath", span, format!("Relative workdir {path:?} {what}"))
 }
 
 /// A variable in FROM that no global ARG declares.

@@ -260,3 +260,6 @@ fn in_order<T>(uses: BTreeMap<&str, T>, span: impl Fn(&T) -> Span) -> Vec<T> {
     uses.sort_by_key(|used| span(used).start);
     uses
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use oci::config;
 use parser::ast::{ArgDeclaration, CommandLine, Healthcheck, InstructionKind, KeyValues, Word};
-use parser::word;
+use parser::{lint, word};
 
 use super::{
     OutlineArg, PlanError, ports,
@@ -109,6 +109,9 @@ impl Walk<'_, '_> {
             let expanded = word::expand_to_words(&written.value, escape, &lookup)
                 .map_err(|error| self.mistake(task, written.span, error.to_string()))?;
             for port in expanded {
+                if written.value.contains('$') {
+                    self.planner.report.extend(lint::port(task.place(written.span), &port));
+                }
                 exposed.extend(ports::parse(&port).map_err(|error| self.mistake(task, written.span, error))?);
             }
         }

@@ -38,6 +38,8 @@ pub(super) struct StageState {
     pub(super) environment: Environment,
     /// Declared ARGs with the value they got, in order.
     pub(super) arguments: Vec<(String, Option<String>)>,
+    /// Whether a WORKDIR of this Dockerfile has been gone through.
+    pub(super) workdir_is_set: bool,
     /// What this stage itself declares, for the outline.
     pub(super) declared: Vec<Declared>,
 }
@@ -125,6 +127,7 @@ impl StageState {
             history: Vec::new(),
             environment: Environment::default(),
             arguments: Vec::new(),
+            workdir_is_set: false,
             declared: Vec::new(),
         }
     }
@@ -263,6 +266,11 @@ impl Walk<'_, '_> {
 
     fn workdir(&mut self, task: &Task, directory: &Word) -> Result<(), PlanError> {
         let written = self.expand(task, directory)?;
+        if !self.state.workdir_is_set && directory.value.contains('$') && !written.starts_with('/') {
+            let place = task.place(directory.span);
+            self.planner.report.push(lint::workdir_relative_path(place, &written));
+        }
+        self.state.workdir_is_set = true;
         let path = path::join(&self.state.config.config.working_dir, &written);
         self.state.config.config.working_dir.clone_from(&path);
         let is_step = path != "/";
@@ -349,7 +357,8 @@ impl Walk<'_, '_> {
     pub(super) fn report_undefined(&mut self, task: &Task, expanded: &word::Expanded) {
         for name in &expanded.unmatched {
             if !self.state.arguments.iter().any(|(argument, _)| argument == name) {
-                let found = lint::undefined_var(task.span(), name, &self.state.environment);
+                let known = self.state.environment.names().chain(self.globals.names());
+                let found = lint::undefined_var(task.span(), name, known);
                 self.planner.report.push(found);
             }
         }

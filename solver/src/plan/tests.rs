@@ -26,8 +26,15 @@ use crate::{
 
 /// Images by their familiar name, and the order in which they were asked for.
 #[derive(Default)]
-struct Registry {
+pub(super) struct Registry {
     asked: RefCell<Vec<String>>,
+}
+
+impl Registry {
+    /// Names and platforms asked for.
+    pub(super) fn asked(self) -> Vec<String> {
+        self.asked.into_inner()
+    }
 }
 
 impl Resolver for Registry {
@@ -117,7 +124,7 @@ fn config_of(name: &str, platform: &Platform) -> ImageConfig {
     config
 }
 
-fn options(text: &str) -> PlanOptions {
+pub(super) fn options(text: &str) -> PlanOptions {
     let mut options = PlanOptions::new(Platform::new("linux", "amd64", None));
     let pair = |text: &str| {
         let (name, value) = text.split_once('=').expect("NAME=VALUE");

@@ -12,14 +12,16 @@ use parser::{
 use super::{PlanOptions, Planner, survey::Surveyed, variables};
 
 /// Build arguments by which BuildKit makes another image, or none, and what there is instead.
-const REFUSED: [(&str, &str); 2] = [
-    ("BUILDKIT_DOCKERFILE_CHECK", "write `# check=` at the top of the Dockerfile"),
-    ("BUILDKIT_MULTI_PLATFORM", "the result is one image, not an index"),
-];
+const REFUSED: [(&str, &str); 1] = [("BUILDKIT_MULTI_PLATFORM", "the result is one image, not an index")];
 
 /// Those that are obeyed, here or by the command line.
-const OBEYED: [&str; 4] =
-    ["BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_CONTEXT_KEEP_GIT_DIR", HOSTNAME, "BUILDKIT_SYNTAX"];
+const OBEYED: [&str; 5] = [
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    HOSTNAME,
+    "BUILDKIT_SYNTAX",
+];
 
 const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 

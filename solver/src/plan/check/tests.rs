@@ -1,0 +1,58 @@
+//! `testdata/lint/CASE/Dockerfile` against what a check says about it, with the place and the advice. `options` holds
+//! what the command line would say, a flag a line; `UPDATE_EXPECT=1` writes `expected` anew.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use parser::{Diagnostic, Severity, line_column, lint};
+
+use super::check;
+use crate::plan::tests::{Registry, options};
+
+#[test]
+fn dockerfiles_are_checked_as_expected() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/lint");
+    let mut cases: Vec<_> =
+        fs::read_dir(&root).expect("testdata").map(|entry| entry.expect("entry").path()).collect();
+    cases.sort();
+    assert!(cases.len() >= 40, "{} cases in {}", cases.len(), root.display());
+    let (mut wrong, mut shown) = (Vec::new(), BTreeSet::new());
+    for case in cases {
+        let text = fs::read_to_string(case.join("Dockerfile")).expect("every case has a Dockerfile");
+        let flags = fs::read_to_string(case.join("options")).unwrap_or_default();
+        let found = found(&text, &flags);
+        shown.extend(found.iter().filter_map(|finding| finding.rule));
+        let got: String = found.iter().map(|finding| render(&text, finding)).collect();
+        let expected = case.join("expected");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::write(&expected, &got).expect("testdata is writable");
+        } else if fs::read_to_string(&expected).ok().as_ref() != Some(&got) {
+            wrong.push(format!("{}:\n{got}", case.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let unseen: Vec<_> =
+        lint::RULES.iter().map(|rule| rule.name).filter(|rule| !shown.contains(rule)).collect();
+    assert!(unseen.is_empty(), "no case shows {unseen:?}");
+}
+
+/// What the command line shows: the parser's findings, then the planner's.
+fn found(text: &str, flags: &str) -> Vec<Diagnostic> {
+    let options = options(flags);
+    let checks = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
+    let parsed = parser::parse_checked(text, checks);
+    let planned = parsed.dockerfile.map(|dockerfile| check(&dockerfile, &options, &Registry::default()));
+    let mut found = parsed.diagnostics;
+    found.extend(planned.unwrap_or_default().diagnostics);
+    found
+}
+
+fn render(text: &str, found: &Diagnostic) -> String {
+    let (line, column) = line_column(text, found.span);
+    let kind = match (found.severity, found.rule) {
+        (Severity::Error, _) => "error",
+        (Severity::Warning, rule) => rule.unwrap_or("warning"),
+    };
+    let source = text[found.span.start..found.span.end].lines().next().unwrap_or_default();
+    let hint = found.hint.iter().map(|hint| format!("  = {hint}\n")).collect::<String>();
+    format!("{line}:{column} {kind}: {}\n  | {source}\n{hint}", found.message)
+}
