@@ -356,8 +356,11 @@ pub fn pre_image(vertex: &Vertex, inputs: &[TreeDigest]) -> BTreeMap<String, Str
         match reading {
             Reading::Whole(0) => fields.put("parent", digest),
             Reading::Whole(input) => fields.put(&format!("files of input {input}"), digest),
-            Reading::Selected(_, selector) => {
-                fields.put(&format!("files {}", selector.include.join(" ")), digest)
+            Reading::Selected(1, selector) => {
+                fields.put(&format!("files {}", selector.include.join(" ")), digest);
+            }
+            Reading::Selected(input, selector) => {
+                fields.put(&format!("files {} of input {input}", selector.include.join(" ")), digest);
             }
         }
     }

@@ -87,14 +87,103 @@ fn device(required: bool) -> impl Fn(&mut Exec) {
     move |exec| exec.devices = vec![Device { name: "vendor.com/class=one".to_owned(), required }]
 }
 
+fn mounted(mount: Mount) -> Vertex {
+    exec_with(|exec| exec.mounts.push(mount))
+}
+
+fn bind_with(change: impl FnOnce(&mut BindMount)) -> Vertex {
+    let mut bind = BindMount { target: "/m".to_owned(), input: 1, source: "/s".to_owned(), writable: false };
+    change(&mut bind);
+    mounted(Mount::Bind(bind))
+}
+
+fn cache_with(change: impl FnOnce(&mut CacheMount)) -> Vertex {
+    let mut cache = CacheMount {
+        target: "/m".to_owned(),
+        id: "/m".to_owned(),
+        sharing: Sharing::Shared,
+        seed: None,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        read_only: false,
+    };
+    change(&mut cache);
+    mounted(Mount::Cache(cache))
+}
+
+fn file() -> MountedFile {
+    MountedFile { target: "/m".to_owned(), mode: 0o400, uid: 0, gid: 0 }
+}
+
+fn secret_with(change: impl FnOnce(&mut SecretMount)) -> Vertex {
+    let mut secret = SecretMount { id: "s".to_owned(), required: false, file: Some(file()), variable: None };
+    change(&mut secret);
+    mounted(Mount::Secret(secret))
+}
+
+fn ssh_with(change: impl FnOnce(&mut SshMount)) -> Vertex {
+    let mut ssh = SshMount { id: "s".to_owned(), required: false, socket: file() };
+    change(&mut ssh);
+    mounted(Mount::Ssh(ssh))
+}
+
+fn mounts() -> Vec<(&'static str, Vertex)> {
+    let tmpfs = |target: &str, size| mounted(Mount::Tmpfs { target: target.to_owned(), size });
+    let socket = |change: fn(&mut MountedFile)| secret_with(|secret| secret.file.iter_mut().for_each(change));
+    vec![
+        ("bind", bind_with(|_| {})),
+        ("target of a bind", bind_with(|bind| bind.target = "/n".to_owned())),
+        ("input of a bind", bind_with(|bind| bind.input = 2)),
+        ("source of a bind", bind_with(|bind| bind.source = "/t".to_owned())),
+        ("bind of everything", bind_with(|bind| bind.source = "/".to_owned())),
+        ("writable bind", bind_with(|bind| bind.writable = true)),
+        ("cache", cache_with(|_| {})),
+        ("target of a cache", cache_with(|cache| cache.target = "/n".to_owned())),
+        ("id of a cache", cache_with(|cache| cache.id = "/n".to_owned())),
+        ("locked cache", cache_with(|cache| cache.sharing = Sharing::Locked)),
+        ("private cache", cache_with(|cache| cache.sharing = Sharing::Private)),
+        ("seeded cache", cache_with(|cache| cache.seed = Some((1, "/".to_owned())))),
+        ("seed of another path", cache_with(|cache| cache.seed = Some((1, "/s".to_owned())))),
+        ("seed of another input", cache_with(|cache| cache.seed = Some((2, "/s".to_owned())))),
+        ("mode of a cache", cache_with(|cache| cache.mode = 0o700)),
+        ("owner of a cache", cache_with(|cache| cache.uid = 1)),
+        ("group of a cache", cache_with(|cache| cache.gid = 1)),
+        ("read-only cache", cache_with(|cache| cache.read_only = true)),
+        ("tmpfs", tmpfs("/m", None)),
+        ("size of a tmpfs", tmpfs("/m", Some(1))),
+        ("target of a tmpfs", tmpfs("/n", None)),
+        ("secret", secret_with(|_| {})),
+        ("id of a secret", secret_with(|secret| secret.id = "t".to_owned())),
+        ("required secret", secret_with(|secret| secret.required = true)),
+        ("secret without a file", secret_with(|secret| secret.file = None)),
+        ("secret in a variable", secret_with(|secret| secret.variable = Some("S".to_owned()))),
+        ("place of a secret", socket(|file| file.target = "/n".to_owned())),
+        ("mode of a secret", socket(|file| file.mode = 0o440)),
+        ("owner of a secret", socket(|file| file.uid = 1)),
+        ("group of a secret", socket(|file| file.gid = 1)),
+        ("agent", ssh_with(|_| {})),
+        ("id of an agent", ssh_with(|ssh| ssh.id = "t".to_owned())),
+        ("required agent", ssh_with(|ssh| ssh.required = true)),
+        ("place of an agent", ssh_with(|ssh| ssh.socket.target = "/n".to_owned())),
+    ]
+}
+
 /// All vertices have different keys of both kinds, and so do the same vertices on other inputs.
 #[test]
 fn what_can_change_the_output_changes_the_key() {
     let named =
         |name: &str, content: &str| Some(Script { name: name.to_owned(), content: content.to_owned() });
     let script = |content: &str| named("EOF", content);
-    let rows = [
+    let host =
+        |address: &'static str| move |exec: &mut Exec| exec.hosts.push(("db".to_owned(), address.to_owned()));
+    let mut rows = vec![
         ("run", exec_with(|_| {})),
+        ("merge", vertex(Op::Merge)),
+        ("insecure", exec_with(|exec| exec.security = Security::Insecure)),
+        ("host", exec_with(host("10.0.0.1"))),
+        ("address of a host", exec_with(host("10.0.0.2"))),
+        ("host name", exec_with(|exec| exec.hostname = Some("h".to_owned()))),
         ("argument", exec_with(|exec| exec.args[2] = "make all".to_owned())),
         ("arguments split elsewhere", exec_with(|exec| exec.args = vec!["/bin/sh -c".into(), "make".into()])),
         ("value of a variable", exec_with(|exec| exec.env[0].1 = "c".to_owned())),
@@ -131,6 +220,7 @@ fn what_can_change_the_output_changes_the_key() {
         ("owner of a directory", make_dir_with(|directory| directory.owner = "daemon".to_owned())),
         ("times of a directory", make_dir_with(|directory| directory.timestamps = Timestamps::Preserve)),
     ];
+    rows.extend(mounts());
     let inputs = [digest("parent"), digest("files")];
     let others = [[digest("other parent"), inputs[1]], [inputs[0], digest("other files")]];
     let mut keys = BTreeMap::new();
@@ -166,6 +256,31 @@ fn what_cannot_change_the_output_does_not_change_the_key() {
 }
 
 #[test]
+fn of_mounts_only_the_source_is_read() {
+    let reads = |vertex: &Vertex| readings(&vertex.op).into_iter().skip(1).map(read).collect::<Vec<_>>();
+    fn read(reading: Reading<'_>) -> String {
+        match reading {
+            Reading::Whole(input) => format!("all of {input}"),
+            Reading::Selected(input, selector) => format!("{:?} of {input}", selector.include),
+        }
+    }
+    let seeded = |source: &str| cache_with(|cache| cache.seed = Some((2, source.to_owned())));
+    for (vertex, want) in [
+        (bind_with(|_| {}), vec!["[\"s\"] of 1"]),
+        (bind_with(|bind| bind.source = "/a[1]/*".to_owned()), vec!["[\"a[[]1]/[*]\"] of 1"]),
+        (bind_with(|bind| bind.source = "/".to_owned()), vec!["all of 1"]),
+        (seeded("/s"), vec!["[\"s\"] of 2"]),
+        (seeded("/"), vec!["all of 2"]),
+        (cache_with(|_| {}), vec![]),
+        (secret_with(|_| {}), vec![]),
+        (ssh_with(|_| {}), vec![]),
+        (vertex(Op::Merge), vec!["all of 1"]),
+    ] {
+        assert_eq!(reads(&vertex), want, "{:?}", vertex.op);
+    }
+}
+
+#[test]
 fn a_source_is_what_it_holds() {
     let layer = |content: &str, blob: &str| BaseLayer {
         diff_id: DiffId::from(Sha256Digest::of(content.as_bytes())),
@@ -187,6 +302,14 @@ fn a_source_is_what_it_holds() {
         source_key(&Source::Context(context), Some(&digest(files)))
     };
     assert_eq!(context("", "a", "files"), context("named", "a*", "files"), "where files lie does not count");
+    let remote = |place: Place| {
+        let context = ContextSource { place, selector: Selector::default() };
+        source_key(&Source::Context(context), Some(&digest("files")))
+    };
+    let address = crate::remote::parse_git("https://h/r.git#main").expect("git").expect("right");
+    let file = HttpFile { url: "https://h/f".to_owned(), name: "f".to_owned(), checksum: None };
+    assert_eq!(remote(Place::Git(address)), context("", "a", "files"), "nor does the repository");
+    assert_eq!(remote(Place::Http(file)), context("", "a", "files"), "nor does the URL");
     assert_ne!(context("", "a", "files"), context("", "a", "other files"));
     let inline = Source::Inline(BTreeMap::from([("EOF".to_owned(), "text".to_owned())]));
     assert_eq!(source_key(&inline, Some(&digest("files"))), context("", "a", "files"));

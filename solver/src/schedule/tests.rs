@@ -1,6 +1,7 @@
 //! The scheduler against a world in memory.
 
 mod fake;
+mod reading;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -406,6 +407,8 @@ fn build(steps: &[(usize, Option<usize>, u8)], verb: &str) -> (Dockerfile, Vec<(
     for (parent, from, command) in steps {
         let parent = ids[parent % ids.len()];
         ids.push(match from.map(|from| ids[from % ids.len()]) {
+            Some(from) if from != parent && *command == 5 => file.link(parent, from, "f1"),
+            Some(from) if from != parent && *command == 4 => file.mount(parent, from, "/f2", "fixed f0"),
             Some(from) if from != parent => file.copy(parent, from, &format!("f{}", command % 3)),
             _ if *command == 0 => file.run(parent, "nothing"),
             _ => file.run(parent, &format!("{verb} f{}", command % 3)),
