@@ -26,6 +26,8 @@ pub struct AssembleOptions {
     pub created: i64,
     /// Annotations of each manifest.
     pub manifest_annotations: BTreeMap<String, String>,
+    /// Annotations of each manifest's descriptor: in the index where there is one, else in that of an OCI layout.
+    pub manifest_descriptor_annotations: BTreeMap<String, String>,
     /// Annotations of the index, where there is one.
     pub index_annotations: BTreeMap<String, String>,
 }
@@ -35,6 +37,7 @@ impl Default for AssembleOptions {
         Self {
             created: NORMAL_TIME,
             manifest_annotations: BTreeMap::new(),
+            manifest_descriptor_annotations: BTreeMap::new(),
             index_annotations: BTreeMap::new(),
         }
     }
@@ -83,7 +86,7 @@ pub struct Assembled {
 pub struct AssembledImage {
     /// What it runs on.
     pub platform: Platform,
-    /// Descriptor of its manifest, without annotations or platform.
+    /// Descriptor of its manifest, with its annotations and without a platform.
     pub manifest: Descriptor,
     /// The manifest.
     pub manifest_bytes: Vec<u8>,
@@ -146,7 +149,10 @@ fn assemble_image(
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
         annotations: options.manifest_annotations.clone(),
     });
-    let manifest = Descriptor::of(MediaType::OciManifest, &manifest_bytes);
+    let manifest = Descriptor {
+        annotations: options.manifest_descriptor_annotations.clone(),
+        ..Descriptor::of(MediaType::OciManifest, &manifest_bytes)
+    };
     let platform = image.target.platform.clone();
     Ok(AssembledImage { platform, manifest, manifest_bytes, config, config_bytes, layers })
 }

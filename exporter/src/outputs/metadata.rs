@@ -7,8 +7,9 @@ use crate::assemble::{Assembled, rfc3339};
 
 /// The object of `--metadata-file`. `containerimage.config.digest` is there for single images only, as with buildx.
 pub fn metadata(assembled: &Assembled, names: &[Reference]) -> Value {
-    let Descriptor { media_type, digest, size, .. } = &assembled.root;
-    let mut annotations = json!({ "org.opencontainers.image.created": rfc3339(assembled.created) });
+    let Descriptor { media_type, digest, size, annotations, .. } = &assembled.root;
+    let mut annotations = json!(annotations);
+    annotations["org.opencontainers.image.created"] = json!(rfc3339(assembled.created));
     let mut metadata = json!({ "containerimage.digest": digest });
     if let ([image], None) = (assembled.images.as_slice(), &assembled.index) {
         annotations["config.digest"] = json!(image.config.digest);
