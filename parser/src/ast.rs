@@ -199,6 +199,8 @@ pub struct Heredoc {
     pub chomp: bool,
     /// The body, each line with its end.
     pub content: String,
+    /// The body with its tabs, where `content` lost some: a shell that is given `<<-` takes them off itself.
+    pub written: Option<String>,
     /// Where the body stands.
     pub span: Span,
 }

@@ -65,6 +65,53 @@ pub(crate) fn csv(text: &str) -> Result<Vec<String>, String> {
     Ok(fields)
 }
 
+/// A string of JSON with its quotes, as `encoding/json` reads it: half of a surrogate pair stands for U+FFFD. `None` for
+/// escapes that JSON does not have and for control characters.
+pub(crate) fn json_string(source: &str) -> Option<String> {
+    let mut rest = source.strip_prefix('"')?.strip_suffix('"')?;
+    let mut value = String::with_capacity(rest.len());
+    while let Some(at) = rest.find('\\') {
+        value.push_str(&rest[..at]);
+        let (c, after) = json_escape(&rest[at + 1..])?;
+        value.push(c);
+        rest = after;
+    }
+    value.push_str(rest);
+    (!source.contains(|c: char| c < ' ')).then_some(value)
+}
+
+fn json_escape(text: &str) -> Option<(char, &str)> {
+    let mut chars = text.chars();
+    let c = match chars.next()? {
+        c @ ('"' | '\\' | '/') => c,
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'u' => return unicode_escape(chars.as_str()),
+        _ => return None,
+    };
+    Some((c, chars.as_str()))
+}
+
+/// Four hex digits, and the second half of a surrogate pair where they are the first.
+fn unicode_escape(text: &str) -> Option<(char, &str)> {
+    let unit = |text: &str| {
+        let digits = text.get(..4).filter(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()))?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let first = unit(text)?;
+    let after = &text[4..];
+    let second = after.strip_prefix("\\u").and_then(unit);
+    let pair = second.and_then(|second| char::decode_utf16([first, second]).next()?.ok());
+    match (char::from_u32(first.into()), pair) {
+        (Some(c), _) => Some((c, after)),
+        (None, Some(c)) => Some((c, &after[6..])),
+        (None, None) => Some((char::REPLACEMENT_CHARACTER, after)),
+    }
+}
+
 type Field<'a> = Result<(String, Option<&'a str>), (usize, &'static str)>;
 
 fn bare_field(text: &str) -> Field<'_> {
@@ -110,6 +157,24 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(quote(text), expected);
+        }
+    }
+
+    #[test]
+    fn strings_of_json_are_read_as_in_go() {
+        let cases = [
+            (r#""""#, Some("")),
+            (r#""a\"b\\c\/\b\f\n\r\t""#, Some("a\"b\\c/\u{8}\u{c}\n\r\t")),
+            (r#""\u00e9\ud83d\ude00""#, Some("é😀")),
+            (r#""\ud800x\udc00\ud800\u0041""#, Some("\u{fffd}x\u{fffd}\u{fffd}A")),
+            (r#""\x""#, None),
+            (r#""\u12g4""#, None),
+            (r#""\u12é""#, None),
+            ("\"a\tb\"", None),
+            ("\"a\\\"", None),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(json_string(source).as_deref(), expected, "{source}");
         }
     }
 

@@ -180,7 +180,7 @@ pub(crate) fn json(text: &str) -> Json<'_> {
         let is_array = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(text).is_ok();
         return if is_array { Json::OtherArray } else { Json::No };
     };
-    let strings = sources.into_iter().map(|source| Some((serde_json::from_str(source).ok()?, source)));
+    let strings = sources.into_iter().map(|source| Some((go::json_string(source)?, source)));
     strings.collect::<Option<Vec<_>>>().map_or(Json::No, Json::Strings)
 }
 

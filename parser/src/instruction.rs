@@ -116,8 +116,10 @@ pub(crate) fn read_heredocs(
         }
         heredocs.text += &format!("\n{}{}", body.content, marker.name);
         heredocs.end = Some(body.end);
+        let content = if marker.chomp { without_leading_tabs(body.content) } else { body.content.to_owned() };
         heredocs.found.push(Heredoc {
-            content: if marker.chomp { without_leading_tabs(body.content) } else { body.content.to_owned() },
+            written: (content != body.content).then(|| body.content.to_owned()),
+            content,
             name: marker.name,
             fd: marker.fd,
             expand: !marker.quoted,

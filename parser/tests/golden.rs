@@ -13,7 +13,7 @@ use parser::{Diagnostic, Dockerfile, Instruction, Severity, Span, line_column, p
 
 #[test]
 fn parse_cases() {
-    run("parse", 40);
+    run("parse", 100);
 }
 
 fn run(folder: &str, at_least: usize) {
@@ -85,6 +85,9 @@ fn show_dockerfile(out: &mut String, text: &str, dockerfile: &Dockerfile) {
             out.push_str(&format!("# {name} {}\n", show_word(text, word)));
         }
     }
+    for local in &directives.local_checks {
+        out.push_str(&format!("# check {:?} of {}\n", local.check, show_span(text, local.instruction)));
+    }
     if directives.escape != '\\' {
         out.push_str(&format!("# escape {:?}\n", directives.escape));
     }
@@ -100,10 +103,15 @@ fn show_stage(out: &mut String, text: &str, stage: &Stage) {
     out.push_str(&format!("{} FROM {}", show_span(text, stage.span), show_word(text, &stage.base)));
     out.push_str(&show_option(text, "platform", &stage.platform));
     out.push_str(&show_option(text, "as", &stage.name));
+    out.push_str(&show_comment(&stage.comment));
     out.push('\n');
     for instruction in &stage.instructions {
         show_instruction(out, text, "  ", instruction);
     }
+}
+
+fn show_comment(comment: &Option<String>) -> String {
+    comment.as_ref().map(|comment| format!(" which {comment}")).unwrap_or_default()
 }
 
 fn show_instruction(out: &mut String, text: &str, indent: &str, instruction: &Instruction) {
@@ -122,7 +130,8 @@ fn show_kind(text: &str, kind: &InstructionKind) -> String {
         InstructionKind::Arg(declarations) => {
             let shown = declarations.iter().map(|declaration| {
                 let name = show_word(text, &declaration.name);
-                format!("{name}{}", show_option(text, "=", &declaration.default))
+                let comment = show_comment(&declaration.comment);
+                format!("{name}{}{comment}", show_option(text, "=", &declaration.default))
             });
             format!("ARG {}", shown.collect::<Vec<_>>().join(", "))
         }
@@ -167,7 +176,8 @@ fn show_heredoc(text: &str, heredoc: &Heredoc) -> String {
     let expand = if heredoc.expand { " expand" } else { "" };
     let chomp = if heredoc.chomp { " chomp" } else { "" };
     let (name, place) = (&heredoc.name, show_span(text, heredoc.span));
-    format!("heredoc {name:?} fd {}{expand}{chomp} {place} {:?}", heredoc.fd, heredoc.content)
+    let written = heredoc.written.as_ref().map(|written| format!(" written {written:?}")).unwrap_or_default();
+    format!("heredoc {name:?} fd {}{expand}{chomp} {place} {:?}{written}", heredoc.fd, heredoc.content)
 }
 
 fn show_copy(text: &str, copy: &Copy) -> String {

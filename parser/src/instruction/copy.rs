@@ -4,7 +4,7 @@ use super::Reader;
 use crate::ast::{Copy, CopySource, Heredoc, Word};
 use crate::diagnostic::Diagnostic;
 use crate::flags::Flags;
-use crate::grammar;
+use crate::{go, grammar};
 
 impl Reader<'_> {
     pub(super) fn copy(&mut self, keyword: &str, rest: &str, flags: &Flags) -> Option<Copy> {
@@ -38,6 +38,14 @@ impl Reader<'_> {
 
     /// Words that are heredoc markers become the bodies that follow the line, in the same order.
     fn sources(&mut self, keyword: &str, words: Vec<Word>) -> Option<Vec<CopySource>> {
+        for heredoc in self.heredocs.iter().filter(|heredoc| !is_file_name(&heredoc.name)) {
+            let message =
+                format!("invalid heredoc name {}: it is no name of a file", go::quote(&heredoc.name));
+            let hint = format!(
+                "the body becomes a file of this name; give its path as the destination of {keyword}"
+            );
+            self.diagnostics.push(Diagnostic::error(self.line.span, message).hint(hint));
+        }
         let mut bodies = std::mem::take(&mut self.heredocs).into_iter();
         let sources = words.into_iter().map(|word| source(word, &mut bodies)).collect();
         match bodies.next() {
@@ -51,6 +59,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// BuildKit writes the file into an empty directory, where no other name leads anywhere.
+fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains('/')
 }
 
 fn source(word: Word, bodies: &mut impl Iterator<Item = Heredoc>) -> CopySource {

@@ -123,7 +123,10 @@ impl Walk<'_, '_> {
                 Ok((self.in_shell(&only.content), None))
             }
             (CommandLine::Shell(line), heredocs) => {
-                let body = |heredoc: &Heredoc| format!("\n{}{}", heredoc.content, heredoc.name);
+                let body = |heredoc: &Heredoc| {
+                    let written = heredoc.written.as_ref().unwrap_or(&heredoc.content);
+                    format!("\n{written}{}", heredoc.name)
+                };
                 let bodies: String = heredocs.iter().map(body).collect();
                 Ok((self.in_shell(&format!("{line}{bodies}")), None))
             }

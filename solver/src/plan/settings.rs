@@ -84,11 +84,7 @@ impl Walk<'_, '_> {
         for (name, value) in &pairs {
             self.state.environment.set(name, value);
             let variable = format!("{name}={value}");
-            let variables = &mut self.state.config.config.env;
-            match variables.iter_mut().find(|old| variables::split(old).0 == name) {
-                Some(old) => *old = variable,
-                None => variables.push(variable),
-            }
+            self.state.set_in_config(name, variable);
         }
         self.commit(format!("ENV {}", joined(&pairs)), false);
         Ok(())
@@ -238,8 +234,9 @@ fn is_signal(text: &str) -> bool {
         "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
         "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
     ];
-    if let Ok(number) = text.parse::<u32>() {
-        return (1..=64).contains(&number);
+    // Docker asks no more of a number than that it is not zero; what it means is the runtime's to say.
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -256,10 +253,10 @@ mod tests {
 
     #[test]
     fn signals_have_numbers_and_names() {
-        for signal in ["9", "SIGTERM", "term", "SIGRTMIN+3", "rtmax-14"] {
+        for signal in ["9", "65", "-1", "SIGTERM", "term", "SIGRTMIN+3", "rtmax-14"] {
             assert!(is_signal(signal), "{signal}");
         }
-        for signal in ["", "0", "65", "SIGFOO", "RTMIN+16", "-1", "SIG"] {
+        for signal in ["", "0", "SIGFOO", "RTMIN+16", "9x", "SIG"] {
             assert!(!is_signal(signal), "{signal}");
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct StageState {
     pub(super) environment: Environment,
     /// Declared ARGs with the value they got, in order.
     pub(super) arguments: Vec<(String, Option<String>)>,
+    /// Where each name stands among the config's ENV, once somebody has asked.
+    env_places: BTreeMap<String, usize>,
     /// Whether a WORKDIR of this Dockerfile has been gone through.
     pub(super) workdir_is_set: bool,
     /// What this stage itself declares, for the outline.
@@ -127,8 +129,27 @@ impl StageState {
             history: Vec::new(),
             environment: Environment::default(),
             arguments: Vec::new(),
+            env_places: BTreeMap::new(),
             workdir_is_set: false,
             declared: Vec::new(),
+        }
+    }
+
+    /// Puts `NAME=value` into the config's ENV, in the place of an older one of the name.
+    pub(super) fn set_in_config(&mut self, name: &str, variable: String) {
+        let variables = &mut self.config.config.env;
+        // The first of several of a name is the one that is replaced, so the last to be put in here is the first.
+        if self.env_places.is_empty() {
+            let places = variables.iter().enumerate().rev();
+            self.env_places =
+                places.map(|(place, old)| (variables::split(old).0.to_owned(), place)).collect();
+        }
+        match self.env_places.get(name) {
+            Some(place) => variables[*place] = variable,
+            None => {
+                self.env_places.insert(name.to_owned(), variables.len());
+                variables.push(variable);
+            }
         }
     }
 }
