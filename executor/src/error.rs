@@ -9,6 +9,7 @@ use oci::{fetch::FetchError, image::ImageError, registry::RegistryError};
 use solver::{FailureKind, StepFailure};
 
 use crate::{
+    agents::AgentError,
     cache_mounts::CacheMountError,
     context::ContextError,
     copy::CopyError,
@@ -28,6 +29,17 @@ impl From<SnapshotError> for StepFailure {
                 blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
             }
             _ => blame(FailureKind::Machine, error),
+        }
+    }
+}
+
+impl From<AgentError> for StepFailure {
+    fn from(error: AgentError) -> Self {
+        let hint = error.hint();
+        let failure = blame(FailureKind::Build, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     }
 }
@@ -97,7 +109,9 @@ impl From<SandboxError> for StepFailure {
 impl From<PlanError> for StepFailure {
     fn from(error: PlanError) -> Self {
         match error {
-            PlanError::OneIdOnly { .. } => blame(FailureKind::Machine, error).hint(more_ids()),
+            PlanError::OneIdOnly { .. } | PlanError::MountOwner { .. } => {
+                blame(FailureKind::Machine, error).hint(more_ids())
+            }
             error => blame(FailureKind::Usage, error),
         }
     }

@@ -23,6 +23,7 @@ use solver::{
 use crate::{
     View,
     agents::Agents,
+    cache_mounts::CacheMounts,
     context::ContextOrigin,
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
@@ -45,7 +46,7 @@ pub struct ExecutorOptions {
     pub contexts: BTreeMap<String, ContextOrigin>,
     /// The secrets of the command line.
     pub secrets: Secrets,
-    /// The agents of `--ssh`.
+    /// The SSH agents of the command line.
     pub agents: Agents,
     /// Whose ids this process has, from [`crate::sandbox::enter_builder`].
     pub rung: Rung,
@@ -61,6 +62,9 @@ pub struct ExecutorOptions {
 pub struct LocalExecutor {
     snapshots: Snapshots,
     contexts: Contexts,
+    cache_mounts: CacheMounts,
+    secrets: Secrets,
+    agents: Agents,
     rung: Rung,
     notes: Vec<String>,
     notes_told: Once,
@@ -80,7 +84,18 @@ impl LocalExecutor {
         });
         let contexts = Contexts::new(contexts, remotes, events.clone());
         let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
-        Self { snapshots, contexts, rung, notes, notes_told: Once::new(), events }
+        let cache_mounts = CacheMounts::new(&snapshots, rung);
+        Self {
+            snapshots,
+            contexts,
+            cache_mounts,
+            secrets,
+            agents,
+            rung,
+            notes,
+            notes_told: Once::new(),
+            events,
+        }
     }
 
     /// Tells the notes, once in its life.

@@ -34,6 +34,7 @@ pub mod users;
 pub mod view;
 pub mod whiteout;
 
+pub use agents::{AgentSource, Agents};
 pub use cache::LocalCache;
 pub use context::ContextOrigin;
 pub use executor::{ExecutorOptions, LocalExecutor};

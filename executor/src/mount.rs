@@ -20,7 +20,7 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use crate::sandbox::{Rung, sys};
+use crate::sandbox::sys;
 
 /// A mount that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,13 +41,6 @@ pub enum OverlayMarks {
     Trusted,
     /// `user.overlay.*`: what a user namespace can write.
     User,
-}
-
-impl OverlayMarks {
-    /// Where marks are kept on a rung.
-    pub fn of(rung: Rung) -> Self {
-        if rung == Rung::Root { Self::Trusted } else { Self::User }
-    }
 }
 
 /// What to merge.

@@ -90,18 +90,28 @@ impl Snapshots {
         Ok(layers.take(hidden).map(|((digest, _), _)| files(self.store(), digest)).collect())
     }
 
+    /// The directories of a snapshot as an overlay mount without a writable one wants them: two at least; or that of
+    /// `scratch` alone, which needs no overlay.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::ensure`].
+    pub fn readable(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
+        let mut lowers = self.ensure(snapshot)?;
+        let scratch = self.scratch_directory()?;
+        if lowers.len() == 1 && lowers[0] != scratch {
+            lowers.push(scratch);
+        }
+        Ok(lowers)
+    }
+
     /// The merged file system, read-only.
     ///
     /// # Errors
     /// Those of [`Snapshots::ensure`], or the mount fails.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
-        let mut lowers = self.ensure(snapshot)?;
-        let scratch = self.scratch_directory()?;
-        if lowers == [scratch.clone()] {
-            return open_directory(&scratch).map(View::new);
-        }
-        if lowers.len() == 1 {
-            lowers.push(scratch);
+        let lowers = self.readable(snapshot)?;
+        if let [scratch] = lowers.as_slice() {
+            return open_directory(scratch).map(View::new);
         }
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
         let (marks, sync) = (self.marks, OverlaySync::Honoured);

@@ -1,10 +1,15 @@
 //! RUN: a command in the sandbox, on top of the step's parent.
 
+mod mounts;
+
 use oci::{Layer, Platform};
 use solver::{FailureKind, Step, StepFailure, op::Exec};
 
+use std::{mem::take, path::Path};
+
 use super::{Ground, LocalExecutor, disk};
 use crate::{
+    cache_mounts::Held,
     diff::{Brought, TimeRules},
     listing::Owners,
     sandbox::{self, Exit, PlanInputs, Root, Rung, SandboxPlan, User, more_ids},
@@ -15,7 +20,11 @@ impl LocalExecutor {
     pub(super) fn run(&self, step: &Step<'_>, exec: &Exec) -> Result<Layer, StepFailure> {
         let ground = self.ground(step)?;
         refuse_foreign_owners(&ground.owners)?;
-        let exit = sandbox::run(&self.plan(step, exec, &ground)?, step.log, step.cancel)?;
+        let held = self.cache_mounts.acquire(step, exec)?;
+        let exit = self.run_with(step, exec, &ground, &held);
+        let released = held.release(&ground.writable.upper());
+        let exit = exit?;
+        released?;
         let full_disk = || disk::full_disk(self.snapshots.store().root(), self.rung);
         succeeded(exit, exec, &step.vertex.platform, self.rung, full_disk)?;
         let brought = self.snapshots.brought(ground.parent)?;
@@ -23,25 +32,35 @@ impl LocalExecutor {
         self.commit(ground, rules, &Owners::new())
     }
 
-    fn plan(&self, step: &Step<'_>, exec: &Exec, ground: &Ground<'_>) -> Result<SandboxPlan, StepFailure> {
+    /// Runs the command; when this returns, no process of the step is left, and what it was lent is gone.
+    fn run_with(
+        &self,
+        step: &Step<'_>,
+        exec: &Exec,
+        ground: &Ground<'_>,
+        held: &Held,
+    ) -> Result<Exit, StepFailure> {
         let user = run_user(ground.view.root(), &exec.user)?;
+        let mut lent = self.lend(step, exec, held)?;
         let writable = &ground.writable;
+        let fresh = held.fresh_root().map(Path::to_owned).into_iter();
         let root = Root::Overlay {
-            lowers: writable.lowers().to_vec(),
+            lowers: fresh.chain(writable.lowers().iter().cloned()).collect(),
             upper: writable.upper(),
             work: writable.work(),
         };
-        Ok(SandboxPlan::new(PlanInputs {
+        let plan = SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &step.vertex.ambient_env,
             rung: self.rung,
             root,
-            mounts: Vec::new(),
-            secret_env: Vec::new(),
+            mounts: take(&mut lent.mounts),
+            secret_env: take(&mut lent.secret_env),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
             resolv_conf: &sandbox::resolv_conf(),
-        })?)
+        })?;
+        Ok(sandbox::run(&plan, step.log, step.cancel)?)
     }
 }
 

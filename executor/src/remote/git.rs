@@ -197,7 +197,7 @@ fn ssh(options: &RemoteOptions) -> Result<String, GitError> {
     let users = std::env::var_os("HOME").map(|home| Path::new(&home).join(".ssh/known_hosts"));
     let known: Vec<String> = [Some(own), users].into_iter().flatten().map(|path| quoted(&path)).collect();
     let agent = options.agents.socket(AGENT).map_err(GitError::Agent)?;
-    let agent = agent.map_or("none".to_owned(), quoted);
+    let agent = agent.as_deref().map_or("none".to_owned(), quoted);
     let options = [
         "BatchMode=yes".to_owned(),
         "ConnectTimeout=30".to_owned(),

@@ -72,7 +72,7 @@ const READ_ONLY_FILE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
 /// Mounts the root file system, attached nowhere yet. Device nodes in it cannot be opened: an image or a step could
 /// have made one of a disk.
 pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
-    let marks = OverlayMarks::of(rung);
+    let marks = OverlayMarks::from(rung);
     match root {
         Root::Overlay { lowers, upper, work } => {
             let lowers: Vec<_> = lowers.iter().map(|lower| lower.as_path()).collect();

@@ -76,7 +76,7 @@ fn merge(
     let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
     let writable = writable.map(|(upper, work)| (upper.as_path(), work.as_path()));
     let sync = if writable.is_some() { OverlaySync::Ignored } else { OverlaySync::Honoured };
-    mount_overlay(&Overlay { lowers: &lowers, writable, marks: OverlayMarks::of(rung), sync })
+    mount_overlay(&Overlay { lowers: &lowers, writable, marks: OverlayMarks::from(rung), sync })
 }
 
 /// Attaches all of them below the root; what lies there is covered.
