@@ -10,6 +10,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -20,7 +21,7 @@ use oci::{
 };
 use rayon::prelude::*;
 use rustix::{
-    fs::{FileType, OFlags, fstat},
+    fs::{FileType, Mode, OFlags, fstat},
     io::Errno,
 };
 use solver::{
@@ -201,8 +202,11 @@ impl Listing {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn download(directory: OwnedFd, name: &str, modified: Option<i64>) -> Result<Self, ListError> {
+    pub fn download(directory: &Path, name: &str, modified: Option<i64>) -> Result<Self, ListError> {
         let path = name.as_bytes().to_vec();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            rustix::fs::open(directory, flags, Mode::empty()).map_err(failed("opening", &path))?;
         let file = open_regular(directory.as_fd(), &path)?;
         let stat = fstat(&file).map_err(failed("reading", &path))?;
         let kind = NodeKind::File { size: stat.st_size as u64, content: None };

@@ -216,3 +216,36 @@ fn an_archive_that_changed_since_it_was_keyed_is_an_error() {
     let added = copy(&add("/t"), &[&files.listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default());
     assert_eq!(added.expect_err("refused").to_string(), "changed while reading: archive");
 }
+
+#[test]
+fn a_download_keeps_its_name_and_the_servers_time() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let tar = Archive::default().file("f", b"x").finish();
+    for (name, bytes) in [("a[1]*.txt", &b"text"[..]), ("b.tar", &tar)] {
+        fs::write(temp.path().join(name), bytes).expect("written");
+    }
+    let archive = format!("t/b.tar = {}", String::from_utf8_lossy(&tar));
+    // name, Last-Modified, whether it is unpacked, what is there then
+    let rows: [(&str, Option<i64>, bool, &[&str]); 5] = [
+        ("a[1]*.txt", Some(1000), false, &["t/", "t/a[1]*.txt = text ; 0600 @1000"]),
+        ("a[1]*.txt", None, false, &["t/", "t/a[1]*.txt = text ; 0600"]),
+        ("a[1]*.txt", Some(i64::from(u32::MAX)), true, &["t/", "t/a[1]*.txt = text ; 0600"]),
+        ("b.tar", Some(1000), true, &["t/", "t/f = x ; @1000000000"]),
+        ("b.tar", None, false, &["t/", &format!("{archive} ; 0600")]),
+    ];
+    for (name, modified, unpack, expected) in rows {
+        let Some(overlay) = Overlaid::new(&[]) else { return };
+        let listing = Listing::download(temp.path(), name, modified).expect(name);
+        let mut step = Copy { into_directory: true, ..add("/t") };
+        step.items[0].selector.include = vec![name.to_owned()];
+        step.items[0].unpack = unpack;
+        copy(&step, &[&listing], overlay.root.as_fd(), &Owners::new(), &Cancel::default()).expect(name);
+        assert_eq!(show(&overlay.root), expected, "{name} {modified:?}");
+    }
+    let digest = |modified| {
+        let listing = Listing::download(temp.path(), "b.tar", modified).expect("listed");
+        listing.digest(&Cancel::default()).expect("read")
+    };
+    assert_ne!(digest(Some(1000)), digest(Some(2000)), "it is kept");
+    assert_eq!(digest(None), digest(Some(i64::from(u32::MAX))), "it is normalised");
+}

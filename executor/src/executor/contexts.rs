@@ -12,7 +12,12 @@ use solver::{
     op::{ContextSource, Place, Source},
 };
 
-use crate::{context::ContextOrigin, listing::Listing, remote::Remotes, snapshot::Events};
+use crate::{
+    context::{ContextDirectory, ContextModes, ContextOrigin},
+    listing::Listing,
+    remote::{Download, Remotes},
+    snapshot::Events,
+};
 
 /// Files and their digest.
 #[derive(Clone)]
@@ -64,8 +69,15 @@ impl Contexts {
     fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
         let name = match &source.place {
             Place::Context(name) => name,
-            Place::Git(address) => return Err(self.remotes.git(address).expect_err("it is not there yet")),
-            Place::Http(file) => return Err(self.remotes.http(file).expect_err("it is not there yet")),
+            Place::Git(address) => {
+                let checkout = self.remotes.git(address)?;
+                let directory = ContextDirectory::new(checkout.directory, None, ContextModes::Preserve)?;
+                return identified(directory.files(&source.selector, cancel)?.listing, cancel);
+            }
+            Place::Http(file) => {
+                let Download { directory, name, modified, .. } = self.remotes.http(file)?;
+                return identified(Listing::download(&directory, &name, modified)?, cancel);
+            }
         };
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
         let directory = match self.origins.get(name).ok_or_else(missing)? {
