@@ -4,13 +4,26 @@
 //! environment is [`crate::request`]'s work. Flags of `docker buildx build` that do not exist here are refused by
 //! name ([`crate::refused`]).
 
+mod help;
+
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
-use crate::{context_spec::NamedContextSpec, output_spec::OutputSpec, refused};
+use crate::{
+    refused,
+    spec::{
+        allow::AllowSpec,
+        annotation::AnnotationSpec,
+        call::{Call, CallSpec, Format},
+        context::{ContextSpec, NamedContextSpec},
+        host::HostSpec,
+        output::OutputSpec,
+        secret::{SecretSpec, SshSpec},
+    },
+};
 
 /// Builds container images from Dockerfiles: no daemon, root or ordinary user, the same digest everywhere.
 #[derive(Debug, Parser)]
@@ -27,6 +40,12 @@ pub struct Cli {
 pub enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Show what a build context holds, and what an ignore file takes out of it
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// Look inside the builder
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Tell what this machine allows, and the one setting that would lift each limit
     Doctor(DoctorArgs),
     /// Print the version
@@ -63,42 +82,6 @@ impl FromStr for ProgressMode {
     }
 }
 
-const BUILD_HELP: &str = "\
-Outputs (-o, repeatable; without one the result stays in the store):
-  type=registry[,name=REF]                 push to REF, or to every -t
-  type=image,push=true[,name=REF]          the same
-  type=oci,dest=FILE                       OCI layout as a tar archive; dest=- is standard output
-  type=oci,dest=DIR,tar=false              OCI layout as a directory
-  type=tar,dest=FILE                       the root file system as a tar archive
-  type=local,dest=DIR                      the root file system as a directory
-  type=cacheonly                           nothing: the result stays in the store
-  DIR                                      short for type=local,dest=DIR
-  -                                        short for type=tar,dest=-
-  Images also take compression=gzip|uncompressed.
-  A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
-
-Named contexts (--build-context NAME=SOURCE) stand for an image or stage NAME:
-  DIR                                      a directory
-  docker-image://REF                       an image in a registry
-  oci-layout://DIR[:TAG][@DIGEST]          an image in an OCI layout
-  scratch                                  nothing at all
-
-Environment:
-  LAYERWRIGHT_ROOT         the store, where --root is not given
-  SOURCE_DATE_EPOCH        sets the build argument of that name, and with it the times in the image
-  BUILDKIT_PROGRESS        sets --progress
-  DOCKER_DEFAULT_PLATFORM  sets --platform
-  DOCKER_CONFIG            directory of Docker's config.json, for registry credentials
-  REGISTRY_AUTH_FILE       Podman's file of registry credentials
-  NO_COLOR                 no colours
-
-The other flags of docker buildx build are refused by name, unless they ask for what is done in
-any case: --provenance=false and --sbom=false (no attestations are made), --load=false, --rm.
-
-Exit codes:
-  0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or network,
-  4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM, 255 a bug in layerwright";
-
 const INPUT: &str = "What is built";
 const RESULT: &str = "What becomes of it";
 const STEPS: &str = "How steps run";
@@ -106,13 +89,13 @@ const MACHINE: &str = "This run";
 
 /// `layerwright build`
 #[derive(Debug, Args)]
-#[command(after_help = BUILD_HELP, next_line_help = false)]
+#[command(after_help = help::BUILD, next_line_help = false)]
 pub struct BuildArgs {
-    /// Directory whose files COPY and ADD see
+    /// Where COPY and ADD find files: a directory, -, a git repository or a URL (see below)
     #[arg(value_name = "CONTEXT")]
     pub context: String,
 
-    /// Dockerfile, - for standard input [default: CONTEXT/Dockerfile]
+    /// Dockerfile: a path, a URL or - [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE", help_heading = INPUT)]
     pub file: Option<String>,
 
@@ -145,6 +128,10 @@ pub struct BuildArgs {
     /// Add a label to the image (repeatable)
     #[arg(long = "label", value_name = "K=V", help_heading = RESULT)]
     pub labels: Vec<String>,
+
+    /// Annotate the manifest: [TYPE:]K=V, see below (repeatable)
+    #[arg(long = "annotation", value_name = "K=V", help_heading = RESULT)]
+    pub annotations: Vec<AnnotationSpec>,
 
     /// Times of files: auto (reproducible) or preserve (as Docker)
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = timestamps)]
@@ -184,9 +171,35 @@ pub struct BuildArgs {
     #[arg(help_heading = STEPS)]
     pub network: Network,
 
+    /// Secret for RUN: id=ID,src=PATH or id=ID,env=NAME (repeatable)
+    #[arg(long = "secret", value_name = "SPEC", help_heading = STEPS)]
+    pub secrets: Vec<SecretSpec>,
+
+    /// SSH agent or keys for RUN: default|ID[=SOCKET|KEY,...]
+    #[arg(long = "ssh", value_name = "SPEC", help_heading = STEPS)]
+    pub ssh: Vec<SshSpec>,
+
+    /// Allow network.host, security.insecure or device[=NAME]
+    #[arg(long = "allow", value_name = "WHAT", help_heading = STEPS)]
+    pub allow: Vec<AllowSpec>,
+
+    /// Put a name into /etc/hosts of RUN: NAME:IP (repeatable)
+    #[arg(long = "add-host", value_name = "NAME:IP", help_heading = STEPS)]
+    pub hosts: Vec<HostSpec>,
+
     /// Steps that run at the same time [default: one for each CPU]
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]
     pub jobs: Option<NonZeroUsize>,
+
+    /// Ask instead: check, outline or targets[,format=json]
+    #[arg(long, value_name = "METHOD", alias = "print", help_heading = MACHINE)]
+    pub call: Option<CallSpec>,
+
+    /// Check the Dockerfile and build nothing: --call check
+    #[arg(help_heading = MACHINE)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub check: bool,
 
     /// On standard error: auto, tty, plain, json or quiet
     #[arg(long, value_name = "MODE", help_heading = MACHINE)]
@@ -205,6 +218,61 @@ pub struct BuildArgs {
     /// HOST[:PORT] to talk to in HTTP or unverified (repeatable)
     #[arg(long = "insecure-registry", value_name = "HOST", help_heading = MACHINE)]
     pub insecure_registries: Vec<String>,
+}
+
+impl BuildArgs {
+    /// What is to be done: `--check` is short for `--call check`, and changes nothing about a check that is asked for
+    /// in another way. `None` where the two contradict each other.
+    pub fn call(&self) -> Option<CallSpec> {
+        match self.call {
+            None if self.check => Some(Call::Check.into()),
+            None => Some(Call::Build.into()),
+            Some(call) if self.check && call.call != Call::Check => None,
+            Some(call) => Some(call),
+        }
+    }
+}
+
+/// `layerwright context`
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// List the files that COPY and ADD can see
+    Ls(ContextLsArgs),
+}
+
+/// `layerwright context ls`
+#[derive(Debug, Args)]
+pub struct ContextLsArgs {
+    /// A directory, - (a tar archive on standard input), a git repository or a URL
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub context: ContextSpec,
+
+    /// Dockerfile: its own ignore file, FILE.dockerignore, goes before the context's
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+
+    /// Tell which line of the ignore file decides about this path
+    #[arg(long, value_name = "PATH")]
+    pub why: Option<String>,
+
+    /// text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_default_value = true, value_parser = format)]
+    pub format: Format,
+
+    /// Directory of the store, where contexts from elsewhere are kept
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// `layerwright debug`
+#[derive(Debug, Subcommand)]
+pub enum DebugCommand {
+    /// Print the syntax tree of a Dockerfile, as BuildKit's parser dumps it
+    Ast {
+        /// The Dockerfile, - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// `layerwright doctor`
@@ -249,6 +317,14 @@ pub fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected text or json".to_owned()),
+    }
+}
+
 fn jobs(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "expected a number of at least 1".to_owned())
 }
@@ -280,95 +356,4 @@ fn timestamps(text: &str) -> Result<Timestamps, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn build(line: &str) -> Result<BuildArgs, String> {
-        let argv = ["layerwright", "build"].into_iter().chain(line.split_whitespace());
-        match parse(argv) {
-            Ok(Cli { command: Command::Build(args) }) => Ok(*args),
-            Ok(other) => Err(format!("{other:?}")),
-            Err(NotParsed::Clap(error)) => Err(error.to_string()),
-            Err(NotParsed::Refused(error)) => Err(error.to_string()),
-        }
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn flags_are_read_as_docker_reads_them() {
-        let args =
-            build("-f- -t=app --tag reg.io/a:1 --build-arg A=b=c --build-arg B --push=false --no-cache .");
-        let args = args.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(args.file.as_deref(), Some("-"));
-        let tags: Vec<String> = args.tags.iter().map(Reference::to_string).collect();
-        assert_eq!(tags, ["docker.io/library/app:latest", "reg.io/a:1"]);
-        assert_eq!(args.build_args, ["A=b=c", "B"]);
-        assert_eq!((args.push, args.no_cache, args.pull, args.quiet), (false, true, false, false));
-        assert_eq!(
-            (args.network, args.progress, args.timestamps),
-            (Network::Default, None, Timestamps::Auto)
-        );
-    }
-
-    #[test]
-    fn flags_may_follow_the_context() {
-        let args = build(". -q --network none --platform linux/amd64,linux/arm64 --jobs 3 --pull");
-        let args = args.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!((args.context.as_str(), args.quiet, args.pull), (".", true, true));
-        assert_eq!((args.network, args.platforms.len()), (Network::None, 2));
-        assert_eq!(args.jobs.map(NonZeroUsize::get), Some(3));
-    }
-
-    #[test]
-    fn what_cannot_be_done_is_refused_by_name() {
-        for (line, want) in [
-            ("", "<CONTEXT>"),
-            (". extra", "extra"),
-            ("--frobnicate .", "--frobnicate"),
-            ("--network bridge .", "expected default, none or host"),
-            ("--progress rawjson .", "rawjson"),
-            ("--jobs 0 .", "--jobs"),
-            ("-t App .", "lowercase"),
-            ("--push=maybe .", "expected true or false"),
-            ("--platform linux/ .", "invalid platform"),
-            ("--platform foo .", "no operating system or architecture has that name"),
-            ("--secret id=x .", "--secret: "),
-            ("-m 1g .", "--memory: "),
-            ("--load .", "--load: "),
-            ("--rm=false .", "--rm: "),
-        ] {
-            let error = build(line).expect_err(line);
-            assert!(error.contains(want), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_flag_is_one_line_of_the_help() {
-        let mut command = command().term_width(100);
-        command.build();
-        let build = command.find_subcommand_mut("build").expect("there is one");
-        let help = build.render_help().to_string();
-        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
-        let lines: Vec<&str> = help.lines().map(str::trim_start).collect();
-        let shown = build.get_arguments().filter(|arg| !arg.is_hide_set() && !arg.is_positional());
-        for arg in shown {
-            let flag = format!("--{}", arg.get_long().expect("flags have long names"));
-            let line = lines.iter().find(|line| line.starts_with('-') && names(line, &flag));
-            let text = line.unwrap_or_else(|| panic!("{flag} is not there\n{help}"));
-            assert!(text.ends_with(&arg.get_help().expect("told").to_string()), "{text}\n{help}");
-        }
-        assert!(!help.contains("--secret"), "{help}");
-        for kind in ["registry", "image", "oci", "tar", "local", "cacheonly"] {
-            assert!(help.contains(&format!("type={kind}")), "{kind}: {help}");
-        }
-    }
-
-    /// Whether a line of the help is about a flag.
-    fn names(line: &str, flag: &str) -> bool {
-        line.split([' ', '[']).take(2).any(|word| word == flag)
-    }
-}
+mod tests;

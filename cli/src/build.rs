@@ -2,27 +2,18 @@
 //! returned. Nothing is decided here.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use executor::{
-    ContextOrigin, ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, Secrets, SnapshotError,
-    context::{ContextDirectory, ContextModes},
-    sandbox::Rung,
+    ContextOrigin, ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, SnapshotError, sandbox::Rung,
 };
 use exporter::{
     AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, Tools,
     outputs::file::{try_directory, try_file, write_file},
 };
-use oci::{
-    Platform, Reference, Sha256Digest,
-    fetch::Fetcher,
-    registry::{Registry, RegistryOptions},
-    store::Store,
-    tree::NORMAL_TIME,
-};
+use oci::{Platform, Reference, Sha256Digest, fetch::Fetcher, store::Store, tree::NORMAL_TIME};
 use parser::{Diagnostic, Severity};
 use solver::{
     Cancel, Event, Graph, Image, ImageName,
@@ -32,9 +23,11 @@ use solver::{
 
 use crate::{
     failure::Failure,
+    inputs::{Inputs, Outside, Source},
     outputs::Output,
     report,
-    request::{self, BuildRequest},
+    request::BuildRequest,
+    spec::context::NamedSource,
 };
 
 /// Takes events, from any thread.
@@ -68,39 +61,43 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// The first thing that went wrong.
-pub fn build(request: &BuildRequest, surroundings: &Surroundings) -> Result<Built, Failure> {
+pub fn build(
+    request: &BuildRequest,
+    inputs: &Inputs,
+    outside: &Outside<'_>,
+    surroundings: &Surroundings,
+) -> Result<Built, Failure> {
     let Surroundings { events, cancel, .. } = surroundings;
-    remove_iidfile(request)?;
+    let source = &inputs.dockerfile;
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
-    let parsed = parser::parse_checked(&request.dockerfile.text, check);
+    let parsed = parser::parse_checked(&source.text, check);
     // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
-    warn(&parsed.diagnostics, request, events);
+    warn(&parsed.diagnostics, source, events);
     let Some(dockerfile) = parsed.dockerfile else {
         return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
     };
-    let store = Arc::new(Store::open(&request.root)?);
-    let registry = Registry::new(registry_options(request))?;
+    let fetcher = outside.fetcher()?;
+    let (store, registry) = (fetcher.store(), outside.registry()?);
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
     pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
-    let resolver = ImageResolver::new(registry.clone());
-    let planned = solver::plan::plan(&dockerfile, &plan_options(request), &resolver);
+    let resolver = ImageResolver::new(registry);
+    let planned = solver::plan::plan(&dockerfile, &plan_options(request, inputs), &resolver);
     if let Err(PlanError::Dockerfile { diagnostics }) = &planned {
-        warn(diagnostics, request, events);
+        warn(diagnostics, source, events);
     }
     let planned = planned.map_err(plan_failure)?;
-    warn(&planned.warnings, request, events);
-    let fetcher = Fetcher::new(Arc::clone(&store), registry);
-    let executor = LocalExecutor::new(executor_options(request, &fetcher, surroundings)?);
-    let cache = LocalCache::new(Arc::clone(&store), Arc::clone(events));
+    warn(&planned.warnings, source, events);
+    let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
+    let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = SolveOptions { jobs: request.jobs, builder: BUILDER.to_owned() };
-    let sealers = sealers(request, &store, surroundings)?;
+    let sealers = sealers(request, store, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
     let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
     let assembled = assemble_all(request, &images, &sealers)?;
     // Nothing may point at this build, a pushed tag the least, before what it stands on is durable.
     store.sync()?;
-    let tools = Tools { fetcher: &fetcher, events: &**events, cancel };
+    let tools = Tools { fetcher, events: &**events, cancel };
     let export = |output: &Output| export(output, request, &images, &assembled, &executor, &tools);
     let destinations = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
     let image = assembled.first().map(|(_, assembled)| assembled);
@@ -127,7 +124,10 @@ pub fn try_destinations(request: &BuildRequest) -> Result<(), Failure> {
 }
 
 /// A build that fails must not leave the ID of another one behind.
-fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
+///
+/// # Errors
+/// [`Failure::Write`]
+pub fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
     let Some(path) = &request.iidfile else { return Ok(()) };
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -137,18 +137,15 @@ fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
     }
 }
 
-fn warn(found: &[Diagnostic], request: &BuildRequest, events: &Events) {
+fn warn(found: &[Diagnostic], source: &Source, events: &Events) {
     let warnings = found.iter().filter(|found| found.severity == Severity::Warning);
-    warnings.for_each(|found| events(Event::Warning(report::warning_line(found, &request.dockerfile))));
+    warnings.for_each(|found| events(Event::Warning(report::warning_line(found, source))));
 }
 
-fn registry_options(request: &BuildRequest) -> RegistryOptions {
-    RegistryOptions { insecure: request.insecure_registries.clone(), ..RegistryOptions::default() }
-}
-
-fn plan_options(request: &BuildRequest) -> PlanOptions {
-    let contexts = request.contexts.iter().map(|(name, context)| (name.clone(), named_context(context)));
-    let ignore = request.context.ignore.as_ref().map(|file| solver::pattern::ignore::read(&file.text));
+/// What the request says about the plan.
+pub fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
+    let contexts = request.places.named.iter().map(|(name, source)| (name.clone(), named_context(source)));
+    let ignore = inputs.context.ignore.as_ref().map(|file| solver::pattern::ignore::read(&file.text));
     PlanOptions {
         target: request.target.clone(),
         build_args: request.build_args.clone(),
@@ -156,6 +153,8 @@ fn plan_options(request: &BuildRequest) -> PlanOptions {
         platforms: request.platform.iter().cloned().collect(),
         contexts: contexts.collect(),
         network: request.network,
+        allow: request.allow.clone(),
+        hosts: request.hosts.clone(),
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),
         timestamps: request.timestamps,
@@ -164,53 +163,41 @@ fn plan_options(request: &BuildRequest) -> PlanOptions {
     }
 }
 
-fn named_context(context: &request::NamedContext) -> NamedContext {
-    match context {
-        request::NamedContext::Directory(_) => NamedContext::Directory,
-        request::NamedContext::Image(reference) => {
-            NamedContext::Image(ImageName::Registry(reference.clone()))
-        }
-        request::NamedContext::OciLayout { directory, selector } => {
-            NamedContext::Image(ImageName::OciLayout {
-                directory: directory.clone(),
-                selector: selector.clone(),
-            })
-        }
-        request::NamedContext::Scratch => NamedContext::Scratch,
+fn named_context(source: &NamedSource) -> NamedContext {
+    match source {
+        NamedSource::Files(_) => NamedContext::Directory,
+        NamedSource::Image(reference) => NamedContext::Image(ImageName::Registry(reference.clone())),
+        NamedSource::OciLayout { directory, selector } => NamedContext::Image(ImageName::OciLayout {
+            directory: directory.clone(),
+            selector: selector.clone(),
+        }),
+        NamedSource::Scratch => NamedContext::Scratch,
     }
 }
 
 fn executor_options(
     request: &BuildRequest,
+    inputs: &Inputs,
     fetcher: &Fetcher,
     surroundings: &Surroundings,
 ) -> Result<ExecutorOptions, Failure> {
-    let named = request.contexts.iter().filter_map(|(name, context)| match context {
-        request::NamedContext::Directory(directory) => Some((name.as_str(), directory)),
-        _ => None,
-    });
-    let mut contexts = BTreeMap::new();
-    for (name, directory) in named.chain([("", &request.context)]) {
-        let (path, ignore) = (directory.path.clone(), directory.ignore.clone());
-        let directory = ContextDirectory::new(path, ignore, ContextModes::Normalise)?;
-        contexts.insert(name.to_owned(), ContextOrigin::Directory(directory));
-    }
+    let mut contexts = inputs.named.clone();
+    contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
     let Surroundings { rung, notes, events, cancel } = surroundings;
-    let (notes, events, cancel) = (notes.clone(), Arc::clone(events), Arc::clone(cancel));
-    let secrets = Secrets::default();
     Ok(ExecutorOptions {
         fetcher: fetcher.clone(),
         contexts,
-        secrets,
-        agents: Default::default(),
+        secrets: request.secrets.clone(),
+        agents: request.agents.clone(),
         rung: *rung,
-        notes,
-        events,
-        cancel,
+        notes: notes.clone(),
+        events: Arc::clone(events),
+        cancel: Arc::clone(cancel),
     })
 }
 
-fn plan_failure(error: PlanError) -> Failure {
+/// A plan that could not be made.
+pub fn plan_failure(error: PlanError) -> Failure {
     match error {
         PlanError::Dockerfile { diagnostics } => Failure::Dockerfile { diagnostics },
         PlanError::Image { span, failure } => Failure::Image { span, failure: Box::new(failure) },
@@ -250,7 +237,13 @@ fn assemble_all(
     sealers: &[Sealer],
 ) -> Result<Vec<(Encoder, Assembled)>, Failure> {
     let created = request.epoch.unwrap_or(NORMAL_TIME);
-    let options = AssembleOptions { created, ..AssembleOptions::default() };
+    let annotations = request.annotations.clone();
+    let options = AssembleOptions {
+        created,
+        manifest_annotations: annotations.manifest,
+        manifest_descriptor_annotations: annotations.manifest_descriptor,
+        ..AssembleOptions::default()
+    };
     let assemble = |sealer: &Sealer| Ok((sealer.encoder(), exporter::assemble(images, sealer, &options)?));
     sealers.iter().map(assemble).collect()
 }

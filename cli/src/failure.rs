@@ -7,7 +7,7 @@ use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
-use crate::{request::RequestError, signals::Signal};
+use crate::{inputs::InputError, request::RequestError, signals::Signal};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,12 @@ pub enum Failure {
     /// The command line, or a file it names.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// What the command line names on this machine.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// What it names elsewhere.
+    #[error("{0}")]
+    Remote(#[source] Box<StepFailure>),
     /// The Dockerfile.
     #[error("{}", summary(diagnostics))]
     Dockerfile {
@@ -110,12 +116,17 @@ pub const MACHINE: u8 = 4;
 pub const BUG: u8 = 255;
 
 impl Failure {
+    /// What could not be brought from elsewhere.
+    pub fn remote(failure: StepFailure) -> Self {
+        Self::Remote(Box::new(failure))
+    }
+
     /// The exit code, as the help lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Request(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
+            Self::Request(_) | Self::Input(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
-            Self::FileSystem(failure) => kind_code(failure.kind),
+            Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
@@ -133,12 +144,14 @@ impl Failure {
     /// What to do about it, if we know.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Image { failure, .. } | Self::Step { failure, .. } | Self::FileSystem(failure) => {
-                failure.hint.as_deref()
-            }
+            Self::Image { failure, .. }
+            | Self::Step { failure, .. }
+            | Self::FileSystem(failure)
+            | Self::Remote(failure) => failure.hint.as_deref(),
             Self::Sandbox(error) => error.hint(),
             Self::Store(error) => store_hint(error),
             Self::Request(error) => error.hint(),
+            Self::Input(error) => error.hint(),
             _ => None,
         }
     }

@@ -1,17 +1,18 @@
-//! The command line of layerwright: flags → [`request::BuildRequest`] → [`build::build`] → progress, report and exit
-//! code.
+//! The command line of layerwright: flags → [`request::BuildRequest`] → [`inputs::Inputs`] → [`build::build`] → progress,
+//! report and exit code.
 //!
 //! Order matters in [`main`]. A process started as the init of a sandbox goes there at once; the builder enters its
-//! own namespaces while it still has one thread; only then do threads start.
+//! own namespaces while it still has one thread; only then do threads start, and only then is anything fetched.
 #![forbid(unsafe_code)]
 
 mod args;
 mod build;
-mod context_spec;
-mod csv;
+mod call;
+mod context;
+mod debug;
 mod doctor;
 mod failure;
-mod output_spec;
+mod inputs;
 mod outputs;
 mod progress;
 mod redact;
@@ -19,6 +20,7 @@ mod refused;
 mod report;
 mod request;
 mod signals;
+mod spec;
 
 use std::{
     io::{self, Write},
@@ -33,12 +35,17 @@ use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
 use crate::{
-    args::{BuildArgs, Command, DoctorArgs, NotParsed, ProgressMode},
+    args::{
+        BuildArgs, Command, ContextCommand, ContextLsArgs, DebugCommand, DoctorArgs, NotParsed, ProgressMode,
+    },
     build::{Built, Surroundings},
+    call::Answer,
     failure::Failure,
+    inputs::{Inputs, Outside, Source},
     progress::{End, Progress},
     request::{BuildRequest, Environment},
     signals::Watch,
+    spec::call::Call,
 };
 
 /// musl's own allocator is many times slower when several threads use it.
@@ -54,6 +61,8 @@ fn main() -> ExitCode {
     ExitCode::from(match args::parse(std::env::args_os()) {
         Ok(cli) => match cli.command {
             Command::Build(args) => build(*args),
+            Command::Context(ContextCommand::Ls(args)) => list_context(args),
+            Command::Debug(DebugCommand::Ast { file }) => show(debug::ast(&file, &mut io::stdin().lock())),
             Command::Doctor(args) => doctor(args),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
@@ -85,6 +94,11 @@ fn explain(error: &clap::Error) -> u8 {
     }
 }
 
+/// `layerwright context ls`
+fn list_context(args: ContextLsArgs) -> u8 {
+    show(context::list(args).map_err(|failure| (failure, None)))
+}
+
 /// Data for standard output. Nobody reading it is not our failure; a full disk is.
 fn print(text: &str) -> u8 {
     let mut out = anstream::stdout();
@@ -103,7 +117,7 @@ fn complain(text: &str, exit_code: u8) -> u8 {
 }
 
 fn doctor(args: DoctorArgs) -> u8 {
-    let root = request::store_root(args.root, &Environment::of_process(&mut io::stdin()));
+    let root = request::store_root(args.root, &Environment::of_process());
     match root {
         Ok(root) => {
             let findings = doctor::examine(&root);
@@ -111,6 +125,14 @@ fn doctor(args: DoctorArgs) -> u8 {
             if findings.can_run { printed } else { failure::MACHINE }
         }
         Err(error) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
+    }
+}
+
+/// What a command that builds nothing has to say.
+fn show(said: Result<String, (Failure, Option<Source>)>) -> u8 {
+    match said {
+        Ok(text) => print(&text),
+        Err((failure, source)) => complain(&report::render(&failure, source.as_ref()), failure.exit_code()),
     }
 }
 
@@ -122,11 +144,11 @@ fn build(args: BuildArgs) -> u8 {
 }
 
 /// Everything that is done while the process has one thread.
-fn prepare(args: BuildArgs) -> Result<(BuildRequest, Entered), Failure> {
+fn prepare(args: BuildArgs) -> Result<(BuildRequest, Option<Entered>), Failure> {
     check_clock()?;
-    let request = request::read(args, &mut Environment::of_process(&mut io::stdin()))?;
+    let request = request::read(args, &Environment::of_process())?;
     build::try_destinations(&request)?;
-    let entered = sandbox::enter_builder(sandbox::Mode::Auto)?;
+    let entered = request.needs_store().then(|| sandbox::enter_builder(sandbox::Mode::Auto)).transpose()?;
     Ok((request, entered))
 }
 
@@ -139,7 +161,7 @@ fn check_clock() -> Result<(), Failure> {
     }
 }
 
-fn run(request: &BuildRequest, entered: Entered) -> u8 {
+fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     let cancel = Arc::new(Cancel::default());
     let progress = match Progress::start(request.progress, &request.root) {
         Ok(progress) => progress,
@@ -152,20 +174,39 @@ fn run(request: &BuildRequest, entered: Entered) -> u8 {
     let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events)) {
         Ok(watch) => watch,
         Err(source) => {
-            return fail(request, progress, &Failure::Start { what: "to watch for signals", source });
+            return fail(request, None, progress, &Failure::Start { what: "to watch for signals", source });
         }
     };
     request.notices.iter().for_each(|notice| events(Event::Warning(notice.clone())));
-    let is_quiet = request.progress == ProgressMode::Quiet;
-    let notes = if is_quiet { Vec::new() } else { entered.notes };
-    let surroundings = Surroundings { rung: entered.rung, notes, events, cancel };
+    let outside = Outside::new(request, Arc::clone(&events), Arc::clone(&cancel));
     // A signal explains every failure that comes after it.
-    let result = build::build(request, &surroundings)
-        .map_err(|failure| watch.received().map(Failure::Stopped).unwrap_or(failure));
-    match result {
-        Ok(built) => succeed(request, progress, built),
-        Err(failure) => fail(request, progress, &failure),
+    let explained = |failure| watch.received().map(Failure::Stopped).unwrap_or(failure);
+    let loaded =
+        build::remove_iidfile(request).and_then(|()| inputs::load(&outside, &mut io::stdin().lock()));
+    let inputs = match loaded.map_err(explained) {
+        Ok(inputs) => inputs,
+        Err(failure) => return fail(request, None, progress, &failure),
+    };
+    let done = match (request.call.call, entered) {
+        (Call::Build, Some(entered)) => {
+            let is_quiet = request.progress == ProgressMode::Quiet;
+            let notes = if is_quiet { Vec::new() } else { entered.notes };
+            let surroundings = Surroundings { rung: entered.rung, notes, events, cancel };
+            build::build(request, &inputs, &outside, &surroundings).map(Done::Built)
+        }
+        _ => call::answer(request, &inputs, &outside).map(Done::Answered),
+    };
+    match done.map_err(explained) {
+        Ok(Done::Built(built)) => succeed(request, progress, built),
+        Ok(Done::Answered(answer)) => tell(request, &inputs, progress, answer),
+        Err(failure) => fail(request, Some(&inputs.dockerfile), progress, &failure),
     }
+}
+
+/// How a command went well.
+enum Done {
+    Built(Built),
+    Answered(Answer),
 }
 
 fn succeed(request: &BuildRequest, progress: Progress, built: Built) -> u8 {
@@ -177,10 +218,27 @@ fn succeed(request: &BuildRequest, progress: Progress, built: Built) -> u8 {
     }
 }
 
-fn fail(request: &BuildRequest, progress: Progress, failure: &Failure) -> u8 {
+/// The answer on standard output; what is wrong beside it, or findings, decide the exit code.
+fn tell(request: &BuildRequest, inputs: &Inputs, progress: Progress, answer: Answer) -> u8 {
+    let Answer { text, warnings, failure, exit_code } = answer;
+    let events = progress.sink();
+    warnings.into_iter().for_each(|warning| events(Event::Warning(warning)));
+    if let Some(failure) = &failure {
+        let printed = print(&redact::redact(&text));
+        let failed = fail(request, Some(&inputs.dockerfile), progress, failure);
+        return if printed == 0 { failed } else { printed };
+    }
+    progress.end(End::Answered);
+    match print(&redact::redact(&text)) {
+        0 => exit_code,
+        failed => failed,
+    }
+}
+
+fn fail(request: &BuildRequest, source: Option<&Source>, progress: Progress, failure: &Failure) -> u8 {
     let exit_code = failure.exit_code();
     let message = redact::redact(&failure::chain(failure)).into_owned();
-    let text = report::render(failure, Some(&request.dockerfile));
+    let text = report::render(failure, source);
     let report = anstream::adapter::strip_str(&text).to_string();
     let mut board = progress.end(End::Failed { message, exit_code, report });
     if request.progress == ProgressMode::Json {

@@ -7,7 +7,7 @@ use oci::Reference;
 
 use crate::{
     args::ProgressMode,
-    output_spec::{ImageOptions, OutputSpec},
+    spec::output::{ImageOptions, OutputSpec},
 };
 
 /// Where the result goes.

@@ -12,7 +12,7 @@ use crate::args::go_bool;
 enum Takes {
     /// `--rm` or `--rm=false`
     Nothing,
-    /// `--secret id=...`
+    /// `--memory 1g`
     Value,
 }
 
@@ -47,20 +47,14 @@ const NO_LIMITS: &str = "resource limits of RUN steps are not implemented yet";
 const NO_DAEMON: &str = "there is no builder instance or daemon to choose: the build runs in this process";
 const NO_ATTESTATION: &str = "attestations are not implemented yet, and none are made: leave the flag out";
 const NO_REMOTE_CACHE: &str = "importing and exporting a cache is not implemented yet";
-const NO_CALL: &str = "evaluating a Dockerfile without building it is not implemented yet";
 const NO_CONTAINERS: &str = "there are no intermediate containers to keep or remove: leave the flag out";
 
 const FLAGS: &[Flag] = &[
-    option("add-host", "extra entries in /etc/hosts of RUN steps are not implemented yet"),
-    option("allow", "entitlements are not implemented yet: no step gets more rights than the sandbox gives"),
-    option("annotation", "annotations are not implemented yet; labels are (--label)"),
     option("attest", NO_ATTESTATION),
     option("builder", NO_DAEMON),
     option("cache-from", NO_REMOTE_CACHE),
     option("cache-to", NO_REMOTE_CACHE),
-    option("call", NO_CALL),
     option("cgroup-parent", NO_LIMITS),
-    switch("check", NO_CALL),
     switch("compress", "there is no daemon to send the context to: leave the flag out"),
     option("cpu-period", NO_LIMITS),
     option("cpu-quota", NO_LIMITS),
@@ -85,18 +79,15 @@ const FLAGS: &[Flag] = &[
     option("memory", NO_LIMITS).short('m'),
     option("memory-swap", NO_LIMITS),
     option("policy", "source policies are not implemented yet"),
-    option("print", NO_CALL),
     option("provenance", NO_ATTESTATION).usually(false),
     option("ref", NO_DAEMON),
     option("resource", NO_LIMITS),
     switch("rm", NO_CONTAINERS).usually(true),
     option("sbom", NO_ATTESTATION).usually(false),
-    option("secret", "secrets (RUN --mount=type=secret) are not implemented yet"),
     option("security-opt", "security options are not implemented: the sandbox is always on"),
     option("server-config", NO_DAEMON),
     option("shm-size", NO_LIMITS),
     switch("squash", "squashing layers is not implemented"),
-    option("ssh", "forwarding an SSH agent (RUN --mount=type=ssh) is not implemented yet"),
     switch("stream", NO_DAEMON),
     option("ulimit", NO_LIMITS),
 ];
@@ -163,7 +154,7 @@ mod tests {
 
     #[test]
     fn asking_for_what_happens_anyway_is_fine() {
-        for text in ["--provenance=false", "--sbom=0", "--load=false", "--rm", "--rm=true", "--check=false"] {
+        for text in ["--provenance=false", "--sbom=0", "--load=false", "--rm", "--rm=true"] {
             let matches = add_to(Command::new("build")).try_get_matches_from(["build", text]).expect("known");
             assert_eq!(check(&matches), Ok(()), "{text}");
         }

@@ -14,9 +14,9 @@ use parser::{Diagnostic, Severity, Span};
 
 use crate::{
     failure::{Failure, chain},
+    inputs::Source,
     progress::{Earlier, Line, Step},
     redact::redact,
-    request::Source,
 };
 
 /// How many last lines of a failed step are repeated where they have been shown already.
@@ -135,7 +135,7 @@ fn write_line(out: &mut dyn Write, line: &Line) -> io::Result<()> {
 }
 
 /// The lines of an instruction, marked, and those around it.
-fn excerpt(source: &Source, span: Span) -> String {
+pub fn excerpt(source: &Source, span: Span) -> String {
     let span = Span { start: span.start.min(source.text.len()), end: span.end.min(source.text.len()) };
     let last_byte = span.end.saturating_sub(1).max(span.start);
     let (first, last) = (line_of(&source.text, span.start), line_of(&source.text, last_byte));

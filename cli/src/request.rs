@@ -1,40 +1,46 @@
-//! From the command line, the environment and the files they name to a [`BuildRequest`]: everything a build needs to
-//! know, read once, before anything happens.
+//! From the command line and the environment to a [`BuildRequest`]: everything a build needs to know, decided before
+//! anything happens.
 //!
-//! This is the rim: the Dockerfile, `.dockerignore`, standard input and every variable that a result depends on are
-//! read here and nowhere else. Mistakes found here are usage errors (exit code 2).
+//! This is the rim: every variable that a result depends on is read here and nowhere else. Files are only asked whether
+//! they are there; what stands in them, and what comes from elsewhere, is read by [`crate::inputs`] when all that
+//! is said here makes sense. Mistakes found here are usage errors (exit code 2).
+
+mod annotations;
+mod environment;
+mod error;
+mod exposed;
 
 use std::{
-    collections::BTreeMap,
-    ffi::{OsStr, OsString},
-    io::{self, IsTerminal, Read},
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
-use executor::context::IgnoreFile;
+use executor::{Secrets, agents::Agents};
 use exporter::{Encoder, TimePolicy};
-use oci::{Platform, Reference};
-use solver::op::{Network, Timestamps};
-
-use crate::{
-    args::{BuildArgs, ProgressMode},
-    context_spec::{self, ContextSpecError, NamedSource},
-    outputs::{self, Output, OutputError},
+use oci::Platform;
+use solver::{
+    op::{Network, Timestamps},
+    plan::Entitlement,
 };
 
-/// The largest Dockerfile or `.dockerignore` that is read, in bytes.
-const TEXT_LIMIT: u64 = 4 << 20;
+pub use self::{annotations::Annotations, environment::Environment, error::RequestError};
+use crate::{
+    args::{self, BuildArgs, ProgressMode},
+    outputs::{self, Output},
+    spec::{
+        call::{Call, CallSpec},
+        context::{ContextSpec, FilesSource, NamedContextSpec, NamedSource},
+    },
+};
 
 /// Everything a build needs to know.
 #[derive(Debug)]
 pub struct BuildRequest {
-    /// What is built.
-    pub dockerfile: Source,
-    /// The main context.
-    pub context: Directory,
-    /// `--build-context`, by name.
-    pub contexts: BTreeMap<String, NamedContext>,
+    /// Whether it is to be built at all.
+    pub call: CallSpec,
+    /// Where Dockerfile and files come from.
+    pub places: Places,
     /// `--target`
     pub target: Option<String>,
     /// `--build-arg`, values from the environment filled in.
@@ -51,6 +57,16 @@ pub struct BuildRequest {
     pub network: Network,
     /// `--timestamps`
     pub timestamps: Timestamps,
+    /// `--secret`
+    pub secrets: Secrets,
+    /// `--ssh`
+    pub agents: Agents,
+    /// `--allow`
+    pub allow: BTreeSet<Entitlement>,
+    /// `--add-host`: name and address.
+    pub hosts: Vec<(String, String)>,
+    /// `--annotation`
+    pub annotations: Annotations,
     /// SOURCE_DATE_EPOCH in seconds, where it was given.
     pub epoch: Option<i64>,
     /// Where the result goes.
@@ -71,53 +87,36 @@ pub struct BuildRequest {
     pub notices: Vec<String>,
 }
 
-/// A Dockerfile.
+/// Where a build finds what it reads.
 #[derive(Debug, Clone)]
-pub struct Source {
-    /// How messages call it.
-    pub name: String,
-    /// Its text.
-    pub text: String,
+pub struct Places {
+    /// The main context.
+    pub context: ContextSpec,
+    /// The Dockerfile.
+    pub dockerfile: DockerfilePlace,
+    /// `--build-context`, by name.
+    pub named: BTreeMap<String, NamedSource>,
 }
 
-/// A directory whose files COPY and ADD see.
-#[derive(Debug, Clone)]
-pub struct Directory {
-    /// Absolute path.
-    pub path: PathBuf,
-    /// The ignore file that applies to it.
-    pub ignore: Option<IgnoreFile>,
-}
-
-/// A named context.
-#[derive(Debug, Clone)]
-pub enum NamedContext {
-    /// Files.
-    Directory(Directory),
-    /// An image in a registry.
-    Image(Reference),
-    /// An image in an OCI layout.
-    OciLayout {
-        /// Absolute path of the layout.
-        directory: PathBuf,
-        /// Digest or tag.
-        selector: Option<String>,
-    },
-    /// Nothing at all.
-    Scratch,
-}
-
-/// What a build is started with besides its arguments.
-pub struct Environment<'a> {
-    /// The environment variables.
-    pub variables: BTreeMap<OsString, OsString>,
-    /// Standard input, for `-f -`.
-    pub stdin: &'a mut dyn Read,
-    /// Whether standard error is a terminal.
-    pub stderr_is_terminal: bool,
+/// Where the Dockerfile is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerfilePlace {
+    /// `Dockerfile` in the context, or whatever the context says.
+    Default,
+    /// `-f PATH`: in the working directory, or in a context that is no directory.
+    Path(PathBuf),
+    /// `-f -`
+    Stdin,
+    /// `-f URL`
+    Url(String),
 }
 
 impl BuildRequest {
+    /// Whether anything is written to the store, by steps or by what comes from elsewhere.
+    pub fn needs_store(&self) -> bool {
+        self.call.call == Call::Build || self.places.are_elsewhere()
+    }
+
     /// The ways in which layers are packed for the outputs, the first one's first. Without an output, or when the digest
     /// is asked for, there is one; there is none when only files are wanted.
     pub fn encoders(&self) -> Vec<Encoder> {
@@ -146,154 +145,34 @@ impl BuildRequest {
     }
 }
 
-impl<'a> Environment<'a> {
-    /// That of this process.
-    pub fn of_process(stdin: &'a mut dyn Read) -> Self {
-        let stderr_is_terminal = io::stderr().is_terminal();
-        Self { variables: std::env::vars_os().collect(), stdin, stderr_is_terminal }
-    }
-
-    /// A variable; one that is empty or not UTF-8 counts as not set, except for paths.
-    fn text(&self, name: &str) -> Option<&str> {
-        self.variables
-            .get(OsStr::new(name))
-            .and_then(|value| value.to_str())
-            .filter(|value| !value.is_empty())
-    }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
+impl Places {
+    /// Whether something must be brought to this machine before the Dockerfile is known.
+    pub fn are_elsewhere(&self) -> bool {
+        !matches!(self.context, ContextSpec::Files(FilesSource::Directory(_)))
+            || matches!(self.dockerfile, DockerfilePlace::Url(_))
     }
 }
 
-/// Why the request cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// A file that is named, or that must be there, cannot be read.
-    #[error("cannot read {what} {}", path.display())]
-    Read {
-        /// What it is.
-        what: &'static str,
-        /// Where it should be.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A named context that is no directory, and no other kind of source either.
-    #[error("--build-context {name}={}", path.display())]
-    NoContext {
-        /// Its name.
-        name: String,
-        /// What was given, taken for a directory.
-        path: PathBuf,
-        /// Why it is none.
-        #[source]
-        source: io::Error,
-    },
-    /// No Dockerfile where it was looked for, but one of that name in the context.
-    #[error("cannot read Dockerfile {}", path.display())]
-    DockerfileInContext {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What to say instead.
-        hint: String,
-        /// Why it could not be read.
-        #[source]
-        source: io::Error,
-    },
-    /// The Dockerfile on standard input cannot be read.
-    #[error("cannot read the Dockerfile from standard input")]
-    Stdin(#[source] io::Error),
-    /// A context that is something else.
-    #[error("{0} is not a directory")]
-    NotADirectory(String),
-    /// A kind of context that does not exist here.
-    #[error(transparent)]
-    Context(#[from] ContextSpecError),
-    /// Two `--build-context` of one name.
-    #[error("--build-context {0}= is given twice")]
-    ContextTwice(String),
-    /// `--build-arg` or `--label` without a name.
-    #[error("--{flag} {value:?} has no name before the equals sign")]
-    NoName {
-        /// The flag.
-        flag: &'static str,
-        /// What was given.
-        value: String,
-    },
-    /// A value from the environment or a flag that means nothing.
-    #[error("{name}={value:?}: {expected}")]
-    Value {
-        /// The variable or flag.
-        name: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it should hold.
-        expected: String,
-    },
-    /// A build argument from the environment whose value is no text.
-    #[error("the environment variable {0}, asked for by --build-arg {0}, is not UTF-8")]
-    NotText(String),
-    /// Something that is a word of the command line but cannot be had yet.
-    #[error("{0}")]
-    Unsupported(&'static str),
-    /// Flags that contradict one another.
-    #[error("{0}")]
-    Conflict(&'static str),
-    /// Outputs that cannot be made.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// A file beside the result that cannot be written.
-    #[error("--{flag} {}: {reason}", path.display())]
-    NoPlace {
-        /// The flag.
-        flag: &'static str,
-        /// Its file.
-        path: PathBuf,
-        /// What is in the way.
-        reason: &'static str,
-    },
-    /// No directory for the store.
-    #[error("no place for the store: set --root or LAYERWRIGHT_ROOT, or HOME")]
-    NoRoot,
-}
-
-impl RequestError {
-    /// What to do about it, if we know.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::DockerfileInContext { hint, .. } => Some(hint),
-            Self::NoContext { .. } => Some(context_spec::NAMED_EXPECTED),
-            _ => None,
-        }
-    }
-}
-
-/// Reads everything the arguments name.
+/// Works out what the arguments ask for.
 ///
 /// # Errors
 /// [`RequestError`]
-pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildRequest, RequestError> {
-    let context_path = directory(context_spec::main_context(&args.context)?)?;
-    let (dockerfile, dockerfile_path) = read_dockerfile(args.file.as_deref(), &context_path, environment)?;
-    let ignore = read_ignore(&context_path, dockerfile_path.as_deref())?;
-    let contexts = named_contexts(&args)?;
+pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, RequestError> {
+    let call = args.call().ok_or(RequestError::Conflict("--check and --call contradict each other"))?;
     let build_args = build_args(&args.build_args, environment)?;
+    let places = places(&args, &build_args)?;
     let platform = platform(&args.platforms, environment)?;
     let progress = progress(&args, environment)?;
-    let outputs = outputs::resolve(&args.outputs, &args.tags, args.push);
-    outputs::check(&outputs, progress)?;
-    check_place("iidfile", args.iidfile.as_deref())?;
-    check_place("metadata-file", args.metadata_file.as_deref())?;
-    let mut notices = Vec::new();
-    if args.outputs.is_empty() && !args.push {
+    let wanted = wanted_outputs(&args, call, progress)?;
+    let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
+    let built = platform.clone().unwrap_or_else(Platform::host);
+    let annotations = annotations::resolve(&args.annotations, &wanted, &built)?;
+    if call.call == Call::Build && args.outputs.is_empty() && !args.push {
         notices.push(NO_OUTPUT.to_owned());
     }
     Ok(BuildRequest {
-        dockerfile,
-        context: Directory { path: context_path, ignore },
-        contexts,
+        call,
+        places,
         target: args.target,
         epoch: epoch(&build_args)?,
         build_args,
@@ -303,8 +182,13 @@ pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildR
         no_cache_filter: args.no_cache_filter,
         network: args.network,
         timestamps: args.timestamps,
-        insecure_registries: outputs::insecure_registries(args.insecure_registries, &args.outputs, &outputs),
-        outputs,
+        secrets,
+        agents: exposed::agents(&args.ssh, environment)?,
+        allow: exposed::entitlements(args.allow, args.network),
+        hosts: exposed::hosts(&args.hosts),
+        annotations,
+        insecure_registries: outputs::insecure_registries(args.insecure_registries, &args.outputs, &wanted),
+        outputs: wanted,
         progress,
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
@@ -312,6 +196,65 @@ pub fn read(args: BuildArgs, environment: &mut Environment<'_>) -> Result<BuildR
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
         notices,
     })
+}
+
+/// The outputs, if they can be had. A question about a Dockerfile has none, whatever the flags say.
+fn wanted_outputs(
+    args: &BuildArgs,
+    call: CallSpec,
+    progress: ProgressMode,
+) -> Result<Vec<Output>, RequestError> {
+    if call.call != Call::Build {
+        return Ok(Vec::new());
+    }
+    let wanted = outputs::resolve(&args.outputs, &args.tags, args.push);
+    outputs::check(&wanted, progress)?;
+    check_place("iidfile", args.iidfile.as_deref())?;
+    check_place("metadata-file", args.metadata_file.as_deref())?;
+    Ok(wanted)
+}
+
+/// Where Dockerfile and files are; directories are there.
+fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Places, RequestError> {
+    let dockerfile = match args.file.as_deref() {
+        None | Some("") => DockerfilePlace::Default,
+        Some("-") => DockerfilePlace::Stdin,
+        Some(url) if solver::remote::is_url(url) => DockerfilePlace::Url(url.to_owned()),
+        Some(path) => DockerfilePlace::Path(PathBuf::from(path)),
+    };
+    let context = main_context(&args.context, keep_git_dir(build_args)?)?;
+    if (&context, &dockerfile) == (&ContextSpec::Stdin, &DockerfilePlace::Stdin) {
+        return Err(RequestError::Conflict(
+            "standard input cannot be both the build context and the Dockerfile",
+        ));
+    }
+    Ok(Places { context, dockerfile, named: named_contexts(&args.contexts)? })
+}
+
+/// A directory of that name goes before an address that looks the same, as in buildx.
+fn main_context(text: &str, keep_git_dir: bool) -> Result<ContextSpec, RequestError> {
+    let spec = match text != "-" && Path::new(text).is_dir() {
+        true => ContextSpec::Files(FilesSource::Directory(PathBuf::from(text))),
+        false => text.parse()?,
+    };
+    Ok(match spec {
+        ContextSpec::Files(FilesSource::Directory(path)) => {
+            ContextSpec::Files(FilesSource::Directory(directory(&path)?))
+        }
+        ContextSpec::Files(FilesSource::Git(mut address)) => {
+            address.keep_git_dir |= keep_git_dir;
+            ContextSpec::Files(FilesSource::Git(address))
+        }
+        other => other,
+    })
+}
+
+/// The build argument that keeps `.git` of the main context.
+fn keep_git_dir(build_args: &BTreeMap<String, String>) -> Result<bool, RequestError> {
+    const NAME: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+    let Some(value) = build_args.get(NAME).filter(|value| !value.is_empty()) else { return Ok(false) };
+    let wrong = |expected| RequestError::Value { name: NAME, value: value.clone(), expected };
+    args::go_bool(value).map_err(wrong)
 }
 
 const NO_OUTPUT: &str = "no output was asked for: the result stays in the store. Use --push to push it to its -t \
@@ -334,103 +277,21 @@ fn directory(path: &Path) -> Result<PathBuf, RequestError> {
     std::path::absolute(path).map_err(read_error)
 }
 
-/// The Dockerfile and where it lies; it lies nowhere when it came from standard input.
-fn read_dockerfile(
-    file: Option<&str>,
-    context: &Path,
-    environment: &mut Environment<'_>,
-) -> Result<(Source, Option<PathBuf>), RequestError> {
-    if file == Some("-") {
-        let text = read_text(&mut *environment.stdin).map_err(RequestError::Stdin)?;
-        return Ok((Source { name: "<stdin>".to_owned(), text }, None));
-    }
-    if file.is_some_and(|file| file.contains("://")) {
-        return Err(RequestError::Unsupported("a Dockerfile from a URL is not implemented yet"));
-    }
-    let (name, path) = match file {
-        Some(file) => (file.to_owned(), PathBuf::from(file)),
-        None => default_dockerfile(context),
-    };
-    let text = read_file("Dockerfile", &path).map_err(|error| in_context(error, context))?;
-    Ok((Source { name, text }, Some(path)))
-}
-
-/// `-f` is relative to the working directory, as with Docker; who takes it for relative to the context is told.
-fn in_context(error: RequestError, context: &Path) -> RequestError {
-    match error {
-        RequestError::Read { path, source, .. }
-            if source.kind() == io::ErrorKind::NotFound
-                && path.is_relative()
-                && context.join(&path).is_file() =>
-        {
-            let meant = context.join(&path);
-            let hint = format!(
-                "-f is relative to the working directory, not to the context: -f {}",
-                meant.display()
-            );
-            RequestError::DockerfileInContext { path, hint, source }
-        }
-        error => error,
-    }
-}
-
-/// `Dockerfile`, else `dockerfile`, as BuildKit looks for it.
-fn default_dockerfile(context: &Path) -> (String, PathBuf) {
-    let lower = context.join("dockerfile");
-    let upper = context.join("Dockerfile");
-    match !upper.exists() && lower.exists() {
-        true => ("dockerfile".to_owned(), lower),
-        false => ("Dockerfile".to_owned(), upper),
-    }
-}
-
-/// `<Dockerfile>.dockerignore`, else the context's `.dockerignore`, else nothing.
-fn read_ignore(context: &Path, dockerfile: Option<&Path>) -> Result<Option<IgnoreFile>, RequestError> {
-    let own = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    let Some(path) = own.into_iter().chain([context.join(".dockerignore")]).find(|path| path.exists()) else {
-        return Ok(None);
-    };
-    let text = read_file("ignore file", &path)?;
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(Some(IgnoreFile { name, text }))
-}
-
-fn read_file(what: &'static str, path: &Path) -> Result<String, RequestError> {
-    let text = std::fs::File::open(path).and_then(|mut file| read_text(&mut file));
-    text.map_err(|source| RequestError::Read { what, path: path.to_owned(), source })
-}
-
-fn read_text(input: &mut dyn Read) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    input.take(TEXT_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > TEXT_LIMIT {
-        return Err(io::Error::other("it is larger than 4 MiB"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-fn named_contexts(args: &BuildArgs) -> Result<BTreeMap<String, NamedContext>, RequestError> {
+fn named_contexts(specs: &[NamedContextSpec]) -> Result<BTreeMap<String, NamedSource>, RequestError> {
     let mut contexts = BTreeMap::new();
-    for spec in &args.contexts {
-        let context = match &spec.source {
-            NamedSource::Directory(path) => {
-                let path = directory(path).map_err(|error| no_context(&spec.name, error))?;
-                let ignore = read_ignore(&path, None)?;
-                NamedContext::Directory(Directory { path, ignore })
+    for NamedContextSpec { name, source } in specs {
+        let source = match source {
+            NamedSource::Files(FilesSource::Directory(path)) => {
+                let path = directory(path).map_err(|error| no_context(name, error))?;
+                NamedSource::Files(FilesSource::Directory(path))
             }
-            NamedSource::Image(reference) => NamedContext::Image(reference.clone()),
             NamedSource::OciLayout { directory: path, selector } => {
-                NamedContext::OciLayout { directory: directory(path)?, selector: selector.clone() }
+                NamedSource::OciLayout { directory: directory(path)?, selector: selector.clone() }
             }
-            NamedSource::Scratch => NamedContext::Scratch,
+            other => other.clone(),
         };
-        if contexts.insert(spec.name.clone(), context).is_some() {
-            return Err(RequestError::ContextTwice(spec.name.clone()));
+        if contexts.insert(name.clone(), source).is_some() {
+            return Err(RequestError::ContextTwice(name.clone()));
         }
     }
     Ok(contexts)
@@ -438,7 +299,7 @@ fn named_contexts(args: &BuildArgs) -> Result<BTreeMap<String, NamedContext>, Re
 
 fn no_context(name: &str, error: RequestError) -> RequestError {
     match error {
-        RequestError::Read { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+        RequestError::Read { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             RequestError::NoContext { name: name.to_owned(), path, source }
         }
         error => error,
@@ -469,10 +330,10 @@ fn pairs(
 
 fn build_args(
     values: &[String],
-    environment: &Environment<'_>,
+    environment: &Environment,
 ) -> Result<BTreeMap<String, String>, RequestError> {
     let from_environment = |name: &str| {
-        let Some(value) = environment.variables.get(OsStr::new(name)) else { return Ok(None) };
+        let Some(value) = environment.get(name) else { return Ok(None) };
         let value = value.to_str().ok_or_else(|| RequestError::NotText(name.to_owned()))?;
         Ok(Some(value.to_owned()))
     };
@@ -499,7 +360,7 @@ fn epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64>, RequestEr
     }
 }
 
-fn platform(given: &[Platform], environment: &Environment<'_>) -> Result<Option<Platform>, RequestError> {
+fn platform(given: &[Platform], environment: &Environment) -> Result<Option<Platform>, RequestError> {
     const NAME: &str = "DOCKER_DEFAULT_PLATFORM";
     match given {
         [] => {}
@@ -519,7 +380,7 @@ fn platform(given: &[Platform], environment: &Environment<'_>) -> Result<Option<
     value.parse().map(Some).map_err(invalid)
 }
 
-fn progress(args: &BuildArgs, environment: &Environment<'_>) -> Result<ProgressMode, RequestError> {
+fn progress(args: &BuildArgs, environment: &Environment) -> Result<ProgressMode, RequestError> {
     const NAME: &str = "BUILDKIT_PROGRESS";
     if args.quiet {
         return match args.progress {
@@ -548,7 +409,7 @@ fn progress(args: &BuildArgs, environment: &Environment<'_>) -> Result<ProgressM
 ///
 /// # Errors
 /// [`RequestError::NoRoot`]
-pub fn store_root(given: Option<PathBuf>, environment: &Environment<'_>) -> Result<PathBuf, RequestError> {
+pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, RequestError> {
     let in_data_home = || environment.path("XDG_DATA_HOME").map(|data| data.join("layerwright"));
     let in_home = || environment.path("HOME").map(|home| home.join(".local/share/layerwright"));
     let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);

@@ -173,6 +173,7 @@ impl<W: Write + Send> View for Json<W> {
                 steps: board.steps_but_sources(),
                 cached: board.cached(),
             },
+            End::Answered => return,
             End::Failed { message, exit_code, report } => {
                 Kind::Error { message, exit_code: *exit_code, report, seconds }
             }

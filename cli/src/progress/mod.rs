@@ -45,6 +45,8 @@ pub enum End {
         /// Where it went, in words: `pushed localhost:5000/app:1`.
         destinations: Vec<String>,
     },
+    /// It was asked about, and nothing was built.
+    Answered,
     /// It did not.
     Failed {
         /// Why, in one line.

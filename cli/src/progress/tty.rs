@@ -107,7 +107,7 @@ impl<W: Write + Send> View for Tty<W> {
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         let frame = Frame { board, at, size: (self.size)(), colour: self.colour };
-        let lines = frame.last(matches!(end, End::Built { .. }));
+        let lines = frame.last(matches!(end, End::Built { .. } | End::Answered));
         self.replace(&lines);
         for warning in board.warnings() {
             let _ = writeln!(self.out, "warning: {warning}");

@@ -1,10 +1,11 @@
+use std::ffi::OsString;
+
 use super::*;
 use crate::args::{self, Command};
 
 struct Case {
     directory: tempfile::TempDir,
     variables: BTreeMap<OsString, OsString>,
-    stdin: &'static str,
 }
 
 impl Case {
@@ -16,7 +17,7 @@ impl Case {
             std::fs::write(path, text).expect("written");
         }
         let variables = BTreeMap::from([("HOME".into(), "/home/me".into())]);
-        Self { directory, variables, stdin: "" }
+        Self { directory, variables }
     }
 
     fn set(mut self, name: &str, value: &str) -> Self {
@@ -26,31 +27,124 @@ impl Case {
 
     /// Reads `build` with these flags; `@` in them is the case's directory, which is the context too.
     fn read(&self, flags: &str) -> Result<BuildRequest, RequestError> {
+        self.read_context("@", flags)
+    }
+
+    fn read_context(&self, context: &str, flags: &str) -> Result<BuildRequest, RequestError> {
         let at = self.directory.path().display().to_string();
-        let flags = flags.replace('@', &at);
-        let argv = ["layerwright", "build", &at].into_iter().chain(flags.split_whitespace());
-        let Ok(Command::Build(args)) = args::parse(argv).map(|cli| cli.command) else { panic!("{flags}") };
-        let mut environment = Environment {
-            variables: self.variables.clone(),
-            stdin: &mut self.stdin.as_bytes(),
-            stderr_is_terminal: true,
-        };
-        read(*args, &mut environment)
+        let line = format!("{context} {flags}").replace('@', &at);
+        let argv = ["layerwright", "build"].into_iter().chain(line.split_whitespace());
+        let Ok(Command::Build(args)) = args::parse(argv).map(|cli| cli.command) else { panic!("{line}") };
+        read(*args, &Environment { variables: self.variables.clone(), stderr_is_terminal: true })
     }
 }
 
 #[test]
-fn the_dockerfile_is_found_where_buildkit_finds_it() {
-    let case = Case::new(&[("Dockerfile", "upper"), ("dockerfile", "lower"), ("sub/D", "\u{feff}named")]);
-    let found = |flags| case.read(flags).expect("read").dockerfile;
-    assert_eq!((found("").name.as_str(), found("").text.as_str()), ("Dockerfile", "upper"));
-    assert_eq!(found("-f @/sub/D").text, "named");
-    let lower = Case::new(&[("dockerfile", "lower")]);
-    assert_eq!(lower.read("").expect("read").dockerfile.name, "dockerfile");
-    let stdin = Case { stdin: "FROM scratch\n", ..Case::new(&[]) };
-    assert_eq!(stdin.read("-f -").expect("read").dockerfile.text, "FROM scratch\n");
-    let error = Case::new(&[]).read("").expect_err("no Dockerfile");
-    assert!(error.to_string().starts_with("cannot read Dockerfile "), "{error}");
+fn contexts_and_dockerfiles_are_told_apart() {
+    let case = Case::new(&[("Dockerfile", ""), ("file", "")]);
+    let places = |context, flags| case.read_context(context, flags).map(|request| request.places);
+    let place = |flags| places("@", flags).expect("read").dockerfile;
+    assert_eq!(place(""), DockerfilePlace::Default);
+    assert_eq!(place("-f -"), DockerfilePlace::Stdin);
+    assert_eq!(place("-f a/b"), DockerfilePlace::Path("a/b".into()));
+    assert_eq!(place("-f https://h/D"), DockerfilePlace::Url("https://h/D".to_owned()));
+    assert_eq!(places("-", "").expect("read").context, ContextSpec::Stdin);
+    let elsewhere = |context, flags| places(context, flags).expect("read").are_elsewhere();
+    assert!(elsewhere("-", "") && elsewhere("https://h/x.git", "-f -") && elsewhere("@", "-f http://h/D"));
+    assert!(!elsewhere("@", "-f -"));
+    for (context, flags, want) in [
+        ("-", "-f -", "standard input cannot be both"),
+        ("@/none", "", "cannot read context"),
+        ("@/file", "", "is not a directory"),
+        ("ftp://h/x", "", "cannot be a build context here"),
+        ("https://h/x.git?tag=1&branch=1", "", "branch conflicts with tag"),
+    ] {
+        let error = places(context, flags).expect_err(context).to_string();
+        assert!(error.contains(want), "{context}: {error}");
+    }
+}
+
+#[test]
+fn the_git_directory_is_kept_where_a_build_argument_says_so() {
+    let case = Case::new(&[]);
+    let kept = |flags: &str| {
+        let request = case.read_context("https://h/x.git", flags)?;
+        let ContextSpec::Files(FilesSource::Git(address)) = request.places.context else {
+            panic!("a repository")
+        };
+        Ok::<_, RequestError>(address.keep_git_dir)
+    };
+    assert!(!kept("").expect("read"));
+    assert!(kept("--build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1").expect("read"));
+    assert!(!kept("--build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=false").expect("read"));
+    assert!(kept("--build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=maybe").is_err());
+}
+
+#[test]
+fn questions_have_no_outputs() {
+    let case = Case::new(&[("Dockerfile", "")]);
+    let asked = |flags: &str| case.read(flags).map(|request| (request.call.call, request.outputs.len()));
+    assert_eq!(asked("-o @/out").expect("read"), (Call::Build, 1));
+    assert_eq!(asked("-o @/out --check").expect("read"), (Call::Check, 0));
+    assert_eq!(asked("--push --call targets").expect("read"), (Call::Targets, 0));
+    assert_eq!(asked("--print outline,format=json").expect("read").0, Call::Outline);
+    assert_eq!(asked("--check --call check,format=json").expect("read").0, Call::Check);
+    assert!(asked("--check --call outline").is_err());
+    assert!(!case.read("--check").expect("read").needs_store() && case.read("").expect("read").needs_store());
+}
+
+#[test]
+fn secrets_come_from_files_and_variables() {
+    let case = Case::new(&[("Dockerfile", ""), ("key", "hush")]).set("TOKEN", "hunter2");
+    let value = |flags: &str, id: &str| {
+        let secrets = case.read(flags).unwrap_or_else(|error| panic!("{error:?}")).secrets;
+        String::from_utf8(secrets.get(id).expect("read").expect("there")).expect("text")
+    };
+    assert_eq!(value("--secret id=k,src=@/key", "k"), "hush");
+    assert_eq!(value("--secret id=TOKEN", "TOKEN"), "hunter2");
+    assert_eq!(value("--secret id=t,env=TOKEN", "t"), "hunter2");
+    assert_eq!(value("--secret id=t,type=env,src=TOKEN", "t"), "hunter2");
+    assert_eq!(value("--secret id=t,env=TOKEN --secret id=t,src=@/key", "t"), "hush");
+    assert_eq!(value("--secret id=t,env=UNSET", "t"), "");
+    let notices = case.read("--secret id=t,env=UNSET").expect("read").notices;
+    assert!(notices.iter().any(|notice| notice.contains("UNSET")), "{notices:?}");
+    assert!(case.read("--secret id=nothing").is_err(), "neither a variable nor a file");
+    assert!(case.read("--secret id=k,src=@/none").is_err());
+    assert!(!format!("{:?}", case.read("--secret id=TOKEN")).contains("hunter2"));
+}
+
+#[test]
+fn agents_are_sockets_or_keys() {
+    let case = Case::new(&[("Dockerfile", ""), ("key", ""), ("other", "")]);
+    let socket = case.directory.path().join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    let agents = |flags: &str| case.read(flags).map(|request| format!("{:?}", request.agents));
+    assert!(agents("--ssh default=@/agent").expect("read").contains("Socket"));
+    assert!(agents("--ssh work=@/key,@/other").expect("read").contains("Keys"));
+    for (flags, want) in [
+        ("--ssh default", "SSH_AUTH_SOCK is not set"),
+        ("--ssh default=@/none", "cannot read"),
+        ("--ssh default=@/agent,@/key", "not both"),
+        ("--ssh a=@/key --ssh a=@/other", "given twice"),
+    ] {
+        let error = agents(flags).expect_err(flags).to_string();
+        assert!(error.contains(want), "{flags}: {error}");
+    }
+    let case = case.set("SSH_AUTH_SOCK", &socket.display().to_string());
+    assert!(case.read("--ssh default").is_ok());
+}
+
+#[test]
+fn rights_and_hosts_are_collected() {
+    let case = Case::new(&[("Dockerfile", "")]);
+    let allowed = |flags: &str| case.read(flags).expect("read").allow;
+    assert_eq!(allowed(""), BTreeSet::new());
+    assert_eq!(allowed("--network host"), BTreeSet::from([Entitlement::NetworkHost]));
+    let both = BTreeSet::from([Entitlement::NetworkHost, Entitlement::SecurityInsecure]);
+    assert_eq!(allowed("--allow security.insecure --allow network.host"), both);
+    let hosts = case.read("--add-host a:1.1.1.1 --add-host b=2.2.2.2,::1").expect("read").hosts;
+    let hosts: Vec<(&str, &str)> = hosts.iter().map(|(name, ip)| (name.as_str(), ip.as_str())).collect();
+    assert_eq!(hosts, [("a", "1.1.1.1"), ("b", "2.2.2.2"), ("b", "::1")]);
 }
 
 #[test]
@@ -113,21 +207,15 @@ fn the_store_is_where_the_first_word_says() {
 }
 
 #[test]
-fn the_dockerfiles_own_ignore_file_wins() {
-    let case =
-        Case::new(&[("Dockerfile", ""), (".dockerignore", "a\n"), ("x/D", ""), ("x/D.dockerignore", "b\n")]);
-    let ignore = |flags| case.read(flags).expect("read").context.ignore.map(|file| (file.name, file.text));
-    assert_eq!(ignore(""), Some((".dockerignore".to_owned(), "a\n".to_owned())));
-    assert_eq!(ignore("-f @/x/D"), Some(("D.dockerignore".to_owned(), "b\n".to_owned())));
-}
-
-#[test]
 fn named_contexts_are_looked_at() {
-    let case = Case::new(&[("Dockerfile", ""), ("dir/.dockerignore", "x\n"), ("file", "")]);
-    let request = case.read("--build-context d=@/dir --build-context s=scratch").expect("read");
-    let NamedContext::Directory(directory) = &request.contexts["d"] else { panic!("{request:?}") };
-    assert_eq!(directory.ignore.as_ref().map(|file| file.text.as_str()), Some("x\n"));
-    assert!(matches!(request.contexts["s"], NamedContext::Scratch));
+    let case = Case::new(&[("Dockerfile", ""), ("dir/x", ""), ("file", "")]);
+    let flags =
+        "--build-context d=@/dir --build-context s=scratch --build-context d::linux/arm64=https://h/x.git";
+    let named = case.read(flags).expect("read").places.named;
+    let dir = case.directory.path().join("dir");
+    assert_eq!(named["d"], NamedSource::Files(FilesSource::Directory(dir)));
+    assert_eq!(named["s"], NamedSource::Scratch);
+    assert!(matches!(named["d::linux/arm64"], NamedSource::Files(FilesSource::Git(_))));
     for flags in ["d=@/none", "d=@/file", "d=oci-layout://@/none"] {
         assert!(case.read(&format!("--build-context {flags}")).is_err(), "{flags}");
     }

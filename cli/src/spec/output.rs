@@ -9,7 +9,7 @@ use std::{path::PathBuf, str::FromStr};
 use exporter::{Destination, Encoder};
 use oci::{Reference, reference::ReferenceError};
 
-use crate::csv;
+use super::csv;
 
 /// One `--output`, before `-t` and `--push` are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,7 +242,7 @@ impl Options {
             OutputSpec::CacheOnly => "cacheonly",
         };
         let why = match key.split(['.', '[']).next() {
-            Some("annotation" | "annotation-index") => ": annotations are not implemented yet",
+            Some("annotation" | "annotation-index") => ": --annotation gives one to all images",
             Some("push-by-digest") => ": pushing without a tag is not implemented yet",
             Some("compression-level" | "force-compression") => {
                 ": the level is fixed, since it is part of the digest, and base layers pass through as they are"
@@ -312,7 +312,7 @@ mod tests {
             ("dest=x,tar=false", "type= is missing"),
             ("type=docker,dest=x", "type=docker is not implemented"),
             ("type=oci,dest", "\"dest\" is not a key=value pair"),
-            ("type=oci,annotation.a=b", "has no option annotation.a= here: annotations"),
+            ("type=oci,annotation.a=b", "has no option annotation.a= here: --annotation"),
             ("type=oci,compresion=gzip", "has no option compresion="),
             ("type=oci,compression=zstd", "compression=zstd is not supported"),
             ("type=oci,tar=no", "tar=no is not supported"),

@@ -1,0 +1,51 @@
+//! The longer help of `layerwright build`.
+
+/// What follows the flags in `layerwright build --help`.
+pub const BUILD: &str = "\
+Outputs (-o, repeatable; without one the result stays in the store):
+  type=registry[,name=REF]                 push to REF, or to every -t
+  type=image,push=true[,name=REF]          the same
+  type=oci,dest=FILE                       OCI layout as a tar archive; dest=- is standard output
+  type=oci,dest=DIR,tar=false              OCI layout as a directory
+  type=tar,dest=FILE                       the root file system as a tar archive
+  type=local,dest=DIR                      the root file system as a directory
+  type=cacheonly                           nothing: the result stays in the store
+  DIR                                      short for type=local,dest=DIR
+  -                                        short for type=tar,dest=-
+  Images also take compression=gzip|uncompressed.
+  A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
+
+Contexts:
+  DIR                                      a directory
+  -                                        a tar archive on standard input, compressed or not; or a Dockerfile
+                                           with no files beside it
+  https://HOST/x.git[#REF[:SUBDIR]]        a commit of a git repository; also ssh://, git://, USER@HOST:PATH and
+                                           ?ref= ?branch= ?tag= ?subdir= ?checksum= ?keep-git-dir= ?submodules=
+  https://HOST/x.tar.gz                    a tar archive; any other file is the Dockerfile
+  Of -, git and URLs, -f PATH is a path in the context; an absolute path, a URL and - are not.
+
+Named contexts (--build-context NAME=SOURCE, NAME::OS/ARCH=SOURCE) stand for an image or stage NAME:
+  DIR, a git repository, a URL             files, as above
+  docker-image://REF                       an image in a registry
+  oci-layout://DIR[:TAG][@DIGEST]          an image in an OCI layout
+  scratch                                  nothing at all
+
+Annotations go into the manifest; TYPE:K=V says where else: manifest, manifest-descriptor (of OCI
+layouts), each with an optional [PLATFORM]; index and index-descriptor need several platforms.
+
+Environment:
+  LAYERWRIGHT_ROOT         the store, where --root is not given
+  SOURCE_DATE_EPOCH        sets the build argument of that name, and with it the times in the image
+  SSH_AUTH_SOCK            the agent of --ssh default
+  BUILDKIT_PROGRESS        sets --progress
+  DOCKER_DEFAULT_PLATFORM  sets --platform
+  DOCKER_CONFIG            directory of Docker's config.json, for registry credentials
+  REGISTRY_AUTH_FILE       Podman's file of registry credentials
+  NO_COLOR                 no colours
+
+The other flags of docker buildx build are refused by name, unless they ask for what is done in
+any case: --provenance=false and --sbom=false (no attestations are made), --load=false, --rm.
+
+Exit codes:
+  0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or network,
+  4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM, 255 a bug in layerwright";

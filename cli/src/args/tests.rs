@@ -1,0 +1,87 @@
+use super::*;
+
+fn build(line: &str) -> Result<BuildArgs, String> {
+    let argv = ["layerwright", "build"].into_iter().chain(line.split_whitespace());
+    match parse(argv) {
+        Ok(Cli { command: Command::Build(args) }) => Ok(*args),
+        Ok(other) => Err(format!("{other:?}")),
+        Err(NotParsed::Clap(error)) => Err(error.to_string()),
+        Err(NotParsed::Refused(error)) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    command().debug_assert();
+}
+
+#[test]
+fn flags_are_read_as_docker_reads_them() {
+    let args = build("-f- -t=app --tag reg.io/a:1 --build-arg A=b=c --build-arg B --push=false --no-cache .");
+    let args = args.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(args.file.as_deref(), Some("-"));
+    let tags: Vec<String> = args.tags.iter().map(Reference::to_string).collect();
+    assert_eq!(tags, ["docker.io/library/app:latest", "reg.io/a:1"]);
+    assert_eq!(args.build_args, ["A=b=c", "B"]);
+    assert_eq!((args.push, args.no_cache, args.pull, args.quiet), (false, true, false, false));
+    assert_eq!((args.network, args.progress, args.timestamps), (Network::Default, None, Timestamps::Auto));
+}
+
+#[test]
+fn flags_may_follow_the_context() {
+    let args = build(". -q --network none --platform linux/amd64,linux/arm64 --jobs 3 --pull");
+    let args = args.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((args.context.as_str(), args.quiet, args.pull), (".", true, true));
+    assert_eq!((args.network, args.platforms.len()), (Network::None, 2));
+    assert_eq!(args.jobs.map(NonZeroUsize::get), Some(3));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    for (line, want) in [
+        ("", "<CONTEXT>"),
+        (". extra", "extra"),
+        ("--frobnicate .", "--frobnicate"),
+        ("--network bridge .", "expected default, none or host"),
+        ("--progress rawjson .", "rawjson"),
+        ("--jobs 0 .", "--jobs"),
+        ("-t App .", "lowercase"),
+        ("--push=maybe .", "expected true or false"),
+        ("--platform linux/ .", "invalid platform"),
+        ("--platform foo .", "no operating system or architecture has that name"),
+        ("--secret src=x .", "id= is missing"),
+        ("--attest type=sbom .", "--attest: "),
+        ("-m 1g .", "--memory: "),
+        ("--load .", "--load: "),
+        ("--rm=false .", "--rm: "),
+    ] {
+        let error = build(line).expect_err(line);
+        assert!(error.contains(want), "{line}: {error}");
+    }
+}
+
+#[test]
+fn every_flag_is_one_line_of_the_help() {
+    let mut command = command().term_width(100);
+    command.build();
+    let build = command.find_subcommand_mut("build").expect("there is one");
+    let help = build.render_help().to_string();
+    assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    let lines: Vec<&str> = help.lines().map(str::trim_start).collect();
+    let shown = build.get_arguments().filter(|arg| !arg.is_hide_set() && !arg.is_positional());
+    for arg in shown {
+        let flag = format!("--{}", arg.get_long().expect("flags have long names"));
+        let line = lines.iter().find(|line| line.starts_with('-') && names(line, &flag));
+        let text = line.unwrap_or_else(|| panic!("{flag} is not there\n{help}"));
+        assert!(text.ends_with(&arg.get_help().expect("told").to_string()), "{text}\n{help}");
+    }
+    assert!(!help.contains("--attest"), "{help}");
+    for kind in ["registry", "image", "oci", "tar", "local", "cacheonly"] {
+        assert!(help.contains(&format!("type={kind}")), "{kind}: {help}");
+    }
+}
+
+/// Whether a line of the help is about a flag.
+fn names(line: &str, flag: &str) -> bool {
+    line.split([' ', '[']).take(2).any(|word| word == flag)
+}

@@ -1,0 +1,43 @@
+//! What the answers have in common in JSON: BuildKit's protobuf messages as Go writes them, which leaves zeros out.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use parser::{Span, diagnostic::line_column};
+use serde::Serialize;
+
+use crate::inputs::Source;
+
+/// Where something stands in the only source there is.
+#[derive(Debug, Serialize)]
+pub struct Location {
+    ranges: [Range; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct Range {
+    start: Position,
+    end: Position,
+}
+
+#[derive(Debug, Serialize)]
+struct Position {
+    line: usize,
+}
+
+impl Location {
+    /// The lines of a span; as with BuildKit, whole ones.
+    pub fn of(span: Span, source: &Source) -> Self {
+        let last = Span { start: span.end.saturating_sub(1).max(span.start), end: span.end };
+        let line = |span| Position { line: line_column(&source.text, span).0 };
+        Self { ranges: [Range { start: line(span), end: line(last) }] }
+    }
+}
+
+/// A text as Go writes bytes.
+pub fn bytes(source: &Source) -> String {
+    STANDARD.encode(&source.text)
+}
+
+/// Indented, with a line end.
+pub fn pretty(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain data with string keys") + "\n"
+}

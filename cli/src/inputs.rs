@@ -1,0 +1,288 @@
+//! What a build reads before it is planned: the Dockerfile, the main context and the ignore files, wherever they are.
+//!
+//! This comes after the builder has entered its namespaces, since what arrives from elsewhere is put into the store; and
+//! after everything in [`crate::request`], so that no mistake in a flag costs a download. Contexts that are not needed
+//! for this, the named ones, are fetched by the executor when a step looks at them.
+
+mod dockerfile;
+mod text;
+
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use executor::{
+    ContextOrigin,
+    context::{ContextDirectory, ContextError, ContextModes, IgnoreFile},
+    remote::{Received, RemoteOptions, Remotes, UnpackedContext},
+};
+use oci::{
+    fetch::Fetcher,
+    registry::{Registry, RegistryOptions},
+    store::{Store, TempDir},
+};
+use solver::{Cancel, remote::GitAddress};
+
+use crate::{
+    build::Events,
+    failure::Failure,
+    request::{BuildRequest, DockerfilePlace, Places},
+    spec::context::{ContextSpec, FilesSource, NamedSource},
+};
+use dockerfile::Found;
+
+/// A Dockerfile.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// How messages call it.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// What a build reads.
+pub struct Inputs {
+    /// What is built.
+    pub dockerfile: Source,
+    /// The main context.
+    pub context: MainContext,
+    /// The named contexts that hold files, by name.
+    pub named: BTreeMap<String, ContextOrigin>,
+}
+
+/// The files of the main context.
+pub struct MainContext {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// The ignore file that applies to them.
+    pub ignore: Option<IgnoreFile>,
+    /// Keeps a directory of the store that belongs to this build alone.
+    _held: Option<Held>,
+}
+
+/// Directories that go when the build ends.
+enum Held {
+    Unpacked(UnpackedContext),
+    Empty(TempDir),
+}
+
+impl Held {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Unpacked(unpacked) => unpacked.path(),
+            Self::Empty(directory) => directory.path(),
+        }
+    }
+}
+
+impl MainContext {
+    /// As the executor takes it.
+    ///
+    /// # Errors
+    /// A pattern of the ignore file is malformed.
+    pub fn files(&self) -> Result<ContextDirectory, ContextError> {
+        ContextDirectory::new(self.directory.clone(), self.ignore.clone(), ContextModes::Normalise)
+    }
+}
+
+/// Why the inputs cannot be read. All of these are the command line's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// A file that is named, or that must be there, cannot be read.
+    #[error("cannot read {what} {name}")]
+    Read {
+        /// What it is.
+        what: &'static str,
+        /// Where it should be.
+        name: String,
+        /// What to do about it.
+        hint: Option<String>,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Two Dockerfiles.
+    #[error("{0} is a Dockerfile itself: leave out -f, or give a tar archive")]
+    TwoDockerfiles(String),
+}
+
+impl InputError {
+    /// What to do about it, if we know.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Read { hint, .. } => hint.as_deref(),
+            Self::TwoDockerfiles(_) => None,
+        }
+    }
+}
+
+/// The store and what fills it from elsewhere; opened when it is first needed, so that a mistake in a Dockerfile leaves
+/// no store behind.
+pub struct Outside<'a> {
+    request: &'a BuildRequest,
+    events: Events,
+    cancel: Arc<Cancel>,
+    registry: OnceCell<Registry>,
+    fetcher: OnceCell<Fetcher>,
+}
+
+impl<'a> Outside<'a> {
+    /// Nothing is opened yet.
+    pub fn new(request: &'a BuildRequest, events: Events, cancel: Arc<Cancel>) -> Self {
+        Self { request, events, cancel, registry: OnceCell::new(), fetcher: OnceCell::new() }
+    }
+
+    /// The registry client.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn registry(&self) -> Result<Registry, Failure> {
+        if let Some(registry) = self.registry.get() {
+            return Ok(registry.clone());
+        }
+        let insecure = self.request.insecure_registries.clone();
+        let registry = Registry::new(RegistryOptions { insecure, ..RegistryOptions::default() })?;
+        Ok(self.registry.get_or_init(|| registry).clone())
+    }
+
+    /// The store with the registry client.
+    ///
+    /// # Errors
+    /// The store cannot be opened.
+    pub fn fetcher(&self) -> Result<&Fetcher, Failure> {
+        if let Some(fetcher) = self.fetcher.get() {
+            return Ok(fetcher);
+        }
+        let store = Arc::new(Store::open(&self.request.root)?);
+        let fetcher = Fetcher::new(store, self.registry()?);
+        Ok(self.fetcher.get_or_init(|| fetcher))
+    }
+
+    fn remotes(&self) -> Result<Remotes, Failure> {
+        Ok(Remotes::new(RemoteOptions {
+            fetcher: self.fetcher()?.clone(),
+            secrets: self.request.secrets.clone(),
+            agents: self.request.agents.clone(),
+            events: Arc::clone(&self.events),
+            cancel: Arc::clone(&self.cancel),
+        }))
+    }
+}
+
+/// Reads everything; what lies on this machine comes first.
+///
+/// # Errors
+/// Something is not there, is no text, or cannot be fetched.
+pub fn load(outside: &Outside<'_>, stdin: &mut dyn Read) -> Result<Inputs, Failure> {
+    let places = &outside.request.places;
+    let named = named(&places.named)?;
+    let found = dockerfile::outside_of_context(places, outside, stdin)?;
+    let arrived = main_context(places, outside, stdin)?;
+    let found = match (found, &arrived.dockerfile) {
+        (Some(found), None) => found,
+        (None, None) => dockerfile::in_context(&places.dockerfile, &arrived)?,
+        (None, Some(bytes)) if places.dockerfile == DockerfilePlace::Default => {
+            Found::alone(bytes.clone(), &arrived.name)?
+        }
+        (_, Some(_)) => return Err(InputError::TwoDockerfiles(arrived.name).into()),
+    };
+    let ignore = found.ignore_file(&arrived)?;
+    let context = MainContext { directory: arrived.directory, ignore, _held: arrived.held };
+    Ok(Inputs { dockerfile: found.source, context, named })
+}
+
+/// A Dockerfile of this machine, by itself; `-` is standard input.
+///
+/// # Errors
+/// It cannot be read, or is no text.
+pub fn read_dockerfile(path: &Path, stdin: &mut dyn Read) -> Result<Source, InputError> {
+    dockerfile::alone(path, stdin)
+}
+
+/// The main context, here by now.
+struct Arrived {
+    /// Where its files are.
+    directory: PathBuf,
+    /// How messages call it.
+    name: String,
+    /// Whether its files were put there by somebody else, whose links must not lead out of it.
+    foreign: bool,
+    /// The Dockerfile that came instead of files.
+    dockerfile: Option<Vec<u8>>,
+    held: Option<Held>,
+}
+
+impl Arrived {
+    fn foreign(directory: PathBuf, name: String) -> Self {
+        Self { directory, name, foreign: true, dockerfile: None, held: None }
+    }
+}
+
+fn main_context(places: &Places, outside: &Outside<'_>, stdin: &mut dyn Read) -> Result<Arrived, Failure> {
+    match &places.context {
+        ContextSpec::Files(FilesSource::Directory(path)) => {
+            let name = path.display().to_string();
+            Ok(Arrived { foreign: false, ..Arrived::foreign(path.clone(), name) })
+        }
+        ContextSpec::Files(FilesSource::Git(address)) => {
+            let checkout = outside.remotes()?.git(address).map_err(Failure::remote)?;
+            Ok(Arrived::foreign(checkout.directory, git_name(address)))
+        }
+        ContextSpec::Files(FilesSource::Url(url)) => {
+            let received = outside.remotes()?.url_context(url).map_err(Failure::remote)?;
+            arrived(received, url.clone(), outside)
+        }
+        ContextSpec::Stdin => {
+            let received = outside.remotes()?.tar_context(stdin).map_err(Failure::remote)?;
+            arrived(received, dockerfile::STDIN.to_owned(), outside)
+        }
+    }
+}
+
+/// An archive's files, or nothing but a Dockerfile.
+fn arrived(received: Received, name: String, outside: &Outside<'_>) -> Result<Arrived, Failure> {
+    let (held, dockerfile) = match received {
+        Received::Files(unpacked) => (Held::Unpacked(unpacked), None),
+        Received::Dockerfile(bytes) => {
+            (Held::Empty(outside.fetcher()?.store().temp_dir("empty-context")?), Some(bytes))
+        }
+    };
+    let arrived = Arrived::foreign(held.path().to_owned(), name);
+    Ok(Arrived { dockerfile, held: Some(held), ..arrived })
+}
+
+/// An address as people write it: `REMOTE#REF:SUBDIR`.
+fn git_name(address: &GitAddress) -> String {
+    let GitAddress { remote, reference, subdir, .. } = address;
+    match (reference, subdir) {
+        (None, None) => remote.clone(),
+        (reference, None) => format!("{remote}#{}", reference.as_deref().unwrap_or_default()),
+        (reference, Some(subdir)) => {
+            format!("{remote}#{}:{subdir}", reference.as_deref().unwrap_or_default())
+        }
+    }
+}
+
+/// Where the executor finds the named contexts that hold files.
+fn named(sources: &BTreeMap<String, NamedSource>) -> Result<BTreeMap<String, ContextOrigin>, Failure> {
+    let mut origins = BTreeMap::new();
+    for (name, source) in sources {
+        let NamedSource::Files(source) = source else { continue };
+        let origin = match source {
+            FilesSource::Directory(path) => ContextOrigin::Directory(named_directory(path)?),
+            FilesSource::Git(address) => ContextOrigin::Git(address.clone()),
+            FilesSource::Url(url) => ContextOrigin::Url(url.clone()),
+        };
+        origins.insert(name.clone(), origin);
+    }
+    Ok(origins)
+}
+
+fn named_directory(path: &Path) -> Result<ContextDirectory, Failure> {
+    let ignore = text::first_ignore_file([path.join(".dockerignore")])?;
+    Ok(ContextDirectory::new(path.to_owned(), ignore, ContextModes::Normalise)?)
+}

@@ -1,0 +1,185 @@
+//! Which text is the Dockerfile, and which ignore file belongs to it.
+//!
+//! As with buildx, `-f PATH` is relative to the working directory where the context is a directory, and a path in the
+//! context where it is anything else. `Dockerfile` may be written `dockerfile` wherever it is looked for.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use executor::context::IgnoreFile;
+use solver::{op::HttpFile, remote};
+
+use super::{Arrived, InputError, Outside, Source, text};
+use crate::{
+    failure::Failure,
+    request::{DockerfilePlace, Places},
+    spec::context::{ContextSpec, FilesSource},
+};
+
+/// How messages call standard input.
+pub const STDIN: &str = "<stdin>";
+
+/// A Dockerfile and where it lies.
+pub struct Found {
+    pub source: Source,
+    beside: Beside,
+}
+
+/// Where an ignore file of the Dockerfile's own would lie beside it.
+enum Beside {
+    /// On this machine.
+    Here(PathBuf),
+    /// In the context.
+    InContext(PathBuf),
+    /// The Dockerfile lies nowhere.
+    Nowhere,
+}
+
+impl Found {
+    /// What came instead of a context.
+    pub fn alone(bytes: Vec<u8>, name: &str) -> Result<Self, InputError> {
+        let text = text::of_bytes(bytes).map_err(unreadable(name, None))?;
+        Ok(Self { source: Source { name: name.to_owned(), text }, beside: Beside::Nowhere })
+    }
+
+    /// `<Dockerfile>.dockerignore`, else the context's `.dockerignore`, else nothing.
+    pub fn ignore_file(&self, arrived: &Arrived) -> Result<Option<IgnoreFile>, InputError> {
+        let (here, inside) = match &self.beside {
+            Beside::Here(path) => (Some(own_ignore_file(path)), None),
+            Beside::InContext(path) => (None, Some(own_ignore_file(path))),
+            Beside::Nowhere => (None, None),
+        };
+        let of_context = PathBuf::from(".dockerignore");
+        if !arrived.foreign {
+            return text::first_ignore_file(here.into_iter().chain([arrived.directory.join(of_context)]));
+        }
+        match text::first_ignore_file(here)? {
+            Some(found) => Ok(Some(found)),
+            None => {
+                let paths: Vec<PathBuf> = inside.into_iter().chain([of_context]).collect();
+                text::first_ignore_file_in(&arrived.directory, &paths)
+            }
+        }
+    }
+}
+
+fn own_ignore_file(dockerfile: &Path) -> PathBuf {
+    let mut name = dockerfile.as_os_str().to_owned();
+    name.push(".dockerignore");
+    PathBuf::from(name)
+}
+
+/// The Dockerfile that can be read before the context is there; `None` where it lies in the context.
+pub fn outside_of_context(
+    places: &Places,
+    outside: &Outside<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Option<Found>, Failure> {
+    let found = match (&places.dockerfile, &places.context) {
+        (DockerfilePlace::Stdin, _) => Found { source: from_stdin(stdin)?, beside: Beside::Nowhere },
+        (DockerfilePlace::Url(url), _) => from_url(url, outside)?,
+        (place, ContextSpec::Files(FilesSource::Directory(context))) => on_disk(place, context)?,
+        (DockerfilePlace::Path(path), ContextSpec::Files(_)) if path.is_absolute() => read_here(path, None)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(found))
+}
+
+fn from_stdin(stdin: &mut dyn Read) -> Result<Source, InputError> {
+    let text = text::read(stdin).map_err(unreadable("from standard input", None))?;
+    Ok(Source { name: STDIN.to_owned(), text })
+}
+
+/// A Dockerfile that is looked at by itself; `-` is standard input.
+pub fn alone(path: &Path, stdin: &mut dyn Read) -> Result<Source, InputError> {
+    if path == Path::new("-") {
+        return from_stdin(stdin);
+    }
+    let name = path.display().to_string();
+    let text = text::of_file(path).map_err(unreadable(&name, None))?;
+    Ok(Source { name, text })
+}
+
+fn from_url(url: &str, outside: &Outside<'_>) -> Result<Found, Failure> {
+    let file = HttpFile { url: url.to_owned(), name: remote::file_name(url), checksum: None };
+    let download = outside.remotes()?.http(&file).map_err(Failure::remote)?;
+    let text = text::of_file(&download.directory.join(&download.name)).map_err(unreadable(url, None))?;
+    Ok(Found { source: Source { name: url.to_owned(), text }, beside: Beside::Nowhere })
+}
+
+/// The Dockerfile of a context that is a directory.
+fn on_disk(place: &DockerfilePlace, context: &Path) -> Result<Found, InputError> {
+    if let DockerfilePlace::Path(path) = place {
+        return read_here(path, Some(context));
+    }
+    let mut found = read_here(&context.join("Dockerfile"), None)?;
+    // What is where everybody looks for it needs no path in front.
+    if let Beside::Here(path) = &found.beside
+        && let Some(name) = path.file_name()
+    {
+        found.source.name = name.to_string_lossy().into_owned();
+    }
+    Ok(found)
+}
+
+/// A Dockerfile of this machine. Who takes `-f` for relative to the context is told.
+fn read_here(path: &Path, context: Option<&Path>) -> Result<Found, InputError> {
+    let lower = lower_case(path).filter(|lower| !path.exists() && lower.exists());
+    let path = lower.as_deref().unwrap_or(path);
+    let text = text::of_file(path).map_err(|source| {
+        let hint = context.and_then(|context| in_context_hint(path, context, &source));
+        unreadable(&path.display().to_string(), hint)(source)
+    })?;
+    let source = Source { name: path.display().to_string(), text };
+    Ok(Found { source, beside: Beside::Here(path.to_owned()) })
+}
+
+fn in_context_hint(path: &Path, context: &Path, error: &io::Error) -> Option<String> {
+    let meant = context.join(path);
+    let slip = error.kind() == io::ErrorKind::NotFound && path.is_relative() && meant.is_file();
+    slip.then(|| {
+        format!("-f is relative to the working directory, not to the context: -f {}", meant.display())
+    })
+}
+
+/// The Dockerfile inside a context that came from elsewhere.
+pub fn in_context(place: &DockerfilePlace, arrived: &Arrived) -> Result<Found, InputError> {
+    let mut path = match place {
+        DockerfilePlace::Path(path) => path.clone(),
+        _ => PathBuf::from("Dockerfile"),
+    };
+    let mut text = text::of_file_in(&arrived.directory, &path);
+    if let Some(lower) = lower_case(&path)
+        && text.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && let Ok(found) = text::of_file_in(&arrived.directory, &lower)
+    {
+        (path, text) = (lower, Ok(found));
+    }
+    let name = format!("{}{}{}", arrived.name, separator(&arrived.name), path.display());
+    let hint = "this path is looked for in the context: -f PATH names another one there";
+    let text = text.map_err(|source| {
+        let missing = source.kind() == io::ErrorKind::NotFound;
+        unreadable(&name, missing.then(|| hint.to_owned()))(source)
+    })?;
+    Ok(Found { source: Source { name, text }, beside: Beside::InContext(path) })
+}
+
+/// What stands between a context's name and a path in it: `#REF:PATH`, but `URL/PATH`.
+fn separator(context: &str) -> &'static str {
+    match context.split_once('#') {
+        Some((_, fragment)) if !fragment.contains(':') => ":",
+        _ => "/",
+    }
+}
+
+/// `dockerfile` beside what is called `Dockerfile`.
+fn lower_case(path: &Path) -> Option<PathBuf> {
+    (path.file_name()? == "Dockerfile").then(|| path.with_file_name("dockerfile"))
+}
+
+fn unreadable(name: &str, hint: Option<String>) -> impl FnOnce(io::Error) -> InputError {
+    let name = name.to_owned();
+    move |source| InputError::Read { what: "Dockerfile", name, hint, source }
+}

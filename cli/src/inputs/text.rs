@@ -1,0 +1,96 @@
+//! Reading texts of bounded size: from a path of this machine, from inside a context that came from elsewhere, from a
+//! pipe.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use executor::{context::IgnoreFile, view::open_in_root};
+use rustix::fs::{Mode, OFlags};
+
+use super::InputError;
+
+/// The largest Dockerfile or ignore file that is read, in bytes: what the parser takes.
+const TEXT_LIMIT: u64 = parser::MAX_BYTES as u64;
+
+/// The text on a pipe.
+///
+/// # Errors
+/// It cannot be read, is too large, or is no text.
+pub fn read(input: &mut dyn Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    input.take(TEXT_LIMIT + 1).read_to_end(&mut bytes)?;
+    of_bytes(bytes)
+}
+
+/// Bytes as text, without a byte-order mark.
+///
+/// # Errors
+/// They are too many, or no text.
+pub fn of_bytes(bytes: Vec<u8>) -> io::Result<String> {
+    if bytes.len() as u64 > TEXT_LIMIT {
+        return Err(io::Error::other(format!("it is larger than {} MiB", TEXT_LIMIT >> 20)));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        io::Error::other(format!("it is not UTF-8 text: see line {line}"))
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// A file of this machine.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_file(path: &Path) -> io::Result<String> {
+    read(&mut File::open(path)?)
+}
+
+/// A file of a context that came from elsewhere: no link leads out of it, and nothing but a file is waited for.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_file_in(context: &Path, path: &Path) -> io::Result<String> {
+    let root = rustix::fs::open(context, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_in_root(&root, path.as_os_str().as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let mut file = File::from(file);
+    match file.metadata()?.is_file() {
+        true => read(&mut file),
+        false => Err(io::Error::other("it is not a file")),
+    }
+}
+
+/// The first of these ignore files that is there.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn first_ignore_file(paths: impl IntoIterator<Item = PathBuf>) -> Result<Option<IgnoreFile>, InputError> {
+    let found = paths.into_iter().find(|path| path.exists());
+    found.map(|path| ignore_file(&path, of_file(&path))).transpose()
+}
+
+/// The first of these ignore files that is in a context that came from elsewhere.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn first_ignore_file_in(context: &Path, paths: &[PathBuf]) -> Result<Option<IgnoreFile>, InputError> {
+    for path in paths {
+        match of_file_in(context, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            text => return ignore_file(path, text).map(Some),
+        }
+    }
+    Ok(None)
+}
+
+fn ignore_file(path: &Path, text: io::Result<String>) -> Result<IgnoreFile, InputError> {
+    let shown = path.display().to_string();
+    let text =
+        text.map_err(|source| InputError::Read { what: "ignore file", name: shown, hint: None, source })?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(IgnoreFile { name, text })
+}

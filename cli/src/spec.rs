@@ -1,0 +1,11 @@
+//! The values of flags that are little languages of their own, each read into its type and nothing else: no file, no
+//! variable and no network is looked at here.
+
+pub mod allow;
+pub mod annotation;
+pub mod call;
+pub mod context;
+mod csv;
+pub mod host;
+pub mod output;
+pub mod secret;
