@@ -44,9 +44,9 @@ pub enum AnnotationError {
         /// Which.
         key: String,
         /// What it was meant for.
-        platform: Platform,
+        platform: Box<Platform>,
         /// What is built.
-        built: Platform,
+        built: Box<Platform>,
     },
     /// No image comes of the build.
     #[error("--annotation {0}: none of the outputs is an image")]
@@ -92,7 +92,8 @@ fn check(place: &Place, key: &str, outputs: &[Output], built: &Platform) -> Resu
     }
     match &place.platform {
         Some(platform) if platform != built => {
-            let (key, platform, built) = (key.to_owned(), platform.clone(), built.clone());
+            let (platform, built) = (Box::new(platform.clone()), Box::new(built.clone()));
+            let key = key.to_owned();
             Err(AnnotationError::Platform { key, platform, built })
         }
         _ => Ok(()),
