@@ -4,17 +4,28 @@ use std::{io::Read, path::Path};
 
 use crate::{
     failure::Failure,
-    inputs::{Source, read_dockerfile},
+    inputs::{InputError, Source, read_dockerfile},
 };
+
+/// Why there is no tree.
+#[derive(Debug)]
+pub struct NoTree {
+    /// What is wrong.
+    pub failure: Failure,
+    /// With what, if it could be read.
+    pub source: Option<Source>,
+}
 
 /// The syntax tree of a Dockerfile, as BuildKit's own parser dumps it.
 ///
 /// # Errors
-/// The file cannot be read, or cannot be cut into instructions; then its text comes with the failure.
-pub fn ast(file: &Path, stdin: &mut dyn Read) -> Result<String, (Failure, Option<Source>)> {
-    let source = read_dockerfile(file, stdin).map_err(|error| (error.into(), None))?;
-    match parser::dump::dump(&source.text) {
-        Ok(dump) => Ok(dump),
-        Err(diagnostics) => Err((Failure::Dockerfile { diagnostics }, Some(source))),
-    }
+/// The file cannot be read, or cannot be cut into instructions.
+pub fn ast(file: &Path, stdin: &mut dyn Read) -> Result<String, Box<NoTree>> {
+    let unread = |error: InputError| NoTree { failure: error.into(), source: None };
+    let source = read_dockerfile(file, stdin).map_err(unread)?;
+    let failure = match parser::dump::dump(&source.text) {
+        Ok(dump) => return Ok(dump),
+        Err(diagnostics) => Failure::Dockerfile { diagnostics },
+    };
+    Err(Box::new(NoTree { failure, source: Some(source) }))
 }

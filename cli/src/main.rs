@@ -25,6 +25,7 @@ mod spec;
 use std::{
     io::{self, Write},
     panic::PanicHookInfo,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Build(args) => build(*args),
             Command::Context(ContextCommand::Ls(args)) => list_context(args),
-            Command::Debug(DebugCommand::Ast { file }) => show(debug::ast(&file, &mut io::stdin().lock())),
+            Command::Debug(DebugCommand::Ast { file }) => show_tree(&file),
             Command::Doctor(args) => doctor(args),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
@@ -96,7 +97,10 @@ fn explain(error: &clap::Error) -> u8 {
 
 /// `layerwright context ls`
 fn list_context(args: ContextLsArgs) -> u8 {
-    show(context::list(args).map_err(|failure| (failure, None)))
+    match context::list(args) {
+        Ok(text) => print(&text),
+        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
+    }
 }
 
 /// Data for standard output. Nobody reading it is not our failure; a full disk is.
@@ -128,11 +132,13 @@ fn doctor(args: DoctorArgs) -> u8 {
     }
 }
 
-/// What a command that builds nothing has to say.
-fn show(said: Result<String, (Failure, Option<Source>)>) -> u8 {
-    match said {
-        Ok(text) => print(&text),
-        Err((failure, source)) => complain(&report::render(&failure, source.as_ref()), failure.exit_code()),
+/// `layerwright debug ast`
+fn show_tree(file: &Path) -> u8 {
+    match debug::ast(file, &mut io::stdin().lock()) {
+        Ok(tree) => print(&tree),
+        Err(refused) => {
+            complain(&report::render(&refused.failure, refused.source.as_ref()), refused.failure.exit_code())
+        }
     }
 }
 
