@@ -8,7 +8,6 @@ use super::{
     OutlineArg, PlanError, ports,
     stage::{Declared, Walk},
     survey::Task,
-    variables,
     wording::{self, list, quoted_list},
 };
 
