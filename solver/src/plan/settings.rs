@@ -54,7 +54,7 @@ impl Walk<'_, '_> {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            if let Some(value) = &value {
+            if let Some(value) = value.as_ref().filter(|_| !variables::is_for_the_builder(name)) {
                 self.state.environment.set(name, value);
             }
             let is_given = self.planner.options.build_args.contains_key(name);

@@ -56,6 +56,9 @@ pub(super) fn named(
         return bases::elsewhere(planner.options, name, platform)
             .map_err(|reason| super::survey::unknown_base(planner, name, span, reason));
     };
+    if let Some(base) = in_place_of(planner, stage, platform) {
+        return Ok(base);
+    }
     if stage < number {
         return Ok(Base::Stage(stage));
     }
@@ -77,6 +80,14 @@ pub(super) fn named(
         }
         None => found,
     })
+}
+
+/// The named context that a stage is replaced by. It is there whatever comes before it, and of a directory only what is
+/// used is read. (A stage for another platform is left to the planning of the stage.)
+fn in_place_of(planner: &Planner, stage: usize, platform: &Platform) -> Option<Base> {
+    let written = &planner.dockerfile.stages[stage];
+    let name = written.name.as_ref().filter(|_| written.platform.is_none())?;
+    bases::context(planner.options, &name.value, platform)
 }
 
 /// The names that an instruction takes files from, as written. Those that cannot be read are left out: the planning of

@@ -325,13 +325,13 @@ impl Walk<'_, '_> {
     /// Adds a COPY --link on top of the stage: the files are copied to an empty file system, and its only layer is laid
     /// over the stage's, whatever those hold.
     pub(super) fn linked_step(&mut self, task: &Task, copy: op::Copy, sources: Vec<VertexId>) {
-        let shown = in_trigger(task, &self.shown(task));
-        let label = self.labels.next(&shown);
+        let shown = self.shown(task);
+        let label = self.labels.next(&in_trigger(task, &shown));
         let platform = self.state.platform.clone();
         let nothing =
             self.planner.add_source(Source::Scratch, &platform, "FROM scratch".to_owned(), task.span());
         let copied = self.add(task, Op::Copy(copy), [vec![nothing], sources].concat(), label, Vec::new());
-        let label = self.labels.again(&format!("LINK {shown}"));
+        let label = self.labels.again(&in_trigger(task, &format!("LINK {shown}")));
         self.state.tip = self.add(task, Op::Merge, vec![self.state.tip, copied], label, Vec::new());
     }
 

@@ -80,6 +80,11 @@ pub(super) fn is_predefined(name: &str) -> bool {
         || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
 }
 
+/// Whether an argument speaks to the builder alone: commands and other instructions do not see it.
+pub(super) fn is_for_the_builder(name: &str) -> bool {
+    matches!(name, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
+}
+
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
 /// The proxy settings among the build arguments, each under both its spellings, as commands look for them.
