@@ -9,14 +9,21 @@
 //! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
 use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rayon::prelude::*;
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use solver::{
     Cancel,
     op::Selector,
@@ -36,10 +43,16 @@ use crate::{
         open_regular,
     },
     rootfs::{PathError, failed, join, shown, split, xattr},
+    view::open_in_root,
 };
 
 /// The one extended attribute that is copied from contexts.
 const CAPABILITY: &[u8] = b"security.capability";
+
+/// The ignore file of a context, at its root.
+pub const DEFAULT_IGNORE_FILE: &str = ".dockerignore";
+/// The longest ignore file that is read of files that came from elsewhere, in bytes.
+const IGNORE_FILE_MAX: u64 = 16 << 20;
 
 /// Why a context cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +73,15 @@ pub enum ContextError {
         /// What is wrong.
         #[source]
         source: IgnoreError,
+    },
+    /// The ignore file of files that came from elsewhere cannot be read.
+    #[error("cannot read {file}")]
+    IgnoreUnreadable {
+        /// What the file is called.
+        file: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// The system does not let us read something that would be copied.
     #[error("cannot read {path:?} in the build context")]
@@ -108,6 +130,44 @@ pub enum ContextOrigin {
     Git(GitAddress),
     /// A URL (named contexts): one file called `context`, as BuildKit has it, downloaded when a step first looks at it.
     Url(String),
+}
+
+impl IgnoreFile {
+    /// The `.dockerignore` at the root of files that came from elsewhere; a link leads inside of them only.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no text.
+    pub fn at_root(root: &Path) -> Result<Option<Self>, ContextError> {
+        Self::first_of(root, &[DEFAULT_IGNORE_FILE])
+    }
+
+    /// The first of several ignore files that is there, by paths from the root.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no text.
+    pub fn first_of(root: &Path, names: &[&str]) -> Result<Option<Self>, ContextError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(root, flags, Mode::empty());
+        let directory =
+            directory.map_err(failed("opening", root.as_os_str().as_bytes())).map_err(ListError::from)?;
+        for name in names {
+            let unreadable = |source| ContextError::IgnoreUnreadable { file: (*name).to_owned(), source };
+            let file = match open_in_root(&directory, name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                opened => File::from(opened.map_err(|error| unreadable(error.into()))?),
+            };
+            if !file.metadata().map_err(unreadable)?.is_file() {
+                return Err(unreadable(io::Error::other("it is no regular file")));
+            }
+            let mut text = String::new();
+            file.take(IGNORE_FILE_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+            if text.len() as u64 > IGNORE_FILE_MAX {
+                return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
+            }
+            return Ok(Some(Self { name: (*name).to_owned(), text }));
+        }
+        Ok(None)
+    }
 }
 
 /// A directory that files are copied from.

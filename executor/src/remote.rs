@@ -10,12 +10,14 @@ use std::{
     sync::Arc,
 };
 
-use oci::{Sha256Digest, fetch::Fetcher};
-use solver::{Cancel, FailureKind, StepFailure, op::HttpFile, remote::GitAddress};
+use oci::{ContentDigest, Sha256Digest, fetch::Fetcher, store::TempDir};
+use solver::{Cancel, StepFailure, op::HttpFile, remote::GitAddress};
 
 use crate::{agents::Agents, once::OnceMap, secrets::Secrets, snapshot::Events};
 
+mod archive;
 mod git;
+mod http;
 
 /// What [`Remotes`] works with.
 #[derive(Clone)]
@@ -36,6 +38,7 @@ pub struct RemoteOptions {
 pub struct Remotes {
     options: RemoteOptions,
     checkouts: OnceMap<GitAddress, Checkout>,
+    downloads: OnceMap<HttpFile, Download>,
 }
 
 /// The files of a commit.
@@ -58,6 +61,8 @@ pub struct Download {
     pub name: String,
     /// The SHA-256 of its bytes.
     pub digest: Sha256Digest,
+    /// The same of our own kind.
+    pub content: ContentDigest,
     /// `Last-Modified`, Unix seconds.
     pub modified: Option<i64>,
 }
@@ -74,20 +79,22 @@ pub enum Received {
 /// The files of an archive, below the store's `tmp/` until it is dropped.
 #[derive(Debug)]
 pub struct UnpackedContext {
-    directory: oci::store::TempDir,
+    directory: PathBuf,
+    /// Removes them.
+    _temp: TempDir,
 }
 
 impl UnpackedContext {
     /// Where they are.
     pub fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 }
 
 impl Remotes {
     /// Nothing is contacted and no program started yet.
     pub fn new(options: RemoteOptions) -> Self {
-        Self { options, checkouts: OnceMap::default() }
+        Self { options, checkouts: OnceMap::default(), downloads: OnceMap::default() }
     }
 
     /// The files of a commit, fetched where the store does not have them.
@@ -103,8 +110,7 @@ impl Remotes {
     /// # Errors
     /// The server does not give it, or it is not the one that was asked for.
     pub fn http(&self, file: &HttpFile) -> Result<Download, StepFailure> {
-        let _ = file;
-        Err(StepFailure::new(FailureKind::Usage, "files behind URLs are not there yet"))
+        self.downloads.get_or_make(file, || Ok(http::download(&self.options, file)?))
     }
 
     /// A main context behind a URL: an archive, or a Dockerfile.
@@ -112,8 +118,9 @@ impl Remotes {
     /// # Errors
     /// As those of [`Remotes::http`] and [`Remotes::tar_context`].
     pub fn url_context(&self, url: &str) -> Result<Received, StepFailure> {
-        let _ = url;
-        Err(StepFailure::new(FailureKind::Usage, "contexts behind URLs are not there yet"))
+        let file = HttpFile { url: url.to_owned(), name: "context".to_owned(), checksum: None };
+        let Download { directory, name, .. } = self.http(&file)?;
+        archive::open(self.options.fetcher.store(), &directory, &name, &self.options.cancel)
     }
 
     /// A main context on a pipe: a tar archive (plain, gzip, bzip2, xz or zstd), or a Dockerfile.
@@ -121,7 +128,6 @@ impl Remotes {
     /// # Errors
     /// The archive is malformed, leads out of the context, or holds too much.
     pub fn tar_context(&self, stream: impl Read) -> Result<Received, StepFailure> {
-        let _ = stream;
-        Err(StepFailure::new(FailureKind::Usage, "contexts on a pipe are not there yet"))
+        archive::receive(self.options.fetcher.store(), stream, &self.options.cancel)
     }
 }

@@ -1,23 +1,35 @@
-//! The files of contexts and heredocs, each looked at once a build: the digest that enters a key and the files that are
-//! copied come from the same look.
+//! The files of contexts, heredocs and places elsewhere, each looked at once a build: the digest that enters a key and the
+//! files that are copied come from the same look.
+//!
+//! A place elsewhere is contacted when a step first looks at it, never where none does. The ignore file at the root
+//! of a context applies to every kind of context; to what ADD brings, nothing does.
 
 use std::{
     collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use oci::TreeDigest;
+use rustix::fs::{Mode, OFlags};
 use solver::{
     Cancel, Event, FailureKind, StepFailure,
-    op::{ContextSource, Place, Source},
+    op::{ContextSource, HttpFile, Place, Selector, Source},
+    remote::{GitAddress, GitTimes},
 };
 
 use crate::{
-    context::{ContextDirectory, ContextModes, ContextOrigin},
-    listing::Listing,
-    remote::{Download, Remotes},
+    context::{ContextDirectory, ContextModes, ContextOrigin, IgnoreFile},
+    copy,
+    listing::{Content, Listing, Owners},
+    once::OnceMap,
+    remote::{Checkout, Download, Remotes},
     snapshot::Events,
 };
+
+/// What BuildKit calls the file of a context that is a URL.
+const URL_CONTEXT: &str = "context";
 
 /// Files and their digest.
 #[derive(Clone)]
@@ -26,26 +38,26 @@ pub(super) struct Identified {
     pub(super) listing: Arc<Listing>,
 }
 
-/// A look that is being taken, or was. Who wants the same one waits.
-type Look = Arc<Mutex<Option<Identified>>>;
-
 pub(super) struct Contexts {
     origins: BTreeMap<String, ContextOrigin>,
     remotes: Remotes,
-    looks: Mutex<BTreeMap<ContextSource, Look>>,
+    looks: OnceMap<ContextSource, Identified>,
     noticed: Mutex<bool>,
     events: Events,
 }
 
 impl Contexts {
     pub(super) fn new(origins: BTreeMap<String, ContextOrigin>, remotes: Remotes, events: Events) -> Self {
-        Self { origins, remotes, looks: Mutex::default(), noticed: Mutex::new(false), events }
+        Self { origins, remotes, looks: OnceMap::default(), noticed: Mutex::new(false), events }
     }
 
     /// What a source that has content of its own holds.
     pub(super) fn identify(&self, source: &Source, cancel: &Cancel) -> Result<Identified, StepFailure> {
         match source {
-            Source::Context(source) => self.look_once(source, cancel),
+            Source::Context(source) => self.looks.get_or_make(source, || {
+                let listing = self.look(source, cancel)?;
+                identified(listing, cancel)
+            }),
             Source::Inline(files) => identified(Listing::inline(files), cancel),
             Source::Scratch | Source::Image(_) => {
                 Err(super::planner_mistake("an image has no content of its own"))
@@ -53,47 +65,53 @@ impl Contexts {
         }
     }
 
-    fn look_once(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
-        let look = {
-            let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-            looks.entry(source.clone()).or_default().clone()
-        };
-        let mut look = look.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(identified) = &*look {
-            return Ok(identified.clone());
-        }
-        let identified = self.look(source, cancel)?;
-        Ok(look.insert(identified).clone())
-    }
-
-    fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Identified, StepFailure> {
-        let name = match &source.place {
+    fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Listing, StepFailure> {
+        let ContextSource { place, selector } = source;
+        let name = match place {
             Place::Context(name) => name,
-            Place::Git(address) => {
-                let checkout = self.remotes.git(address)?;
-                let directory = ContextDirectory::new(checkout.directory, None, ContextModes::Preserve)?;
-                return identified(directory.files(&source.selector, cancel)?.listing, cancel);
-            }
-            Place::Http(file) => {
-                let Download { directory, name, modified, .. } = self.remotes.http(file)?;
-                return identified(Listing::download(&directory, &name, modified)?, cancel);
-            }
+            Place::Git(address) => return self.look_at_commit(address, selector, Ignores::None, cancel),
+            Place::Http(file) => return downloaded(&self.remotes.http(file)?),
         };
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
-        let directory = match self.origins.get(name).ok_or_else(missing)? {
-            ContextOrigin::Directory(directory) => directory,
-            ContextOrigin::Git(address) => {
-                return Err(self.remotes.git(address).expect_err("it is not there yet"));
+        match self.origins.get(name).ok_or_else(missing)? {
+            ContextOrigin::Directory(directory) => {
+                let files = directory.files(selector, cancel)?;
+                if let Some(path) = files.normalised {
+                    self.notice(&path);
+                }
+                Ok(files.listing)
             }
-            ContextOrigin::Url(_) => {
-                return Err(StepFailure::new(FailureKind::Usage, "contexts behind URLs are not there yet"));
-            }
-        };
-        let files = directory.files(&source.selector, cancel)?;
-        if let Some(path) = files.normalised {
-            self.notice(&path);
+            ContextOrigin::Git(address) => self.look_at_commit(address, selector, Ignores::Its, cancel),
+            ContextOrigin::Url(url) => self.look_at_url(url, selector, cancel),
         }
-        identified(files.listing, cancel)
+    }
+
+    fn look_at_commit(
+        &self,
+        address: &GitAddress,
+        selector: &Selector,
+        ignores: Ignores,
+        cancel: &Cancel,
+    ) -> Result<Listing, StepFailure> {
+        let Checkout { directory, time, .. } = self.remotes.git(address)?;
+        let ignore = match ignores {
+            Ignores::None => None,
+            Ignores::Its => IgnoreFile::at_root(&directory)?,
+        };
+        let context = ContextDirectory::new(directory, ignore, ContextModes::Preserve)?;
+        let listing = context.files(selector, cancel)?.listing;
+        Ok(match address.times {
+            GitTimes::Checkout => listing,
+            GitTimes::Commit => with_time(listing, time),
+        })
+    }
+
+    fn look_at_url(&self, url: &str, selector: &Selector, cancel: &Cancel) -> Result<Listing, StepFailure> {
+        let file = HttpFile { url: url.to_owned(), name: URL_CONTEXT.to_owned(), checksum: None };
+        let root = open(&self.remotes.http(&file)?.directory)?;
+        // Root's, also where the disk cannot say so.
+        let owners = Owners::from([(URL_CONTEXT.as_bytes().to_vec(), (0, 0))]);
+        Ok(copy::list(root.as_fd(), &owners, selector, cancel)?)
     }
 
     fn notice(&self, path: &str) {
@@ -106,6 +124,43 @@ impl Contexts {
     }
 }
 
+/// Which ignore file applies to a commit's files.
+#[derive(Clone, Copy)]
+enum Ignores {
+    /// None: ADD brings what is there.
+    None,
+    /// The one at its root.
+    Its,
+}
+
 fn identified(listing: Listing, cancel: &Cancel) -> Result<Identified, StepFailure> {
     Ok(Identified { digest: listing.digest(cancel)?, listing: Arc::new(listing) })
+}
+
+fn downloaded(download: &Download) -> Result<Listing, StepFailure> {
+    Ok(Listing::download(&download.directory, &download.name, download.modified)?)
+}
+
+/// The files with a time that is part of what they are (`mtime=commit`).
+fn with_time(listing: Listing, seconds: i64) -> Listing {
+    let Listing { mut nodes, content } = listing;
+    for node in nodes.values_mut() {
+        (node.seconds, node.nanoseconds) = (seconds, 0);
+    }
+    let content = match content {
+        Content::Context(root) => Content::Snapshot(root),
+        other => other,
+    };
+    Listing { nodes, content }
+}
+
+fn open(directory: &Path) -> Result<OwnedFd, StepFailure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| {
+        StepFailure::caused(
+            FailureKind::Machine,
+            format!("cannot open {}", directory.display()),
+            std::io::Error::from(error),
+        )
+    })
 }

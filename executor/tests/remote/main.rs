@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
+mod archive;
 mod git;
 mod ground;
+mod http;
 mod server;
