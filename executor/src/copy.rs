@@ -75,6 +75,9 @@ pub enum CopyError {
     /// A part of the destination is something else.
     #[error("{0} is not a directory")]
     NotADirectory(String),
+    /// A device, of an archive or an image, that this user cannot make: another image would come out.
+    #[error("{0} is a device, which only root outside of a user namespace can make")]
+    Device(String),
     /// `--chown` or WORKDIR's user is nobody.
     #[error(transparent)]
     User(#[from] UserError),

@@ -243,7 +243,12 @@ impl<'a> Target<'a> {
             NodeKind::Fifo => node(FileType::Fifo, 0),
             NodeKind::Directory | NodeKind::File { .. } => Err(Errno::INVAL),
         };
-        made.map_err(self.failed("creating", path))
+        match (made, kind) {
+            (Err(Errno::PERM), NodeKind::CharDevice { .. } | NodeKind::BlockDevice { .. }) => {
+                Err(CopyError::Device(self.shown(path)))
+            }
+            (made, _) => made.map_err(self.failed("creating", path)),
+        }
     }
 
     /// Makes another name of a file.

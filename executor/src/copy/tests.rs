@@ -6,6 +6,7 @@ use solver::op::{Chmod, Timestamps};
 use super::*;
 use crate::{
     context::{ContextDirectory, ContextModes},
+    tarball::craft::{Archive, Fields},
     testing::{Overlaid, draw, is_host_root, open_root, run_in_namespace_with_one_id, show},
 };
 
@@ -588,6 +589,7 @@ fn with_one_id_owners_are_kept_for_the_layer() {
 #[ignore = "runs inside a user namespace that the test above makes"]
 fn inside_a_namespace_with_one_id() {
     let [context, root] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let context_path = context.path().to_owned();
     draw(context.path(), &["d/f = x", "d/s/g = y", "d/l -> f"]);
     let copied = |step: &str| {
         let step = written(step).copy;
@@ -610,4 +612,14 @@ fn inside_a_namespace_with_one_id() {
     let told = copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &kept, &Cancel::default());
     let expected = Owners::from([(b"t/u/s".to_vec(), (0, 0))]);
     assert_eq!(told.expect("copied"), expected, "a directory that was somebody's is root's now");
+
+    let device = Fields { path: b"n", typeflag: b'3', device: (1, 3), ..Fields::default() };
+    let archive = Archive::default().entry(device, b"").finish();
+    fs::write(context_path.join("archive"), archive).expect("written");
+    let step = written("ADD archive /t/dev/").copy;
+    let files = context.files(&step.items[0].selector, &Cancel::default()).expect("listed");
+    let told =
+        copy(&step, &[&files.listing], open_root(root.path()).as_fd(), &Owners::new(), &Cancel::default());
+    let expected = "/t/dev/n is a device, which only root outside of a user namespace can make";
+    assert_eq!(told.expect_err("refused").to_string(), expected);
 }
