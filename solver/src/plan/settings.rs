@@ -8,6 +8,7 @@ use super::{
     OutlineArg, PlanError, ports,
     stage::{Declared, Walk},
     survey::Task,
+    variables,
     wording::{self, list, quoted_list},
 };
 
