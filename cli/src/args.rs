@@ -18,7 +18,7 @@ use crate::{
         allow::AllowSpec,
         annotation::AnnotationSpec,
         call::{Call, CallSpec, Format},
-        context::{ContextSpec, NamedContextSpec},
+        context::NamedContextSpec,
         host::HostSpec,
         output::OutputSpec,
         secret::{SecretSpec, SshSpec},
@@ -245,7 +245,7 @@ pub enum ContextCommand {
 pub struct ContextLsArgs {
     /// A directory, - (a tar archive on standard input), a git repository or a URL
     #[arg(value_name = "CONTEXT", default_value = ".")]
-    pub context: ContextSpec,
+    pub context: String,
 
     /// Dockerfile: its own ignore file, FILE.dockerignore, goes before the context's
     #[arg(short, long, value_name = "FILE")]

@@ -64,7 +64,7 @@ pub struct Surroundings {
 pub fn build(
     request: &BuildRequest,
     inputs: &Inputs,
-    outside: &Outside<'_>,
+    outside: &Outside,
     surroundings: &Surroundings,
 ) -> Result<Built, Failure> {
     let Surroundings { events, cancel, .. } = surroundings;

@@ -9,6 +9,8 @@ mod outline;
 mod table;
 mod targets;
 
+pub use json::pretty;
+
 use executor::ImageResolver;
 use parser::Dockerfile;
 use solver::plan;
@@ -44,7 +46,7 @@ impl From<String> for Answer {
 ///
 /// # Errors
 /// The Dockerfile is wrong, or an image cannot be had.
-pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside<'_>) -> Result<Answer, Failure> {
+pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Result<Answer, Failure> {
     let source = &inputs.dockerfile;
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(&source.text, check);

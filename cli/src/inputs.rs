@@ -16,7 +16,8 @@ use std::{
 };
 
 use executor::{
-    ContextOrigin,
+    ContextOrigin, Secrets,
+    agents::Agents,
     context::{ContextDirectory, ContextError, ContextModes, IgnoreFile},
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
 };
@@ -30,7 +31,7 @@ use solver::{Cancel, remote::GitAddress};
 use crate::{
     build::Events,
     failure::Failure,
-    request::{BuildRequest, DockerfilePlace, Places},
+    request::{DockerfilePlace, Places},
     spec::context::{ContextSpec, FilesSource, NamedSource},
 };
 use dockerfile::Found;
@@ -108,6 +109,9 @@ pub enum InputError {
     /// Two Dockerfiles.
     #[error("{0} is a Dockerfile itself: leave out -f, or give a tar archive")]
     TwoDockerfiles(String),
+    /// A Dockerfile where files were expected.
+    #[error("{0} is no tar archive, so there is nothing to list")]
+    NoArchive(String),
 }
 
 impl InputError {
@@ -115,25 +119,38 @@ impl InputError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Read { hint, .. } => hint.as_deref(),
-            Self::TwoDockerfiles(_) => None,
+            Self::TwoDockerfiles(_) | Self::NoArchive(_) => None,
         }
     }
 }
 
+/// Where [`Outside`] keeps things, and whom it trusts.
+#[derive(Debug, Clone)]
+pub struct OutsideOptions {
+    /// The store's directory.
+    pub root: PathBuf,
+    /// Registries that need no valid certificate.
+    pub insecure_registries: Vec<String>,
+    /// Credentials of servers.
+    pub secrets: Secrets,
+    /// Credentials of git servers.
+    pub agents: Agents,
+}
+
 /// The store and what fills it from elsewhere; opened when it is first needed, so that a mistake in a Dockerfile leaves
 /// no store behind.
-pub struct Outside<'a> {
-    request: &'a BuildRequest,
+pub struct Outside {
+    options: OutsideOptions,
     events: Events,
     cancel: Arc<Cancel>,
     registry: OnceCell<Registry>,
     fetcher: OnceCell<Fetcher>,
 }
 
-impl<'a> Outside<'a> {
+impl Outside {
     /// Nothing is opened yet.
-    pub fn new(request: &'a BuildRequest, events: Events, cancel: Arc<Cancel>) -> Self {
-        Self { request, events, cancel, registry: OnceCell::new(), fetcher: OnceCell::new() }
+    pub fn new(options: OutsideOptions, events: Events, cancel: Arc<Cancel>) -> Self {
+        Self { options, events, cancel, registry: OnceCell::new(), fetcher: OnceCell::new() }
     }
 
     /// The registry client.
@@ -144,7 +161,7 @@ impl<'a> Outside<'a> {
         if let Some(registry) = self.registry.get() {
             return Ok(registry.clone());
         }
-        let insecure = self.request.insecure_registries.clone();
+        let insecure = self.options.insecure_registries.clone();
         let registry = Registry::new(RegistryOptions { insecure, ..RegistryOptions::default() })?;
         Ok(self.registry.get_or_init(|| registry).clone())
     }
@@ -157,7 +174,7 @@ impl<'a> Outside<'a> {
         if let Some(fetcher) = self.fetcher.get() {
             return Ok(fetcher);
         }
-        let store = Arc::new(Store::open(&self.request.root)?);
+        let store = Arc::new(Store::open(&self.options.root)?);
         let fetcher = Fetcher::new(store, self.registry()?);
         Ok(self.fetcher.get_or_init(|| fetcher))
     }
@@ -165,8 +182,8 @@ impl<'a> Outside<'a> {
     fn remotes(&self) -> Result<Remotes, Failure> {
         Ok(Remotes::new(RemoteOptions {
             fetcher: self.fetcher()?.clone(),
-            secrets: self.request.secrets.clone(),
-            agents: self.request.agents.clone(),
+            secrets: self.options.secrets.clone(),
+            agents: self.options.agents.clone(),
             events: Arc::clone(&self.events),
             cancel: Arc::clone(&self.cancel),
         }))
@@ -177,8 +194,7 @@ impl<'a> Outside<'a> {
 ///
 /// # Errors
 /// Something is not there, is no text, or cannot be fetched.
-pub fn load(outside: &Outside<'_>, stdin: &mut dyn Read) -> Result<Inputs, Failure> {
-    let places = &outside.request.places;
+pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<Inputs, Failure> {
     let named = named(&places.named)?;
     let found = dockerfile::outside_of_context(places, outside, stdin)?;
     let arrived = main_context(places, outside, stdin)?;
@@ -193,6 +209,19 @@ pub fn load(outside: &Outside<'_>, stdin: &mut dyn Read) -> Result<Inputs, Failu
     let ignore = found.ignore_file(&arrived)?;
     let context = MainContext { directory: arrived.directory, ignore, _held: arrived.held };
     Ok(Inputs { dockerfile: found.source, context, named })
+}
+
+/// The main context by itself, with or without a Dockerfile in it.
+///
+/// # Errors
+/// It cannot be had, or is a Dockerfile and no context.
+pub fn context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<MainContext, Failure> {
+    let arrived = main_context(places, outside, stdin)?;
+    if arrived.dockerfile.is_some() {
+        return Err(InputError::NoArchive(arrived.name).into());
+    }
+    let ignore = dockerfile::ignore_file_without(&places.dockerfile, &arrived)?;
+    Ok(MainContext { directory: arrived.directory, ignore, _held: arrived.held })
 }
 
 /// A Dockerfile of this machine, by itself; `-` is standard input.
@@ -222,7 +251,7 @@ impl Arrived {
     }
 }
 
-fn main_context(places: &Places, outside: &Outside<'_>, stdin: &mut dyn Read) -> Result<Arrived, Failure> {
+fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<Arrived, Failure> {
     match &places.context {
         ContextSpec::Files(FilesSource::Directory(path)) => {
             let name = path.display().to_string();
@@ -244,7 +273,7 @@ fn main_context(places: &Places, outside: &Outside<'_>, stdin: &mut dyn Read) ->
 }
 
 /// An archive's files, or nothing but a Dockerfile.
-fn arrived(received: Received, name: String, outside: &Outside<'_>) -> Result<Arrived, Failure> {
+fn arrived(received: Received, name: String, outside: &Outside) -> Result<Arrived, Failure> {
     let (held, dockerfile) = match received {
         Received::Files(unpacked) => (Held::Unpacked(unpacked), None),
         Received::Dockerfile(bytes) => {

@@ -184,11 +184,11 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         }
     };
     request.notices.iter().for_each(|notice| events(Event::Warning(notice.clone())));
-    let outside = Outside::new(request, Arc::clone(&events), Arc::clone(&cancel));
+    let outside = Outside::new(request.outside(), Arc::clone(&events), Arc::clone(&cancel));
     // A signal explains every failure that comes after it.
     let explained = |failure| watch.received().map(Failure::Stopped).unwrap_or(failure);
-    let loaded =
-        build::remove_iidfile(request).and_then(|()| inputs::load(&outside, &mut io::stdin().lock()));
+    let loaded = build::remove_iidfile(request)
+        .and_then(|()| inputs::load(&request.places, &outside, &mut io::stdin().lock()));
     let inputs = match loaded.map_err(explained) {
         Ok(inputs) => inputs,
         Err(failure) => return fail(request, None, progress, &failure),

@@ -27,6 +27,7 @@ use solver::{
 pub use self::{annotations::Annotations, environment::Environment, error::RequestError};
 use crate::{
     args::{self, BuildArgs, ProgressMode},
+    inputs::OutsideOptions,
     outputs::{self, Output},
     spec::{
         call::{Call, CallSpec},
@@ -115,6 +116,16 @@ impl BuildRequest {
     /// Whether anything is written to the store, by steps or by what comes from elsewhere.
     pub fn needs_store(&self) -> bool {
         self.call.call == Call::Build || self.places.are_elsewhere()
+    }
+
+    /// What the store and everything that fills it must know.
+    pub fn outside(&self) -> OutsideOptions {
+        OutsideOptions {
+            root: self.root.clone(),
+            insecure_registries: self.insecure_registries.clone(),
+            secrets: self.secrets.clone(),
+            agents: self.agents.clone(),
+        }
     }
 
     /// The ways in which layers are packed for the outputs, the first one's first. Without an output, or when the digest
@@ -216,19 +227,32 @@ fn wanted_outputs(
 
 /// Where Dockerfile and files are; directories are there.
 fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Places, RequestError> {
-    let dockerfile = match args.file.as_deref() {
+    let named = named_contexts(&args.contexts)?;
+    let context = main_context(&args.context, keep_git_dir(build_args)?)?;
+    Ok(Places { named, ..main_places(context, args.file.as_deref())? })
+}
+
+/// The same for a context that is only to be looked at.
+///
+/// # Errors
+/// It is not there, or makes no sense.
+pub fn context_places(context: &str, file: Option<&str>) -> Result<Places, RequestError> {
+    main_places(main_context(context, false)?, file)
+}
+
+fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, RequestError> {
+    let dockerfile = match file {
         None | Some("") => DockerfilePlace::Default,
         Some("-") => DockerfilePlace::Stdin,
         Some(url) if solver::remote::is_url(url) => DockerfilePlace::Url(url.to_owned()),
         Some(path) => DockerfilePlace::Path(PathBuf::from(path)),
     };
-    let context = main_context(&args.context, keep_git_dir(build_args)?)?;
     if (&context, &dockerfile) == (&ContextSpec::Stdin, &DockerfilePlace::Stdin) {
         return Err(RequestError::Conflict(
             "standard input cannot be both the build context and the Dockerfile",
         ));
     }
-    Ok(Places { context, dockerfile, named: named_contexts(&args.contexts)? })
+    Ok(Places { context, dockerfile, named: BTreeMap::new() })
 }
 
 /// A directory of that name goes before an address that looks the same, as in buildx.

@@ -8,6 +8,8 @@
 //! A socket becomes an empty file, as with BuildKit. A device or something unreadable is an error that names it, but only where a step would copy
 //! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
+mod look;
+
 use std::{
     fs::File,
     io::{self, Read},
@@ -45,6 +47,8 @@ use crate::{
     rootfs::{PathError, failed, join, shown, split, xattr},
     view::open_in_root,
 };
+
+pub use look::{Entry, EntryKind, IgnoreLine, Ruling};
 
 /// The one extended attribute that is copied from contexts.
 const CAPABILITY: &[u8] = b"security.capability";

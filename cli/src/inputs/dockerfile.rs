@@ -46,10 +46,27 @@ impl Found {
 
     /// `<Dockerfile>.dockerignore`, else the context's `.dockerignore`, else nothing.
     pub fn ignore_file(&self, arrived: &Arrived) -> Result<Option<IgnoreFile>, InputError> {
-        let (here, inside) = match &self.beside {
-            Beside::Here(path) => (Some(own_ignore_file(path)), None),
-            Beside::InContext(path) => (None, Some(own_ignore_file(path))),
-            Beside::Nowhere => (None, None),
+        self.beside.ignore_file(arrived)
+    }
+}
+
+impl Beside {
+    /// Where the ignore file would lie, whether there is a Dockerfile or not.
+    fn of(place: &DockerfilePlace, arrived: &Arrived) -> Self {
+        match place {
+            DockerfilePlace::Stdin | DockerfilePlace::Url(_) => Self::Nowhere,
+            DockerfilePlace::Path(path) if !arrived.foreign || path.is_absolute() => Self::Here(path.clone()),
+            DockerfilePlace::Path(path) => Self::InContext(path.clone()),
+            DockerfilePlace::Default if arrived.foreign => Self::InContext(PathBuf::from("Dockerfile")),
+            DockerfilePlace::Default => Self::Here(arrived.directory.join("Dockerfile")),
+        }
+    }
+
+    fn ignore_file(&self, arrived: &Arrived) -> Result<Option<IgnoreFile>, InputError> {
+        let (here, inside) = match self {
+            Self::Here(path) => (Some(own_ignore_file(path)), None),
+            Self::InContext(path) => (None, Some(own_ignore_file(path))),
+            Self::Nowhere => (None, None),
         };
         let of_context = PathBuf::from(".dockerignore");
         if !arrived.foreign {
@@ -65,6 +82,14 @@ impl Found {
     }
 }
 
+/// The ignore file of a context whose Dockerfile nobody has asked for.
+pub fn ignore_file_without(
+    place: &DockerfilePlace,
+    arrived: &Arrived,
+) -> Result<Option<IgnoreFile>, InputError> {
+    Beside::of(place, arrived).ignore_file(arrived)
+}
+
 fn own_ignore_file(dockerfile: &Path) -> PathBuf {
     let mut name = dockerfile.as_os_str().to_owned();
     name.push(".dockerignore");
@@ -74,7 +99,7 @@ fn own_ignore_file(dockerfile: &Path) -> PathBuf {
 /// The Dockerfile that can be read before the context is there; `None` where it lies in the context.
 pub fn outside_of_context(
     places: &Places,
-    outside: &Outside<'_>,
+    outside: &Outside,
     stdin: &mut dyn Read,
 ) -> Result<Option<Found>, Failure> {
     let found = match (&places.dockerfile, &places.context) {
@@ -102,7 +127,7 @@ pub fn alone(path: &Path, stdin: &mut dyn Read) -> Result<Source, InputError> {
     Ok(Source { name, text })
 }
 
-fn from_url(url: &str, outside: &Outside<'_>) -> Result<Found, Failure> {
+fn from_url(url: &str, outside: &Outside) -> Result<Found, Failure> {
     let file = HttpFile { url: url.to_owned(), name: remote::file_name(url), checksum: None };
     let download = outside.remotes()?.http(&file).map_err(Failure::remote)?;
     let text = text::of_file(&download.directory.join(&download.name)).map_err(unreadable(url, None))?;

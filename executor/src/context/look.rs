@@ -1,0 +1,180 @@
+//! What people are told about a context: all that it holds, and which line of the ignore file decides about a path.
+
+use std::os::fd::AsFd;
+
+use solver::{
+    Cancel,
+    op::Selector,
+    pattern::ignore::{self, Matcher},
+};
+
+use super::{ContextDirectory, ContextError, Ignore};
+use crate::{
+    listing::{
+        NodeKind,
+        disk::{self, Disk, DiskKind},
+        lookup::{LastLink, resolve},
+    },
+    rootfs::shown,
+};
+
+/// One thing in a context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Relative to the context.
+    pub path: String,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What a thing in a context is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A file of so many bytes.
+    File(u64),
+    /// A symbolic link, and where it points.
+    Link(String),
+    /// What no COPY takes: a device.
+    Other,
+}
+
+/// What the ignore file says about a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// Whether COPY and ADD cannot see it.
+    pub excluded: bool,
+    /// Whether there is such a path, seen or not.
+    pub exists: bool,
+    /// The line that decides; none where no pattern matches.
+    pub line: Option<IgnoreLine>,
+}
+
+/// A line of an ignore file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoreLine {
+    /// What the file is called.
+    pub file: String,
+    /// Counted from 1.
+    pub number: usize,
+    /// As written, cleaned.
+    pub pattern: String,
+}
+
+impl ContextDirectory {
+    /// Everything that COPY and ADD can see, by path.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn entries(&self, cancel: &Cancel) -> Result<Vec<Entry>, ContextError> {
+        let root = self.open()?;
+        let ignore = self.ignore.as_ref().map(|ignore| &ignore.matcher);
+        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore }, cancel };
+        let all = Selector { include: vec![String::new()], ..Selector::default() };
+        let nodes = disk::list(&disk, &all).map_err(|error| self.told(error))?;
+        let kind = |kind| match kind {
+            NodeKind::Directory => EntryKind::Directory,
+            NodeKind::File { size, .. } => EntryKind::File(size),
+            NodeKind::Symlink { target } => EntryKind::Link(shown(&target)),
+            _ => EntryKind::Other,
+        };
+        Ok(nodes
+            .into_iter()
+            .map(|(path, node)| Entry { path: shown(&path), kind: kind(node.kind) })
+            .collect())
+    }
+
+    /// What the ignore file says about a path, cleaned and relative to the context. Whether it is there is looked up.
+    ///
+    /// # Errors
+    /// The context cannot be opened.
+    pub fn ruling(&self, path: &str) -> Result<Ruling, ContextError> {
+        let root = self.open()?;
+        let disk =
+            Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None }, cancel: &Cancel::default() };
+        let found = resolve(&disk, path.as_bytes(), LastLink::Keep, &mut Vec::new());
+        let (excluded, line) = match &self.ignore {
+            Some(ignore) => (ignore.matcher.matches(path), ignore.deciding_line(path)),
+            None => (false, None),
+        };
+        Ok(Ruling { excluded, exists: matches!(found, Ok(Some(_))), line })
+    }
+}
+
+impl Ignore {
+    /// The last line that changes what the lines before it say of the path.
+    fn deciding_line(&self, path: &str) -> Option<IgnoreLine> {
+        let lines = ignore::read_lines(&self.file.text);
+        let patterns: Vec<String> = lines.iter().map(|(_, pattern)| pattern.clone()).collect();
+        let excluded =
+            |count: usize| Matcher::new(&patterns[..count]).is_ok_and(|matcher| matcher.matches(path));
+        let (mut before, mut deciding) = (false, None);
+        for count in 1..=patterns.len() {
+            let now = excluded(count);
+            if now != before {
+                (before, deciding) = (now, Some(count - 1));
+            }
+        }
+        let (number, pattern) = lines.into_iter().nth(deciding?)?;
+        Some(IgnoreLine { file: self.file.name.clone(), number, pattern })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::{ContextModes, IgnoreFile};
+
+    fn context(ignore: &str) -> (tempfile::TempDir, ContextDirectory) {
+        let directory = tempfile::tempdir().expect("made");
+        for path in ["a/one.txt", "a/keep.txt", "b/deep/x", "top"] {
+            let path = directory.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("has one")).expect("made");
+            std::fs::write(path, "12").expect("written");
+        }
+        std::os::unix::fs::symlink("top", directory.path().join("link")).expect("made");
+        let file = IgnoreFile { name: ".dockerignore".to_owned(), text: ignore.to_owned() };
+        let path = directory.path().to_owned();
+        let files = ContextDirectory::new(path, Some(file), ContextModes::Normalise).expect("sound");
+        (directory, files)
+    }
+
+    #[test]
+    fn what_can_be_copied_is_listed() {
+        let (_directory, files) = context("# no text\n\n*/*.txt\n!a/keep.txt\nb\n");
+        let entries = files.entries(&Cancel::default()).expect("listed");
+        let shown: Vec<(&str, &EntryKind)> =
+            entries.iter().map(|entry| (entry.path.as_str(), &entry.kind)).collect();
+        let link = EntryKind::Link("top".to_owned());
+        assert_eq!(
+            shown,
+            [
+                ("a", &EntryKind::Directory),
+                ("a/keep.txt", &EntryKind::File(2)),
+                ("link", &link),
+                ("top", &EntryKind::File(2)),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_line_that_decides_is_told() {
+        let (_directory, files) = context("# no text\n\n*/*.txt\n!a/keep.txt\nb\n");
+        for (path, excluded, exists, line) in [
+            ("a/one.txt", true, true, Some((3, "*/*.txt"))),
+            ("a/keep.txt", false, true, Some((4, "!a/keep.txt"))),
+            ("b/deep/x", true, true, Some((5, "b"))),
+            ("b/none", true, false, Some((5, "b"))),
+            ("top", false, true, None),
+        ] {
+            let ruling = files.ruling(path).expect("asked");
+            let line = line.map(|(number, pattern): (usize, &str)| IgnoreLine {
+                file: ".dockerignore".to_owned(),
+                number,
+                pattern: pattern.to_owned(),
+            });
+            assert_eq!(ruling, Ruling { excluded, exists, line }, "{path}");
+        }
+    }
+}
