@@ -31,6 +31,83 @@ fn the_last_match_decides() {
 }
 
 #[test]
+fn patterns_match_a_path_or_one_of_its_parents() {
+    let cases: [(&str, &str, bool); 60] = [
+        ("**", "f", true),
+        ("**", "d/f/", true),
+        ("**/", "f", true),
+        ("**/", "d/f", true),
+        ("**/**", "d/f", true),
+        ("d/**", "d", false),
+        ("d/**", "d/e/f", true),
+        ("**/d", "d", true),
+        ("**/d", "x/d/f", true),
+        ("**/d", "xd", false),
+        ("**d", "xd", true),
+        ("**/e/*", "d/e/f", true),
+        ("**/e/*", "d/e", false),
+        ("**/e/**", "d/e/g/f", true),
+        ("**/f*", "d/d/f.txt", true),
+        ("**/f*txt", "d/f.txt", true),
+        ("**/f*.txt*", "f.txt", true),
+        ("**/**/*.txt", "f.txt", true),
+        ("**/**/*.txt", "d/d/f.md", false),
+        ("a**/*.txt", "a/d/d/f.txt", true),
+        ("a**/*.txt", "a/f.txt", true),
+        ("a/*.txt", "a/d/f.txt", false),
+        ("a/*.txt**", "a/f.txt.d/e", true),
+        ("**/a/b", "a/b", true),
+        ("**/a/b", "c/a/b/d", true),
+        ("**/a/b", "a/c/b", false),
+        ("a[b-d]e", "ace", true),
+        ("a[b-d]e", "ae", false),
+        ("a[b-d]e", "aae", false),
+        ("a[^b-d]e", "aze", true),
+        ("a[^b]c", "a/c", true),
+        ("a[b/]c", "a/c", true),
+        ("a?c", "a/c", false),
+        ("a*c", "a/c", false),
+        (".*", ".f", true),
+        (".*", "f", false),
+        ("a.c", "abc", false),
+        ("a?c", "a☺c", true),
+        ("a[^a]c", "a☺c", true),
+        ("a???c", "a☺c", false),
+        ("[a-ζ]*", "α", true),
+        ("*[a-ζ]", "A", false),
+        ("[\\]a]", "]", true),
+        ("[x\\-]", "-", true),
+        ("[\\-x]", "x", true),
+        ("[x\\-]", "z", false),
+        ("a\\\\", "a\\", true),
+        ("a\\*b", "a*b", true),
+        ("a\\*b", "axb", false),
+        ("\\!a", "!a", true),
+        ("a(b)c/d", "a(b)c/d", true),
+        ("a.|)$(}+{b*", "a.|)$(}+{bc", true),
+        ("dist/*.whl", "dist/x-2.4.0rc3.dev36+g08ac-py3.whl", true),
+        ("a]b*", "a]bc", true),
+        ("  a  ", "a", true),
+        ("a/../b", "b/c", true),
+        ("./a", "./a/b", true),
+        ("a//b/", "a/b", true),
+        ("*", "a/b/c", true),
+        ("*x", "xxx", true),
+    ];
+    for (pattern, path, expected) in cases {
+        assert_eq!(matcher(&[pattern]).matches(path), expected, "{pattern:?} {path}");
+    }
+}
+
+#[test]
+fn malformed_patterns_are_refused() {
+    let bad = ["[", "[^", "[^bc", "a[", "[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]", "\\", "a\\", "[a", "!"];
+    for pattern in bad {
+        assert!(Matcher::new(&[pattern.to_owned()]).is_err(), "{pattern:?}");
+    }
+}
+
+#[test]
 fn the_root_is_never_excluded() {
     for path in [".", ""] {
         assert!(!matcher(&["*", "**"]).matches(path));

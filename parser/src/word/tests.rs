@@ -61,6 +61,92 @@ fn operators_expand() {
     }
 }
 
+/// What BuildKit's lexer is tested for besides its tables.
+#[test]
+fn patterns_are_shell_patterns() {
+    let variable = |name: &str| {
+        let value = match name {
+            "V" => "xxyy",
+            "SPECIAL" => "()[]{}^$.*?|\\x",
+            "STARS" => "a***yy*",
+            "MARKS" => "???y",
+            "FILES" => "/foo*/*/*.txt",
+            "DEEP" => "/tmp/tmp/bar.txt",
+            "URL" => "http://example.com",
+            "X" => "x",
+            "STAR_SLASH" => "\\*/",
+            "ANY" => "/?/",
+            "TMP" => "/tmp",
+            "HTTP" => "http://",
+            "NONE" => "",
+            "KOREAN" => "한국어",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let cases = [
+        ("${SPECIAL#()[]{\\}^$.\\*\\?|\\\\}", "x"),
+        ("${STARS%%\\**}", "a"),
+        ("${STARS%%\\**\\*}", "a"),
+        ("${STARS%\\*}", "a***yy"),
+        ("${V#*x*y}", "y"),
+        ("${V#*}", "xxyy"),
+        ("${V##*}", ""),
+        ("${V%*}", "xxyy"),
+        ("${V%%*}", ""),
+        ("${V#$X}", "xyy"),
+        ("${V#$NONE}", "xxyy"),
+        ("${V#}", "xxyy"),
+        ("${V##*x}", "yy"),
+        ("${V##}", "xxyy"),
+        ("${V%}", "xxyy"),
+        ("${V%%$NONE}", "xxyy"),
+        ("${V%%y*}", "xx"),
+        ("${MARKS#?\\?}", "?y"),
+        ("${MARKS##\\?*}", ""),
+        ("${FILES/$STAR_SLASH/.}", "/foo.*/*.txt"),
+        ("${FILES//$STAR_SLASH/.}", "/foo..*.txt"),
+        ("${DEEP/$TMP/}", "/tmp/bar.txt"),
+        ("${DEEP//$TMP/}", "/bar.txt"),
+        ("${DEEP//$ANY/+}", "/tmp/tmp/bar.txt"),
+        ("${URL/$HTTP/https://}", "https://example.com"),
+        ("${DEEP//\\//\\/}", "\\/tmp\\/tmp\\/bar.txt"),
+        ("${V/$NONE/ww}", "wwxxyy"),
+        ("${V///}", "xxyy"),
+        ("${UNSET///}", ""),
+        ("${UNSET:-.}${V%x}${UNSET:-.}", ".xxyy."),
+        ("${KOREAN#?}${KOREAN%?}${KOREAN/국/X}", "국어한국한X어"),
+        ("${V:-${UNSET:-${X}}}", "xxyy"),
+        ("${UNSET:-${ALSO:-${X}}}", "x"),
+        ("${UNSET:-a b}", "a b"),
+        ("${UNSET:-\"a}b\"}", "a}b"),
+        ("${UNSET:-'$X'}", "$X"),
+        ("${UNSET:-a\\}b}", "a}b"),
+        ("${V:+${X}}-${NONE:+y}-${NONE+z}", "x--z"),
+        ("$1${10}$*$#$0x", "x"),
+        ("$$X", "X"),
+        ("${X}${X?no}${X:?no}", "xxx"),
+    ];
+    for (word, expected) in cases {
+        let value = expand(word, '\\', &variable).map(|expanded| expanded.value);
+        assert_eq!(value.as_deref(), Ok(expected), "{word}");
+    }
+    for word in [
+        "${V//ww}",
+        "${V//}",
+        "${V/a}",
+        "${V#\\}",
+        "${V#\\x}",
+        "${V%\\\\\\}",
+        "${V=}",
+        "${V=:a}",
+        "${V^}",
+        "${V,,}",
+    ] {
+        assert!(expand(word, '\\', &variable).is_err(), "{word}");
+    }
+}
+
 #[test]
 fn mistakes_are_named() {
     let required = |message: &str| WordProblem::Required { name: "X".into(), message: message.into() };
