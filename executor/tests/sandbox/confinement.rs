@@ -238,7 +238,7 @@ fn script(fixture: &Fixture) {
 }
 
 /// Everything a layer could hold: path, mode, owner, size, link, time.
-fn listing(directory: &Path) -> Vec<String> {
+pub fn listing(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in walkdir::WalkDir::new(directory).sort_by_file_name() {
         let entry = entry.unwrap();
@@ -260,7 +260,7 @@ fn listing(directory: &Path) -> Vec<String> {
 }
 
 /// A layer on top of the fixture's own.
-fn layer(step: &mut Step<'_>, fill: impl FnOnce(&Path)) -> PathBuf {
+pub fn layer(step: &mut Step<'_>, fill: impl FnOnce(&Path)) -> PathBuf {
     let layer = step.upper().with_file_name("layer");
     fs::create_dir(&layer).unwrap();
     fill(&layer);
@@ -269,7 +269,7 @@ fn layer(step: &mut Step<'_>, fill: impl FnOnce(&Path)) -> PathBuf {
 }
 
 /// Directories may have been copied up for a mount point that was made in them, but must then be as they were below.
-fn assert_nothing_changed(step: &Step<'_>, below: &[PathBuf], root_before: &[String]) {
+pub fn assert_nothing_changed(step: &Step<'_>, below: &[PathBuf], root_before: &[String]) {
     let below: Vec<String> = below.iter().flat_map(|layer| listing(layer)).collect();
     let changed: Vec<String> = listing(&step.upper())
         .into_iter()

@@ -9,14 +9,15 @@ use std::{
 };
 
 use executor::sandbox::{
-    self, Entered, Exit, PlanError, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User,
+    self, Entered, Exit, PlanError, PlanInputs, PlannedMount, Root, Rung, SandboxError, SandboxPlan,
+    SecretBytes, User,
 };
 use solver::{Cancel, Stream, op};
 use tempfile::TempDir;
 
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "dd", "echo", "env", "false", "grep", "id", "ip", "kill", "ls", "mkdir", "mv", "rm",
-    "seq", "setsid", "sh", "sleep", "stat", "touch", "tr", "true",
+    "cat", "chmod", "dd", "echo", "env", "false", "grep", "id", "ip", "kill", "ls", "mkdir", "mount", "mv",
+    "rm", "seq", "setsid", "sh", "sleep", "stat", "touch", "tr", "true", "umount", "test",
 ];
 
 /// Where the tests of one rung run.
@@ -36,6 +37,10 @@ pub struct Step<'a> {
     pub user: User,
     /// Directories below, topmost first.
     pub lowers: Vec<PathBuf>,
+    /// What is mounted.
+    pub mounts: Vec<PlannedMount>,
+    /// Secrets of its environment.
+    pub secret_env: Vec<(String, SecretBytes)>,
     fixture: &'a Fixture,
     scratch: TempDir,
 }
@@ -108,7 +113,15 @@ impl Fixture {
         fs::create_dir(scratch.path().join("upper")).unwrap();
         fs::create_dir(scratch.path().join("work")).unwrap();
         let lowers = vec![self.lower().to_path_buf()];
-        Step { exec, user: User::default(), lowers, fixture: self, scratch }
+        Step {
+            exec,
+            user: User::default(),
+            lowers,
+            mounts: Vec::new(),
+            secret_env: Vec::new(),
+            fixture: self,
+            scratch,
+        }
     }
 
     /// What a command line prints; it must succeed.
@@ -136,8 +149,8 @@ impl Step<'_> {
             ambient_env: &[],
             rung: self.fixture.rung,
             root: Root::Overlay { lowers: self.lowers.clone(), upper, work },
-            mounts: Vec::new(),
-            secret_env: Vec::new(),
+            mounts: self.mounts.clone(),
+            secret_env: self.secret_env.clone(),
             user: self.user.clone(),
             home: Some("/root"),
             resolv_conf: "nameserver 192.0.2.1\n",

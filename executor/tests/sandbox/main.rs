@@ -11,6 +11,7 @@ mod confinement;
 mod fixture;
 mod inside;
 mod life;
+mod mounts;
 mod output;
 
 use std::{
@@ -96,7 +97,7 @@ fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
         println!("SKIPPED: the sandbox tests: no static busybox (Debian: busybox-static)");
         return ExitCode::SUCCESS;
     };
-    let tests = [confinement::TESTS, life::TESTS, output::TESTS].concat();
+    let tests = [confinement::TESTS, mounts::TESTS, life::TESTS, output::TESTS].concat();
     let mut failed = 0;
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(filter)) {
         let passed = catch_unwind(AssertUnwindSafe(|| test(&fixture))).is_ok();
