@@ -18,8 +18,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, futimens, linkat, mkdirat, readlinkat,
-        symlinkat,
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, fchown, fstat, futimens, linkat, mkdirat,
+        readlinkat, symlinkat,
     },
     io::Errno,
 };
@@ -27,7 +27,7 @@ use solver::Cancel;
 
 use super::{
     CacheMountError,
-    sight::{Kind, Sight, go_on, time},
+    sight::{Item, Kind, Sight, go_on, kind_of, time},
     times::Overrides,
 };
 use crate::{
@@ -176,34 +176,66 @@ fn stamp(from: &File, copy: &File, time: Stamp) -> Result<(), Errno> {
 /// The time on disk behind each time that only copies have.
 #[derive(Debug, Default)]
 pub(super) struct Masks {
-    by_path: Overrides,
-    by_time: BTreeMap<Stamp, Stamp>,
+    copies: BTreeMap<Vec<u8>, Mask>,
+    /// Whether a copy of this time only can be behind it, and of which.
+    by_time: BTreeMap<Stamp, Option<Stamp>>,
+    /// The copies of a second, for tools that keep no more of a time when they copy a file.
+    by_second: BTreeMap<i64, Vec<Vec<u8>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mask {
+    kind: Kind,
+    size: u64,
+    shown: Stamp,
+    own: Stamp,
 }
 
 impl Masks {
     pub(super) fn of(sight: &Sight, overrides: &Overrides) -> Self {
-        let own = |path: &Vec<u8>| sight.items[path].time;
-        // Where files of several times have one now, the earliest stands for all that was moved.
-        let by_time = overrides.iter().rev().map(|(path, shown)| (*shown, own(path)));
-        let mut earliest: BTreeMap<Stamp, Stamp> = BTreeMap::new();
-        for (shown, own) in by_time {
-            let time = earliest.entry(shown).or_insert(own);
-            *time = (*time).min(own);
+        let mut masks = Self::default();
+        for (path, shown) in overrides {
+            let Item { kind, size, time: own, .. } = sight.items[path];
+            let behind = masks.by_time.entry(*shown).or_insert(Some(own));
+            *behind = behind.filter(|other| *other == own);
+            masks.by_second.entry(shown.seconds).or_default().push(path.clone());
+            masks.copies.insert(path.clone(), Mask { kind, size, shown: *shown, own });
         }
-        let by_path = overrides.keys().map(|path| (path.clone(), own(path))).collect();
-        Self { by_path, by_time: earliest }
+        let others = sight.items.iter().filter(|(path, _)| !overrides.contains_key(*path));
+        for (_, item) in others {
+            masks.by_time.entry(item.time).and_modify(|behind| *behind = None);
+        }
+        masks
     }
 
-    fn behind(&self, path: &[u8], shown: Stamp) -> Option<Stamp> {
-        let any = self.by_time.get(&shown)?;
-        Some(*self.by_path.get(path).unwrap_or(any))
+    /// The time that something would have without the copies.
+    fn behind(&self, path: &[u8], stat: &Stat) -> Option<Stamp> {
+        let time = time(stat);
+        let own = self.copies.get(path).filter(|mask| mask.shown == time).map(|mask| mask.own);
+        own.or_else(|| *self.by_time.get(&time)?).or_else(|| self.behind_second(path, stat))
+    }
+
+    /// What is behind a time of whole seconds: that of a copy of this name and size, or of all copies of this size.
+    fn behind_second(&self, path: &[u8], stat: &Stat) -> Option<Stamp> {
+        if stat.st_mtime_nsec != 0 {
+            return None;
+        }
+        let kind = kind_of(stat)?;
+        let is_alike = |mask: &Mask| {
+            mask.kind == kind && (kind == Kind::Directory || i64::try_from(mask.size) == Ok(stat.st_size))
+        };
+        let copies = self.by_second.get(&stat.st_mtime)?.iter().map(|path| (path, self.copies[path]));
+        let alike: Vec<_> = copies.filter(|(_, mask)| is_alike(mask)).collect();
+        let same_name = alike.iter().find(|(copy, _)| split(copy).1 == split(path).1);
+        let all = || alike.first().filter(|(_, first)| alike.iter().all(|(_, mask)| mask.own == first.own));
+        same_name.or_else(all).map(|(_, mask)| mask.own)
     }
 }
 
 /// Gives everything in a step's upper directory the time it would have without the copies: what was copied up, moved,
 /// linked, or copied with its time.
 pub(super) fn restore(upper: &Path, masks: &Masks) -> Result<(), CacheMountError> {
-    if masks.by_time.is_empty() {
+    if masks.copies.is_empty() {
         return Ok(());
     }
     let root = open(upper)?;
@@ -217,7 +249,7 @@ pub(super) fn restore(upper: &Path, masks: &Masks) -> Result<(), CacheMountError
             if file_type(&stat) == FileType::Directory {
                 todo.push(child.clone());
             }
-            if let Some(own) = masks.behind(&child, time(&stat)) {
+            if let Some(own) = masks.behind(&child, &stat) {
                 set_mtime(&directory, &name, own.seconds, own.nanoseconds)
                     .map_err(failed("changing", &child))?;
             }

@@ -52,6 +52,7 @@ pub(super) struct Item {
     pub(super) face: Face,
     /// The time it has on disk.
     pub(super) time: Stamp,
+    pub(super) size: u64,
     pub(super) from_base: bool,
     /// Device and inode of a file that has several names.
     pub(super) inode: Option<(u64, u64)>,
@@ -207,7 +208,14 @@ impl Sight {
 
 fn item(kind: Kind, face: Face, stat: &Stat, from_base: bool) -> Item {
     let has_names = kind == Kind::File && stat.st_nlink > 1;
-    Item { kind, face, time: time(stat), from_base, inode: has_names.then_some((stat.st_dev, stat.st_ino)) }
+    Item {
+        kind,
+        face,
+        time: time(stat),
+        size: u64::try_from(stat.st_size).unwrap_or_default(),
+        from_base,
+        inode: has_names.then_some((stat.st_dev, stat.st_ino)),
+    }
 }
 
 /// The modification time of something.
@@ -215,7 +223,7 @@ pub(super) fn time(stat: &Stat) -> Stamp {
     Stamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
 }
 
-fn kind_of(stat: &Stat) -> Option<Kind> {
+pub(super) fn kind_of(stat: &Stat) -> Option<Kind> {
     match file_type(stat) {
         FileType::RegularFile => Some(Kind::File),
         FileType::Symlink => Some(Kind::Symlink),

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use oci::TreeDigest;
+use oci::{TreeDigest, tree::TIME_LIMIT};
 use rustix::time::{ClockId, clock_gettime};
 use solver::Cancel;
 
@@ -122,7 +122,7 @@ pub(super) fn decide(
     }
     let fresh = spread(&order, earliest);
     let time = |item: &Item, verdict: &Verdict| match verdict {
-        Verdict::Keep(time) => *time,
+        Verdict::Keep(time) => kept(*time, item.time),
         Verdict::Changed if !is_late(item) => fresh[&item.time],
         Verdict::Changed | Verdict::Any => item.time,
     };
@@ -136,13 +136,21 @@ pub(super) fn decide(
     Ok(sights.iter().zip(&verdicts).map(overrides).collect())
 }
 
+/// How a file that was shown with a time is shown again. Nothing in a cache mount is older than [`TIME_LIMIT`], so all
+/// times before it are alike; which of them a file has reaches the layer if the step moves it, so that is not changed.
+fn kept(time: Stamp, own: Stamp) -> Stamp {
+    let limit = Stamp { seconds: TIME_LIMIT, nanoseconds: 0 };
+    if time < limit && own < limit { own } else { time.max(limit) }
+}
+
 /// How many nanoseconds all fresh times together take.
 const WINDOW: u32 = 1_000_000;
 
 /// A fresh time for each time on disk, in the same order.
 fn spread(order: &BTreeSet<Stamp>, earliest: Stamp) -> BTreeMap<Stamp, Stamp> {
-    let step = (WINDOW / u32::try_from(order.len().max(1)).unwrap_or(WINDOW)).clamp(1, 1000);
-    let fresh = |at: usize| earliest.later(at as u64 * u64::from(step));
+    let step = (WINDOW / u32::try_from(order.len() + 1).unwrap_or(WINDOW)).clamp(1, 1000);
+    // None is a whole second: so have the copies that a tool makes which knows no smaller ones.
+    let fresh = |at: usize| earliest.later((at as u64 + 1) * u64::from(step));
     order.iter().enumerate().map(|(at, time)| (*time, fresh(at))).collect()
 }
 

@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 use executor::{
@@ -26,7 +27,7 @@ use rustix::{
 };
 use solver::{
     Cancel, Event, Executor, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
-    op::{ContextSource, Copy, CopyItem, Exec, Place, Selector, Source},
+    op::{ContextSource, Copy, CopyItem, Exec, Mount, Place, Selector, Source},
 };
 use tempfile::TempDir;
 
@@ -45,7 +46,19 @@ pub struct Ground {
     store: Arc<Store>,
     context: TempDir,
     layout: TempDir,
-    root: TempDir,
+    root: Arc<TempDir>,
+}
+
+/// Who takes the output of a step, and says when it is to stop.
+pub type Watch<'a> = (&'a (dyn Fn(Stream, &[u8]) + Sync), &'a Cancel);
+
+/// Whether a step may come from a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UseCache {
+    /// It may.
+    Yes,
+    /// `--no-cache`.
+    No,
 }
 
 /// An entry of a base layer: path, kind, mode, owner and time.
@@ -69,7 +82,7 @@ pub const FILE: Base<'static> =
 impl Ground {
     /// A new store and an empty context.
     pub fn new(rung: Rung, busybox: &Path) -> Self {
-        Self::in_store(rung, busybox, tempfile::tempdir().unwrap())
+        Self::in_store(rung, busybox, Arc::new(tempfile::tempdir().unwrap()))
     }
 
     /// Another one, whose store is on a disk of so many bytes.
@@ -77,7 +90,7 @@ impl Ground {
         let root = tempfile::tempdir().unwrap();
         let size = CString::new(format!("size={size},mode=755")).unwrap();
         rustix::mount::mount("tmpfs", root.path(), "tmpfs", MountFlags::empty(), size.as_c_str()).unwrap();
-        Self::in_store(self.rung, &self.busybox, root)
+        Self::in_store(self.rung, &self.busybox, Arc::new(root))
     }
 
     /// Takes the small disk away, so that its directory can go.
@@ -85,7 +98,7 @@ impl Ground {
         rustix::mount::unmount(self.root.path(), UnmountFlags::DETACH).unwrap();
     }
 
-    fn in_store(rung: Rung, busybox: &Path, root: TempDir) -> Self {
+    fn in_store(rung: Rung, busybox: &Path, root: Arc<TempDir>) -> Self {
         let [context, layout] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         fs::create_dir_all(layout.path().join("blobs/sha256")).unwrap();
         let store = Arc::new(Store::open(root.path()).unwrap());
@@ -111,6 +124,17 @@ impl Ground {
         let path = self.context.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+
+    /// Gives a file of the context a time.
+    pub fn touch(&self, path: &str, time: SystemTime) {
+        let file = fs::File::options().write(true).open(self.context.path().join(path)).unwrap();
+        file.set_modified(time).unwrap();
+    }
+
+    /// Another build with the same store.
+    pub fn in_same_store(&self) -> Self {
+        Self::in_store(self.rung, &self.busybox, Arc::clone(&self.root))
     }
 
     /// A layer that brings busybox and its names.
@@ -145,21 +169,39 @@ impl Ground {
 
     /// `RUN` of a shell command.
     pub fn run(&self, parent: &Snapshot, command: &str) -> Result<Snapshot, StepFailure> {
-        let exec = Exec {
-            args: ["/bin/sh", "-c", command].map(str::to_owned).into(),
-            env: vec![("PATH".to_owned(), "/bin".to_owned())],
-            user: String::new(),
-            workdir: "/".to_owned(),
-            network: Default::default(),
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
-            script: None,
-            timestamps: Default::default(),
-        };
+        let exec = shell_command(command);
         self.execute(Op::Exec(exec), parent, &[])
+    }
+
+    /// `RUN --mount=...` of a shell command; a mount's input 1 is the first of `inputs`.
+    pub fn run_mounted(
+        &self,
+        parent: &Snapshot,
+        command: &str,
+        mounts: &[Mount],
+        inputs: &[&Snapshot],
+    ) -> Result<Snapshot, StepFailure> {
+        let told = |stream, line: &[u8]| println!("    {stream:?} {}", String::from_utf8_lossy(line));
+        self.run_watched(parent, command, mounts, inputs, UseCache::Yes, (&told, &Cancel::default()))
+    }
+
+    /// The same, watched, and perhaps with `--no-cache`.
+    pub fn run_watched(
+        &self,
+        parent: &Snapshot,
+        command: &str,
+        mounts: &[Mount],
+        inputs: &[&Snapshot],
+        use_cache: UseCache,
+        (log, cancel): Watch<'_>,
+    ) -> Result<Snapshot, StepFailure> {
+        let exec = Exec { mounts: mounts.to_vec(), ..shell_command(command) };
+        let vertex = Vertex { use_cache: use_cache == UseCache::Yes, ..vertex(Op::Exec(exec)) };
+        let source = self::vertex(Op::Source(Source::Scratch));
+        let input = |snapshot| Input { vertex: &source, snapshot, identity: None };
+        let inputs = std::iter::once(parent).chain(inputs.iter().copied()).map(input).collect();
+        let step = Step { id: VertexId(0), vertex: &vertex, inputs, log, cancel };
+        Ok(parent.with(self.executor.execute(step)?))
     }
 
     /// `COPY --chown=OWNER SOURCE DESTINATION` from the context.
@@ -253,6 +295,23 @@ impl Ground {
             _ => None,
         };
         events.iter().filter_map(warning).collect()
+    }
+}
+
+fn shell_command(command: &str) -> Exec {
+    Exec {
+        args: ["/bin/sh", "-c", command].map(str::to_owned).into(),
+        env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        user: String::new(),
+        workdir: "/".to_owned(),
+        network: Default::default(),
+        security: Default::default(),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        hosts: Vec::new(),
+        hostname: None,
+        script: None,
+        timestamps: Default::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that panics has failed")]
 
+mod cache_mounts;
 mod cases;
 mod ground;
 
@@ -80,7 +81,9 @@ fn run(filter: &str) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let mut failed = 0;
-    for (name, test) in cases::TESTS.iter().filter(|(name, _)| name.contains(filter)) {
+    for (name, test) in
+        cases::TESTS.iter().chain(cache_mounts::TESTS).filter(|(name, _)| name.contains(filter))
+    {
         let ground = Ground::new(entered.rung, &busybox);
         let passed = catch_unwind(AssertUnwindSafe(|| test(&ground))).is_ok();
         println!("test {}: {name} ... {}", entered.rung, if passed { "ok" } else { "FAILED" });
