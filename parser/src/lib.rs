@@ -12,6 +12,7 @@ mod directives;
 pub mod dump;
 mod duration;
 mod flags;
+pub mod fuzz;
 pub mod glob;
 mod go;
 mod grammar;
