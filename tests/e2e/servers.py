@@ -1,0 +1,116 @@
+"""Servers of files and git repositories on free loopback ports, each a context manager that ends with its test."""
+
+import http.server
+import os
+import pathlib
+import socket
+import subprocess
+import threading
+import urllib.parse
+
+from support import WATCHDOG, accepts, wait_for
+
+
+class Files:
+    """Files by their path over HTTP, and repositories below the same directory through `git http-backend`."""
+
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+
+    def __enter__(self):
+        directory, log = self.directory, self.log = self.directory, []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *arguments):
+                super().__init__(*arguments, directory=str(directory))
+
+            def log_message(self, *_):
+                log.append(f"{self.command} {self.path}")
+
+            def do_GET(self):
+                if ".git/" in self.path:
+                    self.backend(b"")
+                else:
+                    super().do_GET()
+
+            def do_POST(self):
+                self.backend(self.rfile.read(int(self.headers["Content-Length"])))
+
+            def backend(self, body):
+                path, _, query = self.path.partition("?")
+                environment = {
+                    "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(directory), "GIT_HTTP_EXPORT_ALL": "1",
+                    "REQUEST_METHOD": self.command, "PATH_INFO": urllib.parse.unquote(path), "QUERY_STRING": query,
+                    "CONTENT_TYPE": self.headers.get("Content-Type", ""), "CONTENT_LENGTH": str(len(body)),
+                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                    "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                    "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*",
+                }
+                done = subprocess.run(["git", "http-backend"], input=body, stdout=subprocess.PIPE, env=environment,
+                                      timeout=WATCHDOG, check=True)
+                head, _, content = done.stdout.partition(b"\r\n\r\n")
+                headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+                self.send_response(int(headers.pop("Status", "200").split()[0]))
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+class GitDaemon:
+    """Repositories over git://."""
+
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+
+    def __enter__(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = {**os.environ, "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+        # Not `git daemon`: its child would outlive it.
+        program = pathlib.Path(subprocess.check_output(["git", "--exec-path"], text=True).strip()) / "git-daemon"
+        self.process = subprocess.Popen(
+            [program, "--export-all", "--listen=127.0.0.1", f"--port={port}", f"--base-path={self.directory}"],
+            env=environment, stderr=subprocess.DEVNULL)
+        wait_for(lambda: accepts(port), "git-daemon to listen")
+        self.url = f"git://127.0.0.1:{port}"
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(WATCHDOG)
+
+
+def repository(path, files, branch="main"):
+    """A bare repository with one commit of these files; gives the commit."""
+    work = pathlib.Path(f"{path}.work")
+    for name, content in files.items():
+        file = work / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    environment = {
+        **os.environ, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@example.org", "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(work)}
+
+    def git(*arguments, cwd=work):
+        return subprocess.run(["git", *arguments], cwd=cwd, check=True, env=environment, text=True, timeout=WATCHDOG,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout.strip()
+
+    git("init", "--quiet", f"--initial-branch={branch}")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "files")
+    git("clone", "--quiet", "--bare", str(work), str(path), cwd=work.parent)
+    return git("rev-parse", "HEAD")
