@@ -206,13 +206,14 @@ fn fetch(
     let place =
         blake3::hash(format!("{:?}", (&wanted.name, digest, &last_modified)).as_bytes()).to_hex().to_string();
     let target = store.area("downloads/files").join(&place);
-    if target.exists() {
-        // What is there may be damaged, which is why we are here; whoever reads it at this moment finds out.
+    let record = Record { digest, content, size, etag, last_modified, place };
+    // Another URL may have brought the same file, and somebody may be reading it.
+    if target.exists() && !is_whole(options, &record, &wanted.name) {
         let damaged = store.temp_dir("damaged")?;
         let _ = fs::rename(&target, damaged.path().join("file"));
     }
     store.rename_into(temp, &target)?;
-    Ok(Some(Record { digest, content, size, etag, last_modified, place }))
+    Ok(Some(record))
 }
 
 fn content_of(file: &mut File, size: u64) -> io::Result<ContentDigest> {
