@@ -88,6 +88,7 @@ class Builder:
         contexts = [row | {"v": row["v"] if is_remote(row["v"]) else values["case"] / row["v"]} for row in pairs("contexts")]
         return {
             "args": each("arg", pairs("args")), "contexts": each("context", contexts),
+            "file": each("file", [values] if given.get("file") != "" else []),
             "target": each("target", [given] if given.get("target") else []),
             "secrets": each("secret", secret_files(given.get("secrets", {}), values["scratch"])),
             "ssh": each("ssh", [values] if given.get("ssh") else []),
