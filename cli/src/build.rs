@@ -27,7 +27,7 @@ use crate::{
     outputs::Output,
     report,
     request::BuildRequest,
-    spec::{call::Call, context::NamedSource},
+    spec::context::NamedSource,
 };
 
 /// Takes events, from any thread.
@@ -127,10 +127,8 @@ pub fn try_destinations(request: &BuildRequest) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure::Write`]
-pub fn remove_old_results(request: &BuildRequest) -> Result<(), Failure> {
-    let Some(path) = request.iidfile.as_ref().filter(|_| request.call.call == Call::Build) else {
-        return Ok(());
-    };
+pub fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
+    let Some(path) = &request.iidfile else { return Ok(()) };
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(Failure::Write { path: path.clone(), source })

@@ -187,7 +187,7 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     let outside = Outside::new(request.outside(), Arc::clone(&events), Arc::clone(&cancel));
     // A signal explains every failure that comes after it.
     let explained = |failure| watch.received().map(Failure::Stopped).unwrap_or(failure);
-    let loaded = build::remove_old_results(request)
+    let loaded = build::remove_iidfile(request)
         .and_then(|()| inputs::load(&request.places, &outside, &mut io::stdin().lock()));
     let inputs = match loaded.map_err(explained) {
         Ok(inputs) => inputs,

@@ -178,7 +178,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     let built = platform.clone().unwrap_or_else(Platform::host);
     let annotations = annotations::resolve(&args.annotations, &wanted, &built)?;
-    if call.call == Call::Build && args.outputs.is_empty() && !args.push {
+    let builds = call.call == Call::Build;
+    if builds && args.outputs.is_empty() && !args.push {
         notices.push(NO_OUTPUT.to_owned());
     }
     Ok(BuildRequest {
@@ -201,8 +202,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         insecure_registries: outputs::insecure_registries(args.insecure_registries, &args.outputs, &wanted),
         outputs: wanted,
         progress,
-        iidfile: args.iidfile,
-        metadata_file: args.metadata_file,
+        iidfile: args.iidfile.filter(|_| builds),
+        metadata_file: args.metadata_file.filter(|_| builds),
         root: store_root(args.root, environment)?,
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
         notices,
