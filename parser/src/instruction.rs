@@ -158,9 +158,12 @@ impl Reader<'_> {
     fn instruction(&mut self, parts: &Parts<'_>, text: &str, span: Span) -> Option<Instruction> {
         let known_mistakes = self.diagnostics.len();
         let keyword = parts.keyword.to_ascii_uppercase();
-        let flags = match INSTRUCTIONS.contains(&keyword.as_str()) {
-            true => Flags::check(&keyword, &parts.flags, self.line, self.diagnostics),
-            false => return self.unknown_instruction(parts.keyword),
+        if !INSTRUCTIONS.contains(&keyword.as_str()) {
+            return self.unknown_instruction(parts.keyword);
+        }
+        let flags = match keyword == "HEALTHCHECK" && parts.rest.eq_ignore_ascii_case("NONE") {
+            true => self.options_of_none(&parts.flags),
+            false => Flags::check(&keyword, &parts.flags, self.line, self.diagnostics),
         };
         let kind = self.kind(&keyword, parts, &flags, span)?;
         let new = &self.diagnostics[known_mistakes..];

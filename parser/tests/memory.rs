@@ -3,6 +3,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
+    clippy::disallowed_types,
     clippy::print_stdout,
     reason = "the test starts processes and reads /proc; the crate may not"
 )]

@@ -191,6 +191,17 @@ pub(crate) fn clean_relative(text: &str) -> String {
     path::relative(text)
 }
 
+/// BuildKit's own frontend, by any name of a version 1: `1`, `1.26`, `1-labs`, `latest`, `master`.
+fn is_built_in(frontend: &Reference) -> bool {
+    let repository =
+        matches!(frontend.repository.as_str(), "docker/dockerfile" | "docker/dockerfile-upstream");
+    let tag = frontend.tag.as_deref().unwrap_or("latest");
+    let major = tag.split(['.', '-']).next().and_then(|major| major.parse::<u32>().ok());
+    frontend.registry == oci::reference::DEFAULT_REGISTRY
+        && repository
+        && major.is_none_or(|major| major == 1)
+}
+
 /// The numbers of the stages that have a name, in order, by that name in lower case: names compare without case.
 fn stages_by_name(dockerfile: &Dockerfile) -> BTreeMap<String, Vec<usize>> {
     let mut stages: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -270,12 +281,7 @@ impl Planner<'_> {
             (None, None) => return Ok(()),
         };
         let frontend = asked.split_whitespace().next().unwrap_or("");
-        let known = frontend.parse::<Reference>().is_ok_and(|reference| {
-            let repository = reference.repository.as_str();
-            reference.registry == oci::reference::DEFAULT_REGISTRY
-                && matches!(repository, "docker/dockerfile" | "docker/dockerfile-upstream")
-        });
-        if known {
+        if frontend.parse::<Reference>().is_ok_and(|reference| is_built_in(&reference)) {
             return Ok(());
         }
         let message = format!("the frontend {frontend} is not supported");

@@ -5,11 +5,22 @@ use crate::ast::{CommandLine, Healthcheck};
 use crate::diagnostic::Diagnostic;
 use crate::duration;
 use crate::flags::Flags;
+use crate::grammar::Flag;
 
 /// Docker's shortest time, in nanoseconds.
 const MIN_INTERVAL: i64 = 1_000_000;
 
 impl Reader<'_> {
+    /// BuildKit does not even look at the options of `HEALTHCHECK NONE`; here they are told to do nothing.
+    pub(super) fn options_of_none(&mut self, flags: &[Flag<'_>]) -> Flags {
+        for flag in flags {
+            let message = format!("--{} has no effect: HEALTHCHECK NONE has no options", flag.name);
+            let span = self.line.span_of_part(flag.source);
+            self.diagnostics.push(Diagnostic { span, ..Diagnostic::notice(message) });
+        }
+        Flags::default()
+    }
+
     pub(super) fn healthcheck(&mut self, rest: &str, flags: &Flags) -> Option<Healthcheck> {
         let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
         let (kind, command) = (&rest[..end], rest[end..].trim_start());

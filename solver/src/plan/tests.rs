@@ -373,10 +373,44 @@ fn planning_is_not_quadratic() {
         ("stages", many("FROM debian AS s0\n", &|n| format!("FROM s{} AS s{n}\n", n - 1))),
         ("findings", many("FROM debian\n", &|n| format!("USER $u{n}\n"))),
         ("arguments", many("FROM debian\n", &|n| format!("ARG a{n}=1\n"))),
+        ("environment", many("FROM debian\n", &|n| format!("ENV e{n}=1\n"))),
     ] {
         let dockerfile = parser::parse(&text).dockerfile.expect(what);
         let start = Instant::now();
         plan(&dockerfile, &options(""), &Everything).expect(what);
         assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn other_frontends_are_refused() {
+    let planned = |syntax: &str| {
+        let dockerfile =
+            parser::parse(&format!("# syntax={syntax}\nFROM scratch\n")).dockerfile.expect(syntax);
+        plan(&dockerfile, &options(""), &Everything).map(drop).map_err(|error| error.to_string())
+    };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for known in
+        ["docker/dockerfile", "docker/dockerfile:1", "docker/dockerfile:1.26", "docker/dockerfile:1-labs"]
+    {
+        assert_eq!(planned(known), Ok(()), "{known}");
+        assert_eq!(planned(&format!("docker.io/{known}")), Ok(()), "{known}");
+        assert_eq!(planned(&format!("{known}@{digest}")), Ok(()), "{known}");
+    }
+    for known in [
+        "docker/dockerfile:latest x=y",
+        "docker/dockerfile-upstream:master-labs",
+        "docker/dockerfile:experimental",
+    ] {
+        assert_eq!(planned(known), Ok(()), "{known}");
+    }
+    for foreign in [
+        "docker/dockerfile:2",
+        "localhost:5000/docker/dockerfile:1",
+        "other/frontend",
+        "docker/dockerfile/x",
+        "%",
+    ] {
+        assert_eq!(planned(foreign), Err(format!("the frontend {foreign} is not supported")), "{foreign}");
     }
 }

@@ -40,7 +40,8 @@ fn found(text: &str, flags: &str) -> Vec<Diagnostic> {
     let options = options(flags);
     let checks = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(text, checks);
-    let planned = parsed.dockerfile.map(|dockerfile| check(&dockerfile, &options, &Registry::default()));
+    let dockerfile = parsed.dockerfile.or(parsed.violating);
+    let planned = dockerfile.map(|dockerfile| check(&dockerfile, &options, &Registry::default()));
     let mut found = parsed.diagnostics;
     found.extend(planned.unwrap_or_default().diagnostics);
     found
