@@ -210,7 +210,7 @@ fn fetch(
     // Another URL may have brought the same file, and somebody may be reading it.
     if target.exists() && !is_whole(options, &record, &wanted.name) {
         let damaged = store.temp_dir("damaged")?;
-        let _ = fs::rename(&target, damaged.path().join("file"));
+        fs::rename(&target, damaged.path().join("file")).map_err(HttpError::io("replace", &target))?;
     }
     store.rename_into(temp, &target)?;
     Ok(Some(record))

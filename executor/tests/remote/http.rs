@@ -100,6 +100,19 @@ fn a_checksum_is_held_and_spares_the_question() {
 }
 
 #[test]
+fn builds_that_download_the_same_do_not_disturb_each_other() {
+    let server = Server::start(|_, stream| answer(stream, "200 OK", &[], b"text"));
+    let ground = Ground::new();
+    let file = wanted(&server, "a");
+    let first = ground.remotes().http(&file).unwrap();
+    let opened = fs::File::open(first.directory.join("file")).unwrap().metadata().unwrap().ino();
+    std::thread::scope(|scope| {
+        (0..4).for_each(|_| _ = scope.spawn(|| assert_eq!(read(&ground, &file).unwrap(), "text")));
+    });
+    assert_eq!(fs::metadata(first.directory.join("file")).unwrap().ino(), opened, "what is whole stays");
+}
+
+#[test]
 fn statuses_are_told_with_the_url_and_without_credentials() {
     for (status, hint) in [("404 Not Found", false), ("401 Unauthorized", true), ("204 No Content", false)] {
         let server = Server::start(move |_, stream| answer(stream, status, &[], b"secret body"));
