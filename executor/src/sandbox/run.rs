@@ -10,6 +10,7 @@ use std::{
     },
     process::{Child, Command, Stdio},
     sync::OnceLock,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -67,6 +68,10 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long output may take to arrive after the last process has ended, and the inits to end after they were told.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// How often, and how far apart, it is tried to seal the copy of our own program.
+const SEAL_ATTEMPTS: u32 = 200;
+const SEAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often the wish to cancel is looked at.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -325,6 +330,19 @@ fn copy_program() -> io::Result<File> {
     })?;
     let mut program = File::from(memory);
     io::copy(&mut File::open("/proc/self/exe")?, &mut program)?;
-    fcntl_add_seals(&program, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    seal(&program)?;
     Ok(program)
+}
+
+/// Makes memory unchangeable. While the kernel itself still holds one of its pages for a moment (another processor's
+/// list of new pages, on a busy machine), it says EBUSY.
+fn seal(memory: &File) -> Result<(), Errno> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    for _ in 0..SEAL_ATTEMPTS {
+        match fcntl_add_seals(memory, seals) {
+            Err(Errno::BUSY) => thread::sleep(SEAL_PAUSE),
+            sealed => return sealed,
+        }
+    }
+    fcntl_add_seals(memory, seals)
 }
