@@ -3,7 +3,8 @@
 //! Identity is paths, kinds, modes, link targets, contents and file capabilities; never times, owners, inodes, the order
 //! of a directory or where the context lies. Other extended attributes stay behind: browsers and desktops leave
 //! theirs on files, git and most copies lose them, and they would make digests depend on that. Modes that only
-//! differ by somebody's umask are made the same ([`ContextModes`]). Hard links are separate files.
+//! differ by somebody's umask are made the same ([`ContextModes`]). Names of one file stay names of one file, as with
+//! BuildKit, where a step picks more than one of them.
 //!
 //! A socket becomes an empty file, as with BuildKit. A device or something unreadable is an error that names it, but only where a step would copy
 //! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.

@@ -30,7 +30,7 @@ use rustix::fs::{Mode, OFlags};
 use solver::{Cancel, op::Timestamps};
 
 use crate::{
-    listing::Owners,
+    listing::{NodeKind, Owners},
     rootfs::{PathError, failed},
 };
 
@@ -39,7 +39,7 @@ mod settle;
 mod walk;
 
 use compare::{Content, Leader};
-use walk::{Found, Present, Shape};
+use walk::{Found, Present};
 
 /// How the times of a step's files enter its layer.
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +83,6 @@ pub enum DiffError {
     /// A file's name says in a layer that another file is gone (image-spec, layer.md, "Whiteouts").
     #[error("{0} cannot be part of a layer: names that begin with .wh. stand for removed files")]
     WhiteoutName(String),
-    /// Something that layers cannot hold.
-    #[error("{0} is of a type that layers cannot hold")]
-    UnknownType(String),
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -146,14 +143,14 @@ impl<'a> Builder<'a> {
         for (path, found) in found {
             let (kind, metadata) = match found {
                 Found::Gone => (EntryKind::Whiteout, Metadata::default()),
-                Found::Present(present) if present.shape == Shape::Directory => {
+                Found::Present(present) if present.is_directory() => {
                     if compare::directory_is_unchanged(self.lower, path, present, self.rules.timestamps)? {
                         self.unchanged.insert(path);
                         continue;
                     }
-                    (present.shape.kind(), self.metadata(present, None))
+                    (EntryKind::Directory, self.metadata(present, None))
                 }
-                Found::Present(present) if present.shape == Shape::Socket && present.before.is_some() => {
+                Found::Present(present) if present.kind.is_none() && present.before.is_some() => {
                     (EntryKind::Whiteout, Metadata::default())
                 }
                 Found::Present(_) => continue,
@@ -180,11 +177,12 @@ impl<'a> Builder<'a> {
 
     fn add_file(&mut self, leader: &Leader<'_>, content: Content) {
         let (first, others) = leader.names.split_first().expect("a file has a name");
-        let (kind, xattrs) = match (&leader.present.shape, content) {
+        let (kind, xattrs) = match (&leader.present.kind, content) {
             (_, Content::Bytes { size, digest, xattrs }) => {
                 (EntryKind::File { size, content: digest }, xattrs)
             }
-            (shape, Content::None) => (shape.kind(), BTreeMap::new()),
+            (Some(kind), Content::None) => (entry_kind(kind), BTreeMap::new()),
+            (None, Content::None) => unreachable!("a socket leads nothing"),
         };
         let digest = match &kind {
             EntryKind::File { content, .. } => Some(*content),
@@ -222,17 +220,15 @@ impl<'a> Builder<'a> {
     }
 }
 
-impl Shape {
-    /// The entry of something without bytes.
-    fn kind(&self) -> EntryKind {
-        match self {
-            Self::Directory => EntryKind::Directory,
-            Self::Symlink { target } => EntryKind::Symlink { target: target.clone() },
-            Self::CharDevice { major, minor } => EntryKind::CharDevice { major: *major, minor: *minor },
-            Self::BlockDevice { major, minor } => EntryKind::BlockDevice { major: *major, minor: *minor },
-            Self::Fifo => EntryKind::Fifo,
-            Self::File | Self::Socket => unreachable!("a file has bytes, and a socket is no entry"),
-        }
+/// The entry of something without bytes.
+fn entry_kind(kind: &NodeKind) -> EntryKind {
+    match kind {
+        NodeKind::Directory => EntryKind::Directory,
+        NodeKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
+        NodeKind::CharDevice { major, minor } => EntryKind::CharDevice { major: *major, minor: *minor },
+        NodeKind::BlockDevice { major, minor } => EntryKind::BlockDevice { major: *major, minor: *minor },
+        NodeKind::Fifo => EntryKind::Fifo,
+        NodeKind::File { .. } => unreachable!("a file has bytes"),
     }
 }
 

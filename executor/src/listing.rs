@@ -21,7 +21,7 @@ use oci::{
 };
 use rayon::prelude::*;
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstat},
+    fs::{FileType, Mode, OFlags, Stat, fstat, major, minor, readlinkat},
     io::Errno,
 };
 use solver::{
@@ -29,7 +29,7 @@ use solver::{
     pattern::{glob::BadPattern, ignore::IgnoreError},
 };
 
-use crate::rootfs::{PathError, failed, file_type, open_beneath, shown};
+use crate::rootfs::{PathError, failed, file_type, open_beneath, shown, split};
 
 pub mod disk;
 pub mod filter;
@@ -93,7 +93,7 @@ pub struct Node {
     /// Extended attributes that are copied.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Device and inode of a file with several names, which the copy makes links of each other; `None` for all other
-    /// things, and for contexts, whose hard links are separate files.
+    /// things. Of a context only names in the listing count.
     pub inode: Option<(u64, u64)>,
 }
 
@@ -134,6 +134,33 @@ pub enum NodeKind {
     },
     /// A named pipe.
     Fifo,
+}
+
+impl NodeKind {
+    /// What a name in an open directory is, from what lstat(2) says of it; `path` ends in that name. `None` for a socket,
+    /// which means nothing without the process behind it and is in no layer.
+    ///
+    /// # Errors
+    /// A link cannot be read, or this kernel has kinds of files that we do not know.
+    pub fn of(dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Self>, PathError> {
+        let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
+        Ok(Some(match file_type(stat) {
+            FileType::Directory => Self::Directory,
+            FileType::RegularFile => Self::File { size: stat.st_size as u64, content: None },
+            FileType::Symlink => {
+                let target = readlinkat(dir, split(path).1, Vec::new());
+                Self::Symlink { target: target.map_err(failed("reading link", path))?.into_bytes() }
+            }
+            FileType::CharacterDevice => Self::CharDevice { major, minor },
+            FileType::BlockDevice => Self::BlockDevice { major, minor },
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => return Ok(None),
+            _ => {
+                let unknown = io::Error::other("this kind of file is unknown");
+                return Err(failed("reading", path)(unknown));
+            }
+        }))
+    }
 }
 
 /// Where the bytes of a listing's files are, and so what their times mean.

@@ -271,8 +271,9 @@ fn what_things_look_like_there() {
             &["d/f = x", "d/g => d/f", "d/h => d/f"],
             &[],
             "COPY d /t",
-            &["t/", "t/f = x", "t/g = x", "t/h = x"],
+            &["t/", "t/f = x", "t/g => t/f", "t/h => t/f"],
         ),
+        (&["d/f = x", "e/g => d/f"], &[], "COPY d /t", &["t/", "t/f = x"]),
         (
             &["d/f = x ; 5:6", "d/g => d/f", "d/h => d/f"],
             &["t/h = old"],

@@ -14,10 +14,10 @@ use solver::{Cancel, op::Timestamps};
 
 use super::{
     Changed, DiffError, Lower, go_on, kept_time,
-    walk::{Before, Found, Present, Shape, directory_attributes},
+    walk::{Before, Found, Present, directory_attributes},
 };
 use crate::{
-    listing::Until,
+    listing::{NodeKind, Until},
     rootfs::{PathError, failed, file_type, open_beneath, permissions, split, xattrs},
 };
 
@@ -57,7 +57,7 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
     let mut inodes = BTreeMap::new();
     for (path, found) in found {
         let Found::Present(present) = found else { continue };
-        if matches!(present.shape, Shape::Directory | Shape::Socket) {
+        if present.is_directory() || present.kind.is_none() {
             continue;
         }
         let new = Leader { names: vec![path], present, before: vec![present.before.as_ref()] };
@@ -102,7 +102,7 @@ pub fn read(
 ) -> Result<Option<Content>, DiffError> {
     go_on(cancel)?;
     let same = may_be_unchanged(lower, leader, timestamps)?;
-    if leader.present.shape != Shape::File {
+    if !matches!(leader.present.kind, Some(NodeKind::File { .. })) {
         return Ok((!same).then_some(Content::None));
     }
     let name = leader.names[0];
@@ -155,8 +155,8 @@ fn same_metadata(
     before: &Before,
     timestamps: Timestamps,
 ) -> Result<bool, PathError> {
-    let Present { shape, stat, mode, owner, xattrs, .. } = present;
-    let is_link = matches!(shape, Shape::Symlink { .. });
+    let Present { kind, stat, mode, owner, xattrs, .. } = present;
+    let is_link = matches!(kind, Some(NodeKind::Symlink { .. }));
     let kept = kept_time(stat.st_mtime, timestamps);
     let same = file_type(stat) == file_type(&before.stat)
         && (is_link || *mode == permissions(&before.stat))
@@ -168,10 +168,10 @@ fn same_metadata(
     if !same {
         return Ok(false);
     }
-    if *shape == Shape::Directory {
+    if present.is_directory() {
         return Ok(*xattrs == directory_attributes(lower.root, path, path)?);
     }
-    if let Shape::Symlink { target } = shape {
+    if let Some(NodeKind::Symlink { target }) = kind {
         let parent = open_beneath(lower.root, split(path).0, OFlags::PATH | OFlags::DIRECTORY);
         let parent = parent.map_err(failed("reading", path))?;
         let was = readlinkat(parent, OsStr::from_bytes(split(path).1), Vec::new());

@@ -16,11 +16,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
-    Changed,
-    walk::{Found, Shape},
-};
+use super::{Changed, walk::Found};
 use crate::{
+    listing::NodeKind,
     rootfs::{PathError, failed, open_beneath, set_mtime, split},
     whiteout::make_whiteout,
 };
@@ -30,10 +28,10 @@ pub fn settle(root: &OwnedFd, found: &Changed, unchanged: &BTreeSet<&[u8]>) -> R
     let mut disturbed: BTreeSet<&[u8]> = BTreeSet::new();
     for (path, found) in found {
         let Found::Present(present) = found else { continue };
-        match (&present.shape, &present.before) {
-            (Shape::Socket, before) => remove(root, path, before.is_some() && present.shows_lower)?,
+        match (&present.kind, &present.before) {
+            (None, before) => remove(root, path, before.is_some() && present.shows_lower)?,
             _ if !unchanged.contains(path.as_slice()) => continue,
-            (Shape::Directory, _) => {
+            (Some(NodeKind::Directory), _) => {
                 disturbed.insert(path);
                 continue;
             }

@@ -2,15 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::{
-    fs::{FileType, OFlags, Stat, major, minor, readlinkat},
+    fs::{FileType, OFlags, Stat},
     io::Errno,
 };
 
@@ -18,7 +14,7 @@ use solver::Cancel;
 
 use super::{Changed, DiffError, Lower, go_on};
 use crate::{
-    listing::Owners,
+    listing::{NodeKind, Owners},
     mount::OverlayMarks,
     rootfs::{PathError, failed, file_type, join, lstat, names, open_beneath, permissions, shown, xattrs},
     whiteout::is_whiteout,
@@ -36,8 +32,8 @@ pub enum Found {
 /// Something in an upper directory.
 #[derive(Debug)]
 pub struct Present {
-    /// What it is.
-    pub shape: Shape,
+    /// What it is; `None` for a socket. Sizes of files are in `stat`.
+    pub kind: Option<NodeKind>,
     /// As the disk has it.
     pub stat: Stat,
     /// Permission bits.
@@ -52,6 +48,13 @@ pub struct Present {
     pub shows_lower: bool,
 }
 
+impl Present {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.kind == Some(NodeKind::Directory)
+    }
+}
+
 /// What stood at a path before the step.
 #[derive(Debug)]
 pub struct Before {
@@ -59,38 +62,6 @@ pub struct Before {
     pub stat: Stat,
     /// Whose it was, also where the disk does not know.
     pub owner: (u32, u32),
-}
-
-/// What something is.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// A directory.
-    Directory,
-    /// A regular file.
-    File,
-    /// A symbolic link.
-    Symlink {
-        /// Where it points.
-        target: Vec<u8>,
-    },
-    /// A character device.
-    CharDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A block device.
-    BlockDevice {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A named pipe.
-    Fifo,
-    /// A socket, which no layer holds.
-    Socket,
 }
 
 /// A directory that is still to be listed.
@@ -147,7 +118,7 @@ impl Walker<'_> {
             let was_there = before.is_some();
             let found = match self.name(&upper, name, &path, before)? {
                 Some(present) => {
-                    if present.shape == Shape::Directory {
+                    if present.is_directory() {
                         todo.push(Pending { path: path.clone(), has_lower: is_merged, hides });
                     }
                     Found::Present(Box::new(Present { shows_lower: was_there && !hides, ..present }))
@@ -183,48 +154,32 @@ impl Walker<'_> {
         if name.starts_with(b".wh.") {
             return Err(DiffError::WhiteoutName(format!("/{}", shown(path))));
         }
-        let shape = self.shape(upper, name, path, &stat)?;
-        let xattrs = match shape {
-            Shape::Directory => directory_attributes(upper, name, path)?,
+        let kind = NodeKind::of(upper, path, &stat)?;
+        let xattrs = match kind {
+            Some(NodeKind::Directory) => directory_attributes(upper, name, path)?,
             _ => BTreeMap::new(),
         };
         let before = before.map(|stat| Before {
             owner: self.lower.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
             stat,
         });
-        let owner = self.owner(path, &shape, &stat, before.as_ref());
-        let mode = if matches!(shape, Shape::Symlink { .. }) { 0o777 } else { permissions(&stat) };
-        Ok(Some(Present { shape, stat, mode, owner, xattrs, before, shows_lower: false }))
+        let owner = self.owner(path, &stat, before.as_ref());
+        let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
+        Ok(Some(Present { kind, stat, mode, owner, xattrs, before, shows_lower: false }))
     }
 
     /// Whose something is. A directory that was copied up still is whose it was, also where the disk cannot say so.
-    fn owner(&self, path: &[u8], shape: &Shape, stat: &Stat, before: Option<&Before>) -> (u32, u32) {
+    fn owner(&self, path: &[u8], stat: &Stat, before: Option<&Before>) -> (u32, u32) {
         if let Some(owner) = self.owners.get(path) {
             return *owner;
         }
         let disk = (stat.st_uid, stat.st_gid);
+        let is_directory = file_type(stat) == FileType::Directory;
         let untouched = |before: &&Before| {
             let was_directory = file_type(&before.stat) == FileType::Directory;
-            was_directory && *shape == Shape::Directory && (before.stat.st_uid, before.stat.st_gid) == disk
+            was_directory && is_directory && (before.stat.st_uid, before.stat.st_gid) == disk
         };
         before.filter(untouched).map_or(disk, |before| before.owner)
-    }
-
-    fn shape(&self, upper: &OwnedFd, name: &[u8], path: &[u8], stat: &Stat) -> Result<Shape, DiffError> {
-        let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
-        Ok(match file_type(stat) {
-            FileType::Directory => Shape::Directory,
-            FileType::RegularFile => Shape::File,
-            FileType::Symlink => {
-                let target = readlinkat(upper, OsStr::from_bytes(name), Vec::new());
-                Shape::Symlink { target: target.map_err(failed("reading link", path))?.into_bytes() }
-            }
-            FileType::CharacterDevice => Shape::CharDevice { major, minor },
-            FileType::BlockDevice => Shape::BlockDevice { major, minor },
-            FileType::Fifo => Shape::Fifo,
-            FileType::Socket => Shape::Socket,
-            _ => return Err(DiffError::UnknownType(format!("/{}", shown(path)))),
-        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use oci::ContentDigest;
 use rayon::prelude::*;
 use rustix::{
-    fs::{FileType, OFlags, Stat, major, minor, readlinkat},
+    fs::{FileType, OFlags, Stat, readlinkat},
     io::Errno,
 };
 use solver::{Cancel, op::Selector, pattern::ignore::Matcher};
@@ -70,11 +70,25 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
             nodes.insert(link, node);
         }
     }
-    if let DiskKind::Snapshot { .. } = disk.kind {
-        let read = nodes.par_iter_mut().map(|(path, node)| read_attributes(disk, path, node));
-        read.collect::<Result<(), ListError>>()?;
+    match disk.kind {
+        DiskKind::Snapshot { .. } => {
+            let read = nodes.par_iter_mut().map(|(path, node)| read_attributes(disk, path, node));
+            read.collect::<Result<(), ListError>>()?;
+        }
+        DiskKind::Context { .. } => forget_names_elsewhere(&mut nodes),
     }
     Ok(nodes)
+}
+
+/// That a file has other names outside of what is listed is no part of a context.
+fn forget_names_elsewhere(nodes: &mut Nodes) {
+    let mut names: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+    for inode in nodes.values().filter_map(|node| node.inode) {
+        *names.entry(inode).or_default() += 1;
+    }
+    for node in nodes.values_mut() {
+        node.inode = node.inode.filter(|inode| names[inode] > 1);
+    }
 }
 
 fn go_on(cancel: &Cancel) -> Result<(), ListError> {
@@ -266,37 +280,23 @@ impl Disk<'_> {
         }
     }
 
-    /// The node of a path in an open directory. A socket means nothing without the process behind it: one of a context
-    /// becomes an empty file, as with BuildKit; no layer of an image can hold one (`None`).
+    /// The node of a path in an open directory. A socket of a context becomes an empty file, as with BuildKit; a device
+    /// of one is refused, for no ordinary user could make it.
     fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
-        let kind = match file_type(stat) {
-            FileType::Directory => NodeKind::Directory,
-            FileType::RegularFile => NodeKind::File { size: stat.st_size as u64, content: None },
-            FileType::Symlink => NodeKind::Symlink { target: read_link(dir, path)? },
-            FileType::Socket => match self.kind {
-                DiskKind::Context { .. } => NodeKind::File { size: 0, content: Some(ContentDigest::of(b"")) },
-                DiskKind::Snapshot { .. } => return Ok(None),
-            },
-            special => self.special(path, special, stat.st_rdev)?,
+        let special = |what| Err(ListError::Special { path: shown(path), what });
+        let kind = NodeKind::of(dir, path, stat)?;
+        let DiskKind::Snapshot { owners } = &self.kind else {
+            return match kind {
+                None => {
+                    let content = Some(ContentDigest::of(b""));
+                    Ok(Some(context_node(NodeKind::File { size: 0, content }, stat)))
+                }
+                Some(NodeKind::CharDevice { .. }) => special("a character device"),
+                Some(NodeKind::BlockDevice { .. }) => special("a block device"),
+                Some(kind) => Ok(Some(context_node(kind, stat))),
+            };
         };
-        Ok(Some(match &self.kind {
-            DiskKind::Context { ignore: _ } => context_node(kind, stat),
-            DiskKind::Snapshot { owners } => snapshot_node(path, kind, owners, stat),
-        }))
-    }
-
-    fn special(&self, path: &[u8], file_type: FileType, device: u64) -> Result<NodeKind, ListError> {
-        let (major, minor) = (major(device), minor(device));
-        let (kind, what) = match file_type {
-            FileType::Fifo => return Ok(NodeKind::Fifo),
-            FileType::CharacterDevice => (NodeKind::CharDevice { major, minor }, "a character device"),
-            FileType::BlockDevice => (NodeKind::BlockDevice { major, minor }, "a block device"),
-            _ => return Err(ListError::Special { path: shown(path), what: "of an unknown type" }),
-        };
-        match self.kind {
-            DiskKind::Context { ignore: _ } => Err(ListError::Special { path: shown(path), what }),
-            DiskKind::Snapshot { .. } => Ok(kind),
-        }
+        Ok(kind.map(|kind| snapshot_node(path, kind, owners, stat)))
     }
 }
 
@@ -311,22 +311,34 @@ fn mode(kind: &NodeKind, stat: &Stat) -> u32 {
 }
 
 fn context_node(kind: NodeKind, stat: &Stat) -> Node {
-    let mode = mode(&kind, stat);
-    let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec as u32);
-    Node { kind, mode, uid: 0, gid: 0, seconds, nanoseconds, xattrs: BTreeMap::new(), inode: None }
+    Node {
+        mode: mode(&kind, stat),
+        inode: inode(&kind, stat),
+        kind,
+        uid: 0,
+        gid: 0,
+        seconds: stat.st_mtime,
+        nanoseconds: stat.st_mtime_nsec as u32,
+        xattrs: BTreeMap::new(),
+    }
+}
+
+/// Of something that has several names.
+fn inode(kind: &NodeKind, stat: &Stat) -> Option<(u64, u64)> {
+    let has_names = *kind != NodeKind::Directory && stat.st_nlink > 1;
+    has_names.then_some((stat.st_dev, stat.st_ino))
 }
 
 fn snapshot_node(path: &[u8], kind: NodeKind, owners: &Owners, stat: &Stat) -> Node {
     let (uid, gid) = owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid));
-    let has_names = kind != NodeKind::Directory && stat.st_nlink > 1;
     Node {
         mode: mode(&kind, stat),
+        inode: inode(&kind, stat),
         kind,
         uid,
         gid,
         seconds: stat.st_mtime,
         nanoseconds: stat.st_mtime_nsec as u32,
         xattrs: BTreeMap::new(),
-        inode: has_names.then_some((stat.st_dev, stat.st_ino)),
     }
 }
