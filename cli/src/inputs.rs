@@ -5,7 +5,10 @@
 //! for this, the named ones, are fetched by the executor when a step looks at them.
 
 mod dockerfile;
+mod stdin;
 mod text;
+
+pub use stdin::Stdin;
 
 use std::{
     cell::OnceCell,

@@ -42,7 +42,7 @@ use crate::{
     build::{Built, Surroundings},
     call::Answer,
     failure::Failure,
-    inputs::{Inputs, Outside, Source},
+    inputs::{Inputs, Outside, Source, Stdin},
     progress::{End, Progress},
     request::{BuildRequest, Environment},
     signals::Watch,
@@ -188,7 +188,7 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     // A signal explains every failure that comes after it.
     let explained = |failure| watch.received().map(Failure::Stopped).unwrap_or(failure);
     let loaded = build::remove_iidfile(request)
-        .and_then(|()| inputs::load(&request.places, &outside, &mut io::stdin().lock()));
+        .and_then(|()| inputs::load(&request.places, &outside, &mut Stdin::new(io::stdin(), &cancel)));
     let inputs = match loaded.map_err(explained) {
         Ok(inputs) => inputs,
         Err(failure) => return fail(request, None, progress, &failure),

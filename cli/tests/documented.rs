@@ -30,7 +30,7 @@ fn rows(page: &str) -> Vec<(String, Vec<String>)> {
 }
 
 fn page() -> Vec<(String, Vec<String>)> {
-    let text = std::fs::read_to_string(repository().join("docs/dockerfile.md")).unwrap();
+    let text = std::fs::read_to_string(repository().join("docs/dockerfile.md")).expect("it can be read");
     let rows = rows(&text);
     assert!(rows.len() > 50, "the tables of docs/dockerfile.md were not found");
     rows

@@ -144,3 +144,25 @@ fn kill_9_leaves_no_process_and_a_store_that_works() {
     let left: Vec<_> = fs::read_dir(site.directory.path().join("root/tmp")).expect("readable").collect();
     assert!(left.is_empty(), "temporaries were not swept: {left:?}");
 }
+
+#[test]
+fn one_ctrl_c_leaves_a_build_that_waits_for_standard_input() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (context, file) in [("-", "Dockerfile"), (".", "-")] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_layerwright"))
+            .args(["build", "--progress", "plain", "-f", file, context])
+            .current_dir(directory.path())
+            .env("LAYERWRIGHT_ROOT", directory.path().join("root"))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let _open = child.stdin.take().expect("piped");
+        let mut told = BufReader::new(child.stderr.take().expect("piped")).lines();
+        // Signals are watched for before anything is told.
+        let first = told.next().expect("a line").expect("UTF-8");
+        assert!(first.starts_with("warning: no output"), "{first}");
+        signal(&child, Signal::INT);
+        assert_eq!(wait(&mut child).code(), Some(130), "{context} {file}");
+    }
+}

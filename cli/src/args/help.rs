@@ -17,15 +17,15 @@ Outputs (-o, repeatable; without one the result stays in the store):
 
 Contexts:
   DIR                                      a directory
-  -                                        a tar archive on standard input, compressed or not; or a Dockerfile
-                                           with no files beside it
-  https://HOST/x.git[#REF[:SUBDIR]]        a commit of a git repository; also ssh://, git://, USER@HOST:PATH and
-                                           ?ref= ?branch= ?tag= ?subdir= ?checksum= ?keep-git-dir= ?submodules=
+  -                                        a tar archive on standard input, compressed or not;
+                                           or a Dockerfile, with no files beside it
+  https://HOST/x.git[#REF[:SUBDIR]]        a git repository; also ssh://, git://, USER@HOST:PATH,
+                                           ?branch= ?tag= ?subdir= ?checksum= and others
   https://HOST/x.tar.gz                    a tar archive; any other file is the Dockerfile
   Of -, git and URLs, -f PATH is a path in the context; an absolute path, a URL and - are not.
 
-Named contexts (--build-context NAME=SOURCE, NAME::OS/ARCH=SOURCE) stand for an image or stage NAME:
-  DIR, a git repository, a URL             files, as above
+Named contexts (--build-context NAME[::OS/ARCH]=SOURCE) stand for an image or stage NAME:
+  DIR, a git repository, a URL             files, as above; a URL is a file called context
   docker-image://REF                       an image in a registry
   oci-layout://DIR[:TAG][@DIGEST]          an image in an OCI layout
   scratch                                  nothing at all
