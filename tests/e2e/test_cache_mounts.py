@@ -157,14 +157,11 @@ RUN --mount=type=cache,target=/obj touch /made && make && cp /obj/product /produ
         self.check_steps(USERS)
 
     def test_an_empty_store_makes_all_and_the_same(self):
-        digests = set()
         for store in ("one", "two"):
             root = self.scratch / store
             root.mkdir(mode=0o700)
             found, text = self.make_all(self.FILES, OLD, root=root)
             self.assertEqual((set(found), text.split()), ({"a", "b", "product"}, "h a1 h b1".split()))
-            digests.add(text)
-        self.assertEqual(len(digests), 1)
 
     def test_a_failed_and_a_killed_make_leave_nothing_stale(self):
         self.make_all(self.FILES)

@@ -436,3 +436,95 @@ fn join_below(top: &[u8], rest: &[u8]) -> Vec<u8> {
 pub(super) fn go_on(cancel: &Cancel) -> Result<(), CacheMountError> {
     if cancel.is_requested() { Err(CacheMountError::Cancelled) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use oci::{Entry, Metadata};
+
+    use super::*;
+
+    fn tree(entries: &[(&str, EntryKind)]) -> Tree {
+        let entry = |(path, kind): &(&str, EntryKind)| Entry {
+            path: path.as_bytes().to_vec(),
+            kind: kind.clone(),
+            metadata: Metadata::default(),
+        };
+        Tree::new(entries.iter().map(entry).collect()).unwrap()
+    }
+
+    fn file(content: &str) -> EntryKind {
+        EntryKind::File { size: content.len() as u64, content: ContentDigest::of(content.as_bytes()) }
+    }
+
+    fn above(layers: &[&[(&str, EntryKind)]]) -> Above {
+        let mut above = Above::default();
+        layers.iter().for_each(|layer| above.add(&tree(layer)));
+        above
+    }
+
+    fn text(paths: impl IntoIterator<Item = Vec<u8>>) -> Vec<String> {
+        paths.into_iter().map(|path| String::from_utf8(path).unwrap()).collect()
+    }
+
+    #[test]
+    fn layers_hide_what_is_below() {
+        use EntryKind::{Directory, Fifo, HardLink, Opaque, Whiteout};
+        let first: &[(&str, EntryKind)] = &[
+            ("d", Directory),
+            ("d/a", file("a")),
+            ("d/e", Directory),
+            ("d/e/b", file("b")),
+            ("d.x", file("x")),
+        ];
+        let link = HardLink { target: b"d/a".to_vec() };
+        for (second, files, hidden) in [
+            (vec![("d", Whiteout)], vec!["d.x"], vec!["d"]),
+            (vec![("d", Directory), ("d", Opaque)], vec!["d", "d.x"], vec!["d"]),
+            (vec![("d", Fifo)], vec!["d", "d.x"], vec![]),
+            (vec![("d/e", Whiteout), ("d/e", Directory)], vec!["d", "d.x", "d/a", "d/e"], vec!["d/e"]),
+            (vec![("d/a", file("z")), ("z", link)], vec!["d", "d.x", "d/a", "d/e", "d/e/b", "z"], vec![]),
+        ] {
+            let above = above(&[first, &second]);
+            assert_eq!(text(above.files.keys().cloned()), files, "{second:?}");
+            assert_eq!(text(above.hidden), hidden, "{second:?}");
+            if let (Some(z), Some(a)) = (above.files.get(&b"z"[..]), above.files.get(&b"d/a"[..])) {
+                assert_eq!(z, a, "names of one file");
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_is_its_names() {
+        use EntryKind::{Directory, Symlink, Whiteout};
+        let face = |layers: &[&[(&str, EntryKind)]], path: &str| {
+            let Above { files, hidden } = above(layers);
+            directories(&files, &hidden).remove(path.as_bytes())
+        };
+        let one: &[(&str, EntryKind)] = &[("a/b/c", file("1"))];
+        let same: &[(&str, EntryKind)] = &[("a", Directory), ("a/b/c", file("2"))];
+        for path in ["", "a", "a/b"] {
+            assert!(face(&[one], path).is_some(), "{path:?} is there");
+            assert_eq!(face(&[one], path), face(&[same], path), "{path:?}");
+        }
+        let link = Symlink { target: b"x".to_vec() };
+        for other in [("a/b/d", file("1")), ("a/b/c", Whiteout), ("a/b/c", link), ("a/b/c", Directory)] {
+            let other: &[(&str, EntryKind)] = &[other];
+            assert_ne!(face(&[one], "a/b"), face(&[one, other], "a/b"), "{other:?}");
+            assert_eq!(face(&[one], "a"), face(&[one, other], "a"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn paths_below_others() {
+        for (path, top, rest) in [
+            ("a/b", "a", Some("b")),
+            ("a", "a", Some("")),
+            ("ab", "a", None),
+            ("a/b", "", Some("a/b")),
+            ("", "", Some("")),
+            ("", "a", None),
+        ] {
+            assert_eq!(below(path.as_bytes(), top.as_bytes()), rest.map(str::as_bytes), "{path} below {top}");
+        }
+    }
+}
