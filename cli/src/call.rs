@@ -54,7 +54,8 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
     let resolver = || Ok::<_, Failure>(ImageResolver::new(outside.registry()?));
     let format = request.call.format;
     if request.call.call == Call::Check {
-        let planned = match &parsed.dockerfile {
+        // Also where `error=true` alone makes an error of findings: a check says everything.
+        let planned = match parsed.dockerfile.as_ref().or(parsed.violating.as_ref()) {
             Some(dockerfile) => plan::check(dockerfile, &options, &resolver()?).diagnostics,
             None => Vec::new(),
         };

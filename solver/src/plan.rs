@@ -7,7 +7,6 @@
 
 mod add;
 mod bases;
-pub mod calls;
 mod check;
 mod copy;
 mod devices;

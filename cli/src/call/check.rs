@@ -63,7 +63,8 @@ fn text(findings: &[Finding<'_>], source: &Source, has_errors: bool) -> String {
         count => format!("Check complete, {count} warnings have been found!\n"),
     };
     for Finding { found, rule } in findings {
-        let _ = write!(text, "\nWARNING: {} - {}\n{}\n", rule.name, rule.url, harmless(&found.message));
+        let url = if rule.url.is_empty() { String::new() } else { format!(" - {}", rule.url) };
+        let _ = write!(text, "\nWARNING: {}{url}\n{}\n", rule.name, harmless(&found.message));
         text += &report::excerpt(source, found.span);
         let hint = found.hint.as_deref().unwrap_or(rule.mend);
         let _ = writeln!(text, "hint: {}", harmless(hint));
@@ -84,6 +85,7 @@ struct Results<'a> {
 struct Warning<'a> {
     rule_name: &'static str,
     description: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     url: &'static str,
     detail: &'a str,
     /// How to mend it: ours, buildx has none.

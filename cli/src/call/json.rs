@@ -9,7 +9,8 @@ use crate::inputs::Source;
 /// Where something stands in the only source there is.
 #[derive(Debug, Serialize)]
 pub struct Location {
-    ranges: [Range; 1],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<Range>,
 }
 
 #[derive(Debug, Serialize)]
@@ -18,17 +19,22 @@ struct Range {
     end: Position,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Clone, Copy)]
 struct Position {
     line: usize,
 }
 
 impl Location {
-    /// The lines of a span; as with BuildKit, whole ones.
+    /// The lines of a span; as with BuildKit, whole ones, each a range of its own. What stands nowhere in the source
+    /// has none.
     pub fn of(span: Span, source: &Source) -> Self {
+        if span == Span::default() {
+            return Self { ranges: Vec::new() };
+        }
         let last = Span { start: span.end.saturating_sub(1).max(span.start), end: span.end };
-        let line = |span| Position { line: line_column(&source.text, span).0 };
-        Self { ranges: [Range { start: line(span), end: line(last) }] }
+        let line = |span| line_column(&source.text, span).0;
+        let range = |line| Range { start: Position { line }, end: Position { line } };
+        Self { ranges: (line(span)..=line(last)).map(range).collect() }
     }
 }
 

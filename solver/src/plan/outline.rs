@@ -229,6 +229,8 @@ fn mounts(planner: &Planner) -> (Vec<SecretUse>, Vec<SshUse>, Vec<CacheUse>) {
     let mut secrets: BTreeMap<&str, SecretUse> = BTreeMap::new();
     let mut agents: BTreeMap<&str, SshUse> = BTreeMap::new();
     let mut caches: BTreeMap<&str, CacheUse> = BTreeMap::new();
+    let namespace = planner.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
+    let namespace = format!("{}/", namespace.map(String::as_str).unwrap_or_default());
     for (_, vertex) in planner.graph.vertices() {
         let (Op::Exec(exec), span) = (&vertex.op, vertex.span.unwrap_or_default()) else { continue };
         for mount in &exec.mounts {
@@ -242,7 +244,9 @@ fn mounts(planner: &Planner) -> (Vec<SecretUse>, Vec<SshUse>, Vec<CacheUse>) {
                     agents.entry(&agent.id).or_insert(SshUse { name, required, span });
                 }
                 Mount::Cache(cache) => {
-                    caches.entry(&cache.id).or_insert(CacheUse { id: cache.id.clone(), span });
+                    // Without the namespace, which is not the Dockerfile's.
+                    let id = cache.id.strip_prefix(&namespace).unwrap_or(&cache.id);
+                    caches.entry(id).or_insert(CacheUse { id: id.to_owned(), span });
                 }
                 Mount::Bind(_) | Mount::Tmpfs { .. } => {}
             }

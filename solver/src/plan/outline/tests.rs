@@ -1,13 +1,12 @@
-//! `testdata/outline/CASE/Dockerfile` against its outline and targets in JSON, without the sources that end them.
+//! `testdata/outline/CASE/Dockerfile` against its outline and targets.
 //! `options` holds what the command line would say, a flag a line; `UPDATE_EXPECT=1` writes `expected` anew.
 
 use std::{fs, path::Path};
 
-use super::{outline, targets};
-use crate::plan::{
-    calls::{outline_json, targets_json},
-    tests::{Registry, options},
-};
+use parser::line_column;
+
+use super::{CacheUse, Outline, OutlineArg, SecretUse, SshUse, StageInfo, outline, targets};
+use crate::plan::tests::{Registry, options};
 
 #[test]
 fn outlines_are_as_expected() {
@@ -33,16 +32,35 @@ fn outlines_are_as_expected() {
 fn answers(text: &str, flags: &str) -> String {
     let dockerfile = parser::parse(text).dockerfile.expect("a Dockerfile without mistakes");
     let registry = Registry::default();
-    let outline = match outline(&dockerfile, &options(flags), &registry) {
-        Ok(outline) => without_sources(&outline_json(&outline, text)),
-        Err(error) => format!("{error}\n"),
+    let mut answer = match outline(&dockerfile, &options(flags), &registry) {
+        Ok(outline) => shown(&outline, text),
+        Err(error) => format!("error {error}\n"),
     };
-    let asked: String = registry.asked().iter().map(|image| format!("asked for {image}\n")).collect();
-    format!("outline {outline}{asked}targets {}", without_sources(&targets_json(&targets(&dockerfile), text)))
+    registry.asked().iter().for_each(|image| answer += &format!("asked for {image}\n"));
+    for StageInfo { name, description, base, platform, is_default, span } in targets(&dockerfile) {
+        let line = line_column(text, span).0;
+        answer += &format!(
+            "{line}: stage {name:?} {description:?} on {base:?} {platform:?} default {is_default}\n"
+        );
+    }
+    answer
 }
 
-fn without_sources(json: &str) -> String {
-    let (before, sources) = json.split_once("  \"sources\": [").expect("the Dockerfile ends the answer");
-    assert!(sources.trim_start().starts_with('"'), "the Dockerfile in base64");
-    before.to_owned()
+fn shown(outline: &Outline, text: &str) -> String {
+    let Outline { name, description, args, secrets, ssh, cache } = outline;
+    let line = |span| line_column(text, span).0;
+    let mut shown = format!("target {name:?} {description:?}\n");
+    for OutlineArg { name, description, value, span } in args {
+        shown += &format!("{}: arg {name} = {value:?} {description:?}\n", line(*span));
+    }
+    for SecretUse { name, required, span } in secrets {
+        shown += &format!("{}: secret {name} required {required}\n", line(*span));
+    }
+    for SshUse { name, required, span } in ssh {
+        shown += &format!("{}: ssh {name} required {required}\n", line(*span));
+    }
+    for CacheUse { id, span } in cache {
+        shown += &format!("{}: cache {id}\n", line(*span));
+    }
+    shown
 }
