@@ -27,7 +27,10 @@ mod unused;
 mod variables;
 mod wording;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use oci::{Platform, Reference};
 use parser::{
@@ -251,6 +254,8 @@ struct Planner<'a> {
     options: &'a PlanOptions,
     images: Images<'a>,
     stages_by_name: BTreeMap<String, Vec<usize>>,
+    /// What every stage leads to, once somebody has to know ([`source::edges`]).
+    edges: OnceCell<Vec<BTreeSet<usize>>>,
     graph: Graph,
     report: Report,
 }
@@ -263,6 +268,7 @@ impl<'a> Planner<'a> {
             options,
             images: Images::new(resolver, names.map(|name| name.value.as_str()).collect()),
             stages_by_name: stages_by_name(dockerfile),
+            edges: OnceCell::new(),
             graph: Graph::default(),
             report: Report::default(),
         }

@@ -4,10 +4,12 @@
 //! Names are looked up as BuildKit does it: when all stages are known. Of several stages with one name the last one is
 //! meant, and where that one does not come earlier, that is a mistake.
 
+use std::collections::BTreeSet;
+
 use oci::Platform;
 use parser::{
     Diagnostic, Span,
-    ast::{InstructionKind, Word},
+    ast::{self, InstructionKind, Word},
     mount, word,
 };
 
@@ -118,25 +120,32 @@ pub(super) fn stages(
 
 /// Whether what is written in one stage leads to another.
 fn needs(planner: &Planner, from: usize, to: usize) -> bool {
-    let stages = &planner.dockerfile.stages;
-    let all = stages.len();
-    let mut seen = vec![false; all];
+    let edges = planner.edges.get_or_init(|| edges(planner));
+    let mut seen = vec![false; edges.len()];
     let mut open = vec![from];
     while let Some(number) = open.pop() {
         if number == to {
             return true;
         }
-        if std::mem::replace(&mut seen[number], true) {
-            continue;
+        if !std::mem::replace(&mut seen[number], true) {
+            open.extend(&edges[number]);
         }
-        let taken = stages[number].instructions.iter().flat_map(|instruction| names(&instruction.kind));
-        let taken = taken.filter_map(|name| {
-            let index = name.parse().ok().filter(|index| *index < all);
-            index.or_else(|| planner.stage_before(&name, all))
-        });
-        open.extend(taken.chain(planner.stage_before(&stages[number].base.value, number)));
     }
     false
+}
+
+/// The stages that each stage is built on or takes files from, by what is written in it.
+fn edges(planner: &Planner) -> Vec<BTreeSet<usize>> {
+    let all = planner.dockerfile.stages.len();
+    let stage_of = |name: String| {
+        let index = name.parse().ok().filter(|index| *index < all);
+        index.or_else(|| planner.stage_before(&name, all))
+    };
+    let of_stage = |(number, stage): (usize, &ast::Stage)| {
+        let taken = stage.instructions.iter().flat_map(|instruction| names(&instruction.kind));
+        taken.filter_map(stage_of).chain(planner.stage_before(&stage.base.value, number)).collect()
+    };
+    planner.dockerfile.stages.iter().enumerate().map(of_stage).collect()
 }
 
 impl Walk<'_, '_> {
