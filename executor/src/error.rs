@@ -11,6 +11,7 @@ use solver::{FailureKind, StepFailure};
 use crate::{
     agents::AgentError,
     cache_mounts::CacheMountError,
+    cdi::CdiError,
     context::ContextError,
     copy::CopyError,
     diff::DiffError,
@@ -35,6 +36,17 @@ impl From<SnapshotError> for StepFailure {
 
 impl From<AgentError> for StepFailure {
     fn from(error: AgentError) -> Self {
+        let hint = error.hint();
+        let failure = blame(FailureKind::Build, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<CdiError> for StepFailure {
+    fn from(error: CdiError) -> Self {
         let hint = error.hint();
         let failure = blame(FailureKind::Build, error);
         match hint {

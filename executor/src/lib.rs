@@ -12,6 +12,7 @@ pub mod agents;
 pub mod archive;
 pub mod cache;
 pub mod cache_mounts;
+mod cdi;
 pub mod context;
 pub mod copy;
 pub mod diff;

@@ -55,6 +55,7 @@ impl LocalExecutor {
             rung: self.rung,
             root,
             mounts: take(&mut lent.mounts),
+            device_env: take(&mut lent.device_env),
             secret_env: take(&mut lent.secret_env),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),

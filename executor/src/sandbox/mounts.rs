@@ -54,6 +54,7 @@ fn open_source(mount: &PlannedMount, rung: Rung) -> Result<Option<OwnedFd>, Fail
     let tree = match &mount.source {
         MountSource::Tmpfs { .. } | MountSource::Secret { .. } => return Ok(None),
         MountSource::Socket(path) | MountSource::Device(path) => place(path)?,
+        MountSource::Host { path, .. } => whole(path).step(&format!("{name} ({})", path.display()))?,
         MountSource::Files { tree: FileTree::Place(path), .. } => place(path)?,
         MountSource::Files { tree: FileTree::Merged(lowers), .. } => merge(lowers, None, rung).step(&name)?,
         MountSource::Files { tree: FileTree::Scratch { lowers, upper, work }, .. } => {
@@ -66,6 +67,12 @@ fn open_source(mount: &PlannedMount, rung: Rung) -> Result<Option<OwnedFd>, Fail
 fn clone(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+/// The same with what is mounted below it; a link is followed, for the machine's own are its own business.
+fn whole(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags | OpenTreeFlags::AT_RECURSIVE)
 }
 
 fn merge(
@@ -124,10 +131,13 @@ impl Making<'_> {
         let (made, flags) = match &self.mount.source {
             MountSource::Files { path, access, .. } => {
                 let part = self.part(opened()?, path).step(&format!("{name}: find {path}"))?;
-                (part, NO_DEVICES | if *access == Access::Read { READ_ONLY } else { MountAttrFlags::empty() })
+                (part, NO_DEVICES | of(*access))
             }
             MountSource::Socket(_) => (opened()?, NO_DEVICES | NO_SETUID | NO_PROGRAMS),
-            MountSource::Device(_) => (opened()?, NO_SETUID | NO_PROGRAMS),
+            MountSource::Device(_) => {
+                (device(opened()?).step(&format!("{name}: a device node"))?, NO_SETUID | NO_PROGRAMS)
+            }
+            MountSource::Host { access, .. } => (opened()?, NO_DEVICES | NO_SETUID | of(*access)),
             MountSource::Tmpfs { size } => (self.tmpfs(*size).step(&name)?, NO_DEVICES | NO_SETUID),
             MountSource::Secret { content, mode, uid, gid } => {
                 let file = format!("secret{}", self.number);
@@ -167,6 +177,20 @@ impl Making<'_> {
         let mut options = vec![("mode", covered.as_str())];
         options.extend(size.as_deref().map(|size| ("size", size)));
         new_file_system("tmpfs", &options, NO_DEVICES | NO_SETUID)
+    }
+}
+
+fn of(access: Access) -> MountAttrFlags {
+    match access {
+        Access::Read => READ_ONLY,
+        Access::Write => MountAttrFlags::empty(),
+    }
+}
+
+fn device(node: OwnedFd) -> Result<OwnedFd, Errno> {
+    match FileType::from_raw_mode(fstat(&node)?.st_mode) {
+        FileType::CharacterDevice | FileType::BlockDevice => Ok(node),
+        _ => Err(Errno::NODEV),
     }
 }
 

@@ -140,6 +140,13 @@ pub enum MountSource {
     Socket(PathBuf),
     /// A device node of the machine.
     Device(PathBuf),
+    /// A file or directory of the machine, without setuid programs.
+    Host {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether it can be written.
+        access: Access,
+    },
 }
 
 /// Files that a mount can show.
@@ -326,6 +333,8 @@ pub struct PlanInputs<'a> {
     pub root: Root,
     /// What `exec.mounts` come to, in any order.
     pub mounts: Vec<PlannedMount>,
+    /// Variables of devices; they win over those of the operation.
+    pub device_env: Vec<(String, String)>,
     /// Variables whose values are secrets; they win over those of the operation.
     pub secret_env: Vec<(String, SecretBytes)>,
     /// What `exec.user` was resolved to.
@@ -399,7 +408,9 @@ impl SandboxPlan {
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
         check_strings(exec, inputs.ambient_env)?;
-        let mut env = environment(&exec.env, inputs.ambient_env, inputs.home);
+        check_strings(exec, &inputs.device_env)?;
+        let set: Vec<_> = exec.env.iter().chain(&inputs.device_env).cloned().collect();
+        let mut env = environment(&set, inputs.ambient_env, inputs.home);
         add_agent(&mut env, &exec.mounts);
         env.retain(|(name, _)| !inputs.secret_env.iter().any(|(secret, _)| secret == name));
         Ok(SandboxPlan {
@@ -593,6 +604,7 @@ mod tests {
             rung,
             root,
             mounts: Vec::new(),
+            device_env: Vec::new(),
             secret_env: Vec::new(),
             user,
             home: None,

@@ -189,6 +189,7 @@ fn nothing_to_run(rung: Rung, root: Root) -> Result<SandboxPlan, SandboxError> {
         rung,
         root,
         mounts: Vec::new(),
+        device_env: Vec::new(),
         secret_env: Vec::new(),
         user: User::default(),
         home: None,

@@ -150,6 +150,7 @@ impl Step<'_> {
             rung: self.fixture.rung,
             root: Root::Overlay { lowers: self.lowers.clone(), upper, work },
             mounts: self.mounts.clone(),
+            device_env: Vec::new(),
             secret_env: self.secret_env.clone(),
             user: self.user.clone(),
             home: Some("/root"),

@@ -120,6 +120,7 @@ pub fn builder(directory: &Path, command: &str) -> ExitCode {
         rung: entered.rung,
         root: Root::Overlay { lowers: vec![at("lower")], upper: at("upper"), work: at("work") },
         mounts: Vec::new(),
+        device_env: Vec::new(),
         secret_env: Vec::new(),
         user: User::default(),
         home: None,

@@ -29,6 +29,8 @@ pub const TESTS: &[Test] = &[
     ("mount_secret", secret),
     ("mount_secret_in_environment", secret_in_environment),
     ("mount_socket", socket),
+    ("mount_device", device),
+    ("mount_host", host),
     ("mount_nested", nested),
     ("mount_leaves_nothing", leaves_nothing),
     ("mount_beside_what_a_step_writes", beside_what_a_step_writes),
@@ -242,6 +244,25 @@ fn socket(fixture: &Fixture) {
     assert_eq!(step.run().success(), "answer\n");
     server.join().unwrap();
     assert_nothing_changed(&step, &step.lowers, &before);
+}
+
+fn device(fixture: &Fixture) {
+    let node = |path: &str| vec![mount("/dev/sub/node", MountSource::Device(path.into()))];
+    let command =
+        "stat -c %F:%t:%T /dev/sub/node; echo x > /dev/sub/node; chmod 777 /dev/sub/node 2>/dev/null; true";
+    assert_eq!(output(fixture, command, node("/dev/null")), "character special file:1:3\n");
+    let error = failure(fixture, node("/etc/passwd"));
+    assert!(error.contains("a device node") && error.contains("No such device"), "{error}");
+}
+
+/// A device's own library.
+fn host(fixture: &Fixture) {
+    let tree = Tree::new(fixture);
+    let host = |access| vec![mount("/lib/x", MountSource::Host { path: tree.at("lower/d"), access })];
+    let text = output(fixture, "cat /lib/x/f; (echo x > /lib/x/f) 2>&1; true", host(Access::Read));
+    assert!(text.starts_with("old\n") && text.contains("Read-only file system"), "{text}");
+    output(fixture, "echo x > /lib/x/f", host(Access::Write));
+    assert_eq!(fs::read_to_string(tree.at("lower/d/f")).unwrap(), "x\n");
 }
 
 /// Whatever order they are written in, what is inside of another one is mounted after it.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci::store::TempDir;
 use rustix::{fs::OFlags, io::Errno};
 use solver::{
-    FailureKind, Input, Step, StepFailure,
+    FailureKind, Input, Step, StepFailure, Stream,
     op::{BindMount, CacheMount, Exec, Mount, SecretMount, SshMount},
 };
 
@@ -14,6 +14,7 @@ use crate::{
     View,
     agents::Proxy,
     cache_mounts::Held,
+    cdi::{self, Edits},
     error::blame,
     listing::Owners,
     sandbox::{Access, FileTree, MountSource, PlanError, PlannedMount, Rung, SecretBytes, more_ids},
@@ -24,6 +25,7 @@ use crate::{
 #[derive(Default)]
 pub struct Lent {
     pub mounts: Vec<PlannedMount>,
+    pub device_env: Vec<(String, String)>,
     pub secret_env: Vec<(String, SecretBytes)>,
     /// Where bind mounts are written.
     scratch: Vec<Writable>,
@@ -35,6 +37,7 @@ impl LocalExecutor {
     /// Gets everything that the step's mounts name.
     pub(super) fn lend(&self, step: &Step<'_>, exec: &Exec, held: &Held) -> Result<Lent, StepFailure> {
         let mut lent = Lent::default();
+        devices(step, exec, &mut lent)?;
         for (index, mount) in exec.mounts.iter().enumerate() {
             match mount {
                 Mount::Bind(bind) => self.bind(step, bind, held.fresh(index), &mut lent)?,
@@ -131,6 +134,16 @@ impl LocalExecutor {
         lent.sockets.push((proxy, directory));
         Ok(())
     }
+}
+
+fn devices(step: &Step<'_>, exec: &Exec, lent: &mut Lent) -> Result<(), StepFailure> {
+    let Edits { mounts, env, missing } = cdi::edits(&exec.devices, &cdi::DIRECTORIES.map(Path::new))?;
+    for name in missing {
+        (step.log)(Stream::Stderr, format!("optional device {name:?} is not registered").as_bytes());
+    }
+    lent.mounts.extend(mounts);
+    lent.device_env.extend(env);
+    Ok(())
 }
 
 /// An overlay that nobody writes has two directories at least; the only one there can be is that of `scratch`.
