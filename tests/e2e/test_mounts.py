@@ -1,5 +1,6 @@
 """RUN --mount, --network, --security and --add-host through the binary, as every user."""
 
+import json
 import os
 import pathlib
 import re
@@ -222,6 +223,35 @@ RUN --network=none ! nc -w 1 127.0.0.1 {port} -e true && ip -o link | wc -l >> /
             self.assertEqual(layout.read("out"), b"mounted\n")
         plain = "FROM busybox\nRUN mkdir /m && ! mount -t tmpfs none /m\n"
         self.built(plain, "--allow", "security.insecure", name="plain")
+
+    def test_devices_of_the_machine(self):
+        spec = {"cdiVersion": "0.6.0", "kind": "vendor1.com/device", "devices": [
+            {"name": "one", "containerEdits": {
+                "env": ["DEVICE=one"], "deviceNodes": [{"path": "/dev/one", "hostPath": "/dev/zero"}],
+                "mounts": [{"hostPath": "/etc/passwd", "containerPath": "/lib/one", "options": ["ro", "bind"]}]}},
+            {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createRuntime", "path": "/bin/true"}]}}]}
+        (self.scratch / "cdi.json").write_text(json.dumps(spec))
+        # Where such files lie is the machine's own: the builds see another /run.
+        enter = f"mount -t tmpfs none /run && mkdir /run/cdi && cp {self.scratch}/cdi.json /run/cdi && exec \"$@\""
+
+        def build(name, device, code=0):
+            dockerfile = (f"FROM busybox\nRUN --device={device} ls /dev/one /lib/one; "
+                          "dd if=/dev/one of=/out bs=4 count=1; echo -n $DEVICE >> /out\n")
+            context = self.context(f"context-{name}", Dockerfile=dockerfile)
+            out = self.scratch / name
+            command = self.command("build", "--progress", "plain", "--allow", "device", "-o", f"type=oci,tar=false,dest={out}", context)
+            done = subprocess.run(
+                ["unshare", "--mount", "sh", "-ec", enter, "sh", *command], capture_output=True, text=True, timeout=300)
+            self.assertEqual(done.returncode != 0, code != 0, done.stderr)
+            return Layout(out) if code == 0 else done.stderr
+
+        layout = build("one", "vendor1.com/device=one,required")
+        self.assertEqual(layout.read("out"), bytes(4) + b"one")
+        self.assertEqual(self.names(layout), ["out"])
+        self.assertEqual(self.names(build("absent", "vendor2.com/device=one")), ["out"])
+        self.assertIn("needs hooks", build("hooked", "vendor1.com/device=hooked", code=1))
+        missing = build("required", "vendor2.com/device=one,required", code=1)
+        self.assertIn('required device "vendor2.com/device=one" is not registered', missing)
 
     def test_nothing_of_the_builder_can_be_mounted_over(self):
         for target, error in (("/", "invalid mount target"), ("/proc/self", "inside /proc")):
