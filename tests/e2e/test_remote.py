@@ -16,6 +16,8 @@ from support import Case, Layout, USERS, WATCHDOG, accepts, wait_for
 
 GIT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_AUTHOR_DATE": "1600000000 +0000",
        "GIT_COMMITTER_DATE": "1600000000 +0000"}
+# x-access-token:hush-hush, as git and as HTTP want it
+TOKENS = ("basic eC1hY2Nlc3MtdG9rZW46aHVzaC1odXNo", "Bearer hush-hush")
 
 
 def git(directory, *arguments):
@@ -29,6 +31,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         path, _, query = self.path.partition("?")
+        if path.startswith("/private/"):
+            if self.headers.get("Authorization") not in TOKENS:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic realm=x")
+                return self.end_headers()
+            path = path.removeprefix("/private")
         if ".git/" not in path:
             file = self.server.root / urllib.parse.unquote(path.lstrip("/"))
             if not file.is_file():
@@ -163,6 +171,21 @@ class Remote(Case):
         self.assertEqual(len(digests), 1, digests)
         wrong = self.context("wrong", Dockerfile=f"FROM busybox\nADD --checksum=sha256:{'0' * 64} {self.site}/a%20b.txt /c\n")
         self.assertIn(f"digest mismatch {digest}: sha256:{'0' * 64}", self.run_layerwright("build", wrong, code=1).stderr)
+
+    def test_tokens_open_private_places_for_every_user_and_are_kept_nowhere(self):
+        (self.root / "file").write_text("text\n")
+        context = self.context(
+            Dockerfile=f"FROM busybox\nADD {self.site}/private/app.git /a/\nADD {self.site}/private/file /f\n")
+        secrets = ("--secret", "id=GIT_AUTH_TOKEN,env=TOKEN", "--secret", "id=HTTP_AUTH_TOKEN_127.0.0.1,env=TOKEN")
+        for user in USERS:
+            layout = self.build(context, *secrets, user=user, name=user, env={"TOKEN": "hush-hush"})
+            self.assertEqual(Layout(layout).read("f"), b"text\n")
+            self.assertNotIn("hush", self.last.stderr)
+            for place in (self.store(user), layout):
+                found = subprocess.run(["grep", "-rlE", "hush-hush|eC1hY2Nlc3M", place], stdout=subprocess.PIPE, text=True)
+                self.assertEqual(found.stdout, "")
+        done = self.run_layerwright("build", context, root=self.scratch / "other", code=3)
+        self.assertRegex(done.stderr, "GIT_AUTH_TOKEN|HTTP_AUTH_TOKEN")
 
     def test_archives_are_contexts_for_every_user(self):
         packed = io.BytesIO()

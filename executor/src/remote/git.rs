@@ -63,6 +63,7 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
     let remote = Remote::parse(&address.remote)
         .ok_or_else(|| GitError::Protocol { remote: solver::remote::redacted(&address.remote) })?;
     let git = git(options, &remote)?;
+    git.check_version()?;
     let progress = Progress::new(options, &remote);
     let heard = |line: &str| progress.heard(line);
     let wanted = match (address.fetch_by_commit, &address.checksum) {
@@ -171,9 +172,26 @@ fn git(options: &RemoteOptions, remote: &Remote) -> Result<Git, GitError> {
     })
 }
 
+impl Git {
+    /// How git is run for a submodule: a login that its address has from its parent holds there, too.
+    fn for_submodule(&self, remote: &Remote) -> Result<Git, GitError> {
+        let mut git = Git { remote: remote.shown.clone(), ..self.clone() };
+        if let Some(login) = &remote.login {
+            let kept = Authorization::new(&remote.scope(), &basic(login))
+                .map_err(GitError::io("keep", "a secret"))?;
+            git.authorization = Some(Arc::new(kept));
+        }
+        Ok(git)
+    }
+}
+
+/// RFC 7617
+fn basic(login: &str) -> String {
+    format!("basic {}", STANDARD.encode(login))
+}
+
 /// BuildKit's secrets, those of the host before those of all hosts, then the address's own login.
 fn authorization(options: &RemoteOptions, remote: &Remote) -> Result<Option<String>, GitError> {
-    let basic = |login: &str| format!("basic {}", STANDARD.encode(login));
     for suffix in [format!(".{}", remote.host), String::new()] {
         for (id, is_token) in [("GIT_AUTH_HEADER", false), ("GIT_AUTH_TOKEN", true)] {
             let Some(secret) = options.secrets.get(&format!("{id}{suffix}"))? else { continue };
@@ -192,7 +210,8 @@ fn authorization(options: &RemoteOptions, remote: &Remote) -> Result<Option<Stri
 /// The SSH command: the user's agent and nobody's keys or configuration. A host that is not known is believed once and
 /// remembered; one that has changed is refused. (BuildKit believes whatever key it sees.)
 fn ssh(options: &RemoteOptions) -> Result<String, GitError> {
-    let quoted = |path: &Path| format!("\"{}\"", path.display().to_string().replace('"', ""));
+    let quoted =
+        |path: &Path| format!("\"{}\"", path.display().to_string().replace('"', "").replace('%', "%%"));
     let own = options.fetcher.store().area("git").join("known_hosts");
     let users = std::env::var_os("HOME").map(|home| Path::new(&home).join(".ssh/known_hosts"));
     let known: Vec<String> = [Some(own), users].into_iter().flatten().map(|path| quoted(&path)).collect();

@@ -2,8 +2,9 @@
 //!
 //! In the store: `downloads/files` holds directories with one file each, by its name, named after name, content and time;
 //! `downloads/records` what a server said about each URL. A file that was pinned by a checksum is taken from there
-//! without asking; any other one is asked for again, and taken if the server says that it has not changed. What is taken
-//! is hashed first: a damaged file is downloaded again.
+//! without asking; any other one is asked for again, and taken if the server says by a strong ETag that it has not changed.
+//! (Times do not vouch: a second is long, and a file can be replaced by an older one.) What is taken is hashed first: a
+//! damaged file is downloaded again.
 //!
 //! A file is the same for a whole build. Credentials go to the URL's own host, and the store knows URLs by their hashes.
 
@@ -184,8 +185,7 @@ fn fetch(
     let request = FileRequest {
         url: wanted.url.clone(),
         authorization: authorization(options, &wanted.url)?,
-        etag: known.and_then(|known| known.etag.clone()),
-        last_modified: known.and_then(|known| known.last_modified.clone()),
+        etag: known.and_then(|known| known.etag.clone()).filter(|etag| !etag.starts_with("W/")),
     };
     let shown = redacted(&wanted.url);
     let task = format!("download {shown}");

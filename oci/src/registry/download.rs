@@ -14,7 +14,7 @@ use reqwest::{
     Method, Response, StatusCode, Url,
     header::{
         AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
-        IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+        IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
     },
 };
 
@@ -44,8 +44,6 @@ pub struct FileRequest {
     pub authorization: Option<String>,
     /// `ETag` of what is there already.
     pub etag: Option<String>,
-    /// `Last-Modified` of what is there already.
-    pub last_modified: Option<String>,
 }
 
 /// What the server said.
@@ -145,10 +143,8 @@ impl<'a> Transfer<'a> {
             None => Some(secret_header(&url, &basic(&login.0, login.1.as_deref().unwrap_or_default()))?),
         };
         let mut conditions = HeaderMap::new();
-        for (name, value) in [(IF_NONE_MATCH, &request.etag), (IF_MODIFIED_SINCE, &request.last_modified)] {
-            let value = value.as_ref().and_then(|value| HeaderValue::from_str(value).ok());
-            value.map(|value| conditions.insert(name, value));
-        }
+        let etag = request.etag.as_ref().and_then(|etag| HeaderValue::from_str(etag).ok());
+        etag.map(|etag| conditions.insert(IF_NONE_MATCH, etag));
         let arrived = Mutex::default();
         Ok(Self { inner, url, authorization, conditions, into, watch, arrived })
     }

@@ -10,7 +10,7 @@ use std::{
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +31,11 @@ const COMPLAINTS_MAX: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long `git` has to clean up after itself when it is to stop.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a server may say nothing.
+pub const SILENCE: Duration = Duration::from_secs(300);
+/// The oldest version that takes its configuration as we give it.
+const OLDEST: (u32, u32) = (2, 31);
 
 /// Passed on from our own environment.
 const PASSED: [&str; 9] = [
@@ -97,6 +102,8 @@ pub struct Call<'a> {
     pub index: Option<&'a Path>,
     /// Another repository whose objects it reads, too.
     pub alternate: Option<&'a Path>,
+    /// How long it may say nothing; no limit for what does not talk to anybody.
+    pub silence: Option<Duration>,
     /// Its standard input.
     pub input: Option<File>,
     /// Takes each line of its complaints, progress included.
@@ -133,7 +140,7 @@ impl Git {
     /// # Errors
     /// [`GitError::NoGit`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
     pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
-        let Call { directory, git_dir, work_tree, index, alternate, input, heard } = call;
+        let Call { directory, git_dir, work_tree, index, alternate, silence, input, heard } = call;
         let mut command = self.command();
         for (variable, path) in
             [("GIT_DIR", git_dir), ("GIT_WORK_TREE", work_tree), ("GIT_INDEX_FILE", index)]
@@ -144,7 +151,7 @@ impl Git {
         command.current_dir(directory.or(work_tree).or(git_dir).unwrap_or(Path::new("/")));
         command.args(arguments).stdin(input.map_or_else(Stdio::null, Stdio::from));
         let mut child = command.spawn().map_err(GitError::NoGit)?;
-        let (status, output, complaints) = self.attend(&mut child, heard)?;
+        let (status, output, complaints) = self.attend(&mut child, silence, heard)?;
         if self.cancel.is_requested() {
             return Err(GitError::Cancelled);
         }
@@ -155,6 +162,19 @@ impl Git {
                 remote: self.remote.clone(),
                 said: last_words(&complaints, status),
             }),
+        }
+    }
+
+    /// Refuses a version that would not heed our configuration.
+    ///
+    /// # Errors
+    /// [`GitError::NoGit`] or [`GitError::Old`].
+    pub fn check_version(&self) -> Result<(), GitError> {
+        let said = self.run(Call::default(), &["version"])?;
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        match version(&said) {
+            Some(version) if version < OLDEST => Err(GitError::Old { found: said }),
+            _ => Ok(()),
         }
     }
 
@@ -198,11 +218,18 @@ impl Git {
     fn attend(
         &self,
         child: &mut Child,
+        silence: Option<Duration>,
         heard: Option<&(dyn Fn(&str) + Sync)>,
     ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), GitError> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (sender, ended) = mpsc::channel::<()>();
         let group = Pid::from_child(child);
+        let spoken = Mutex::new(Instant::now());
+        let speaks = || *spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let is_silent = || {
+            let since = spoken.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            silence.is_some_and(|silence| since > silence)
+        };
         thread::scope(|scope| {
             let told = sender.clone();
             let output = scope.spawn(move || {
@@ -212,7 +239,7 @@ impl Git {
                 read.transpose().map(|_| bytes)
             });
             let complaints = scope.spawn(move || {
-                let complaints = listen(stderr, heard);
+                let complaints = listen(stderr, &speaks, heard);
                 drop(told);
                 complaints
             });
@@ -220,7 +247,7 @@ impl Git {
             let mut asked: Option<Instant> = None;
             while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(PAUSE) {
                 match asked {
-                    None if self.cancel.is_requested() => {
+                    None if self.cancel.is_requested() || is_silent() => {
                         // Gone already is ended, too.
                         let _ = kill_process_group(group, Signal::TERM);
                         asked = Some(Instant::now());
@@ -243,12 +270,23 @@ impl Git {
     }
 }
 
+/// `git version 2.47.3 (of whoever built it)`
+fn version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.strip_prefix("git version ")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Reads complaints, and tells each line; progress ends its lines with a carriage return.
-fn listen(pipe: Option<impl Read>, heard: Option<&(dyn Fn(&str) + Sync)>) -> Vec<u8> {
+fn listen(
+    pipe: Option<impl Read>,
+    speaks: &(dyn Fn() + Sync),
+    heard: Option<&(dyn Fn(&str) + Sync)>,
+) -> Vec<u8> {
     let (mut kept, mut line) = (Vec::new(), Vec::new());
     let mut buffer = [0; 4096];
     let Some(mut pipe) = pipe else { return kept };
     while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+        speaks();
         for byte in &buffer[..count] {
             match byte {
                 b'\n' | b'\r' => {
@@ -275,4 +313,20 @@ fn last_words(complaints: &[u8], status: ExitStatus) -> String {
     let last = &lines[lines.len().saturating_sub(4)..];
     let words: String = last.join("; ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if words.is_empty() { status.to_string() } else { redacted(&words) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        for (said, expected) in [
+            ("git version 2.47.3", Some((2, 47))),
+            ("git version 2.39.5 (Apple Git-154)", Some((2, 39))),
+            ("git version 3.0-rc1", None),
+        ] {
+            assert_eq!(version(said), expected, "{said}");
+        }
+    }
 }

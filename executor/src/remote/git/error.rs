@@ -13,6 +13,12 @@ pub enum GitError {
     /// The program is not there.
     #[error("cannot run git, which contexts and ADD from git repositories need")]
     NoGit(#[source] io::Error),
+    /// The program would not heed what keeps it in its place.
+    #[error("{found} is too old: contexts and ADD from git repositories need 2.31 or later")]
+    Old {
+        /// What it says of itself.
+        found: String,
+    },
     /// The program failed.
     #[error("git {action} of {remote} failed: {said}")]
     Failed {
@@ -132,7 +138,9 @@ impl From<GitError> for StepFailure {
         let hint = error.hint();
         let kind = match &error {
             GitError::Cancelled => return Self::new(FailureKind::Cancelled, "cancelled"),
-            GitError::NoGit(_) | GitError::Store(_) | GitError::Io { .. } => FailureKind::Machine,
+            GitError::NoGit(_) | GitError::Old { .. } | GitError::Store(_) | GitError::Io { .. } => {
+                FailureKind::Machine
+            }
             GitError::Failed { .. } => FailureKind::Registry,
             _ => FailureKind::Build,
         };

@@ -15,7 +15,7 @@ use oci::store::Store;
 use rustix::{fs::FlockOperation, io::Errno};
 
 use super::{
-    command::{Call, Git},
+    command::{Call, Git, SILENCE},
     error::GitError,
     remote::Remote,
     resolve::{Resolved, is_hash, no_reference},
@@ -171,6 +171,7 @@ impl<'a> Repository<'a> {
         let arguments = [&base, options, &["--", &self.remote.url], refspecs].concat();
         let call = Call {
             git_dir: Some(&self.directory),
+            silence: Some(SILENCE),
             input: Some(lock),
             heard: Some(self.heard),
             ..Call::default()

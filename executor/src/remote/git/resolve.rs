@@ -4,7 +4,7 @@
 //! is cut short is looked for among the remote's branches and tags, which must be fetched for it.
 
 use super::{
-    command::{Call, Git},
+    command::{Call, Git, SILENCE},
     error::GitError,
     remote::Remote,
 };
@@ -67,7 +67,7 @@ pub fn resolve(git: &Git, remote: &Remote, reference: Option<&str>) -> Result<Wa
     }
     let peeled = format!("{reference}^{{}}");
     let arguments = ["ls-remote", "--quiet", "--", &remote.url, reference, &peeled];
-    let listed = git.run(Call::default(), &arguments)?;
+    let listed = git.run(Call { silence: Some(SILENCE), ..Call::default() }, &arguments)?;
     if let Some(resolved) = among(&lines(&listed), reference) {
         return Ok(Wanted::Known(resolved));
     }

@@ -93,7 +93,7 @@ impl Checkouts<'_> {
                 return Err(GitError::Submodule { remote: remote.shown.clone(), path, reason });
             }
             let place = place_of(&parent, &path)?;
-            let git = Git { remote: remote.shown.clone(), ..self.git.clone() };
+            let git = self.git.for_submodule(&remote)?;
             let repository = Repository::open(self.store, &git, &remote, commit.len(), self.heard)?;
             let wanted = Resolved::commit(&commit);
             repository.ensure(&wanted)?;
