@@ -34,7 +34,7 @@ use std::{
 
 use oci::{Platform, Reference};
 use parser::{
-    Diagnostic, Dockerfile, Severity, Span,
+    Diagnostic, Dockerfile, MAX_ERRORS, Severity, Span,
     ast::{ArgDeclaration, Instruction, InstructionKind, Word},
     lint::Checks,
     word,
@@ -244,8 +244,20 @@ impl Report {
         found.sort_by_key(|finding| finding.span.start);
         found.retain(|finding| checks.allow(finding));
         found.extend(checks.violation(&found));
-        found
+        first_errors(found)
     }
+}
+
+/// Keeps as many errors as anybody reads, in the order of the file: each is shown with its lines.
+fn first_errors(found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+    if found.iter().filter(|found| is_error(found)).count() <= MAX_ERRORS {
+        return found;
+    }
+    let mut first: Vec<Diagnostic> = found.into_iter().filter(is_error).take(MAX_ERRORS).collect();
+    let last = first.last().map(|found| found.span).unwrap_or_default();
+    first.push(Diagnostic::error(last, "too many mistakes; the rest is left out"));
+    first
 }
 
 /// What the whole of the planning shares.
