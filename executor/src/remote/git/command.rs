@@ -244,22 +244,12 @@ impl Git {
                 complaints
             });
             // Its output ends when it does, and the helpers that hold the other end.
-            let mut asked: Option<Instant> = None;
-            while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(PAUSE) {
-                match asked {
-                    None if self.cancel.is_requested() || is_silent() => {
-                        // Gone already is ended, too.
-                        let _ = kill_process_group(group, Signal::TERM);
-                        asked = Some(Instant::now());
-                    }
-                    Some(since) if since.elapsed() > GRACE => {
-                        let _ = kill_process_group(group, Signal::KILL);
-                    }
-                    _ => {}
-                }
-            }
+            let was_ended = end_when(&|| self.cancel.is_requested() || is_silent(), group, &ended);
             let output = output.join().expect("reading does not panic");
-            let complaints = complaints.join().expect("reading does not panic");
+            let mut complaints = complaints.join().expect("reading does not panic");
+            if was_ended {
+                complaints.extend_from_slice(b"\nit said nothing for too long");
+            }
             let status = child.wait().map_err(GitError::io("wait for", PathBuf::from("git")))?;
             Ok((
                 status,
@@ -268,6 +258,23 @@ impl Git {
             ))
         })
     }
+}
+
+/// Waits until a process group is `ended`; ends it if need be, and says whether that was so.
+fn end_when(must_end: &dyn Fn() -> bool, group: Pid, ended: &mpsc::Receiver<()>) -> bool {
+    let mut asked: Option<Instant> = None;
+    while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(PAUSE) {
+        // A group that is gone already is ended, too.
+        match asked {
+            None if must_end() => {
+                let _ = kill_process_group(group, Signal::TERM);
+                asked = Some(Instant::now());
+            }
+            Some(since) if since.elapsed() > GRACE => _ = kill_process_group(group, Signal::KILL),
+            _ => {}
+        }
+    }
+    asked.is_some()
 }
 
 /// `git version 2.47.3 (of whoever built it)`
@@ -318,6 +325,25 @@ fn last_words(complaints: &[u8], status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_git_that_says_nothing_is_given_up() {
+        let git = Git {
+            remote: "r".to_owned(),
+            authorization: None,
+            ssh: "ssh".to_owned(),
+            cancel: Arc::default(),
+        };
+        // Waits for what never comes on its standard input.
+        let (input, _held) = rustix::pipe::pipe().expect("a pipe");
+        let call = Call {
+            silence: Some(Duration::from_millis(100)),
+            input: Some(File::from(input)),
+            ..Call::default()
+        };
+        let error = git.run(call, &["hash-object", "--stdin"]).expect_err("given up").to_string();
+        assert_eq!(error, "git hash-object of r failed: it said nothing for too long");
+    }
 
     #[test]
     fn versions_are_read() {
