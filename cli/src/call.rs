@@ -13,7 +13,7 @@ pub use json::pretty;
 
 use executor::ImageResolver;
 use parser::Dockerfile;
-use solver::plan;
+use solver::plan::{self, Checked};
 
 use crate::{
     build,
@@ -56,8 +56,8 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
     if request.call.call == Call::Check {
         // Also where `error=true` alone makes an error of findings: a check says everything.
         let planned = match parsed.dockerfile.as_ref().or(parsed.violating.as_ref()) {
-            Some(dockerfile) => plan::check(dockerfile, &options, &resolver()?).diagnostics,
-            None => Vec::new(),
+            Some(dockerfile) => plan::check(dockerfile, &options, &resolver()?),
+            None => Checked::default(),
         };
         return Ok(check::answer(parsed.diagnostics, planned, source, request.call));
     }

@@ -27,6 +27,14 @@ pub enum Failure {
         /// All that is wrong or doubtful, at least one error among it.
         diagnostics: Vec<Diagnostic>,
     },
+    /// What a check has found wrong.
+    #[error("{}", summary(diagnostics))]
+    Checked {
+        /// As those of a Dockerfile.
+        diagnostics: Vec<Diagnostic>,
+        /// Whose fault it is that an image could not be had.
+        unavailable: Option<FailureKind>,
+    },
     /// A base image that cannot be had.
     #[error("{failure}")]
     Image {
@@ -125,6 +133,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Request(_) | Self::Input(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
+            Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
             Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
             Self::Registry(_) => REGISTRY,

@@ -29,7 +29,9 @@ const HINT: &str = "\x1b[1m\x1b[96mhint\x1b[0m";
 /// The text of a failure, with a line end.
 pub fn render(failure: &Failure, source: Option<&Source>) -> String {
     let text = match (failure, source) {
-        (Failure::Dockerfile { diagnostics }, Some(source)) => render_diagnostics(diagnostics, source),
+        (Failure::Dockerfile { diagnostics } | Failure::Checked { diagnostics, .. }, Some(source)) => {
+            render_diagnostics(diagnostics, source)
+        }
         (Failure::Image { span, failure: image }, Some(source)) => {
             let found =
                 Diagnostic { hint: image.hint.clone(), ..Diagnostic::error(*span, chain(image.as_ref())) };

@@ -7,6 +7,7 @@ use parser::{
     lint::{Rule, rule},
 };
 use serde::Serialize;
+use solver::plan::Checked;
 
 use super::{Answer, json};
 use crate::{
@@ -23,8 +24,9 @@ struct Finding<'a> {
 }
 
 /// The answer to what the parser and the planner have found.
-pub fn answer(parsed: Vec<Diagnostic>, planned: Vec<Diagnostic>, source: &Source, call: CallSpec) -> Answer {
-    let all: Vec<Diagnostic> = merged(parsed, planned);
+pub fn answer(parsed: Vec<Diagnostic>, planned: Checked, source: &Source, call: CallSpec) -> Answer {
+    let Checked { diagnostics, unavailable } = planned;
+    let all: Vec<Diagnostic> = merged(parsed, diagnostics);
     let mut findings: Vec<Finding<'_>> = all.iter().filter_map(finding).collect();
     findings.sort_by_key(|finding| finding.found.span.start);
     let has_errors = all.iter().any(|found| found.severity == Severity::Error);
@@ -35,7 +37,7 @@ pub fn answer(parsed: Vec<Diagnostic>, planned: Vec<Diagnostic>, source: &Source
     let doubts = |found: &&Diagnostic| found.severity == Severity::Warning && found.rule.is_none();
     let warnings = all.iter().filter(doubts).map(|found| found.message.clone()).collect();
     let exit_code = if findings.is_empty() || call.ignore_status { 0 } else { failure::BUILD };
-    let failure = has_errors.then(|| Failure::Dockerfile { diagnostics: all });
+    let failure = has_errors.then(|| Failure::Checked { diagnostics: all, unavailable });
     Answer { text, warnings, failure, exit_code }
 }
 

@@ -1,31 +1,34 @@
 //! `--check`: everything that is wrong or doubtful, in all stages, whether or not a target needs them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, error::Error};
 
 use oci::Platform;
 use parser::{Diagnostic, Dockerfile};
 
 use super::{PlanError, PlanOptions, Planner, stage::StageState, survey, unused};
-use crate::traits::Resolver;
+use crate::traits::{FailureKind, Resolver, StepFailure};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checked {
     /// Errors and findings of lint rules that the planner sees; the parser's are beside its tree.
     pub diagnostics: Vec<Diagnostic>,
+    /// Whose fault it is that an image could not be had, if one could not; its error is among the others.
+    pub unavailable: Option<FailureKind>,
 }
 
 /// Looks at the target, or at all stages where none is named, on every platform asked for. An image that cannot be had
 /// is an error like any other and keeps no other stage from being looked at.
 pub fn check(dockerfile: &Dockerfile, options: &PlanOptions, resolver: &dyn Resolver) -> Checked {
     let mut planner = Planner::new(dockerfile, options, resolver);
-    if let Err(failure) = look_at_all(&mut planner) {
-        planner.note(failure);
+    let mut unavailable = None;
+    if let Err(failure) = look_at_all(&mut planner, &mut unavailable) {
+        planner.note(failure, &mut unavailable);
     }
-    Checked { diagnostics: planner.report.checked(dockerfile) }
+    Checked { diagnostics: planner.report.checked(dockerfile), unavailable }
 }
 
-fn look_at_all(planner: &mut Planner) -> Result<(), PlanError> {
+fn look_at_all(planner: &mut Planner, unavailable: &mut Option<FailureKind>) -> Result<(), PlanError> {
     planner.check_frontend()?;
     let target = survey::target(planner)?;
     planner.report.extend(unused::refused_args(planner));
@@ -34,12 +37,17 @@ fn look_at_all(planner: &mut Planner) -> Result<(), PlanError> {
     let implicit = [options.build_platform.clone()];
     let platforms = if options.platforms.is_empty() { &implicit[..] } else { &options.platforms };
     for platform in platforms {
-        look_at_platform(planner, target, platform)?;
+        look_at_platform(planner, target, platform, unavailable)?;
     }
     Ok(())
 }
 
-fn look_at_platform(planner: &mut Planner, target: usize, platform: &Platform) -> Result<(), PlanError> {
+fn look_at_platform(
+    planner: &mut Planner,
+    target: usize,
+    platform: &Platform,
+    unavailable: &mut Option<FailureKind>,
+) -> Result<(), PlanError> {
     let globals = planner.globals(target, platform)?;
     let first = if planner.options.target.is_some() { target } else { 0 };
     let mut done: BTreeMap<usize, StageState> = BTreeMap::new();
@@ -55,7 +63,7 @@ fn look_at_platform(planner: &mut Planner, target: usize, platform: &Platform) -
             planned
         });
         if let Err(failure) = planned {
-            planner.note(failure);
+            planner.note(failure, unavailable);
         }
     }
     planner.report.extend(unused::build_args(planner, &surveyed));
@@ -64,11 +72,12 @@ fn look_at_platform(planner: &mut Planner, target: usize, platform: &Platform) -
 
 impl Planner<'_> {
     /// Takes a failure for a finding.
-    fn note(&mut self, failure: PlanError) {
+    fn note(&mut self, failure: PlanError, unavailable: &mut Option<FailureKind>) {
         match failure {
             PlanError::Dockerfile { diagnostics } => self.report.extend(diagnostics),
             PlanError::Image { span, failure } => {
-                let found = Diagnostic::error(span, failure.message.clone());
+                unavailable.get_or_insert(failure.kind);
+                let found = Diagnostic::error(span, with_causes(&failure));
                 self.report.push(Diagnostic { hint: failure.hint, ..found });
             }
         }
@@ -77,3 +86,15 @@ impl Planner<'_> {
 
 #[cfg(test)]
 mod tests;
+
+/// What happened and why, in one line; a cause that its effect has told already is not repeated.
+fn with_causes(failure: &StepFailure) -> String {
+    let mut text = failure.message.clone();
+    for cause in std::iter::successors(failure.source(), |cause| (*cause).source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
