@@ -252,5 +252,56 @@ RUN --mount=type=cache,target=/target --mount=type=cache,target=/cargo,sharing=l
                 self.assertEqual({mark.removeprefix("mark-") for mark in text.split()}, marks)
 
 
+class Processes(Case):
+    """Builds of several processes that want the same cache mount at the same time."""
+
+    HOLD = "echo held && until test -e /gate/go; do :; done && echo first > /c/first"
+
+    def begin(self, name, command, user, target="/c", sharing="locked"):
+        """Starts a build of one RUN, and gives the process and its log."""
+        context = self.context(name, Dockerfile=(
+            f"FROM busybox\nRUN --mount=type=cache,target=/gate --mount=type=cache,target={target},sharing={sharing} "
+            f"{command}\n"))
+        path = self.scratch / f"{name}.log"
+        with open(path, "w") as log:
+            process = subprocess.Popen(
+                self.command("build", "--progress", "plain", context, user=user), stdout=log, stderr=log, cwd=self.scratch)
+        self.addCleanup(process.wait, WATCHDOG)
+        return process, path
+
+    def finish(self, process, log):
+        self.assertEqual(process.wait(WATCHDOG), 0, log.read_text())
+        return log.read_text()
+
+    def said(self, log, text):
+        wait_for(lambda: f" {text}" in log.read_text(), text)
+
+    def test_locked_waits(self):
+        for number, user in enumerate(USERS):
+            holder = self.begin(f"holder{number}", self.HOLD, user)
+            self.said(holder[1], "held\n")
+            waiter = self.begin(f"waiter{number}", "cat /c/first", user)
+            self.said(waiter[1], "waiting for the cache mount at /c: another step or build uses it\n")
+            self.finish(*self.begin(f"other{number}", "touch /gate/go", user, target="/d"))
+            self.finish(*holder)
+            self.assertIn(" first\n", self.finish(*waiter))
+
+    def test_private_does_not_wait(self):
+        for number, user in enumerate(USERS):
+            holder = self.begin(f"holder{number}", f"touch /c/mine && {self.HOLD}", user, sharing="private")
+            self.said(holder[1], "held\n")
+            other = self.begin(f"other{number}", "test ! -e /c/mine && touch /gate/go", user, sharing="private")
+            self.finish(*other)
+            self.finish(*holder)
+
+    def test_who_dies_holds_nothing(self):
+        holder = self.begin("holder", self.HOLD, "root")
+        self.said(holder[1], "held\n")
+        waiter = self.begin("waiter", "ls /c && echo mine", "root")
+        self.said(waiter[1], "waiting for the cache mount")
+        holder[0].send_signal(signal.SIGKILL)
+        self.assertIn(" mine\n", self.finish(*waiter))
+
+
 if __name__ == "__main__":
     unittest.main()

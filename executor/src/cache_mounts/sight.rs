@@ -79,6 +79,8 @@ pub(super) struct Sight {
     /// What steps have hidden of those.
     pub(super) hidden: BTreeSet<Vec<u8>>,
     pub(super) items: BTreeMap<Vec<u8>, Item>,
+    /// What changed links lead to: tools look through them.
+    led_to: BTreeSet<Vec<u8>>,
 }
 
 impl Sight {
@@ -97,7 +99,16 @@ impl Sight {
         let covered = targets.iter().map(|path| plain(path)).filter(is_below).collect();
         let source = real_path(&view, &plain(visible.source), cancel)?;
         let Above { files, hidden } = above;
-        let mut sight = Self { view, source, target, covered, base, hidden, items: BTreeMap::new() };
+        let mut sight = Self {
+            view,
+            source,
+            target,
+            covered,
+            base,
+            hidden,
+            items: BTreeMap::new(),
+            led_to: BTreeSet::new(),
+        };
         sight.hidden.retain(|path| is_within(path, &sight.source));
         sight.add_known(files)?;
         Ok(sight)
@@ -161,6 +172,23 @@ impl Sight {
             self.items.entry(path).or_insert(item(kind, face, &stat, true));
         }
         Ok(())
+    }
+
+    /// Notes that a link is another one: what it leads to now is seen anew. Of a directory that is what steps have
+    /// made; one of the base image is left alone, for it would be a tool or its library.
+    pub(super) fn follow(&mut self, link: &[u8], cancel: &Cancel) -> Result<(), CacheMountError> {
+        let real = real_path(&self.view, link, cancel)?;
+        let is_file = |stat: Stat| kind_of(&stat) == Some(Kind::File);
+        if real != link && Parents::of(&self.view).lstat(&real)?.is_some_and(is_file) {
+            self.add_uncovered(&real, cancel)?;
+        }
+        self.led_to.insert(real);
+        Ok(())
+    }
+
+    /// Whether a changed link leads to something, or to a directory that it is in.
+    pub(super) fn is_led_to(&self, path: &[u8]) -> bool {
+        !self.led_to.is_empty() && self.led_to.iter().any(|top| is_within(path, top))
     }
 
     /// Files and links at and below a path that are no items yet.

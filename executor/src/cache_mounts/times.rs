@@ -12,7 +12,7 @@
 //! If several mounts disagree, "changed" wins, then the latest time. "Later" is a later whole second, because
 //! there are tools that compare seconds only.
 //!
-//! A directory is what it was while steps have put the same names into it. If the base image is another one, all that
+//! Where a link leads elsewhere, what it leads to has changed. A directory is what it was while steps have put the same names into it. If the base image is another one, all that
 //! steps have put on top of it counts as changed: with the tools, everything is to be made again.
 
 use std::{
@@ -69,6 +69,15 @@ pub(super) fn complete(sights: &mut [Sight], pasts: &[Past], cancel: &Cancel) ->
             if let Past::Known(ledger) = past {
                 add_from(sight, ledger, cancel)?;
             }
+        }
+        let links = sight.items.iter().filter(|(_, item)| item.kind == Kind::Symlink);
+        let is_changed = |path: &[u8], item: &Item| {
+            pasts.iter().any(|past| verdict(sight, path, item, past) == Verdict::Changed)
+        };
+        let changed: Vec<_> =
+            links.filter(|(path, item)| is_changed(path, item)).map(|(path, _)| path.clone()).collect();
+        for link in changed {
+            sight.follow(&link, cancel)?;
         }
     }
     Ok(())
@@ -186,7 +195,7 @@ fn verdict(sight: &Sight, path: &[u8], item: &Item, past: &Past) -> Verdict {
     let same_base = has_base(ledger, sight);
     let shown = sight.shown(path).expect("what is not shown is no item");
     match ledger.seen.get(&shown) {
-        _ if !same_base && !item.from_base => Verdict::Changed,
+        _ if sight.is_led_to(path) || !same_base && !item.from_base => Verdict::Changed,
         Some(seen) if seen.face == item.face => Verdict::Keep(seen.time),
         Some(_) => Verdict::Changed,
         // It was looked at for another mount only, or has come to light.

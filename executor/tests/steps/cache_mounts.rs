@@ -35,6 +35,7 @@ pub const TESTS: &[Test] = &[
     ("a_source_that_comes_back_counts_as_changed", a_source_that_comes_back_counts_as_changed),
     ("sources_of_another_base_are_built", sources_of_another_base_are_built),
     ("what_two_builds_see_differently_is_built_again", what_two_builds_see_differently_is_built_again),
+    ("what_another_link_leads_to_is_built", what_another_link_leads_to_is_built),
     ("generated_files_stay_newer", generated_files_stay_newer),
     ("fresh_times_reach_no_layer", fresh_times_reach_no_layer),
 ];
@@ -367,6 +368,33 @@ fn sources_of_another_base_are_built(ground: &Ground) {
     for (snapshot, expected) in [(&changed, "a "), (&two, "a "), (&two, ""), (&gone, "b "), (&two, "a ")] {
         assert_eq!(built(ground, snapshot), expected);
     }
+}
+
+/// A tool looks through links: what one leads to is new, however old it is.
+fn what_another_link_leads_to_is_built(ground: &Ground) {
+    let base = base(ground).with(ground.files(&[Base { path: "base", content: b"base", ..FILE }]));
+    let base = source(ground, &base, "1", &[("a", "a", 100)]);
+    let base =
+        ground.run(&base, "mkdir /v1 /v2; echo 1 > /v1/f; echo 2 > /v2/f; touch -d @5 /v1/f /v2/f").unwrap();
+    let link = |file: &str, directory: &str| {
+        let command =
+            format!("busybox ln -s {file} /src/b; busybox ln -s {directory} /v; busybox ln -s ../v/f /src/c");
+        ground.run(&base, &command).unwrap()
+    };
+    let (one, two, three) = (link("/v1/f", "v1"), link("/v2/f", "v2"), link("/base", "v2"));
+    for (snapshot, expected) in [
+        (&one, "a b c "),
+        (&one, ""),
+        (&two, "b c "),
+        (&two, ""),
+        (&three, "b "),
+        (&three, ""),
+        (&one, "b c "),
+        (&two, "b c "),
+    ] {
+        assert_eq!(built(ground, snapshot), expected);
+    }
+    assert_eq!(output(ground, &two, "cat /c/b /c/c", &[mounted("target")]), "2\n2\n");
 }
 
 /// Two steps see different sources while they write to the same place: whose result is there afterwards nobody knows.
