@@ -20,7 +20,7 @@ use crate::{
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{
         failure::{Failure, NameStep},
-        filesystem::{Staging, attach, attach_inside, new_file_system},
+        filesystem::{NODE, Staging, attach, attach_inside, new_file_system},
         plan::{Access, FileTree, MountSource, PlannedMount, Rung},
         stubs::{Kind, Stubs},
         sys,
@@ -134,9 +134,7 @@ impl Making<'_> {
                 (part, NO_DEVICES | of(*access))
             }
             MountSource::Socket(_) => (opened()?, NO_DEVICES | NO_SETUID | NO_PROGRAMS),
-            MountSource::Device(_) => {
-                (device(opened()?).step(&format!("{name}: a device node"))?, NO_SETUID | NO_PROGRAMS)
-            }
+            MountSource::Device(_) => (device(opened()?).step(&format!("{name}: a device node"))?, NODE),
             MountSource::Host { access, .. } => (opened()?, NO_DEVICES | NO_SETUID | of(*access)),
             MountSource::Tmpfs { size } => (self.tmpfs(*size).step(&name)?, NO_DEVICES | NO_SETUID),
             MountSource::Secret { content, mode, uid, gid } => {
