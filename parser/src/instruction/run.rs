@@ -17,7 +17,7 @@ impl Reader<'_> {
         let invalid = |mode: String| format!("security {mode} is not valid");
         self.one_of(security.as_ref(), &["sandbox", "insecure"], invalid);
         for written in flags.many("mount") {
-            if let Err(MountError { message, hint }) = mount::from(&written.value) {
+            if let Err(MountError { message, hint }) = check_mount(&written.value) {
                 self.diagnostics.push(Diagnostic { hint, ..Diagnostic::error(written.span, message) });
             }
         }
@@ -39,5 +39,13 @@ impl Reader<'_> {
         };
         let error = Diagnostic::error(word.span, message(go::quote(&word.value)));
         self.diagnostics.push(error.hint(hint));
+    }
+}
+
+/// What can be said of a mount before variables have values: all of it where there are none.
+fn check_mount(written: &str) -> Result<(), MountError> {
+    match written.contains(['$', '"', '\'', '\\', '`']) {
+        true => mount::from(written).map(drop),
+        false => mount::parse(written).map(drop),
     }
 }
