@@ -85,7 +85,7 @@ def wanted_kind(wanted):
     kind = "dir" if wanted.pop("dir", False) else wanted.pop("type", None)
     if "link" in wanted:
         return "link"
-    if kind is None and wanted.keys() & {"text", "sha256", "size", "match", "same_inode"}:
+    if kind is None and wanted.keys() & {"text", "sha256", "size", "match", "same_inode", "other_inode"}:
         return "file"
     return kind
 
@@ -113,9 +113,10 @@ def attribute(tree, path, node, check, value):
             slash = {other: "/" if tree.nodes[other]["type"] == "dir" else "" for other in tree.below(path)}
             got = sorted(other[len(path.rstrip("/")) + 1:] + end for other, end in slash.items())
             return got, got == sorted(value)
-        case "same_inode":
+        case "same_inode" | "other_inode":
             other = tree.nodes.get(tree.resolve(value))
-            return "another file", other is not None and other["inode"] == node["inode"]
+            same = other is not None and other["inode"] == node["inode"]
+            return "the same file" if same else "another file", same == (check == "same_inode")
         case "xattrs":
             return node["xattrs"], all(has_xattr(node["xattrs"].get(name), want) for name, want in value.items())
     raise ValueError(f"{path}: case.toml has the unknown check {check!r}")
