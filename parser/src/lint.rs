@@ -52,13 +52,11 @@ impl Findings {
 #[derive(Debug, Clone, Copy, Default)]
 struct Inherited {
     workdir: bool,
-    shell: bool,
 }
 
 impl Inherited {
     fn after(mut self, instruction: &Instruction) -> Inherited {
         self.workdir |= matches!(instruction.kind, InstructionKind::Workdir(_));
-        self.shell |= matches!(instruction.kind, InstructionKind::Shell(_));
         self
     }
 }

@@ -1,7 +1,7 @@
 //! Rules about what a single instruction says.
 
 use super::{Findings, Inherited};
-use crate::ast::{CommandLine, Instruction, InstructionKind, KeyValues, Span, Word};
+use crate::ast::{Instruction, InstructionKind, KeyValues, Span, Word};
 use crate::diagnostic::Diagnostic;
 
 /// Parts of names that tell of a secret.
@@ -21,14 +21,6 @@ pub(super) fn check(instruction: &Instruction, keyword: &str, so_far: Inherited,
             values.pairs.iter().for_each(|(key, _)| secret("ENV", key, findings));
         }
         InstructionKind::Label(values) => legacy(values, keyword, instruction, findings),
-        InstructionKind::Cmd(CommandLine::Shell(_)) | InstructionKind::Entrypoint(CommandLine::Shell(_))
-            if !so_far.shell =>
-        {
-            let message = format!(
-                "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
-            );
-            findings.report("JSONArgsRecommended", instruction.span, message);
-        }
         InstructionKind::Expose(ports) => ports.iter().for_each(|port| expose(port, findings)),
         InstructionKind::Maintainer(_) => {
             let message = "Maintainer instruction is deprecated in favor of using label";

@@ -21,6 +21,14 @@ pub(super) fn workdir_relative_path(span: Span, path: &str) -> Diagnostic {
     Diagnostic::warning("WorkdirRelativePath", span, format!("Relative workdir {path:?} {what}"))
 }
 
+/// A command in shell form, of an image in which nobody has set a shell.
+pub(super) fn json_args_recommended(span: Span, instruction: &str) -> Diagnostic {
+    let keyword = instruction.split_whitespace().next().unwrap_or_default();
+    let why = "to prevent unintended behavior related to OS signals";
+    let message = format!("JSON arguments recommended for {keyword} {why}");
+    Diagnostic::warning("JSONArgsRecommended", span, message)
+}
+
 /// A variable in FROM that no global ARG declares.
 pub(super) fn undefined_arg_in_from(span: Span, name: &str, globals: &Environment) -> Diagnostic {
     let found =

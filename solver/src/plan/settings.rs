@@ -2,10 +2,10 @@
 
 use oci::config;
 use parser::ast::{ArgDeclaration, CommandLine, Healthcheck, InstructionKind, KeyValues, Word};
-use parser::{lint, word};
+use parser::word;
 
 use super::{
-    OutlineArg, PlanError, ports,
+    OutlineArg, PlanError, lint, ports,
     stage::{Declared, Walk},
     survey::Task,
     variables,
@@ -26,8 +26,8 @@ impl Walk<'_, '_> {
             InstructionKind::User(user) => self.user(task, user)?,
             InstructionKind::Stopsignal(signal) => self.stop_signal(task, signal)?,
             InstructionKind::Healthcheck(check) => self.healthcheck(check),
-            InstructionKind::Cmd(command) => self.cmd(command),
-            InstructionKind::Entrypoint(command) => self.entrypoint(command),
+            InstructionKind::Cmd(command) => self.cmd(task, command),
+            InstructionKind::Entrypoint(command) => self.entrypoint(task, command),
             InstructionKind::Shell(shell) => self.shell(shell),
             InstructionKind::Maintainer(author) => self.maintainer(author),
             InstructionKind::Onbuild { text, trigger: _ } => {
@@ -106,7 +106,7 @@ impl Walk<'_, '_> {
                 .map_err(|error| self.mistake(task, written.span, error.to_string()))?;
             for port in expanded {
                 if written.value.contains('$') {
-                    self.planner.report.extend(lint::port(task.place(written.span), &port));
+                    self.planner.report.extend(parser::lint::port(task.place(written.span), &port));
                 }
                 exposed.extend(ports::parse(&port).map_err(|error| self.mistake(task, written.span, error))?);
             }
@@ -174,7 +174,8 @@ impl Walk<'_, '_> {
         self.state.config.config.healthcheck = Some(health);
     }
 
-    fn cmd(&mut self, command: &CommandLine) {
+    fn cmd(&mut self, task: &Task, command: &CommandLine) {
+        self.recommend_json(task, command);
         let args = self.with_shell(command);
         self.commit(format!("CMD {}", quoted_list(&args)), false);
         self.state.config.config.cmd = some_if_any(args);
@@ -183,7 +184,8 @@ impl Walk<'_, '_> {
     }
 
     /// A CMD of the base was made for the base's entrypoint and goes with it.
-    fn entrypoint(&mut self, command: &CommandLine) {
+    fn entrypoint(&mut self, task: &Task, command: &CommandLine) {
+        self.recommend_json(task, command);
         let args = self.with_shell(command);
         self.commit(format!("ENTRYPOINT {}", quoted_list(&args)), false);
         self.state.config.config.entrypoint = some_if_any(args);
@@ -200,6 +202,13 @@ impl Walk<'_, '_> {
     fn maintainer(&mut self, author: &Word) {
         self.commit(format!("MAINTAINER {}", author.value), false);
         self.state.config.author.clone_from(&author.value);
+    }
+
+    /// Whoever sets a shell, in the stage or its base, has chosen to have one.
+    fn recommend_json(&mut self, task: &Task, command: &CommandLine) {
+        if matches!(command, CommandLine::Shell(_)) && self.state.config.config.shell.is_none() {
+            self.planner.report.push(lint::json_args_recommended(task.span(), &task.instruction.text));
+        }
     }
 
     fn with_shell(&self, command: &CommandLine) -> Vec<String> {
