@@ -68,10 +68,11 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
         (Call::Targets, Format::Json) => targets::json(&plan::targets(&dockerfile), source),
         (_, format) => {
             let outline = plan::outline(&dockerfile, &options, &resolver()?).map_err(build::plan_failure)?;
-            match format {
+            let text = match format {
                 Format::Text => outline::text(&outline),
                 Format::Json => outline::json(&outline, source),
-            }
+            };
+            return Ok(Answer { warnings: outline.notices, ..Answer::from(text) });
         }
     }))
 }

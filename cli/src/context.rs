@@ -6,6 +6,7 @@ use executor::{
     context::{Entry, EntryKind, Ruling},
     sandbox,
 };
+use oci::registry::Limits;
 use serde::Serialize;
 use solver::Cancel;
 
@@ -26,6 +27,7 @@ pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
     let places = request::context_places(&args.context, args.file.as_deref())?;
     let options = OutsideOptions {
         root: request::store_root(args.root, &Environment::of_process())?,
+        limits: Limits::default(),
         insecure_registries: Vec::new(),
         secrets: Default::default(),
         agents: Default::default(),

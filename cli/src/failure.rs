@@ -189,7 +189,7 @@ fn kind_code(kind: FailureKind) -> u8 {
     match kind {
         FailureKind::Build => BUILD,
         FailureKind::Usage => USAGE,
-        FailureKind::Registry => REGISTRY,
+        FailureKind::Registry | FailureKind::Unavailable => REGISTRY,
         FailureKind::Machine => MACHINE,
         FailureKind::Cancelled => BUG,
     }

@@ -26,7 +26,7 @@ use executor::{
 };
 use oci::{
     fetch::Fetcher,
-    registry::{Registry, RegistryOptions},
+    registry::{Limits, Registry, RegistryOptions},
     store::{Store, TempDir},
 };
 use solver::{Cancel, remote::GitAddress};
@@ -134,6 +134,8 @@ pub struct OutsideOptions {
     pub root: PathBuf,
     /// Registries that need no valid certificate.
     pub insecure_registries: Vec<String>,
+    /// How long registries are waited for.
+    pub limits: Limits,
     /// Credentials of servers.
     pub secrets: Secrets,
     /// Credentials of git servers.
@@ -165,7 +167,8 @@ impl Outside {
             return Ok(registry.clone());
         }
         let insecure = self.options.insecure_registries.clone();
-        let registry = Registry::new(RegistryOptions { insecure, ..RegistryOptions::default() })?;
+        let limits = self.options.limits.clone();
+        let registry = Registry::new(RegistryOptions { insecure, limits, ..RegistryOptions::default() })?;
         Ok(self.registry.get_or_init(|| registry).clone())
     }
 

@@ -14,11 +14,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use executor::{Secrets, agents::Agents};
 use exporter::{Encoder, TimePolicy};
-use oci::Platform;
+use oci::{Platform, registry::Limits};
 use solver::{
     op::{Network, Timestamps},
     plan::Entitlement,
@@ -123,6 +124,10 @@ impl BuildRequest {
         OutsideOptions {
             root: self.root.clone(),
             insecure_registries: self.insecure_registries.clone(),
+            limits: match self.call.call {
+                Call::Build => Limits::default(),
+                Call::Check | Call::Outline | Call::Targets => hasty(),
+            },
             secrets: self.secrets.clone(),
             agents: self.agents.clone(),
         }
@@ -440,6 +445,16 @@ pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<P
     let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);
     let root = root.ok_or(RequestError::NoRoot)?;
     std::path::absolute(&root).map_err(|source| RequestError::Read { what: "store", path: root, source })
+}
+
+/// Whoever asks about a Dockerfile is not kept waiting for a registry that is not there.
+fn hasty() -> Limits {
+    Limits {
+        connect: Duration::from_secs(10),
+        patience: Duration::from_secs(10),
+        short_patience: Duration::ZERO,
+        ..Limits::default()
+    }
 }
 
 #[cfg(test)]

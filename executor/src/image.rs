@@ -71,6 +71,7 @@ fn base_image(pinned: String, resolved: ResolvedImage, origin: &BlobOrigin) -> B
 
 fn failure(name: &str, platform: &Platform, error: ImageError) -> StepFailure {
     let is_missing_platform = error.is_missing_platform();
+    let is_unavailable = matches!(&error, ImageError::Registry(error) if error.is_unavailable());
     if matches!(&error, ImageError::Registry(error) if error.is_not_found()) {
         // The registry's own words say the same again.
         return StepFailure::new(FailureKind::Registry, format!("{name}: not found"));
@@ -82,7 +83,10 @@ fn failure(name: &str, platform: &Platform, error: ImageError) -> StepFailure {
             message: format!("{name} does not exist for {platform}"),
             ..failure
         },
-        false => StepFailure { message: format!("cannot resolve {name}"), ..failure },
+        false => {
+            let kind = if is_unavailable { FailureKind::Unavailable } else { failure.kind };
+            StepFailure { kind, message: format!("cannot resolve {name}"), ..failure }
+        }
     }
 }
 
@@ -174,7 +178,7 @@ mod tests {
         // Port 1 of loopback: nobody listens.
         let name = ImageName::Registry("127.0.0.1:1/app".parse().expect("a reference"));
         let failure = resolver().image(&name, &Platform::host()).expect_err("nobody listens");
-        assert_eq!(failure.kind, FailureKind::Registry);
+        assert_eq!(failure.kind, FailureKind::Unavailable);
         assert_eq!(failure.message, "cannot resolve 127.0.0.1:1/app:latest");
 
         let missing = RegistryError::NotFound { name: "docker.io/library/app:1".to_owned(), reason: None };

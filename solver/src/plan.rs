@@ -48,7 +48,7 @@ use crate::{
 pub use check::{Checked, check};
 pub use outline::{CacheUse, Outline, OutlineArg, SecretUse, SshUse, StageInfo, outline, targets};
 
-use bases::Images;
+use bases::{Images, Unanswered};
 use stage::StageState;
 use variables::Environment;
 
@@ -175,7 +175,7 @@ pub fn plan(
     options: &PlanOptions,
     resolver: &dyn Resolver,
 ) -> Result<Planned, PlanError> {
-    let mut planner = Planner::new(dockerfile, options, resolver);
+    let mut planner = Planner::new(dockerfile, options, resolver, Unanswered::Failure);
     let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
     let planned = planner.reported(planned);
     let Planner { graph, report, .. } = planner;
@@ -273,12 +273,17 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(dockerfile: &'a Dockerfile, options: &'a PlanOptions, resolver: &'a dyn Resolver) -> Self {
+    fn new(
+        dockerfile: &'a Dockerfile,
+        options: &'a PlanOptions,
+        resolver: &'a dyn Resolver,
+        unanswered: Unanswered,
+    ) -> Self {
         let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
         Self {
             dockerfile,
             options,
-            images: Images::new(resolver, names.map(|name| name.value.as_str()).collect()),
+            images: Images::new(resolver, unanswered, names.map(|name| name.value.as_str()).collect()),
             stages_by_name: stages_by_name(dockerfile),
             edges: OnceCell::new(),
             graph: Graph::default(),

@@ -20,8 +20,8 @@ pub trait Resolver {
     /// layers. No layer is downloaded.
     ///
     /// # Errors
-    /// A failure of kind [`FailureKind::Registry`] when it cannot be had, [`FailureKind::Build`] when it has no such
-    /// platform.
+    /// A failure of kind [`FailureKind::Registry`] when it cannot be had, [`FailureKind::Unavailable`] when nobody can
+    /// say, [`FailureKind::Build`] when it has no such platform.
     fn image(&self, image: &ImageName, platform: &Platform) -> Result<BaseImage, StepFailure>;
 }
 
@@ -137,6 +137,8 @@ pub enum FailureKind {
     Usage,
     /// A registry or the network.
     Registry,
+    /// A registry that does not answer: nothing is known about what was asked for.
+    Unavailable,
     /// The machine: store, disk, sandbox.
     Machine,
     /// The user stopped the build.

@@ -91,7 +91,7 @@ impl<'a> Arg<'a> {
 /// For programs.
 pub fn json(outline: &Outline, source: &Source) -> String {
     let at = |span| json::Location::of(span, source);
-    let Outline { name, description, args, secrets, ssh, cache } = outline;
+    let Outline { name, description, args, secrets, ssh, cache, notices: _ } = outline;
     json::pretty(&Shown {
         name: name.as_deref(),
         description: description.as_deref(),

@@ -226,6 +226,15 @@ impl RegistryError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether nobody was there to answer, or could not now: it says nothing about what was asked for.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Transport { .. } | Self::Timeout { .. } => true,
+            Self::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
     /// Whether the other end speaks TLS, but cannot prove who it is.
     pub(super) fn is_certificate(&self) -> bool {
         let Self::Transport { cause, .. } = self else { return false };

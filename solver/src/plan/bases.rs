@@ -3,7 +3,10 @@
 //! A named context shadows images and stages alike; its name is compared as BuildKit does, with `docker.io/library/`
 //! and `:latest` left out.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use oci::{ImageConfig, Platform, Reference};
 use parser::{Diagnostic, Span, suggest};
@@ -11,7 +14,7 @@ use parser::{Diagnostic, Span, suggest};
 use super::{NamedContext, PlanError, PlanOptions, variables::DEFAULT_PATH};
 use crate::{
     op::Source,
-    traits::{BaseImage, ImageName, Resolver},
+    traits::{BaseImage, FailureKind, ImageName, Resolver, StepFailure},
 };
 
 /// What a name stands for.
@@ -100,17 +103,37 @@ fn familiar(name: &str) -> String {
     short.strip_suffix(":latest").map(str::to_owned).unwrap_or(short)
 }
 
-/// The images of a plan: each is asked for once a platform.
+/// What an image is taken for whose registry does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// Nothing: without it there is no image.
+    Failure,
+    /// One of which nothing is known, so that the rest can be looked at.
+    Unknown,
+}
+
+/// The images of a plan: each is asked for once a platform, and a registry that does not answer is not asked again.
 pub(super) struct Images<'a> {
     resolver: &'a dyn Resolver,
+    unanswered: Unanswered,
     known: BTreeMap<(ImageName, Platform), Rc<BaseImage>>,
+    /// Registries that did not answer.
+    silent: BTreeMap<String, Silent>,
     /// Names of stages, for slips of the pen.
     stages: Vec<&'a str>,
 }
 
+/// What a registry left unsaid.
+struct Silent {
+    /// Why.
+    reason: String,
+    /// Images, as people write them.
+    images: BTreeSet<String>,
+}
+
 impl<'a> Images<'a> {
-    pub(super) fn new(resolver: &'a dyn Resolver, stages: Vec<&'a str>) -> Self {
-        Self { resolver, known: BTreeMap::new(), stages }
+    pub(super) fn new(resolver: &'a dyn Resolver, unanswered: Unanswered, stages: Vec<&'a str>) -> Self {
+        Self { resolver, unanswered, known: BTreeMap::new(), silent: BTreeMap::new(), stages }
     }
 
     pub(super) fn get(
@@ -124,16 +147,63 @@ impl<'a> Images<'a> {
         if let Some(image) = self.known.get(&key) {
             return Ok(Rc::clone(image));
         }
-        let image = self.resolver.image(name, platform).map_err(|failure| {
-            let near =
-                suggest::nearest(written, self.stages.iter().copied()).filter(|_| failure.hint.is_none());
-            let failure = match near {
-                Some(stage) => failure.hint(format!("did you mean the stage {stage:?}?")),
-                None => failure,
-            };
-            PlanError::Image { span, failure }
-        })?;
-        Ok(Rc::clone(self.known.entry(key).or_insert(Rc::new(image))))
+        if self.is_unknown(name) {
+            return Ok(self.unknown(name, platform));
+        }
+        match self.resolver.image(name, platform) {
+            Ok(image) => Ok(Rc::clone(self.known.entry(key).or_insert(Rc::new(image)))),
+            Err(failure) if self.is_forgiven(name, &failure) => Ok(self.unknown(name, platform)),
+            Err(failure) => Err(PlanError::Image { span, failure: self.or_a_stage(failure, written) }),
+        }
+    }
+
+    /// Whether the image's registry did not answer, so that its config is a blank.
+    pub(super) fn is_unknown(&self, name: &ImageName) -> bool {
+        matches!(name, ImageName::Registry(reference) if self.silent.contains_key(&reference.registry))
+    }
+
+    /// Remembers a registry that does not answer, where that is no failure.
+    fn is_forgiven(&mut self, name: &ImageName, failure: &StepFailure) -> bool {
+        let ImageName::Registry(reference) = name else { return false };
+        let is_forgiven = self.unanswered == Unanswered::Unknown && failure.kind == FailureKind::Unavailable;
+        if is_forgiven {
+            let reason = failure.source.as_ref().map_or_else(|| failure.message.clone(), ToString::to_string);
+            self.silent.insert(reference.registry.clone(), Silent { reason, images: BTreeSet::new() });
+        }
+        is_forgiven
+    }
+
+    fn unknown(&mut self, name: &ImageName, platform: &Platform) -> Rc<BaseImage> {
+        let shown = match name {
+            ImageName::Registry(reference) => reference.familiar(),
+            ImageName::OciLayout { directory, selector: _ } => directory.display().to_string(),
+        };
+        if let ImageName::Registry(reference) = name
+            && let Some(silent) = self.silent.get_mut(&reference.registry)
+        {
+            silent.images.insert(shown.clone());
+        }
+        Rc::new(BaseImage { pinned: shown, config: empty_config(platform), layers: Vec::new() })
+    }
+
+    fn or_a_stage(&self, failure: StepFailure, written: &str) -> StepFailure {
+        match suggest::nearest(written, self.stages.iter().copied()) {
+            Some(stage) if failure.hint.is_none() => {
+                failure.hint(format!("did you mean the stage {stage:?}?"))
+            }
+            _ => failure,
+        }
+    }
+
+    /// What could not be looked up, and what that means for everything else that is said.
+    pub(super) fn notices(&self) -> Vec<Diagnostic> {
+        let notice = |Silent { reason, images }: &Silent| {
+            let names = images.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            Diagnostic::notice(format!(
+                "{names} could not be looked up ({reason}): what depends on the image was not checked"
+            ))
+        };
+        self.silent.values().map(notice).collect()
     }
 }
 

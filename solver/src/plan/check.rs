@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error};
 use oci::Platform;
 use parser::{Diagnostic, Dockerfile};
 
-use super::{PlanError, PlanOptions, Planner, stage::StageState, survey, unused};
+use super::{PlanError, PlanOptions, Planner, bases::Unanswered, stage::StageState, survey, unused};
 use crate::traits::{FailureKind, Resolver, StepFailure};
 
 /// What a check found.
@@ -18,13 +18,15 @@ pub struct Checked {
 }
 
 /// Looks at the target, or at all stages where none is named, on every platform asked for. An image that cannot be had
-/// is an error like any other and keeps no other stage from being looked at.
+/// is an error like any other and keeps no other stage from being looked at; one whose registry does not answer is told
+/// of, and taken for one of which nothing is known.
 pub fn check(dockerfile: &Dockerfile, options: &PlanOptions, resolver: &dyn Resolver) -> Checked {
-    let mut planner = Planner::new(dockerfile, options, resolver);
+    let mut planner = Planner::new(dockerfile, options, resolver, Unanswered::Unknown);
     let mut unavailable = None;
     if let Err(failure) = look_at_all(&mut planner, &mut unavailable) {
         planner.note(failure, &mut unavailable);
     }
+    planner.report.extend(planner.images.notices());
     Checked { diagnostics: planner.report.checked(dockerfile), unavailable }
 }
 

@@ -12,7 +12,9 @@ use parser::{
     word,
 };
 
-use super::{PlanError, PlanOptions, Planner, stage::StageState, survey, variables::Environment};
+use super::{
+    PlanError, PlanOptions, Planner, bases::Unanswered, stage::StageState, survey, variables::Environment,
+};
 use crate::{
     op::{Mount, Op},
     traits::Resolver,
@@ -50,6 +52,8 @@ pub struct Outline {
     pub ssh: Vec<SshUse>,
     /// Cache mounts, in the order of the file.
     pub cache: Vec<CacheUse>,
+    /// Which images it was made without, since their registries did not answer.
+    pub notices: Vec<String>,
 }
 
 /// A build argument.
@@ -120,7 +124,7 @@ pub fn outline(
     options: &PlanOptions,
     resolver: &dyn Resolver,
 ) -> Result<Outline, PlanError> {
-    let mut planner = Planner::new(dockerfile, options, resolver);
+    let mut planner = Planner::new(dockerfile, options, resolver, Unanswered::Unknown);
     let planned = read(&mut planner);
     let planned = planner.reported(planned)?;
     let found = planner.report.checked(dockerfile);
@@ -148,6 +152,7 @@ fn read(planner: &mut Planner) -> Result<Outline, PlanError> {
         secrets,
         ssh,
         cache,
+        notices: planner.images.notices().into_iter().map(|notice| notice.message).collect(),
     })
 }
 

@@ -44,6 +44,16 @@ pub(super) struct StageState {
     pub(super) workdir_is_set: bool,
     /// What this stage itself declares, for the outline.
     pub(super) declared: Vec<Declared>,
+    /// What the stage is built on in the end.
+    ground: Ground,
+}
+
+/// What is known of the image that a stage is built on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    Known,
+    /// Its registry did not answer: any variable may be set in it.
+    Unknown,
 }
 
 /// A name of an ARG in a stage.
@@ -73,8 +83,11 @@ pub(super) fn plan(
     let mut walk = Walk { planner, number, globals, target, done, labels, state, uses_cache, command_is_set };
     walk.inherit();
     for task in &surveyed.program {
-        let walked = walk.instruction(task).map_err(|error| task.explain(error));
-        walk.planner.reported(walked)?;
+        match walk.instruction(task).map_err(|error| task.explain(error)) {
+            // A variable that the image sets would have made another instruction of it.
+            Err(PlanError::Dockerfile { .. }) if walk.depends_on_the_unknown(task) => {}
+            walked => drop(walk.planner.reported(walked)?),
+        }
     }
     Ok(Some(walk.state))
 }
@@ -106,7 +119,11 @@ fn first_state(
                 &image.config.platform(),
             ));
             let config = ImageConfig { created: None, ..image.config.clone() };
-            Some(StageState::new(tip, platform.clone(), config, image.layers.len()))
+            let mut state = StageState::new(tip, platform.clone(), config, image.layers.len());
+            if matches!(base, Base::Image(name) if planner.images.is_unknown(name)) {
+                state.ground = Ground::Unknown;
+            }
+            Some(state)
         }
         (_, None) => {
             let tip = planner.add_source(Source::Scratch, platform, "FROM scratch".to_owned(), stage.span);
@@ -132,6 +149,7 @@ impl StageState {
             env_places: BTreeMap::new(),
             workdir_is_set: false,
             declared: Vec::new(),
+            ground: Ground::Known,
         }
     }
 
@@ -375,7 +393,14 @@ impl Walk<'_, '_> {
         Ok(expanded.value)
     }
 
+    fn depends_on_the_unknown(&self, task: &Task) -> bool {
+        self.state.ground == Ground::Unknown && task.instruction.text.contains('$')
+    }
+
     pub(super) fn report_undefined(&mut self, task: &Task, expanded: &word::Expanded) {
+        if self.state.ground == Ground::Unknown {
+            return;
+        }
         for name in &expanded.unmatched {
             if !self.state.arguments.iter().any(|(argument, _)| argument == name) {
                 let known = self.state.environment.names().chain(self.globals.names());

@@ -55,6 +55,14 @@ impl Resolver for Registry {
             "arm:latest",
             "layout base",
         ];
+        if name.starts_with("silent.example/") {
+            let cause = "nobody answers at silent.example";
+            return Err(StepFailure::caused(
+                FailureKind::Unavailable,
+                format!("cannot resolve {name}"),
+                cause,
+            ));
+        }
         if !known.contains(&name.as_str()) {
             return Err(StepFailure::new(FailureKind::Registry, format!("{name}: not found")));
         }

@@ -47,7 +47,7 @@ fn answers(text: &str, flags: &str) -> String {
 }
 
 fn shown(outline: &Outline, text: &str) -> String {
-    let Outline { name, description, args, secrets, ssh, cache } = outline;
+    let Outline { name, description, args, secrets, ssh, cache, notices } = outline;
     let line = |span| line_column(text, span).0;
     let mut shown = format!("target {name:?} {description:?}\n");
     for OutlineArg { name, description, value, span } in args {
@@ -62,5 +62,6 @@ fn shown(outline: &Outline, text: &str) -> String {
     for CacheUse { id, span } in cache {
         shown += &format!("{}: cache {id}\n", line(*span));
     }
+    notices.iter().for_each(|notice| shown += &format!("notice {notice}\n"));
     shown
 }
