@@ -70,7 +70,7 @@ pub fn build(
     let Surroundings { events, cancel, .. } = surroundings;
     let source = &inputs.dockerfile;
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
-    let parsed = parser::parse_checked(&source.text, check);
+    let parsed = parser::parse_checked(source.text(), check);
     // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
     warn(&parsed.diagnostics, source, events);
     let Some(dockerfile) = parsed.dockerfile else {

@@ -49,7 +49,7 @@ impl From<String> for Answer {
 pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Result<Answer, Failure> {
     let source = &inputs.dockerfile;
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
-    let parsed = parser::parse_checked(&source.text, check);
+    let parsed = parser::parse_checked(source.text(), check);
     let options = build::plan_options(request, inputs);
     let resolver = || Ok::<_, Failure>(ImageResolver::new(outside.registry()?));
     let format = request.call.format;

@@ -23,7 +23,7 @@ pub struct NoTree {
 pub fn ast(file: &Path, stdin: &mut dyn Read) -> Result<String, Box<NoTree>> {
     let unread = |error: InputError| NoTree { failure: error.into(), source: None };
     let source = read_dockerfile(file, stdin).map_err(unread)?;
-    let failure = match parser::dump::dump(&source.text) {
+    let failure = match parser::dump::dump(source.text()) {
         Ok(dump) => return Ok(dump),
         Err(diagnostics) => Failure::Dockerfile { diagnostics },
     };

@@ -5,6 +5,7 @@
 //! for this, the named ones, are fetched by the executor when a step looks at them.
 
 mod dockerfile;
+mod source;
 mod stdin;
 mod text;
 
@@ -38,15 +39,7 @@ use crate::{
     spec::context::{ContextSpec, FilesSource, NamedSource},
 };
 use dockerfile::Found;
-
-/// A Dockerfile.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// How messages call it.
-    pub name: String,
-    /// Its text.
-    pub text: String,
-}
+pub use source::Source;
 
 /// What a build reads.
 pub struct Inputs {

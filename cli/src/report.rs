@@ -23,6 +23,8 @@ use crate::{
 const REPEATED_LINES: usize = 20;
 /// Lines around the one that failed.
 const CONTEXT_LINES: usize = 2;
+/// Lines of an instruction that are shown besides its first.
+const MARKED_LINES: usize = 200;
 const ERROR: &str = "\x1b[1m\x1b[91merror\x1b[0m";
 const HINT: &str = "\x1b[1m\x1b[96mhint\x1b[0m";
 
@@ -48,7 +50,7 @@ pub fn render(failure: &Failure, source: Option<&Source>) -> String {
 /// about the command line, and has no place.
 pub fn warning_line(found: &Diagnostic, source: &Source) -> String {
     let Some(rule) = found.rule else { return found.message.clone() };
-    let line = line_of(&source.text, found.span.start);
+    let line = source.line_of(found.span.start);
     format!("{rule}: {} ({}:{line})", found.message, source.name)
 }
 
@@ -72,8 +74,9 @@ fn render_diagnostics(diagnostics: &[Diagnostic], source: &Source) -> String {
 }
 
 fn render_diagnostic(found: &Diagnostic, source: &Source) -> String {
-    let span = inside(&source.text, found.span);
-    let snippet = Snippet::source(&source.text)
+    let (number, span) = in_line(source, found.span);
+    let snippet = Snippet::source(source.line(number))
+        .line_start(number)
         .path(&source.name)
         .annotation(AnnotationKind::Primary.span(span.start..span.end));
     let group = Level::ERROR.primary_title(&found.message).element(snippet);
@@ -84,12 +87,13 @@ fn render_diagnostic(found: &Diagnostic, source: &Source) -> String {
     Renderer::styled().render(&[group]) + "\n"
 }
 
-/// The span cut to the text and to its first line, which is where the mistake is: a heredoc's body says no more.
-fn inside(text: &str, span: Span) -> Span {
-    let start = floor_boundary(text, span.start.min(text.len()));
-    let end = floor_boundary(text, span.end.clamp(start, text.len()));
-    let first_line = text[start..end].find('\n').map_or(end, |at| start + at);
-    Span { start, end: first_line }
+/// The first line of a span, which is where the mistake is (a heredoc's body says no more), and the part of it in that
+/// line. What is at the end of the text is shown behind its last line.
+fn in_line(source: &Source, span: Span) -> (usize, Span) {
+    let number = source.line_of(span.start).min(source.line_count().max(1));
+    let (start, line) = (source.line_start(number), source.line(number));
+    let inside = |byte: usize| floor_boundary(line, byte.saturating_sub(start).min(line.len()));
+    (number, Span { start: inside(span.start), end: inside(span.end.max(span.start)) })
 }
 
 fn floor_boundary(text: &str, at: usize) -> usize {
@@ -138,24 +142,19 @@ fn write_line(out: &mut dyn Write, line: &Line) -> io::Result<()> {
 
 /// The lines of an instruction, marked, and those around it.
 pub fn excerpt(source: &Source, span: Span) -> String {
-    let span = Span { start: span.start.min(source.text.len()), end: span.end.min(source.text.len()) };
     let last_byte = span.end.saturating_sub(1).max(span.start);
-    let (first, last) = (line_of(&source.text, span.start), line_of(&source.text, last_byte));
+    let (first, last) = (source.line_of(span.start), source.line_of(last_byte));
     let mut text = format!("{}:{first}\n--------------------\n", source.name);
-    for (index, line) in source.text.lines().enumerate() {
-        let number = index + 1;
-        if number + CONTEXT_LINES < first || number > last + CONTEXT_LINES {
-            continue;
-        }
+    let shown = last.min(first + MARKED_LINES);
+    let to = (shown + CONTEXT_LINES).min(source.line_count());
+    for number in first.saturating_sub(CONTEXT_LINES).max(1)..=to {
         let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
-        let _ = writeln!(text, "{}", format!(" {number:3} | {mark} {line}").trim_end());
+        let _ = writeln!(text, "{}", format!(" {number:3} | {mark} {}", source.line(number)).trim_end());
+    }
+    if to < last {
+        let _ = writeln!(text, "       ({} more lines)", last - to);
     }
     text + "--------------------\n"
-}
-
-/// The number of the line a byte is in, from 1.
-fn line_of(text: &str, byte: usize) -> usize {
-    text.as_bytes()[..byte.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 #[cfg(test)]
@@ -168,7 +167,7 @@ mod tests {
     use crate::progress::Board;
 
     fn source(text: &str) -> Source {
-        Source { name: "Dockerfile".to_owned(), text: text.to_owned() }
+        Source::new("Dockerfile", text)
     }
 
     fn plain(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! `--check`: everything that is doubtful about a Dockerfile, with the place and a way to mend it, and what is wrong.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use parser::{
     Diagnostic, Severity,
@@ -44,12 +44,9 @@ pub fn answer(parsed: Vec<Diagnostic>, planned: Checked, source: &Source, call: 
 /// Everything once: the planner meets some of the parser's findings again, and what `error=true` makes of them is said
 /// by the exit code.
 fn merged(parsed: Vec<Diagnostic>, planned: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let mut all: Vec<Diagnostic> = Vec::new();
-    for found in parsed.into_iter().chain(planned) {
-        if !all.contains(&found) {
-            all.push(found);
-        }
-    }
+    let mut seen = BTreeSet::new();
+    let mut all: Vec<Diagnostic> = parsed.into_iter().chain(planned).collect();
+    all.retain(|found| seen.insert((found.span, found.rule, found.message.clone())));
     all
 }
 

@@ -1,7 +1,7 @@
 //! What the answers have in common in JSON: BuildKit's protobuf messages as Go writes them, which leaves zeros out.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use parser::{Span, diagnostic::line_column};
+use parser::Span;
 use serde::Serialize;
 
 use crate::inputs::Source;
@@ -31,16 +31,15 @@ impl Location {
         if span == Span::default() {
             return Self { ranges: Vec::new() };
         }
-        let last = Span { start: span.end.saturating_sub(1).max(span.start), end: span.end };
-        let line = |span| line_column(&source.text, span).0;
+        let last = span.end.saturating_sub(1).max(span.start);
         let range = |line| Range { start: Position { line }, end: Position { line } };
-        Self { ranges: (line(span)..=line(last)).map(range).collect() }
+        Self { ranges: (source.line_of(span.start)..=source.line_of(last)).map(range).collect() }
     }
 }
 
 /// A text as Go writes bytes.
 pub fn bytes(source: &Source) -> String {
-    STANDARD.encode(&source.text)
+    STANDARD.encode(source.text())
 }
 
 /// Indented, with a line end.

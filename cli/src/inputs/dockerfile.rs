@@ -41,7 +41,7 @@ impl Found {
     /// What came instead of a context.
     pub fn alone(bytes: Vec<u8>, name: &str) -> Result<Self, InputError> {
         let text = text::of_bytes(bytes).map_err(unreadable(name, None))?;
-        Ok(Self { source: Source { name: name.to_owned(), text }, beside: Beside::Nowhere })
+        Ok(Self { source: Source::new(name, text), beside: Beside::Nowhere })
     }
 
     /// `<Dockerfile>.dockerignore`, else the context's `.dockerignore`, else nothing.
@@ -114,7 +114,7 @@ pub fn outside_of_context(
 
 fn from_stdin(stdin: &mut dyn Read) -> Result<Source, InputError> {
     let text = text::read(stdin).map_err(unreadable("from standard input", None))?;
-    Ok(Source { name: STDIN.to_owned(), text })
+    Ok(Source::new(STDIN, text))
 }
 
 /// A Dockerfile that is looked at by itself; `-` is standard input.
@@ -124,14 +124,14 @@ pub fn alone(path: &Path, stdin: &mut dyn Read) -> Result<Source, InputError> {
     }
     let name = path.display().to_string();
     let text = text::of_file(path).map_err(unreadable(&name, None))?;
-    Ok(Source { name, text })
+    Ok(Source::new(name, text))
 }
 
 fn from_url(url: &str, outside: &Outside) -> Result<Found, Failure> {
     let file = HttpFile { url: url.to_owned(), name: remote::file_name(url), checksum: None };
     let download = outside.remotes()?.http(&file).map_err(Failure::remote)?;
     let text = text::of_file(&download.directory.join(&download.name)).map_err(unreadable(url, None))?;
-    Ok(Found { source: Source { name: url.to_owned(), text }, beside: Beside::Nowhere })
+    Ok(Found { source: Source::new(url, text), beside: Beside::Nowhere })
 }
 
 /// The Dockerfile of a context that is a directory.
@@ -157,7 +157,7 @@ fn read_here(path: &Path, context: Option<&Path>) -> Result<Found, InputError> {
         let hint = context.and_then(|context| in_context_hint(path, context, &source));
         unreadable(&path.display().to_string(), hint)(source)
     })?;
-    let source = Source { name: path.display().to_string(), text };
+    let source = Source::new(path.display().to_string(), text);
     Ok(Found { source, beside: Beside::Here(path.to_owned()) })
 }
 
@@ -188,7 +188,7 @@ pub fn in_context(place: &DockerfilePlace, arrived: &Arrived) -> Result<Found, I
         let missing = source.kind() == io::ErrorKind::NotFound;
         unreadable(&name, missing.then(|| hint.to_owned()))(source)
     })?;
-    Ok(Found { source: Source { name, text }, beside: Beside::InContext(path) })
+    Ok(Found { source: Source::new(name, text), beside: Beside::InContext(path) })
 }
 
 /// What stands between a context's name and a path in it: `#REF:PATH`, but `URL/PATH`.

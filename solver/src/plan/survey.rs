@@ -3,7 +3,10 @@
 //! Stages are gone through from the last to the first: whatever a stage needs comes before it, so when its turn comes
 //! it is known whether anybody needs it, and the images of the others are never asked for.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use oci::Platform;
 use parser::{
@@ -90,18 +93,12 @@ pub(super) fn survey(
     globals: &Environment,
     platform: &Platform,
 ) -> Result<BTreeMap<usize, Surveyed>, PlanError> {
-    let mut needed = vec![false; target + 1];
-    needed[target] = true;
+    let mut needed = BTreeSet::from([target]);
     let mut surveyed = BTreeMap::new();
-    for number in (0..=target).rev() {
-        if !needed[number] {
-            continue;
-        }
+    while let Some(number) = needed.pop_last() {
         let looked = look_at(planner, number, globals, platform);
         let Some(stage) = planner.reported(looked)? else { continue };
-        for used in stages_used(planner, number, &stage, platform) {
-            needed[used] = true;
-        }
+        needed.extend(stages_used(planner, number, &stage, platform));
         surveyed.insert(number, stage);
     }
     Ok(surveyed)
