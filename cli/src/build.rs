@@ -6,9 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use executor::{
-    ContextOrigin, ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, SnapshotError, sandbox::Rung,
-};
+use executor::{ContextOrigin, ExecutorOptions, LocalCache, LocalExecutor, SnapshotError, sandbox::Rung};
 use exporter::{
     AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, Tools,
     outputs::file::{try_directory, try_file, write_file},
@@ -77,11 +75,10 @@ pub fn build(
         return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
     };
     let fetcher = outside.fetcher()?;
-    let (store, registry) = (fetcher.store(), outside.registry()?);
+    let (store, registry) = (fetcher.store(), outside.asking()?);
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
     pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
-    let resolver = ImageResolver::new(registry);
-    let planned = solver::plan::plan(&dockerfile, &plan_options(request, inputs), &resolver);
+    let planned = solver::plan::plan(&dockerfile, &plan_options(request, inputs), &outside.resolver()?);
     if let Err(PlanError::Dockerfile { diagnostics }) = &planned {
         warn(diagnostics, source, events);
     }

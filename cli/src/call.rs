@@ -11,7 +11,6 @@ mod targets;
 
 pub use json::pretty;
 
-use executor::ImageResolver;
 use parser::Dockerfile;
 use solver::plan::{self, Checked};
 
@@ -51,12 +50,11 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(source.text(), check);
     let options = build::plan_options(request, inputs);
-    let resolver = || Ok::<_, Failure>(ImageResolver::new(outside.registry()?));
     let format = request.call.format;
     if request.call.call == Call::Check {
         // Also where `error=true` alone makes an error of findings: a check says everything.
         let planned = match parsed.dockerfile.as_ref().or(parsed.violating.as_ref()) {
-            Some(dockerfile) => plan::check(dockerfile, &options, &resolver()?),
+            Some(dockerfile) => plan::check(dockerfile, &options, &outside.resolver()?),
             None => Checked::default(),
         };
         return Ok(check::answer(parsed.diagnostics, planned, source, request.call));
@@ -67,7 +65,8 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
         (Call::Targets, Format::Text) => targets::text(&plan::targets(&dockerfile)),
         (Call::Targets, Format::Json) => targets::json(&plan::targets(&dockerfile), source),
         (_, format) => {
-            let outline = plan::outline(&dockerfile, &options, &resolver()?).map_err(build::plan_failure)?;
+            let outline =
+                plan::outline(&dockerfile, &options, &outside.resolver()?).map_err(build::plan_failure)?;
             let text = match format {
                 Format::Text => outline::text(&outline),
                 Format::Json => outline::json(&outline, source),

@@ -8,6 +8,7 @@ mod dockerfile;
 mod source;
 mod stdin;
 mod text;
+mod waiting;
 
 pub use stdin::Stdin;
 
@@ -20,7 +21,7 @@ use std::{
 };
 
 use executor::{
-    ContextOrigin, Secrets,
+    ContextOrigin, ImageResolver, Secrets,
     agents::Agents,
     context::{ContextDirectory, ContextError, ContextModes, IgnoreFile},
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
@@ -30,7 +31,7 @@ use oci::{
     registry::{Limits, Registry, RegistryOptions},
     store::{Store, TempDir},
 };
-use solver::{Cancel, remote::GitAddress};
+use solver::{Cancel, Resolver, remote::GitAddress};
 
 use crate::{
     build::Events,
@@ -165,6 +166,23 @@ impl Outside {
         Ok(self.registry.get_or_init(|| registry).clone())
     }
 
+    /// The registry client for what is asked before there are steps: it gives up when the build is stopped.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn asking(&self) -> Result<Registry, Failure> {
+        let cancel = Arc::clone(&self.cancel);
+        Ok(self.registry()?.until(move || cancel.is_requested()))
+    }
+
+    /// Finds base images, and says so where that takes long.
+    ///
+    /// # Errors
+    /// The registry client cannot be made.
+    pub fn resolver(&self) -> Result<impl Resolver + '_, Failure> {
+        Ok(waiting::Announcing { resolver: ImageResolver::new(self.asking()?), events: &self.events })
+    }
+
     /// The store with the registry client.
     ///
     /// # Errors
@@ -257,7 +275,10 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
             Ok(Arrived { foreign: false, ..Arrived::foreign(path.clone(), name) })
         }
         ContextSpec::Files(FilesSource::Git(address)) => {
-            let checkout = outside.remotes()?.git(address).map_err(Failure::remote)?;
+            let remotes = outside.remotes()?;
+            let name = format!("[internal] load git source {}", git_name(address));
+            let checkout = waiting::announced(&outside.events, &name, || remotes.git(address));
+            let checkout = checkout.map_err(Failure::remote)?;
             Ok(Arrived::foreign(checkout.directory, git_name(address)))
         }
         ContextSpec::Files(FilesSource::Url(url)) => {

@@ -204,6 +204,10 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     };
     match done.map_err(explained) {
         Ok(Done::Built(built)) => succeed(request, progress, built),
+        // What it could not look up is no note any more, since that is ours.
+        Ok(Done::Answered(_)) if let Some(signal) = watch.received() => {
+            fail(request, Some(&inputs.dockerfile), progress, &Failure::Stopped(signal))
+        }
         Ok(Done::Answered(answer)) => tell(request, &inputs, progress, answer),
         Err(failure) => fail(request, Some(&inputs.dockerfile), progress, &failure),
     }

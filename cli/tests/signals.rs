@@ -1,6 +1,10 @@
 //! Builds that are stopped in the middle of a RUN: no process stays, the store stays usable, and the exit code says
 //! what happened.
 
+#[allow(dead_code, reason = "shared with the tests of the registry client, which use more of it")]
+#[path = "../../oci/tests/common/fault.rs"]
+mod fault;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -164,5 +168,35 @@ fn one_ctrl_c_leaves_a_build_that_waits_for_standard_input() {
         assert!(first.starts_with("warning: no output"), "{first}");
         signal(&child, Signal::INT);
         assert_eq!(wait(&mut child).code(), Some(130), "{context} {file}");
+    }
+}
+
+/// Nothing runs yet that could be stopped; what is waited for is a server, which may take minutes to be given up.
+#[test]
+fn ctrl_c_ends_the_wait_for_a_server_that_does_not_answer() {
+    let server = fault::Server::start(|request| match request.path.as_str() {
+        "/v2/" => fault::status(200, &[], ""),
+        _ => fault::Reply::Stall,
+    });
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let dockerfile = directory.path().join("Dockerfile");
+    fs::write(&dockerfile, format!("FROM {}/base:1\n", server.address)).expect("written");
+    let git = format!("http://{}/app.git", server.address);
+    let context = directory.path().to_str().expect("UTF-8");
+    for (flags, shown) in [
+        (vec![context], "load metadata for"),
+        (vec!["--check", context], "load metadata for"),
+        (vec![git.as_str()], "load git source"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerwright"));
+        command.args(["build", "--progress", "plain", "--root"]).arg(directory.path().join("root"));
+        let mut child = command.args(&flags).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let said = lines.find(|line| line.as_ref().expect("UTF-8").contains(shown));
+        assert!(said.is_some(), "{flags:?}: nothing says what is waited for");
+        let start = Instant::now();
+        signal(&child, Signal::INT);
+        assert_eq!(wait(&mut child).code(), Some(130), "{flags:?}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{flags:?}: it waited for the server");
     }
 }

@@ -24,14 +24,14 @@ mod retry;
 mod scheme;
 mod tls;
 
-use std::{future::Future, io::Read, path::PathBuf, sync::Arc};
+use std::{fmt, future::Future, io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use self::{
     auth::{Access, Auth},
     credentials::CredentialStore,
-    http::Inner,
+    http::{Inner, first},
     tls::Clients,
 };
 pub use self::{
@@ -91,6 +91,37 @@ pub enum Pushed {
 pub struct Registry {
     inner: Arc<Inner>,
     runtime: Arc<Runtime>,
+    stop: Stop,
+}
+
+/// How often those who wait look whether they should go on.
+const CANCEL_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether a client should give up what it waits for.
+#[derive(Clone, Default)]
+struct Stop(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Stop(asked)" } else { "Stop(never)" })
+    }
+}
+
+impl Stop {
+    /// Ends when it is time to give up.
+    async fn requested(&self) {
+        match &self.0 {
+            Some(is_requested) => wait_until(&**is_requested).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Ends when this says so.
+async fn wait_until(is_requested: &(dyn Fn() -> bool + Sync)) {
+    while !is_requested() {
+        tokio::time::sleep(CANCEL_PAUSE).await;
+    }
 }
 
 impl Registry {
@@ -105,7 +136,14 @@ impl Registry {
         let clients = Clients::new(insecure, ca_files, user_agent, limits.clone());
         let credentials = CredentialStore::new(&auth_files, &|name| std::env::var_os(name));
         let auth = Auth::new(credentials, trusted_realms);
-        Ok(Self { inner: Arc::new(Inner::new(clients, auth, limits)), runtime: Arc::new(Runtime::start()?) })
+        let (inner, runtime) = (Arc::new(Inner::new(clients, auth, limits)), Arc::new(Runtime::start()?));
+        Ok(Self { inner, runtime, stop: Stop::default() })
+    }
+
+    /// The same client, whose requests for documents end with [`RegistryError::Cancelled`] once this says so, however
+    /// long the registry would still have; blobs have readers and writers that can stop by themselves.
+    pub fn until(&self, is_cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Registry {
+        Self { stop: Stop(Some(Arc::new(is_cancelled))), ..self.clone() }
     }
 
     /// Gets a manifest or index.
@@ -192,7 +230,9 @@ impl Registry {
         reference: &Reference,
         operation: impl AsyncFn() -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        self.runtime.block_on(self.inner.retrying(&reference.registry, operation))
+        let asked = self.inner.retrying(&reference.registry, operation);
+        let answered = async { first(asked, self.stop.requested()).await };
+        self.runtime.block_on(answered).unwrap_or(Err(RegistryError::Cancelled))
     }
 }
 

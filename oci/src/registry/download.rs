@@ -7,7 +7,6 @@ use std::{
     fs::File,
     io::{self, Seek, SeekFrom, Write},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use reqwest::{
@@ -24,14 +23,13 @@ use super::{
     error::{RegistryError, shown},
     http::{Inner, Payload, first},
     retry::{Attempts, retry_after},
+    wait_until,
 };
 use crate::digest::{Sha256Digest, Sha256Hasher};
 
 /// Largest file that is downloaded (RELIABILITY R21).
 const FILE_MAX: u64 = 64 << 30;
 const MAX_REDIRECTS: usize = 10;
-/// How often somebody is asked whether to stop.
-const CANCEL_PAUSE: Duration = Duration::from_millis(50);
 /// So much between two breaks is progress: the pauses begin anew.
 const PROGRESS: u64 = 64 << 10;
 
@@ -88,11 +86,7 @@ impl Registry {
         watch: &Watch<'_>,
     ) -> Result<Downloaded, RegistryError> {
         let transfer = Transfer::new(&self.inner, request, into, watch)?;
-        let stop = async {
-            while !(watch.cancelled)() {
-                tokio::time::sleep(CANCEL_PAUSE).await;
-            }
-        };
+        let stop = wait_until(watch.cancelled);
         self.runtime
             .block_on(async { first(transfer.run(), stop).await.unwrap_or(Ok(Downloaded::Cancelled)) })
     }

@@ -167,6 +167,9 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// Whoever asked wants no answer any more.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 fn note(text: &Option<String>) -> String {
