@@ -32,7 +32,7 @@ pub struct User {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups, sorted.
+    /// Supplementary groups, the primary one among them: who drops to another primary group keeps no rights by it.
     pub groups: Vec<u32>,
     /// Home directory; `/` where `/etc/passwd` has none.
     pub home: String,
@@ -99,7 +99,8 @@ impl UserError {
 }
 
 /// Who USER `user[:group]` names; an empty user is root. A number needs no line in `/etc/passwd`; its group is 0 then.
-/// Supplementary groups are those of `/etc/group` that list the user's name, unless a group is given.
+/// Supplementary groups are those of `/etc/group` that list the user's name, unless a group is given, and the primary
+/// group: without it, a program that changes its group escapes what files deny to that group (CVE-2023-25173).
 ///
 /// # Errors
 /// See [`UserError`].
@@ -112,11 +113,14 @@ pub fn run_user(root: BorrowedFd<'_>, user: &str) -> Result<User, UserError> {
         (None, Some(uid), _) => Account { name: None, uid, gid: 0, home: "/".to_owned() },
         (None, None, name) => return Err(unknown(root, "user", name.unwrap_or_default(), PASSWD)),
     };
-    let (gid, groups) = match (group, &account.name) {
+    let (gid, mut groups) = match (group, &account.name) {
         (Some(group), _) => (group_id(root, group)?, Vec::new()),
         (None, Some(name)) => (account.gid, groups_of(root, name)?),
         (None, None) => (account.gid, Vec::new()),
     };
+    if !groups.contains(&gid) {
+        groups.insert(0, gid);
+    }
     Ok(User { uid: account.uid, gid, groups, home: account.home })
 }
 
@@ -329,21 +333,21 @@ mod tests {
     fn who_runs() {
         let (_temp, root) = image(PASSWD_TEXT, GROUP_TEXT);
         let rows = [
-            ("", "0:0 [10] /root"),
-            ("root", "0:0 [10] /root"),
-            ("0", "0:0 [10] /root"),
+            ("", "0:0 [0, 10] /root"),
+            ("root", "0:0 [0, 10] /root"),
+            ("0", "0:0 [0, 10] /root"),
             ("alice", "1000:1001 [50, 100, 1001] /home/alice"),
             ("1000", "1000:1001 [50, 100, 1001] /home/alice"),
-            ("alice:staff", "1000:50 [] /home/alice"),
-            ("alice:77", "1000:77 [] /home/alice"),
+            ("alice:staff", "1000:50 [50] /home/alice"),
+            ("alice:77", "1000:77 [77] /home/alice"),
             ("alice:", "1000:1001 [50, 100, 1001] /home/alice"),
-            (":staff", "0:50 [] /root"),
-            ("66", "66:0 [] /"),
-            ("66:66", "66:66 [] /"),
-            ("daemon", "1:1 [] /"),
-            ("nohome", "44:45 [] /"),
-            ("1234", "1234:0 [] /"),
-            ("4294967294", "4294967294:0 [] /"),
+            (":staff", "0:50 [50] /root"),
+            ("66", "66:0 [0] /"),
+            ("66:66", "66:66 [66] /"),
+            ("daemon", "1:1 [1] /"),
+            ("nohome", "44:45 [45] /"),
+            ("1234", "1234:0 [0] /"),
+            ("4294967294", "4294967294:0 [0] /"),
             ("4294967295", "user id 4294967295 is not between 0 and 4294967294"),
             ("4294967296", "user id 4294967296 is not between 0 and 4294967294"),
             ("0:4294967296", "group id 4294967296 is not between 0 and 4294967294"),
@@ -406,8 +410,8 @@ mod tests {
     fn an_image_without_the_files_has_numbers_only() {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let root = open(temp.path());
-        assert_eq!(run(&root, ""), "0:0 [] /");
-        assert_eq!(run(&root, "12:13"), "12:13 [] /");
+        assert_eq!(run(&root, ""), "0:0 [0] /");
+        assert_eq!(run(&root, "12:13"), "12:13 [13] /");
         assert_eq!(run(&root, "app"), "no user \"app\" in /etc/passwd of the image");
         assert_eq!(owner(&root, "root:root"), "0:0");
         assert_eq!(owner(&root, "app"), "no user \"app\" in /etc/passwd of the image");
@@ -419,7 +423,7 @@ mod tests {
         let etc = temp.path().join("etc");
         fs::rename(etc.join("passwd"), temp.path().join("real")).expect("moved");
         std::os::unix::fs::symlink("/real", etc.join("passwd")).expect("a link");
-        assert_eq!(run(&root, "a"), "5:6 [] /", "an absolute link ends inside the image");
+        assert_eq!(run(&root, "a"), "5:6 [6] /", "an absolute link ends inside the image");
 
         fs::remove_file(etc.join("passwd")).expect("removed");
         rustix::fs::mkfifoat(&root, "etc/passwd", Mode::from_raw_mode(0o644)).expect("a FIFO");
