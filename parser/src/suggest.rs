@@ -3,13 +3,18 @@
 /// Changes of single letters up to which two names are taken for the same.
 const MAX_DISTANCE: usize = 2;
 
+/// Letters from which on the start of a name is taken for the name.
+const SHORTEST_START: usize = 3;
+
 /// The nearest of `known`, if one is near; case does not count.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_ascii_lowercase();
     let candidates = known.into_iter().map(|known| (distance(&name, &known.to_ascii_lowercase()), known));
     let (distance, nearest) = candidates.min()?;
-    // A name of which half would have to change is not meant.
-    (distance <= MAX_DISTANCE && 2 * distance < nearest.len().min(name.len())).then_some(nearest)
+    // A name of which half would have to change is not meant, unless it is only cut short.
+    let is_cut_short = name.len() >= SHORTEST_START && nearest.to_ascii_lowercase().starts_with(&name);
+    let is_near = || is_cut_short || 2 * distance < nearest.len().min(name.len());
+    (distance <= MAX_DISTANCE && is_near()).then_some(nearest)
 }
 
 /// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).

@@ -66,6 +66,7 @@ fn mistakes_are_in_buildkits_words() {
     let cases = [
         ("", "failed to parse csv mounts: EOF"),
         ("type=cahce", "unsupported mount type \"cahce\" (did you mean cache?)"),
+        ("type=tmp", "unsupported mount type \"tmp\" (did you mean tmpfs?)"),
         ("type=volume", "unsupported mount type \"volume\" (it may be bind, cache, tmpfs, secret, ssh)"),
         ("tagret=/a", "unexpected key 'tagret' in 'tagret=/a' (did you mean target?)"),
         ("target", "invalid field 'target' must be a key=value pair (did you mean target?)"),
