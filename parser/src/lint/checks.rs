@@ -36,10 +36,11 @@ impl Checks {
 
     fn options(text: &str, span: Span) -> Result<Checks, String> {
         let mut checks = Checks::default();
-        if text.trim().is_empty() {
+        let text = without_remark(text);
+        if text.is_empty() {
             return Ok(checks);
         }
-        for option in text.trim().splitn(3, ';') {
+        for option in text.splitn(3, ';') {
             let Some((key, value)) = option.split_once('=') else {
                 return Err(format!("invalid check option {}", go::quote(option)));
             };
@@ -86,6 +87,12 @@ impl Checks {
         }
         Some(Diagnostic::error(span, format!("lint violation found for rules: {}", rules.join(", "))))
     }
+}
+
+/// The options without what is said about them: `skip=all // as long as it is a draft`.
+fn without_remark(text: &str) -> &str {
+    let remark = text.match_indices("//").find(|(at, _)| text[..*at].ends_with([' ', '\t']));
+    remark.map_or(text, |(at, _)| &text[..at]).trim()
 }
 
 /// What `skip=` or `experimental=` names.
