@@ -8,7 +8,8 @@ use std::{
 
 use executor::{ContextOrigin, ExecutorOptions, LocalCache, LocalExecutor, SnapshotError, sandbox::Rung};
 use exporter::{
-    AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, Tools,
+    AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, SealAhead, SealOptions, Sealer, TimePolicy,
+    Tools,
     outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{Platform, Reference, Sha256Digest, fetch::Fetcher, store::Store, tree::NORMAL_TIME};
@@ -87,15 +88,17 @@ pub fn build(
     let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = SolveOptions { jobs: request.jobs, builder: BUILDER.to_owned() };
-    let sealers = sealers(request, store, surroundings)?;
+    let epoch = request.epoch.or(planned.epoch);
+    let sealers = sealers(request, request.time_policy(epoch), store, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
     let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
-    let assembled = assemble_all(request, &images, &sealers)?;
+    let assembled = assemble_all(request, epoch, &images, &sealers)?;
     // Nothing may point at this build, a pushed tag the least, before what it stands on is durable.
     store.sync()?;
     let tools = Tools { fetcher, events: &**events, cancel };
-    let export = |output: &Output| export(output, request, &images, &assembled, &executor, &tools);
+    let export =
+        |output: &Output| export(output, request.time_policy(epoch), &images, &assembled, &executor, &tools);
     let destinations = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
     let image = assembled.first().map(|(_, assembled)| assembled);
     image.map(|image| write_results(request, image)).transpose()?;
@@ -211,6 +214,7 @@ fn solve_failure(graph: &Graph, error: SolveError) -> Failure {
 /// but the digest is wanted, and none where it is not.
 fn sealers(
     request: &BuildRequest,
+    times: TimePolicy,
     store: &Arc<Store>,
     surroundings: &Surroundings,
 ) -> Result<Vec<Sealer>, Failure> {
@@ -218,7 +222,7 @@ fn sealers(
         Sealer::new(SealOptions {
             store: Arc::clone(store),
             encoder,
-            times: request.time_policy(),
+            times,
             jobs: request.jobs,
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
@@ -230,10 +234,11 @@ fn sealers(
 /// The images as every kind of output wants them, in the order of the sealers.
 fn assemble_all(
     request: &BuildRequest,
+    epoch: Option<i64>,
     images: &[Image],
     sealers: &[Sealer],
 ) -> Result<Vec<(Encoder, Assembled)>, Failure> {
-    let created = request.epoch.unwrap_or(NORMAL_TIME);
+    let created = epoch.unwrap_or(NORMAL_TIME);
     let annotations = request.annotations.clone();
     let options = AssembleOptions {
         created,
@@ -248,7 +253,7 @@ fn assemble_all(
 /// Brings the result to one output; returns where it went, in words.
 fn export(
     output: &Output,
-    request: &BuildRequest,
+    times: TimePolicy,
     images: &[Image],
     assembled: &[(Encoder, Assembled)],
     executor: &LocalExecutor,
@@ -267,7 +272,7 @@ fn export(
         exporter::Output::Files(to) => {
             let systems =
                 images.iter().map(|image| file_system(image, executor)).collect::<Result<Vec<_>, _>>()?;
-            let exported = exporter::export_files(&systems, to, request.time_policy(), tools)?;
+            let exported = exporter::export_files(&systems, to, times, tools)?;
             Ok(format!("files {}", exported.destination))
         }
     }

@@ -151,9 +151,9 @@ impl BuildRequest {
         encoders
     }
 
-    /// What SOURCE_DATE_EPOCH and `--timestamps` make of the times in the image.
-    pub fn time_policy(&self) -> TimePolicy {
-        match (self.timestamps, self.epoch) {
+    /// What SOURCE_DATE_EPOCH (this request's or the Dockerfile's) and `--timestamps` make of the times in the image.
+    pub fn time_policy(&self, epoch: Option<i64>) -> TimePolicy {
+        match (self.timestamps, epoch) {
             (Timestamps::Preserve, _) => TimePolicy::Preserve,
             (Timestamps::Auto, Some(epoch)) => TimePolicy::Epoch(epoch),
             (Timestamps::Auto, None) => TimePolicy::Default,

@@ -10,6 +10,7 @@ mod bases;
 mod check;
 mod copy;
 mod devices;
+mod epoch;
 mod lint;
 mod modes;
 mod mounts;
@@ -133,6 +134,8 @@ pub struct Planned {
     pub graph: Graph,
     /// What is doubtful about it.
     pub warnings: Vec<Diagnostic>,
+    /// The global argument SOURCE_DATE_EPOCH, in seconds since 1970, where the Dockerfile has one.
+    pub epoch: Option<i64>,
 }
 
 /// Why there is no graph.
@@ -178,13 +181,13 @@ pub fn plan(
     let mut planner = Planner::new(dockerfile, options, resolver, Unanswered::Failure);
     let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
     let planned = planner.reported(planned);
-    let Planner { graph, report, .. } = planner;
+    let Planner { graph, report, epoch, .. } = planner;
     let found = report.checked(dockerfile);
     let has_errors = found.iter().any(|found| found.severity == Severity::Error);
     match planned {
         _ if has_errors => Err(PlanError::Dockerfile { diagnostics: found }),
         Err(failure) => Err(failure),
-        Ok(_) => Ok(Planned { graph, warnings: found }),
+        Ok(_) => Ok(Planned { graph, warnings: found, epoch }),
     }
 }
 
@@ -270,6 +273,8 @@ struct Planner<'a> {
     edges: OnceCell<Vec<BTreeSet<usize>>>,
     graph: Graph,
     report: Report,
+    /// See [`Planned::epoch`].
+    epoch: Option<i64>,
 }
 
 impl<'a> Planner<'a> {
@@ -288,6 +293,7 @@ impl<'a> Planner<'a> {
             edges: OnceCell::new(),
             graph: Graph::default(),
             report: Report::default(),
+            epoch: None,
         }
     }
 }
@@ -326,6 +332,7 @@ impl Planner<'_> {
 
     fn one_platform(&mut self, target: usize, platform: &Platform) -> Result<(), PlanError> {
         let globals = self.globals(target, platform)?;
+        self.note_epoch(&globals);
         let stages = survey::survey(self, target, &globals, platform)?;
         self.report.extend(unused::build_args(self, &stages));
         let mut done = BTreeMap::new();

@@ -51,6 +51,7 @@ fn look_at_platform(
     unavailable: &mut Option<FailureKind>,
 ) -> Result<(), PlanError> {
     let globals = planner.globals(target, platform)?;
+    planner.note_epoch(&globals);
     let first = if planner.options.target.is_some() { target } else { 0 };
     let mut done: BTreeMap<usize, StageState> = BTreeMap::new();
     let mut surveyed = BTreeMap::new();

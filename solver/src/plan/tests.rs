@@ -187,8 +187,9 @@ fn render(text: &str, options: &PlanOptions) -> String {
     let registry = Registry::default();
     let mut out = String::new();
     match plan(&dockerfile, options, &registry) {
-        Ok(Planned { graph, warnings }) => {
+        Ok(Planned { graph, warnings, epoch }) => {
             out += &graph_text(&graph);
+            epoch.iter().for_each(|seconds| out += &format!("second {seconds} since 1970\n"));
             graph.targets.iter().for_each(|target| out += &target_text(target));
             out += &findings(text, &warnings);
         }
