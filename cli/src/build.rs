@@ -70,16 +70,17 @@ pub fn build(
     let source = &inputs.dockerfile;
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(source.text(), check);
-    // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
-    warn(&parsed.diagnostics, source, events);
     let Some(dockerfile) = parsed.dockerfile else {
+        warn(&parsed.diagnostics, source, events);
         return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
     };
     let fetcher = outside.fetcher()?;
     let (store, registry) = (fetcher.store(), outside.asking()?);
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
     pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
-    let planned = solver::plan::plan(&dockerfile, &plan_options(request, inputs), &outside.resolver()?);
+    let options = plan_options(request, inputs, parsed.diagnostics);
+    let planned = solver::plan::plan(&dockerfile, &options, &outside.resolver()?);
+    // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
     if let Err(PlanError::Dockerfile { diagnostics }) = &planned {
         warn(diagnostics, source, events);
     }
@@ -142,8 +143,8 @@ fn warn(found: &[Diagnostic], source: &Source, events: &Events) {
     warnings.for_each(|found| events(Event::Warning(report::warning_line(found, source))));
 }
 
-/// What the request says about the plan.
-pub fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
+/// What the request says about the plan, and what the parser has found doubtful.
+pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagnostic>) -> PlanOptions {
     let contexts = request.places.named.iter().map(|(name, source)| (name.clone(), named_context(source)));
     let ignore = inputs.context.ignore.as_ref().map(|file| solver::pattern::ignore::read(&file.text));
     PlanOptions {
@@ -159,6 +160,7 @@ pub fn plan_options(request: &BuildRequest, inputs: &Inputs) -> PlanOptions {
         no_cache_filter: request.no_cache_filter.clone(),
         timestamps: request.timestamps,
         ignore: ignore.unwrap_or_default(),
+        findings,
         ..PlanOptions::new(Platform::host())
     }
 }

@@ -11,7 +11,6 @@ mod targets;
 
 pub use json::pretty;
 
-use parser::Dockerfile;
 use solver::plan::{self, Checked};
 
 use crate::{
@@ -49,21 +48,21 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
     let source = &inputs.dockerfile;
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(source.text(), check);
-    let options = build::plan_options(request, inputs);
-    let format = request.call.format;
-    if request.call.call == Call::Check {
-        // Also where `error=true` alone makes an error of findings: a check says everything.
-        let planned = match parsed.dockerfile.as_ref().or(parsed.violating.as_ref()) {
-            Some(dockerfile) => plan::check(dockerfile, &options, &outside.resolver()?),
-            None => Checked::default(),
-        };
-        return Ok(check::answer(parsed.diagnostics, planned, source, request.call));
-    }
-    let dockerfile: Dockerfile =
-        parsed.dockerfile.ok_or(Failure::Dockerfile { diagnostics: parsed.diagnostics })?;
-    Ok(Answer::from(match (request.call.call, format) {
-        (Call::Targets, Format::Text) => targets::text(&plan::targets(&dockerfile)),
-        (Call::Targets, Format::Json) => targets::json(&plan::targets(&dockerfile), source),
+    let Some(dockerfile) = parsed.dockerfile else {
+        if request.call.call == Call::Check {
+            let checked = Checked { diagnostics: parsed.diagnostics, unavailable: None };
+            return Ok(check::answer(checked, source, request.call));
+        }
+        return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
+    };
+    let options = build::plan_options(request, inputs, parsed.diagnostics);
+    Ok(match (request.call.call, request.call.format) {
+        (Call::Check, _) => {
+            let checked = plan::check(&dockerfile, &options, &outside.resolver()?);
+            check::answer(checked, source, request.call)
+        }
+        (Call::Targets, Format::Text) => Answer::from(targets::text(&plan::targets(&dockerfile))),
+        (Call::Targets, Format::Json) => Answer::from(targets::json(&plan::targets(&dockerfile), source)),
         (_, format) => {
             let outline =
                 plan::outline(&dockerfile, &options, &outside.resolver()?).map_err(build::plan_failure)?;
@@ -71,7 +70,7 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
                 Format::Text => outline::text(&outline),
                 Format::Json => outline::json(&outline, source),
             };
-            return Ok(Answer { warnings: outline.notices, ..Answer::from(text) });
+            Answer { warnings: outline.notices, ..Answer::from(text) }
         }
-    }))
+    })
 }

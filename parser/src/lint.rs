@@ -9,14 +9,13 @@ mod stages;
 mod words;
 
 pub use checks::Checks;
-pub use rules::{RULES, Rule, rule};
+pub use rules::{RULES, Rule, Scope, rule};
 pub use words::port;
 
 use crate::ast::{Dockerfile, Instruction, InstructionKind, Span, Stage};
 use crate::diagnostic::Diagnostic;
 
-/// Adds what the rules find to `known`, and leaves out what the Dockerfile asks to skip. With `error=true` findings
-/// are followed by an error.
+/// Adds what the rules find to `known`, and leaves out what the Dockerfile asks to skip.
 pub(crate) fn run(dockerfile: &Dockerfile, text: &str, known: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let checks = match Checks::read(&dockerfile.directives) {
         Ok(checks) => checks,
@@ -32,9 +31,6 @@ pub(crate) fn run(dockerfile: &Dockerfile, text: &str, known: Vec<Diagnostic>) -
     }
     let mut found = findings.found;
     found.retain(|finding| checks.allow(finding));
-    if let Some(error) = checks.violation(&found) {
-        found.push(error);
-    }
     found
 }
 

@@ -23,9 +23,8 @@ pub const MAX_ERRORS: usize = 100;
 pub struct Parsed {
     /// The syntax tree; `None` exactly when `diagnostics` holds an error.
     pub dockerfile: Option<Dockerfile>,
-    /// The tree where nothing but `# check=error=true` stands in its way: for a check that wants to know everything.
-    pub violating: Option<Dockerfile>,
-    /// Every mistake and every finding of a lint rule, in the order of the text.
+    /// Every mistake and every finding of a lint rule, in the order of the text. Whether findings are errors
+    /// (`# check=error=true`) is for whoever knows which of them count ([`lint::Checks::violation`]).
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -53,8 +52,6 @@ pub fn parse_checked(text: &str, check: Option<&str>) -> Parsed {
     if let Some(dockerfile) = &dockerfile {
         diagnostics = lint::run(dockerfile, text, diagnostics);
     }
-    let is_violation = has_errors(&diagnostics) && diagnostics.iter().any(|found| found.rule.is_some());
-    let violating = if is_violation { dockerfile.take() } else { None };
     if has_errors(&diagnostics) {
         dockerfile = None;
     }
@@ -65,7 +62,7 @@ pub fn parse_checked(text: &str, check: Option<&str>) -> Parsed {
         let end = Span { start: text.len(), end: text.len() };
         diagnostics.push(Diagnostic::error(end, "too many mistakes; the rest is left out"));
     }
-    Parsed { dockerfile, violating, diagnostics }
+    Parsed { dockerfile, diagnostics }
 }
 
 /// Parses one instruction: an ONBUILD trigger as a base image's config holds it.

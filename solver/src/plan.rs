@@ -37,7 +37,7 @@ use oci::{Platform, Reference};
 use parser::{
     Diagnostic, Dockerfile, MAX_ERRORS, Severity, Span,
     ast::{ArgDeclaration, Instruction, InstructionKind, Word},
-    lint::Checks,
+    lint::{Checks, Scope, rule as lint_rule},
     word,
 };
 
@@ -82,6 +82,8 @@ pub struct PlanOptions {
     pub timestamps: Timestamps,
     /// Patterns of the main context's ignore file, for what can be said about them before anything is read.
     pub ignore: Vec<String>,
+    /// What the parser has found doubtful: those findings that are about what is planned count among the plan's own.
+    pub findings: Vec<Diagnostic>,
 }
 
 impl PlanOptions {
@@ -101,6 +103,7 @@ impl PlanOptions {
             no_cache_filter: Vec::new(),
             timestamps: Timestamps::Auto,
             ignore: Vec::new(),
+            findings: Vec::new(),
         }
     }
 }
@@ -181,6 +184,7 @@ pub fn plan(
     let mut planner = Planner::new(dockerfile, options, resolver, Unanswered::Failure);
     let planned = planner.check_frontend().and_then(|()| planner.all_platforms());
     let planned = planner.reported(planned);
+    planner.take_over_findings();
     let Planner { graph, report, epoch, .. } = planner;
     let found = report.checked(dockerfile);
     let has_errors = found.iter().any(|found| found.severity == Severity::Error);
@@ -271,6 +275,8 @@ struct Planner<'a> {
     stages_by_name: BTreeMap<String, Vec<usize>>,
     /// What every stage leads to, once somebody has to know ([`source::edges`]).
     edges: OnceCell<Vec<BTreeSet<usize>>>,
+    /// The stages that have been looked at.
+    surveyed: BTreeSet<usize>,
     graph: Graph,
     report: Report,
     /// See [`Planned::epoch`].
@@ -291,6 +297,7 @@ impl<'a> Planner<'a> {
             images: Images::new(resolver, unanswered, names.map(|name| name.value.as_str()).collect()),
             stages_by_name: stages_by_name(dockerfile),
             edges: OnceCell::new(),
+            surveyed: BTreeSet::new(),
             graph: Graph::default(),
             report: Report::default(),
             epoch: None,
@@ -447,6 +454,18 @@ impl Planner<'_> {
                 self.report.push(lint::invalid_default_arg_in_from(stage));
             }
         }
+    }
+
+    /// Reports what the parser has found, but for what rules about instructions say of stages that nobody needs.
+    fn take_over_findings(&mut self) {
+        let stages = &self.dockerfile.stages;
+        let counts = |found: &&Diagnostic| {
+            let is_of_stage = found.rule.and_then(lint_rule).is_some_and(|rule| rule.scope == Scope::Stage);
+            let behind = stages.partition_point(|stage| stage.span.start <= found.span.start);
+            !is_of_stage || behind.checked_sub(1).is_none_or(|number| self.surveyed.contains(&number))
+        };
+        let found: Vec<Diagnostic> = self.options.findings.iter().filter(counts).cloned().collect();
+        self.report.extend(found);
     }
 
     /// The last stage of this name among the first `limit`.

@@ -1,6 +1,6 @@
 //! `--check`: everything that is doubtful about a Dockerfile, with the place and a way to mend it, and what is wrong.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::fmt::Write;
 
 use parser::{
     Diagnostic, Severity,
@@ -23,12 +23,10 @@ struct Finding<'a> {
     rule: &'static Rule,
 }
 
-/// The answer to what the parser and the planner have found.
-pub fn answer(parsed: Vec<Diagnostic>, planned: Checked, source: &Source, call: CallSpec) -> Answer {
-    let Checked { diagnostics, unavailable } = planned;
-    let all: Vec<Diagnostic> = merged(parsed, diagnostics);
-    let mut findings: Vec<Finding<'_>> = all.iter().filter_map(finding).collect();
-    findings.sort_by_key(|finding| finding.found.span.start);
+/// The answer to what has been found.
+pub fn answer(checked: Checked, source: &Source, call: CallSpec) -> Answer {
+    let Checked { diagnostics: all, unavailable } = checked;
+    let findings: Vec<Finding<'_>> = all.iter().filter_map(finding).collect();
     let has_errors = all.iter().any(|found| found.severity == Severity::Error);
     let text = match call.format {
         Format::Text => text(&findings, source, has_errors),
@@ -39,15 +37,6 @@ pub fn answer(parsed: Vec<Diagnostic>, planned: Checked, source: &Source, call: 
     let exit_code = if findings.is_empty() || call.ignore_status { 0 } else { failure::BUILD };
     let failure = has_errors.then(|| Failure::Checked { diagnostics: all, unavailable });
     Answer { text, warnings, failure, exit_code }
-}
-
-/// Everything once: the planner meets some of the parser's findings again, and what `error=true` makes of them is said
-/// by the exit code.
-fn merged(parsed: Vec<Diagnostic>, planned: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let mut seen = BTreeSet::new();
-    let mut all: Vec<Diagnostic> = parsed.into_iter().chain(planned).collect();
-    all.retain(|found| seen.insert((found.span, found.rule, found.message.clone())));
-    all
 }
 
 fn finding(found: &Diagnostic) -> Option<Finding<'_>> {

@@ -13,8 +13,19 @@ pub struct Rule {
     pub mend: &'static str,
     /// Where BuildKit documents it; empty where it does not.
     pub url: &'static str,
+    /// Which stages it looks at.
+    pub scope: Scope,
     /// Whether it keeps silent until `# check=experimental=` asks for it.
     pub experimental: bool,
+}
+
+/// What a rule looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole file.
+    File,
+    /// The instructions of the stages that are built.
+    Stage,
 }
 
 /// The rule of this name.
@@ -30,6 +41,7 @@ pub const RULES: [Rule; 22] = [
         why: "Stage names compare without case, so a name in mixed case reads as if it were another one than it is",
         mend: "write the stage's name in lower case, where it is defined and where it is used",
         url: "https://docs.docker.com/go/dockerfile/rule/stage-name-casing/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -38,6 +50,7 @@ pub const RULES: [Rule; 22] = [
         why: "FROM and AS are two keywords of one instruction; mixed case makes it harder to read",
         mend: "write FROM and AS both in upper case, or both in lower case",
         url: "https://docs.docker.com/go/dockerfile/rule/from-as-casing/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -46,6 +59,7 @@ pub const RULES: [Rule; 22] = [
         why: "An empty line after a line that goes on looks like the end of the instruction and is not",
         mend: "take the empty line out; a comment may stand in its place",
         url: "https://docs.docker.com/go/dockerfile/rule/no-empty-continuation/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -54,6 +68,7 @@ pub const RULES: [Rule; 22] = [
         why: "Keywords mean the same in any case, but a mixture makes the instructions harder to find",
         mend: "write all keywords in the case that most of them have",
         url: "https://docs.docker.com/go/dockerfile/rule/consistent-instruction-casing/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -62,6 +77,7 @@ pub const RULES: [Rule; 22] = [
         why: "A name that two stages share means one of them by place, so moving a line can change the image silently",
         mend: "give each stage a name of its own",
         url: "https://docs.docker.com/go/dockerfile/rule/duplicate-stage-name/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -70,6 +86,7 @@ pub const RULES: [Rule; 22] = [
         why: "scratch and context are names of the builder: FROM and --from never mean a stage by them",
         mend: "give the stage another name",
         url: "https://docs.docker.com/go/dockerfile/rule/reserved-stage-name/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -78,6 +95,7 @@ pub const RULES: [Rule; 22] = [
         why: "The shell form makes the shell process 1; it does not pass on signals, so the program is killed without notice when the container stops",
         mend: "write the command as a JSON array, or set the shell you want with SHELL",
         url: "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -86,6 +104,7 @@ pub const RULES: [Rule; 22] = [
         why: "The author field of an image is not shown by most tools, and the instruction may go away",
         mend: "write LABEL org.opencontainers.image.authors=\"...\" instead",
         url: "https://docs.docker.com/go/dockerfile/rule/maintainer-deprecated/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -94,6 +113,7 @@ pub const RULES: [Rule; 22] = [
         why: "A variable that no ARG before the first FROM declares is empty, so another image than the one meant is used, or none",
         mend: "declare the variable with ARG before the first FROM, or correct its name",
         url: "https://docs.docker.com/go/dockerfile/rule/undefined-arg-in-from/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -102,6 +122,7 @@ pub const RULES: [Rule; 22] = [
         why: "A relative path is joined to the working directory of the base image, which may change with the base",
         mend: "begin the path with a slash, or set an absolute WORKDIR before",
         url: "https://docs.docker.com/go/dockerfile/rule/workdir-relative-path/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -110,6 +131,7 @@ pub const RULES: [Rule; 22] = [
         why: "A variable that neither ARG nor ENV has set is empty, which is seldom meant",
         mend: "declare the variable with ARG or ENV before it is used, or correct its name",
         url: "https://docs.docker.com/go/dockerfile/rule/undefined-var/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -118,6 +140,7 @@ pub const RULES: [Rule; 22] = [
         why: "Of several CMD, ENTRYPOINT or HEALTHCHECK in a stage only the last one has an effect",
         mend: "take out all but the last one",
         url: "https://docs.docker.com/go/dockerfile/rule/multiple-instructions-disallowed/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -126,6 +149,7 @@ pub const RULES: [Rule; 22] = [
         why: "In the old form the rest of the line is the value, so a second pair on the line becomes part of the first",
         mend: "write key=value, with quotes around a value that holds spaces",
         url: "https://docs.docker.com/go/dockerfile/rule/legacy-key-value-format/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -134,6 +158,7 @@ pub const RULES: [Rule; 22] = [
         why: "Without --platform a stage is built for the target platform already",
         mend: "leave --platform out",
         url: "https://docs.docker.com/go/dockerfile/rule/redundant-target-platform/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -142,6 +167,7 @@ pub const RULES: [Rule; 22] = [
         why: "Values of ARG and ENV can be read from the image's config and history by everybody who has the image",
         mend: "use RUN --mount=type=secret, which leaves nothing in the image",
         url: "https://docs.docker.com/go/dockerfile/rule/secrets-used-in-arg-or-env/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -150,6 +176,7 @@ pub const RULES: [Rule; 22] = [
         why: "Whoever builds without build arguments gets an error instead of an image",
         mend: "give the ARG a default with which the name is valid, or write ${VARIABLE:-default} in FROM",
         url: "https://docs.docker.com/go/dockerfile/rule/invalid-default-arg-in-from/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -158,6 +185,7 @@ pub const RULES: [Rule; 22] = [
         why: "A stage that is fixed to one platform gives a wrong image when another platform is asked for",
         mend: "leave --platform out and build with --platform, use $BUILDPLATFORM, or name the stage after its platform",
         url: "https://docs.docker.com/go/dockerfile/rule/from-platform-flag-const-disallowed/",
+        scope: Scope::File,
         experimental: false,
     },
     Rule {
@@ -166,6 +194,7 @@ pub const RULES: [Rule; 22] = [
         why: "What .dockerignore takes out is not in the context, so the instruction fails or copies less than it says",
         mend: "take the pattern out of .dockerignore, add an exception with !, or do not copy the file",
         url: "https://docs.docker.com/go/dockerfile/rule/copy-ignored-file/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -174,6 +203,7 @@ pub const RULES: [Rule; 22] = [
         why: "The comment above ARG and FROM is what --call=outline and --call=targets show as their description",
         mend: "begin the comment with the name it is about, or put an empty line between",
         url: "https://docs.docker.com/go/dockerfile/rule/invalid-definition-description/",
+        scope: Scope::File,
         experimental: true,
     },
     Rule {
@@ -182,6 +212,7 @@ pub const RULES: [Rule; 22] = [
         why: "Protocols are stored in lower case; another spelling suggests that it means something else",
         mend: "write the protocol in lower case",
         url: "https://docs.docker.com/go/dockerfile/rule/expose-proto-casing/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -190,6 +221,7 @@ pub const RULES: [Rule; 22] = [
         why: "EXPOSE only documents ports of the container; an address or a host port in it is dropped",
         mend: "write the container's port alone and publish it when the container is started",
         url: "https://docs.docker.com/go/dockerfile/rule/expose-invalid-format/",
+        scope: Scope::Stage,
         experimental: false,
     },
     Rule {
@@ -198,6 +230,7 @@ pub const RULES: [Rule; 22] = [
         why: "The image has no variant for the platform asked for, so its programs do not run there",
         mend: "build for a platform that the image has, or choose another image",
         url: "",
+        scope: Scope::Stage,
         experimental: false,
     },
 ];

@@ -1,4 +1,4 @@
-use crate::{Severity, parse};
+use crate::parse;
 
 /// The findings of a Dockerfile, as `RULE at "text": message`.
 fn findings(text: &str) -> Vec<String> {
@@ -35,16 +35,6 @@ fn the_check_directive_is_honoured() {
     assert_eq!(skipping("all"), Vec::<&str>::new());
     assert_eq!(skipping("all;error=true"), Vec::<&str>::new());
     assert_eq!(skipping("Other;experimental=all;error=false").len(), 3);
-}
-
-#[test]
-fn findings_can_be_made_errors() {
-    let parsed = parse("# check=error=true\nFROM x as a\n");
-    assert!(parsed.dockerfile.is_none());
-    let error = parsed.diagnostics.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
-    let message = error.map(|error| error.message.as_str());
-    assert_eq!(message, Some("lint violation found for rules: FromAsCasing"));
-    assert!(parse("# check=error=true\nFROM x AS a\n").dockerfile.is_some());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::traits::{FailureKind, Resolver, StepFailure};
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checked {
-    /// Errors and findings of lint rules that the planner sees; the parser's are beside its tree.
+    /// Errors and findings, the parser's among them, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
     /// Whose fault it is that an image could not be had, if one could not; its error is among the others.
     pub unavailable: Option<FailureKind>,
@@ -27,6 +27,7 @@ pub fn check(dockerfile: &Dockerfile, options: &PlanOptions, resolver: &dyn Reso
         planner.note(failure, &mut unavailable);
     }
     planner.report.extend(planner.images.notices());
+    planner.take_over_findings();
     Checked { diagnostics: planner.report.checked(dockerfile), unavailable }
 }
 

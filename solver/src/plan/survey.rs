@@ -96,6 +96,7 @@ pub(super) fn survey(
     let mut needed = BTreeSet::from([target]);
     let mut surveyed = BTreeMap::new();
     while let Some(number) = needed.pop_last() {
+        planner.surveyed.insert(number);
         let looked = look_at(planner, number, globals, platform);
         let Some(stage) = planner.reported(looked)? else { continue };
         needed.extend(stages_used(planner, number, &stage, platform));

@@ -35,16 +35,14 @@ fn dockerfiles_are_checked_as_expected() {
     assert!(unseen.is_empty(), "no case shows {unseen:?}");
 }
 
-/// What the command line shows: the parser's findings, then the planner's.
+/// What the command line shows.
 fn found(text: &str, flags: &str) -> Vec<Diagnostic> {
-    let options = options(flags);
+    let mut options = options(flags);
     let checks = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(text, checks);
-    let dockerfile = parsed.dockerfile.or(parsed.violating);
-    let planned = dockerfile.map(|dockerfile| check(&dockerfile, &options, &Registry::default()));
-    let mut found = parsed.diagnostics;
-    found.extend(planned.unwrap_or_default().diagnostics);
-    found
+    let Some(dockerfile) = parsed.dockerfile else { return parsed.diagnostics };
+    options.findings = parsed.diagnostics;
+    check(&dockerfile, &options, &Registry::default()).diagnostics
 }
 
 fn render(text: &str, found: &Diagnostic) -> String {
