@@ -3,7 +3,7 @@
 //! The parts say what happened; who is to blame mostly shows at the end of the causes: a registry, or a disk that is
 //! full or read-only, whatever the part was doing when it met them.
 
-use std::{error::Error, io};
+use std::{error::Error, io, path::Path};
 
 use oci::{fetch::FetchError, image::ImageError, registry::RegistryError};
 use solver::{FailureKind, StepFailure};
@@ -166,8 +166,24 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
+/// The failure of something that writes nowhere but into the store, with advice where its disk is full.
+pub(crate) fn in_store(failure: StepFailure, store: &Path) -> StepFailure {
+    match failure.hint.is_none() && is_out_of_space(&failure) {
+        true => failure.hint(full_disk_hint(store, "")),
+        false => failure,
+    }
+}
+
+/// What to do about a store whose disk takes nothing more.
+pub(crate) fn full_disk_hint(store: &Path, lack: &str) -> String {
+    format!(
+        "the disk of the store {} is full{lack}: make room there, or put the store elsewhere with --root",
+        store.display()
+    )
+}
+
 /// Whether a disk that is full, or a quota, stands at the end of the causes.
-pub(crate) fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
+fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     causes(error)
         .filter_map(|error| error.downcast_ref())
@@ -231,6 +247,25 @@ mod tests {
         assert_eq!(at, [3, 6]);
         for (failure, kind) in cases {
             assert_eq!(failure.kind, kind, "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_the_store_unless_there_is_better_advice() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let download = RegistryError::Sink { url: "http://h/f".to_owned(), source: full() };
+        let advised = StepFailure::caused(FailureKind::Machine, "x", full()).hint("another");
+        for (failure, hint) in [
+            (
+                blame(FailureKind::Registry, download),
+                Some("the disk of the store /s is full: make room there"),
+            ),
+            (advised, Some("another")),
+            (blame(FailureKind::Registry, RegistryError::Cancelled), None),
+        ] {
+            let told = in_store(failure, Path::new("/s")).hint;
+            assert_eq!(told.is_some(), hint.is_some(), "{told:?}");
+            assert!(told.unwrap_or_default().starts_with(hint.unwrap_or_default()));
         }
     }
 }

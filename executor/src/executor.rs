@@ -27,7 +27,7 @@ use crate::{
     context::ContextOrigin,
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
-    error::is_out_of_space,
+    error::in_store,
     listing::{Listing, Owners},
     remote::{RemoteOptions, Remotes},
     sandbox::Rung,
@@ -215,10 +215,7 @@ impl Executor for LocalExecutor {
             Op::Source(_) => Err(planner_mistake("a source is no step")),
         };
         // A step writes nowhere but into the store.
-        done.map_err(|failure| match failure.hint.is_none() && is_out_of_space(&failure) {
-            true => failure.hint(disk::hint(self.snapshots.store().root(), "")),
-            false => failure,
-        })
+        done.map_err(|failure| in_store(failure, self.snapshots.store().root()))
     }
 }
 

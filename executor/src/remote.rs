@@ -13,7 +13,7 @@ use std::{
 use oci::{ContentDigest, Sha256Digest, fetch::Fetcher, store::TempDir};
 use solver::{Cancel, StepFailure, op::HttpFile, remote::GitAddress};
 
-use crate::{agents::Agents, once::OnceMap, secrets::Secrets, snapshot::Events};
+use crate::{agents::Agents, error::in_store, once::OnceMap, secrets::Secrets, snapshot::Events};
 
 mod archive;
 mod git;
@@ -102,7 +102,7 @@ impl Remotes {
     /// # Errors
     /// There is no `git`, no such repository, reference or directory, or the commit is not the one that was asked for.
     pub fn git(&self, address: &GitAddress) -> Result<Checkout, StepFailure> {
-        self.checkouts.get_or_make(address, || Ok(git::checkout(&self.options, address)?))
+        self.hinting(self.checkouts.get_or_make(address, || Ok(git::checkout(&self.options, address)?)))
     }
 
     /// The file behind a URL, downloaded where the store does not have it or the server has another one by now.
@@ -110,7 +110,7 @@ impl Remotes {
     /// # Errors
     /// The server does not give it, or it is not the one that was asked for.
     pub fn http(&self, file: &HttpFile) -> Result<Download, StepFailure> {
-        self.downloads.get_or_make(file, || Ok(http::download(&self.options, file)?))
+        self.hinting(self.downloads.get_or_make(file, || Ok(http::download(&self.options, file)?)))
     }
 
     /// A main context behind a URL: an archive, or a Dockerfile.
@@ -120,7 +120,7 @@ impl Remotes {
     pub fn url_context(&self, url: &str) -> Result<Received, StepFailure> {
         let file = HttpFile { url: url.to_owned(), name: "context".to_owned(), checksum: None };
         let Download { directory, name, .. } = self.http(&file)?;
-        archive::open(self.options.fetcher.store(), &directory, &name, &self.options.cancel)
+        self.hinting(archive::open(self.options.fetcher.store(), &directory, &name, &self.options.cancel))
     }
 
     /// A main context on a pipe: a tar archive (plain, gzip, bzip2, xz or zstd), or a Dockerfile.
@@ -128,6 +128,11 @@ impl Remotes {
     /// # Errors
     /// The archive is malformed, leads out of the context, or holds too much.
     pub fn tar_context(&self, stream: impl Read) -> Result<Received, StepFailure> {
-        archive::receive(self.options.fetcher.store(), stream, &self.options.cancel)
+        self.hinting(archive::receive(self.options.fetcher.store(), stream, &self.options.cancel))
+    }
+
+    /// All of this writes nowhere but into the store.
+    fn hinting<T>(&self, done: Result<T, StepFailure>) -> Result<T, StepFailure> {
+        done.map_err(|failure| in_store(failure, self.options.fetcher.store().root()))
     }
 }

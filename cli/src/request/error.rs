@@ -139,6 +139,9 @@ impl RequestError {
                 Some("start one with ssh-agent, or give its socket or the file of a key: --ssh default=PATH")
             }
             Self::NoContext { .. } => Some(context::NAMED_EXPECTED),
+            Self::NotADirectory(_) => Some(
+                "the context is a directory, and -f names the Dockerfile; a tar archive comes on standard input: -",
+            ),
             _ => None,
         }
     }

@@ -62,6 +62,8 @@ fn contexts_and_dockerfiles_are_told_apart() {
         let error = places(context, flags).expect_err(context).to_string();
         assert!(error.contains(want), "{context}: {error}");
     }
+    let error = places("@/Dockerfile", "").expect_err("a file");
+    assert!(error.hint().is_some_and(|hint| hint.contains("-f names the Dockerfile")), "{error}");
 }
 
 #[test]

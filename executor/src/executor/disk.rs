@@ -5,19 +5,11 @@ use std::path::Path;
 
 use rustix::fs::{StatVfs, statvfs};
 
-use crate::sandbox::Rung;
+use crate::{error::full_disk_hint, sandbox::Rung};
 
 /// What to say when the disk of the store takes nothing more. To be asked while what a step wrote is still there.
 pub fn full_disk(store: &Path, rung: Rung) -> Option<String> {
-    fullness(&statvfs(store).ok()?, rung).map(|lack| hint(store, &lack))
-}
-
-/// The advice, where it is known already that nothing more could be written.
-pub fn hint(store: &Path, lack: &str) -> String {
-    format!(
-        "the disk of the store {} is full{lack}: make room there, or put the store elsewhere with --root",
-        store.display()
-    )
+    fullness(&statvfs(store).ok()?, rung).map(|lack| full_disk_hint(store, &lack))
 }
 
 /// Which of its resources a file system has run out of. Some (btrfs) do not count inodes and say that they have none.

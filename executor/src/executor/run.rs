@@ -23,23 +23,26 @@ impl LocalExecutor {
         let held = self.cache_mounts.acquire(step, exec)?;
         let exit = self.run_with(step, exec, &ground, &held);
         let released = held.release(&ground.writable.upper());
-        let exit = exit?;
+        let (exit, missing) = exit?;
         released?;
         let full_disk = || disk::full_disk(self.snapshots.store().root(), self.rung);
-        succeeded(exit, exec, &step.vertex.platform, self.rung, full_disk)?;
+        succeeded(exit, exec, &step.vertex.platform, self.rung, || {
+            full_disk().or_else(|| not_given(&missing))
+        })?;
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
     }
 
-    /// Runs the command; when this returns, no process of the step is left, and what it was lent is gone.
+    /// Runs the command; when this returns, no process of the step is left, and what it was lent is gone. Tells as well
+    /// what it was not lent because nobody gave it.
     fn run_with(
         &self,
         step: &Step<'_>,
         exec: &Exec,
         ground: &Ground<'_>,
         held: &Held,
-    ) -> Result<Exit, StepFailure> {
+    ) -> Result<(Exit, Vec<String>), StepFailure> {
         let user = run_user(ground.view.root(), &exec.user)?;
         let mut lent = self.lend(step, exec, held)?;
         let writable = &ground.writable;
@@ -61,8 +64,15 @@ impl LocalExecutor {
             home: Some(&user.home),
             resolv_conf: &sandbox::resolv_conf(),
         })?;
-        Ok(sandbox::run(&plan, step.log, step.cancel)?)
+        let exit = sandbox::run(&plan, step.log, step.cancel)?;
+        Ok((exit, take(&mut lent.missing)))
     }
+}
+
+/// A step that fails may have missed what it declares and does not require.
+fn not_given(missing: &[String]) -> Option<String> {
+    (!missing.is_empty())
+        .then(|| format!("this build was not given {}, which the step can use", missing.join(", ")))
 }
 
 /// With one id, every file on disk is root's. A command would see that, and could write it into the layer.
@@ -83,7 +93,7 @@ fn succeeded(
     exec: &Exec,
     platform: &Platform,
     rung: Rung,
-    full_disk: impl FnOnce() -> Option<String>,
+    lacking: impl FnOnce() -> Option<String>,
 ) -> Result<(), StepFailure> {
     let was_executed = !matches!(exit, Exit::NotExecuted { .. });
     let code = match exit {
@@ -93,7 +103,7 @@ fn succeeded(
     };
     let message = format!("process {:?} did not complete successfully: {exit}", exec.args.join(" "));
     let failure = StepFailure { exit_code: Some(code), ..StepFailure::new(FailureKind::Build, message) };
-    if let Some(hint) = full_disk() {
+    if let Some(hint) = lacking() {
         return Err(failure.hint(hint));
     }
     let host = Platform::host();

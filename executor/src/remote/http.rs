@@ -79,12 +79,23 @@ impl HttpError {
     }
 }
 
+impl HttpError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Download { source: RegistryError::Status { status: 401 | 403, .. }, .. } => {
+                Some("give a token with --secret id=HTTP_AUTH_TOKEN_<host>,env=...".to_owned())
+            }
+            Self::Digest { found, expected } => Some(format!(
+                "the server sent {found}, --checksum wants {expected}: mend one of them, if you trust the other"
+            )),
+            _ => None,
+        }
+    }
+}
+
 impl From<HttpError> for StepFailure {
     fn from(error: HttpError) -> Self {
-        let denied = matches!(
-            &error,
-            HttpError::Download { source: RegistryError::Status { status: 401 | 403, .. }, .. }
-        );
+        let hint = error.hint();
         let kind = match &error {
             HttpError::Cancelled => return Self::new(FailureKind::Cancelled, "cancelled"),
             HttpError::Store(_) | HttpError::Io { .. } => FailureKind::Machine,
@@ -92,9 +103,9 @@ impl From<HttpError> for StepFailure {
             _ => FailureKind::Build,
         };
         let failure = blame(kind, error);
-        match denied {
-            true => failure.hint("give a token with --secret id=HTTP_AUTH_TOKEN_<host>,env=..."),
-            false => failure,
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     }
 }

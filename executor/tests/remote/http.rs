@@ -93,6 +93,8 @@ fn a_checksum_is_held_and_spares_the_question() {
     let (found, expected) = (Sha256Digest::of(b"text"), Sha256Digest::of(b"other"));
     assert_eq!(failure.message, format!("digest mismatch {found}: {expected}"));
     assert_eq!(failure.kind, FailureKind::Build);
+    let hint = failure.hint.unwrap();
+    assert!(hint.contains(&format!("sent {found}, --checksum wants {expected}")), "{hint}");
     assert_eq!(read(&ground, &pinned(b"text")).unwrap(), "text");
     let before = server.seen().len();
     assert_eq!(read(&ground, &pinned(b"text")).unwrap(), "text");

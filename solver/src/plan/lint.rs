@@ -9,9 +9,22 @@ use parser::{
 
 use super::{path, variables::Environment};
 
-/// A variable that nobody has set.
-pub(super) fn undefined_var<'n>(span: Span, name: &str, known: impl Iterator<Item = &'n str>) -> Diagnostic {
+/// A variable that nobody has set. BuildKit asks of one that an ARG before the first FROM declares whether it is meant
+/// itself; what is missing is that ARG in the stage.
+pub(super) fn undefined_var<'n>(
+    span: Span,
+    name: &str,
+    globals: &Environment,
+    known: impl Iterator<Item = &'n str>,
+) -> Diagnostic {
     let found = Diagnostic::warning("UndefinedVar", span, format!("Usage of undefined variable '${name}'"));
+    if globals.get(name).is_some() {
+        let message = format!(
+            "{} (its ARG stands before the first FROM: repeat ARG {name} in this stage)",
+            found.message
+        );
+        return Diagnostic { message, ..found };
+    }
     did_you_mean(found, suggest::nearest(name, known).map(|near| format!("${near}")))
 }
 

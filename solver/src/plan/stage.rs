@@ -404,7 +404,7 @@ impl Walk<'_, '_> {
         for name in &expanded.unmatched {
             if !self.state.arguments.iter().any(|(argument, _)| argument == name) {
                 let known = self.state.environment.names().chain(self.globals.names());
-                let found = lint::undefined_var(task.span(), name, known);
+                let found = lint::undefined_var(task.span(), name, self.globals, known);
                 self.planner.report.push(found);
             }
         }

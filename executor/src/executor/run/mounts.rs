@@ -27,6 +27,8 @@ pub struct Lent {
     pub mounts: Vec<PlannedMount>,
     pub device_env: Vec<(String, String)>,
     pub secret_env: Vec<(String, SecretBytes)>,
+    /// What the step would take and nobody gave, with the flags that give it.
+    pub missing: Vec<String>,
     /// Where bind mounts are written.
     scratch: Vec<Writable>,
     /// Sockets of agents, and where they lie.
@@ -99,8 +101,12 @@ impl LocalExecutor {
         let SecretMount { id, required, file, variable } = secret;
         let Some(value) = self.secrets.get(id).map_err(|error| blame(FailureKind::Build, error))? else {
             let missing = StepFailure::new(FailureKind::Build, format!("secret {id}: not found"));
-            let hint = format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE");
-            return if *required { Err(missing.hint(hint)) } else { Ok(()) };
+            let flags = format!("--secret id={id},src=FILE or --secret id={id},env=VARIABLE");
+            if *required {
+                return Err(missing.hint(format!("give it with {flags}")));
+            }
+            lent.missing.push(format!("the secret {id} ({flags})"));
+            return Ok(());
         };
         if let Some(file) = file {
             let content = SecretBytes(value.clone());
@@ -121,9 +127,12 @@ impl LocalExecutor {
             self.snapshots.store().temp_dir("ssh").map_err(|error| blame(FailureKind::Machine, error))?;
         let Some(proxy) = self.agents.proxy(id, directory.path())? else {
             let missing = format!("no SSH key {id:?} forwarded from the client");
-            let hint = format!("give it with --ssh {id}, or --ssh {id}=SOCKET or a key file");
-            let missing = StepFailure::new(FailureKind::Build, missing).hint(hint);
-            return if *required { Err(missing) } else { Ok(()) };
+            if *required {
+                let hint = format!("give it with --ssh {id}, or --ssh {id}=SOCKET or a key file");
+                return Err(StepFailure::new(FailureKind::Build, missing).hint(hint));
+            }
+            lent.missing.push(format!("an SSH agent (--ssh {id})"));
+            return Ok(());
         };
         proxy.give_to(uid, gid, socket.mode).map_err(|error| {
             let message = format!("the socket at {target} cannot be given to {uid}:{gid}: {error}");
