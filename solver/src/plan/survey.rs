@@ -178,18 +178,25 @@ fn stage_platform(
     if expanded.value.is_empty() {
         let found =
             Diagnostic::error(word.span, format!("empty platform value from expression {}", word.value));
-        let near = expanded.unmatched.iter().find_map(|name| {
-            let declared = planner.global_declarations().map(|declared| declared.name.value.as_str());
-            suggest::nearest(name, globals.names().chain(declared))
-        });
-        return Err(match near {
-            Some(near) => found.hint(format!("did you mean {near}?")).into(),
+        let hint = expanded.unmatched.iter().find_map(|name| platform_hint(planner, name, globals));
+        return Err(match hint {
+            Some(hint) => found.hint(hint).into(),
             None => found.into(),
         });
     }
     planner.report.extend(lint::redundant_target_platform(stage, word, &expanded, globals));
     let failed = |error| format!("failed to parse platform {}: {error}", word.value);
     expanded.value.parse().map_err(|error| Diagnostic::error(word.span, failed(error)).into())
+}
+
+/// What to do about a variable of `--platform` that has no value.
+fn platform_hint(planner: &Planner, name: &str, globals: &Environment) -> Option<String> {
+    if planner.declares_globally(name) {
+        return Some(format!("ARG {name} has no value: give it a default, or --build-arg {name}=..."));
+    }
+    let declared = planner.global_declarations().map(|declared| declared.name.value.as_str());
+    let near = suggest::nearest(name, globals.names().chain(declared))?;
+    Some(format!("did you mean {near}?"))
 }
 
 /// The triggers of the base, then what is written in the stage.
