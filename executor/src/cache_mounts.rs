@@ -8,10 +8,10 @@
 //! The command owns what it sees of such a directory and nothing else; no path in it is ever followed from here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use oci::{
@@ -25,8 +25,8 @@ use solver::{
 };
 
 use crate::{
-    SnapshotError, Snapshots, copy::CopyError, listing::ListError, rootfs::PathError, sandbox::Rung,
-    snapshot::Stamp,
+    SnapshotError, Snapshots, copy::CopyError, listing::ListError, once::OnceMap, rootfs::PathError,
+    sandbox::Rung, snapshot::Stamp,
 };
 use pool::{Chosen, Pool};
 use sight::{Sight, Visible};
@@ -44,8 +44,8 @@ mod times;
 pub struct CacheMounts {
     snapshots: Snapshots,
     rung: Rung,
-    /// Ids that were used in this build.
-    used: Arc<Mutex<BTreeSet<String>>>,
+    /// Ids that were used in this build, each since it was given up if need be.
+    used: Arc<OnceMap<String, ()>>,
 }
 
 /// Why a cache mount could not be had.
@@ -151,20 +151,23 @@ impl CacheMounts {
             return Ok(Held::default());
         }
         let mut held = Held::default();
-        let pasts = self.choose(step, wanted, &mut held)?;
-        self.show(step, exec, pasts, &mut held)?;
+        let are_empty = self.choose(step, wanted, &mut held)?;
+        let settled = pool::settle(&held.chosen, step.cancel)?;
+        self.show(step, exec, &are_empty, &mut held)?;
+        drop(settled);
         Ok(held)
     }
 
     /// Takes the directories, in an order that is the same for all steps, so that none waits for another in a circle.
+    /// Says of each whether it was made just now, with nothing in it.
     fn choose(
         &self,
         step: &Step<'_>,
         mut wanted: Vec<Wanted<'_>>,
         held: &mut Held,
-    ) -> Result<Vec<Past>, CacheMountError> {
+    ) -> Result<Vec<bool>, CacheMountError> {
         wanted.sort_by(|a, b| (&a.mount.id, &a.variant, a.index).cmp(&(&b.mount.id, &b.variant, b.index)));
-        let mut taken = Vec::new();
+        let mut are_empty = Vec::new();
         for (at, want) in wanted.iter().enumerate() {
             let Wanted { index, mount, variant, .. } = want;
             if let Some(last) = at.checked_sub(1).map(|last| &wanted[last])
@@ -176,15 +179,10 @@ impl CacheMounts {
             }
             let chosen = self.choose_one(step, want)?;
             held.directories.insert(*index, chosen.files());
+            are_empty.push(chosen.is_new && want.seed.is_none());
             held.chosen.push(chosen);
-            taken.push(want);
         }
-        let past = |(chosen, want): (&Chosen, &Wanted<'_>)| match (chosen.is_new, &want.seed) {
-            (true, None) => Past::Nothing,
-            (true, Some(_)) => Past::Unknown,
-            (false, _) => ledger::Ledger::read(&chosen.directory).map_or(Past::Unknown, Past::Known),
-        };
-        Ok(held.chosen.iter().zip(taken).map(past).collect())
+        Ok(are_empty)
     }
 
     fn choose_one(&self, step: &Step<'_>, want: &Wanted<'_>) -> Result<Chosen, CacheMountError> {
@@ -195,11 +193,8 @@ impl CacheMounts {
         }
         let store = self.snapshots.store();
         let pool = Pool::open(store, &name(&mount.id), &mount.id, step.cancel)?;
-        let is_first = self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(mount.id.clone());
-        if is_first && !step.vertex.use_cache {
-            // As BuildKit does: a build without cache begins with empty cache mounts.
-            pool.retire()?;
-        }
+        // As BuildKit does: a build without cache begins with empty cache mounts.
+        self.used.get_or_make(&mount.id, || if step.vertex.use_cache { Ok(()) } else { pool.retire() })?;
         let waits = || {
             let text =
                 format!("waiting for the cache mount at {}: another step or build uses it", mount.target);
@@ -209,14 +204,16 @@ impl CacheMounts {
         pool.choose(&want.variant, mount.sharing, make, waits)
     }
 
-    /// Prepares what the step sees beside its cache mounts, and writes down that it did.
+    /// Prepares what the step sees beside its cache mounts, and writes down that it did. To be called while they are
+    /// settled: what two who come at once write down must tell of both.
     fn show(
         &self,
         step: &Step<'_>,
         exec: &Exec,
-        pasts: Vec<Past>,
+        are_empty: &[bool],
         held: &mut Held,
     ) -> Result<(), CacheMountError> {
+        let pasts: Vec<Past> = held.chosen.iter().zip(are_empty).map(past).collect();
         let visible = visible(step, exec);
         let view = self.view_digest(&visible)?;
         let mut used = None;
@@ -247,7 +244,7 @@ impl CacheMounts {
             }
         }
         for (chosen, past) in held.chosen.iter().zip(&pasts) {
-            let ledger = times::remember(&sights, &overrides, past, chosen.is_shared, view);
+            let ledger = times::remember(&sights, &overrides, past, chosen.is_shared()?, view);
             let (path, bytes) = ledger.to_file(&chosen.directory);
             self.snapshots.store().write_atomic(&path, &bytes)?;
         }
@@ -264,6 +261,15 @@ impl CacheMounts {
             }
         }
         Ok(encoder.digest())
+    }
+}
+
+/// What is known of a directory's users, who may have come since it was made.
+fn past((chosen, is_empty): (&Chosen, &bool)) -> Past {
+    match ledger::Ledger::read(&chosen.directory) {
+        Some(ledger) => Past::Known(ledger),
+        None if *is_empty => Past::Nothing,
+        None => Past::Unknown,
     }
 }
 

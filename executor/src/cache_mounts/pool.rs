@@ -10,7 +10,8 @@
 //!   finds no free one and need not wait makes another;
 //! - `retired`, where a build with `--no-cache` has given it up.
 //!
-//! Choosing is done under the lock of the id, so two never choose at once; giving back is closing a file.
+//! Choosing is done under the lock of the id, so two never choose at once; giving back is closing a file. What is written
+//! down of a directory in use is read and written under that lock, too ([`settle`]).
 
 use std::{
     fs::{self, File, TryLockError},
@@ -49,8 +50,7 @@ pub(super) struct Chosen {
     pub(super) directory: PathBuf,
     /// Whether it was made just now.
     pub(super) is_new: bool,
-    /// Whether somebody else used it when it was chosen.
-    pub(super) is_shared: bool,
+    sharing: Sharing,
     lock: File,
     pool_lock: PathBuf,
 }
@@ -144,7 +144,7 @@ impl<'a> Pool<'a> {
             in_use = true;
             // Those that share stay together, as long as one of them is there.
             if sharing == Sharing::Shared && file.try_lock_shared().is_ok() {
-                return Ok(Choice::Chosen(self.chosen(directory, file, false, true)));
+                return Ok(Choice::Chosen(self.chosen(directory, file, false, sharing)));
             }
         }
         let (directory, lock, is_new) = match free {
@@ -160,11 +160,11 @@ impl<'a> Pool<'a> {
             // Nobody can come between: all locks are taken under that of the pool.
             lock.lock_shared().map_err(CacheMountError::io("lock", &directory))?;
         }
-        Ok(Choice::Chosen(self.chosen(directory, lock, is_new, false)))
+        Ok(Choice::Chosen(self.chosen(directory, lock, is_new, sharing)))
     }
 
-    fn chosen(&self, directory: PathBuf, lock: File, is_new: bool, is_shared: bool) -> Chosen {
-        Chosen { directory, is_new, is_shared, lock, pool_lock: self.lock_path() }
+    fn chosen(&self, directory: PathBuf, lock: File, is_new: bool, sharing: Sharing) -> Chosen {
+        Chosen { directory, is_new, sharing, lock, pool_lock: self.lock_path() }
     }
 
     /// Makes a directory beside its place, and takes its lock before others can see it.
@@ -201,6 +201,18 @@ impl Chosen {
         self.directory.join(FILES)
     }
 
+    /// Whether somebody else uses it, too. To be asked of what is [settled](settle).
+    pub(super) fn is_shared(&self) -> Result<bool, CacheMountError> {
+        if self.sharing != Sharing::Shared {
+            return Ok(false);
+        }
+        let path = self.directory.join(USE);
+        let is_alone = try_lock(&self.lock, &path)?;
+        // Either answer has cost our own lock. Nobody can come between, as above.
+        self.lock.lock_shared().map_err(CacheMountError::io("lock", &path))?;
+        Ok(!is_alone)
+    }
+
     /// Whether nobody else uses it now. To be asked by who is done with it: the answer may cost the lock.
     pub(super) fn is_last(&self) -> Option<File> {
         let pool = File::create(&self.pool_lock).ok()?;
@@ -208,6 +220,16 @@ impl Chosen {
         self.lock.try_lock().ok()?;
         Some(pool)
     }
+}
+
+/// Keeps everybody else from choosing and settling directories of the same ids, for as long as the result lives: who
+/// comes at the same time reads what was written down of the directories only when it tells of us. All who choose
+/// several name them in the same order.
+pub(super) fn settle(chosen: &[Chosen], cancel: &Cancel) -> Result<Vec<File>, CacheMountError> {
+    let mut pools: Vec<&Path> = chosen.iter().map(|chosen| chosen.pool_lock.as_path()).collect();
+    // Two ways of making one id have one lock.
+    pools.dedup();
+    pools.into_iter().map(|pool| lock(pool, cancel)).collect()
 }
 
 /// Waits for an exclusive lock.

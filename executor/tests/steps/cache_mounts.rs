@@ -3,7 +3,7 @@
 
 use std::{
     slice::from_ref,
-    sync::mpsc,
+    sync::{Barrier, mpsc},
     thread,
     time::{Duration, SystemTime},
 };
@@ -35,6 +35,7 @@ pub const TESTS: &[Test] = &[
     ("a_source_that_comes_back_counts_as_changed", a_source_that_comes_back_counts_as_changed),
     ("sources_of_another_base_are_built", sources_of_another_base_are_built),
     ("what_two_builds_see_differently_is_built_again", what_two_builds_see_differently_is_built_again),
+    ("who_comes_at_once_is_written_down", who_comes_at_once_is_written_down),
     ("what_another_link_leads_to_is_built", what_another_link_leads_to_is_built),
     ("generated_files_stay_newer", generated_files_stay_newer),
     ("fresh_times_reach_no_layer", fresh_times_reach_no_layer),
@@ -419,6 +420,34 @@ fn what_two_builds_see_differently_is_built_again(ground: &Ground) {
     assert!(built(ground, &two).contains("a "));
     assert_eq!(output(ground, &two, "cat /c/a", &[mounted("target")]), "a2");
     assert_eq!(built(ground, &two), "");
+}
+
+/// Two steps that begin in the same moment, with different files under one path: whoever's results are there at the
+/// end, neither is taken for the other's.
+fn who_comes_at_once_is_written_down(ground: &Ground) {
+    let base = base(ground);
+    let one = source(ground, &base, "1", &[("a", "a1", 100)]);
+    let two = source(ground, &base, "2", &[("a", "a2", 1000)]);
+    let before = source(ground, &base, "0", &[("a", "a0", 5000)]);
+    for round in 0..4 {
+        let mount = [mounted(&format!("round {round}"))];
+        // Both find the same written down, and that theirs is another file.
+        ground.run_mounted(&before, BUILD, &mount, &[]).unwrap();
+        let start = Barrier::new(2);
+        let start_with = |snapshot| {
+            start.wait();
+            ground.run_mounted(snapshot, BUILD, &mount, &[]).unwrap()
+        };
+        thread::scope(|scope| {
+            let other = scope.spawn(|| start_with(&two));
+            start_with(&one);
+            other.join().unwrap();
+        });
+        for (snapshot, content) in [(&one, "a1"), (&two, "a2"), (&one, "a1")] {
+            let made = output(ground, snapshot, &format!("{{ {BUILD} }} > /dev/null; cat /c/a"), &mount);
+            assert_eq!(made, content, "round {round}");
+        }
+    }
 }
 
 fn generated_files_stay_newer(ground: &Ground) {
