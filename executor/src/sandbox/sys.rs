@@ -47,6 +47,20 @@ pub fn is_single_threaded() -> bool {
     std::fs::metadata("/proc/self/task").is_ok_and(|task| std::os::unix::fs::MetadataExt::nlink(&task) == 3)
 }
 
+/// Has a program be told to end (SIGTERM) when the thread that starts it ends, also by `kill -9`: whoever starts it
+/// has to wait for it in the same thread.
+pub fn end_with_us(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let us = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        // We may have ended before it asked.
+        if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: between fork and exec only system calls are made: no allocation, no lock.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// Gives the calling thread, which must be the only one for some of them, namespaces of its own.
 ///
 /// # Errors
@@ -267,4 +281,24 @@ fn check(result: c_int) -> Result<c_int, Errno> {
 
 fn last_error() -> Errno {
     std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_started_it() {
+        use std::{os::unix::process::ExitStatusExt, process::Command};
+        let start = || {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "read never"]).stdin(std::process::Stdio::piped());
+            end_with_us(&mut command);
+            command.spawn().expect("there is a shell")
+        };
+        let mut program = std::thread::spawn(start).join().expect("no panic");
+        // Else waiting for it would close it, and `read` would end.
+        let _input = program.stdin.take();
+        assert_eq!(program.wait().expect("ours").signal(), Some(libc::SIGTERM));
+    }
 }

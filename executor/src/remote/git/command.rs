@@ -1,5 +1,6 @@
 //! The program `git`, alone with itself: no configuration of the machine or its users, no hooks, no prompts, no helper
-//! programs, nothing of our environment but the search path, proxies and certificate authorities.
+//! programs, nothing of our environment but the search path, proxies and certificate authorities. It ends when we do,
+//! however that is, so no lock of a repository is held by one that waits for a silent server.
 //!
 //! Credentials are in a file without a name that only this process holds open; git reads it as a configuration file
 //! through `/proc`. So they are in no command line, no environment and on no disk.
@@ -22,6 +23,7 @@ use rustix::{
 use solver::{Cancel, remote::redacted};
 
 use super::error::GitError;
+use crate::sandbox::sys;
 
 /// What `git` may say on its standard output: the list of a large tree.
 const OUTPUT_MAX: u64 = 1 << 30;
@@ -211,6 +213,7 @@ impl Git {
         }
         // A group of its own: the helpers that it starts are ended with it, and a Ctrl-C of the terminal is ours.
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        sys::end_with_us(&mut command);
         command
     }
 

@@ -84,8 +84,8 @@ pub fn no_reference(remote: &Remote, reference: &str) -> GitError {
 }
 
 fn head(git: &Git, remote: &Remote) -> Result<Resolved, GitError> {
-    let listed =
-        git.run(Call::default(), &["ls-remote", "--quiet", "--symref", "--", &remote.url, "HEAD"])?;
+    let arguments = ["ls-remote", "--quiet", "--symref", "--", &remote.url, "HEAD"];
+    let listed = git.run(Call { silence: Some(SILENCE), ..Call::default() }, &arguments)?;
     let lines = lines(&listed);
     let branch =
         lines.iter().find_map(|(value, name)| value.strip_prefix("ref: ").filter(|_| name == "HEAD"));
