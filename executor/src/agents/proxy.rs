@@ -21,6 +21,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Gid, Mode, OFlags, Uid, open},
     io::retry_on_intr,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with},
 };
 
 const REQUEST_IDENTITIES: u8 = 11;
@@ -115,7 +116,7 @@ fn serve(listener: &UnixListener, ended: &io::PipeReader, agent: &Path) {
 /// Serves a connection in a thread of its own; without an agent or a thread, it ends at once.
 fn connect(client: UnixStream, agent: &Path) -> Option<(JoinHandle<()>, Ends)> {
     client.set_nonblocking(false).ok()?;
-    let agent = UnixStream::connect(agent).ok()?;
+    let agent = reach(agent).ok()?;
     let ends = Ends::new(Mutex::new(vec![client.try_clone().ok()?, agent.try_clone().ok()?]));
     let connection = thread::Builder::new().spawn(move || {
         // Whoever hung up, the connection is over.
@@ -123,6 +124,16 @@ fn connect(client: UnixStream, agent: &Path) -> Option<(JoinHandle<()>, Ends)> {
         drop([client.shutdown(std::net::Shutdown::Both), agent.shutdown(std::net::Shutdown::Both)]);
     });
     Some((connection.ok()?, ends))
+}
+
+/// Connects without waiting: an agent that takes no more connections must not hold up the end of the build.
+fn reach(agent: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect_to(&socket, &SocketAddrUnix::new(agent)?)?;
+    let agent = UnixStream::from(socket);
+    agent.set_nonblocking(false)?;
+    Ok(agent)
 }
 
 fn relay(mut client: impl Read + Write, mut agent: impl Read + Write) -> io::Result<()> {
@@ -201,6 +212,21 @@ mod tests {
         assert_eq!(ask(&mut client, &[]), FAILURE);
         client.write_all(&(MESSAGE_MAX + 1).to_be_bytes()).expect("it reads");
         assert_eq!(client.read(&mut [0]).expect("the end"), 0, "a message without bounds");
+    }
+
+    #[test]
+    fn an_agent_that_takes_no_connections_holds_up_nothing() {
+        let directory = tempfile::tempdir().expect("made");
+        let path = directory.path().join("deaf");
+        let deaf = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let deaf = deaf.expect("a socket");
+        rustix::net::bind(&deaf, &SocketAddrUnix::new(&path).expect("short")).expect("a new path");
+        rustix::net::listen(&deaf, 0).expect("it is bound");
+        let _only = reach(&path).expect("there is room for one");
+        let proxy = Proxy::start(directory.path(), path).expect("started");
+        let mut client = UnixStream::connect(proxy.socket()).expect("it listens");
+        assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)), "it is turned away");
+        drop(proxy);
     }
 
     #[test]
