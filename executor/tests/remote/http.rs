@@ -190,6 +190,24 @@ fn what_breaks_goes_on_where_it_broke_or_begins_anew() {
 }
 
 #[test]
+fn parts_that_do_not_make_the_whole_are_no_file() {
+    for rest in ["rest and more", "r"] {
+        let server = Server::start(move |request, stream| match request.headers.get("range") {
+            Some(_) => {
+                let range = ("Content-Range", "bytes 5-9/10");
+                answer(stream, "206 Partial Content", &[range], rest.as_bytes())
+            }
+            None => {
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\nbegin");
+            }
+        });
+        let text = told(&read(&Ground::new(), &wanted(&server, "a")).unwrap_err());
+        assert!(text.contains("are not the length of the file"), "{rest}: {text}");
+    }
+}
+
+#[test]
 fn servers_that_never_deliver_are_given_up() {
     let truncates = Server::start(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");

@@ -261,7 +261,11 @@ impl<'a> Transfer<'a> {
     fn finish(&self) -> Result<Downloaded, RegistryError> {
         let Arrived { bytes, hasher, head } = std::mem::take(&mut *self.lock());
         let head = head.ok_or_else(|| self.protocol("it sends a part of a file that was not begun"))?;
-        let Head { etag, last_modified, disposition, total: _ } = head;
+        let Head { etag, last_modified, disposition, total } = head;
+        // HTTP sees to the length of each answer; that the parts make the whole is ours to see.
+        if total > 0 && bytes != total {
+            return Err(self.protocol("the parts that it sends are not the length of the file"));
+        }
         (self.watch.progress)(bytes, bytes);
         Ok(Downloaded::File { digest: hasher.finish(), size: bytes, etag, last_modified, disposition })
     }
