@@ -2,7 +2,8 @@
 //!
 //! What is made is remembered by the directory it was made in (held open), its name and its inode, and only that is
 //! removed again: a name that by then stands for something else is the step's own, and so is a directory it has put
-//! something into. The directory above keeps its time both times.
+//! something into. The directory above keeps its time both times. What was made inside of another mount stays: a cache
+//! mount is no layer, and another step that shares it may use the same mount point at this moment and would lose it.
 //!
 //! They are made by the inner init, which sees every mount there is and so in which of them a target lies, and taken away
 //! by the outer one, for which they are mount points no more: it gets the open directories over a socket.
@@ -80,7 +81,7 @@ impl Stubs {
         let (directory, name) = split(path).ok_or(Errno::INVAL)?;
         self.ensure_within(root, directory, Kind::Directory, links_left)?;
         let parent = open_in_root(root, directory, OFlags::PATH | OFlags::DIRECTORY)?;
-        match self.make(parent, name, kind) {
+        match self.make(root, parent, name, kind) {
             Err(Errno::EXIST) => {}
             answer => return answer,
         }
@@ -95,9 +96,10 @@ impl Stubs {
         self.ensure_within(root, &target, kind, links_left)
     }
 
-    fn make(&mut self, parent: OwnedFd, name: &[u8], kind: Kind) -> Result<(), Errno> {
+    fn make(&mut self, root: impl AsFd, parent: OwnedFd, name: &[u8], kind: Kind) -> Result<(), Errno> {
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-        let times = modified(&fstat(&parent)?);
+        let above = fstat(&parent)?;
+        let times = modified(&above);
         match kind {
             Kind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -107,6 +109,9 @@ impl Stubs {
         }
         let stat = statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         utimensat(&parent, ".", &times, AtFlags::empty())?;
+        if above.st_dev != fstat(root)?.st_dev {
+            return Ok(());
+        }
         self.made.push(Stub { parent, name, kind, device: stat.st_dev, inode: stat.st_ino });
         Ok(())
     }
