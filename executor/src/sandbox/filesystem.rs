@@ -306,9 +306,13 @@ pub fn clone_mount(directory: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
 
 /// Attaches a detached mount to a path below the new root, and looks whether that is what lies there now.
 pub fn attach_inside(mount: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), Errno> {
-    let target = open_in_root(root, path.as_bytes(), OFlags::PATH)?;
+    attach_over(mount, &open_in_root(root, path.as_bytes(), OFlags::PATH)?, root, path)
+}
+
+/// The same for a path that was opened already: `target` is what is covered, wherever the path leads by now.
+pub fn attach_over(mount: &OwnedFd, target: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, "", &target, "", flags)?;
+    move_mount(mount, "", target, "", flags)?;
     let found = open_in_root(root, path.as_bytes(), OFlags::PATH)?;
     let identity = |stat: Stat| (stat.st_dev, stat.st_ino, stat.st_rdev);
     if identity(fstat(&found)?) == identity(fstat(mount)?) { Ok(()) } else { Err(Errno::STALE) }

@@ -47,9 +47,9 @@ pub fn grant(name: Option<&str>, uid: u32) -> String {
     format!("give this user more ids: {how} (as root, with ids that nobody else has)")
 }
 
-/// The one setting that would let a step pass.
+/// The one setting that would let a step pass. What failed for a reason of our own, without an errno, no setting lifts.
 pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
-    let refused = matches!(errno, None | Some(Errno::PERM | Errno::ACCESS));
+    let refused = matches!(errno, Some(Errno::PERM | Errno::ACCESS));
     let profile = || {
         format!(
             "AppArmor restricts user namespaces; write `abi <abi/4.0>, include <tunables/global> profile layerwright \
@@ -107,6 +107,14 @@ mod tests {
     fn a_grant_names_the_user() {
         assert!(grant(Some("ann"), 1000).contains(" --add-subgids 100000-165535 ann ("));
         assert!(grant(None, 1000).contains("`1000:100000:65536`"));
+    }
+
+    #[test]
+    fn a_reason_of_our_own_is_no_setting_of_the_machine() {
+        let ubuntu = Circumstances { apparmor_restricts: true, ..Circumstances::default() };
+        for machine in [ubuntu, Circumstances::default()] {
+            assert_eq!(for_step("mount /proc", None, &machine), None);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{
         failure::{Failure, NameStep},
-        filesystem::{NODE, Staging, attach, attach_inside, new_file_system},
+        filesystem::{NODE, Staging, attach, attach_over, new_file_system},
         plan::{Access, FileTree, MountSource, PlannedMount, Rung},
         stubs::{Kind, Stubs},
         sys,
@@ -98,19 +98,19 @@ pub fn attach_all(
         let made = Making { root, staging, mount, number }.make(tree)?;
         let kind = if is_directory(&fstat(&made).step(&name)?) { Kind::Directory } else { Kind::File };
         stubs.ensure(root, mount.target.as_bytes(), kind).step(&format!("make {}", mount.target))?;
-        refuse_proc(root, &mount.target)?;
-        attach_inside(&made, root, &mount.target).step(&name)?;
+        // One look only: in a cache mount, another step may put a link in the target's place at any time.
+        let target = open_in_root(root, mount.target.as_bytes(), OFlags::PATH).step(&name)?;
+        refuse_proc(&target, &name)?;
+        attach_over(&made, &target, root, &mount.target).step(&name)?;
     }
     Ok(())
 }
 
 /// What we read of `/proc` afterwards must be the kernel's (CVE-2019-19921).
-fn refuse_proc(root: &OwnedFd, target: &str) -> Result<(), Failure> {
+fn refuse_proc(target: &OwnedFd, name: &str) -> Result<(), Failure> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    let name = format!("mount {target}");
-    let found = open_in_root(root, target.as_bytes(), OFlags::PATH).step(&name)?;
-    match fstatfs(&found).step(&name)?.f_type == PROC_SUPER_MAGIC {
-        true => Err(Failure::new(&name, "it cannot be mounted because it is inside /proc")),
+    match fstatfs(target).step(name)?.f_type == PROC_SUPER_MAGIC {
+        true => Err(Failure::new(name, "it cannot be mounted because it is inside /proc")),
         false => Ok(()),
     }
 }
