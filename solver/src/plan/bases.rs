@@ -148,11 +148,11 @@ impl<'a> Images<'a> {
             return Ok(Rc::clone(image));
         }
         if self.is_unknown(name) {
-            return Ok(self.unknown(name, platform));
+            return Ok(self.unknown(name, written, platform));
         }
         match self.resolver.image(name, platform) {
             Ok(image) => Ok(Rc::clone(self.known.entry(key).or_insert(Rc::new(image)))),
-            Err(failure) if self.is_forgiven(name, &failure) => Ok(self.unknown(name, platform)),
+            Err(failure) if self.is_forgiven(name, &failure) => Ok(self.unknown(name, written, platform)),
             Err(failure) => Err(PlanError::Image { span, failure: self.or_a_stage(failure, written) }),
         }
     }
@@ -173,21 +173,29 @@ impl<'a> Images<'a> {
         is_forgiven
     }
 
-    fn unknown(&mut self, name: &ImageName, platform: &Platform) -> Rc<BaseImage> {
+    fn unknown(&mut self, name: &ImageName, written: &str, platform: &Platform) -> Rc<BaseImage> {
         let shown = match name {
             ImageName::Registry(reference) => reference.familiar(),
             ImageName::OciLayout { directory, selector: _ } => directory.display().to_string(),
         };
+        let told = match self.stage_near(written) {
+            Some(stage) => format!("{shown} (did you mean the stage {stage:?}?)"),
+            None => shown.clone(),
+        };
         if let ImageName::Registry(reference) = name
             && let Some(silent) = self.silent.get_mut(&reference.registry)
         {
-            silent.images.insert(shown.clone());
+            silent.images.insert(told);
         }
         Rc::new(BaseImage { pinned: shown, config: empty_config(platform), layers: Vec::new() })
     }
 
+    fn stage_near(&self, written: &str) -> Option<&'a str> {
+        suggest::nearest(written, self.stages.iter().copied())
+    }
+
     fn or_a_stage(&self, failure: StepFailure, written: &str) -> StepFailure {
-        match suggest::nearest(written, self.stages.iter().copied()) {
+        match self.stage_near(written) {
             Some(stage) if failure.hint.is_none() => {
                 failure.hint(format!("did you mean the stage {stage:?}?"))
             }

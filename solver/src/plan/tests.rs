@@ -55,8 +55,8 @@ impl Resolver for Registry {
             "arm:latest",
             "layout base",
         ];
-        if name.starts_with("silent.example/") {
-            let cause = "nobody answers at silent.example";
+        if name.starts_with("silent.example/") || name == "offline:latest" {
+            let cause = "nobody answers";
             return Err(StepFailure::caused(
                 FailureKind::Unavailable,
                 format!("cannot resolve {name}"),
