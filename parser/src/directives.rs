@@ -21,8 +21,11 @@ pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> (Directives
     if shebang {
         at += text[at..].find('\n').map_or(text.len() - at, |end| end + 1);
     }
+    // And they end before a line that is indented.
+    let mut indented = false;
     for line in text[at..].split_inclusive('\n') {
         let line_start = at;
+        indented |= line.starts_with([' ', '\t']);
         let Some((key, value)) = directive(line) else { break };
         at += line.len();
         let start = line_start + nom::Offset::offset(line, value);
@@ -33,6 +36,7 @@ pub(crate) fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> (Directives
             continue;
         }
         match key.as_str() {
+            "syntax" | "check" if indented => {}
             "syntax" => directives.syntax = Some(word),
             "check" => directives.check = Some(word),
             _ if shebang => {}
@@ -101,6 +105,13 @@ mod tests {
         check("# unknown=x\n# escape=`\n", None, '\\', None, &[]);
         check("# escape=\n# syntax=x\n", None, '\\', None, &[]);
         check("FROM x\n# escape=`\n", None, '\\', None, &[]);
+        check(
+            "# check=skip=all\n # syntax=x\n# syntax=y\n\t# escape=`\n",
+            None,
+            '`',
+            Some("skip=all"),
+            &["only one syntax parser directive can be used"],
+        );
         check("#!/bin/x\n# escape=`\n# syntax=y\n", Some("y"), '\\', None, &[]);
     }
 
