@@ -203,7 +203,7 @@ fn copy_whole(planner: &mut Planner, state: &mut StageState, name: &str, span: S
 pub(super) fn context_label(place: &Place) -> String {
     match place {
         Place::Context(name) if name.is_empty() => "[internal] load build context".to_owned(),
-        Place::Context(name) => format!("[context {name}] load from directory"),
+        Place::Context(name) => format!("[context {name}] load files"),
         Place::Git(address) => format!("load from {}", remote::redacted(&address.remote)),
         Place::Http(file) => format!("load from {}", remote::redacted(&file.url)),
     }
