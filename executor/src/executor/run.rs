@@ -88,6 +88,9 @@ fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
     Err(StepFailure::new(FailureKind::Machine, message).hint(more_ids()))
 }
 
+/// What shells exit with when there is no such command, which is nobody's lack of ids.
+const NOT_FOUND: i32 = 127;
+
 fn succeeded(
     exit: Exit,
     exec: &Exec,
@@ -113,7 +116,7 @@ fn succeeded(
         );
         return Err(failure.hint(hint));
     }
-    if was_executed && rung == Rung::SingleId {
+    if was_executed && code != NOT_FOUND && rung == Rung::SingleId {
         let hint = "this user has one id, so a command that gives files to others fails";
         return Err(failure.hint(format!("{hint}; {}", more_ids())));
     }
@@ -161,6 +164,8 @@ mod tests {
             assert_eq!(failure.hint.is_some(), hint.is_some(), "{how}");
             assert!(hint.is_none_or(|hint| failure.hint.is_some_and(|text| text.contains(hint))), "{how}");
         }
+        let failure = succeeded(Exit::Code(127), &exec(), &host, single, || None).expect_err("it failed");
+        assert_eq!(failure.hint, None, "no such command");
         let full = || Some("the disk is full".to_owned());
         let failure = succeeded(Exit::Code(1), &exec(), &host, single, full).expect_err("it failed");
         assert_eq!(failure.hint, full());
