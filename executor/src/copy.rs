@@ -5,14 +5,15 @@
 //!   destination, or lies in it under its own name where that is a directory or must be one.
 //! - Links are followed in the destination's path and, where the selector says so, in the source's; links inside a
 //!   picked directory are copied as links. A destination path may lead through links that dangle.
-//! - Directories that have to be made have an octal `--chmod`'s mode, else 0755, and `--chown`'s owner. The directory that contents are merged
-//!   into keeps what it has; directories below it take mode, owner and time of the source, existing ones too.
+//! - Directories that have to be made have an octal `--chmod`'s mode, else 0755, and `--chown`'s owner. The directory
+//!   that contents are merged into keeps what it has; directories below it take mode, owner and time of the source,
+//!   existing ones too.
 //! - A file, link or device is replaced; a directory never is, and never replaces anything.
 //! - Several things that would go to one name, one over the other, are refused before anything is copied. BuildKit leaves
 //!   the last one.
 //! - Files of a context are root's, files of images keep their owner; `--chown` overrides both, `--chmod` the mode.
 //! - Things of images keep their time, those of a context too with `--timestamps=preserve`.
-//! - Names of one file within one picked directory of an image stay names of one file.
+//! - Names of one file within one picked directory stay names of one file.
 //!
 //! Sources are looked up in a [`Listing`] and never on disk, and what is read of a context is compared with what was
 //! keyed (see there).
@@ -137,6 +138,30 @@ pub fn select(
     cancel: &Cancel,
 ) -> Result<TreeDigest, CopyError> {
     Ok(list(view, owners, selector, cancel)?.digest(cancel)?)
+}
+
+/// Copies all that is in a directory of the store into another one, as it is. `owners` are those that the disk of the
+/// first could not hold; returns those that the disk of the second cannot.
+///
+/// # Errors
+/// See [`CopyError`]; what was copied until then stays.
+pub fn copy_contents(
+    from: BorrowedFd<'_>,
+    owners: &Owners,
+    to: BorrowedFd<'_>,
+    cancel: &Cancel,
+) -> Result<Owners, CopyError> {
+    let selector = Selector { include: vec![String::new()], ..Selector::default() };
+    let listing = list(from, owners, &selector, cancel)?;
+    let all = Copy {
+        items: vec![CopyItem { input: 1, selector, unpack: false }],
+        destination: "/".to_owned(),
+        into_directory: true,
+        chown: None,
+        chmod: None,
+        timestamps: Timestamps::Preserve,
+    };
+    copy(&all, &[&listing], to, &Owners::new(), cancel)
 }
 
 /// Copies into a mounted file system. `sources` are listings that hold at least what each item picks, one for each of

@@ -14,10 +14,7 @@ use rustix::{
     fs::{Gid, Mode, OFlags, Uid, fchown},
     io::Errno,
 };
-use solver::{
-    Cancel,
-    op::{Copy, CopyItem, Selector, Timestamps},
-};
+use solver::Cancel;
 
 use super::{CacheMountError, Wanted, pool::Chosen, times::file_clock};
 use crate::{
@@ -77,18 +74,8 @@ fn fill(
             source => CacheMountError::Seed { target, source_path, source: Box::new(source) },
         }
     };
-    let selector = Selector { include: vec![String::new()], ..Selector::default() };
     // A user with one id sees every file as his; the directory is not part of any layer.
-    let listing = copy::list(from.as_fd(), &Owners::new(), &selector, cancel).map_err(failed)?;
-    let all = Copy {
-        items: vec![CopyItem { input: 1, selector, unpack: false }],
-        destination: "/".to_owned(),
-        into_directory: true,
-        chown: None,
-        chmod: None,
-        timestamps: Timestamps::Preserve,
-    };
-    copy::copy(&all, &[&listing], to.as_fd(), &Owners::new(), cancel).map_err(failed)?;
+    copy::copy_contents(from.as_fd(), &Owners::new(), to.as_fd(), cancel).map_err(failed)?;
     copy_metadata(&from, to).map_err(|errno| {
         let io = crate::rootfs::failed("changing", source_path.as_bytes())(errno);
         CacheMountError::Path(io)

@@ -12,8 +12,9 @@
 //! If several mounts disagree, "changed" wins, then the latest time. "Later" is a later whole second, because
 //! there are tools that compare seconds only.
 //!
-//! Where a link leads elsewhere, what it leads to has changed. A directory is what it was while steps have put the same names into it. If the base image is another one, all that
-//! steps have put on top of it counts as changed: with the tools, everything is to be made again.
+//! Where a link leads elsewhere, what it leads to has changed. A directory is what it was while steps have put the same
+//! names into it. If the base image is another one, all that steps have put on top of it counts as changed: with the
+//! tools, everything is to be made again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,8 +60,7 @@ pub(super) fn complete(sights: &mut [Sight], pasts: &[Past], cancel: &Cancel) ->
     for sight in sights {
         let knows_base = |past: &Past| match past {
             Past::Known(ledger) => has_base(ledger, sight),
-            Past::Nothing => false,
-            Past::Unknown => false,
+            Past::Nothing | Past::Unknown => false,
         };
         if !pasts.iter().all(knows_base) {
             sight.add_unpacked(cancel)?;

@@ -12,7 +12,6 @@ use std::{
 };
 
 use oci::{Layer, Snapshot, Tree, TreeDigest};
-use solver::op::{Copy, CopyItem, Selector, Timestamps};
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, directory, files,
@@ -21,7 +20,6 @@ use super::{
 };
 use crate::{
     copy::{self, CopyError},
-    listing::Owners,
     unpack::copy_metadata,
 };
 
@@ -42,7 +40,8 @@ impl Snapshots {
         fs::create_dir(&root).map_err(SnapshotError::io("create", &root))?;
         let to = open_directory(&root)?;
         let from = open_directory(&files(self.store(), &alone))?;
-        let written = self.copy_all(&from, &own, &to).map_err(|error| match error {
+        let copied = copy::copy_contents(from.as_fd(), &own, to.as_fd(), self.cancel());
+        let written = copied.map_err(|error| match error {
             CopyError::Cancelled => SnapshotError::Cancelled,
             source => SnapshotError::Link { layer: layer.tree(), source: Box::new(source) },
         })?;
@@ -65,21 +64,6 @@ impl Snapshots {
         meta.write(temp.path()).map_err(SnapshotError::io("write in", temp.path()))?;
         self.store().rename_into(temp, &directory(self.store(), &chain))?;
         Ok(meta)
-    }
-
-    /// Copies everything in a directory as it is. Returns the owners that the disk could not hold.
-    fn copy_all(&self, from: &OwnedFd, owners: &Owners, to: &OwnedFd) -> Result<Owners, CopyError> {
-        let selector = Selector { include: vec![String::new()], ..Selector::default() };
-        let listing = copy::list(from.as_fd(), owners, &selector, self.cancel())?;
-        let all = Copy {
-            items: vec![CopyItem { input: 1, selector, unpack: false }],
-            destination: "/".to_owned(),
-            into_directory: true,
-            chown: None,
-            chmod: None,
-            timestamps: Timestamps::Preserve,
-        };
-        copy::copy(&all, &[&listing], to.as_fd(), &Owners::new(), self.cancel())
     }
 
     pub(crate) fn read_tree(&self, digest: &TreeDigest) -> Result<Tree, SnapshotError> {
