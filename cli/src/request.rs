@@ -451,6 +451,7 @@ pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<P
 fn hasty() -> Limits {
     Limits {
         connect: Duration::from_secs(10),
+        idle: Duration::from_secs(10),
         patience: Duration::from_secs(10),
         short_patience: Duration::ZERO,
         ..Limits::default()
