@@ -12,14 +12,17 @@ use std::{
     io::{self, PipeReader, Read, pipe},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::FileExt, net::UnixStream},
+        unix::{
+            fs::{FileExt, FileTypeExt, MetadataExt},
+            net::UnixStream,
+        },
     },
     process::exit,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::Mode,
+    fs::{Mode, makedev},
     io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
     process::{
         DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit,
@@ -120,12 +123,19 @@ fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
 
 /// Only the command may keep the builder reading.
 fn close_output() -> Result<(), Errno> {
-    let null = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/null")
-        .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+    let null =
+        open_null().map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)
+}
+
+/// The null device. A mount of the step can have put something else there, which may never open.
+fn open_null() -> io::Result<fs::File> {
+    let found = fs::metadata("/dev/null")?;
+    if !found.file_type().is_char_device() || found.rdev() != makedev(1, 3) {
+        return Err(io::Error::other("a mount covers it"));
+    }
+    fs::OpenOptions::new().read(true).write(true).open("/dev/null")
 }
 
 /// What the outer init leaves to the inner one.
@@ -162,7 +172,7 @@ fn inner(
     }
     set_limits(&plan.limits)?;
     let oom_score = OomScore::raise().step("adjust oom score")?;
-    let null = fs::File::open("/dev/null").step("open /dev/null")?;
+    let null = open_null().step("open /dev/null")?;
     dup2_stdin(null).step("close standard input")?;
     // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("forbid dumps")?;

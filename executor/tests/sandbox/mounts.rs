@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = &[
     ("mount_socket", socket),
     ("mount_device", device),
     ("mount_host", host),
+    ("mount_over_the_null_device", null_device),
     ("mount_nested", nested),
     ("mount_leaves_nothing", leaves_nothing),
     ("mount_beside_what_a_step_writes", beside_what_a_step_writes),
@@ -261,6 +262,21 @@ fn device(fixture: &Fixture) {
     assert!(text.starts_with("character special file:1:3\n") && text.contains("Read-only"), "{text}");
     let error = failure(fixture, node("/etc/passwd"));
     assert!(error.contains("a device node") && error.contains("No such device"), "{error}");
+}
+
+/// What the inits open must be the device, and not what never opens.
+fn null_device(fixture: &Fixture) {
+    let tree = Tree::new(fixture);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        tree.at("lower/fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let error = failure(fixture, vec![tree.bind("/dev/null", "/fifo")]);
+    assert!(error.contains("open /dev/null: a mount covers it"), "{error}");
 }
 
 /// A device's own library.
