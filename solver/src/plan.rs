@@ -17,6 +17,7 @@ mod mounts;
 mod outline;
 mod path;
 mod ports;
+mod report;
 mod run;
 mod settings;
 mod source;
@@ -35,9 +36,9 @@ use std::{
 
 use oci::{Platform, Reference};
 use parser::{
-    Diagnostic, Dockerfile, MAX_ERRORS, Severity, Span,
+    Diagnostic, Dockerfile, Severity, Span,
     ast::{ArgDeclaration, Instruction, InstructionKind, Word},
-    lint::{Checks, Scope, rule as lint_rule},
+    lint::{Scope, rule as lint_rule},
     word,
 };
 
@@ -50,6 +51,7 @@ pub use check::{Checked, check};
 pub use outline::{CacheUse, Outline, OutlineArg, SecretUse, SshUse, StageInfo, outline, targets};
 
 use bases::{Images, Unanswered};
+use report::Report;
 use stage::StageState;
 use variables::Environment;
 
@@ -220,51 +222,6 @@ fn stages_by_name(dockerfile: &Dockerfile) -> BTreeMap<String, Vec<usize>> {
         }
     }
     stages
-}
-
-/// Everything found so far, each thing once: platforms and triggers meet the same mistakes again.
-#[derive(Default)]
-struct Report {
-    found: Vec<Diagnostic>,
-    /// Where something was found, and what.
-    seen: BTreeSet<(Span, String)>,
-}
-
-impl Report {
-    fn push(&mut self, found: Diagnostic) {
-        if self.seen.insert((found.span, found.message.clone())) {
-            self.found.push(found);
-        }
-    }
-
-    fn extend(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
-        found.into_iter().for_each(|found| self.push(found));
-    }
-
-    /// What is left when the findings that `# check=` skips are taken out, and what it makes of the others.
-    fn checked(self, dockerfile: &Dockerfile) -> Vec<Diagnostic> {
-        let mut found = self.found;
-        let checks = match Checks::read(&dockerfile.directives) {
-            Ok(checks) => checks,
-            Err(error) => return vec![error],
-        };
-        found.sort_by_key(|finding| finding.span.start);
-        found.retain(|finding| checks.allow(finding));
-        found.extend(checks.violation(&found));
-        first_errors(found)
-    }
-}
-
-/// Keeps as many errors as anybody reads, in the order of the file: each is shown with its lines.
-fn first_errors(found: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let is_error = |found: &Diagnostic| found.severity == Severity::Error;
-    if found.iter().filter(|found| is_error(found)).count() <= MAX_ERRORS {
-        return found;
-    }
-    let mut first: Vec<Diagnostic> = found.into_iter().filter(is_error).take(MAX_ERRORS).collect();
-    let last = first.last().map(|found| found.span).unwrap_or_default();
-    first.push(Diagnostic::error(last, "too many mistakes; the rest is left out"));
-    first
 }
 
 /// What the whole of the planning shares.
