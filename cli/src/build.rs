@@ -13,10 +13,10 @@ use exporter::{
     outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{Platform, Reference, Sha256Digest, fetch::Fetcher, store::Store, tree::NORMAL_TIME};
-use parser::{Diagnostic, Severity};
+use parser::{Diagnostic, Parsed, Severity};
 use solver::{
     Cancel, Event, Graph, Image, ImageName,
-    plan::{NamedContext, PlanError, PlanOptions},
+    plan::{self, NamedContext, PlanError, PlanOptions},
     schedule::{SolveError, SolveOptions},
 };
 
@@ -71,8 +71,9 @@ pub fn build(
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(source.text(), check);
     let Some(dockerfile) = parsed.dockerfile else {
-        warn(&parsed.diagnostics, source, events);
-        return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
+        let diagnostics = mistakes(request, inputs, parsed);
+        warn(&diagnostics, source, events);
+        return Err(Failure::Dockerfile { diagnostics });
     };
     let fetcher = outside.fetcher()?;
     let (store, registry) = (fetcher.store(), outside.asking()?);
@@ -141,6 +142,16 @@ pub fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
 fn warn(found: &[Diagnostic], source: &Source, events: &Events) {
     let warnings = found.iter().filter(|found| found.severity == Severity::Warning);
     warnings.for_each(|found| events(Event::Warning(report::warning_line(found, source))));
+}
+
+/// Everything that is wrong with a Dockerfile that could not be read whole, in the order of the file.
+pub fn mistakes(request: &BuildRequest, inputs: &Inputs, parsed: Parsed) -> Vec<Diagnostic> {
+    let Parsed { remains, mut diagnostics, .. } = parsed;
+    if let Some(remains) = &remains {
+        diagnostics.extend(plan::mistakes(remains, &plan_options(request, inputs, Vec::new())));
+        diagnostics.sort_by_key(|found| found.span);
+    }
+    diagnostics
 }
 
 /// What the request says about the plan, and what the parser has found doubtful.

@@ -49,11 +49,12 @@ pub fn answer(request: &BuildRequest, inputs: &Inputs, outside: &Outside) -> Res
     let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let parsed = parser::parse_checked(source.text(), check);
     let Some(dockerfile) = parsed.dockerfile else {
+        let diagnostics = build::mistakes(request, inputs, parsed);
         if request.call.call == Call::Check {
-            let checked = Checked { diagnostics: parsed.diagnostics, unavailable: None };
+            let checked = Checked { diagnostics, unavailable: None };
             return Ok(check::answer(checked, source, request.call));
         }
-        return Err(Failure::Dockerfile { diagnostics: parsed.diagnostics });
+        return Err(Failure::Dockerfile { diagnostics });
     };
     let options = build::plan_options(request, inputs, parsed.diagnostics);
     Ok(match (request.call.call, request.call.format) {

@@ -49,6 +49,8 @@ pub(crate) enum Statement {
     Instruction(Instruction),
     /// A FROM, or what was meant to be one, that could not be read; what is wrong with it has been reported.
     RefusedFrom,
+    /// The same for ARG and ENV, whose names others use.
+    RefusedName,
     /// Anything else that could not be read.
     Refused,
 }
@@ -81,6 +83,7 @@ pub(crate) fn next(lexer: &mut Lexer<'_>, diagnostics: &mut Vec<Diagnostic>) -> 
     }
     let refused = match suggest::nearest(parts.keyword, INSTRUCTIONS) {
         Some("FROM") => Statement::RefusedFrom,
+        Some("ARG" | "ENV") => Statement::RefusedName,
         _ => Statement::Refused,
     };
     Some(reader.instruction(&parts, &line.text, span).map_or(refused, Statement::Instruction))

@@ -23,6 +23,9 @@ pub const MAX_ERRORS: usize = 100;
 pub struct Parsed {
     /// The syntax tree; `None` exactly when `diagnostics` holds an error.
     pub dockerfile: Option<Dockerfile>,
+    /// Where there are errors: the tree without the instructions that are wrong, to look for what else is wrong, never
+    /// to build. `None` where what is missing would make others look wrong: a FROM, an ARG or an ENV.
+    pub remains: Option<Dockerfile>,
     /// Every mistake and every finding of a lint rule, in the order of the text. Whether findings are errors
     /// (`# check=error=true`) is for whoever knows which of them count ([`lint::Checks::violation`]).
     pub diagnostics: Vec<Diagnostic>,
@@ -36,25 +39,24 @@ pub fn parse(text: &str) -> Parsed {
 /// The same, with what `BUILDKIT_DOCKERFILE_CHECK` says in the place of the Dockerfile's own `# check=`.
 pub fn parse_checked(text: &str, check: Option<&str>) -> Parsed {
     let mut diagnostics = Vec::new();
-    let mut dockerfile = match refuse_outright(text) {
+    let mut read = match refuse_outright(text) {
         Some(error) => {
             diagnostics.push(error);
             None
         }
         None => read(text, &mut diagnostics),
     };
-    if let (Some(dockerfile), Some(check)) = (&mut dockerfile, check) {
-        dockerfile.directives.check = Some(Spanned { value: check.to_owned(), span: Span::default() });
+    if let (Some(read), Some(check)) = (&mut read, check) {
+        let check = Spanned { value: check.to_owned(), span: Span::default() };
+        read.dockerfile.directives.check = Some(check);
     }
-    if has_errors(&diagnostics) {
-        dockerfile = None;
+    if let (Some(read), false) = (&read, has_errors(&diagnostics)) {
+        diagnostics = lint::run(&read.dockerfile, text, diagnostics);
     }
-    if let Some(dockerfile) = &dockerfile {
-        diagnostics = lint::run(dockerfile, text, diagnostics);
-    }
-    if has_errors(&diagnostics) {
-        dockerfile = None;
-    }
+    let (dockerfile, remains) = match read {
+        Some(read) if has_errors(&diagnostics) => (None, read.remains(&diagnostics)),
+        read => (read.map(|read| read.dockerfile), None),
+    };
     diagnostics.sort_by_key(|diagnostic| diagnostic.span);
     if count_errors(&diagnostics) > MAX_ERRORS {
         diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
@@ -62,7 +64,7 @@ pub fn parse_checked(text: &str, check: Option<&str>) -> Parsed {
         let end = Span { start: text.len(), end: text.len() };
         diagnostics.push(Diagnostic::error(end, "too many mistakes; the rest is left out"));
     }
-    Parsed { dockerfile, diagnostics }
+    Parsed { dockerfile, remains, diagnostics }
 }
 
 /// Parses one instruction: an ONBUILD trigger as a base image's config holds it.
@@ -107,7 +109,24 @@ pub(crate) fn too_large(text: &str) -> Option<Diagnostic> {
     Some(Diagnostic::error(Span { start: at, end: at }, message))
 }
 
-fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
+/// What could be read.
+struct Read {
+    dockerfile: Dockerfile,
+    /// Whether every FROM, ARG and ENV is there.
+    has_all_names: bool,
+}
+
+impl Read {
+    /// [`Parsed::remains`]
+    fn remains(mut self, diagnostics: &[Diagnostic]) -> Option<Dockerfile> {
+        // Findings of lint rules are told where nothing is wrong.
+        self.dockerfile.directives.check = None;
+        let is_sound = self.has_all_names && count_errors(diagnostics) <= MAX_ERRORS;
+        Some(self.dockerfile).filter(|dockerfile| is_sound && !dockerfile.stages.is_empty())
+    }
+}
+
+fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Read> {
     let (mut directives, start) = directives::read(text, diagnostics);
     let mut lexer = Lexer::new(text, start, directives.escape);
     let statements = statements(&mut lexer, diagnostics);
@@ -117,12 +136,14 @@ fn read(text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Dockerfile> {
         diagnostics.push(Diagnostic::error(end, "file with no instructions"));
         return None;
     }
+    let is_name = |said: &Statement| matches!(said, Statement::RefusedFrom | Statement::RefusedName);
+    let has_all_names = !statements.iter().any(is_name);
     let (global_args, stages) = stages(statements, diagnostics);
     if stages.is_empty() && !has_errors(diagnostics) {
         let error = Diagnostic::error(end, "dockerfile contains no stages to build");
         diagnostics.push(error.hint("a FROM is missing"));
     }
-    Some(Dockerfile { directives, global_args, stages })
+    Some(Read { dockerfile: Dockerfile { directives, global_args, stages }, has_all_names })
 }
 
 /// What all lines say, in order.
@@ -156,7 +177,7 @@ fn stages(statements: Vec<Statement>, diagnostics: &mut Vec<Diagnostic>) -> (Vec
         match (statement, stages.last_mut()) {
             (Statement::From(stage), _) => stages.push(stage),
             (Statement::RefusedFrom, _) => from_seen = true,
-            (Statement::Refused, _) => {}
+            (Statement::RefusedName | Statement::Refused, _) => {}
             (Statement::Instruction(instruction), Some(stage)) => stage.instructions.push(instruction),
             (Statement::Instruction(_), None) if from_seen => {}
             (Statement::Instruction(instruction), None) => match instruction.kind {
@@ -216,5 +237,16 @@ mod tests {
         assert!(parse("FROM a\n").dockerfile.is_some());
         assert!(parse("FROM a as b\nMAINTAINER c\n").dockerfile.is_some(), "warnings are no mistakes");
         assert!(parse("FROM a\nRUM b\n").dockerfile.is_none());
+    }
+
+    #[test]
+    fn what_remains_lacks_nothing_that_others_use() {
+        let stages = |text| parse(text).remains.map(|remains| remains.stages.len());
+        assert_eq!(stages("FROM a\nRUM b\nFROM c\n"), Some(2));
+        for text in
+            ["FROM a\n", "FROM a b\nRUN c\n", "FRON a\nRUN c\n", "FROM a\nENV b\n", "FROM a\nARGS b\nRUM\n"]
+        {
+            assert_eq!(stages(text), None, "{text}");
+        }
     }
 }

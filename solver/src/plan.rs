@@ -47,7 +47,7 @@ use crate::{
     op::{Network, Op, Source, Timestamps},
     traits::{ImageName, Resolver, StepFailure},
 };
-pub use check::{Checked, check};
+pub use check::{Checked, check, mistakes};
 pub use outline::{CacheUse, Outline, OutlineArg, SecretUse, SshUse, StageInfo, outline, targets};
 
 use bases::{Images, Unanswered};

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, error::Error};
 
 use oci::Platform;
-use parser::{Diagnostic, Dockerfile};
+use parser::{Diagnostic, Dockerfile, Severity, Span};
 
 use super::{PlanError, PlanOptions, Planner, bases::Unanswered, stage::StageState, survey, unused};
-use crate::traits::{FailureKind, Resolver, StepFailure};
+use crate::traits::{BaseImage, FailureKind, ImageName, Resolver, StepFailure};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,6 +29,27 @@ pub fn check(dockerfile: &Dockerfile, options: &PlanOptions, resolver: &dyn Reso
     planner.report.extend(planner.images.notices());
     planner.take_over_findings();
     Checked { diagnostics: planner.report.checked(dockerfile), unavailable }
+}
+
+/// What else is wrong with a Dockerfile of which some instructions could not be read ([`parser::Parsed::remains`]). No
+/// image is asked for: nothing is known of any.
+pub fn mistakes(remains: &Dockerfile, options: &PlanOptions) -> Vec<Diagnostic> {
+    let last = || remains.stages.len().saturating_sub(1).to_string();
+    let target = Some(options.target.clone().unwrap_or_else(last));
+    let options = PlanOptions { target, findings: Vec::new(), ..options.clone() };
+    let mut found = check(remains, &options, &NoImages).diagnostics;
+    // What stands nowhere is the command line's, and may be about what could not be read.
+    found.retain(|found| found.severity == Severity::Error && found.span != Span::default());
+    found
+}
+
+/// Knows no image.
+struct NoImages;
+
+impl Resolver for NoImages {
+    fn image(&self, _: &ImageName, _: &Platform) -> Result<BaseImage, StepFailure> {
+        Err(StepFailure::new(FailureKind::Unavailable, "no image is looked up"))
+    }
 }
 
 fn look_at_all(planner: &mut Planner, unavailable: &mut Option<FailureKind>) -> Result<(), PlanError> {
