@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use executor::{ContextOrigin, ExecutorOptions, LocalCache, LocalExecutor, SnapshotError, sandbox::Rung};
@@ -15,7 +16,7 @@ use exporter::{
 use oci::{Platform, Reference, Sha256Digest, fetch::Fetcher, store::Store, tree::NORMAL_TIME};
 use parser::{Diagnostic, Parsed, Severity};
 use solver::{
-    Cancel, Event, Graph, Image, ImageName,
+    Cancel, Event, Graph, Image, ImageName, Maker,
     plan::{self, NamedContext, PlanError, PlanOptions},
     schedule::{SolveError, SolveOptions},
 };
@@ -89,7 +90,7 @@ pub fn build(
     warn(&planned.warnings, source, events);
     let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
-    let options = SolveOptions { jobs: request.jobs, builder: BUILDER.to_owned() };
+    let options = SolveOptions { jobs: request.jobs, maker: maker() };
     let epoch = request.epoch.or(planned.epoch);
     let sealers = sealers(request, request.time_policy(epoch), store, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
@@ -332,4 +333,11 @@ fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Fa
         write(path, text.expect("plain data with string keys").as_bytes())?;
     }
     Ok(())
+}
+
+/// How this build signs its records.
+fn maker() -> Maker {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Maker { builder: BUILDER.to_owned(), host, build: String::new(), at }
 }

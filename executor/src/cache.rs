@@ -18,7 +18,7 @@ use solver::{CacheBackend, Event, Key, Record};
 use crate::snapshot::{Events, holds_layer};
 
 /// Version of the file format. Another one is a miss.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The cache of one store.
 #[derive(Clone)]
@@ -146,6 +146,7 @@ mod tests {
     use std::sync::Mutex;
 
     use oci::{Entry, EntryKind, Layer, Metadata, Snapshot, Tree};
+    use solver::{Made, Maker};
 
     use super::*;
 
@@ -184,7 +185,7 @@ mod tests {
             parent: Snapshot::default().digest(),
             snapshot,
             pre_image: [("args".to_owned(), "mkdir d".to_owned())].into(),
-            builder: "test".to_owned(),
+            made: Made { by: Maker::default(), took_ms: 0 },
         };
         let cache = LocalCache::new(store, events);
         cache.store(&record);

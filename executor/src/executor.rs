@@ -12,11 +12,12 @@ use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Once},
+    time::Instant,
 };
 
 use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Event, Executor, FailureKind, Input, Op, Step, StepFailure, Stream,
+    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -203,7 +204,8 @@ impl Executor for LocalExecutor {
         Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector, self.snapshots.cancel())?)
     }
 
-    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
+    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
+        let began = Instant::now();
         let done = match &step.vertex.op {
             Op::Exec(exec) => {
                 self.tell_notes();
@@ -215,7 +217,8 @@ impl Executor for LocalExecutor {
             Op::Source(_) => Err(planner_mistake("a source is no step")),
         };
         // A step writes nowhere but into the store.
-        done.map_err(|failure| in_store(failure, self.snapshots.store().root()))
+        let layer = done.map_err(|failure| in_store(failure, self.snapshots.store().root()))?;
+        Ok(Executed { layer, took: began.elapsed() })
     }
 }
 

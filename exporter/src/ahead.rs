@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use oci::{Layer, Snapshot, TreeDigest};
+use oci::{Snapshot, TreeDigest};
 use solver::{
-    Executor, Graph, Step, StepFailure, VertexId,
+    Executed, Executor, Graph, Step, StepFailure, VertexId,
     op::{Selector, Source},
 };
 
@@ -39,14 +39,14 @@ impl<E: Executor> Executor for SealAhead<'_, E> {
         self.executor.select(snapshot, selector)
     }
 
-    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
+    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
         let parent =
             step.inputs.first().map(|input| input.snapshot).filter(|_| self.wanted.contains(&step.id));
-        let layer = self.executor.execute(step)?;
+        let executed = self.executor.execute(step)?;
         if let Some(parent) = parent {
-            let snapshot = parent.with(layer.clone());
+            let snapshot = parent.with(executed.layer.clone());
             self.sealers.iter().for_each(|sealer| sealer.offer(&snapshot));
         }
-        Ok(layer)
+        Ok(executed)
     }
 }

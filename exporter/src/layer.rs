@@ -15,7 +15,7 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, Entry, EntryKind, EntryTime, Metadata, Tree,
+    ContentDigest, Entry, EntryKind, EntryTime, FileSource, Metadata, Tree,
     tree::{NORMAL_TIME, content_time},
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -64,15 +64,6 @@ impl TimePolicy {
             Self::Epoch(seconds) => format!("epoch{seconds}"),
         }
     }
-}
-
-/// Gives the content of a tree's files. Called from one thread at a time.
-pub trait FileSource: Sync {
-    /// Opens the regular file of an entry, by the entry's path.
-    ///
-    /// # Errors
-    /// What the operating system says; the caller adds the path.
-    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>>;
 }
 
 /// The files below a directory. No link is followed and no other file system entered on the way to one.

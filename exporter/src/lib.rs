@@ -20,7 +20,7 @@ pub use ahead::SealAhead;
 pub use archive::ArchiveError;
 pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::Encoder;
-pub use layer::{DirectorySource, FileSource, LayerError, TimePolicy, write_tar};
+pub use layer::{DirectorySource, LayerError, TimePolicy, write_tar};
 pub use outputs::{
     Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, Output, Tools, check,
     export_files, export_image, metadata,

@@ -5,9 +5,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use exporter::{Encoder, SealAhead, TimePolicy};
-use oci::{ImageConfig, Layer, Platform, Snapshot, TreeDigest};
+use oci::{ImageConfig, Platform, Snapshot, TreeDigest};
 use solver::{
-    Cancel, Executor, Graph, Input, Op, Step, StepFailure, Target, Vertex, VertexId,
+    Cancel, Executed, Executor, Graph, Input, Op, Step, StepFailure, Target, Vertex, VertexId,
     op::{Selector, Source},
 };
 use support::{Described, Workshop};
@@ -24,10 +24,11 @@ impl Executor for OneFile<'_> {
         unreachable!("no copies here")
     }
 
-    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
+    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
         let layer = Described::parse(&format!("file {} 0644 0:0 epoch x", step.vertex.label));
         let snapshot = self.0.step(step.inputs[0].snapshot, &layer);
-        Ok(snapshot.layers.last().expect("just added").clone())
+        let layer = snapshot.layers.last().expect("just added").clone();
+        Ok(Executed { layer, took: Duration::ZERO })
     }
 }
 
@@ -64,7 +65,7 @@ fn the_layers_of_the_target_are_sealed_while_the_build_runs() {
         let input = Input { vertex: graph.vertex(scratch), snapshot: &below, identity: None };
         let step =
             Step { id, vertex: graph.vertex(id), inputs: vec![input], log: &|_, _| (), cancel: &cancel };
-        workshop.store.area("sealed").join(ahead.execute(step).expect("runs").tree().hex())
+        workshop.store.area("sealed").join(ahead.execute(step).expect("runs").layer.tree().hex())
     };
     let (of_stage, of_target) = (run(stage), run(target));
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -8,7 +8,10 @@
 //! ([`Layer::is_empty`]); empty layers keep the chain and the image's history in step and are left out of digests
 //! and images.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Read},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +128,23 @@ impl Snapshot {
         let (_, below) = self.layers.split_last()?;
         Some(Self { layers: below.to_vec() })
     }
+}
+
+/// Gives the content of a tree's files. Called from one thread at a time.
+pub trait FileSource: Sync {
+    /// Opens the regular file of an entry, by the entry's path.
+    ///
+    /// # Errors
+    /// What the operating system says; the caller adds the path.
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>>;
+}
+
+/// Knows where the bytes of layers are that a step of this process made without writing them to disk: still in the
+/// context they were copied from. May be called from several threads at the same time.
+pub trait LayerContents: Send + Sync {
+    /// The files of a built layer; `None` for a layer it does not know. What is read must hash to what the layer's
+    /// tree says, and whoever reads checks that.
+    fn files_of(&self, layer: &TreeDigest) -> Option<Box<dyn FileSource + Send>>;
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub use config::{History, ImageConfig};
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{ContentDigest, DiffId, Sha256Digest, TreeDigest};
 pub use fetch::Fetcher;
-pub use layer::{BaseLayer, BlobOrigin, Layer, Snapshot};
+pub use layer::{BaseLayer, BlobOrigin, FileSource, Layer, LayerContents, Snapshot};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use registry::{Registry, RegistryOptions};

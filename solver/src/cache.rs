@@ -28,8 +28,53 @@ pub struct Record {
     pub snapshot: Snapshot,
     /// What the content key was made of, for `explain`: field name to value or digest.
     pub pre_image: BTreeMap<String, String>,
-    /// The builder that ran it, `layerwright 0.1.0`.
+    /// Who made it, when, and how long that took. No part of any identity.
+    pub made: Made,
+}
+
+/// Where a result comes from, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The build that did it.
+    pub by: Maker,
+    /// How long the step ran, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// A build, as it signs the records it makes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maker {
+    /// Name and version of the builder: `layerwright 0.1.0`.
     pub builder: String,
+    /// Name of the machine.
+    pub host: String,
+    /// ID of the build in the history of its store.
+    pub build: String,
+    /// When the build began, Unix seconds.
+    pub at: u64,
+}
+
+/// What is known of a step that the cache answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// Its definition key.
+    pub definition: TreeDigest,
+    /// Who made it; `None` where the same build did (an equal step ran), or where the answer is the chain of a later
+    /// step and the step's own record is gone.
+    pub made: Option<Made>,
+}
+
+/// What is known of a step that the cache does not answer, before it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    /// Its definition key.
+    pub definition: TreeDigest,
+    /// Its content key.
+    pub content: TreeDigest,
+    /// What the content key was made of; see [`Record::pre_image`].
+    pub pre_image: BTreeMap<String, String>,
+    /// Why the cache was not even asked, if it was not.
+    pub forced: bool,
 }
 
 impl Record {

@@ -3,7 +3,10 @@
 
 use oci::Layer;
 
-use crate::graph::VertexId;
+use crate::{
+    cache::{Hit, Miss},
+    graph::VertexId,
+};
 
 /// Which output of a process a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +28,9 @@ pub enum Event {
     /// A line of its output, without the line end.
     Log(VertexId, Stream, Vec<u8>),
     /// A step is answered by the cache.
-    Cached(VertexId),
+    Cached(VertexId, Box<Hit>),
+    /// The cache does not answer for a step: it will run, or wait for an equal one that does.
+    Missed(VertexId, Box<Miss>),
     /// A step has run, and this is its layer.
     Done(VertexId, Layer),
     /// A step has failed, and why, in one line without a period; the build's error says the rest.

@@ -9,6 +9,7 @@
 
 pub mod cache;
 pub mod event;
+pub mod explain;
 pub mod graph;
 pub mod key;
 pub mod op;
@@ -18,7 +19,7 @@ pub mod remote;
 pub mod schedule;
 pub mod traits;
 
-pub use cache::{Key, Record};
+pub use cache::{Hit, Key, Made, Maker, Miss, Record};
 pub use event::{Event, EventSink, Stream};
 pub use graph::{Graph, Target, Vertex, VertexId};
 pub use op::Op;
@@ -26,7 +27,8 @@ pub use parser::ast::Span;
 pub use plan::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, plan};
 pub use schedule::{SolveError, SolveOptions, solve};
 pub use traits::{
-    BaseImage, CacheBackend, Cancel, Executor, FailureKind, ImageName, Input, Resolver, Step, StepFailure,
+    BaseImage, CacheBackend, Cancel, Executed, Executor, FailureKind, ImageName, Input, Resolver, Step,
+    StepFailure,
 };
 
 /// A solved image: everything but its bytes.

@@ -24,7 +24,7 @@ use oci::{Snapshot, TreeDigest};
 
 use crate::{
     Image,
-    cache::{Key, Record},
+    cache::{Key, Maker, Record},
     event::{Event, EventSink},
     graph::{Graph, Target, VertexId},
     op::{Op, Source},
@@ -38,8 +38,8 @@ use steps::Steps;
 pub struct SolveOptions {
     /// How many things are done at the same time, at least one.
     pub jobs: usize,
-    /// The name and version that goes into records: `layerwright 0.1.0`.
-    pub builder: String,
+    /// Goes into the records.
+    pub maker: Maker,
 }
 
 /// The step that failed, and why.
@@ -70,7 +70,7 @@ pub fn solve(
     cancel: &Cancel,
 ) -> Result<Vec<Image>, SolveError> {
     let stop = cancel.child();
-    let world = World { graph, executor, caches, events, stop: &stop, builder: &options.builder };
+    let world = World { graph, executor, caches, events, stop: &stop, maker: &options.maker };
     let needed = steps::needed(graph);
     events(Event::Planned(shown(graph, &needed)));
     thread::scope(|scope| {

@@ -1,8 +1,11 @@
 //! The traits through which a build touches the world. Implementations live in `executor`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use oci::{BaseLayer, ImageConfig, Layer, Platform, Reference, Snapshot, TreeDigest};
@@ -63,7 +66,16 @@ pub trait Executor: Sync {
 
     /// Runs one step that is not a [`Source`] and returns the layer it adds to its first input: in the store, durable
     /// against a kill of the process. Polls `step.cancel` and gives up with [`FailureKind::Cancelled`].
-    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure>;
+    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure>;
+}
+
+/// A step that has run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// The layer it adds to its first input.
+    pub layer: Layer,
+    /// How long it took, on the executor's clock.
+    pub took: Duration,
 }
 
 /// One step to run.

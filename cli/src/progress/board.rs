@@ -173,9 +173,10 @@ impl Board {
                     self.plan(*vertex, redact(label).into_owned());
                 }
             }
+            Event::Missed(..) => {}
             Event::Started(vertex) => self.start(at, *vertex),
             Event::Ready(vertex) => self.ready(at, *vertex),
-            Event::Cached(vertex) => self.change(*vertex, |_| State::Cached),
+            Event::Cached(vertex, _) => self.change(*vertex, |_| State::Cached),
             Event::Done(vertex, _) => self.change(*vertex, |since| State::Done(at.saturating_sub(since))),
             Event::Failed(vertex, why) => {
                 let why = redact(why).into_owned();

@@ -124,6 +124,7 @@ impl<W: Write + Send> Json<W> {
 impl<W: Write + Send> View for Json<W> {
     fn event(&mut self, _board: &Board, at: Duration, event: &Event) {
         let kind = match event {
+            Event::Missed(..) => return,
             Event::Planned(steps) => Kind::Planned {
                 steps: steps
                     .iter()
@@ -143,7 +144,7 @@ impl<W: Write + Send> View for Json<W> {
                 text: String::from_utf8_lossy(line),
             },
             Event::Ready(vertex) => Kind::Ready { step: vertex.0, seconds: self.took(*vertex, at) },
-            Event::Cached(vertex) => Kind::Cached { step: vertex.0 },
+            Event::Cached(vertex, _) => Kind::Cached { step: vertex.0 },
             Event::Done(vertex, layer) => {
                 Kind::Done { step: vertex.0, seconds: self.took(*vertex, at), layer: layer_name(layer) }
             }

@@ -112,7 +112,7 @@ fn title(task: &Task) -> String {
 impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, board: &Board, at: Duration, event: &Event) {
         match event {
-            Event::Planned(_) => {}
+            Event::Planned(_) | Event::Missed(..) => {}
             // What nobody asked for is not announced: it is over at once, as a rule.
             Event::Started(vertex) if board.step(*vertex).is_some_and(Step::is_internal) => {}
             Event::Started(vertex) => {
@@ -129,7 +129,7 @@ impl<W: Write + Send> View for Plain<W> {
             }
             Event::Ready(vertex) if !board.is_over(*vertex) => {}
             Event::Ready(vertex)
-            | Event::Cached(vertex)
+            | Event::Cached(vertex, _)
             | Event::Done(vertex, _)
             | Event::Failed(vertex, _)
             | Event::Cancelled(vertex) => {

@@ -7,9 +7,13 @@ use std::{
 };
 
 use oci::{Layer, Sha256Digest, Tree};
-use solver::{Event, Stream, VertexId};
+use solver::{Event, Hit, Stream, VertexId};
 
 use super::{Board, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty};
+
+fn hit() -> Hit {
+    Hit { definition: Tree::empty_digest(), made: None }
+}
 
 /// Collects what a view writes.
 #[derive(Clone, Default)]
@@ -67,7 +71,7 @@ fn recording() -> Vec<(u64, Event)> {
         (21, Event::Started(step(7))),
         (22, Event::Ready(step(6))),
         (24, Event::Ready(step(7))),
-        (25, Event::Cached(step(5))),
+        (25, Event::Cached(step(5), Box::new(hit()))),
         (30, transfer("pull sha256:0123456789ab", 0, 12_300_000)),
         (900, transfer("pull sha256:0123456789ab", 4_190_000, 12_300_000)),
         (1500, transfer("pull sha256:0123456789ab", 12_300_000, 12_300_000)),

@@ -201,7 +201,7 @@ impl Ground {
         let input = |snapshot| Input { vertex: &source, snapshot, identity: None };
         let inputs = std::iter::once(parent).chain(inputs.iter().copied()).map(input).collect();
         let step = Step { id: VertexId(0), vertex: &vertex, inputs, log, cancel };
-        Ok(parent.with(self.executor.execute(step)?))
+        Ok(parent.with(self.executor.execute(step)?.layer))
     }
 
     /// `COPY --chown=OWNER SOURCE DESTINATION` from the context.
@@ -268,7 +268,7 @@ impl Ground {
         inputs.extend(others);
         let log = |stream: Stream, line: &[u8]| println!("    {stream:?} {}", String::from_utf8_lossy(line));
         let step = Step { id: VertexId(0), vertex: &vertex, inputs, log: &log, cancel: &Cancel::default() };
-        Ok(parent.with(self.executor.execute(step)?))
+        Ok(parent.with(self.executor.execute(step)?.layer))
     }
 
     /// The tree of a snapshot's topmost layer, a line an entry: path, kind, mode, owner, time.

@@ -28,9 +28,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use exporter::{Encoder, FileSource, SealOptions, Sealer, TimePolicy, Tools};
+use exporter::{Encoder, SealOptions, Sealer, TimePolicy, Tools};
 use oci::{
-    ContentDigest, Entry, EntryKind, EntryTime, Layer, Metadata, Snapshot, Tree,
+    ContentDigest, Entry, EntryKind, EntryTime, FileSource, Layer, Metadata, Snapshot, Tree,
     fetch::Fetcher,
     registry::{Registry, RegistryOptions},
     store::Store,

@@ -11,12 +11,12 @@ use std::{
 use oci::{Layer, Snapshot, TreeDigest};
 
 use crate::{
-    cache::{Key, Record},
+    cache::{Key, Made, Maker, Record},
     event::{Event, EventSink, Stream},
     graph::{Graph, VertexId},
     key::{self, Reading},
     op::{Op, Selector, Source},
-    traits::{CacheBackend, Cancel, Executor, Input, Step, StepFailure},
+    traits::{CacheBackend, Cancel, Executed, Executor, Input, Step, StepFailure},
 };
 
 /// Everything outside the scheduler, for the time of one build.
@@ -27,7 +27,7 @@ pub(super) struct World<'a> {
     pub(super) events: &'a EventSink<'a>,
     /// Requested by the user or by the first failure.
     pub(super) stop: &'a Cancel,
-    pub(super) builder: &'a str,
+    pub(super) maker: &'a Maker,
 }
 
 /// What a worker is asked to do.
@@ -63,7 +63,7 @@ pub(super) struct Ready {
 pub(super) enum Message {
     Identified(VertexId, Result<TreeDigest, StepFailure>),
     Keyed(VertexId, Result<Keyed, StepFailure>),
-    Executed(VertexId, Result<Layer, StepFailure>),
+    Executed(VertexId, Result<Executed, StepFailure>),
     /// The build was stopped before the task was begun.
     Skipped(VertexId),
     /// A worker is gone: it panicked, and its scope will say so.
@@ -75,8 +75,8 @@ pub(super) struct Keyed {
     pub(super) content: TreeDigest,
     /// What the key was made of.
     pub(super) read: Vec<TreeDigest>,
-    /// The layer that a cache remembers.
-    pub(super) hit: Option<Layer>,
+    /// The layer that a cache remembers, and who made it.
+    pub(super) hit: Option<(Layer, Made)>,
 }
 
 /// Workers and the tasks they have not answered yet.
@@ -197,10 +197,10 @@ fn selected(world: &World, input: &Ready, selector: &Selector) -> Result<TreeDig
 
 /// The layer that the first cache to know it has under a content key. A record that was not made on this parent is
 /// none of ours.
-fn remembered(world: &World, content: TreeDigest, parent: &Ready) -> Option<Layer> {
+fn remembered(world: &World, content: TreeDigest, parent: &Ready) -> Option<(Layer, Made)> {
     let layer = |record: Record| {
         let fits = record.content == content && record.parent == parent.digest;
-        record.layer().filter(|_| fits).cloned()
+        record.layer().filter(|_| fits).cloned().map(|layer| (layer, record.made.clone()))
     };
     world.caches.iter().find_map(|cache| {
         let record = cache.lookup(&[Key::Content(content)]).pop().flatten();
@@ -208,8 +208,8 @@ fn remembered(world: &World, content: TreeDigest, parent: &Ready) -> Option<Laye
     })
 }
 
-fn execute(world: &World, job: &Job) -> Result<Layer, StepFailure> {
-    let World { graph, executor, caches: _, events, stop, builder: _ } = world;
+fn execute(world: &World, job: &Job) -> Result<Executed, StepFailure> {
+    let World { graph, executor, caches: _, events, stop, maker: _ } = world;
     let id = job.id;
     let inputs = job.inputs.iter().map(|Ready { id, snapshot, digest: _, identity }| Input {
         vertex: graph.vertex(*id),

@@ -18,7 +18,13 @@ use super::{
     skipped,
     steps::Steps,
 };
-use crate::{cache::Record, event::Event, graph::VertexId, key};
+use crate::{
+    cache::{Hit, Made, Miss, Record},
+    event::Event,
+    graph::VertexId,
+    key,
+    traits::Executed,
+};
 
 /// Does what is open and returns the snapshots of the targets.
 pub(super) fn run(
@@ -31,7 +37,7 @@ pub(super) fn run(
     while let Some(message) = run.pool.next() {
         match message {
             Message::Keyed(id, Ok(keyed)) => run.keyed(id, keyed),
-            Message::Executed(id, Ok(layer)) => run.executed(id, layer),
+            Message::Executed(id, Ok(executed)) => run.executed(id, executed),
             Message::Keyed(id, Err(failure)) | Message::Executed(id, Err(failure)) => {
                 run.failures.push(fail(world, id, failure));
             }
@@ -61,8 +67,8 @@ struct Run<'a> {
     uses: HashMap<VertexId, usize>,
     /// Content keys of steps that are being run, with those that wait for the same layer.
     running: HashMap<TreeDigest, Vec<VertexId>>,
-    /// Layers of this build by content key.
-    layers: HashMap<TreeDigest, Layer>,
+    /// Layers of this build by content key, and who made them.
+    layers: HashMap<TreeDigest, (Layer, Made)>,
     /// Keys of steps that are not done.
     keyed: HashMap<VertexId, Keyed>,
     failures: Vec<SolveError>,
@@ -101,7 +107,8 @@ impl<'a> Run<'a> {
     fn tell_cached(&self, open: &[VertexId]) {
         let settled = self.steps.order().filter(|id| self.steps.source(*id).is_none());
         for id in settled.filter(|id| open.binary_search(id).is_err()) {
-            (self.world.events)(Event::Cached(id));
+            let hit = Hit { definition: self.steps.definition(id), made: None };
+            (self.world.events)(Event::Cached(id, Box::new(hit)));
         }
     }
 
@@ -146,10 +153,11 @@ impl<'a> Run<'a> {
         let content = keyed.content;
         let known = self.layers.get(&content).cloned().or_else(|| keyed.hit.clone());
         self.keyed.insert(id, keyed);
-        if let Some(layer) = known {
-            self.layers.insert(content, layer.clone());
-            return self.finish(id, layer, Event::Cached(id));
+        if let Some((layer, made)) = known {
+            self.layers.insert(content, (layer.clone(), made.clone()));
+            return self.cached(id, layer, made);
         }
+        (self.world.events)(Event::Missed(id, Box::new(self.miss(id))));
         match self.running.get_mut(&content) {
             Some(waiting) => waiting.push(id),
             None => {
@@ -160,23 +168,42 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn executed(&mut self, id: VertexId, layer: Layer) {
-        let content = self.keyed[&id].content;
-        self.layers.insert(content, layer.clone());
-        self.finish(id, layer.clone(), Event::Done(id, layer.clone()));
-        for other in self.running.remove(&content).unwrap_or_default() {
-            self.finish(other, layer.clone(), Event::Cached(other));
+    fn miss(&self, id: VertexId) -> Miss {
+        let keyed = &self.keyed[&id];
+        Miss {
+            definition: self.steps.definition(id),
+            content: keyed.content,
+            pre_image: key::pre_image(self.world.graph.vertex(id), &keyed.read),
+            forced: self.steps.is_forced(id),
         }
     }
 
-    fn finish(&mut self, id: VertexId, layer: Layer, event: Event) {
-        (self.world.events)(event);
+    fn executed(&mut self, id: VertexId, executed: Executed) {
+        let Executed { layer, took } = executed;
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let made = Made { by: self.world.maker.clone(), took_ms };
+        let content = self.keyed[&id].content;
+        self.layers.insert(content, (layer.clone(), made.clone()));
+        (self.world.events)(Event::Done(id, layer.clone()));
+        self.finish(id, layer.clone(), made.clone());
+        for other in self.running.remove(&content).unwrap_or_default() {
+            self.cached(other, layer.clone(), made.clone());
+        }
+    }
+
+    fn cached(&mut self, id: VertexId, layer: Layer, made: Made) {
+        let hit = Hit { definition: self.steps.definition(id), made: Some(made.clone()) };
+        (self.world.events)(Event::Cached(id, Box::new(hit)));
+        self.finish(id, layer, made);
+    }
+
+    fn finish(&mut self, id: VertexId, layer: Layer, made: Made) {
         let parent = self.done[&self.steps.inputs(id)[0]].digest;
         let digest = Snapshot::digest_with(&parent, &layer);
         let mut snapshot = self.take_parent(id);
         snapshot.layers.push(layer);
         let snapshot = Arc::new(snapshot);
-        self.remember(id, parent, &snapshot);
+        self.remember(id, parent, &snapshot, made);
         self.provide(id, snapshot, digest);
     }
 
@@ -198,7 +225,7 @@ impl<'a> Run<'a> {
         Arc::unwrap_or_clone(snapshot)
     }
 
-    fn remember(&mut self, id: VertexId, parent: TreeDigest, snapshot: &Snapshot) {
+    fn remember(&mut self, id: VertexId, parent: TreeDigest, snapshot: &Snapshot, made: Made) {
         let keyed = self.keyed.remove(&id).expect("a step is keyed before it is done");
         if self.world.caches.is_empty() {
             return;
@@ -210,7 +237,7 @@ impl<'a> Run<'a> {
             parent,
             snapshot: snapshot.clone(),
             pre_image: key::pre_image(vertex, &keyed.read),
-            builder: self.world.builder.to_owned(),
+            made,
         };
         self.pool.submit(Task::Remember(Box::new(record)));
     }

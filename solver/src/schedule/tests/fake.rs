@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::Mutex,
     thread,
+    time::Duration,
 };
 
 use oci::{
@@ -12,7 +13,7 @@ use oci::{
 };
 
 use crate::{
-    cache::{Key, Record},
+    cache::{Key, Maker, Record},
     event::{Event, Stream},
     graph::{Graph, Target, Vertex, VertexId},
     op::{
@@ -20,7 +21,7 @@ use crate::{
         Timestamps,
     },
     schedule::{SolveError, SolveOptions, solve},
-    traits::{CacheBackend, Cancel, Executor, FailureKind, Step, StepFailure},
+    traits::{CacheBackend, Cancel, Executed, Executor, FailureKind, Step, StepFailure},
 };
 
 type Files = BTreeMap<String, String>;
@@ -128,7 +129,7 @@ impl Executor for World {
         Ok(digest(&picked(&self.files(snapshot), selector)))
     }
 
-    fn execute(&self, step: Step<'_>) -> Result<Layer, StepFailure> {
+    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
         let files = match &step.vertex.op {
             Op::Exec(exec) => {
                 self.ran.lock().expect("no panic").push(exec.args.join(" "));
@@ -152,12 +153,12 @@ impl Executor for World {
             Op::Merge => {
                 self.ran.lock().expect("no panic").push("merge".to_owned());
                 let layer = step.inputs[1].snapshot.layers.last().expect("a copy has a layer");
-                return Ok(layer.clone());
+                return Ok(Executed { layer: layer.clone(), took: Duration::ZERO });
             }
             other => panic!("not in these tests: {other:?}"),
         };
         self.dawdle(step.id);
-        Ok(self.layer(files))
+        Ok(Executed { layer: self.layer(files), took: Duration::ZERO })
     }
 }
 
@@ -293,7 +294,7 @@ impl Dockerfile {
         cancel: &Cancel,
     ) -> Result<Vec<Snapshot>, SolveError> {
         let events = |event| world.events.lock().expect("no panic").push(event);
-        let options = SolveOptions { jobs, builder: "test".to_owned() };
+        let options = SolveOptions { jobs, maker: Maker::default() };
         let images = solve(&self.0, world, caches, &options, &events, cancel)?;
         Ok(images.into_iter().map(|image| image.snapshot).collect())
     }
