@@ -33,7 +33,7 @@ fn solved(file: &Dockerfile, world: &World, cache: &dyn CacheBackend) -> Vec<oci
 }
 
 fn cached(events: &[Event]) -> Vec<usize> {
-    let of = |event: &Event| if let Event::Cached(id) = event { Some(id.0) } else { None };
+    let of = |event: &Event| if let Event::Cached(id, _) = event { Some(id.0) } else { None };
     events.iter().filter_map(of).collect()
 }
 
