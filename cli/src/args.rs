@@ -9,6 +9,7 @@ mod help;
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use executor::context::ContextModes;
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
@@ -137,6 +138,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = timestamps)]
     #[arg(help_heading = RESULT)]
     pub timestamps: Timestamps,
+
+    /// Modes of context files: normalise (no umask 002), preserve or git
+    #[arg(long, value_name = "MODES", default_value = "normalise", hide_default_value = true)]
+    #[arg(value_parser = context_modes, help_heading = RESULT)]
+    pub context_modes: ContextModes,
 
     /// Where the result goes (repeatable; see below)
     #[arg(short, long = "output", value_name = "SPEC", help_heading = RESULT)]
@@ -352,6 +358,15 @@ fn timestamps(text: &str) -> Result<Timestamps, String> {
         "auto" => Ok(Timestamps::Auto),
         "preserve" => Ok(Timestamps::Preserve),
         _ => Err("expected auto or preserve".to_owned()),
+    }
+}
+
+fn context_modes(text: &str) -> Result<ContextModes, String> {
+    match text {
+        "normalise" => Ok(ContextModes::Normalise),
+        "preserve" => Ok(ContextModes::Preserve),
+        "git" => Ok(ContextModes::Git),
+        _ => Err("expected normalise, preserve or git".to_owned()),
     }
 }
 

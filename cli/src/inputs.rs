@@ -58,6 +58,8 @@ pub struct MainContext {
     pub directory: PathBuf,
     /// The ignore file that applies to them.
     pub ignore: Option<IgnoreFile>,
+    /// What becomes of their modes.
+    modes: ContextModes,
     /// Keeps a directory of the store that belongs to this build alone.
     _held: Option<Held>,
 }
@@ -83,7 +85,7 @@ impl MainContext {
     /// # Errors
     /// A pattern of the ignore file is malformed.
     pub fn files(&self) -> Result<ContextDirectory, ContextError> {
-        ContextDirectory::new(self.directory.clone(), self.ignore.clone(), ContextModes::Normalise)
+        ContextDirectory::new(self.directory.clone(), self.ignore.clone(), self.modes)
     }
 }
 
@@ -212,7 +214,7 @@ impl Outside {
 /// # Errors
 /// Something is not there, is no text, or cannot be fetched.
 pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<Inputs, Failure> {
-    let named = named(&places.named)?;
+    let named = named(places)?;
     let found = dockerfile::outside_of_context(places, outside, stdin)?;
     let arrived = main_context(places, outside, stdin)?;
     let found = match (found, &arrived.dockerfile) {
@@ -224,7 +226,8 @@ pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<
         (_, Some(_)) => return Err(InputError::TwoDockerfiles(arrived.name).into()),
     };
     let ignore = found.ignore_file(&arrived)?;
-    let context = MainContext { directory: arrived.directory, ignore, _held: arrived.held };
+    let context =
+        MainContext { directory: arrived.directory, ignore, modes: places.modes, _held: arrived.held };
     Ok(Inputs { dockerfile: found.source, context, named })
 }
 
@@ -238,7 +241,7 @@ pub fn context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Resu
         return Err(InputError::NoArchive(arrived.name).into());
     }
     let ignore = dockerfile::ignore_file_without(&places.dockerfile, &arrived)?;
-    Ok(MainContext { directory: arrived.directory, ignore, _held: arrived.held })
+    Ok(MainContext { directory: arrived.directory, ignore, modes: places.modes, _held: arrived.held })
 }
 
 /// A Dockerfile of this machine, by itself; `-` is standard input.
@@ -317,12 +320,12 @@ fn git_name(address: &GitAddress) -> String {
 }
 
 /// Where the executor finds the named contexts that hold files.
-fn named(sources: &BTreeMap<String, NamedSource>) -> Result<BTreeMap<String, ContextOrigin>, Failure> {
+fn named(places: &Places) -> Result<BTreeMap<String, ContextOrigin>, Failure> {
     let mut origins = BTreeMap::new();
-    for (name, source) in sources {
+    for (name, source) in &places.named {
         let NamedSource::Files(source) = source else { continue };
         let origin = match source {
-            FilesSource::Directory(path) => ContextOrigin::Directory(named_directory(path)?),
+            FilesSource::Directory(path) => ContextOrigin::Directory(named_directory(path, places.modes)?),
             FilesSource::Git(address) => ContextOrigin::Git(address.clone()),
             FilesSource::Url(url) => ContextOrigin::Url(url.clone()),
         };
@@ -331,7 +334,7 @@ fn named(sources: &BTreeMap<String, NamedSource>) -> Result<BTreeMap<String, Con
     Ok(origins)
 }
 
-fn named_directory(path: &Path) -> Result<ContextDirectory, Failure> {
+fn named_directory(path: &Path, modes: ContextModes) -> Result<ContextDirectory, Failure> {
     let ignore = text::first_ignore_file([path.join(".dockerignore")])?;
-    Ok(ContextDirectory::new(path.to_owned(), ignore, ContextModes::Normalise)?)
+    Ok(ContextDirectory::new(path.to_owned(), ignore, modes)?)
 }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use executor::{Secrets, agents::Agents};
+use executor::{Secrets, agents::Agents, context::ContextModes};
 use exporter::{Encoder, TimePolicy};
 use oci::{Platform, registry::Limits};
 use solver::{
@@ -98,6 +98,8 @@ pub struct Places {
     pub dockerfile: DockerfilePlace,
     /// `--build-context`, by name.
     pub named: BTreeMap<String, NamedSource>,
+    /// `--context-modes`, for directories of this machine.
+    pub modes: ContextModes,
 }
 
 /// Where the Dockerfile is.
@@ -235,7 +237,7 @@ fn wanted_outputs(
 fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Places, RequestError> {
     let named = named_contexts(&args.contexts)?;
     let context = main_context(&args.context, keep_git_dir(build_args)?)?;
-    Ok(Places { named, ..main_places(context, args.file.as_deref())? })
+    Ok(Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? })
 }
 
 /// The same for a context that is only to be looked at.
@@ -258,7 +260,7 @@ fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, Reque
             "standard input cannot be both the build context and the Dockerfile",
         ));
     }
-    Ok(Places { context, dockerfile, named: BTreeMap::new() })
+    Ok(Places { context, dockerfile, named: BTreeMap::new(), modes: ContextModes::default() })
 }
 
 /// A directory of that name goes before an address that looks the same, as in buildx.

@@ -115,6 +115,8 @@ pub enum ContextModes {
     Normalise,
     /// All are kept.
     Preserve,
+    /// What git knows of them: files are 0644, or 0755 where their owner may run them, and directories 0755.
+    Git,
 }
 
 /// An ignore file, as read.
@@ -231,11 +233,11 @@ impl ContextDirectory {
         read.collect::<Result<(), ListError>>().map_err(|error| self.told(error))?;
         let mut normalised = None;
         for (path, node) in &mut nodes {
-            let mode = self.modes.apply(node.mode);
-            if mode != node.mode {
+            let mode = self.modes.apply(node);
+            if mode != node.mode && self.modes == ContextModes::Normalise {
                 normalised.get_or_insert_with(|| shown(path));
-                node.mode = mode;
             }
+            node.mode = mode;
         }
         Ok(ContextFiles { listing: Listing { nodes, content: Content::Context(root) }, normalised })
     }
@@ -287,11 +289,13 @@ impl Ignore {
 }
 
 impl ContextModes {
-    fn apply(self, mode: u32) -> u32 {
-        match (self, mode) {
-            (Self::Normalise, 0o664) => 0o644,
-            (Self::Normalise, 0o775) => 0o755,
-            (_, mode) => mode,
+    fn apply(self, node: &Node) -> u32 {
+        match (self, &node.kind, node.mode) {
+            (Self::Normalise, _, 0o664) => 0o644,
+            (Self::Normalise, _, 0o775) | (Self::Git, NodeKind::Directory, _) => 0o755,
+            (Self::Git, NodeKind::File { .. }, mode) if mode & 0o100 != 0 => 0o755,
+            (Self::Git, NodeKind::File { .. }, _) => 0o644,
+            (_, _, mode) => mode,
         }
     }
 }

@@ -184,10 +184,25 @@ fn the_first_normalised_path_is_told() {
     let files = context(temp.path(), None).files(&all(), &Cancel::default()).expect("listed");
     assert_eq!(files.normalised.as_deref(), Some("d"));
     assert_eq!(files.listing.nodes[&b"d/b"[..]].mode, 0o644);
-    let preserve =
-        ContextDirectory::new(temp.path().into(), None, ContextModes::Preserve).expect("no patterns");
-    let files = preserve.files(&all(), &Cancel::default()).expect("listed");
-    assert_eq!((files.normalised, files.listing.nodes[&b"d/b"[..]].mode), (None, 0o664));
+}
+
+#[test]
+fn modes_are_kept_or_those_of_git_where_that_is_asked_for() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    draw(temp.path(), &["a = x ; 0600", "b = x ; 0664", "c = x ; 0700", "d = x ; 0654", "e/ 0711"]);
+    for (modes, expected) in [
+        (ContextModes::Preserve, [0o600, 0o664, 0o700, 0o654, 0o711]),
+        (ContextModes::Git, [0o644, 0o644, 0o755, 0o644, 0o755]),
+    ] {
+        let context = ContextDirectory::new(temp.path().into(), None, modes).expect("no patterns");
+        let files = context.files(&all(), &Cancel::default()).expect("listed");
+        assert_eq!(
+            files.listing.nodes.values().map(|node| node.mode).collect::<Vec<_>>(),
+            expected,
+            "{modes:?}"
+        );
+        assert_eq!(files.normalised, None);
+    }
 }
 
 #[test]
