@@ -12,6 +12,8 @@ mod context;
 mod debug;
 mod doctor;
 mod failure;
+#[allow(dead_code, unused_imports)] // the recorder and the commands come next
+mod history;
 mod inputs;
 mod outputs;
 mod progress;

@@ -31,7 +31,7 @@ pub use self::{blob::BlobWriter, owner::Owner, temp::TempDir};
 use crate::digest::Sha256Digest;
 
 /// The directories of a store, made when it is opened.
-const AREAS: [&str; 13] = [
+const AREAS: [&str; 14] = [
     "blobs/sha256",
     "snapshots",
     "trees",
@@ -44,6 +44,7 @@ const AREAS: [&str; 13] = [
     "git/checkouts",
     "downloads/records",
     "downloads/files",
+    "history",
     "tmp",
 ];
 
@@ -171,8 +172,8 @@ impl Store {
     }
 
     /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `records/definition`, `records/content`,
-    /// `mounts`, `locks`, `git`, `git/remotes`, `git/checkouts`, `downloads/records`, `downloads/files`, all of which
-    /// exist.
+    /// `mounts`, `locks`, `git`, `git/remotes`, `git/checkouts`, `downloads/records`, `downloads/files`, `history`,
+    /// all of which exist.
     pub fn area(&self, name: &str) -> PathBuf {
         debug_assert!(AREAS.iter().any(|area| Path::new(area).starts_with(name)), "no area {name}");
         self.root.join(name)

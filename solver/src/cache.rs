@@ -65,7 +65,7 @@ pub struct Hit {
 }
 
 /// What is known of a step that the cache does not answer, before it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Miss {
     /// Its definition key.
     pub definition: TreeDigest,

@@ -1,0 +1,367 @@
+//! What is remembered of a build: one entry, `ROOT/history/ID.json`, and the log it kept, `ROOT/history/ID.log`.
+//!
+//! An ID begins with the time of the build, so names sort by age; its end is random, so builds that begin in the same
+//! second do not meet. An entry is written once, when its build has ended, and never changed. It holds no secret and no
+//! credentials: [`super::Recorder`] takes them out of every text.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt, fs,
+    hash::{BuildHasher, Hasher},
+    io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use oci::{
+    TreeDigest,
+    store::{Store, StoreError},
+};
+use serde::{Deserialize, Serialize};
+use solver::{Made, Miss};
+
+/// Where entries lie in the store.
+pub const AREA: &str = "history";
+
+/// Names a build of a store: `20261121T140501Z-3f9c21ab`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BuildId(String);
+
+/// A text that names no build.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no ID of a build: expected one like 20261121T140501Z-3f9c21ab")]
+pub struct BuildIdError(String);
+
+impl BuildId {
+    /// A new ID for a build that begins at this time, Unix seconds.
+    pub fn new(at: u64) -> Self {
+        // Keyed by the kernel's random bytes, anew in every process.
+        let mut random = RandomState::new().build_hasher();
+        random.write_u32(std::process::id());
+        Self(format!("{}-{:08x}", compact(at), random.finish() & 0xffff_ffff))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether somebody who writes this means this build: the beginning of the ID, or of its random part.
+    pub fn is_meant_by(&self, text: &str) -> bool {
+        let random = self.0.split_once('-').map_or("", |(_, random)| random);
+        !text.is_empty() && (self.0.starts_with(text) || random.starts_with(text))
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = BuildIdError;
+
+    fn from_str(text: &str) -> Result<Self, BuildIdError> {
+        let is_hex =
+            |part: &str| part.len() == 8 && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_time = |part: &str| {
+            let bytes = part.as_bytes();
+            let digits = |range: std::ops::Range<usize>| bytes[range].iter().all(u8::is_ascii_digit);
+            bytes.len() == 16 && digits(0..8) && bytes[8] == b'T' && digits(9..15) && bytes[15] == b'Z'
+        };
+        match text.split_once('-') {
+            Some((time, random)) if is_time(time) && is_hex(random) => Ok(Self(text.to_owned())),
+            _ => Err(BuildIdError(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for BuildId {
+    type Error = BuildIdError;
+
+    fn try_from(text: String) -> Result<Self, BuildIdError> {
+        text.parse()
+    }
+}
+
+impl From<BuildId> for String {
+    fn from(id: BuildId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A build that has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its ID; records it made are signed with it.
+    pub id: BuildId,
+    /// When it began, Unix seconds.
+    pub at: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// What it was asked for.
+    pub asked: Asked,
+    /// How it ended.
+    pub result: Ending,
+    /// Its steps, in graph order; none where it ended before it was planned.
+    pub steps: Vec<Step>,
+}
+
+/// What a build was asked for, as far as people tell builds from each other by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The Dockerfile.
+    pub dockerfile: String,
+    /// The main context.
+    pub context: String,
+    /// `--target`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// `--platform`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<String>,
+    /// Names that the image was to have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "status")]
+pub enum Ending {
+    /// Well.
+    Completed {
+        /// Digest of the manifest or index; `None` where only files were wanted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+        /// Where it went, in words.
+        destinations: Vec<String>,
+    },
+    /// With an error.
+    Error {
+        /// The exit code.
+        exit_code: u8,
+        /// Why, in one line.
+        message: String,
+    },
+    /// By a signal.
+    Canceled {
+        /// The exit code.
+        exit_code: u8,
+    },
+}
+
+/// A step of a build.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its place in the graph.
+    pub vertex: usize,
+    /// `[build 2/4] RUN make`
+    pub label: String,
+    /// The stage in the label; empty where it names none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How long it ran, in milliseconds; 0 for what did not run.
+    pub took_ms: u64,
+    /// Its definition key, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<TreeDigest>,
+    /// Who made the result that the cache had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+    /// What the cache was asked in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss: Option<Miss>,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", content = "why")]
+pub enum Outcome {
+    /// The build ended before it.
+    Waiting,
+    /// A source: its content became known.
+    Source,
+    /// The cache had it.
+    Cached,
+    /// It ran.
+    Ran,
+    /// It failed, and why.
+    Failed(String),
+    /// It was stopped.
+    Canceled,
+}
+
+impl Entry {
+    /// Steps that are no sources.
+    pub fn counted(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.outcome != Outcome::Source)
+    }
+
+    /// How many steps the cache had.
+    pub fn cached(&self) -> usize {
+        self.steps.iter().filter(|step| step.outcome == Outcome::Cached).count()
+    }
+
+    /// How long the steps that the cache had took when they ran, in milliseconds.
+    pub fn saved_ms(&self) -> u64 {
+        self.steps.iter().filter_map(|step| step.made.as_ref()).map(|made| made.took_ms).sum()
+    }
+}
+
+/// Version of the file format.
+const VERSION: u32 = 1;
+
+/// Why an entry cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// No build of that name.
+    #[error("the history in {} has no build {name:?}", root.display())]
+    NoBuild {
+        /// The store.
+        root: PathBuf,
+        /// What was asked for.
+        name: String,
+    },
+    /// A name of several builds.
+    #[error("{name:?} means {count} builds, among them {first} and {second}")]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// How many it means.
+        count: usize,
+        /// The newest of them.
+        first: BuildId,
+        /// The one before that.
+        second: BuildId,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// An entry is damaged.
+    #[error("{} is damaged, or of another version of layerwright", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// In what way.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The store does not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryFile<T> {
+    version: u32,
+    entry: T,
+}
+
+/// The builds of a store, newest first; of a store that is not there, none.
+///
+/// # Errors
+/// [`HistoryError::Read`].
+pub fn list(root: &Path) -> Result<Vec<BuildId>, HistoryError> {
+    let area = root.join(AREA);
+    let failed = |source| HistoryError::Read { path: area.clone(), source };
+    let names = match fs::read_dir(&area) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names.map_err(failed)?,
+    };
+    let mut ids = Vec::new();
+    for name in names {
+        let name = name.map_err(failed)?.file_name();
+        // Whatever else lies there is none of ours.
+        ids.extend(name.to_str().and_then(|name| name.strip_suffix(".json")?.parse::<BuildId>().ok()));
+    }
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(ids)
+}
+
+/// What is remembered of a build.
+///
+/// # Errors
+/// [`HistoryError::NoBuild`], [`HistoryError::Read`] or [`HistoryError::Damaged`].
+pub fn read(root: &Path, id: &BuildId) -> Result<Entry, HistoryError> {
+    let path = file(root, id, "json");
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(HistoryError::NoBuild { root: root.to_owned(), name: id.to_string() });
+        }
+        Err(source) => return Err(HistoryError::Read { path, source }),
+        Ok(bytes) => bytes,
+    };
+    match serde_json::from_slice::<EntryFile<Entry>>(&bytes) {
+        Ok(file) => Ok(file.entry),
+        Err(source) => Err(HistoryError::Damaged { path, source }),
+    }
+}
+
+/// The build that somebody means: an ID or the beginning of one, `last`, or `^N` for the Nth before the last.
+///
+/// # Errors
+/// [`HistoryError::NoBuild`], [`HistoryError::Ambiguous`] or [`HistoryError::Read`].
+pub fn find(root: &Path, name: &str) -> Result<BuildId, HistoryError> {
+    let ids = list(root)?;
+    let nothing = || HistoryError::NoBuild { root: root.to_owned(), name: name.to_owned() };
+    let back = match name {
+        "last" => Some(0),
+        _ => name.strip_prefix('^').and_then(|number| number.parse::<usize>().ok()),
+    };
+    if let Some(back) = back {
+        return ids.get(back).cloned().ok_or_else(nothing);
+    }
+    let meant: Vec<&BuildId> = ids.iter().filter(|id| id.is_meant_by(name)).collect();
+    match meant[..] {
+        [] => Err(nothing()),
+        [id] => Ok(id.clone()),
+        [first, second, ..] => Err(HistoryError::Ambiguous {
+            name: name.to_owned(),
+            count: meant.len(),
+            first: first.clone(),
+            second: second.clone(),
+        }),
+    }
+}
+
+/// A time of Unix seconds as `20261121T140501Z`.
+fn compact(at: u64) -> String {
+    let text = exporter::assemble::rfc3339(i64::try_from(at).unwrap_or(i64::MAX));
+    text.replace(['-', ':'], "")
+}
+
+/// The kept log of a build.
+///
+/// # Errors
+/// [`HistoryError::Read`].
+pub fn read_log(root: &Path, id: &BuildId) -> Result<Vec<u8>, HistoryError> {
+    let path = file(root, id, "log");
+    fs::read(&path).map_err(|source| HistoryError::Read { path, source })
+}
+
+/// Writes an entry and its log. Not synced to disk: a history that a power loss takes is missed by nobody.
+///
+/// # Errors
+/// [`HistoryError::Store`].
+pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryError> {
+    let bytes = serde_json::to_vec(&EntryFile { version: VERSION, entry });
+    let bytes = bytes.expect("plain data with string keys");
+    store.write_atomic(&file(Path::new(""), &entry.id, "log"), log)?;
+    store.write_atomic(&file(Path::new(""), &entry.id, "json"), &bytes)?;
+    Ok(())
+}
+
+fn file(root: &Path, id: &BuildId, extension: &str) -> PathBuf {
+    root.join(AREA).join(format!("{id}.{extension}"))
+}
