@@ -12,6 +12,7 @@
 //! ([`crate::fetch::Fetcher::open`]).
 
 mod blob;
+pub mod checked;
 mod owner;
 mod temp;
 
