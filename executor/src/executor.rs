@@ -195,13 +195,18 @@ struct Ground<'a> {
 }
 
 impl Executor for LocalExecutor {
-    fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure> {
-        self.contexts.identify(source, self.snapshots.cancel()).map(|identified| identified.digest)
+    fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
+        self.contexts.identify(source, cancel).map(|identified| identified.digest)
     }
 
-    fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure> {
+    fn select(
+        &self,
+        snapshot: &Snapshot,
+        selector: &Selector,
+        cancel: &Cancel,
+    ) -> Result<TreeDigest, StepFailure> {
         let owners = self.snapshots.owners(snapshot)?;
-        Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector, self.snapshots.cancel())?)
+        Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector, cancel)?)
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use oci::{Snapshot, TreeDigest};
 use solver::{
-    Executed, Executor, Graph, Step, StepFailure, VertexId,
+    Cancel, Executed, Executor, Graph, Step, StepFailure, VertexId,
     op::{Selector, Source},
 };
 
@@ -31,12 +31,17 @@ impl<'a, E: Executor> SealAhead<'a, E> {
 }
 
 impl<E: Executor> Executor for SealAhead<'_, E> {
-    fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure> {
-        self.executor.identify(source)
+    fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
+        self.executor.identify(source, cancel)
     }
 
-    fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure> {
-        self.executor.select(snapshot, selector)
+    fn select(
+        &self,
+        snapshot: &Snapshot,
+        selector: &Selector,
+        cancel: &Cancel,
+    ) -> Result<TreeDigest, StepFailure> {
+        self.executor.select(snapshot, selector, cancel)
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {

@@ -16,11 +16,11 @@ use support::{Described, Workshop};
 struct OneFile<'a>(&'a Workshop);
 
 impl Executor for OneFile<'_> {
-    fn identify(&self, _: &Source) -> Result<TreeDigest, StepFailure> {
+    fn identify(&self, _: &Source, _: &Cancel) -> Result<TreeDigest, StepFailure> {
         unreachable!("no sources here")
     }
 
-    fn select(&self, _: &Snapshot, _: &Selector) -> Result<TreeDigest, StepFailure> {
+    fn select(&self, _: &Snapshot, _: &Selector, _: &Cancel) -> Result<TreeDigest, StepFailure> {
         unreachable!("no copies here")
     }
 

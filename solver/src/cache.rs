@@ -1,6 +1,6 @@
 //! What is remembered of a step, and under which keys. The backends (local store, registry) are elsewhere.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use oci::{Layer, Snapshot, TreeDigest};
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,28 @@ pub struct Miss {
     pub pre_image: BTreeMap<String, String>,
     /// Why the cache was not even asked, if it was not.
     pub forced: bool,
+    /// Who made the result that is remembered, where that is too old to count (`--cache-ttl`).
+    pub expired: Option<Made>,
+}
+
+/// Whether a step is reserved; see [`CacheBackend::claim`](crate::traits::CacheBackend::claim).
+pub enum Claim {
+    /// It is, as long as this value lives.
+    Held(Box<dyn Send>),
+    /// Somebody else has it: who, in words.
+    Busy(String),
+    /// The cache keeps nobody away from anything.
+    NotKept,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(_) => write!(f, "Held"),
+            Self::Busy(owner) => write!(f, "Busy({owner:?})"),
+            Self::NotKept => write!(f, "NotKept"),
+        }
+    }
 }
 
 impl Record {

@@ -31,6 +31,9 @@ pub enum Event {
     Cached(VertexId, Box<Hit>),
     /// The cache does not answer for a step: it will run, or wait for an equal one that does.
     Missed(VertexId, Box<Miss>),
+    /// A step cannot begin yet, since somebody else has what it needs: who and what, for people. `Started` or `Cached`
+    /// follows.
+    Waiting(VertexId, String),
     /// A step has run, and this is its layer.
     Done(VertexId, Layer),
     /// A step has failed, and why, in one line without a period; the build's error says the rest.

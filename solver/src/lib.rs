@@ -19,7 +19,7 @@ pub mod remote;
 pub mod schedule;
 pub mod traits;
 
-pub use cache::{Hit, Key, Made, Maker, Miss, Record};
+pub use cache::{Claim, Hit, Key, Made, Maker, Miss, Record};
 pub use event::{Event, EventSink, Stream};
 pub use graph::{Graph, Target, Vertex, VertexId};
 pub use op::Op;

@@ -11,7 +11,7 @@ use std::{
 use oci::{BaseLayer, ImageConfig, Layer, Platform, Reference, Snapshot, TreeDigest};
 
 use crate::{
-    cache::{Key, Record},
+    cache::{Claim, Key, Maker, Record},
     event::Stream,
     graph::{Vertex, VertexId},
     op::{Selector, Source},
@@ -57,12 +57,17 @@ pub struct BaseImage {
 pub trait Executor: Sync {
     /// Digest of what a source holds, for sources that have content of their own ([`Source::Context`],
     /// [`Source::Inline`]): a function of paths, kinds, modes, link targets, content and those xattrs that reach a
-    /// layer; never of time, owner or inode.
-    fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure>;
+    /// layer; never of time, owner or inode. Polls `cancel`.
+    fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure>;
 
     /// Digest of what a selector picks of a file system: as above, and owner, layer time, hard-link group and
-    /// device number too.
-    fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure>;
+    /// device number too. Polls `cancel`.
+    fn select(
+        &self,
+        snapshot: &Snapshot,
+        selector: &Selector,
+        cancel: &Cancel,
+    ) -> Result<TreeDigest, StepFailure>;
 
     /// Runs one step that is not a [`Source`] and returns the layer it adds to its first input: in the store, durable
     /// against a kill of the process. Polls `step.cancel` and gives up with [`FailureKind::Cancelled`].
@@ -112,10 +117,18 @@ pub trait CacheBackend: Sync {
 
     /// Remembers a record under both its keys. The layers it names are in the store already.
     fn store(&self, record: &Record);
+
+    /// Tries to reserve the step with this content key among all builders that share the cache, so that only one of
+    /// them runs it. Answers at once; whoever is told [`Claim::Busy`] asks again later. Whoever gets it looks the key up
+    /// once more before running: the last holder may have stored it. `maker` is what others are told.
+    fn claim(&self, content: &TreeDigest, maker: &Maker) -> Claim {
+        let (_, _) = (content, maker);
+        Claim::NotKept
+    }
 }
 
-/// Asks every step of a build to stop.
-#[derive(Debug, Default)]
+/// Asks every step of a build to stop. A clone is the same request, not another one.
+#[derive(Debug, Clone, Default)]
 pub struct Cancel {
     requested: Arc<AtomicBool>,
     above: Vec<Arc<AtomicBool>>,

@@ -37,6 +37,8 @@ pub struct Step {
     pub label: String,
     /// How far it is.
     pub state: State,
+    /// What it waits for, as long as somebody else has it.
+    pub waits_for: Option<String>,
     /// The end of its output; kept while it runs and when it has failed.
     pub tail: VecDeque<Line>,
     /// How many vertices it stands for that are not over.
@@ -90,7 +92,7 @@ pub struct Line {
 impl Step {
     fn new(label: String) -> Self {
         let (state, tail, earlier) = (State::Waiting, VecDeque::new(), Earlier::Shown(0));
-        Self { label, state, tail, open: 1, earlier }
+        Self { label, state, waits_for: None, tail, open: 1, earlier }
     }
 
     /// Whether no line of the Dockerfile asks for it.
@@ -174,6 +176,9 @@ impl Board {
                 }
             }
             Event::Missed(..) => {}
+            Event::Waiting(vertex, what) => {
+                self.begun(*vertex).waits_for = Some(harmless(&redact(what)));
+            }
             Event::Started(vertex) => self.start(at, *vertex),
             Event::Ready(vertex) => self.ready(at, *vertex),
             Event::Cached(vertex, _) => self.change(*vertex, |_| State::Cached),
@@ -306,6 +311,7 @@ impl Board {
             _ => Duration::MAX,
         };
         step.state = next(since);
+        step.waits_for = None;
         if !matches!(step.state, State::Running { .. } | State::Failed(..)) {
             (step.tail, step.earlier) = (VecDeque::new(), Earlier::Shown(0));
         }

@@ -40,6 +40,10 @@ enum Kind<'a> {
     Started {
         step: usize,
     },
+    Waiting {
+        step: usize,
+        message: Cow<'a, str>,
+    },
     Log {
         step: usize,
         stream: &'static str,
@@ -135,6 +139,7 @@ impl<W: Write + Send> View for Json<W> {
                 self.since.insert(*vertex, at);
                 Kind::Started { step: vertex.0 }
             }
+            Event::Waiting(vertex, what) => Kind::Waiting { step: vertex.0, message: redact(what) },
             Event::Log(vertex, stream, line) => Kind::Log {
                 step: vertex.0,
                 stream: match stream {

@@ -127,6 +127,10 @@ impl<W: Write + Send> View for Plain<W> {
                 text.extend_from_slice(line);
                 self.step(board, *vertex, &text);
             }
+            Event::Waiting(vertex, _) => {
+                let what = board.step(*vertex).and_then(|step| step.waits_for.clone()).unwrap_or_default();
+                self.step(board, *vertex, what.as_bytes());
+            }
             Event::Ready(vertex) if !board.is_over(*vertex) => {}
             Event::Ready(vertex)
             | Event::Cached(vertex, _)

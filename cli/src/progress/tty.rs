@@ -202,6 +202,11 @@ impl Frame<'_> {
             State::Cancelled(took) => ("CANCELED ", *took, Look::Faint),
         };
         let mut lines = vec![self.line(&format!(" => {mark}{}", step.label), "", took, look)];
+        let waits = step
+            .waits_for
+            .iter()
+            .map(|what| self.line(&format!(" => => {what}"), "", Duration::ZERO, Look::Faint));
+        lines.extend(waits);
         if matches!(step.state, State::Running { .. }) {
             let shown = step.tail.iter().skip(step.tail.len().saturating_sub(log_lines));
             let columns = self.columns().saturating_sub(8);

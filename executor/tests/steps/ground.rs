@@ -217,7 +217,7 @@ impl Ground {
             place: Place::Context(String::new()),
             selector: selector.clone(),
         });
-        let identity = self.executor.identify(&context)?;
+        let identity = self.executor.identify(&context, &Cancel::default())?;
         let (vertex, empty) = (vertex(Op::Source(context)), Snapshot::default());
         let input = Input { vertex: &vertex, snapshot: &empty, identity: Some(identity) };
         self.execute(copy(selector, to, chown), parent, &[input])
@@ -235,7 +235,7 @@ impl Ground {
         let vertex = vertex(Op::Source(Source::Scratch));
         let input = Input { vertex: &vertex, snapshot: from, identity: None };
         // What is keyed must at least be there.
-        self.executor.select(from, &selector)?;
+        self.executor.select(from, &selector, &Cancel::default())?;
         self.execute(copy(selector, to, None), parent, &[input])
     }
 

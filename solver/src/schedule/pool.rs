@@ -167,7 +167,7 @@ fn perform(world: &World, task: Task) -> Option<Message> {
 
 fn identify(world: &World, id: VertexId) -> Result<TreeDigest, StepFailure> {
     match &world.graph.vertex(id).op {
-        Op::Source(source) => world.executor.identify(source),
+        Op::Source(source) => world.executor.identify(source, world.stop),
         _ => unreachable!("only sources are identified"),
     }
 }
@@ -191,7 +191,7 @@ fn selected(world: &World, input: &Ready, selector: &Selector) -> Result<TreeDig
         Op::Source(source @ (Source::Context(_) | Source::Inline(_))) => {
             Ok(key::source_key(source, input.identity.as_ref()))
         }
-        _ => world.executor.select(&input.snapshot, selector),
+        _ => world.executor.select(&input.snapshot, selector, world.stop),
     }
 }
 

@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
             content: keyed.content,
             pre_image: key::pre_image(self.world.graph.vertex(id), &keyed.read),
             forced: self.steps.is_forced(id),
+            expired: None,
         }
     }
 

@@ -117,14 +117,19 @@ impl World {
 }
 
 impl Executor for World {
-    fn identify(&self, source: &Source) -> Result<TreeDigest, StepFailure> {
+    fn identify(&self, source: &Source, _: &Cancel) -> Result<TreeDigest, StepFailure> {
         let Source::Context(context) = source else { panic!("only contexts in these tests") };
         let files = picked(&self.context.lock().expect("no panic"), &context.selector);
         let missing = StepFailure::new(FailureKind::Build, "not found");
         if files.is_empty() { Err(missing) } else { Ok(digest(&files)) }
     }
 
-    fn select(&self, snapshot: &Snapshot, selector: &Selector) -> Result<TreeDigest, StepFailure> {
+    fn select(
+        &self,
+        snapshot: &Snapshot,
+        selector: &Selector,
+        _: &Cancel,
+    ) -> Result<TreeDigest, StepFailure> {
         *self.selected.lock().expect("no panic") += 1;
         Ok(digest(&picked(&self.files(snapshot), selector)))
     }
