@@ -1,24 +1,28 @@
 //! Cache records in the store: implements [`solver::CacheBackend`].
 //!
 //! A record is one JSON file under each of its two keys, `ROOT/records/{definition,content}/HEX.json`, written by rename
-//! after everything it names. It holds its own digest, so a damaged file is found out, not believed. Whatever is wrong
-//! with one (damage, another version, a layer that is gone) makes it a miss: a cache never fails a build.
+//! after everything it names, as a [`checked`] file: damage is found out, not believed. Whatever is wrong with one
+//! (damage, another version, a layer that is gone) makes it a miss: a cache never fails a build.
 
 use std::{
     collections::BTreeSet,
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use oci::{ContentDigest, TreeDigest, store::Store};
-use serde::{Deserialize, Serialize};
+use oci::{
+    TreeDigest,
+    store::{
+        Store,
+        checked::{self, CheckedError},
+    },
+};
 use solver::{CacheBackend, Event, Key, Record};
 
 use crate::snapshot::{Events, holds_layer};
 
-/// Version of the file format. Another one is a miss.
-const VERSION: u32 = 2;
+/// Version of the content of a record's file. Another one is a miss.
+const VERSION: u32 = 3;
 
 /// The cache of one store.
 #[derive(Clone)]
@@ -27,28 +31,13 @@ pub struct LocalCache {
     events: Events,
 }
 
-/// The content of a record's file.
-#[derive(Serialize, Deserialize)]
-struct RecordFile {
-    version: u32,
-    /// Of the record's compact JSON.
-    digest: ContentDigest,
-    record: Record,
-}
-
 /// Why a record's file is of no use.
 #[derive(Debug, thiserror::Error)]
 enum RecordError {
-    #[error("it cannot be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("it is damaged: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("it has version {0}")]
-    Version(u32),
-    #[error("its digest is wrong")]
-    Digest,
-    #[error("it belongs to another key, or its layers are not those of a step")]
-    Inconsistent,
+    #[error(transparent)]
+    File(#[from] CheckedError),
+    #[error("{} is damaged: {what}", path.display())]
+    Inconsistent { path: PathBuf, what: &'static str },
 }
 
 impl LocalCache {
@@ -58,9 +47,8 @@ impl LocalCache {
     }
 
     fn read(&self, key: &Key) -> Option<Record> {
-        let path = self.store.root().join(path(key));
-        read_record(&path, key).unwrap_or_else(|error| {
-            self.warn(format!("the cache record {} is not used: {error}", path.display()));
+        read_record(&self.store, key).unwrap_or_else(|error| {
+            self.warn(format!("a cache record is not used: {}", told(&error)));
             None
         })
     }
@@ -83,17 +71,18 @@ impl CacheBackend for LocalCache {
     }
 
     fn store(&self, record: &Record) {
-        let bytes = match encode(record) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.warn(format!("a step is not cached: {error}")),
-        };
         for key in [Key::Content(record.content), Key::Definition(record.definition)] {
-            if let Err(error) = self.store.write_atomic(&path(&key), &bytes) {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                self.warn(format!("a step is not cached: {error}{}", cause.unwrap_or_default()));
+            if let Err(error) = checked::write(&self.store, &path(&key), VERSION, record) {
+                self.warn(format!("a step is not cached: {}", told(&error)));
             }
         }
     }
+}
+
+/// An error and its cause.
+fn told(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 fn path(key: &Key) -> PathBuf {
@@ -104,51 +93,31 @@ fn path(key: &Key) -> PathBuf {
     Path::new(area).join(format!("{}.json", digest.hex()))
 }
 
-fn encode(record: &Record) -> serde_json::Result<Vec<u8>> {
-    let digest = digest(record)?;
-    serde_json::to_vec(&RecordFile { version: VERSION, digest, record: record.clone() })
-}
-
-fn digest(record: &Record) -> serde_json::Result<ContentDigest> {
-    serde_json::to_vec(record).map(|bytes| ContentDigest::of(&bytes))
-}
-
-fn read_record(path: &Path, key: &Key) -> Result<Option<Record>, RecordError> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read?,
-    };
-    // The rest of another version's file may look different.
-    let Versioned { version } = serde_json::from_slice(&bytes)?;
-    if version != VERSION {
-        return Err(RecordError::Version(version));
-    }
-    let file: RecordFile = serde_json::from_slice(&bytes)?;
-    if digest(&file.record)? != file.digest {
-        return Err(RecordError::Digest);
-    }
+/// The record under a key; `None` where there is none.
+fn read_record(store: &Store, key: &Key) -> Result<Option<Record>, RecordError> {
+    let path = store.root().join(path(key));
+    let Some(record) = checked::read::<Record>(&path, VERSION)? else { return Ok(None) };
     let is_asked_for = match key {
-        Key::Definition(digest) => *digest == file.record.definition,
-        Key::Content(digest) => *digest == file.record.content,
+        Key::Definition(digest) => *digest == record.definition,
+        Key::Content(digest) => *digest == record.content,
     };
-    match is_asked_for && file.record.layer().is_some() {
-        true => Ok(Some(file.record)),
-        false => Err(RecordError::Inconsistent),
+    let inconsistent = |what| RecordError::Inconsistent { path: path.clone(), what };
+    match () {
+        () if !is_asked_for => Err(inconsistent("it belongs to another key")),
+        () if record.layer().is_none() => Err(inconsistent("its layers are not those of a step")),
+        () => Ok(Some(record)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{fs, sync::Mutex};
 
     use oci::{Entry, EntryKind, Layer, Metadata, Snapshot, Tree};
     use solver::{Made, Maker};
 
     use super::*;
+    use crate::snapshot::{Meta, Stamp};
 
     struct Ground {
         root: tempfile::TempDir,
@@ -166,10 +135,9 @@ mod tests {
         let snapshot = Snapshot::default().with(Layer::Built(tree.digest()));
         let directory = store.area("snapshots").join(snapshot.digest().hex());
         fs::create_dir_all(directory.join("fs")).expect("made");
-        let meta = "{\"version\":1,\"layer\":\"LAYER\",\"stamp\":{\"seconds\":1,\"nanoseconds\":0},\
-                    \"opaque_root\":false,\"owners\":[]}";
-        fs::write(directory.join("meta.json"), meta.replace("LAYER", &tree.digest().to_string()))
-            .expect("written");
+        let stamp = Stamp { seconds: 1, nanoseconds: 0 };
+        let meta = Meta { layer: tree.digest(), stamp, opaque_root: false, owners: Vec::new() };
+        meta.write(&directory).expect("written");
         let tree_path = Path::new("trees").join(tree.digest().hex());
         store.write_atomic(&tree_path, &tree.to_bytes()).expect("written");
         let warnings = Arc::new(Mutex::new(Vec::new()));
@@ -233,7 +201,8 @@ mod tests {
         let ground = ground();
         let [definition, content] = keys(&ground.record).map(|key| ground.root.path().join(path(&key)));
         let text = fs::read_to_string(&definition).expect("read");
-        let other_version = text.replace("\"version\":1", "\"version\":2");
+        let other_version = checked::encode(VERSION + 1, &"another shape").expect("text");
+        let other_version = String::from_utf8(other_version).expect("JSON is text");
         for damaged in [&text[..text.len() / 2], "", "{}", &other_version] {
             overwrite(&definition, damaged.as_bytes());
             assert_eq!(ground.cache.lookup(&keys(&ground.record)), [None, Some(ground.record.clone())]);
@@ -243,7 +212,7 @@ mod tests {
         assert_eq!(ground.cache.lookup(&[elsewhere]), [None]);
         let warnings = ground.warnings.lock().expect("no panic");
         assert_eq!(warnings.len(), 5, "{warnings:?}");
-        assert!(warnings[3].contains("version 2"), "{warnings:?}");
+        assert!(warnings[3].contains("has version 4"), "{warnings:?}");
     }
 
     #[test]

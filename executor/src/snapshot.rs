@@ -145,7 +145,6 @@ impl Snapshots {
         }
         let below = self.top_meta(parent)?;
         let meta = Meta {
-            version: meta::META_VERSION,
             layer: changes.tree.digest(),
             stamp: self.stamp_after(below.as_ref())?,
             opaque_root: false,
@@ -259,10 +258,10 @@ impl Snapshots {
     fn read_meta(&self, chain: &TreeDigest) -> Result<Option<Meta>, SnapshotError> {
         let directory = directory(self.store(), chain);
         let error = match Meta::read(&directory) {
-            Err(error) if meta::is_damage(&error) => error,
-            read => return read.map_err(SnapshotError::io("read", &directory)),
+            Err(error) if meta::is_useless(&error) => error,
+            read => return Ok(read?),
         };
-        self.warn(format!("{} is damaged and will be made again: {error}", directory.display()));
+        self.warn(format!("the snapshot {} will be made again: {error}", directory.display()));
         let discarded = self.store().temp_dir("damaged")?;
         match fs::rename(&directory, discarded.path().join("snapshot")) {
             // Somebody else has seen it, too.

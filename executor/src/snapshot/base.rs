@@ -16,7 +16,7 @@ use oci::{BaseLayer, Layer, Snapshot, TreeDigest, store::TempDir};
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, StreamError, directory, files,
-    meta::{META_VERSION, owned, write_brought},
+    meta::{owned, write_brought},
     open_directory,
     pull::{PullError, pull},
 };
@@ -176,7 +176,6 @@ impl Snapshots {
             self.warn(format!("layer {blob}: {warning}"));
         }
         let meta = Meta {
-            version: META_VERSION,
             layer: Layer::Base(layer.clone()).tree(),
             stamp,
             opaque_root: unpacked.opaque_root,
@@ -184,7 +183,7 @@ impl Snapshots {
         };
         let temp = pulled.temp.path();
         write_brought(temp, &unpacked.brought).map_err(SnapshotError::io("write in", temp))?;
-        meta.write(temp).map_err(SnapshotError::io("write in", temp))?;
+        meta.write(temp)?;
         self.store().rename_into(pulled.temp, &directory(self.store(), &chain))?;
         Ok(meta)
     }

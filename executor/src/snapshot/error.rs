@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci::{Sha256Digest, TreeDigest, store::StoreError};
+use oci::{
+    Sha256Digest, TreeDigest,
+    store::{StoreError, checked::CheckedError},
+};
 
 use super::PullError;
 use crate::{mount::MountError, unpack::UnpackError};
@@ -16,6 +19,9 @@ pub enum SnapshotError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is known of a layer cannot be read.
+    #[error(transparent)]
+    Meta(#[from] CheckedError),
     /// A layer of a base image could not be unpacked.
     #[error("cannot unpack layer {blob} of the base image")]
     Base {

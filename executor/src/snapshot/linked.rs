@@ -15,7 +15,7 @@ use oci::{Layer, Snapshot, Tree, TreeDigest};
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, directory, files,
-    meta::{META_VERSION, owned, read_brought, write_brought},
+    meta::{owned, read_brought, write_brought},
     open_directory, owners_above, tree_file,
 };
 use crate::{
@@ -51,17 +51,11 @@ impl Snapshots {
         }
         let tree = self.read_tree(&layer.tree())?;
         let owners = owners_above(below.map(Meta::owners).unwrap_or_default(), &tree, &written);
-        let meta = Meta {
-            version: META_VERSION,
-            layer: layer.tree(),
-            stamp,
-            opaque_root: false,
-            owners: owned(owners),
-        };
+        let meta = Meta { layer: layer.tree(), stamp, opaque_root: false, owners: owned(owners) };
         let brought = directory(self.store(), &alone);
         let brought = read_brought(&brought).map_err(SnapshotError::io("read", &brought))?;
         write_brought(temp.path(), &brought).map_err(SnapshotError::io("write in", temp.path()))?;
-        meta.write(temp.path()).map_err(SnapshotError::io("write in", temp.path()))?;
+        meta.write(temp.path())?;
         self.store().rename_into(temp, &directory(self.store(), &chain))?;
         Ok(meta)
     }

@@ -1,5 +1,6 @@
 //! What stands beside a snapshot's `fs/`: what is known of the layer that its files do not say. `meta.json` is read
-//! whenever the snapshot is used; `brought`, which can be long, only where it is asked for: 32 bytes a digest.
+//! whenever the snapshot is used; `brought`, which can be long, only where it is asked for: 32 bytes a digest, and the
+//! BLAKE3 of all of them at its end. Both prove themselves.
 
 use std::{
     collections::BTreeSet,
@@ -8,8 +9,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use oci::{ContentDigest, TreeDigest, tree::TIME_LIMIT};
-use rustix::io::Errno;
+use oci::{
+    ContentDigest, TreeDigest,
+    store::{
+        StoreError,
+        checked::{self, CheckedError},
+    },
+    tree::TIME_LIMIT,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::listing::Owners;
@@ -18,14 +25,12 @@ const META: &str = "meta.json";
 const BROUGHT: &str = "brought";
 
 /// Version of the format of `meta.json` and of the directories beside it.
-pub(super) const META_VERSION: u32 = 1;
+const META_VERSION: u32 = 2;
 
 /// The content of `meta.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Meta {
-    /// Version of the format; another one is not read.
-    pub version: u32,
     /// The layer's own digest.
     pub layer: TreeDigest,
     /// No file of the layer was stamped later; later than the stamps of all layers below.
@@ -58,27 +63,16 @@ impl Meta {
     ///
     /// # Errors
     /// It cannot be read, is damaged, or has another version.
-    pub fn read(directory: &Path) -> io::Result<Option<Self>> {
-        let bytes = match fs::read(directory.join(META)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read?,
-        };
-        let meta: Self = serde_json::from_slice(&bytes)?;
-        if meta.version != META_VERSION {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("its version is {}", meta.version),
-            ));
-        }
-        Ok(Some(meta))
+    pub fn read(directory: &Path) -> Result<Option<Self>, CheckedError> {
+        checked::read(&directory.join(META), META_VERSION)
     }
 
     /// Writes the file into a directory that is not a snapshot yet.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write(&self, directory: &Path) -> io::Result<()> {
-        fs::write(directory.join(META), serde_json::to_vec(self)?)
+    pub fn write(&self, directory: &Path) -> Result<(), StoreError> {
+        checked::write_beside(&directory.join(META), META_VERSION, self)
     }
 
     /// Owners, in the whole snapshot, that the disk could not hold.
@@ -94,12 +88,9 @@ impl Meta {
     }
 }
 
-/// Whether an error of [`Meta::read`] says something about the file, and not about this process or this machine at
-/// the moment (out of descriptors, out of memory), for which no snapshot may be given up.
-pub(super) fn is_damage(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, UnexpectedEof};
-    let is_unreadable = error.raw_os_error() == Some(Errno::IO.raw_os_error());
-    is_unreadable || matches!(error.kind(), InvalidData | UnexpectedEof | IsADirectory | NotADirectory)
+/// Whether an error of [`Meta::read`] means that the snapshot must be made again: it is damaged, or another version's.
+pub(super) fn is_useless(error: &CheckedError) -> bool {
+    error.is_damage() || matches!(error, CheckedError::Version { .. })
 }
 
 /// Reads the contents that were brought with one layer.
@@ -108,10 +99,12 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
 /// The file cannot be read or is damaged.
 pub fn read_brought(directory: &Path) -> io::Result<BTreeSet<ContentDigest>> {
     let bytes = fs::read(directory.join(BROUGHT))?;
-    let (digests, rest) = bytes.as_chunks::<32>();
-    match rest.is_empty() {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{BROUGHT} is damaged"));
+    let (body, check) = bytes.split_last_chunk::<32>().ok_or_else(damaged)?;
+    let (digests, rest) = body.as_chunks::<32>();
+    match rest.is_empty() && ContentDigest::of(body).as_bytes() == check {
         true => Ok(digests.iter().copied().map(ContentDigest::new).collect()),
-        false => Err(io::ErrorKind::InvalidData.into()),
+        false => Err(damaged()),
     }
 }
 
@@ -120,7 +113,8 @@ pub fn read_brought(directory: &Path) -> io::Result<BTreeSet<ContentDigest>> {
 /// # Errors
 /// The file cannot be written.
 pub fn write_brought(directory: &Path, brought: &BTreeSet<ContentDigest>) -> io::Result<()> {
-    let bytes: Vec<u8> = brought.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    let mut bytes: Vec<u8> = brought.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    bytes.extend_from_slice(ContentDigest::of(&bytes).as_bytes());
     fs::write(directory.join(BROUGHT), bytes)
 }
 
@@ -170,22 +164,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_bad_file_is_damage() {
+    fn no_flipped_bit_brings_another_content() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for bad in ["", "{", "[1]", "{\"version\":99}", "\0\0\0\0"] {
-            fs::write(directory.path().join(META), bad).expect("it is written");
-            let error = Meta::read(directory.path()).expect_err(bad);
-            assert!(is_damage(&error), "{bad:?}: {error}");
+        let brought: BTreeSet<_> = ["a", "b"].map(|text| ContentDigest::of(text.as_bytes())).into();
+        write_brought(directory.path(), &brought).expect("it is written");
+        assert_eq!(read_brought(directory.path()).expect("undamaged"), brought);
+        let file = directory.path().join(BROUGHT);
+        let bytes = fs::read(&file).expect("it is read");
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, damaged).expect("it is written");
+            assert!(read_brought(directory.path()).is_err(), "bit {bit}");
         }
-        for (errno, expected) in [
-            (Errno::IO, true),
-            (Errno::ISDIR, true),
-            (Errno::MFILE, false),
-            (Errno::NFILE, false),
-            (Errno::NOMEM, false),
-            (Errno::ACCESS, false),
-        ] {
-            assert_eq!(is_damage(&errno.into()), expected, "{errno}");
+        for length in 0..bytes.len() {
+            fs::write(&file, &bytes[..length]).expect("it is written");
+            assert!(read_brought(directory.path()).is_err(), "{length} bytes");
         }
     }
 

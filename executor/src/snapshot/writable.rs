@@ -78,7 +78,7 @@ impl Writable {
         fs::remove_dir_all(&work).map_err(SnapshotError::io("remove", &work))?;
         let directory = self.temp.path();
         write_brought(directory, brought).map_err(SnapshotError::io("write in", directory))?;
-        meta.write(directory).map_err(SnapshotError::io("write in", directory))?;
+        meta.write(directory)?;
         Ok(self.temp)
     }
 
