@@ -240,6 +240,7 @@ fn sealers(
             jobs: request.jobs,
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
+            contents: None,
         })
     };
     Ok(request.encoders().into_iter().map(sealer).collect::<Result<_, _>>()?)

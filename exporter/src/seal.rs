@@ -20,11 +20,14 @@ use std::{
 };
 
 use oci::{
-    BaseLayer, BlobOrigin, Descriptor, DiffId, EntryKind, Layer, MediaType, Snapshot, Tree, TreeDigest,
-    store::{Store, StoreError},
+    BaseLayer, BlobOrigin, Descriptor, DiffId, EntryKind, Layer, LayerContents, MediaType, Snapshot, Tree,
+    TreeDigest,
+    store::{
+        Store, StoreError,
+        sealed::{self, SealedRecord},
+    },
     tree::TreeError,
 };
-use serde::{Deserialize, Serialize};
 use solver::{Cancel, Event};
 
 use crate::{
@@ -79,6 +82,27 @@ pub enum SealError {
         #[source]
         source: Option<TreeError>,
     },
+    /// The files of a snapshot are not what the layer's tree says they are. Without the snapshot the step that made
+    /// it can be run again.
+    #[error("snapshot {} is damaged: {:?} {what}", chain.hex(), String::from_utf8_lossy(path))]
+    Damaged {
+        /// Digest of the snapshot whose directory holds the file.
+        chain: TreeDigest,
+        /// The built layer whose file it is.
+        tree: TreeDigest,
+        /// The file, by its path in the image.
+        path: Vec<u8>,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Nothing holds the bytes of a layer any more: no directory, no step of this build, no other blob.
+    #[error("the files of layer {} are gone from the store", tree.hex())]
+    Gone {
+        /// Digest of the snapshot that ends in the layer.
+        chain: TreeDigest,
+        /// The built layer.
+        tree: TreeDigest,
+    },
     /// The layer's tar could not be written.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -118,6 +142,8 @@ pub struct SealOptions {
     pub events: Events,
     /// Stops the work.
     pub cancel: Arc<Cancel>,
+    /// Knows the bytes of layers that no directory holds.
+    pub contents: Option<Arc<dyn LayerContents>>,
 }
 
 /// Seals layers. Share it by reference; when it is dropped, work that nobody waits for is given up.
@@ -155,13 +181,6 @@ enum Slot {
 struct Job {
     tree: TreeDigest,
     chain: TreeDigest,
-}
-
-/// What the store remembers of a sealed layer.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    diff_id: DiffId,
-    descriptor: Descriptor,
 }
 
 impl Sealer {
@@ -328,9 +347,8 @@ impl Shared {
         };
         let encoded = pipeline.encode(options.encoder, &options.store, &options.cancel, produce)?;
         progress.finish();
-        let record = Record { diff_id: encoded.diff_id, descriptor: encoded.descriptor };
-        let bytes = serde_json::to_vec(&record).expect("a record is plain data");
-        options.store.write_atomic(&self.record_path(job.tree), &bytes)?;
+        let record = SealedRecord { diff_id: encoded.diff_id, descriptor: encoded.descriptor };
+        sealed::write(&options.store, &job.tree, &self.name(), &record)?;
         Ok(record.into())
     }
 
@@ -340,17 +358,14 @@ impl Shared {
     }
 
     /// What the store remembers, if its blob is still there. A record that cannot be read is no record.
-    fn recorded(&self, tree: TreeDigest) -> Option<Record> {
-        let path = self.options.store.root().join(self.record_path(tree));
-        let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-        let Descriptor { digest, size, media_type, .. } = &record.descriptor;
-        let usable = *media_type == self.options.encoder.media_type();
-        (usable && self.options.store.has_blob(digest, *size)).then_some(record)
+    fn recorded(&self, tree: TreeDigest) -> Option<SealedRecord> {
+        let record = sealed::read(&self.options.store, &tree, &self.name())?;
+        (record.descriptor.media_type == self.options.encoder.media_type()).then_some(record)
     }
 
-    fn record_path(&self, tree: TreeDigest) -> PathBuf {
-        let SealOptions { encoder, times, .. } = &self.options;
-        PathBuf::from("sealed").join(tree.hex()).join(format!("{}.{}.json", encoder.id(), times.id()))
+    /// Under which name blobs are remembered that this sealer makes.
+    fn name(&self) -> String {
+        format!("{}.{}", self.options.encoder.id(), self.options.times.id())
     }
 }
 
@@ -363,8 +378,8 @@ pub(crate) fn read_tree(store: &Store, digest: TreeDigest) -> Result<Tree, SealE
     if tree.digest() == digest { Ok(tree) } else { Err(damaged(None)) }
 }
 
-impl From<Record> for SealedLayer {
-    fn from(record: Record) -> Self {
+impl From<SealedRecord> for SealedLayer {
+    fn from(record: SealedRecord) -> Self {
         Self { diff_id: record.diff_id, descriptor: record.descriptor, origin: None }
     }
 }

@@ -298,6 +298,7 @@ fn child_with_a_file_size_limit() {
         jobs: 2,
         events: Arc::new(|_| ()),
         cancel: Arc::default(),
+        contents: None,
     };
     let failed = Sealer::new(options).expect("threads").seal(&snapshot).expect_err("no room");
     assert!(matches!(*failed, SealError::Write(_)), "{failed}");

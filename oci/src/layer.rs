@@ -130,7 +130,7 @@ impl Snapshot {
     }
 }
 
-/// Gives the content of a tree's files. Called from one thread at a time.
+/// Gives the content of a tree's files. May be called from several threads at the same time.
 pub trait FileSource: Sync {
     /// Opens the regular file of an entry, by the entry's path.
     ///

@@ -14,6 +14,7 @@
 mod blob;
 pub mod checked;
 mod owner;
+pub mod sealed;
 mod temp;
 
 use std::{

@@ -176,6 +176,7 @@ impl Workshop {
             jobs,
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: self.cancel.clone(),
+            contents: None,
         };
         Sealer::new(options).expect("threads")
     }

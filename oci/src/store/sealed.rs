@@ -1,0 +1,116 @@
+//! What the store remembers of built layers that have been made into blobs: `sealed/TREE/NAME.json`.
+//!
+//! NAME says all that decides a blob's bytes beside the tree: the encoder and how times enter (`gzip-...-cdc1.normal`).
+//! One tree may have several blobs, and each of them holds the content of all its files. A blob is durable before its
+//! record is written, but may be collected after; so whoever reads a record asks whether the blob is still there. A file
+//! that cannot be read, or proves to be damaged, is no record: the layer is sealed again and the record replaced.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, checked};
+use crate::{
+    descriptor::Descriptor,
+    digest::{DiffId, TreeDigest},
+};
+
+/// The version of the records; another one is no record.
+pub const VERSION: u32 = 1;
+const EXTENSION: &str = "json";
+
+/// The blob of a built layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedRecord {
+    /// SHA-256 of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// The blob: its media type says how the tar is compressed.
+    pub descriptor: Descriptor,
+}
+
+impl SealedRecord {
+    /// Whether the blob is still in the store, with its size. Its bytes are not read.
+    pub fn is_held(&self, store: &Store) -> bool {
+        store.has_blob(&self.descriptor.digest, self.descriptor.size)
+    }
+}
+
+/// Where the records of a built layer are, relative to the store's root.
+pub fn directory(tree: &TreeDigest) -> PathBuf {
+    Path::new("sealed").join(tree.hex())
+}
+
+/// Where a record is, relative to the store's root.
+pub fn path(tree: &TreeDigest, name: &str) -> PathBuf {
+    directory(tree).join(format!("{name}.{EXTENSION}"))
+}
+
+/// The record of this name, if there is a good one and its blob is in the store.
+pub fn read(store: &Store, tree: &TreeDigest, name: &str) -> Option<SealedRecord> {
+    let record: SealedRecord = checked::read(&store.root().join(path(tree, name)), VERSION).ok()??;
+    record.is_held(store).then_some(record)
+}
+
+/// All good records of a built layer whose blobs are in the store, by name.
+pub fn all(store: &Store, tree: &TreeDigest) -> Vec<(String, SealedRecord)> {
+    let Ok(entries) = fs::read_dir(store.root().join(directory(tree))) else { return Vec::new() };
+    let name = |entry: fs::DirEntry| {
+        let path = PathBuf::from(entry.file_name());
+        let is_record = path.extension().is_some_and(|extension| extension == EXTENSION);
+        is_record.then(|| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned)).flatten()
+    };
+    let mut names: Vec<_> = entries.flatten().filter_map(name).collect();
+    names.sort();
+    names.into_iter().filter_map(|name| read(store, tree, &name).map(|record| (name, record))).collect()
+}
+
+/// Whether the content of a built layer can be had from a blob, whichever.
+pub fn is_held(store: &Store, tree: &TreeDigest) -> bool {
+    !all(store, tree).is_empty()
+}
+
+/// Remembers a blob that is in place.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn write(store: &Store, tree: &TreeDigest, name: &str, record: &SealedRecord) -> Result<(), StoreError> {
+    checked::write(store, &path(tree, name), VERSION, record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MediaType, Tree};
+
+    #[test]
+    fn a_record_counts_while_it_is_whole_and_its_blob_is_there() {
+        let directory = tempfile::tempdir().expect("temp");
+        let store = Store::open(directory.path()).expect("a store");
+        let tree = Tree::empty_digest();
+        let seal = |name: &str, bytes: &[u8]| {
+            let mut blob = store.blob_writer().expect("a blob");
+            std::io::Write::write_all(&mut blob, bytes).expect("written");
+            let (digest, _) = blob.commit().expect("stored");
+            let descriptor = Descriptor::new(MediaType::OciLayer, digest, bytes.len() as u64);
+            let record = SealedRecord { diff_id: digest.into(), descriptor };
+            write(&store, &tree, name, &record).expect("written");
+            record
+        };
+        assert!(!is_held(&store, &tree) && read(&store, &tree, "a.1").is_none());
+        let (a, b) = (seal("a.1", b"one"), seal("b.2", b"two"));
+        assert_eq!(read(&store, &tree, "a.1"), Some(a.clone()));
+        assert_eq!(all(&store, &tree), [("a.1".to_owned(), a.clone()), ("b.2".to_owned(), b.clone())]);
+        store.remove_blob(&a.descriptor.digest).expect("removed");
+        assert_eq!(all(&store, &tree), [("b.2".to_owned(), b)]);
+        let path = store.root().join(path(&tree, "b.2"));
+        let mut bytes = std::fs::read(&path).expect("readable");
+        bytes[40] ^= 1;
+        std::fs::remove_file(&path).expect("ours");
+        std::fs::write(&path, bytes).expect("ours");
+        assert!(!is_held(&store, &tree), "a damaged record is none");
+    }
+}
