@@ -2,6 +2,7 @@
 //! returned. Nothing is decided here.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -207,6 +208,7 @@ fn executor_options(
         notes: notes.clone(),
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),
+        virtual_steps: BTreeSet::new(),
     })
 }
 

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use oci::{
@@ -29,6 +29,8 @@ const VERSION: u32 = 3;
 pub struct LocalCache {
     store: Arc<Store>,
     events: Events,
+    /// Records with a layer that the store does not hold yet: its files are in the context still.
+    pending: Arc<Mutex<Vec<Arc<Record>>>>,
 }
 
 /// Why a record's file is of no use.
@@ -43,7 +45,7 @@ enum RecordError {
 impl LocalCache {
     /// The records of a store; damaged ones are warned of through `events`.
     pub fn new(store: Arc<Store>, events: Events) -> Self {
-        Self { store, events }
+        Self { store, events, pending: Arc::default() }
     }
 
     fn read(&self, key: &Key) -> Option<Record> {
@@ -51,6 +53,45 @@ impl LocalCache {
             self.warn(format!("a cache record is not used: {}", told(&error)));
             None
         })
+    }
+
+    /// Writes the records that waited for a layer, as far as the store holds all of theirs by now. To be called once
+    /// layers have been sealed, and before the end of a build, however it ends: what still waits then is lost.
+    pub fn flush(&self) {
+        let pending = self.pending().clone();
+        let mut held = BTreeSet::new();
+        for record in pending.iter().filter(|record| self.is_held(record, &mut held)) {
+            self.write(record);
+            self.pending().retain(|waiting| !Arc::ptr_eq(waiting, record));
+        }
+    }
+
+    /// Whether the store holds all layers of a record; those that it is known to hold are added to `held`.
+    fn is_held(&self, record: &Record, held: &mut BTreeSet<TreeDigest>) -> bool {
+        record.snapshot.chain().all(|(chain, layer)| {
+            held.contains(&chain) || (holds_layer(&self.store, &chain, layer) && held.insert(chain))
+        })
+    }
+
+    fn write(&self, record: &Record) {
+        for key in [Key::Content(record.content), Key::Definition(record.definition)] {
+            if let Err(error) = checked::write(&self.store, &path(&key), VERSION, record) {
+                self.warn(format!("a step is not cached: {}", told(&error)));
+            }
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Vec<Arc<Record>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A record of this process that waits for its layers, which this process has.
+    fn waiting(&self, key: &Key) -> Option<Record> {
+        let is_asked_for = |record: &&Arc<Record>| match key {
+            Key::Definition(digest) => *digest == record.definition,
+            Key::Content(digest) => *digest == record.content,
+        };
+        self.pending().iter().find(is_asked_for).map(|record| Record::clone(record))
     }
 
     fn warn(&self, warning: String) {
@@ -62,20 +103,15 @@ impl CacheBackend for LocalCache {
     fn lookup(&self, keys: &[Key]) -> Vec<Option<Record>> {
         // Records of one build share most of their layers.
         let mut held = BTreeSet::new();
-        let mut is_held = |record: &Record| {
-            record.snapshot.chain().all(|(chain, layer)| {
-                held.contains(&chain) || (holds_layer(&self.store, &chain, layer) && held.insert(chain))
-            })
+        let mut find = |key: &Key| {
+            self.waiting(key).or_else(|| self.read(key).filter(|record| self.is_held(record, &mut held)))
         };
-        keys.iter().map(|key| self.read(key).filter(&mut is_held)).collect()
+        keys.iter().map(&mut find).collect()
     }
 
     fn store(&self, record: &Record) {
-        for key in [Key::Content(record.content), Key::Definition(record.definition)] {
-            if let Err(error) = checked::write(&self.store, &path(&key), VERSION, record) {
-                self.warn(format!("a step is not cached: {}", told(&error)));
-            }
-        }
+        self.pending().push(Arc::new(record.clone()));
+        self.flush();
     }
 }
 
@@ -136,7 +172,14 @@ mod tests {
         let directory = store.area("snapshots").join(snapshot.digest().hex());
         fs::create_dir_all(directory.join("fs")).expect("made");
         let stamp = Stamp { seconds: 1, nanoseconds: 0 };
-        let meta = Meta { layer: tree.digest(), stamp, opaque_root: false, owners: Vec::new() };
+        let meta = Meta {
+            layer: tree.digest(),
+            parent: None,
+            bytes: 0,
+            stamp,
+            opaque_root: false,
+            owners: Vec::new(),
+        };
         meta.write(&directory).expect("written");
         let tree_path = Path::new("trees").join(tree.digest().hex());
         store.write_atomic(&tree_path, &tree.to_bytes()).expect("written");

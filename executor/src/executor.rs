@@ -9,15 +9,15 @@ mod disk;
 mod run;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Once},
     time::Instant,
 };
 
-use oci::{Layer, Snapshot, TreeDigest, fetch::Fetcher};
+use oci::{Layer, LayerContents, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream,
+    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, VertexId,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -57,6 +57,9 @@ pub struct ExecutorOptions {
     pub events: Events,
     /// Stops pulls; the same that the solver is given.
     pub cancel: Arc<Cancel>,
+    /// The steps whose layers need not be on disk: a sealer takes them, and no other step reads them there. The files
+    /// of all others are written as the step runs.
+    pub virtual_steps: BTreeSet<VertexId>,
 }
 
 /// Runs steps on this machine.
@@ -70,12 +73,23 @@ pub struct LocalExecutor {
     notes: Vec<String>,
     notes_told: Once,
     events: Events,
+    virtual_steps: BTreeSet<VertexId>,
 }
 
 impl LocalExecutor {
     /// An executor; nothing is opened or started yet.
     pub fn new(options: ExecutorOptions) -> Self {
-        let ExecutorOptions { fetcher, contexts, secrets, agents, rung, notes, events, cancel } = options;
+        let ExecutorOptions {
+            fetcher,
+            contexts,
+            secrets,
+            agents,
+            rung,
+            notes,
+            events,
+            cancel,
+            virtual_steps,
+        } = options;
         let remotes = Remotes::new(RemoteOptions {
             fetcher: fetcher.clone(),
             secrets: secrets.clone(),
@@ -96,6 +110,7 @@ impl LocalExecutor {
             notes,
             notes_told: Once::new(),
             events,
+            virtual_steps,
         }
     }
 
@@ -108,6 +123,11 @@ impl LocalExecutor {
     /// The snapshots it works on.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// Where the files of layers are that were copied and are not on disk.
+    pub fn contents(&self) -> Arc<dyn LayerContents> {
+        Arc::new(self.snapshots.contents().clone())
     }
 
     fn copy(&self, step: &Step<'_>, copy: &Copy) -> Result<Layer, StepFailure> {

@@ -13,6 +13,7 @@ pub mod archive;
 pub mod cache;
 pub mod cache_mounts;
 mod cdi;
+pub mod contents;
 pub mod context;
 pub mod copy;
 pub mod diff;

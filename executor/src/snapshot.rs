@@ -40,6 +40,7 @@ pub use stream::StreamError;
 pub use writable::Writable;
 
 use crate::{
+    contents::Contents,
     diff::Changes,
     listing::Owners,
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
@@ -48,6 +49,9 @@ use crate::{
 
 /// Takes what happens, from any thread.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What file systems allocate at a time.
+pub(crate) const BLOCK: u64 = 4096;
 
 /// How long to wait before a lock that somebody else holds is tried again: the other one is downloading.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -61,12 +65,19 @@ pub struct Snapshots {
     cancel: Arc<Cancel>,
     /// What has been read of [`Meta`]; a step asks for that of every layer below it.
     known: Arc<Mutex<BTreeMap<TreeDigest, Meta>>>,
+    /// Files of layers that are not on disk.
+    contents: Contents,
 }
 
 impl Snapshots {
     /// Snapshots in the fetcher's store. Pulls and warnings are told to `events`, and stop when `cancel` asks.
     pub fn new(fetcher: Fetcher, marks: OverlayMarks, events: Events, cancel: Arc<Cancel>) -> Self {
-        Self { fetcher, marks, events, cancel, known: Arc::default() }
+        Self { fetcher, marks, events, cancel, known: Arc::default(), contents: Contents::default() }
+    }
+
+    /// Where files of layers are that are not on disk.
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     /// Asks to stop.
@@ -146,6 +157,8 @@ impl Snapshots {
         let below = self.top_meta(parent)?;
         let meta = Meta {
             layer: changes.tree.digest(),
+            parent: parent.chain().last().map(|(digest, _)| digest),
+            bytes: bytes_on_disk(&changes.tree),
             stamp: self.stamp_after(below.as_ref())?,
             opaque_root: false,
             owners: meta::owned(owners_above(
@@ -335,6 +348,16 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| SnapshotError::io("open", path)(errno.into()))
+}
+
+/// What the files of a layer take on disk, about.
+fn bytes_on_disk(tree: &Tree) -> u64 {
+    let bytes = |entry: &oci::Entry| match entry.kind {
+        oci::EntryKind::File { size, .. } => size.next_multiple_of(BLOCK),
+        oci::EntryKind::Directory => BLOCK,
+        _ => 0,
+    };
+    tree.entries().iter().map(bytes).sum()
 }
 
 /// The owners that hold in a snapshot after a layer came on top of it.

@@ -79,6 +79,8 @@ pub struct Unpacked {
     pub owners: Owners,
     /// Whether nothing of the layers below is left.
     pub opaque_root: bool,
+    /// What its files take on disk, about.
+    pub bytes: u64,
     /// What was left out, for people.
     pub warnings: Vec<String>,
 }
@@ -124,12 +126,13 @@ impl Loose {
             }
         }
         let warnings = notes.warnings();
-        let Notes { brought, owners, opaque_root, .. } = notes;
+        let Notes { brought, owners, opaque_root, bytes, .. } = notes;
         shown.extend(owners);
-        Ok(Unpacked { brought, owners: shown, opaque_root, warnings })
+        Ok(Unpacked { brought, owners: shown, opaque_root, bytes, warnings })
     }
 
     fn place(&mut self, entry: &TarEntry, content: &mut impl Read) -> Result<(), UnpackError> {
+        self.notes.count(entry);
         let names = names(&entry.path)?;
         let Some((name, parents)) = names.split_last() else {
             return self.place_root(entry);

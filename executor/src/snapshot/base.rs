@@ -60,12 +60,13 @@ impl Snapshots {
         let mut pulled = self.pull_all(&bases)?.into_iter();
         for missing in missing {
             let digest = chain[metas.len()].0;
+            let place = (metas.len().checked_sub(1).map(|below| chain[below].0), digest);
             let lowers = self.open_lowers(chain, &metas)?;
             metas.push(match missing {
-                Missing::Linked(layer, stamp) => self.link(digest, layer, stamp, &lowers, metas.last())?,
+                Missing::Linked(layer, stamp) => self.link(place, layer, stamp, &lowers, metas.last())?,
                 Missing::Base(layer, stamp) => {
                     let pulled = pulled.next().expect("every base layer was pulled, in order");
-                    self.place(digest, layer, stamp, pulled, &lowers, metas.last())?
+                    self.place(place, layer, stamp, pulled, &lowers, metas.last())?
                 }
             });
         }
@@ -161,7 +162,7 @@ impl Snapshots {
 
     fn place(
         &self,
-        chain: TreeDigest,
+        (on, chain): (Option<TreeDigest>, TreeDigest),
         layer: &BaseLayer,
         stamp: Stamp,
         pulled: Pulled,
@@ -177,6 +178,8 @@ impl Snapshots {
         }
         let meta = Meta {
             layer: Layer::Base(layer.clone()).tree(),
+            parent: on,
+            bytes: unpacked.bytes,
             stamp,
             opaque_root: unpacked.opaque_root,
             owners: owned(unpacked.owners),

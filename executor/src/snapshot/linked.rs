@@ -14,7 +14,7 @@ use std::{
 use oci::{Layer, Snapshot, Tree, TreeDigest};
 
 use super::{
-    FILES, Meta, SnapshotError, Snapshots, Stamp, directory, files,
+    FILES, Meta, SnapshotError, Snapshots, Stamp, bytes_on_disk, directory, files,
     meta::{owned, read_brought, write_brought},
     open_directory, owners_above, tree_file,
 };
@@ -27,7 +27,7 @@ impl Snapshots {
     /// Puts a layer that stands alone in the store on top of others, as the snapshot of this digest.
     pub(super) fn link(
         &self,
-        chain: TreeDigest,
+        (on, chain): (Option<TreeDigest>, TreeDigest),
         layer: &Layer,
         stamp: Stamp,
         lowers: &[OwnedFd],
@@ -51,7 +51,14 @@ impl Snapshots {
         }
         let tree = self.read_tree(&layer.tree())?;
         let owners = owners_above(below.map(Meta::owners).unwrap_or_default(), &tree, &written);
-        let meta = Meta { layer: layer.tree(), stamp, opaque_root: false, owners: owned(owners) };
+        let meta = Meta {
+            layer: layer.tree(),
+            parent: on,
+            bytes: bytes_on_disk(&tree),
+            stamp,
+            opaque_root: false,
+            owners: owned(owners),
+        };
         let brought = directory(self.store(), &alone);
         let brought = read_brought(&brought).map_err(SnapshotError::io("read", &brought))?;
         write_brought(temp.path(), &brought).map_err(SnapshotError::io("write in", temp.path()))?;

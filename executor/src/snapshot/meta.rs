@@ -25,7 +25,7 @@ const META: &str = "meta.json";
 const BROUGHT: &str = "brought";
 
 /// Version of the format of `meta.json` and of the directories beside it.
-const META_VERSION: u32 = 2;
+const META_VERSION: u32 = 3;
 
 /// The content of `meta.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,10 @@ const META_VERSION: u32 = 2;
 pub struct Meta {
     /// The layer's own digest.
     pub layer: TreeDigest,
+    /// The digest of the chain below; `None` for a layer on top of nothing.
+    pub parent: Option<TreeDigest>,
+    /// What the layer's files take on disk, about, in bytes.
+    pub bytes: u64,
     /// No file of the layer was stamped later; later than the stamps of all layers below.
     pub stamp: Stamp,
     /// Whether nothing of the layers below is left.

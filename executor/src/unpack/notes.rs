@@ -6,7 +6,11 @@ use oci::ContentDigest;
 use rustix::io::Errno;
 
 use super::UnpackError;
-use crate::{listing::Owners, snapshot::Stamp, tarball::TarEntry};
+use crate::{
+    listing::Owners,
+    snapshot::{BLOCK, Stamp},
+    tarball::{TarEntry, TarKind},
+};
 
 /// Bytes of paths that are kept until the layer's end.
 const MAX_REMEMBERED: usize = 256 << 20;
@@ -33,6 +37,8 @@ pub(super) struct Notes {
     pub(super) owners: Owners,
     /// Whether everything of the lower layers is gone.
     pub(super) opaque_root: bool,
+    /// What the files take on disk, about.
+    pub(super) bytes: u64,
     paths: BTreeMap<Vec<u8>, Known>,
     /// Bytes that `paths` takes.
     remembered: usize,
@@ -47,11 +53,19 @@ impl Notes {
             brought: BTreeSet::new(),
             owners: Owners::new(),
             opaque_root: false,
+            bytes: 0,
             paths: BTreeMap::from([(Vec::new(), Known::Implied)]),
             remembered: 0,
             skipped_xattrs: 0,
             first_skipped_xattr: None,
         }
+    }
+
+    /// Adds what an entry takes on disk.
+    pub(super) fn count(&mut self, entry: &TarEntry) {
+        let directory = if entry.kind == TarKind::Directory { BLOCK } else { 0 };
+        self.bytes =
+            self.bytes.saturating_add(entry.size.saturating_add(BLOCK - 1) / BLOCK * BLOCK + directory);
     }
 
     /// Remembers one thing of a path, and forgets what was known of it.

@@ -115,6 +115,7 @@ impl Ground {
             notes: vec![NOTE.to_owned()],
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),
+            virtual_steps: Default::default(),
         });
         Self { rung, executor, events, busybox: busybox.to_owned(), store, context, layout, root }
     }
