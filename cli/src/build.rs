@@ -24,6 +24,7 @@ use solver::{
 
 use crate::{
     failure::Failure,
+    history::BuildId,
     inputs::{Inputs, Outside, Source},
     outputs::Output,
     report,
@@ -48,6 +49,8 @@ pub struct Built {
 
 /// What a build works in.
 pub struct Surroundings {
+    /// Names the build.
+    pub id: BuildId,
     /// Whose ids this process has.
     pub rung: Rung,
     /// What a person should know of the sandbox before a RUN step.
@@ -91,7 +94,7 @@ pub fn build(
     warn(&planned.warnings, source, events);
     let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
-    let options = SolveOptions { jobs: request.jobs, maker: maker() };
+    let options = SolveOptions { jobs: request.jobs, maker: maker(&surroundings.id) };
     let epoch = request.epoch.or(planned.epoch);
     let sealers = sealers(request, request.time_policy(epoch), store, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
@@ -198,7 +201,7 @@ fn executor_options(
 ) -> Result<ExecutorOptions, Failure> {
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
-    let Surroundings { rung, notes, events, cancel } = surroundings;
+    let Surroundings { rung, notes, events, cancel, .. } = surroundings;
     Ok(ExecutorOptions {
         fetcher: fetcher.clone(),
         contexts,
@@ -339,8 +342,8 @@ fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Fa
 }
 
 /// How this build signs its records.
-fn maker() -> Maker {
+fn maker(id: &BuildId) -> Maker {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Maker { builder: BUILDER.to_owned(), host, build: String::new(), at }
+    Maker { builder: BUILDER.to_owned(), host, build: id.to_string(), at }
 }

@@ -198,6 +198,15 @@ impl Outside {
         Ok(self.fetcher.get_or_init(|| fetcher))
     }
 
+    /// The store if it is open, or is there to be opened: a build that failed before it needed one makes none.
+    pub fn store(&self) -> Option<Arc<Store>> {
+        if let Some(fetcher) = self.fetcher.get() {
+            return Some(Arc::clone(fetcher.store()));
+        }
+        let is_there = self.options.root.join("format").exists();
+        is_there.then(|| Store::open(&self.options.root)).and_then(Result::ok).map(Arc::new)
+    }
+
     fn remotes(&self) -> Result<Remotes, Failure> {
         Ok(Remotes::new(RemoteOptions {
             fetcher: self.fetcher()?.clone(),
@@ -308,7 +317,7 @@ fn arrived(received: Received, name: String, outside: &Outside) -> Result<Arrive
 }
 
 /// An address as people write it: `REMOTE#REF:SUBDIR`.
-fn git_name(address: &GitAddress) -> String {
+pub fn git_name(address: &GitAddress) -> String {
     let GitAddress { remote, reference, subdir, .. } = address;
     match (reference, subdir) {
         (None, None) => remote.clone(),

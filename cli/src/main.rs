@@ -12,7 +12,7 @@ mod context;
 mod debug;
 mod doctor;
 mod failure;
-#[allow(dead_code, unused_imports)] // the recorder and the commands come next
+#[allow(dead_code, unused_imports)] // the commands come next
 mod history;
 mod inputs;
 mod outputs;
@@ -44,8 +44,9 @@ use crate::{
     build::{Built, Surroundings},
     call::Answer,
     failure::Failure,
+    history::BuildId,
     inputs::{Inputs, Outside, Source, Stdin},
-    progress::{End, Progress},
+    progress::{Board, End, Ended, Progress},
     request::{BuildRequest, Environment},
     signals::Watch,
     spec::call::Call,
@@ -171,7 +172,9 @@ fn check_clock() -> Result<(), Failure> {
 
 fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     let cancel = Arc::new(Cancel::default());
-    let progress = match Progress::start(request.progress, &request.root) {
+    let id = BuildId::now();
+    let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
+    let progress = match Progress::start(request.progress, &request.root, recorder) {
         Ok(progress) => progress,
         Err(source) => {
             let failure = Failure::Start { what: "a thread for the progress", source };
@@ -179,39 +182,38 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         }
     };
     let events = progress.sink();
+    let outside = Outside::new(request.outside(), Arc::clone(&events), Arc::clone(&cancel));
+    let session = Session { request, outside: &outside, progress };
     let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events)) {
         Ok(watch) => watch,
-        Err(source) => {
-            return fail(request, None, progress, &Failure::Start { what: "to watch for signals", source });
-        }
+        Err(source) => return session.fail(None, &Failure::Start { what: "to watch for signals", source }),
     };
     request.notices.iter().for_each(|notice| events(Event::Warning(notice.clone())));
-    let outside = Outside::new(request.outside(), Arc::clone(&events), Arc::clone(&cancel));
     // A signal explains every failure that comes after it.
     let explained = |failure| watch.received().map(Failure::Stopped).unwrap_or(failure);
     let loaded = build::remove_iidfile(request)
         .and_then(|()| inputs::load(&request.places, &outside, &mut Stdin::new(io::stdin(), &cancel)));
     let inputs = match loaded.map_err(explained) {
         Ok(inputs) => inputs,
-        Err(failure) => return fail(request, None, progress, &failure),
+        Err(failure) => return session.fail(None, &failure),
     };
     let done = match (request.call.call, entered) {
         (Call::Build, Some(entered)) => {
             let is_quiet = request.progress == ProgressMode::Quiet;
             let notes = if is_quiet { Vec::new() } else { entered.notes };
-            let surroundings = Surroundings { rung: entered.rung, notes, events, cancel };
+            let surroundings = Surroundings { id, rung: entered.rung, notes, events, cancel };
             build::build(request, &inputs, &outside, &surroundings).map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
     };
     match done.map_err(explained) {
-        Ok(Done::Built(built)) => succeed(request, progress, built),
+        Ok(Done::Built(built)) => session.succeed(built),
         // What it could not look up is no note any more, since that is ours.
         Ok(Done::Answered(_)) if let Some(signal) = watch.received() => {
-            fail(request, Some(&inputs.dockerfile), progress, &Failure::Stopped(signal))
+            session.fail(Some(&inputs.dockerfile), &Failure::Stopped(signal))
         }
-        Ok(Done::Answered(answer)) => tell(request, &inputs, progress, answer),
-        Err(failure) => fail(request, Some(&inputs.dockerfile), progress, &failure),
+        Ok(Done::Answered(answer)) => session.tell(&inputs, answer),
+        Err(failure) => session.fail(Some(&inputs.dockerfile), &failure),
     }
 }
 
@@ -221,45 +223,69 @@ enum Done {
     Answered(Answer),
 }
 
-fn succeed(request: &BuildRequest, progress: Progress, built: Built) -> u8 {
-    let Built { digest, destinations } = built;
-    progress.end(End::Built { digest, destinations });
-    match (request.progress, digest) {
-        (ProgressMode::Quiet, Some(digest)) => print(&format!("{digest}\n")),
-        _ => 0,
-    }
+/// What the end of a command needs, however it ends.
+struct Session<'a> {
+    request: &'a BuildRequest,
+    outside: &'a Outside,
+    progress: Progress,
 }
 
-/// The answer on standard output; what is wrong beside it, or findings, decide the exit code.
-fn tell(request: &BuildRequest, inputs: &Inputs, progress: Progress, answer: Answer) -> u8 {
-    let Answer { text, warnings, failure, exit_code } = answer;
-    let events = progress.sink();
-    warnings.into_iter().for_each(|warning| events(Event::Warning(warning)));
-    if let Some(failure) = &failure {
-        let printed = print(&redact::redact(&text));
-        let failed = fail(request, Some(&inputs.dockerfile), progress, failure);
-        return if printed == 0 { failed } else { printed };
+impl Session<'_> {
+    fn succeed(self, built: Built) -> u8 {
+        let Built { digest, destinations } = built;
+        let mode = self.request.progress;
+        self.end(End::Built { digest, destinations });
+        match (mode, digest) {
+            (ProgressMode::Quiet, Some(digest)) => print(&format!("{digest}\n")),
+            _ => 0,
+        }
     }
-    progress.end(End::Answered);
-    match print(&redact::redact(&text)) {
-        0 => exit_code,
-        failed => failed,
-    }
-}
 
-fn fail(request: &BuildRequest, source: Option<&Source>, progress: Progress, failure: &Failure) -> u8 {
-    let exit_code = failure.exit_code();
-    let message = redact::redact(&failure::chain(failure)).into_owned();
-    let text = report::render(failure, source);
-    let report = anstream::adapter::strip_str(&text).to_string();
-    let mut board = progress.end(End::Failed { message, exit_code, report });
-    if request.progress == ProgressMode::Json {
-        return exit_code;
+    /// The answer on standard output; what is wrong beside it, or findings, decide the exit code.
+    fn tell(self, inputs: &Inputs, answer: Answer) -> u8 {
+        let Answer { text, warnings, failure, exit_code } = answer;
+        let events = self.progress.sink();
+        warnings.into_iter().for_each(|warning| events(Event::Warning(warning)));
+        if let Some(failure) = &failure {
+            let printed = print(&redact::redact(&text));
+            let failed = self.fail(Some(&inputs.dockerfile), failure);
+            return if printed == 0 { failed } else { printed };
+        }
+        self.end(End::Answered);
+        match print(&redact::redact(&text)) {
+            0 => exit_code,
+            failed => failed,
+        }
     }
-    if let Failure::Step { vertex, .. } = failure
-        && let Some(step) = board.take_step(*vertex)
-    {
-        let _ = report::write_output(&mut anstream::stderr().lock(), step);
+
+    fn fail(self, source: Option<&Source>, failure: &Failure) -> u8 {
+        let exit_code = failure.exit_code();
+        let message = redact::redact(&failure::chain(failure)).into_owned();
+        let text = report::render(failure, source);
+        let report = anstream::adapter::strip_str(&text).to_string();
+        let mode = self.request.progress;
+        let mut board = self.end(End::Failed { message, exit_code, report });
+        if mode == ProgressMode::Json {
+            return exit_code;
+        }
+        if let Failure::Step { vertex, .. } = failure
+            && let Some(step) = board.take_step(*vertex)
+        {
+            let _ = report::write_output(&mut anstream::stderr().lock(), step);
+        }
+        complain(&text, exit_code)
     }
-    complain(&text, exit_code)
+
+    /// Shows the end, and lets the history remember it.
+    fn end(self, end: End) -> Board {
+        let Ended { board, record } = self.progress.end(end);
+        if let (Some(record), Some(store)) = (record, self.outside.store())
+            && let Err(error) = history::write(&store, &record)
+        {
+            let text =
+                format!("warning: the history does not remember this build: {}\n", failure::chain(&error));
+            let _ = anstream::stderr().write_all(redact::redact(&text).as_bytes());
+        }
+        board
+    }
 }

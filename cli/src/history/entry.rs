@@ -1,7 +1,7 @@
 //! What is remembered of a build: one entry, `ROOT/history/ID.json`, and the log it kept, `ROOT/history/ID.log`.
 //!
-//! An ID begins with the time of the build, so names sort by age; its end is random, so builds that begin in the same
-//! second do not meet. An entry is written once, when its build has ended, and never changed. It holds no secret and no
+//! An ID is the time at which the build began, to the microsecond, and three random digits: names sort by age, and builds
+//! that begin at once do not meet. An entry is written once, when its build has ended, and never changed. It holds no secret and no
 //! credentials: [`super::Recorder`] takes them out of every text.
 
 use std::{
@@ -11,11 +11,15 @@ use std::{
     io,
     path::{Path, PathBuf},
     str::FromStr,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use oci::{
     TreeDigest,
-    store::{Store, StoreError},
+    store::{
+        Store, StoreError,
+        checked::{self, CheckedError},
+    },
 };
 use serde::{Deserialize, Serialize};
 use solver::{Made, Miss};
@@ -34,12 +38,14 @@ pub struct BuildId(String);
 pub struct BuildIdError(String);
 
 impl BuildId {
-    /// A new ID for a build that begins at this time, Unix seconds.
-    pub fn new(at: u64) -> Self {
+    /// A new ID for a build that begins now.
+    pub fn now() -> Self {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Keyed by the kernel's random bytes, anew in every process.
         let mut random = RandomState::new().build_hasher();
         random.write_u32(std::process::id());
-        Self(format!("{}-{:08x}", compact(at), random.finish() & 0xffff_ffff))
+        let (micros, random) = (at.subsec_micros(), random.finish() & 0xfff);
+        Self(format!("{}-{micros:05x}{random:03x}", compact(at.as_secs())))
     }
 
     /// As text.
@@ -47,10 +53,10 @@ impl BuildId {
         &self.0
     }
 
-    /// Whether somebody who writes this means this build: the beginning of the ID, or of its random part.
+    /// Whether somebody who writes this means this build: the beginning of the ID, or of what follows the second.
     pub fn is_meant_by(&self, text: &str) -> bool {
-        let random = self.0.split_once('-').map_or("", |(_, random)| random);
-        !text.is_empty() && (self.0.starts_with(text) || random.starts_with(text))
+        let fraction = self.0.split_once('-').map_or("", |(_, fraction)| fraction);
+        !text.is_empty() && (self.0.starts_with(text) || fraction.starts_with(text))
     }
 }
 
@@ -215,6 +221,10 @@ impl Entry {
 
 /// Version of the file format.
 const VERSION: u32 = 1;
+/// How many entries are kept.
+const MOST: usize = 200;
+/// How many bytes they and their logs may have, in all.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// Why an entry cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -248,24 +258,21 @@ pub enum HistoryError {
         #[source]
         source: io::Error,
     },
-    /// An entry is damaged.
-    #[error("{} is damaged, or of another version of layerwright", path.display())]
-    Damaged {
+    /// An entry cannot be read, or is damaged.
+    #[error(transparent)]
+    Entry(#[from] CheckedError),
+    /// A file cannot be removed.
+    #[error("cannot remove {}", path.display())]
+    Remove {
         /// Which.
         path: PathBuf,
-        /// In what way.
+        /// Why not.
         #[source]
-        source: serde_json::Error,
+        source: io::Error,
     },
     /// The store does not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-#[derive(Serialize, Deserialize)]
-struct EntryFile<T> {
-    version: u32,
-    entry: T,
 }
 
 /// The builds of a store, newest first; of a store that is not there, none.
@@ -292,20 +299,10 @@ pub fn list(root: &Path) -> Result<Vec<BuildId>, HistoryError> {
 /// What is remembered of a build.
 ///
 /// # Errors
-/// [`HistoryError::NoBuild`], [`HistoryError::Read`] or [`HistoryError::Damaged`].
+/// [`HistoryError::NoBuild`] or [`HistoryError::Entry`].
 pub fn read(root: &Path, id: &BuildId) -> Result<Entry, HistoryError> {
-    let path = file(root, id, "json");
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(HistoryError::NoBuild { root: root.to_owned(), name: id.to_string() });
-        }
-        Err(source) => return Err(HistoryError::Read { path, source }),
-        Ok(bytes) => bytes,
-    };
-    match serde_json::from_slice::<EntryFile<Entry>>(&bytes) {
-        Ok(file) => Ok(file.entry),
-        Err(source) => Err(HistoryError::Damaged { path, source }),
-    }
+    let entry = checked::read(&file(root, id, "json"), VERSION)?;
+    entry.ok_or_else(|| HistoryError::NoBuild { root: root.to_owned(), name: id.to_string() })
 }
 
 /// The build that somebody means: an ID or the beginning of one, `last`, or `^N` for the Nth before the last.
@@ -350,18 +347,156 @@ pub fn read_log(root: &Path, id: &BuildId) -> Result<Vec<u8>, HistoryError> {
     fs::read(&path).map_err(|source| HistoryError::Read { path, source })
 }
 
-/// Writes an entry and its log. Not synced to disk: a history that a power loss takes is missed by nobody.
+/// Writes an entry and its log, and removes the oldest where there are too many. Not synced to disk: a history that a
+/// power loss takes is missed by nobody.
 ///
 /// # Errors
 /// [`HistoryError::Store`].
 pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryError> {
-    let bytes = serde_json::to_vec(&EntryFile { version: VERSION, entry });
-    let bytes = bytes.expect("plain data with string keys");
-    store.write_atomic(&file(Path::new(""), &entry.id, "log"), log)?;
-    store.write_atomic(&file(Path::new(""), &entry.id, "json"), &bytes)?;
+    let path = |extension| file(Path::new(""), &entry.id, extension);
+    store.write_atomic(&path("log"), log)?;
+    checked::write(store, &path("json"), VERSION, entry)?;
+    let bytes = log.len() as u64 + file_size(&file(store.root(), &entry.id, "json"));
+    prune(store.root(), bytes)
+}
+
+/// Removes an entry and its log.
+///
+/// # Errors
+/// [`HistoryError::Remove`]; what is gone already is none.
+pub fn remove(root: &Path, id: &BuildId) -> Result<(), HistoryError> {
+    for extension in ["json", "log"] {
+        let path = file(root, id, extension);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(HistoryError::Remove { path, source });
+            }
+            _ => {}
+        }
+    }
     Ok(())
+}
+
+/// Keeps [`MOST`] entries, and of those as many of the newest as fit into [`MOST_BYTES`]. Sizes are only looked at after
+/// an entry that is larger than the average may be, so that a small build pays for one listing.
+fn prune(root: &Path, bytes: u64) -> Result<(), HistoryError> {
+    let mut ids = list(root)?;
+    for id in ids.split_off(MOST.min(ids.len())) {
+        remove(root, &id)?;
+    }
+    if bytes <= MOST_BYTES / MOST as u64 {
+        return Ok(());
+    }
+    let mut sum = 0;
+    for (index, id) in ids.iter().enumerate() {
+        sum += ["json", "log"].map(|extension| file_size(&file(root, id, extension))).iter().sum::<u64>();
+        if sum > MOST_BYTES && index > 0 {
+            remove(root, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn file_size(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 fn file(root: &Path, id: &BuildId, extension: &str) -> PathBuf {
     root.join(AREA).join(format!("{id}.{extension}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: &str) -> Entry {
+        let result = Ending::Completed { digest: None, destinations: Vec::new() };
+        let id = id.parse().expect("an ID");
+        Entry { id, at: 0, took_ms: 0, asked: Asked::default(), result, steps: Vec::new() }
+    }
+
+    fn store_with(ids: &[&str]) -> (tempfile::TempDir, Store) {
+        let root = tempfile::tempdir().expect("made");
+        let store = Store::open(root.path()).expect("a store");
+        ids.iter().for_each(|id| write(&store, &entry(id), b"log\n").expect("written"));
+        (root, store)
+    }
+
+    #[test]
+    fn ids_sort_by_age_and_do_not_meet() {
+        let ids: Vec<BuildId> = (0..1000).map(|_| BuildId::now()).collect();
+        let mut sorted = ids.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), ids.len());
+        let micros = |id: &BuildId| id.0[..id.0.len() - 3].to_owned();
+        assert!(ids.windows(2).all(|pair| micros(&pair[0]) <= micros(&pair[1])));
+        assert!(ids.iter().all(|id| id.as_str().parse().as_ref() == Ok(id)));
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in
+            ["", "last", "20261121T140501Z", "20261121T140501Z-3f9c21aG", "../20261121T140501Z-3f9c21ab"]
+        {
+            assert!(text.parse::<BuildId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn builds_are_found_by_what_people_write() {
+        let ids = ["20261121T140501Z-3f9c21ab", "20261121T140502Z-aaaaaaaa", "20261122T000000Z-3f000000"];
+        let (root, _store) = store_with(&ids);
+        for (name, want) in [
+            ("last", Ok(2)),
+            ("^0", Ok(2)),
+            ("^2", Ok(0)),
+            ("^3", Err("no build")),
+            ("20261122", Ok(2)),
+            ("3f9", Ok(0)),
+            (ids[1], Ok(1)),
+            ("3f", Err("means 2 builds, among them 20261122T000000Z-3f000000 and 20261121T140501Z-3f9c21ab")),
+            ("", Err("no build")),
+            ("b", Err("no build")),
+        ] {
+            match (find(root.path(), name), want) {
+                (Ok(found), Ok(index)) => assert_eq!(found.as_str(), ids[index], "{name}"),
+                (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{name}: {error}"),
+                (found, _) => panic!("{name}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_are_too_many_or_they_are_too_big() {
+        let id = |number: usize| format!("20261121T140501Z-{number:08x}");
+        let ids: Vec<String> = (0..MOST + 3).map(id).collect();
+        let (root, store) = store_with(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let left = list(root.path()).expect("listed");
+        assert_eq!((left.len(), left[0].as_str()), (MOST, ids[MOST + 2].as_str()));
+        assert!(!root.path().join(AREA).join(format!("{}.log", ids[0])).exists());
+
+        let big = vec![b'x'; usize::try_from(MOST_BYTES / 2).expect("it fits")];
+        for number in 1000..1003 {
+            write(&store, &entry(&id(number)), &big).expect("written");
+        }
+        let left = list(root.path()).expect("listed");
+        assert_eq!(
+            left,
+            [id(1002).parse().expect("an ID")],
+            "two of half the size and a little more are too much"
+        );
+    }
+
+    #[test]
+    fn a_damaged_entry_is_an_error() {
+        let id = "20261121T140501Z-3f9c21ab";
+        let (root, _store) = store_with(&[id]);
+        let (path, id) = (root.path().join(AREA).join(format!("{id}.json")), id.parse().expect("an ID"));
+        let text = fs::read_to_string(&path).expect("read");
+        assert_eq!(read(root.path(), &id).expect("whole"), entry(id.as_str()));
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, text.replace("\"at\":0", "\"at\":1")).expect("written");
+        assert!(matches!(read(root.path(), &id), Err(HistoryError::Entry(CheckedError::Damaged { .. }))));
+    }
 }

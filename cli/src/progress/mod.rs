@@ -27,8 +27,14 @@ use std::{
 use oci::Sha256Digest;
 use solver::Event;
 
-pub use self::board::{Board, Earlier, Line, Step};
-use crate::args::ProgressMode;
+pub use self::{
+    board::{Board, Earlier, Line, Step},
+    plain::Plain,
+};
+use crate::{
+    args::ProgressMode,
+    history::{Record, Recorder},
+};
 
 /// How many events may wait to be shown.
 const QUEUE: usize = 4096;
@@ -59,7 +65,7 @@ pub enum End {
 }
 
 /// A way to show a build.
-trait View: Send {
+pub trait View: Send {
     /// Something has happened, `at` after the start; the board knows it already.
     fn event(&mut self, board: &Board, at: Duration, event: &Event);
 
@@ -79,19 +85,27 @@ enum Message {
 pub struct Progress {
     start: Instant,
     sender: SyncSender<Message>,
-    owner: JoinHandle<Board>,
+    owner: JoinHandle<Ended>,
+}
+
+/// What is left of a build that has ended.
+pub struct Ended {
+    /// What is known of its steps.
+    pub board: Board,
+    /// What the history shall keep of it, where it was recorded.
+    pub record: Option<Record>,
 }
 
 impl Progress {
     /// Starts to show a build on standard error. What a view does not show of a step's output is kept on the file system
-    /// of `directory` until the step has ended well.
+    /// of `directory` until the step has ended well. The recorder hears everything, too.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(mode: ProgressMode, directory: &Path) -> io::Result<Self> {
+    pub fn start(mode: ProgressMode, directory: &Path, recorder: Option<Recorder>) -> io::Result<Self> {
         let view: Box<dyn View> = match mode {
             ProgressMode::Tty => Box::new(tty::Tty::on_stderr()),
-            ProgressMode::Auto | ProgressMode::Plain => Box::new(plain::Plain::new(io::stderr())),
+            ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(io::stderr())),
             ProgressMode::Json => Box::new(json::Json::new(io::stderr(), SystemTime::now())),
             ProgressMode::Quiet => Box::new(quiet::Quiet::new(io::stderr())),
         };
@@ -102,7 +116,7 @@ impl Progress {
         let (sender, receiver) = mpsc::sync_channel(QUEUE);
         let start = Instant::now();
         let owner = thread::Builder::new().name("progress".to_owned());
-        let owner = owner.spawn(move || own(view, board, &receiver, start))?;
+        let owner = owner.spawn(move || own(view, board, recorder, &receiver, start))?;
         Ok(Self { start, sender, owner })
     }
 
@@ -114,25 +128,35 @@ impl Progress {
     }
 
     /// Shows the end and gives back what is known of every step.
-    pub fn end(self, end: End) -> Board {
+    pub fn end(self, end: End) -> Ended {
         let _ = self.sender.send(Message::End(self.start.elapsed(), end));
         self.owner.join().expect("a panic anywhere ends the process")
     }
 }
 
-fn own(mut view: Box<dyn View>, mut board: Board, receiver: &Receiver<Message>, start: Instant) -> Board {
+fn own(
+    mut view: Box<dyn View>,
+    mut board: Board,
+    mut recorder: Option<Recorder>,
+    receiver: &Receiver<Message>,
+    start: Instant,
+) -> Ended {
     loop {
         match receiver.recv_timeout(TICK) {
             Ok(Message::Event(at, event)) => {
                 board.apply(at, &event);
                 view.event(&board, at, &event);
+                if let Some(recorder) = &mut recorder {
+                    recorder.event(&board, at, &event);
+                }
             }
             Ok(Message::End(at, end)) => {
                 view.end(&board, at, &end);
-                return board;
+                let record = recorder.map(|recorder| recorder.end(&board, at, &end));
+                return Ended { board, record };
             }
             Err(RecvTimeoutError::Timeout) => view.tick(&board, start.elapsed()),
-            Err(RecvTimeoutError::Disconnected) => return board,
+            Err(RecvTimeoutError::Disconnected) => return Ended { board, record: None },
         }
     }
 }

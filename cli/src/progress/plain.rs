@@ -34,6 +34,16 @@ impl<W: Write + Send> Plain<W> {
         Self { out, open: None, separate: false, ended: BTreeSet::new(), last_transfer: Duration::ZERO }
     }
 
+    /// Where the lines go.
+    pub fn out(&self) -> &W {
+        &self.out
+    }
+
+    /// Where the lines went.
+    pub fn into_out(self) -> W {
+        self.out
+    }
+
     fn step(&mut self, board: &Board, vertex: VertexId, line: &[u8]) {
         let (Some((row, number)), Some(step)) = (board.row_of_vertex(vertex), board.step(vertex)) else {
             return;
