@@ -6,6 +6,7 @@
 //! - Writers go blob → record → reference, so that nothing names bytes that are not there.
 //! - Everything temporary lies in `tmp/RUN`, one directory a process, whose lock the kernel frees when the process
 //!   dies; the next [`Store::open`] removes what the dead have left.
+//! - What a process uses is pinned before it is looked for, so nobody collects it ([`pins`]).
 //! - A store belongs to one user and one id map ([`owner`]): with another, ownership in its snapshots means nothing.
 //!
 //! Blobs are not verified when they are opened; whoever reads one against a descriptor verifies
@@ -14,6 +15,7 @@
 mod blob;
 pub mod checked;
 mod owner;
+mod pins;
 pub mod sealed;
 mod temp;
 
@@ -29,7 +31,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 
 pub(crate) use self::blob::BlobCopy;
 use self::temp::Run;
-pub use self::{blob::BlobWriter, owner::Owner, temp::TempDir};
+pub use self::{blob::BlobWriter, owner::Owner, pins::Removal, temp::TempDir};
 use crate::digest::Sha256Digest;
 
 /// The directories of a store, made when it is opened.
@@ -161,7 +163,7 @@ impl Store {
             make_directory(&root.join(area))?;
         }
         let dead = temp::dead_runs(&root.join("tmp"))?;
-        let run = Run::start(&root.join("tmp"))?;
+        let run = Run::start(&root)?;
         drop(lock);
 
         dead.into_iter().for_each(temp::DeadRun::remove);
@@ -190,18 +192,27 @@ impl Store {
         TempDir::new(&self.run, purpose)
     }
 
-    /// Whether there is a blob of this digest and size. Its bytes are not read.
+    /// Whether there is a blob of this digest and size, which then counts as used now and stays. Its bytes are not read.
     pub fn has_blob(&self, digest: &Sha256Digest, size: u64) -> bool {
-        let metadata = fs::symlink_metadata(self.blob_path(digest));
-        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+        let path = self.blob_path(digest);
+        // What cannot be pinned may go at any time.
+        let is_kept = self.pin(&[&path]).is_ok();
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if is_kept && metadata.is_file() && metadata.len() == size => {
+                pins::touch(&path, &metadata);
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Opens a blob for reading. Its bytes are not verified.
+    /// Opens a blob for reading, and keeps it. Its bytes are not verified.
     ///
     /// # Errors
     /// [`StoreError::NoBlob`], or [`StoreError::Io`].
     pub fn open_blob(&self, digest: &Sha256Digest) -> Result<File, StoreError> {
         let path = self.blob_path(digest);
+        self.pin(&[&path])?;
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(StoreError::NoBlob { digest: *digest })
@@ -225,7 +236,7 @@ impl Store {
 
     /// Where a blob lies, whether or not it is there.
     pub fn blob_path(&self, digest: &Sha256Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.root.join(blob::path(digest))
     }
 
     /// Starts a blob whose bytes come one after the other.
@@ -233,7 +244,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        BlobWriter::new(&self.run, &self.root.join("blobs/sha256"))
+        BlobWriter::new(&self.run, &self.root)
     }
 
     /// Starts a blob whose bytes are verified before they are written.
@@ -241,7 +252,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub(crate) fn blob_copy(&self) -> Result<BlobCopy, StoreError> {
-        BlobCopy::new(&self.run, &self.root.join("blobs/sha256"))
+        BlobCopy::new(&self.run, &self.root)
     }
 
     /// Writes a file: other processes see the old content or the new, never half of it. Missing directories on the way
@@ -251,6 +262,7 @@ impl Store {
     /// [`StoreError::Outside`] or [`StoreError::Io`].
     pub fn write_atomic(&self, path_in_root: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let target = self.inside(path_in_root)?;
+        self.pin(&[path_in_root])?;
         let temporary = self.run.new_path("file");
         let written = write_new(&temporary, bytes).map_err(StoreError::io("write", &target));
         let placed = written.and_then(|()| rename_making_parent(&temporary, &target));
@@ -268,6 +280,7 @@ impl Store {
     /// [`StoreError::Outside`] or [`StoreError::Io`].
     pub fn rename_into(&self, temp: TempDir, target_in_root: &Path) -> Result<bool, StoreError> {
         let target = self.inside(target_in_root)?;
+        self.pin(&[target_in_root])?;
         if let Some(parent) = target.parent() {
             make_directory(parent)?;
         }
@@ -292,10 +305,15 @@ impl Store {
 
     /// The absolute path of something inside the store.
     fn inside(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        Ok(self.root.join(self.relative(path)?))
+    }
+
+    /// The path of something inside the store, from its root on.
+    fn relative<'a>(&self, path: &'a Path) -> Result<&'a Path, StoreError> {
         let relative = path.strip_prefix(&self.root).unwrap_or(path);
         let plain = relative.components().all(|component| matches!(component, Component::Normal(_)));
         if plain && relative.components().next().is_some() {
-            return Ok(self.root.join(relative));
+            return Ok(relative);
         }
         Err(StoreError::Outside { path: path.to_owned() })
     }

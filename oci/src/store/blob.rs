@@ -13,6 +13,11 @@ use crate::digest::{Sha256Digest, Sha256Hasher};
 /// Bytes gathered before they go to the file.
 const BUFFER: usize = 128 << 10;
 
+/// Where a blob lies, from the root of the store on.
+pub(super) fn path(digest: &Sha256Digest) -> PathBuf {
+    Path::new("blobs/sha256").join(digest.hex())
+}
+
 /// A blob being written; it is hashed on the way. Dropped without a commit, it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
@@ -26,10 +31,11 @@ pub struct BlobWriter {
 pub(crate) struct BlobCopy {
     file: BufWriter<File>,
     temporary: Temporary,
-    blobs: PathBuf,
+    /// The store's.
+    root: PathBuf,
     size: u64,
     /// Keeps the directory of the temporary from being swept.
-    _run: Arc<Run>,
+    run: Arc<Run>,
 }
 
 /// A file that is removed unless it has been renamed.
@@ -44,8 +50,8 @@ impl Drop for Temporary {
 }
 
 impl BlobWriter {
-    pub(super) fn new(run: &Arc<Run>, blobs: &Path) -> Result<Self, StoreError> {
-        Ok(Self { copy: BlobCopy::new(run, blobs)?, hash: Sha256Hasher::default() })
+    pub(super) fn new(run: &Arc<Run>, root: &Path) -> Result<Self, StoreError> {
+        Ok(Self { copy: BlobCopy::new(run, root)?, hash: Sha256Hasher::default() })
     }
 
     /// Puts the blob in place under the digest of what was written, and tells digest and size.
@@ -72,15 +78,15 @@ impl Write for BlobWriter {
 }
 
 impl BlobCopy {
-    pub(super) fn new(run: &Arc<Run>, blobs: &Path) -> Result<Self, StoreError> {
+    pub(super) fn new(run: &Arc<Run>, root: &Path) -> Result<Self, StoreError> {
         let path = run.new_path("blob");
         let file = create_new(&path).map_err(StoreError::io("create", &path))?;
         Ok(Self {
             file: BufWriter::with_capacity(BUFFER, file),
             temporary: Temporary(path),
-            blobs: blobs.to_owned(),
+            root: root.to_owned(),
             size: 0,
-            _run: run.clone(),
+            run: run.clone(),
         })
     }
 
@@ -96,7 +102,9 @@ impl BlobCopy {
     }
 
     fn place(mut self, digest: &Sha256Digest) -> Result<(), StoreError> {
-        let target = self.blobs.join(digest.hex());
+        let path = path(digest);
+        self.run.pin([path.as_path()])?;
+        let target = self.root.join(path);
         self.file.flush().map_err(StoreError::io("write", &target))?;
         fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))
     }

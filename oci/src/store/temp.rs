@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
@@ -28,7 +29,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::StoreError;
+use super::{
+    StoreError,
+    pins::{PINS, Pins},
+};
 
 const LOCK: &str = "lock";
 
@@ -37,19 +41,31 @@ const LOCK: &str = "lock";
 pub(super) struct Run {
     directory: PathBuf,
     next: AtomicU64,
+    pins: Pins,
     /// Its `flock` says that we live.
     _lock: File,
 }
 
 impl Run {
-    /// Makes the directory and takes its lock. Needs the store's lock.
-    pub(super) fn start(tmp: &Path) -> Result<Self, StoreError> {
-        let directory = make_run_directory(tmp)?;
+    /// Makes the directory below `ROOT/tmp` and takes its lock. Needs the store's lock.
+    pub(super) fn start(root: &Path) -> Result<Self, StoreError> {
+        let directory = make_run_directory(&root.join("tmp"))?;
         let path = directory.join(LOCK);
         let lock = super::create_new(&path).map_err(StoreError::io("create", &path))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(StoreError::errno("lock", &path))?;
-        Ok(Self { directory, next: AtomicU64::new(0), _lock: lock })
+        let pins = Pins::new(root, &directory);
+        Ok(Self { directory, next: AtomicU64::new(0), pins, _lock: lock })
+    }
+
+    /// What this process has pinned.
+    pub(super) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Pins paths relative to the store's root.
+    pub(super) fn pin<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Result<(), StoreError> {
+        self.pins.pin(paths)
     }
 
     /// A path in the run's directory that has not been used yet.
@@ -63,16 +79,19 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         // Where something was kept, the directory stays, without its lock: the next open sweeps it.
+        let _ = fs::remove_file(self.directory.join(PINS));
         let _ = fs::remove_file(self.directory.join(LOCK));
         let _ = fs::remove_dir(&self.directory);
     }
 }
 
-/// Pids repeat between pid namespaces that share a store, so a name may be taken.
+/// Pids repeat, also at the same time in pid namespaces that share a store. A name must not come again soon: somebody may
+/// still be about to sweep what had it before.
 fn make_run_directory(tmp: &Path) -> Result<PathBuf, StoreError> {
     let pid = std::process::id();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     for attempt in 0_u32.. {
-        let path = tmp.join(format!("{pid}.{attempt}"));
+        let path = tmp.join(format!("{pid}.{now:x}.{attempt}"));
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -176,7 +176,7 @@ fn a_blob_appears_whole_or_not_at_all() {
     assert_eq!(fs::read(store.blob_path(&digest)).expect("there"), content);
     store.sync().expect("syncfs");
     let run = store.temp_dir("x").expect("made").path().parent().expect("the run").to_owned();
-    assert_eq!(fs::read_dir(run).expect("there").count(), 1, "nothing but the lock is left");
+    assert_eq!(fs::read_dir(run).expect("there").count(), 2, "nothing but the lock and the pins is left");
 }
 
 #[test]

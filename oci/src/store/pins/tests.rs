@@ -1,0 +1,159 @@
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use super::*;
+use crate::digest::Sha256Digest;
+
+fn store(root: &Path) -> Store {
+    Store::open(root).expect("a store")
+}
+
+fn write(store: &Store, path: &str) {
+    store.write_atomic(Path::new(path), b"content").expect("written");
+}
+
+#[test]
+fn what_is_pinned_stays_with_all_that_is_in_it_and_above_it() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let (user, remover) = (store(root.path()), store(root.path()));
+    let paths =
+        ["trees/a", "sealed/a/x.json", "sealed/a/y.json", "sealed/a.b/x.json", "mounts/i/v/0", "locks/x"];
+    paths.iter().for_each(|path| write(&remover, path));
+    remover.release_pins().expect("released");
+    user.pin(&["sealed/a/x.json", "mounts/i"]).expect("pinned");
+    user.lock_file("x").expect("opened");
+
+    let mut removal = remover.removal().expect("begun");
+    for (path, expected) in [
+        ("trees/a", true),
+        ("sealed/a", false),
+        ("sealed/a/x.json", false),
+        ("sealed/a/y.json", true),
+        ("sealed/a.b", true),
+        ("mounts/i/v/0", false),
+        ("mounts/i", false),
+        ("locks/x", false),
+        ("trees/gone", true),
+    ] {
+        assert_eq!(removal.take(Path::new(path)).expect("possible"), expected, "{path}");
+    }
+    removal.finish().expect("deleted");
+    drop(user);
+    let mut removal = remover.removal().expect("begun");
+    assert!(removal.take(Path::new("sealed/a")).expect("possible"), "its user has ended");
+    removal.finish().expect("deleted");
+    assert!(!root.path().join("sealed/a").exists());
+    assert_eq!(fs::read_dir(root.path().join("tmp")).expect("there").count(), 1);
+}
+
+#[test]
+fn what_is_put_in_place_is_pinned_until_it_is_released() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let (user, remover) = (store(root.path()), store(root.path()));
+    let mut writer = user.blob_writer().expect("a temporary");
+    writer.write_all(b"blob").expect("written");
+    let (digest, _) = writer.commit().expect("stored");
+    user.rename_into(user.temp_dir("x").expect("made"), Path::new("snapshots/s")).expect("placed");
+    write(&user, "trees/t");
+    let places = [user.blob_path(&digest), "snapshots/s".into(), "trees/t".into()];
+    let take = || {
+        let mut removal = remover.removal().expect("begun");
+        let taken = places.each_ref().map(|place| removal.take(place).expect("possible"));
+        removal.finish().expect("deleted");
+        taken
+    };
+    assert_eq!(take(), [false; 3]);
+    user.release_pins().expect("released");
+    assert_eq!(take(), [true; 3]);
+    assert!(!user.has_blob(&digest, 4));
+}
+
+#[test]
+fn a_path_that_is_none_or_would_be_two_is_refused() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let store = store(root.path());
+    for bad in ["", "..", "trees/../x", "/elsewhere", "trees/a\ntrees/b"] {
+        assert!(matches!(store.pin(&[bad]), Err(StoreError::Outside { .. })), "{bad:?}");
+    }
+    let whole = root.path().canonicalize().expect("there").join("trees/a");
+    store.pin(&[whole]).expect("the root in front is no harm");
+}
+
+#[test]
+fn a_use_is_noted_once_an_hour() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let store = store(root.path());
+    let mut writer = store.blob_writer().expect("a temporary");
+    writer.write_all(b"blob").expect("written");
+    let (digest, size) = writer.commit().expect("stored");
+    let path = store.blob_path(&digest);
+    let age = || fs::metadata(&path).expect("there").modified().expect("known").elapsed().expect("past");
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    for (before, is_noted) in [(minutes(50), false), (minutes(70), true)] {
+        let file = fs::File::open(&path).expect("there");
+        file.set_modified(SystemTime::now() - before).expect("ours");
+        store.touch(&path);
+        assert_eq!(age() < minutes(1), is_noted);
+        file.set_modified(SystemTime::now() - before).expect("ours");
+        assert!(store.has_blob(&digest, size));
+        assert_eq!(age() < minutes(1), is_noted);
+    }
+    store.touch(Path::new("trees/not-there"));
+}
+
+/// Users look for a thing, or make it, and then read it, many times; a remover takes all that he may. Whoever has found
+/// or made something must be able to read it until he ends.
+#[test]
+fn nobody_loses_what_he_uses() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let (ended, start, made) = (AtomicBool::new(false), Barrier::new(5), AtomicU32::new(0));
+    let life = |seed: u32| {
+        let store = store(root.path());
+        let blobs: Vec<Vec<u8>> =
+            (0..6_u32).map(|blob| ((blob * seed) % 11).to_le_bytes().to_vec()).collect();
+        for blob in &blobs {
+            let digest = Sha256Digest::of(blob);
+            if !store.has_blob(&digest, 4) {
+                let mut writer = store.blob_writer().expect("a temporary");
+                writer.write_all(blob).expect("written");
+                writer.commit().expect("stored");
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for blob in &blobs {
+            let path = store.blob_path(&Sha256Digest::of(blob));
+            assert_eq!(&fs::read(path).expect("what was found stays"), blob);
+        }
+    };
+    thread::scope(|scope| {
+        let users: Vec<_> = (1..5)
+            .map(|user| {
+                let (life, start) = (&life, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    (0..40).for_each(|round| life(user * 7 + round));
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let store = store(root.path());
+            start.wait();
+            while !ended.load(Ordering::Relaxed) {
+                let mut removal = store.removal().expect("begun");
+                for blob in 0..11_u32 {
+                    removal.take(&store.blob_path(&Sha256Digest::of(&blob.to_le_bytes()))).expect("possible");
+                }
+                removal.finish().expect("deleted");
+            }
+        });
+        let all_ended: Vec<_> = users.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        ended.store(true, Ordering::Relaxed);
+        assert!(all_ended.iter().all(Result::is_ok));
+    });
+    assert!(made.load(Ordering::Relaxed) >= 11, "something was removed and made again, or at least made");
+}
