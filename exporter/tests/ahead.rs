@@ -41,6 +41,7 @@ fn vertex(label: &str, inputs: Vec<VertexId>) -> Vertex {
         span: None,
         ambient_env: Vec::new(),
         use_cache: true,
+        written: Default::default(),
     }
 }
 

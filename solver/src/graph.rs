@@ -2,6 +2,8 @@
 //!
 //! An edge can only name an earlier vertex, so a cycle cannot be written down and graph order is a topological order.
 
+use std::collections::BTreeMap;
+
 use oci::{ImageConfig, Platform, config::History};
 use parser::Span;
 
@@ -36,6 +38,19 @@ pub struct Vertex {
     pub ambient_env: Vec<(String, String)>,
     /// Whether the cache may answer for it (`--no-cache`, `--no-cache-filter`). Not identity.
     pub use_cache: bool,
+    /// What stands in the Dockerfile, for people. Not identity.
+    pub written: Written,
+}
+
+/// What people know a step by: it is told of when a step is explained, and no part of what the step is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The instruction, its variables not replaced; without credentials of URLs. Empty for what the planner adds.
+    pub instruction: String,
+    /// The ARGs that it names, or that its command can see, with their values.
+    pub arguments: BTreeMap<String, String>,
+    /// The ENVs that it names, with their values. What a command can see of them is in its operation.
+    pub env: BTreeMap<String, String>,
 }
 
 /// An image that is asked for.

@@ -7,7 +7,9 @@
 //! What a step's inputs are, for the content key, is decided by [`readings`]: the file system it works on as a whole, and
 //! of everything a COPY or a mount reads only what is picked.
 
-use std::{borrow::Cow, collections::BTreeMap};
+pub mod pre_image;
+
+use std::borrow::Cow;
 
 use oci::{
     Platform, Snapshot, TreeDigest,
@@ -23,6 +25,7 @@ use crate::{
     },
     remote::{GitAddress, GitTimes},
 };
+pub use pre_image::pre_image;
 
 /// Identity of a source, which is both of its keys: the chain of an image's layers, or what the executor says the
 /// files of a context or of the Dockerfile itself hash to.
@@ -68,7 +71,8 @@ fn key(domain: &str, vertex: &Vertex, inputs: &[TreeDigest]) -> TreeDigest {
 
 /// The half of a vertex that is identity. Its inputs are too, by their keys.
 fn identity(vertex: &Vertex) -> (&Op, &Platform) {
-    let Vertex { op, inputs: _, platform, label: _, span: _, ambient_env: _, use_cache: _ } = vertex;
+    let Vertex { op, inputs: _, platform, label: _, span: _, ambient_env: _, use_cache: _, written: _ } =
+        vertex;
     (op, platform)
 }
 
@@ -336,102 +340,6 @@ impl Canonical for MakeDir {
         let Self { path, owner, timestamps } = self;
         // The second field is the mode, which is the same for all.
         out.field(1, path).field(2, &0o755_u32).field(3, owner).field(4, timestamps);
-    }
-}
-
-/// What the content key was made of, for people and for `explain`: field to value. `inputs` are the digests that the
-/// key was made of.
-pub fn pre_image(vertex: &Vertex, inputs: &[TreeDigest]) -> BTreeMap<String, String> {
-    let (op, platform) = identity(vertex);
-    let mut fields = Fields(BTreeMap::new());
-    fields.put("platform", platform);
-    match op {
-        Op::Source(_) => {}
-        Op::Exec(exec) => fields.exec(exec),
-        Op::Copy(copy) => fields.copy(copy),
-        Op::MakeDir(directory) => fields.make_dir(directory),
-        Op::Merge => fields.put("op", "merge"),
-    }
-    for (reading, digest) in readings(op).iter().zip(inputs) {
-        match reading {
-            Reading::Whole(0) => fields.put("parent", digest),
-            Reading::Whole(input) => fields.put(&format!("files of input {input}"), digest),
-            Reading::Selected(1, selector) => {
-                fields.put(&format!("files {}", selector.include.join(" ")), digest);
-            }
-            Reading::Selected(input, selector) => {
-                fields.put(&format!("files {} of input {input}", selector.include.join(" ")), digest);
-            }
-        }
-    }
-    fields.0
-}
-
-struct Fields(BTreeMap<String, String>);
-
-impl Fields {
-    fn put(&mut self, name: &str, value: impl ToString) {
-        self.0.insert(name.to_owned(), value.to_string());
-    }
-
-    fn exec(&mut self, exec: &Exec) {
-        let Exec {
-            args,
-            env,
-            user,
-            workdir,
-            network,
-            security,
-            mounts,
-            devices,
-            hosts,
-            hostname,
-            script,
-            timestamps,
-        } = exec;
-        self.put("op", "run");
-        self.put("args", format!("{args:?}"));
-        env.iter().for_each(|(name, value)| self.put(&format!("env {name}"), value));
-        self.put("user", user);
-        self.put("workdir", workdir);
-        self.put("network", format!("{network:?}"));
-        self.put("security", format!("{security:?}"));
-        for (number, mount) in mounts.iter().enumerate() {
-            self.put(&format!("mount {number:03}"), format!("{mount:?}"));
-        }
-        for Device { name, required } in devices {
-            self.put(&format!("device {name}"), if *required { "required" } else { "optional" });
-        }
-        hosts.iter().for_each(|(name, address)| self.put(&format!("host {name}"), address));
-        hostname.iter().for_each(|name| self.put("hostname", name));
-        script.iter().for_each(|Script { name, content }| self.put(&format!("script {name}"), content));
-        self.put("timestamps", format!("{timestamps:?}"));
-    }
-
-    fn copy(&mut self, copy: &Copy) {
-        let Copy { items, destination, into_directory, chown, chmod, timestamps } = copy;
-        self.put("op", "copy");
-        for (number, CopyItem { input, selector, unpack }) in items.iter().enumerate() {
-            let Selector { include, exclude, follow_links, parents } = selector;
-            let what = format!("{include:?} from input {input}, without {exclude:?}");
-            self.put(
-                &format!("item {number:03}"),
-                format!("{what}, links {follow_links}, parents {parents}, unpack {unpack}"),
-            );
-        }
-        self.put("destination", destination);
-        self.put("into directory", into_directory);
-        chown.iter().for_each(|owner| self.put("chown", owner));
-        chmod.iter().for_each(|mode| self.put("chmod", format!("{mode:?}")));
-        self.put("timestamps", format!("{timestamps:?}"));
-    }
-
-    fn make_dir(&mut self, directory: &MakeDir) {
-        let MakeDir { path, owner, timestamps } = directory;
-        self.put("op", "workdir");
-        self.put("path", path);
-        self.put("owner", owner);
-        self.put("timestamps", format!("{timestamps:?}"));
     }
 }
 

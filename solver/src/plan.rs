@@ -455,6 +455,7 @@ impl Planner<'_> {
             span: Some(span),
             ambient_env: Vec::new(),
             use_cache: true,
+            written: Default::default(),
         })
     }
 

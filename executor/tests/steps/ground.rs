@@ -326,6 +326,7 @@ fn vertex(op: Op) -> Vertex {
         span: None,
         ambient_env,
         use_cache: true,
+        written: Default::default(),
     }
 }
 

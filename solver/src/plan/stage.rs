@@ -1,6 +1,6 @@
 //! One stage: its instructions, in order, applied to a state that the next stage may start from.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use oci::{History, ImageConfig, Platform};
 use parser::{
@@ -17,7 +17,7 @@ use super::{
     variables::{self, DEFAULT_PATH, Environment},
 };
 use crate::{
-    graph::{HistoryItem, Vertex, VertexId},
+    graph::{HistoryItem, Vertex, VertexId, Written},
     op::{self, ContextSource, Op, Place, Selector, Source},
     remote,
 };
@@ -195,6 +195,7 @@ fn copy_whole(planner: &mut Planner, state: &mut StageState, name: &str, span: S
         span: Some(span),
         ambient_env: Vec::new(),
         use_cache: true,
+        written: Written { instruction: format!("FROM {name}"), ..Written::default() },
     });
     state.history.push(history(format!("FROM {name}"), true));
 }
@@ -362,6 +363,7 @@ impl Walk<'_, '_> {
         label: String,
         ambient_env: Vec<(String, String)>,
     ) -> VertexId {
+        let written = self.written(task, &op);
         self.planner.graph.add(Vertex {
             op,
             inputs,
@@ -370,7 +372,34 @@ impl Walk<'_, '_> {
             span: Some(task.span()),
             ambient_env,
             use_cache: self.uses_cache,
+            written,
         })
+    }
+
+    /// What people know a step of this instruction by.
+    fn written(&self, task: &Task, op: &Op) -> Written {
+        let state = &self.state;
+        let variables = &state.config.config.env;
+        let of_config = |(name, value): &(String, String)| {
+            variables.iter().any(|variable| variables::split(variable) == (name, value))
+        };
+        let named = RefCell::new(BTreeMap::new());
+        let lookup = |name: &str| {
+            let value = state.environment.get(name)?.to_owned();
+            named.borrow_mut().insert(name.to_owned(), value.clone());
+            Some(value)
+        };
+        // Only asked for what it looks up; a text that is wrong is reported elsewhere.
+        let escape = self.planner.dockerfile.directives.escape;
+        let _ = word::expand_for_display(&task.instruction.text, escape, &lookup);
+        let mut named = named.into_inner();
+        if matches!(op, Op::Exec(_)) {
+            let seen = state.arguments.iter().map(|(name, _)| name);
+            let seen = seen.filter_map(|name| Some((name.clone(), state.environment.get(name)?.to_owned())));
+            named.extend(seen);
+        }
+        let (env, arguments) = named.into_iter().partition(of_config);
+        Written { instruction: remote::redacted(&task.instruction.text), arguments, env }
     }
 
     pub(super) fn commit(&mut self, created_by: String, produces_layer: bool) {

@@ -173,10 +173,16 @@ impl<'a> Run<'a> {
         Miss {
             definition: self.steps.definition(id),
             content: keyed.content,
-            pre_image: key::pre_image(self.world.graph.vertex(id), &keyed.read),
+            pre_image: self.pre_image(id, keyed),
             forced: self.steps.is_forced(id),
             expired: None,
         }
+    }
+
+    fn pre_image(&self, id: VertexId, keyed: &Keyed) -> BTreeMap<String, String> {
+        let vertex = |id: &VertexId| self.world.graph.vertex(*id);
+        let inputs: Vec<_> = self.steps.inputs(id).iter().map(vertex).collect();
+        key::pre_image(vertex(&id), &inputs, &keyed.read)
     }
 
     fn executed(&mut self, id: VertexId, executed: Executed) {
@@ -231,13 +237,13 @@ impl<'a> Run<'a> {
         if self.world.caches.is_empty() {
             return;
         }
-        let vertex = self.world.graph.vertex(id);
+        let pre_image = self.pre_image(id, &keyed);
         let record = Record {
             definition: self.steps.definition(id),
             content: keyed.content,
             parent,
             snapshot: snapshot.clone(),
-            pre_image: key::pre_image(vertex, &keyed.read),
+            pre_image,
             made,
         };
         self.pool.submit(Task::Remember(Box::new(record)));

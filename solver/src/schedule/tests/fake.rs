@@ -199,6 +199,7 @@ impl Dockerfile {
             span: None,
             ambient_env: Vec::new(),
             use_cache: true,
+            written: Default::default(),
         })
     }
 
