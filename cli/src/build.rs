@@ -94,7 +94,7 @@ pub fn build(
     warn(&planned.warnings, source, events);
     let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
-    let options = SolveOptions { jobs: request.jobs, maker: maker(&surroundings.id) };
+    let options = SolveOptions { jobs: request.jobs, oldest: 0, maker: maker(&surroundings.id) };
     let epoch = request.epoch.or(planned.epoch);
     let sealers = sealers(request, request.time_policy(epoch), store, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);

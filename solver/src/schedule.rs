@@ -12,9 +12,11 @@
 //! recurses over the graph.
 
 mod adopt;
+mod lookup;
 mod pool;
 mod run;
 mod steps;
+mod task;
 #[cfg(test)]
 mod tests;
 
@@ -24,20 +26,23 @@ use oci::{Snapshot, TreeDigest};
 
 use crate::{
     Image,
-    cache::{Key, Maker, Record},
+    cache::Maker,
     event::{Event, EventSink},
     graph::{Graph, Target, VertexId},
     op::{Op, Source},
     traits::{CacheBackend, Cancel, Executor, FailureKind, StepFailure},
 };
-use pool::{Message, Pool, Task, World};
+use pool::{Pool, World};
 use steps::Steps;
+use task::{Message, Task};
 
 /// How a build is run.
 #[derive(Debug, Clone)]
 pub struct SolveOptions {
-    /// How many things are done at the same time, at least one.
+    /// How many steps run at the same time, at least one.
     pub jobs: usize,
+    /// Results that were made before this, in Unix seconds, are made again; 0 takes all.
+    pub oldest: u64,
     /// Goes into the records.
     pub maker: Maker,
 }
@@ -70,14 +75,16 @@ pub fn solve(
     cancel: &Cancel,
 ) -> Result<Vec<Image>, SolveError> {
     let stop = cancel.child();
-    let world = World { graph, executor, caches, events, stop: &stop, maker: &options.maker };
+    let world =
+        World { graph, executor, caches, events, stop: &stop, maker: &options.maker, oldest: options.oldest };
     let needed = steps::needed(graph);
     events(Event::Planned(shown(graph, &needed)));
     thread::scope(|scope| {
-        let mut pool = Pool::start(scope, &world, options.jobs);
+        let mut pool = Pool::new(scope, &world, options.jobs);
         let identities = identify(&world, &mut pool, &needed)?;
         let steps = Steps::new(graph, &needed, identities);
-        let adopted = adopt::adopt(&steps, look_up(&steps, caches));
+        let remembered = lookup::look_up(&steps, &world);
+        let adopted = adopt::adopt(&steps, &remembered);
         let mut snapshots = run::run(&world, &mut pool, &steps, adopted)?;
         Ok(graph.targets.iter().map(|target| image(&steps, &mut snapshots, target)).collect())
     })
@@ -102,7 +109,7 @@ fn is_shown(graph: &Graph, id: VertexId) -> bool {
 /// Phase 1: the digest of every source that has files of its own.
 fn identify(
     world: &World,
-    pool: &mut Pool,
+    pool: &mut Pool<'_>,
     needed: &[VertexId],
 ) -> Result<BTreeMap<VertexId, TreeDigest>, SolveError> {
     for id in needed {
@@ -158,38 +165,4 @@ fn skipped(id: VertexId) -> SolveError {
 fn first(failures: Vec<SolveError>) -> Option<SolveError> {
     let consequence = |error: &SolveError| error.failure.kind == FailureKind::Cancelled;
     failures.into_iter().min_by_key(|error| (consequence(error), error.vertex))
-}
-
-/// Phase 2: what the caches, the first one first, have under the definition keys; only what can be a result of its
-/// step.
-fn look_up(steps: &Steps, caches: &[&dyn CacheBackend]) -> BTreeMap<VertexId, Snapshot> {
-    let mut missing: Vec<VertexId> = steps.looked_up_by_definition().collect();
-    let mut found = BTreeMap::new();
-    for cache in caches {
-        if missing.is_empty() {
-            break;
-        }
-        let keys: Vec<Key> = missing.iter().map(|id| Key::Definition(steps.definition(*id))).collect();
-        let mut records = cache.lookup(&keys).into_iter();
-        missing.retain(|id| match records.next().flatten().and_then(|record| fitting(steps, *id, record)) {
-            Some(snapshot) => found.insert(*id, snapshot).is_some(),
-            None => true,
-        });
-    }
-    found
-}
-
-/// The snapshot of a record, if it can be the result of a step: it has a layer for every step of the chain on top of
-/// the very layers of the graph's base. Those are taken from the graph, since the same layer may now come from
-/// another place or be compressed in another way.
-fn fitting(steps: &Steps, id: VertexId, record: Record) -> Option<Snapshot> {
-    let base = steps.base_layers(id);
-    let layers = &record.snapshot.layers;
-    let fits = record.definition == steps.definition(id)
-        && record.layer().is_some()
-        && layers.len() == steps.length(id)
-        && layers.iter().zip(base).all(|(layer, base)| layer.tree() == base.tree())
-        && layers[base.len()..].iter().all(|layer| matches!(layer, oci::Layer::Built(_)));
-    let on_base = || Snapshot { layers: [base, &layers[base.len()..]].concat() };
-    fits.then(on_base)
 }

@@ -9,29 +9,54 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use oci::Snapshot;
 
-use super::steps::Steps;
-use crate::graph::VertexId;
+use super::{lookup::Remembered, steps::Steps};
+use crate::{cache::Made, graph::VertexId};
 
 /// What the cache has settled.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Adopted {
     /// Snapshots of needed steps, by hits of their own or of steps above them.
     pub(super) snapshots: BTreeMap<VertexId, Snapshot>,
+    /// Who made the layers of steps that are settled, needed or not, where that is known.
+    pub(super) made: BTreeMap<VertexId, Made>,
     /// What is needed and not settled, sources included, in graph order.
     pub(super) open: Vec<VertexId>,
 }
 
-/// Settles what can be settled by `hits`, the snapshots that are remembered for definitions; each fits its step.
-pub(super) fn adopt(steps: &Steps, hits: BTreeMap<VertexId, Snapshot>) -> Adopted {
-    let mut hits = hits;
+/// Settles what can be settled by what is remembered for definitions; each fits its step.
+pub(super) fn adopt(steps: &Steps, remembered: &BTreeMap<VertexId, Remembered>) -> Adopted {
+    let mut hits: Hits = remembered.iter().map(|(id, found)| (*id, &found.snapshot)).collect();
     loop {
         let demand = Demand::of(steps, &hits);
         let refused = disagreeing(steps, &hits, &demand.hit);
         if refused.is_empty() {
-            return demand.settle(steps, &hits);
+            let mut adopted = demand.settle(steps, &hits);
+            adopted.made = makers(steps, remembered, &adopted);
+            return adopted;
         }
         hits.retain(|id, _| !refused.contains(id));
     }
+}
+
+/// What is remembered and not refused.
+type Hits<'a> = BTreeMap<VertexId, &'a Snapshot>;
+
+/// Whoever made the record of a step that is settled has made its layer, unless the layer comes with the chain of another
+/// step's hit and is not the same.
+fn makers(
+    steps: &Steps,
+    remembered: &BTreeMap<VertexId, Remembered>,
+    adopted: &Adopted,
+) -> BTreeMap<VertexId, Made> {
+    let has_made = |(id, found): &(&VertexId, &Remembered)| {
+        let adopted = adopted.snapshots.get(id).and_then(|snapshot| snapshot.layers.last());
+        adopted.is_none_or(|layer| Some(layer) == found.snapshot.layers.last())
+    };
+    let settled = |(id, _): &(&VertexId, &Remembered)| {
+        steps.source(**id).is_none() && adopted.open.binary_search(id).is_err()
+    };
+    let made = remembered.iter().filter(settled).filter(has_made);
+    made.map(|(id, found)| (*id, found.made.clone())).collect()
 }
 
 /// What the targets need when the cache is believed.
@@ -46,7 +71,7 @@ struct Demand {
 }
 
 impl Demand {
-    fn of(steps: &Steps, hits: &BTreeMap<VertexId, Snapshot>) -> Self {
+    fn of(steps: &Steps, hits: &Hits<'_>) -> Self {
         let mut demand = Self::default();
         let mut needed: BTreeSet<VertexId> = steps.targets().collect();
         let mut above: HashMap<VertexId, VertexId> = HashMap::new();
@@ -71,26 +96,22 @@ impl Demand {
         demand
     }
 
-    fn settle(self, steps: &Steps, hits: &BTreeMap<VertexId, Snapshot>) -> Adopted {
+    fn settle(self, steps: &Steps, hits: &Hits<'_>) -> Adopted {
         let own = self.hit.iter().map(|id| (*id, *id));
         let prefix = |(id, hit): (VertexId, VertexId)| {
             (id, Snapshot { layers: hits[&hit].layers[..steps.length(id)].to_vec() })
         };
         let snapshots = own.chain(self.implied).map(prefix).collect();
-        Adopted { snapshots, open: self.open.into_iter().collect() }
+        Adopted { snapshots, open: self.open.into_iter().collect(), made: BTreeMap::new() }
     }
 }
 
 /// Of the hits in use, those that contradict an earlier one about a step in both their chains.
-fn disagreeing(
-    steps: &Steps,
-    hits: &BTreeMap<VertexId, Snapshot>,
-    used: &BTreeSet<VertexId>,
-) -> BTreeSet<VertexId> {
+fn disagreeing(steps: &Steps, hits: &Hits<'_>, used: &BTreeSet<VertexId>) -> BTreeSet<VertexId> {
     let mut refused = BTreeSet::new();
     let mut fixed: HashMap<VertexId, &Snapshot> = HashMap::new();
     for id in used {
-        let snapshot = &hits[id];
+        let snapshot = hits[id];
         let chain = || std::iter::successors(Some(*id), |step| steps.parent(*step));
         // Where one step of the chain is fixed, all below it are, by snapshots that agree.
         let agrees = match chain().find_map(|step| Some((step, *fixed.get(&step)?))) {

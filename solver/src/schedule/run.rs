@@ -2,10 +2,13 @@
 //!
 //! A step goes `Waiting → Keying → Running → Done`; it skips `Running` when a cache, or another step of this build with
 //! the same content key, has its layer. That key is also the lock: of equal steps one runs and the others wait for it.
+//! What another builder runs is *parked*: nobody waits for a lock, this thread has it looked at every now and then, so
+//! a step that is not ours to run takes no worker from the others and is given up at once when the build stops.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use oci::{Layer, Snapshot, TreeDigest};
@@ -14,38 +17,32 @@ use super::{
     SolveError,
     adopt::Adopted,
     fail, first,
-    pool::{Job, Keyed, Message, Pool, Ready, Task, World},
+    pool::{Pool, Ready, World},
     skipped,
     steps::Steps,
+    task::{Job, Keyed, Message, Reserved, Task, Turn},
 };
 use crate::{
     cache::{Hit, Made, Miss, Record},
     event::Event,
     graph::VertexId,
     key,
-    traits::Executed,
+    traits::{Executed, StepFailure},
 };
+
+/// Time between two looks at what another builder runs.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Does what is open and returns the snapshots of the targets.
 pub(super) fn run(
     world: &World,
-    pool: &mut Pool,
+    pool: &mut Pool<'_>,
     steps: &Steps,
     adopted: Adopted,
 ) -> Result<BTreeMap<VertexId, Arc<Snapshot>>, SolveError> {
     let mut run = Run::new(world, pool, steps, adopted);
-    while let Some(message) = run.pool.next() {
-        match message {
-            Message::Keyed(id, Ok(keyed)) => run.keyed(id, keyed),
-            Message::Executed(id, Ok(executed)) => run.executed(id, executed),
-            Message::Keyed(id, Err(failure)) | Message::Executed(id, Err(failure)) => {
-                run.failures.push(fail(world, id, failure));
-            }
-            Message::Skipped(id) => run.failures.push(skipped(id)),
-            Message::Identified(..) | Message::Lost => {
-                unreachable!("sources are identified before steps run")
-            }
-        }
+    while let Some(message) = run.next() {
+        run.take(message);
     }
     match first(run.failures) {
         Some(error) => Err(error),
@@ -53,9 +50,9 @@ pub(super) fn run(
     }
 }
 
-struct Run<'a> {
+struct Run<'a, 'scope> {
     world: &'a World<'a>,
-    pool: &'a mut Pool,
+    pool: &'a mut Pool<'scope>,
     steps: &'a Steps<'a>,
     /// How many inputs of a step are not there yet.
     missing: HashMap<VertexId, usize>,
@@ -67,6 +64,10 @@ struct Run<'a> {
     uses: HashMap<VertexId, usize>,
     /// Content keys of steps that are being run, with those that wait for the same layer.
     running: HashMap<TreeDigest, Vec<VertexId>>,
+    /// Steps that another builder runs, to be looked at again.
+    parked: Vec<VertexId>,
+    /// Steps whose waiting has been told.
+    told: HashSet<VertexId>,
     /// Layers of this build by content key, and who made them.
     layers: HashMap<TreeDigest, (Layer, Made)>,
     /// Keys of steps that are not done.
@@ -74,8 +75,8 @@ struct Run<'a> {
     failures: Vec<SolveError>,
 }
 
-impl<'a> Run<'a> {
-    fn new(world: &'a World<'a>, pool: &'a mut Pool, steps: &'a Steps<'a>, adopted: Adopted) -> Self {
+impl<'a, 'scope> Run<'a, 'scope> {
+    fn new(world: &'a World<'a>, pool: &'a mut Pool<'scope>, steps: &'a Steps<'a>, adopted: Adopted) -> Self {
         let mut run = Self {
             world,
             pool,
@@ -85,15 +86,17 @@ impl<'a> Run<'a> {
             done: BTreeMap::new(),
             uses: HashMap::new(),
             running: HashMap::new(),
+            parked: Vec::new(),
+            told: HashSet::new(),
             layers: HashMap::new(),
             keyed: HashMap::new(),
             failures: Vec::new(),
         };
         steps.targets().for_each(|id| *run.uses.entry(id).or_default() += 1);
-        let Adopted { snapshots, open } = adopted;
+        let Adopted { snapshots, open, made } = adopted;
+        run.tell_settled(&open, made);
         let (sources, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|id| steps.source(*id).is_some());
         open.iter().for_each(|id| run.wait_for_inputs(*id));
-        run.tell_cached(&open);
         let sources =
             sources.into_iter().filter_map(|id| Some((id, key::source_snapshot(steps.source(id)?))));
         for (id, snapshot) in snapshots.into_iter().chain(sources.collect::<Vec<_>>()) {
@@ -103,13 +106,58 @@ impl<'a> Run<'a> {
         run
     }
 
-    /// Everything that the targets need and nobody has to run, in graph order.
-    fn tell_cached(&self, open: &[VertexId]) {
+    /// What happens next; `None` when everything is done.
+    fn next(&mut self) -> Option<Message> {
+        while !self.parked.is_empty() {
+            if let Some(message) = self.pool.next_within(PAUSE) {
+                return Some(message);
+            }
+            self.probe_parked();
+        }
+        self.pool.next()
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Keyed(id, Ok(keyed)) => self.keyed(id, keyed),
+            Message::Turn(id, Ok(Turn::Ran(executed, reserved))) => self.ran(id, executed, reserved),
+            Message::Turn(id, Ok(Turn::Found(layer, made))) => self.settled(id, layer, made),
+            Message::Turn(id, Ok(Turn::Busy(owner))) => self.park(id, owner),
+            Message::Turn(id, Ok(Turn::Free)) => self.execute(id),
+            Message::Keyed(id, Err(failure)) | Message::Turn(id, Err(failure)) => self.failed(id, failure),
+            Message::Skipped(id) => self.failures.push(skipped(id)),
+            Message::Remembered => {}
+            Message::Identified(..) | Message::Lost => {
+                unreachable!("sources are identified before steps run")
+            }
+        }
+    }
+
+    fn failed(&mut self, id: VertexId, failure: StepFailure) {
+        self.failures.push(fail(self.world, id, failure));
+    }
+
+    /// Everything that the targets ask for and nobody has to run, in graph order.
+    fn tell_settled(&self, open: &[VertexId], mut made: BTreeMap<VertexId, Made>) {
         let settled = self.steps.order().filter(|id| self.steps.source(*id).is_none());
         for id in settled.filter(|id| open.binary_search(id).is_err()) {
-            let hit = Hit { definition: self.steps.definition(id), made: None };
-            (self.world.events)(Event::Cached(id, Box::new(hit)));
+            self.tell_cached(id, made.remove(&id));
         }
+    }
+
+    /// A step, and all that are the same, are answered for.
+    fn tell_cached(&self, id: VertexId, made: Option<Made>) {
+        self.tell_hit(id, made.clone());
+        self.tell_repeats(id, made);
+    }
+
+    fn tell_repeats(&self, id: VertexId, made: Option<Made>) {
+        self.steps.repeats(id).iter().for_each(|same| self.tell_hit(*same, made.clone()));
+    }
+
+    fn tell_hit(&self, id: VertexId, made: Option<Made>) {
+        let hit = Hit { definition: self.steps.definition(self.steps.same(id)), made };
+        (self.world.events)(Event::Cached(id, Box::new(hit)));
     }
 
     fn wait_for_inputs(&mut self, id: VertexId) {
@@ -151,10 +199,9 @@ impl<'a> Run<'a> {
 
     fn keyed(&mut self, id: VertexId, keyed: Keyed) {
         let content = keyed.content;
-        let known = self.layers.get(&content).cloned().or_else(|| keyed.hit.clone());
+        let known = self.layers.get(&content).cloned().or_else(|| keyed.found.hit.clone());
         self.keyed.insert(id, keyed);
         if let Some((layer, made)) = known {
-            self.layers.insert(content, (layer.clone(), made.clone()));
             return self.cached(id, layer, made);
         }
         (self.world.events)(Event::Missed(id, Box::new(self.miss(id))));
@@ -162,9 +209,33 @@ impl<'a> Run<'a> {
             Some(waiting) => waiting.push(id),
             None => {
                 self.running.insert(content, Vec::new());
-                let job = self.job(id);
-                self.submit(Task::Execute(job));
+                self.execute(id);
             }
+        }
+    }
+
+    fn execute(&mut self, id: VertexId) {
+        let (job, content) = (self.job(id), self.keyed[&id].content);
+        self.submit(Task::Execute(job, content));
+    }
+
+    /// Another builder runs the step: it will be looked at again.
+    fn park(&mut self, id: VertexId, owner: String) {
+        if self.told.insert(id) {
+            let what = format!("waiting for another build ({owner}) that runs this step");
+            (self.world.events)(Event::Waiting(id, what));
+        }
+        self.parked.push(id);
+    }
+
+    fn probe_parked(&mut self) {
+        for id in std::mem::take(&mut self.parked) {
+            if self.world.stop.is_requested() {
+                self.failures.push(skipped(id));
+                continue;
+            }
+            let (job, content) = (self.job(id), self.keyed[&id].content);
+            self.submit(Task::Probe(job, content));
         }
     }
 
@@ -175,7 +246,7 @@ impl<'a> Run<'a> {
             content: keyed.content,
             pre_image: self.pre_image(id, keyed),
             forced: self.steps.is_forced(id),
-            expired: None,
+            expired: keyed.found.expired.clone(),
         }
     }
 
@@ -185,32 +256,44 @@ impl<'a> Run<'a> {
         key::pre_image(vertex(&id), &inputs, &keyed.read)
     }
 
-    fn executed(&mut self, id: VertexId, executed: Executed) {
+    fn ran(&mut self, id: VertexId, executed: Executed, reserved: Reserved) {
         let Executed { layer, took } = executed;
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let made = Made { by: self.world.maker.clone(), took_ms };
-        let content = self.keyed[&id].content;
-        self.layers.insert(content, (layer.clone(), made.clone()));
         (self.world.events)(Event::Done(id, layer.clone()));
-        self.finish(id, layer.clone(), made.clone());
+        self.tell_repeats(id, Some(made.clone()));
+        let content = self.keyed[&id].content;
+        self.finish(id, layer.clone(), made.clone(), reserved);
+        self.release(content, &layer, &made);
+    }
+
+    /// Another builder has run a step that was ours to run.
+    fn settled(&mut self, id: VertexId, layer: Layer, made: Made) {
+        let content = self.keyed[&id].content;
+        self.cached(id, layer.clone(), made.clone());
+        self.release(content, &layer, &made);
+    }
+
+    fn cached(&mut self, id: VertexId, layer: Layer, made: Made) {
+        self.tell_cached(id, Some(made.clone()));
+        self.finish(id, layer, made, Reserved::default());
+    }
+
+    /// Those of this build that wait for the same layer.
+    fn release(&mut self, content: TreeDigest, layer: &Layer, made: &Made) {
         for other in self.running.remove(&content).unwrap_or_default() {
             self.cached(other, layer.clone(), made.clone());
         }
     }
 
-    fn cached(&mut self, id: VertexId, layer: Layer, made: Made) {
-        let hit = Hit { definition: self.steps.definition(id), made: Some(made.clone()) };
-        (self.world.events)(Event::Cached(id, Box::new(hit)));
-        self.finish(id, layer, made);
-    }
-
-    fn finish(&mut self, id: VertexId, layer: Layer, made: Made) {
+    fn finish(&mut self, id: VertexId, layer: Layer, made: Made, reserved: Reserved) {
+        self.layers.insert(self.keyed[&id].content, (layer.clone(), made.clone()));
         let parent = self.done[&self.steps.inputs(id)[0]].digest;
         let digest = Snapshot::digest_with(&parent, &layer);
         let mut snapshot = self.take_parent(id);
         snapshot.layers.push(layer);
         let snapshot = Arc::new(snapshot);
-        self.remember(id, parent, &snapshot, made);
+        self.remember(id, parent, &snapshot, made, reserved);
         self.provide(id, snapshot, digest);
     }
 
@@ -232,7 +315,14 @@ impl<'a> Run<'a> {
         Arc::unwrap_or_clone(snapshot)
     }
 
-    fn remember(&mut self, id: VertexId, parent: TreeDigest, snapshot: &Snapshot, made: Made) {
+    fn remember(
+        &mut self,
+        id: VertexId,
+        parent: TreeDigest,
+        snapshot: &Snapshot,
+        made: Made,
+        reserved: Reserved,
+    ) {
         let keyed = self.keyed.remove(&id).expect("a step is keyed before it is done");
         if self.world.caches.is_empty() {
             return;
@@ -246,6 +336,6 @@ impl<'a> Run<'a> {
             pre_image,
             made,
         };
-        self.pool.submit(Task::Remember(Box::new(record)));
+        self.pool.submit(Task::Remember(Box::new(record), reserved));
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Steps<'a> {
     order: Vec<VertexId>,
     /// All needed vertices that are the same as an earlier one.
     repeated: HashMap<VertexId, VertexId>,
+    /// The other way round, in graph order.
+    repeats: HashMap<VertexId, Vec<VertexId>>,
     known: HashMap<VertexId, Known>,
 }
 
@@ -55,7 +57,13 @@ impl<'a> Steps<'a> {
         needed: &[VertexId],
         mut identities: BTreeMap<VertexId, TreeDigest>,
     ) -> Self {
-        let mut steps = Self { graph, order: Vec::new(), repeated: HashMap::new(), known: HashMap::new() };
+        let mut steps = Self {
+            graph,
+            order: Vec::new(),
+            repeated: HashMap::new(),
+            repeats: HashMap::new(),
+            known: HashMap::new(),
+        };
         let mut seen = HashMap::new();
         for id in needed {
             let known = steps.learn(*id, identities.remove(id));
@@ -63,6 +71,7 @@ impl<'a> Steps<'a> {
                 // Files of the user have no snapshot that could stand for those of another place.
                 Some(first) if known.identity.is_none() => {
                     steps.repeated.insert(*id, *first);
+                    steps.repeats.entry(*first).or_default().push(*id);
                     steps.known.get_mut(first).expect("it was seen").forced |= known.forced;
                 }
                 _ => {
@@ -110,6 +119,11 @@ impl<'a> Steps<'a> {
     /// The step that stands for a vertex.
     pub(super) fn same(&self, id: VertexId) -> VertexId {
         self.repeated.get(&id).copied().unwrap_or(id)
+    }
+
+    /// The other vertices that a step stands for.
+    pub(super) fn repeats(&self, id: VertexId) -> &[VertexId] {
+        self.repeats.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// Every step and source once, in graph order.

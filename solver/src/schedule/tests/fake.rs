@@ -300,7 +300,7 @@ impl Dockerfile {
         cancel: &Cancel,
     ) -> Result<Vec<Snapshot>, SolveError> {
         let events = |event| world.events.lock().expect("no panic").push(event);
-        let options = SolveOptions { jobs, maker: Maker::default() };
+        let options = SolveOptions { jobs, oldest: 0, maker: Maker::default() };
         let images = solve(&self.0, world, caches, &options, &events, cancel)?;
         Ok(images.into_iter().map(|image| image.snapshot).collect())
     }

@@ -1,0 +1,222 @@
+//! What a worker does, one function a task: each asks the world and answers with one message.
+
+use oci::{Layer, TreeDigest};
+
+use super::pool::{Ready, World};
+use crate::{
+    cache::{Claim, Key, Made, Record},
+    event::{Event, Stream},
+    graph::VertexId,
+    key::{self, Reading},
+    op::{Op, Selector, Source},
+    traits::{Executed, Input, Step, StepFailure},
+};
+
+/// Who does a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crew {
+    /// Those who run steps.
+    Steps,
+    /// Those who do everything else, none of which takes long but what waits for the disk or the network.
+    Other,
+}
+
+/// What a worker is asked to do.
+pub(super) enum Task {
+    /// Hash the files of a source.
+    Identify(VertexId),
+    /// Compute a step's content key and ask the caches for it.
+    Key(Job),
+    /// Run the step with this content key, unless another builder runs it or has run it by now.
+    Execute(Job, TreeDigest),
+    /// Look whether the builder that runs the step with this content key has ended.
+    Probe(Job, TreeDigest),
+    /// Write a record to every cache, then let others have what was reserved.
+    Remember(Box<Record>, Reserved),
+}
+
+impl Task {
+    pub(super) fn crew(&self) -> Crew {
+        match self {
+            Self::Execute(..) => Crew::Steps,
+            Self::Identify(_) | Self::Key(_) | Self::Probe(..) | Self::Remember(..) => Crew::Other,
+        }
+    }
+}
+
+/// A step whose inputs are there.
+pub(super) struct Job {
+    pub(super) id: VertexId,
+    pub(super) inputs: Vec<Ready>,
+    /// Whether the caches may answer.
+    pub(super) use_cache: bool,
+}
+
+/// What a worker answers: one message a task.
+pub(super) enum Message {
+    Identified(VertexId, Result<TreeDigest, StepFailure>),
+    Keyed(VertexId, Result<Keyed, StepFailure>),
+    /// To [`Task::Execute`] and [`Task::Probe`].
+    Turn(VertexId, Result<Turn, StepFailure>),
+    /// A record is written.
+    Remembered,
+    /// The build was stopped before the task was begun.
+    Skipped(VertexId),
+    /// A worker is gone: it panicked, and its scope will say so.
+    Lost,
+}
+
+/// A step's content key and what is known under it.
+pub(super) struct Keyed {
+    pub(super) content: TreeDigest,
+    /// What the key was made of.
+    pub(super) read: Vec<TreeDigest>,
+    pub(super) found: Found,
+}
+
+/// What the caches have under a content key.
+#[derive(Default)]
+pub(super) struct Found {
+    /// The layer, and who made it.
+    pub(super) hit: Option<(Layer, Made)>,
+    /// Who made the one that is too old, where there is no other.
+    pub(super) expired: Option<Made>,
+}
+
+/// What came of trying to run a step.
+pub(super) enum Turn {
+    /// It ran, and stays reserved until it is remembered.
+    Ran(Executed, Reserved),
+    /// Another builder has run it.
+    Found(Layer, Made),
+    /// Another builder runs it: who, in words.
+    Busy(String),
+    /// Nobody runs it any more, and nobody has.
+    Free,
+}
+
+/// What keeps other builders from running a step.
+#[derive(Default)]
+pub(super) struct Reserved(Vec<Claim>);
+
+pub(super) fn perform(world: &World, task: Task) -> Message {
+    let stopped = world.stop.is_requested();
+    match task {
+        // Whatever has ended the build, what was made is kept.
+        Task::Remember(record, reserved) => {
+            world.caches.iter().for_each(|cache| cache.store(&record));
+            drop(reserved);
+            Message::Remembered
+        }
+        Task::Identify(id) if stopped => Message::Skipped(id),
+        Task::Key(Job { id, .. }) | Task::Execute(Job { id, .. }, _) | Task::Probe(Job { id, .. }, _)
+            if stopped =>
+        {
+            Message::Skipped(id)
+        }
+        Task::Identify(id) => Message::Identified(id, identify(world, id)),
+        Task::Key(job) => Message::Keyed(job.id, find(world, &job)),
+        Task::Execute(job, content) => Message::Turn(job.id, take_turn(world, &job, content)),
+        Task::Probe(job, content) => Message::Turn(job.id, Ok(probe(world, &job, content))),
+    }
+}
+
+fn identify(world: &World, id: VertexId) -> Result<TreeDigest, StepFailure> {
+    match &world.graph.vertex(id).op {
+        Op::Source(source) => world.executor.identify(source, world.stop),
+        _ => unreachable!("only sources are identified"),
+    }
+}
+
+fn find(world: &World, job: &Job) -> Result<Keyed, StepFailure> {
+    let vertex = world.graph.vertex(job.id);
+    let read = key::readings(&vertex.op).into_iter().map(|reading| match reading {
+        Reading::Whole(input) => Ok(job.inputs[input].digest),
+        Reading::Selected(input, selector) => selected(world, &job.inputs[input], &selector),
+    });
+    let read = read.collect::<Result<Vec<_>, _>>()?;
+    let content = key::content_key(vertex, &read);
+    let found = if job.use_cache { remembered(world, content, &job.inputs[0]) } else { Found::default() };
+    Ok(Keyed { content, read, found })
+}
+
+/// Digest of what a copy takes of one of its sources.
+fn selected(world: &World, input: &Ready, selector: &Selector) -> Result<TreeDigest, StepFailure> {
+    match &world.graph.vertex(input.id).op {
+        Op::Source(source @ (Source::Context(_) | Source::Inline(_))) => {
+            Ok(key::source_key(source, input.identity.as_ref()))
+        }
+        _ => world.executor.select(&input.snapshot, selector, world.stop),
+    }
+}
+
+/// The layer that the first cache to know it has under a content key. A record that was not made on this parent is
+/// none of ours.
+fn remembered(world: &World, content: TreeDigest, parent: &Ready) -> Found {
+    let mut expired = None;
+    for cache in world.caches {
+        let Some(record) = cache.lookup(&[Key::Content(content)]).pop().flatten() else { continue };
+        let fits = record.content == content && record.parent == parent.digest;
+        match record.layer().filter(|_| fits) {
+            Some(layer) if record.made.by.at >= world.oldest => {
+                return Found { hit: Some((layer.clone(), record.made.clone())), expired: None };
+            }
+            Some(_) => expired = expired.or(Some(record.made)),
+            None => {}
+        }
+    }
+    Found { hit: None, expired }
+}
+
+/// Reserves a step in every cache that does such things; `Err` says who has it.
+fn reserve(world: &World, content: TreeDigest) -> Result<Reserved, String> {
+    let mut claims = Vec::new();
+    for cache in world.caches {
+        match cache.claim(&content, world.maker) {
+            Claim::Busy(owner) => return Err(owner),
+            Claim::NotKept => {}
+            held @ Claim::Held(_) => claims.push(held),
+        }
+    }
+    Ok(Reserved(claims))
+}
+
+fn take_turn(world: &World, job: &Job, content: TreeDigest) -> Result<Turn, StepFailure> {
+    if !job.use_cache {
+        return execute(world, job).map(|executed| Turn::Ran(executed, Reserved::default()));
+    }
+    let reserved = match reserve(world, content) {
+        Ok(reserved) => reserved,
+        Err(owner) => return Ok(Turn::Busy(owner)),
+    };
+    // Between our look and our claim somebody may have had the claim, and stored what we want.
+    if !reserved.0.is_empty()
+        && let Some((layer, made)) = remembered(world, content, &job.inputs[0]).hit
+    {
+        return Ok(Turn::Found(layer, made));
+    }
+    execute(world, job).map(|executed| Turn::Ran(executed, reserved))
+}
+
+fn probe(world: &World, job: &Job, content: TreeDigest) -> Turn {
+    match reserve(world, content) {
+        Err(owner) => Turn::Busy(owner),
+        Ok(_reserved) => match remembered(world, content, &job.inputs[0]).hit {
+            Some((layer, made)) => Turn::Found(layer, made),
+            None => Turn::Free,
+        },
+    }
+}
+
+fn execute(world: &World, job: &Job) -> Result<Executed, StepFailure> {
+    let World { graph, executor, events, stop, caches: _, maker: _, oldest: _ } = world;
+    let id = job.id;
+    let inputs = job.inputs.iter().map(|Ready { id, snapshot, digest: _, identity }| Input {
+        vertex: graph.vertex(*id),
+        snapshot,
+        identity: *identity,
+    });
+    let log = |stream: Stream, line: &[u8]| events(Event::Log(id, stream, line.to_vec()));
+    events(Event::Started(id));
+    executor.execute(Step { id, vertex: graph.vertex(id), inputs: inputs.collect(), log: &log, cancel: stop })
+}
