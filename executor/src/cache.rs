@@ -4,6 +4,8 @@
 //! after everything it names, as a [`checked`] file: damage is found out, not believed. Whatever is wrong with one
 //! (damage, another version, a layer that is gone) makes it a miss: a cache never fails a build.
 
+mod claim;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -17,7 +19,7 @@ use oci::{
         checked::{self, CheckedError},
     },
 };
-use solver::{CacheBackend, Event, Key, Record};
+use solver::{CacheBackend, Claim, Event, Key, Maker, Record};
 
 use crate::snapshot::{Events, holds_layer};
 
@@ -112,6 +114,13 @@ impl CacheBackend for LocalCache {
     fn store(&self, record: &Record) {
         self.pending().push(Arc::new(record.clone()));
         self.flush();
+    }
+
+    fn claim(&self, content: &TreeDigest, maker: &Maker) -> Claim {
+        claim::claim(&self.store, content, maker).unwrap_or_else(|error| {
+            self.warn(format!("a step may run in several builds at once: cannot lock it: {error}"));
+            Claim::NotKept
+        })
     }
 }
 
