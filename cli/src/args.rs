@@ -5,6 +5,7 @@
 //! name ([`crate::refused`]).
 
 mod help;
+mod history;
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
@@ -13,6 +14,9 @@ use executor::context::ContextModes;
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
+pub use self::history::{
+    HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
+};
 use crate::{
     refused,
     spec::{
@@ -49,6 +53,8 @@ pub enum Command {
     Debug(DebugCommand),
     /// Tell what this machine allows, and the one setting that would lift each limit
     Doctor(DoctorArgs),
+    /// List past builds: their time, result, hit rate and what the cache saved
+    History(HistoryArgs),
     /// Print the version
     Version,
 }

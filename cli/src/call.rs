@@ -10,6 +10,7 @@ mod table;
 mod targets;
 
 pub use json::pretty;
+pub use table::table;
 
 use solver::plan::{self, Checked};
 

@@ -7,7 +7,7 @@ use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
-use crate::{inputs::InputError, request::RequestError, signals::Signal};
+use crate::{history::HistoryError, inputs::InputError, request::RequestError, signals::Signal};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,9 @@ pub enum Failure {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The history.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
@@ -136,10 +139,12 @@ impl Failure {
             Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
             Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
+            Self::History(HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. }) => USAGE,
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
             Self::Store(_)
+            | Self::History(_)
             | Self::Sandbox(_)
             | Self::Seal(_)
             | Self::Assemble(_)
@@ -158,7 +163,8 @@ impl Failure {
             | Self::FileSystem(failure)
             | Self::Remote(failure) => failure.hint.as_deref(),
             Self::Sandbox(error) => error.hint(),
-            Self::Store(error) => store_hint(error),
+            Self::Store(error) | Self::History(HistoryError::Store(error)) => store_hint(error),
+            Self::History(error) => error.hint(),
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
             _ => None,

@@ -6,23 +6,136 @@
 mod entry;
 mod log;
 mod recorder;
+mod text;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use oci::store::Store;
+use serde::Serialize;
 
 use self::log::KeptLog;
 pub use self::{
-    entry::{Asked, BuildId, BuildIdError, Ending, Entry, HistoryError, Outcome, Step, find, list, read},
+    entry::{Asked, BuildId, Ending, Entry, HistoryError, Step, find, list, read},
     recorder::{Record, Recorder},
 };
 use crate::{
+    args::{
+        HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
+    },
+    call::pretty,
+    failure::Failure,
     inputs,
     outputs::Output,
+    progress::shown,
     redact::redact,
-    request::{BuildRequest, DockerfilePlace},
-    spec::context::{ContextSpec, FilesSource},
+    request::{self, BuildRequest, DockerfilePlace, Environment},
+    spec::{
+        call::Format,
+        context::{ContextSpec, FilesSource},
+    },
 };
+
+/// `layerwright history`: the text for standard output.
+///
+/// # Errors
+/// There is no such build, or what is kept of it cannot be read.
+pub fn run(args: HistoryArgs) -> Result<String, Failure> {
+    let root = |root| request::store_root(root, &Environment::of_process());
+    match args.command {
+        None => list_all(&root(args.list.root.clone())?, &args.list),
+        Some(HistoryCommand::Ls(args)) => list_all(&root(args.root.clone())?, &args),
+        Some(HistoryCommand::Show(args)) => show(&root(args.root.clone())?, &args),
+        Some(HistoryCommand::Logs(HistoryLogsArgs { build, root: directory })) => {
+            let root = root(directory)?;
+            log(&root, &find(&root, &build)?)
+        }
+        Some(HistoryCommand::Rm(args)) => remove(&root(args.root.clone())?, &args),
+    }
+}
+
+fn list_all(root: &Path, args: &HistoryListArgs) -> Result<String, Failure> {
+    let read = |id: &BuildId| match read(root, id) {
+        // Somebody else's build has just ended, and its entry has pushed this one out.
+        Err(HistoryError::NoBuild { .. }) => None,
+        read => Some(read),
+    };
+    let entries = list(root)?.iter().filter_map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok(match args.format {
+        Format::Text => text::list(&entries, now()),
+        Format::Json => pretty(&entries.iter().map(Listed::of).collect::<Vec<_>>()),
+    })
+}
+
+fn show(root: &Path, args: &HistoryShowArgs) -> Result<String, Failure> {
+    let entry = read(root, &find(root, &args.build)?)?;
+    let log = args.log.then(|| log(root, &entry.id)).transpose()?;
+    Ok(match args.format {
+        Format::Text => text::show(&entry, now()) + &log.map(|log| format!("\n{log}")).unwrap_or_default(),
+        Format::Json => pretty(&Shown { summary: Listed::of(&entry), steps: &entry.steps, log }),
+    })
+}
+
+/// The kept log, harmless to a terminal.
+fn log(root: &Path, id: &BuildId) -> Result<String, Failure> {
+    Ok(entry::read_log(root, id)?.split_inclusive(|byte| *byte == b'\n').map(shown).collect())
+}
+
+fn remove(root: &Path, args: &HistoryRemoveArgs) -> Result<String, Failure> {
+    let ids = match args.all {
+        true => list(root)?,
+        false => args.builds.iter().map(|build| find(root, build)).collect::<Result<_, _>>()?,
+    };
+    ids.iter().try_for_each(|id| entry::remove(root, id))?;
+    Ok(ids.iter().map(|id| format!("{id}\n")).collect())
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A build as a line of the list tells it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: &'a BuildId,
+    created_at: String,
+    #[serde(flatten)]
+    asked: &'a Asked,
+    #[serde(flatten)]
+    result: &'a Ending,
+    duration_ms: u64,
+    total_steps: usize,
+    cached_steps: usize,
+    saved_ms: u64,
+}
+
+/// A build with its steps.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    summary: Listed<'a>,
+    steps: &'a [Step],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+impl<'a> Listed<'a> {
+    fn of(entry: &'a Entry) -> Self {
+        let Entry { id, at, took_ms, asked, result, steps: _ } = entry;
+        Self {
+            id,
+            created_at: text::rfc3339(*at),
+            asked,
+            result,
+            duration_ms: *took_ms,
+            total_steps: entry.counted().count(),
+            cached_steps: entry.cached(),
+            saved_ms: entry.saved_ms(),
+        }
+    }
+}
 
 /// A recorder for a build of this name.
 pub fn recorder(id: BuildId, request: &BuildRequest) -> Recorder {

@@ -12,7 +12,6 @@ mod context;
 mod debug;
 mod doctor;
 mod failure;
-#[allow(dead_code, unused_imports)] // the commands come next
 mod history;
 mod inputs;
 mod outputs;
@@ -38,9 +37,7 @@ use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
 use crate::{
-    args::{
-        BuildArgs, Command, ContextCommand, ContextLsArgs, DebugCommand, DoctorArgs, NotParsed, ProgressMode,
-    },
+    args::{BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, NotParsed, ProgressMode},
     build::{Built, Surroundings},
     call::Answer,
     failure::Failure,
@@ -65,9 +62,10 @@ fn main() -> ExitCode {
     ExitCode::from(match args::parse(std::env::args_os()) {
         Ok(cli) => match cli.command {
             Command::Build(args) => build(*args),
-            Command::Context(ContextCommand::Ls(args)) => list_context(args),
+            Command::Context(ContextCommand::Ls(args)) => answer(context::list(args)),
             Command::Debug(DebugCommand::Ast { file }) => show_tree(&file),
             Command::Doctor(args) => doctor(args),
+            Command::History(args) => answer(history::run(args)),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
         Err(NotParsed::Clap(error)) => explain(&error),
@@ -98,9 +96,9 @@ fn explain(error: &clap::Error) -> u8 {
     }
 }
 
-/// `layerwright context ls`
-fn list_context(args: ContextLsArgs) -> u8 {
-    match context::list(args) {
+/// What a question gives.
+fn answer(answer: Result<String, Failure>) -> u8 {
+    match answer {
         Ok(text) => print(&text),
         Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }

@@ -275,6 +275,18 @@ pub enum HistoryError {
     Store(#[from] StoreError),
 }
 
+impl HistoryError {
+    /// What to do about it, if we know.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoBuild { .. } => Some("layerwright history lists the builds of a store"),
+            Self::Ambiguous { .. } => Some("write more of the ID"),
+            Self::Entry(_) => Some("layerwright history rm forgets the build; nothing else needs its entry"),
+            Self::Read { .. } | Self::Remove { .. } | Self::Store(_) => None,
+        }
+    }
+}
+
 /// The builds of a store, newest first; of a store that is not there, none.
 ///
 /// # Errors

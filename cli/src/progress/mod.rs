@@ -161,6 +161,14 @@ fn own(
     }
 }
 
+/// A line of a log as a terminal may have it, with its end.
+pub fn shown(line: &[u8]) -> String {
+    match line.strip_suffix(b"\n") {
+        Some(line) => text::harmless(line, usize::MAX, text::Colour::Kept) + "\n",
+        None => text::harmless(line, usize::MAX, text::Colour::Kept),
+    }
+}
+
 /// The last words of a build that made an image.
 fn summary(
     out: &mut impl Write,

@@ -1,0 +1,288 @@
+//! How builds are told to people.
+
+use std::fmt::Write;
+
+use solver::Made;
+
+use super::entry::{Asked, Ending, Entry, Outcome, Step};
+use crate::{call::table, failure::harmless};
+
+/// Longest label of a step in a table, in characters.
+const LABEL_MAX: usize = 70;
+
+/// The builds, one a line below a heading; `now` in Unix seconds.
+pub fn list(entries: &[Entry], now: u64) -> String {
+    let heading = ["BUILD ID", "CREATED", "NAME", "STATUS", "DURATION", "STEPS", "CACHED", "SAVED"];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(entries.iter().map(|entry| row(entry, now)));
+    let rows: Vec<[&str; 8]> = rows.iter().map(|row| row.each_ref().map(String::as_str)).collect();
+    table(&rows, 2)
+}
+
+fn row(entry: &Entry, now: u64) -> [String; 8] {
+    let steps = entry.counted().count();
+    let hit_rate = (100 * entry.cached()).checked_div(steps);
+    [
+        entry.id.to_string(),
+        ago(now, entry.at),
+        harmless(&name(&entry.asked)),
+        status(&entry.result).to_owned(),
+        duration(entry.took_ms),
+        steps.to_string(),
+        hit_rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate}%")),
+        duration(entry.saved_ms()),
+    ]
+}
+
+/// What people tell builds from each other by: the first tag, else the Dockerfile with the directory of the context; and
+/// the target.
+fn name(asked: &Asked) -> String {
+    let Asked { dockerfile, context, target, platforms: _, tags } = asked;
+    let mut name = match &tags[..] {
+        [] => {
+            let directory = context.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            format!("{directory}/{}", dockerfile.rsplit('/').next().unwrap_or_default())
+        }
+        [tag] => tag.trim_start_matches("docker.io/library/").to_owned(),
+        [tag, more @ ..] => format!("{} +{}", tag.trim_start_matches("docker.io/library/"), more.len()),
+    };
+    if let Some(target) = target {
+        name += &format!(" ({target})");
+    }
+    name
+}
+
+/// Everything that is remembered of a build but its log.
+pub fn show(entry: &Entry, now: u64) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(out, "{:<12}{}", format!("{name}:"), harmless(value));
+    };
+    let Asked { dockerfile, context, target, platforms, tags } = &entry.asked;
+    line("Build", entry.id.as_str());
+    line("Created", &format!("{} ({})", rfc3339(entry.at), ago(now, entry.at)));
+    line("Context", context);
+    line("Dockerfile", dockerfile);
+    target.iter().for_each(|target| line("Target", target));
+    platforms.iter().for_each(|platform| line("Platform", platform));
+    tags.iter().for_each(|tag| line("Tag", tag));
+    line("Status", status(&entry.result));
+    match &entry.result {
+        Ending::Completed { digest, destinations } => {
+            digest.iter().for_each(|digest| line("Digest", digest));
+            destinations.iter().for_each(|place| line("Output", place));
+        }
+        Ending::Error { exit_code, message } => line("Error", &format!("{message} (exit code {exit_code})")),
+        Ending::Canceled { exit_code } => {
+            line("Error", &format!("stopped by a signal (exit code {exit_code})"))
+        }
+    }
+    line("Duration", &format!("{}, saved {}", duration(entry.took_ms), duration(entry.saved_ms())));
+    line("Steps", &format!("{}, {} cached", entry.counted().count(), entry.cached()));
+    if !entry.steps.is_empty() {
+        out += "\n";
+        out += &steps(entry, now);
+    }
+    out
+}
+
+fn steps(entry: &Entry, now: u64) -> String {
+    let cell = |step: &Step| [label(step), result(step), time(step), made(step, now)];
+    let mut rows = vec![["STEP", "RESULT", "TIME", "MADE BY"].map(str::to_owned)];
+    rows.extend(entry.steps.iter().map(cell));
+    let rows: Vec<[&str; 4]> = rows.iter().map(|row| row.each_ref().map(String::as_str)).collect();
+    table(&rows, 2)
+}
+
+/// The label, cut where it is too long for a column.
+fn label(step: &Step) -> String {
+    let label = harmless(&step.label).replace('\n', " ");
+    match label.chars().count() > LABEL_MAX {
+        true => label.chars().take(LABEL_MAX - 3).collect::<String>() + "...",
+        false => label,
+    }
+}
+
+fn result(step: &Step) -> String {
+    match &step.outcome {
+        Outcome::Waiting => "not reached".to_owned(),
+        Outcome::Source => "source".to_owned(),
+        Outcome::Cached => "cached".to_owned(),
+        Outcome::Ran => "ran".to_owned(),
+        Outcome::Failed(why) => format!("failed: {}", harmless(why)),
+        Outcome::Canceled => "canceled".to_owned(),
+    }
+}
+
+/// How long it ran, here or where it was made.
+fn time(step: &Step) -> String {
+    match (&step.outcome, &step.made) {
+        (Outcome::Cached, Some(made)) => duration(made.took_ms),
+        (Outcome::Cached, None) | (Outcome::Waiting, _) => "-".to_owned(),
+        _ => duration(step.took_ms),
+    }
+}
+
+/// Who made what the cache had.
+fn made(step: &Step, now: u64) -> String {
+    let Some(Made { by, took_ms: _ }) = &step.made else { return String::new() };
+    let build = if by.build.is_empty() { &by.builder } else { &by.build };
+    harmless(&format!("{build} on {}, {}", by.host, ago(now, by.at)))
+}
+
+fn status(result: &Ending) -> &'static str {
+    match result {
+        Ending::Completed { .. } => "Completed",
+        Ending::Error { .. } => "Error",
+        Ending::Canceled { .. } => "Canceled",
+    }
+}
+
+/// `2026-11-21T14:05:01Z`
+pub fn rfc3339(at: u64) -> String {
+    exporter::assemble::rfc3339(i64::try_from(at).unwrap_or(i64::MAX))
+}
+
+/// `0.12s`, `12.3s` or `1h 2m 5s`.
+fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) if seconds < 10 => format!("{:.2}s", milliseconds as f64 / 1e3),
+        (0, 0) => format!("{:.1}s", milliseconds as f64 / 1e3),
+        (0, minutes) => format!("{minutes}m {rest}s"),
+        (hours, minutes) => format!("{hours}h {minutes}m {rest}s"),
+    }
+}
+
+/// How long ago that was, in Docker's words.
+fn ago(now: u64, at: u64) -> String {
+    let seconds = now.saturating_sub(at);
+    let (minutes, hours, days) = (seconds / 60, (seconds + 1800) / 3600, seconds / 86_400);
+    let time = match () {
+        () if seconds < 1 => "Less than a second".to_owned(),
+        () if seconds == 1 => "1 second".to_owned(),
+        () if seconds < 60 => format!("{seconds} seconds"),
+        () if minutes == 1 => "About a minute".to_owned(),
+        () if minutes < 60 => format!("{minutes} minutes"),
+        () if hours == 1 => "About an hour".to_owned(),
+        () if hours < 48 => format!("{hours} hours"),
+        () if days < 14 => format!("{days} days"),
+        () if days < 60 => format!("{} weeks", days / 7),
+        () if days < 730 => format!("{} months", days / 30),
+        () => format!("{} years", days / 365),
+    };
+    format!("{time} ago")
+}
+
+#[cfg(test)]
+mod tests {
+    use solver::Maker;
+
+    use super::*;
+
+    fn step(label: &str, outcome: Outcome, took_ms: u64) -> Step {
+        let label = label.to_owned();
+        Step {
+            vertex: 0,
+            label,
+            stage: String::new(),
+            outcome,
+            took_ms,
+            definition: None,
+            made: None,
+            miss: None,
+        }
+    }
+
+    fn entry(steps: Vec<Step>, result: Ending) -> Entry {
+        let asked = Asked {
+            dockerfile: "sub/Dockerfile.test".to_owned(),
+            context: "/home/me/app/".to_owned(),
+            target: Some("test".to_owned()),
+            ..Asked::default()
+        };
+        let id = "20261121T140501Z-3f9c21ab".parse().expect("an ID");
+        Entry { id, at: 1_795_269_901, took_ms: 1234, asked, result, steps }
+    }
+
+    fn cached() -> Step {
+        let by = Maker {
+            builder: "layerwright 0.1.0".to_owned(),
+            host: "box".to_owned(),
+            build: "20261118T140501Z-00000000".to_owned(),
+            at: 1_795_269_901 - 3 * 86_400,
+        };
+        let made = Some(Made { by, took_ms: 75_400 });
+        Step { made, ..step("[2/3] RUN make", Outcome::Cached, 0) }
+    }
+
+    #[test]
+    fn a_build_is_a_line() {
+        let steps = vec![
+            step("[1/3] FROM x", Outcome::Source, 0),
+            cached(),
+            step("[3/3] RUN make test", Outcome::Ran, 1000),
+        ];
+        let done = Ending::Completed { digest: None, destinations: Vec::new() };
+        let tags = ["docker.io/library/app:1", "h/b:2"].map(str::to_owned).to_vec();
+        let mut tagged = entry(steps, done);
+        tagged.asked = Asked { tags, ..Asked::default() };
+        let failed = entry(Vec::new(), Ending::Error { exit_code: 2, message: "x".to_owned() });
+        let want = "\
+BUILD ID                   CREATED        NAME                        STATUS     DURATION  STEPS  CACHED  SAVED
+20261121T140501Z-3f9c21ab  5 minutes ago  app:1 +1                    Completed  1.23s     2      50%     1m 15s
+20261121T140501Z-3f9c21ab  5 minutes ago  app/Dockerfile.test (test)  Error      1.23s     0      -       0.00s
+";
+        assert_eq!(list(&[tagged, failed], 1_795_269_901 + 300), want);
+    }
+
+    #[test]
+    fn a_build_is_told_step_by_step() {
+        let steps = vec![
+            step("[1/3] FROM x", Outcome::Source, 0),
+            cached(),
+            step("[3/3] RUN make \x1b[2Jtest", Outcome::Failed("exit code 1".to_owned()), 1000),
+            step("[3/3] RUN true", Outcome::Waiting, 0),
+        ];
+        let failed = entry(steps, Ending::Error { exit_code: 1, message: "exit code 1".to_owned() });
+        let want = "\
+Build:      20261121T140501Z-3f9c21ab
+Created:    2026-11-21T14:05:01Z (2 days ago)
+Context:    /home/me/app/
+Dockerfile: sub/Dockerfile.test
+Target:     test
+Status:     Error
+Error:      exit code 1 (exit code 1)
+Duration:   1.23s, saved 1m 15s
+Steps:      3, 1 cached
+
+STEP                     RESULT               TIME    MADE BY
+[1/3] FROM x             source               0.00s
+[2/3] RUN make           cached               1m 15s  20261118T140501Z-00000000 on box, 5 days ago
+[3/3] RUN make  [2Jtest  failed: exit code 1  1.00s
+[3/3] RUN true           not reached          -
+";
+        assert_eq!(show(&failed, 1_795_269_901 + 2 * 86_400), want);
+    }
+
+    #[test]
+    fn times_are_told_in_dockers_words() {
+        for (seconds, want) in [
+            (0, "Less than a second ago"),
+            (1, "1 second ago"),
+            (59, "59 seconds ago"),
+            (60, "About a minute ago"),
+            (3599, "59 minutes ago"),
+            (3600, "About an hour ago"),
+            (86_400, "24 hours ago"),
+            (2 * 86_400, "2 days ago"),
+            (15 * 86_400, "2 weeks ago"),
+            (70 * 86_400, "2 months ago"),
+            (800 * 86_400, "2 years ago"),
+        ] {
+            assert_eq!(ago(1_000_000_000, 1_000_000_000 - seconds), want);
+        }
+        assert_eq!(ago(5, 9), "Less than a second ago", "a clock that was set back");
+    }
+}
