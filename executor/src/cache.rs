@@ -15,13 +15,13 @@ use std::{
 use oci::{
     TreeDigest,
     store::{
-        Store,
+        Store, StoreError,
         checked::{self, CheckedError},
     },
 };
 use solver::{CacheBackend, Claim, Event, Key, Maker, Record};
 
-use crate::snapshot::{Events, holds_layer};
+use crate::snapshot::{Events, holds_layer, pin_layers};
 
 /// Version of the content of a record's file. Another one is a miss.
 const VERSION: u32 = 3;
@@ -55,6 +55,15 @@ impl LocalCache {
             self.warn(format!("a cache record is not used: {}", told(&error)));
             None
         })
+    }
+
+    /// The records under these keys, before anything is known of their layers. What is found, and all that its layers may
+    /// lie in, is pinned before it is looked for: what is not pinned may be gone again when it is wanted.
+    fn pin_and_read(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.store.pin(&keys.iter().map(path).collect::<Vec<_>>())?;
+        let found: Vec<_> = keys.iter().map(|key| self.read(key)).collect();
+        pin_layers(&self.store, found.iter().flatten().map(|record| &record.snapshot))?;
+        Ok(found)
     }
 
     /// Writes the records that waited for a layer, as far as the store holds all of theirs by now. To be called once
@@ -103,12 +112,18 @@ impl LocalCache {
 
 impl CacheBackend for LocalCache {
     fn lookup(&self, keys: &[Key]) -> Vec<Option<Record>> {
+        let found = self.pin_and_read(keys).unwrap_or_else(|_| vec![None; keys.len()]);
         // Records of one build share most of their layers.
         let mut held = BTreeSet::new();
-        let mut find = |key: &Key| {
-            self.waiting(key).or_else(|| self.read(key).filter(|record| self.is_held(record, &mut held)))
+        let find = |(key, found): (&Key, Option<Record>)| {
+            let found = || {
+                let record = found.filter(|record| self.is_held(record, &mut held))?;
+                self.store.touch(&path(key));
+                Some(record)
+            };
+            self.waiting(key).or_else(found)
         };
-        keys.iter().map(&mut find).collect()
+        keys.iter().zip(found).map(find).collect()
     }
 
     fn store(&self, record: &Record) {

@@ -29,7 +29,11 @@ use std::{
     time::Duration,
 };
 
-use oci::{ContentDigest, Layer, Snapshot, Tree, TreeDigest, fetch::Fetcher, store::Store};
+use oci::{
+    ContentDigest, Layer, Snapshot, Tree, TreeDigest,
+    fetch::Fetcher,
+    store::{Store, StoreError},
+};
 use rustix::fs::{Mode, OFlags};
 use solver::{Cancel, Event};
 
@@ -216,6 +220,7 @@ impl Snapshots {
 
     /// What is known of every layer of a chain, once all of them are there.
     fn ensure_chain(&self, chain: &[(TreeDigest, &Layer)]) -> Result<Vec<Meta>, SnapshotError> {
+        pin_chain(self.store(), chain.iter().copied())?;
         loop {
             let present = self.present(chain)?;
             let Some((first_missing, _)) = chain.get(present.len()) else {
@@ -256,8 +261,10 @@ impl Snapshots {
         if let Some(meta) = self.known().get(chain) {
             return Ok(Some(meta.clone()));
         }
+        self.store().pin(&[directory(self.store(), chain)])?;
         let meta = self.read_meta(chain)?;
         if let Some(meta) = &meta {
+            self.store().touch(&directory(self.store(), chain));
             self.known().insert(*chain, meta.clone());
         }
         Ok(meta)
@@ -284,8 +291,8 @@ impl Snapshots {
     }
 
     fn lock(&self, chain: &TreeDigest) -> Result<File, SnapshotError> {
-        let path = self.store().area("locks").join(format!("snapshot-{}", chain.hex()));
-        let file = File::create(&path).map_err(SnapshotError::io("create", &path))?;
+        let name = format!("snapshot-{}", chain.hex());
+        let (path, file) = (self.store().area("locks").join(&name), self.store().lock_file(&name)?);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -302,6 +309,7 @@ impl Snapshots {
     fn scratch_directory(&self) -> Result<PathBuf, SnapshotError> {
         let digest = Snapshot::default().digest();
         let path = files(self.store(), &digest);
+        self.store().pin(&[directory(self.store(), &digest)])?;
         if path.is_dir() {
             return Ok(path);
         }
@@ -315,15 +323,48 @@ impl Snapshots {
     }
 }
 
+/// Pins all that the layers of snapshots may lie in, before it is looked for, by one write.
+///
+/// # Errors
+/// The store's.
+pub fn pin_layers<'a>(
+    store: &Store,
+    snapshots: impl IntoIterator<Item = &'a Snapshot>,
+) -> Result<(), StoreError> {
+    pin_chain(store, snapshots.into_iter().flat_map(Snapshot::chain))
+}
+
+fn pin_chain<'a>(
+    store: &Store,
+    chain: impl IntoIterator<Item = (TreeDigest, &'a Layer)>,
+) -> Result<(), StoreError> {
+    let mut pins = BTreeSet::new();
+    for (digest, layer) in chain {
+        pins.insert(directory(store, &digest));
+        if let Layer::Built(tree) = layer {
+            pins.insert(directory(store, &Snapshot::digest_of_one(layer)));
+            pins.extend([tree_file(tree), oci::store::sealed::directory(tree)]);
+        }
+    }
+    store.pin(&pins.into_iter().collect::<Vec<_>>())
+}
+
 /// Whether a layer on top of a chain can be had. One that a step made must be in the store, with its tree and its files;
 /// one of a base image can be had from elsewhere.
 pub fn holds_layer(store: &Store, chain: &TreeDigest, layer: &Layer) -> bool {
     match layer {
         Layer::Base(_) => true,
         Layer::Built(tree) => {
-            let is_there =
-                |digest: &TreeDigest| Meta::read(&directory(store, digest)).is_ok_and(|meta| meta.is_some());
+            let is_there = |digest: &TreeDigest| {
+                let directory = directory(store, digest);
+                let is_there = Meta::read(&directory).is_ok_and(|meta| meta.is_some());
+                if is_there {
+                    store.touch(&directory);
+                }
+                is_there
+            };
             let has_files = is_there(chain) || is_there(&Snapshot::digest_of_one(layer));
+            store.touch(&tree_file(tree));
             has_files && store.root().join(tree_file(tree)).is_file()
         }
     }

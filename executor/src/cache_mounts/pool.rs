@@ -70,6 +70,7 @@ impl<'a> Pool<'a> {
         cancel: &'a Cancel,
     ) -> Result<Self, CacheMountError> {
         let directory = store.area("mounts").join(name);
+        store.pin(&[&directory])?;
         make_directory(&directory)?;
         let label = directory.join("id");
         if !label.exists() {

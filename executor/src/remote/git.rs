@@ -80,6 +80,7 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
     };
     known.verify(address.checksum.as_deref())?;
     let place = store.area("git/checkouts").join(name(&remote, &known, address));
+    store.pin(&[&place])?;
     if !place.exists() {
         let repository = Repository::open(store, &git, &remote, known.object.len(), &heard)?;
         repository.ensure(&known)?;
@@ -101,6 +102,7 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
         store.rename_into(temp, &place)?;
     }
     progress.end();
+    store.touch(&place);
     let Meta { commit, time } = read_meta(&place)?;
     let directory = match &address.subdir {
         None => place.join("fs"),

@@ -133,11 +133,12 @@ pub fn download(options: &RemoteOptions, wanted: &HttpFile) -> Result<Download, 
     let records = options.fetcher.store().area("downloads/records");
     let key = blake3::hash(format!("{}\0{}", wanted.url, wanted.name).as_bytes()).to_hex();
     let path = records.join(format!("{key}.json"));
+    options.fetcher.store().pin(&[&path])?;
     let known = read_record(&path).filter(|record| is_whole(options, record, &wanted.name));
     if let Some(record) = &known
         && wanted.checksum.is_some_and(|checksum| checksum == record.digest)
     {
-        return Ok(described(options, record, wanted));
+        return Ok(described(options, &path, record, wanted));
     }
     let record = match fetch(options, wanted, known.as_ref())? {
         None => known.expect("a server that was not asked for a change reports none"),
@@ -151,11 +152,14 @@ pub fn download(options: &RemoteOptions, wanted: &HttpFile) -> Result<Download, 
         Some(expected) if expected != record.digest => {
             Err(HttpError::Digest { found: record.digest, expected })
         }
-        _ => Ok(described(options, &record, wanted)),
+        _ => Ok(described(options, &path, &record, wanted)),
     }
 }
 
-fn described(options: &RemoteOptions, record: &Record, wanted: &HttpFile) -> Download {
+fn described(options: &RemoteOptions, path: &Path, record: &Record, wanted: &HttpFile) -> Download {
+    let store = options.fetcher.store();
+    store.touch(path);
+    store.touch(&store.area("downloads/files").join(&record.place));
     Download {
         directory: options.fetcher.store().area("downloads/files").join(&record.place),
         name: wanted.name.clone(),
@@ -174,8 +178,12 @@ fn read_record(path: &Path) -> Option<Record> {
 
 /// Whether the file is there as it came.
 fn is_whole(options: &RemoteOptions, record: &Record, name: &str) -> bool {
-    let path = options.fetcher.store().area("downloads/files").join(&record.place).join(name);
-    let Ok(mut file) = File::open(path) else { return false };
+    let store = options.fetcher.store();
+    let place = store.area("downloads/files").join(&record.place);
+    if store.pin(&[&place]).is_err() {
+        return false;
+    }
+    let Ok(mut file) = File::open(place.join(name)) else { return false };
     let mut hasher = blake3::Hasher::new();
     let length = hash(&mut file, record.size, &mut hasher);
     length.is_ok_and(|length| length == record.size)

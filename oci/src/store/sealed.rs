@@ -51,12 +51,21 @@ pub fn path(tree: &TreeDigest, name: &str) -> PathBuf {
 
 /// The record of this name, if there is a good one and its blob is in the store.
 pub fn read(store: &Store, tree: &TreeDigest, name: &str) -> Option<SealedRecord> {
-    let record: SealedRecord = checked::read(&store.root().join(path(tree, name)), VERSION).ok()??;
-    record.is_held(store).then_some(record)
+    let path = path(tree, name);
+    store.pin(&[&path]).ok()?;
+    let record: SealedRecord = checked::read(&store.root().join(&path), VERSION).ok()??;
+    if !record.is_held(store) {
+        return None;
+    }
+    store.touch(&path);
+    Some(record)
 }
 
 /// All good records of a built layer whose blobs are in the store, by name.
 pub fn all(store: &Store, tree: &TreeDigest) -> Vec<(String, SealedRecord)> {
+    if store.pin(&[directory(tree)]).is_err() {
+        return Vec::new();
+    }
     let Ok(entries) = fs::read_dir(store.root().join(directory(tree))) else { return Vec::new() };
     let name = |entry: fs::DirEntry| {
         let path = PathBuf::from(entry.file_name());

@@ -49,7 +49,11 @@ impl<'a> Repository<'a> {
         let format = if hash_length == 64 { "sha256" } else { "sha1" };
         let name = blake3::hash(remote.url.as_bytes()).to_hex();
         let directory = store.area("git/remotes").join(format!("{name}.{format}"));
-        let lock = lock(&directory.with_extension(format!("{format}.lock")), git)?;
+        // Its lock is a thing of its own, so that a repository can be given up while nobody is about to lock it.
+        let lock_path = directory.with_extension(format!("{format}.lock"));
+        store.pin(&[&directory, &lock_path])?;
+        let lock = lock(&lock_path, git)?;
+        store.touch(&directory);
         let repository = Self { directory, git, remote, lock, heard };
         if !repository.directory.join("complete").exists() {
             repository.init(store, format)?;
