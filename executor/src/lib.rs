@@ -20,6 +20,7 @@ pub mod diff;
 mod error;
 pub mod executor;
 pub mod image;
+pub mod imprint;
 pub mod listing;
 pub mod mount;
 mod once;

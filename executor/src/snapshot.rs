@@ -182,13 +182,47 @@ impl Snapshots {
     /// # Errors
     /// Those of [`Snapshots::ensure`].
     pub fn brought(&self, snapshot: &Snapshot) -> Result<BTreeSet<ContentDigest>, SnapshotError> {
-        let mut brought = BTreeSet::new();
         self.ensure(snapshot)?;
+        match self.all_brought(snapshot) {
+            // Out of the way by now; of base layers it can be had again.
+            Err(SnapshotError::Damaged { .. }) => {
+                self.ensure(snapshot)?;
+                self.all_brought(snapshot)
+            }
+            brought => brought,
+        }
+    }
+
+    fn all_brought(&self, snapshot: &Snapshot) -> Result<BTreeSet<ContentDigest>, SnapshotError> {
+        let mut brought = BTreeSet::new();
         for (digest, _) in snapshot.chain() {
-            let directory = directory(self.store(), &digest);
-            brought.extend(meta::read_brought(&directory).map_err(SnapshotError::io("read", &directory))?);
+            brought.append(&mut self.read_brought(&digest)?);
         }
         Ok(brought)
+    }
+
+    fn read_brought(&self, chain: &TreeDigest) -> Result<BTreeSet<ContentDigest>, SnapshotError> {
+        let what = match meta::read_brought(&directory(self.store(), chain)) {
+            Ok(Some(brought)) => return Ok(brought),
+            Ok(None) => "what was brought with it is not known".to_owned(),
+            Err(error) if error.is_damage() => error.to_string(),
+            Err(error) => return Err(error.into()),
+        };
+        self.discard(chain, &what)?;
+        Err(SnapshotError::Damaged { path: directory(self.store(), chain), what })
+    }
+
+    /// Takes a snapshot that is of no use out of the way, and says so.
+    pub fn discard(&self, chain: &TreeDigest, why: &str) -> Result<(), SnapshotError> {
+        let directory = directory(self.store(), chain);
+        self.warn(format!("the snapshot {} will be made again: {why}", directory.display()));
+        self.known().remove(chain);
+        let discarded = self.store().temp_dir("damaged")?;
+        match fs::rename(&directory, discarded.path().join("snapshot")) {
+            // Somebody else has seen it, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.map_err(SnapshotError::io("remove", &directory)),
+        }
     }
 
     /// The owners in a snapshot that the disk could not hold.
@@ -276,17 +310,9 @@ impl Snapshots {
 
     /// A directory that cannot be understood is taken out of the way and counts as missing.
     fn read_meta(&self, chain: &TreeDigest) -> Result<Option<Meta>, SnapshotError> {
-        let directory = directory(self.store(), chain);
-        let error = match Meta::read(&directory) {
-            Err(error) if meta::is_useless(&error) => error,
-            read => return Ok(read?),
-        };
-        self.warn(format!("the snapshot {} will be made again: {error}", directory.display()));
-        let discarded = self.store().temp_dir("damaged")?;
-        match fs::rename(&directory, discarded.path().join("snapshot")) {
-            // Somebody else has seen it, too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            renamed => renamed.map(|()| None).map_err(SnapshotError::io("remove", &directory)),
+        match Meta::read(&directory(self.store(), chain)) {
+            Err(error) if meta::is_useless(&error) => self.discard(chain, &error.to_string()).map(|()| None),
+            read => Ok(read?),
         }
     }
 

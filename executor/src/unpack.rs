@@ -17,7 +17,7 @@ mod settle;
 mod walk;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read,
     os::fd::{AsFd, OwnedFd},
@@ -26,7 +26,9 @@ use std::{
 
 use oci::ContentDigest;
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat},
+    fs::{
+        AtFlags, FileType, Mode, OFlags, fstat, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat,
+    },
     io::Errno,
 };
 
@@ -81,6 +83,8 @@ pub struct Unpacked {
     pub opaque_root: bool,
     /// What its files take on disk, about.
     pub bytes: u64,
+    /// Contents of regular files by inode; `None` where there are too many of them.
+    pub contents: Option<BTreeMap<u64, ContentDigest>>,
     /// What was left out, for people.
     pub warnings: Vec<String>,
 }
@@ -126,9 +130,9 @@ impl Loose {
             }
         }
         let warnings = notes.warnings();
-        let Notes { brought, owners, opaque_root, bytes, .. } = notes;
+        let Notes { brought, owners, opaque_root, bytes, contents, .. } = notes;
         shown.extend(owners);
-        Ok(Unpacked { brought, owners: shown, opaque_root, bytes, warnings })
+        Ok(Unpacked { brought, owners: shown, opaque_root, bytes, contents, warnings })
     }
 
     fn place(&mut self, entry: &TarEntry, content: &mut impl Read) -> Result<(), UnpackError> {
@@ -233,7 +237,9 @@ impl Loose {
         let mut file = File::from(file);
         let digest = place::write_content(content, &mut file, entry)
             .map_err(|error| UnpackError::io("write", &entry.path, error))?;
-        let time = place::time_on_disk(entry, digest, &mut self.notes);
+        let inode = fstat(&file).map_err(UnpackError::at("look at", &entry.path))?.st_ino;
+        self.notes.content(inode, digest);
+        let time = place::time_on_disk(entry, Some(digest), &mut self.notes);
         place::finish_open(&file, &parent.join(name), entry, time, &mut self.notes)
     }
 

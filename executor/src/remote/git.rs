@@ -20,7 +20,7 @@ mod resolve;
 mod tree;
 
 use std::{
-    fs,
+    fs, io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{
@@ -30,6 +30,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use oci::store::checked::{self, CheckedError};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use solver::{Event, remote::GitAddress};
@@ -43,14 +44,20 @@ use self::{
     tree::Checkouts,
 };
 use super::{Checkout, RemoteOptions};
-use crate::view::open_in_root;
+use crate::{imprint, view::open_in_root};
+
+/// Name of the file beside a checkout's `fs/`.
+pub(crate) const META: &str = "meta.json";
 
 /// Which agent git over SSH is given, as by BuildKit.
 const AGENT: &str = "default";
 
+/// Version of the content of `meta.json`.
+pub(crate) const META_VERSION: u32 = 2;
+
 /// What is known of a checkout beside its files.
 #[derive(Debug, Serialize, Deserialize)]
-struct Meta {
+pub(crate) struct Meta {
     commit: String,
     time: i64,
 }
@@ -81,7 +88,8 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
     known.verify(address.checksum.as_deref())?;
     let place = store.area("git/checkouts").join(name(&remote, &known, address));
     store.pin(&[&place])?;
-    if !place.exists() {
+    let mut meta = read_meta(&place, options)?;
+    if meta.is_none() {
         let repository = Repository::open(store, &git, &remote, known.object.len(), &heard)?;
         repository.ensure(&known)?;
         let commit = repository.commit_of(&known.object)?;
@@ -97,13 +105,15 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
             heard: &heard,
         };
         checkouts.write(repository, &remote, &known, &commit, &files)?;
-        let meta = serde_json::to_vec(&Meta { commit, time }).expect("plain data");
-        fs::write(temp.path().join("meta.json"), meta).map_err(GitError::io("write", temp.path()))?;
+        imprint::keep(temp.path(), &imprint_of(&files)?)?;
+        let made = Meta { commit, time };
+        checked::write_beside(&temp.path().join(META), META_VERSION, &made)?;
         store.rename_into(temp, &place)?;
+        meta = Some(made);
     }
     progress.end();
     store.touch(&place);
-    let Meta { commit, time } = read_meta(&place)?;
+    let Meta { commit, time } = meta.expect("it was there or has been made");
     let directory = match &address.subdir {
         None => place.join("fs"),
         Some(subdir) => subdirectory(&place.join("fs"), subdir, &remote)?,
@@ -121,10 +131,28 @@ fn name(remote: &Remote, wanted: &Resolved, address: &GitAddress) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-fn read_meta(place: &Path) -> Result<Meta, GitError> {
-    let path = place.join("meta.json");
-    let text = fs::read(&path).map_err(GitError::io("read", &path))?;
-    serde_json::from_slice(&text).map_err(GitError::io("read", path))
+/// What is known of a checkout, if it is there. A damaged one is taken out of the way: the commit can be fetched again.
+fn read_meta(place: &Path, options: &RemoteOptions) -> Result<Option<Meta>, GitError> {
+    let why = match checked::read(&place.join(META), META_VERSION) {
+        Ok(Some(meta)) => return Ok(Some(meta)),
+        Ok(None) if !place.exists() => return Ok(None),
+        Ok(None) => format!("{META} is missing"),
+        Err(error @ CheckedError::Io { .. }) if !error.is_damage() => return Err(error.into()),
+        Err(error) => error.to_string(),
+    };
+    let warning = format!("the checkout {} will be made again: {why}", place.display());
+    (options.events)(Event::Warning(warning));
+    let discarded = options.fetcher.store().temp_dir("damaged")?;
+    match fs::rename(place, discarded.path().join("checkout")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("remove", place)(error)),
+        _ => Ok(None),
+    }
+}
+
+fn imprint_of(files: &Path) -> Result<oci::Tree, GitError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(files, flags, Mode::empty()).map_err(GitError::io("open", files))?;
+    imprint::imprint(&root, &|_| None).map_err(|error| GitError::io("read", files)(io::Error::other(error)))
 }
 
 /// When a commit was committed: `committer NAME <MAIL> SECONDS ZONE`.

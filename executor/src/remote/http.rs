@@ -18,7 +18,7 @@ use std::{
 use oci::{
     ContentDigest, Sha256Digest,
     registry::{Downloaded, FileRequest, RegistryError, Watch},
-    store::StoreError,
+    store::{StoreError, checked},
 };
 use rustix::fs::{Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
@@ -110,16 +110,23 @@ impl From<HttpError> for StepFailure {
     }
 }
 
+/// Version of the content of a record's file.
+pub(crate) const RECORD_VERSION: u32 = 2;
+
 /// What a server said about a URL, and where its file is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
+pub(crate) struct Record {
     digest: Sha256Digest,
-    content: ContentDigest,
-    size: u64,
+    /// BLAKE3 of the file.
+    pub(crate) content: ContentDigest,
+    /// Its length.
+    pub(crate) size: u64,
     etag: Option<String>,
     last_modified: Option<String>,
     /// Directory in `downloads/files`.
-    place: String,
+    pub(crate) place: String,
+    /// The file's name in there.
+    pub(crate) name: String,
 }
 
 /// Makes sure the store has the file, and says where.
@@ -134,7 +141,7 @@ pub fn download(options: &RemoteOptions, wanted: &HttpFile) -> Result<Download, 
     let key = blake3::hash(format!("{}\0{}", wanted.url, wanted.name).as_bytes()).to_hex();
     let path = records.join(format!("{key}.json"));
     options.fetcher.store().pin(&[&path])?;
-    let known = read_record(&path).filter(|record| is_whole(options, record, &wanted.name));
+    let known = read_record(options, &path).filter(|record| is_whole(options, record, &wanted.name));
     if let Some(record) = &known
         && wanted.checksum.is_some_and(|checksum| checksum == record.digest)
     {
@@ -143,8 +150,7 @@ pub fn download(options: &RemoteOptions, wanted: &HttpFile) -> Result<Download, 
     let record = match fetch(options, wanted, known.as_ref())? {
         None => known.expect("a server that was not asked for a change reports none"),
         Some(record) => {
-            let text = serde_json::to_vec(&record).expect("plain data");
-            options.fetcher.store().write_atomic(&path, &text)?;
+            checked::write(options.fetcher.store(), &path, RECORD_VERSION, &record)?;
             record
         }
     };
@@ -169,11 +175,14 @@ fn described(options: &RemoteOptions, path: &Path, record: &Record, wanted: &Htt
     }
 }
 
-/// A record that cannot be read is none.
-fn read_record(path: &Path) -> Option<Record> {
-    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+/// A record that cannot be used is none.
+fn read_record(options: &RemoteOptions, path: &Path) -> Option<Record> {
+    let record = checked::read::<Record>(path, RECORD_VERSION).unwrap_or_else(|error| {
+        (options.events)(Event::Warning(format!("what is known of a download is not used: {error}")));
+        None
+    });
     let is_name = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_name(&record.place).then_some(record)
+    record.filter(|record| is_name(&record.place))
 }
 
 /// Whether the file is there as it came.
@@ -225,7 +234,8 @@ fn fetch(
     let place =
         blake3::hash(format!("{:?}", (&wanted.name, digest, &last_modified)).as_bytes()).to_hex().to_string();
     let target = store.area("downloads/files").join(&place);
-    let record = Record { digest, content, size, etag, last_modified, place };
+    let name = wanted.name.clone();
+    let record = Record { digest, content, size, etag, last_modified, place, name };
     // Another URL may have brought the same file, and somebody may be reading it.
     if target.exists() && !is_whole(options, &record, &wanted.name) {
         let damaged = store.temp_dir("damaged")?;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use oci::{BaseLayer, Layer, Snapshot, TreeDigest, store::TempDir};
+use rustix::fs::Stat;
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, StreamError, directory, files,
@@ -20,7 +21,10 @@ use super::{
     open_directory,
     pull::{PullError, pull},
 };
-use crate::unpack::{Loose, Target};
+use crate::{
+    imprint,
+    unpack::{Loose, Target},
+};
 
 /// Layers that are unpacked at the same time; each keeps three threads and a connection busy.
 const AT_ONCE: usize = 4;
@@ -185,7 +189,14 @@ impl Snapshots {
             owners: owned(unpacked.owners),
         };
         let temp = pulled.temp.path();
-        write_brought(temp, &unpacked.brought).map_err(SnapshotError::io("write in", temp))?;
+        write_brought(temp, &unpacked.brought)?;
+        if let Some(contents) = &unpacked.contents {
+            let root = open_directory(&temp.join(FILES))?;
+            let known = |stat: &Stat| contents.get(&stat.st_ino).copied();
+            let tree = imprint::imprint(&root, &known)
+                .map_err(|source| SnapshotError::Imprint { blob, source: Box::new(source) })?;
+            imprint::keep(temp, &tree)?;
+        }
         meta.write(temp)?;
         self.store().rename_into(pulled.temp, &directory(self.store(), &chain))?;
         Ok(meta)

@@ -11,7 +11,7 @@ use oci::{
 };
 
 use super::PullError;
-use crate::{mount::MountError, unpack::UnpackError};
+use crate::{imprint::ImprintError, mount::MountError, unpack::UnpackError};
 
 /// Why a snapshot could not be had or made.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,24 @@ pub enum SnapshotError {
         /// Why not.
         #[source]
         source: UnpackError,
+    },
+    /// What was unpacked cannot be read again.
+    #[error("cannot read what was unpacked of layer {blob} of the base image")]
+    Imprint {
+        /// Its blob.
+        blob: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: Box<ImprintError>,
+    },
+    /// What the store keeps of a layer is damaged. It is out of the way by now, so that it is made again when somebody
+    /// needs it.
+    #[error("the snapshot {} is damaged: {what}", path.display())]
+    Damaged {
+        /// Where it was.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// The files of a step's layer were in the store and no longer are.
     #[error("the layer {layer} that an earlier step made is gone from the store: {} is missing", path.display())]
@@ -89,6 +107,11 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// Whether the store has lost something that a further build would make again by itself.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Gone { .. })
+    }
+
     pub(super) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }

@@ -15,7 +15,7 @@ use oci::{Layer, Snapshot, Tree, TreeDigest};
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, bytes_on_disk, directory, files,
-    meta::{owned, read_brought, write_brought},
+    meta::{owned, write_brought},
     open_directory, owners_above, tree_file,
 };
 use crate::{
@@ -59,9 +59,7 @@ impl Snapshots {
             opaque_root: false,
             owners: owned(owners),
         };
-        let brought = directory(self.store(), &alone);
-        let brought = read_brought(&brought).map_err(SnapshotError::io("read", &brought))?;
-        write_brought(temp.path(), &brought).map_err(SnapshotError::io("write in", temp.path()))?;
+        write_brought(temp.path(), &self.read_brought(&alone)?)?;
         meta.write(temp.path())?;
         self.store().rename_into(temp, &directory(self.store(), &chain))?;
         Ok(meta)

@@ -77,7 +77,7 @@ impl Writable {
         let work = self.work();
         fs::remove_dir_all(&work).map_err(SnapshotError::io("remove", &work))?;
         let directory = self.temp.path();
-        write_brought(directory, brought).map_err(SnapshotError::io("write in", directory))?;
+        write_brought(directory, brought)?;
         meta.write(directory)?;
         Ok(self.temp)
     }

@@ -14,6 +14,8 @@ use crate::{
 
 /// Bytes of paths that are kept until the layer's end.
 const MAX_REMEMBERED: usize = 256 << 20;
+/// Files of a layer whose contents are remembered; one with more is not verified later.
+const MAX_CONTENTS: usize = 2_000_000;
 
 /// What is remembered of a path until the layer's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(super) struct Notes {
     pub(super) opaque_root: bool,
     /// What the files take on disk, about.
     pub(super) bytes: u64,
+    /// Contents of regular files by inode; `None` once there are too many.
+    pub(super) contents: Option<BTreeMap<u64, ContentDigest>>,
     paths: BTreeMap<Vec<u8>, Known>,
     /// Bytes that `paths` takes.
     remembered: usize,
@@ -54,6 +58,7 @@ impl Notes {
             owners: Owners::new(),
             opaque_root: false,
             bytes: 0,
+            contents: Some(BTreeMap::new()),
             paths: BTreeMap::from([(Vec::new(), Known::Implied)]),
             remembered: 0,
             skipped_xattrs: 0,
@@ -66,6 +71,14 @@ impl Notes {
         let directory = if entry.kind == TarKind::Directory { BLOCK } else { 0 };
         self.bytes =
             self.bytes.saturating_add(entry.size.saturating_add(BLOCK - 1) / BLOCK * BLOCK + directory);
+    }
+
+    /// Remembers what a file holds. What replaces it has another inode, since it is kept until the layer's end.
+    pub(super) fn content(&mut self, inode: u64, content: ContentDigest) {
+        if let Some(contents) = &mut self.contents {
+            contents.insert(inode, content);
+            self.contents = self.contents.take().filter(|contents| contents.len() <= MAX_CONTENTS);
+        }
     }
 
     /// Remembers one thing of a path, and forgets what was known of it.

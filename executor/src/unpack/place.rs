@@ -28,15 +28,13 @@ use crate::{snapshot::Stamp, tarball::TarEntry, whiteout::is_overlay_xattr};
 /// How much is read, written and looked at for holes at once.
 const BUFFER: usize = 128 << 10;
 
-/// Writes a file's bytes, leaving holes where there are only zeros. Returns their digest, if the entry's time could be
-/// one that was made of it.
+/// Writes a file's bytes, leaving holes where there are only zeros. Returns their digest.
 pub(super) fn write_content(
     mut content: impl Read,
     file: &mut File,
     entry: &TarEntry,
-) -> io::Result<Option<ContentDigest>> {
-    let derived = entry.nanoseconds == 0 && entry.seconds < NORMAL_TIME;
-    let mut hasher = derived.then(blake3::Hasher::new);
+) -> io::Result<ContentDigest> {
+    let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; BUFFER.min(usize::try_from(entry.size).unwrap_or(BUFFER))];
     let mut ends_in_hole = false;
     loop {
@@ -45,9 +43,7 @@ pub(super) fn write_content(
         if bytes.is_empty() {
             break;
         }
-        if let Some(hasher) = &mut hasher {
-            hasher.update(bytes);
-        }
+        hasher.update(bytes);
         ends_in_hole = bytes.iter().all(|byte| *byte == 0);
         match ends_in_hole {
             true => drop(file.seek(SeekFrom::Current(filled as i64))?),
@@ -57,7 +53,7 @@ pub(super) fn write_content(
     if ends_in_hole {
         file.set_len(entry.size)?;
     }
-    Ok(hasher.map(|hasher| hasher.finalize().into()))
+    Ok(hasher.finalize().into())
 }
 
 fn fill(content: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
@@ -79,7 +75,7 @@ fn fill(content: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 pub(super) fn time_on_disk(entry: &TarEntry, content: Option<ContentDigest>, notes: &mut Notes) -> Stamp {
     let own = Stamp { seconds: entry.seconds, nanoseconds: entry.nanoseconds };
     match content {
-        Some(content) if content_time(&content) == entry.seconds => {
+        Some(content) if entry.nanoseconds == 0 && content_time(&content) == entry.seconds => {
             notes.brought.insert(content);
             notes.stamp
         }

@@ -1,11 +1,16 @@
 //! Small files that prove themselves: one line of JSON that holds its version and the BLAKE3 of all that follows it.
 //!
-//!     {"digest":"blake3:HEX","version":2,"content":{...}}
+//! ```text
+//! {"digest":"blake3:HEX","version":2,"content":{...}}
+//! ```
 //!
 //! The digest covers the bytes as they stand in the file, from the version on, so that no flipped bit, cut end or merged
 //! pair of files is ever taken for something that somebody wrote. What of that makes a miss, what a warning and what
 //! an error is the caller's to say: [`CheckedError::is_damage`] tells a bad file from a machine that cannot read now.
 //! A version is looked at once the digest is right; it is another build's file then, not a damaged one.
+//!
+//! What is long and has a form of its own is binary instead, with the BLAKE3 of its bytes at its end
+//! ([`write_binary`]).
 
 use std::{
     fs, io,
@@ -56,10 +61,10 @@ pub enum CheckedError {
 /// What is wrong with the bytes of a checked file.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
-    /// There is no digest at its beginning.
-    #[error("it does not begin as such a file does")]
+    /// There is no digest in it.
+    #[error("it is cut, or no such file")]
     Form,
-    /// The digest at its beginning is not that of the rest.
+    /// The digest in it is not that of the rest.
     #[error("its digest is wrong")]
     Digest,
     /// It is what was written, but not what is asked for here.
@@ -149,6 +154,34 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path, version: u32) -> R
     serde_json::from_str(content).map_err(|error| damaged(Damage::Content(error)))
 }
 
+/// Writes bytes and their digest into a file that is not there yet, as [`write_beside`] does.
+///
+/// # Errors
+/// It is there, or cannot be written.
+pub fn write_binary(path: &Path, mut bytes: Vec<u8>) -> Result<(), StoreError> {
+    bytes.extend_from_slice(ContentDigest::of(&bytes).as_bytes());
+    write_new(path, &bytes).map_err(StoreError::io("write", path))
+}
+
+/// Reads what [`write_binary`] made; `None` where there is no file.
+///
+/// # Errors
+/// [`CheckedError::Io`] or [`CheckedError::Damaged`].
+pub fn read_binary(path: &Path) -> Result<Option<Vec<u8>>, CheckedError> {
+    let mut bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CheckedError::Io { path: path.to_owned(), source }),
+        Ok(bytes) => bytes,
+    };
+    let damaged = |what| CheckedError::Damaged { path: path.to_owned(), what };
+    let (body, check) = bytes.split_last_chunk::<32>().ok_or_else(|| damaged(Damage::Form))?;
+    if ContentDigest::of(body).as_bytes() != check {
+        return Err(damaged(Damage::Digest));
+    }
+    bytes.truncate(bytes.len() - 32);
+    Ok(Some(bytes))
+}
+
 /// The digest at the beginning, and what it covers.
 fn split(bytes: &[u8]) -> Option<(ContentDigest, &str)> {
     let text = str::from_utf8(bytes).ok()?.strip_prefix(OPENING)?.strip_suffix('\n')?;
@@ -214,6 +247,26 @@ mod tests {
         let bytes = encode(7, &"another shape").expect("text");
         let error = decoded(&bytes).expect_err("another shape");
         assert!(error.is_damage() && error.to_string().contains("expected a map"), "{error}");
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_cut_gives_other_bytes() {
+        let directory = tempfile::tempdir().expect("made");
+        let path = directory.path().join("f");
+        assert!(read_binary(&path).expect("readable").is_none());
+        write_binary(&path, b"bytes".to_vec()).expect("written");
+        assert_eq!(read_binary(&path).expect("readable").as_deref(), Some(&b"bytes"[..]));
+        let bytes = fs::read(&path).expect("read");
+        let flipped = (0..bytes.len() * 8).map(|bit| {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            damaged
+        });
+        for damaged in flipped.chain((0..bytes.len()).map(|length| bytes[..length].to_vec())) {
+            fs::remove_file(&path).expect("removed");
+            fs::write(&path, &damaged).expect("written");
+            assert!(read_binary(&path).is_err_and(|error| error.is_damage()), "{damaged:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use oci::store::StoreError;
+use oci::store::{StoreError, checked::CheckedError};
 use solver::{FailureKind, StepFailure};
 
 use crate::{agents::AgentError, error::blame, rootfs::PathError, secrets::SecretError};
@@ -90,6 +90,9 @@ pub enum GitError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is known of a checkout cannot be read.
+    #[error(transparent)]
+    Meta(#[from] CheckedError),
     /// The disk.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -138,9 +141,11 @@ impl From<GitError> for StepFailure {
         let hint = error.hint();
         let kind = match &error {
             GitError::Cancelled => return Self::new(FailureKind::Cancelled, "cancelled"),
-            GitError::NoGit(_) | GitError::Old { .. } | GitError::Store(_) | GitError::Io { .. } => {
-                FailureKind::Machine
-            }
+            GitError::NoGit(_)
+            | GitError::Old { .. }
+            | GitError::Store(_)
+            | GitError::Meta(_)
+            | GitError::Io { .. } => FailureKind::Machine,
             GitError::Failed { .. } => FailureKind::Registry,
             _ => FailureKind::Build,
         };
