@@ -1,0 +1,235 @@
+//! What differs between two pre-images, in the words of whoever wrote the Dockerfile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci::TreeDigest;
+
+use super::{Inventories, Reason, Unknown, changes, split, text_of};
+use crate::key::pre_image::{
+    ARGUMENT, EXPANDED, FILES, HEREDOC, INPUT, INSTRUCTION, PARENT, VARIABLE, is_remark,
+};
+
+type Fields = BTreeMap<String, String>;
+type Roots<'a> = BTreeMap<&'a str, BTreeSet<String>>;
+
+/// What a number of fields say that do not stand in the instruction itself, and what to call it.
+const SETTINGS: [(&str, &str); 7] = [
+    ("platform", "platform"),
+    ("user", "user"),
+    ("owner", "user"),
+    ("workdir", "working directory"),
+    ("hostname", "host name"),
+    ("timestamps", "timestamps"),
+    ("host ", "address of "),
+];
+
+/// All that differs between what a step was made of and what it is made of now. `roots` are the steps of this build that
+/// ran, and what each of their changes began with.
+pub(super) fn differences(
+    old: &Fields,
+    new: &Fields,
+    roots: &Roots<'_>,
+    inventories: &Inventories<'_>,
+) -> Vec<Reason> {
+    let mut told = Told { old, new, roots, inventories, reasons: Vec::new() };
+    told.instruction();
+    told.variables();
+    told.settings();
+    told.inputs();
+    if told.reasons.is_empty() {
+        told.everything();
+    }
+    told.reasons
+}
+
+struct Told<'a> {
+    old: &'a Fields,
+    new: &'a Fields,
+    roots: &'a Roots<'a>,
+    inventories: &'a Inventories<'a>,
+    reasons: Vec<Reason>,
+}
+
+impl<'a> Told<'a> {
+    fn add(&mut self, reason: Reason) {
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+    }
+
+    /// Fields that differ, with both values.
+    fn differing(&self) -> Vec<(&'a str, Option<&'a String>, Option<&'a String>)> {
+        let names: BTreeSet<&'a String> = self.old.keys().chain(self.new.keys()).collect();
+        let values = names.into_iter().map(|name| (name.as_str(), self.old.get(name), self.new.get(name)));
+        values.filter(|(_, old, new)| old != new).collect()
+    }
+
+    /// The text, or else the variables that it was expanded with, or else what became of it.
+    fn instruction(&mut self) {
+        let of_instruction: Vec<_> =
+            self.differing().into_iter().filter(|(name, ..)| is_of_instruction(name)).collect();
+        if of_instruction.is_empty() {
+            return;
+        }
+        let (from, to) = (self.old.get(INSTRUCTION), self.new.get(INSTRUCTION));
+        let expanded = self.expanded();
+        if from != to {
+            let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+            self.add(Reason::Instruction { from: text(from), to: text(to) });
+        } else if expanded.is_empty() {
+            for (name, from, to) in of_instruction.into_iter().filter(|(name, ..)| !name.starts_with(FILES)) {
+                let name = if name == "args" { "command" } else { name };
+                self.add(Reason::Setting { name: name.to_owned(), from: from.cloned(), to: to.cloned() });
+            }
+        }
+        expanded.into_iter().for_each(|reason| self.add(reason));
+    }
+
+    /// The variables that the instruction names and that differ.
+    fn expanded(&self) -> Vec<Reason> {
+        let reason = |(name, from, to): (&str, Option<&String>, Option<&String>)| {
+            let (from, to) = (from.cloned(), to.cloned());
+            if let Some(name) = name.strip_prefix(ARGUMENT) {
+                return Some(Reason::Arg { name: name.to_owned(), from, to });
+            }
+            let name = name.strip_prefix(EXPANDED)?;
+            Some(Reason::Env { name: name.to_owned(), from, to })
+        };
+        // One that became the other (an ARG that an ENV hides) is told of once, with both values.
+        let mut reasons: Vec<Reason> = Vec::new();
+        for reason in self.differing().into_iter().filter_map(reason) {
+            match (reasons.iter_mut().find(|known| name_of(known) == name_of(&reason)), reason) {
+                (None, reason) => reasons.push(reason),
+                (Some(known), Reason::Env { name, from, to }) => {
+                    let Reason::Arg { from: was, to: is, .. } = known else { continue };
+                    *known = Reason::Env { name, from: from.or(was.take()), to: to.or(is.take()) };
+                }
+                (Some(_), _) => {}
+            }
+        }
+        reasons.retain(|reason| match reason {
+            Reason::Arg { from, to, .. } | Reason::Env { from, to, .. } => from != to,
+            _ => true,
+        });
+        reasons
+    }
+
+    /// What a command can see.
+    fn variables(&mut self) {
+        for (name, from, to) in self.differing() {
+            let Some(variable) = name.strip_prefix(VARIABLE) else { continue };
+            let (name, from, to) = (variable.to_owned(), from.cloned(), to.cloned());
+            let argument = format!("{ARGUMENT}{variable}");
+            let is_argument =
+                self.new.contains_key(&argument) || (to.is_none() && self.old.contains_key(&argument));
+            self.reasons.retain(|reason| name_of(reason) != Some(variable));
+            self.add(match is_argument {
+                true => Reason::Arg { name, from, to },
+                false => Reason::Env { name, from, to },
+            });
+        }
+    }
+
+    fn settings(&mut self) {
+        for (field, from, to) in self.differing() {
+            let setting = SETTINGS.iter().find(|(name, _)| match name.ends_with(' ') {
+                true => field.starts_with(name),
+                false => field == *name,
+            });
+            let Some((name, called)) = setting else { continue };
+            let name = format!("{called}{}", field.strip_prefix(name).unwrap_or_default());
+            self.add(Reason::Setting { name, from: from.cloned(), to: to.cloned() });
+        }
+    }
+
+    /// The file system below, and what is taken from elsewhere.
+    fn inputs(&mut self) {
+        for (field, from, to) in self.differing() {
+            let (Some(from), Some(to)) = (from, to) else { continue };
+            if field == PARENT {
+                self.below();
+            } else if let Some(picked) = field.strip_prefix(FILES) {
+                self.picked(picked, from, to);
+            }
+        }
+    }
+
+    fn below(&mut self) {
+        let field = format!("{INPUT}0");
+        let label = |fields: &'a Fields| fields.get(&field).map_or("", String::as_str);
+        let (from, to) = (label(self.old), label(self.new));
+        if let Some(roots) = self.roots.get(to) {
+            roots.iter().for_each(|root| self.add(Reason::Step { label: root.clone() }));
+            return;
+        }
+        match (image(from), image(to)) {
+            (Some(from), Some(to)) => self.add(Reason::Base { from: from.to_owned(), to: to.to_owned() }),
+            _ if text_of(from) == text_of(to) => self.add(Reason::Step { label: to.to_owned() }),
+            _ => self.add(Reason::Place { from: text_of(from).to_owned(), to: to.to_owned() }),
+        }
+    }
+
+    /// Files of a context, a heredoc, a stage or an image.
+    fn picked(&mut self, picked: &str, from: &str, to: &str) {
+        let number = picked.rsplit_once("of input ").map_or("1", |(_, number)| number);
+        let field = format!("{INPUT}{number}");
+        let label = |fields: &'a Fields| fields.get(&field).map_or("", String::as_str);
+        let (was, is) = (label(self.old), label(self.new));
+        if let Some(roots) = self.roots.get(is) {
+            roots.iter().for_each(|root| self.add(Reason::Step { label: root.clone() }));
+            return;
+        }
+        let name = picked.split(" of input ").next().unwrap_or(picked);
+        let heredoc = format!("{HEREDOC}{name}");
+        if self.new.contains_key(&heredoc) {
+            if self.old.get(&heredoc) != self.new.get(&heredoc) {
+                self.add(Reason::Heredoc { name: name.to_owned() });
+            }
+            return;
+        }
+        match (image(was), image(is)) {
+            (Some(from), Some(to)) => self.add(Reason::Base { from: from.to_owned(), to: to.to_owned() }),
+            _ => self.files(picked, from, to),
+        }
+    }
+
+    fn files(&mut self, picked: &str, from: &str, to: &str) {
+        let inventory = |digest: &str| (self.inventories)(&digest.parse::<TreeDigest>().ok()?);
+        let unknown = |unknown| Reason::SomeFiles { picked: picked.to_owned(), unknown };
+        let reason = match (inventory(from), inventory(to)) {
+            (Some(from), Some(to)) => match changes(&from, &to) {
+                changes if changes.is_empty() => unknown(Unknown::SameList),
+                changes => Reason::Files { changes },
+            },
+            _ => unknown(Unknown::NoList),
+        };
+        self.add(reason);
+    }
+
+    /// What nobody has words for.
+    fn everything(&mut self) {
+        for (name, from, to) in self.differing().into_iter().filter(|(name, ..)| !is_remark(name)) {
+            self.add(Reason::Setting { name: name.to_owned(), from: from.cloned(), to: to.cloned() });
+        }
+    }
+}
+
+/// The variable that a reason is about.
+fn name_of(reason: &Reason) -> Option<&str> {
+    match reason {
+        Reason::Arg { name, .. } | Reason::Env { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+/// Whether a field follows from the text of the instruction.
+fn is_of_instruction(field: &str) -> bool {
+    let exact = ["args", "network", "security", "destination", "into directory", "chown", "chmod", "path"];
+    let numbered = ["script ", "mount ", "device ", "item "];
+    exact.contains(&field) || numbered.iter().any(|prefix| field.starts_with(prefix))
+}
+
+/// The image that a label brings: `[build 1/4] FROM IMAGE`.
+fn image(label: &str) -> Option<&str> {
+    split(label).1.strip_prefix("FROM ")
+}

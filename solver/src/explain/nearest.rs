@@ -1,0 +1,88 @@
+//! Which of all steps that are known a step is compared with.
+//!
+//! First those with the same instruction, then those of the same Dockerfile and context, then those that have most in
+//! common; the newest of equals. A step with another instruction is only looked at where it stood at the same place and is
+//! not in this build as well: then somebody has edited it.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use super::{Known, Project, Step, split, text_of};
+use crate::{
+    cache::Miss,
+    key::pre_image::{INPUT, INSTRUCTION, PARENT, is_remark},
+};
+
+type Fields = BTreeMap<String, String>;
+
+/// The step that is most like one that ran, if any is like it.
+pub(super) fn nearest<'k>(miss: &Miss, steps: &[Step<'_>], known: &'k [Known]) -> Option<&'k Known> {
+    let alike = known.iter().filter(|known| is_like(known, miss, steps));
+    alike.max_by_key(|known| {
+        let (old, new) = (&known.pre_image, &miss.pre_image);
+        (
+            instruction(old) == instruction(new),
+            known.project,
+            Reverse(differing(old, new)),
+            place_before(old) == place_before(new),
+            &known.origin,
+        )
+    })
+}
+
+fn is_like(known: &Known, miss: &Miss, steps: &[Step<'_>]) -> bool {
+    let (old, new) = (&known.pre_image, &miss.pre_image);
+    if old.get("op") != new.get("op") {
+        return false;
+    }
+    if instruction(old) == instruction(new) {
+        return true;
+    }
+    let is_at_same_place = old.get(PARENT) == new.get(PARENT) || text_before(old) == text_before(new);
+    let is_edited = known.project == Project::Same || share_words(instruction(old), instruction(new));
+    is_at_same_place && is_edited && !steps.iter().any(|step| is_instruction_of(step, instruction(old)))
+}
+
+/// How many fields of the keys differ.
+fn differing(old: &Fields, new: &Fields) -> usize {
+    let counts = |name: &&String| !is_remark(name);
+    let changed = new.iter().filter(|(name, value)| counts(name) && old.get(*name) != Some(value)).count();
+    changed + old.keys().filter(|name| counts(name) && !new.contains_key(*name)).count()
+}
+
+fn instruction(fields: &Fields) -> &str {
+    fields.get(INSTRUCTION).map_or("", String::as_str)
+}
+
+fn before(fields: &Fields) -> &str {
+    fields.get(&format!("{INPUT}0")).map_or("", String::as_str)
+}
+
+/// Where the step below stands: `[build 2/4]`.
+fn place_before(fields: &Fields) -> &str {
+    split(before(fields)).0
+}
+
+fn text_before(fields: &Fields) -> &str {
+    text_of(before(fields))
+}
+
+fn is_instruction_of(step: &Step<'_>, written: &str) -> bool {
+    match step.miss {
+        Some(miss) => instruction(&miss.pre_image) == written,
+        // Labels have variables replaced, so some are not recognised.
+        None => text_of(step.label) == written,
+    }
+}
+
+/// Whether at least half of the words of each are also in the other.
+fn share_words(a: &str, b: &str) -> bool {
+    let shared = |a: &str, b: &str| {
+        let there: Vec<&str> = b.split_whitespace().collect();
+        let (mut all, mut common) = (0, 0);
+        for word in a.split_whitespace() {
+            (all, common) = (all + 1, common + usize::from(there.contains(&word)));
+        }
+        2 * common >= all
+    };
+    shared(a, b) && shared(b, a)
+}
