@@ -8,6 +8,7 @@ mod claim;
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -25,6 +26,9 @@ use crate::snapshot::{Events, holds_layer, pin_layers};
 
 /// Version of the content of a record's file. Another one is a miss.
 const VERSION: u32 = 3;
+
+/// Where the records are under their content keys.
+const CONTENT_AREA: &str = "records/content";
 
 /// The cache of one store.
 #[derive(Clone)]
@@ -139,6 +143,13 @@ impl CacheBackend for LocalCache {
     }
 }
 
+/// All records that a store has, by content key, for whoever explains them; what cannot be read is left out, and whether
+/// their layers are still held is not looked at.
+pub fn records(root: &Path) -> impl Iterator<Item = Record> {
+    let names = fs::read_dir(root.join(CONTENT_AREA)).into_iter().flatten();
+    names.filter_map(|name| checked::read::<Record>(&name.ok()?.path(), VERSION).ok().flatten())
+}
+
 /// An error and its cause.
 fn told(error: &dyn std::error::Error) -> String {
     let cause = error.source().map(|cause| format!(": {cause}"));
@@ -148,7 +159,7 @@ fn told(error: &dyn std::error::Error) -> String {
 fn path(key: &Key) -> PathBuf {
     let (area, digest): (_, &TreeDigest) = match key {
         Key::Definition(digest) => ("records/definition", digest),
-        Key::Content(digest) => ("records/content", digest),
+        Key::Content(digest) => (CONTENT_AREA, digest),
     };
     Path::new(area).join(format!("{}.json", digest.hex()))
 }

@@ -17,7 +17,7 @@ use std::{
 
 use oci::{Layer, LayerContents, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, VertexId,
+    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, VertexId, key,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
     error::in_store,
+    inventory,
     listing::{Listing, Owners},
     remote::{RemoteOptions, Remotes},
     sandbox::Rung,
@@ -36,7 +37,7 @@ use crate::{
     snapshot::{Events, Snapshots, Writable},
     users::UserError,
 };
-use contexts::Contexts;
+use contexts::{Contexts, Identified};
 
 /// What a [`LocalExecutor`] works with.
 #[derive(Clone)]
@@ -118,6 +119,19 @@ impl LocalExecutor {
     fn tell_notes(&self) {
         let tell = |note: &String| (self.events)(Event::Warning(note.clone()));
         self.notes_told.call_once(|| self.notes.iter().for_each(tell));
+    }
+
+    /// Writes down what the files of a context are, so that a later build can say which of them differ. A store that does
+    /// not take it costs an explanation, no build.
+    fn take_inventory(&self, source: &Source, identified: &Identified) {
+        let Source::Context(_) = source else { return };
+        let (store, files) = (self.snapshots.store(), key::source_key(source, Some(&identified.digest)));
+        let path = inventory::path(&files);
+        if store.root().join(&path).exists() {
+            store.touch(&path);
+        } else if let Some(inventory) = identified.listing.inventory() {
+            let _ = inventory::write(store, &files, &inventory);
+        }
     }
 
     /// The snapshots it works on.
@@ -216,7 +230,9 @@ struct Ground<'a> {
 
 impl Executor for LocalExecutor {
     fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
-        self.contexts.identify(source, cancel).map(|identified| identified.digest)
+        let identified = self.contexts.identify(source, cancel)?;
+        self.take_inventory(source, &identified);
+        Ok(identified.digest)
     }
 
     fn select(

@@ -21,6 +21,7 @@ mod error;
 pub mod executor;
 pub mod image;
 pub mod imprint;
+pub mod inventory;
 pub mod listing;
 pub mod mount;
 mod once;

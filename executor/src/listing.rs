@@ -26,6 +26,7 @@ use rustix::{
 };
 use solver::{
     Cancel,
+    explain::{Inventory, Item, ItemKind},
     pattern::{glob::BadPattern, ignore::IgnoreError},
 };
 
@@ -264,6 +265,23 @@ impl Listing {
             encoder.field(5, node);
         }
         Ok(encoder.digest())
+    }
+
+    /// What is listed, for people; `None` where the content of a file was not looked at.
+    pub fn inventory(&self) -> Option<Inventory> {
+        let item = |node: &Node| {
+            let kind = match &node.kind {
+                NodeKind::Directory => ItemKind::Directory,
+                NodeKind::File { size: _, content } => ItemKind::File((*content)?),
+                NodeKind::Symlink { target } => ItemKind::Link(shown(target)),
+                NodeKind::CharDevice { .. } => ItemKind::Other("character device".to_owned()),
+                NodeKind::BlockDevice { .. } => ItemKind::Other("block device".to_owned()),
+                NodeKind::Fifo => ItemKind::Other("named pipe".to_owned()),
+            };
+            Some(Item { kind, mode: node.mode })
+        };
+        let items = self.nodes.iter().map(|(path, node)| Some((shown(path), item(node)?)));
+        items.collect::<Option<_>>().map(Inventory)
     }
 
     /// The time that a copy of something would have in a layer, if it is not normalised there.

@@ -210,13 +210,13 @@ fn what_no_comparison_says_goes_first() {
     };
     let older = known(RUN, 1);
     assert_eq!(one(&plain, &[]), Reason::New);
-    assert_eq!(one(&plain, &[older.clone()]), Reason::Removed { origin: older.origin.clone() });
+    assert_eq!(one(&plain, std::slice::from_ref(&older)), Reason::Removed { origin: older.origin.clone() });
     let failed = Known { fate: Fate::Failed, ..known(RUN, 2) };
     assert_eq!(one(&plain, &[failed.clone(), older.clone()]), Reason::FailedBefore { origin: failed.origin });
     let stopped = Known { fate: Fate::Stopped, ..known(RUN, 3) };
-    assert_eq!(one(&plain, &[stopped.clone()]), Reason::StoppedBefore { origin: stopped.origin });
+    assert_eq!(one(&plain, std::slice::from_ref(&stopped)), Reason::StoppedBefore { origin: stopped.origin });
     let forced = Miss { forced: true, ..plain.clone() };
-    assert_eq!(one(&forced, &[older.clone()]), Reason::Forced);
+    assert_eq!(one(&forced, std::slice::from_ref(&older)), Reason::Forced);
     let expired = Miss { expired: Some(made.clone()), ..plain };
     assert_eq!(one(&expired, &[older]), Reason::Expired { made });
 }
