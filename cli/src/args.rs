@@ -7,7 +7,7 @@
 mod help;
 mod history;
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use executor::context::ContextModes;
@@ -24,6 +24,7 @@ use crate::{
         annotation::AnnotationSpec,
         call::{Call, CallSpec, Format},
         context::NamedContextSpec,
+        duration::duration,
         host::HostSpec,
         output::OutputSpec,
         secret::{SecretSpec, SshSpec},
@@ -178,6 +179,14 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = STEPS)]
     pub no_cache_filter: Vec<String>,
 
+    /// Take no result from the cache that is older, like 12h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = STEPS)]
+    pub cache_ttl: Option<Duration>,
+
+    /// Try a failing RUN or download again up to N times
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, help_heading = STEPS)]
+    pub retry: u32,
+
     /// Network of RUN steps: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, value_parser = network)]
     #[arg(help_heading = STEPS)]
@@ -199,7 +208,7 @@ pub struct BuildArgs {
     #[arg(long = "add-host", value_name = "NAME:IP", help_heading = STEPS)]
     pub hosts: Vec<HostSpec>,
 
-    /// Steps that run at the same time [default: one for each CPU]
+    /// Steps at the same time [default: twice the CPUs, 8 at least]
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]
     pub jobs: Option<NonZeroUsize>,
 

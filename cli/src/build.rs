@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use executor::{ContextOrigin, ExecutorOptions, LocalCache, LocalExecutor, SnapshotError, sandbox::Rung};
@@ -28,7 +28,7 @@ use crate::{
     inputs::{Inputs, Outside, Source},
     outputs::Output,
     report,
-    request::BuildRequest,
+    request::{self, BuildRequest},
     spec::context::NamedSource,
 };
 
@@ -94,7 +94,11 @@ pub fn build(
     warn(&planned.warnings, source, events);
     let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
-    let options = SolveOptions { jobs: request.jobs, oldest: 0, maker: maker(&surroundings.id) };
+    let options = SolveOptions {
+        jobs: request.jobs,
+        oldest: oldest(request.cache_ttl),
+        maker: maker(&surroundings.id),
+    };
     let epoch = request.epoch.or(planned.epoch);
     let sealers = sealers(request, request.time_policy(epoch), store, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
@@ -212,6 +216,7 @@ fn executor_options(
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),
         virtual_steps: BTreeSet::new(),
+        retry: request.retry,
     })
 }
 
@@ -242,7 +247,7 @@ fn sealers(
             store: Arc::clone(store),
             encoder,
             times,
-            jobs: request.jobs,
+            jobs: request::processors(),
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
             contents: None,
@@ -341,9 +346,18 @@ fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Fa
     Ok(())
 }
 
+/// The time before which no result counts.
+fn oldest(ttl: Option<Duration>) -> u64 {
+    ttl.map_or(0, |ttl| now().saturating_sub(ttl).as_secs())
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// How this build signs its records.
 fn maker(id: &BuildId) -> Maker {
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let at = now().as_secs();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Maker { builder: BUILDER.to_owned(), host, build: id.to_string(), at }
 }

@@ -31,6 +31,7 @@ pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
         insecure_registries: Vec::new(),
         secrets: Default::default(),
         agents: Default::default(),
+        retry: Default::default(),
     };
     if places.are_elsewhere() {
         sandbox::enter_builder(sandbox::Mode::Auto)?;

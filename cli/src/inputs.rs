@@ -21,7 +21,7 @@ use std::{
 };
 
 use executor::{
-    ContextOrigin, ImageResolver, Secrets,
+    ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
     context::{ContextDirectory, ContextError, ContextModes, IgnoreFile},
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
@@ -136,6 +136,8 @@ pub struct OutsideOptions {
     pub secrets: Secrets,
     /// Credentials of git servers.
     pub agents: Agents,
+    /// What becomes of what cannot be had at once.
+    pub retry: Retry,
 }
 
 /// The store and what fills it from elsewhere; opened when it is first needed, so that a mistake in a Dockerfile leaves
@@ -214,6 +216,7 @@ impl Outside {
             agents: self.options.agents.clone(),
             events: Arc::clone(&self.events),
             cancel: Arc::clone(&self.cancel),
+            retry: self.options.retry,
         }))
     }
 }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use executor::{Secrets, agents::Agents, context::ContextModes};
+use executor::{Retry, Secrets, agents::Agents, context::ContextModes};
 use exporter::{Encoder, TimePolicy};
 use oci::{Platform, registry::Limits};
 use solver::{
@@ -55,6 +55,10 @@ pub struct BuildRequest {
     pub no_cache: bool,
     /// `--no-cache-filter`
     pub no_cache_filter: Vec<String>,
+    /// `--cache-ttl`
+    pub cache_ttl: Option<Duration>,
+    /// `--retry`
+    pub retry: Retry,
     /// `--network`
     pub network: Network,
     /// `--timestamps`
@@ -132,6 +136,7 @@ impl BuildRequest {
             },
             secrets: self.secrets.clone(),
             agents: self.agents.clone(),
+            retry: self.retry,
         }
     }
 
@@ -199,6 +204,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         platform,
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter,
+        cache_ttl: args.cache_ttl,
+        retry: Retry { times: args.retry, ..Retry::default() },
         network: args.network,
         timestamps: args.timestamps,
         secrets,
@@ -212,7 +219,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         iidfile: args.iidfile.filter(|_| builds),
         metadata_file: args.metadata_file.filter(|_| builds),
         root: store_root(args.root, environment)?,
-        jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
+        jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
         notices,
     })
 }
@@ -447,6 +454,18 @@ pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<P
     let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);
     let root = root.ok_or(RequestError::NoRoot)?;
     std::path::absolute(&root).map_err(|source| RequestError::Read { what: "store", path: root, source })
+}
+
+/// How many threads this machine keeps busy.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Steps that run at the same time, unless the user says how many. Most of them wait: for a server, a disk, one thread of
+/// a tool. So there may be more than processors; not as many as there are stages, as with BuildKit, since those that do
+/// not wait need memory, and eight compilers at once are what most machines can bear.
+fn default_jobs() -> usize {
+    (2 * processors()).max(8)
 }
 
 /// Whoever asks about a Dockerfile is not kept waiting for a registry that is not there.

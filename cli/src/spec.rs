@@ -6,6 +6,7 @@ pub mod annotation;
 pub mod call;
 pub mod context;
 mod csv;
+pub mod duration;
 pub mod host;
 pub mod output;
 pub mod secret;

@@ -32,6 +32,7 @@ use crate::{
     inventory,
     listing::{Listing, Owners},
     remote::{RemoteOptions, Remotes},
+    retry::Retry,
     sandbox::Rung,
     secrets::Secrets,
     snapshot::{Events, Snapshots, Writable},
@@ -61,6 +62,8 @@ pub struct ExecutorOptions {
     /// The steps whose layers need not be on disk: a sealer takes them, and no other step reads them there. The files
     /// of all others are written as the step runs.
     pub virtual_steps: BTreeSet<VertexId>,
+    /// What becomes of commands that fail, and of what cannot be had at once.
+    pub retry: Retry,
 }
 
 /// Runs steps on this machine.
@@ -75,6 +78,7 @@ pub struct LocalExecutor {
     notes_told: Once,
     events: Events,
     virtual_steps: BTreeSet<VertexId>,
+    retry: Retry,
 }
 
 impl LocalExecutor {
@@ -90,6 +94,7 @@ impl LocalExecutor {
             events,
             cancel,
             virtual_steps,
+            retry,
         } = options;
         let remotes = Remotes::new(RemoteOptions {
             fetcher: fetcher.clone(),
@@ -97,6 +102,7 @@ impl LocalExecutor {
             agents: agents.clone(),
             events: events.clone(),
             cancel: cancel.clone(),
+            retry,
         });
         let contexts = Contexts::new(contexts, remotes, events.clone());
         let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
@@ -112,6 +118,7 @@ impl LocalExecutor {
             notes_told: Once::new(),
             events,
             virtual_steps,
+            retry,
         }
     }
 
@@ -173,11 +180,25 @@ impl LocalExecutor {
         self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
     }
 
+    /// Runs a step once.
+    fn attempt(&self, step: &Step<'_>) -> Result<Executed, StepFailure> {
+        let began = Instant::now();
+        let layer = match &step.vertex.op {
+            Op::Exec(exec) => self.run(step, exec),
+            Op::Copy(copy) => self.copy(step, copy),
+            Op::MakeDir(make) => self.make_dir(step, make),
+            Op::Merge => merge(step),
+            Op::Source(_) => Err(planner_mistake("a source is no step")),
+        }?;
+        Ok(Executed { layer, took: began.elapsed() })
+    }
+
     /// What the step stands on.
     fn ground<'a>(&self, step: &Step<'a>) -> Result<Ground<'a>, StepFailure> {
         let parent = first_input(step)?.snapshot;
-        let owners = self.snapshots.owners(parent)?;
-        let (view, writable) = (self.snapshots.view(parent)?, self.snapshots.scratch(parent)?);
+        let snapshots = self.snapshots.until(step.cancel);
+        let owners = snapshots.owners(parent)?;
+        let (view, writable) = (snapshots.view(parent)?, snapshots.scratch(parent)?);
         Ok(Ground { parent, view, owners, writable })
     }
 
@@ -200,7 +221,8 @@ impl LocalExecutor {
         if let Op::Source(source @ (Source::Context(_) | Source::Inline(_))) = &input.vertex.op {
             return self.keyed(source, input, step.cancel);
         }
-        let (view, owners) = (self.snapshots.view(input.snapshot)?, self.snapshots.owners(input.snapshot)?);
+        let snapshots = self.snapshots.until(step.cancel);
+        let (view, owners) = (snapshots.view(input.snapshot)?, snapshots.owners(input.snapshot)?);
         Ok(Arc::new(copy::list(view.root(), &owners, &item.selector, step.cancel)?))
     }
 
@@ -241,25 +263,22 @@ impl Executor for LocalExecutor {
         selector: &Selector,
         cancel: &Cancel,
     ) -> Result<TreeDigest, StepFailure> {
-        let owners = self.snapshots.owners(snapshot)?;
-        Ok(copy::select(self.snapshots.view(snapshot)?.root(), &owners, selector, cancel)?)
+        let snapshots = self.snapshots.until(cancel);
+        let tell = |text: &str| (self.events)(Event::Warning(text.to_owned()));
+        self.retry.make(cancel, tell, || {
+            let owners = snapshots.owners(snapshot)?;
+            Ok(copy::select(snapshots.view(snapshot)?.root(), &owners, selector, cancel)?)
+        })
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
-        let began = Instant::now();
-        let done = match &step.vertex.op {
-            Op::Exec(exec) => {
-                self.tell_notes();
-                self.run(&step, exec)
-            }
-            Op::Copy(copy) => self.copy(&step, copy),
-            Op::MakeDir(make) => self.make_dir(&step, make),
-            Op::Merge => merge(&step),
-            Op::Source(_) => Err(planner_mistake("a source is no step")),
-        };
+        if matches!(step.vertex.op, Op::Exec(_)) {
+            self.tell_notes();
+        }
+        let tell = |text: &str| (step.log)(Stream::Stderr, text.as_bytes());
+        let done = self.retry.make(step.cancel, tell, || self.attempt(&step));
         // A step writes nowhere but into the store.
-        let layer = done.map_err(|failure| in_store(failure, self.snapshots.store().root()))?;
-        Ok(Executed { layer, took: began.elapsed() })
+        done.map_err(|failure| in_store(failure, self.snapshots.store().root()))
     }
 }
 

@@ -11,9 +11,15 @@ use std::{
 };
 
 use oci::{ContentDigest, Sha256Digest, fetch::Fetcher, store::TempDir};
-use solver::{Cancel, StepFailure, op::HttpFile, remote::GitAddress};
+use solver::{
+    Cancel, Event, StepFailure,
+    op::HttpFile,
+    remote::{GitAddress, redacted},
+};
 
-use crate::{agents::Agents, error::in_store, once::OnceMap, secrets::Secrets, snapshot::Events};
+use crate::{
+    agents::Agents, error::in_store, once::OnceMap, retry::Retry, secrets::Secrets, snapshot::Events,
+};
 
 mod archive;
 mod git;
@@ -32,13 +38,15 @@ pub struct RemoteOptions {
     pub events: Events,
     /// Stops transfers.
     pub cancel: Arc<Cancel>,
+    /// What becomes of what cannot be had at once.
+    pub retry: Retry,
 }
 
 /// Brings things from elsewhere. May be called from any number of threads; equal things are brought once.
 pub struct Remotes {
     options: RemoteOptions,
-    checkouts: OnceMap<GitAddress, Checkout>,
-    downloads: OnceMap<HttpFile, Download>,
+    checkouts: Arc<OnceMap<GitAddress, Checkout>>,
+    downloads: Arc<OnceMap<HttpFile, Download>>,
 }
 
 /// The files of a commit.
@@ -94,7 +102,22 @@ impl UnpackedContext {
 impl Remotes {
     /// Nothing is contacted and no program started yet.
     pub fn new(options: RemoteOptions) -> Self {
-        Self { options, checkouts: OnceMap::default(), downloads: OnceMap::default() }
+        Self { options, checkouts: Arc::default(), downloads: Arc::default() }
+    }
+
+    /// The same for somebody who stops waiting when `cancel` asks.
+    pub(crate) fn until(&self, cancel: &Cancel) -> Self {
+        Self {
+            options: RemoteOptions { cancel: Arc::new(cancel.clone()), ..self.options.clone() },
+            checkouts: Arc::clone(&self.checkouts),
+            downloads: Arc::clone(&self.downloads),
+        }
+    }
+
+    /// Brings something, called `name`, in as many attempts as it may take.
+    fn trying<T>(&self, name: &str, bring: impl Fn() -> Result<T, StepFailure>) -> Result<T, StepFailure> {
+        let RemoteOptions { retry, events, cancel, .. } = &self.options;
+        retry.make(cancel, |text| events(Event::Warning(format!("{name}: {text}"))), bring)
     }
 
     /// The files of a commit, fetched where the store does not have them.
@@ -102,7 +125,9 @@ impl Remotes {
     /// # Errors
     /// There is no `git`, no such repository, reference or directory, or the commit is not the one that was asked for.
     pub fn git(&self, address: &GitAddress) -> Result<Checkout, StepFailure> {
-        self.hinting(self.checkouts.get_or_make(address, || Ok(git::checkout(&self.options, address)?)))
+        let name = redacted(&address.remote);
+        let checkout = || self.trying(&name, || Ok(git::checkout(&self.options, address)?));
+        self.hinting(self.checkouts.get_or_make(address, checkout))
     }
 
     /// The file behind a URL, downloaded where the store does not have it or the server has another one by now.
@@ -110,7 +135,9 @@ impl Remotes {
     /// # Errors
     /// The server does not give it, or it is not the one that was asked for.
     pub fn http(&self, file: &HttpFile) -> Result<Download, StepFailure> {
-        self.hinting(self.downloads.get_or_make(file, || Ok(http::download(&self.options, file)?)))
+        let name = redacted(&file.url);
+        let download = || self.trying(&name, || Ok(http::download(&self.options, file)?));
+        self.hinting(self.downloads.get_or_make(file, download))
     }
 
     /// A main context behind a URL: an archive, or a Dockerfile.

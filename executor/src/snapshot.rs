@@ -84,6 +84,11 @@ impl Snapshots {
         &self.contents
     }
 
+    /// The same snapshots for somebody who stops waiting and pulling when `cancel` asks.
+    pub(crate) fn until(&self, cancel: &Cancel) -> Self {
+        Self { cancel: Arc::new(cancel.clone()), ..self.clone() }
+    }
+
     /// Asks to stop.
     pub(crate) fn cancel(&self) -> &Cancel {
         &self.cancel

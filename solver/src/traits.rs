@@ -84,6 +84,7 @@ pub struct Executed {
 }
 
 /// One step to run.
+#[derive(Clone)]
 pub struct Step<'a> {
     /// Its place in the graph, for events.
     pub id: VertexId,

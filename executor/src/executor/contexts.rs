@@ -70,7 +70,7 @@ impl Contexts {
         let name = match place {
             Place::Context(name) => name,
             Place::Git(address) => return self.look_at_commit(address, selector, Ignores::None, cancel),
-            Place::Http(file) => return downloaded(&self.remotes.http(file)?),
+            Place::Http(file) => return downloaded(&self.remotes.until(cancel).http(file)?),
         };
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
         match self.origins.get(name).ok_or_else(missing)? {
@@ -93,7 +93,7 @@ impl Contexts {
         ignores: Ignores,
         cancel: &Cancel,
     ) -> Result<Listing, StepFailure> {
-        let Checkout { directory, time, .. } = self.remotes.git(address)?;
+        let Checkout { directory, time, .. } = self.remotes.until(cancel).git(address)?;
         let ignore = match ignores {
             Ignores::None => None,
             Ignores::Its => IgnoreFile::at_root(&directory)?,
@@ -108,7 +108,7 @@ impl Contexts {
 
     fn look_at_url(&self, url: &str, selector: &Selector, cancel: &Cancel) -> Result<Listing, StepFailure> {
         let file = HttpFile { url: url.to_owned(), name: URL_CONTEXT.to_owned(), checksum: None };
-        let root = open(&self.remotes.http(&file)?.directory)?;
+        let root = open(&self.remotes.until(cancel).http(&file)?.directory)?;
         // Root's, also where the disk cannot say so.
         let owners = Owners::from([(URL_CONTEXT.as_bytes().to_vec(), (0, 0))]);
         Ok(copy::list(root.as_fd(), &owners, selector, cancel)?)

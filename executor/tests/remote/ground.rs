@@ -65,6 +65,7 @@ impl Ground {
         let registry = Registry::new(RegistryOptions { limits, ..RegistryOptions::default() }).unwrap();
         let events = Arc::clone(&self.events);
         Remotes::new(RemoteOptions {
+            retry: Default::default(),
             fetcher: Fetcher::new(Arc::clone(&self.store), registry),
             secrets: Secrets::new(self.secrets.clone()).unwrap(),
             agents: self.agents.clone(),

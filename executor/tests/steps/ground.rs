@@ -107,6 +107,7 @@ impl Ground {
         let directory =
             ContextDirectory::new(context.path().to_owned(), None, ContextModes::Normalise).unwrap();
         let executor = LocalExecutor::new(ExecutorOptions {
+            retry: Default::default(),
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),
