@@ -179,12 +179,17 @@ impl Outside {
         Ok(self.registry()?.until(move || cancel.is_requested()))
     }
 
-    /// Finds base images, and says so where that takes long.
+    /// Finds base images, and says so where that takes long. What it learns is kept if the store is open.
     ///
     /// # Errors
     /// The registry client cannot be made.
     pub fn resolver(&self) -> Result<impl Resolver + '_, Failure> {
-        Ok(waiting::Announcing { resolver: ImageResolver::new(self.asking()?), events: &self.events })
+        let registry = self.asking()?;
+        let resolver = match self.fetcher.get() {
+            Some(fetcher) => ImageResolver::with_store(registry, Arc::clone(fetcher.store())),
+            None => ImageResolver::new(registry),
+        };
+        Ok(waiting::Announcing { resolver, events: &self.events })
     }
 
     /// The store with the registry client.

@@ -1,11 +1,12 @@
 //! Finds base images: implements [`solver::Resolver`] over registries and OCI layouts. No layer is downloaded here.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use oci::{
     BlobOrigin, Platform, Reference,
-    image::{ImageError, ResolvedImage, resolve_layout, resolve_registry},
+    image::{ImageError, ResolvedImage, resolve_layout, resolve_registry, resolve_registry_with},
     registry::Registry,
+    store::Store,
 };
 use solver::{BaseImage, FailureKind, ImageName, Resolver, StepFailure};
 
@@ -15,18 +16,28 @@ use crate::error::blame;
 #[derive(Debug, Clone)]
 pub struct ImageResolver {
     registry: Registry,
+    /// Keeps manifests and configs.
+    store: Option<Arc<Store>>,
 }
 
 impl ImageResolver {
     /// A resolver that asks registries through this client.
     pub fn new(registry: Registry) -> Self {
-        Self { registry }
+        Self { registry, store: None }
+    }
+
+    /// A resolver that keeps what it learns of images in a store, and asks for none of it twice.
+    pub fn with_store(registry: Registry, store: Arc<Store>) -> Self {
+        Self { registry, store: Some(store) }
     }
 
     fn find_in_registry(&self, reference: &Reference, platform: &Platform) -> Result<BaseImage, StepFailure> {
         let reference = reference.with_default_tag();
-        let resolved = resolve_registry(&self.registry, &reference, platform)
-            .map_err(|error| failure(&reference.familiar(), platform, error))?;
+        let resolved = match &self.store {
+            Some(store) => resolve_registry_with(&self.registry, store, &reference, platform),
+            None => resolve_registry(&self.registry, &reference, platform),
+        };
+        let resolved = resolved.map_err(|error| failure(&reference.familiar(), platform, error))?;
         let pinned = Reference { digest: Some(resolved.root_digest), ..reference.clone() };
         // A tag says nothing about a blob, and would tie what is remembered of a step to the name it was built under.
         let origin = BlobOrigin::Registry(reference.with_digest(resolved.manifest_digest));

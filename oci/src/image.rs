@@ -1,7 +1,7 @@
 //! From a name to one image: index → platform → manifest → config, every step verified against the one before.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     platform::Platform,
     reference::Reference,
     registry::{Registry, RegistryError},
+    store::{Store, StoreError},
 };
 
 /// Why a name is not an image we can use.
@@ -95,21 +96,21 @@ pub fn resolve_registry(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
-    let source = RegistryImage { registry, reference };
-    let root = source.root()?;
-    let root_digest = root.descriptor.digest;
-    let mut read = |descriptor: &Descriptor| source.manifest(descriptor);
-    let selected = document::select(root, platform, &mut read);
-    let (found, manifest) = selected.map_err(|failure| source.failed(failure))?;
-    let config_bytes = source.config(&manifest.config)?;
-    let config = document::image_config(&manifest, &config_bytes).map_err(|error| source.unusable(error))?;
-    Ok(ResolvedImage {
-        manifest_digest: found.descriptor.digest,
-        root_digest,
-        manifest,
-        config,
-        config_bytes,
-    })
+    RegistryImage { registry, reference, store: None }.resolve(platform)
+}
+
+/// As [`resolve_registry`], with the documents of images that this store has seen before: then the registry is asked
+/// only what the tag points at (by HEAD, which registries that count pulls do not count), and nothing for a digest.
+///
+/// # Errors
+/// [`ImageError`]. A store that cannot be read or written is passed over.
+pub fn resolve_registry_with(
+    registry: &Registry,
+    store: &Store,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<ResolvedImage, ImageError> {
+    RegistryImage { registry, reference, store: Some(store) }.resolve(platform)
 }
 
 /// Resolves an image of an OCI layout; `selector` is a tag or a digest.
@@ -134,34 +135,105 @@ pub fn resolve_layout(
 struct RegistryImage<'a> {
     registry: &'a Registry,
     reference: &'a Reference,
+    /// Where documents are kept.
+    store: Option<&'a Store>,
 }
 
 impl RegistryImage<'_> {
+    fn resolve(&self, platform: &Platform) -> Result<ResolvedImage, ImageError> {
+        let root = self.root()?;
+        let root_digest = root.descriptor.digest;
+        let mut read = |descriptor: &Descriptor| self.manifest(descriptor);
+        let selected = document::select(root, platform, &mut read);
+        let (found, manifest) = selected.map_err(|failure| self.failed(failure))?;
+        let config_bytes = self.config(&manifest.config)?;
+        let config =
+            document::image_config(&manifest, &config_bytes).map_err(|error| self.unusable(error))?;
+        Ok(ResolvedImage {
+            manifest_digest: found.descriptor.digest,
+            root_digest,
+            manifest,
+            config,
+            config_bytes,
+        })
+    }
+
     fn root(&self) -> Result<Found, ImageError> {
+        if let Some(found) = self.known_root()? {
+            return Ok(found);
+        }
         let fetched = self.registry.manifest(self.reference)?;
+        self.keep(&fetched.bytes);
         let descriptor = Descriptor::new(fetched.media_type, fetched.digest, fetched.bytes.len() as u64);
         Ok(Found { descriptor, bytes: fetched.bytes })
     }
 
+    /// What the reference points at, if it has been seen before. A kept document that does not say itself what it is
+    /// is only used where the registry does.
+    fn known_root(&self) -> Result<Option<Found>, ImageError> {
+        let Some(store) = self.store else { return Ok(None) };
+        let announced = match self.reference.digest {
+            Some(digest) => (digest, None),
+            // What does not exist is told better by the request for it.
+            None => match self.registry.resolve(self.reference)? {
+                Some(descriptor) => (descriptor.digest, Some(descriptor.media_type)),
+                None => return Ok(None),
+            },
+        };
+        let (digest, media_type) = announced;
+        let found = kept(store, &digest).and_then(|bytes| {
+            let media_type = document::media_type(media_type.as_ref(), &bytes).ok()?;
+            Some(Found { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
+        });
+        Ok(found)
+    }
+
+    fn known(&self, descriptor: &Descriptor) -> Option<Vec<u8>> {
+        let bytes = kept(self.store?, &descriptor.digest)?;
+        document::verify(descriptor, &bytes).is_ok().then_some(bytes)
+    }
+
+    /// What cannot be kept is asked for again next time.
+    fn keep(&self, bytes: &[u8]) {
+        let Some(store) = self.store else { return };
+        let _ = store.blob_writer().and_then(|mut blob| {
+            blob.write_all(bytes).map_err(|source| StoreError::Io {
+                action: "write",
+                path: store.root().to_owned(),
+                source,
+            })?;
+            blob.commit()
+        });
+    }
+
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Failure> {
+        if let Some(bytes) = self.known(descriptor) {
+            return Ok(bytes);
+        }
         let fetched = self.registry.manifest(&self.reference.with_digest(descriptor.digest))?;
         document::verify(descriptor, &fetched.bytes)?;
         if fetched.media_type != descriptor.media_type {
             let (announced, body): (MediaType, _) = (descriptor.media_type.clone(), fetched.media_type);
             return Err(DocumentError::MediaType { announced, body }.into());
         }
+        self.keep(&fetched.bytes);
         Ok(fetched.bytes)
     }
 
     /// Asked for twice where what comes is not it: bytes that were damaged on their way are not the image's fault.
     fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         document::check_size(descriptor.size).map_err(|error| self.unusable(error))?;
+        if let Some(bytes) = self.known(descriptor) {
+            return Ok(bytes);
+        }
         let read = |source| ImageError::Read { reference: Box::new(self.reference.clone()), source };
         let attempt = || self.registry.pull_blob(self.reference, descriptor).map(read_to_end);
-        match attempt()? {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => attempt()?.map_err(read),
-            result => result.map_err(read),
-        }
+        let bytes = match attempt()? {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => attempt()?.map_err(read)?,
+            result => result.map_err(read)?,
+        };
+        self.keep(&bytes);
+        Ok(bytes)
     }
 
     fn failed(&self, failure: Failure) -> ImageError {
@@ -174,6 +246,13 @@ impl RegistryImage<'_> {
     fn unusable(&self, source: DocumentError) -> ImageError {
         ImageError::Document { reference: Box::new(self.reference.clone()), source: Box::new(source) }
     }
+}
+
+/// A document of the store, hashed: a damaged one is as good as none.
+fn kept(store: &Store, digest: &Sha256Digest) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    store.open_blob(digest).ok()?.take(document::MAX_SIZE + 1).read_to_end(&mut bytes).ok()?;
+    (Sha256Digest::of(&bytes) == *digest).then_some(bytes)
 }
 
 fn read_to_end(mut reader: Box<dyn Read + Send>) -> io::Result<Vec<u8>> {

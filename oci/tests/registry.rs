@@ -145,6 +145,34 @@ fn an_image_of_several_platforms_is_pushed_resolved_and_fetched() {
 }
 
 #[test]
+fn what_a_store_has_seen_of_an_image_is_not_asked_for_again() {
+    let Some(server) = DockerRegistry::start() else { return };
+    let (registry, tagged) = (client(vec![]), server.reference("app:v1"));
+    let amd64: Platform = "linux/amd64".parse().expect("a platform");
+    let first = push_image(&registry, &tagged, "linux/amd64");
+    let root = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(root.path()).expect("a store");
+    let resolve =
+        |reference: &oci::Reference| image::resolve_registry_with(&registry, &store, reference, &amd64);
+
+    assert_eq!(resolve(&tagged).expect("resolved").root_digest, first.digest);
+    assert_eq!(resolve(&tagged).expect("known").root_digest, first.digest);
+    let second = push_image(&registry, &tagged, "linux/arm64");
+    assert_eq!(resolve(&tagged).expect("asked").root_digest, second.digest, "a tag that was moved is seen");
+
+    // A damaged document is as good as none.
+    let pinned = tagged.with_digest(first.digest);
+    let blob = store.blob_path(&first.digest);
+    std::fs::remove_file(&blob).expect("there");
+    std::fs::write(&blob, "{}").expect("written");
+    assert_eq!(resolve(&pinned).expect("asked again").manifest_digest, first.digest);
+
+    drop(server);
+    assert_eq!(resolve(&pinned).expect("known").manifest_digest, first.digest);
+    assert!(resolve(&tagged).is_err(), "what a tag points at only the registry knows");
+}
+
+#[test]
 fn a_platform_that_is_not_there_is_named() {
     let Some(server) = DockerRegistry::start() else { return };
     let (registry, app) = (client(vec![]), server.reference("app:v1"));
