@@ -277,13 +277,14 @@ impl Session<'_> {
     /// Shows the end, and lets the history remember it.
     fn end(self, end: End) -> Board {
         let Ended { board, record } = self.progress.end(end);
-        if let (Some(record), Some(store)) = (record, self.outside.store())
-            && let Err(error) = history::write(&store, &record)
-        {
+        let (Some(record), Some(store)) = (record, self.outside.store()) else { return board };
+        if let Err(error) = history::write(&store, &record) {
             let text =
                 format!("warning: the history does not remember this build: {}\n", failure::chain(&error));
             let _ = anstream::stderr().write_all(redact::redact(&text).as_bytes());
         }
+        // Of a build that failed, too, others use the finished steps. Where it fails, they know from what we leave.
+        let _ = store.sync();
         board
     }
 }

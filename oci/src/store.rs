@@ -167,6 +167,10 @@ impl Store {
         let run = Run::start(&root)?;
         drop(lock);
 
+        if !dead.is_empty() {
+            // Before what says so is removed.
+            run.note_unsynced();
+        }
         dead.into_iter().for_each(temp::DeadRun::remove);
         Ok(Store { root, directory: directory.into(), run: Arc::new(run) })
     }
@@ -264,9 +268,24 @@ impl Store {
     pub fn write_atomic(&self, path_in_root: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let target = self.inside(path_in_root)?;
         self.pin(&[path_in_root])?;
+        self.place(&target, bytes)?;
+        self.run.note_unsynced();
+        Ok(())
+    }
+
+    /// As [`Store::write_atomic`], for what nobody misses after a power loss: it makes nobody sync, and is not pinned.
+    ///
+    /// # Errors
+    /// [`StoreError::Outside`] or [`StoreError::Io`].
+    pub fn write_loose(&self, path_in_root: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let target = self.inside(path_in_root)?;
+        self.place(&target, bytes)
+    }
+
+    fn place(&self, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let temporary = self.run.new_path("file");
-        let written = write_new(&temporary, bytes).map_err(StoreError::io("write", &target));
-        let placed = written.and_then(|()| rename_making_parent(&temporary, &target));
+        let written = write_new(&temporary, bytes).map_err(StoreError::io("write", target));
+        let placed = written.and_then(|()| rename_making_parent(&temporary, target));
         if placed.is_err() {
             // What cannot be removed now is swept with the run.
             let _ = fs::remove_file(&temporary);
@@ -287,7 +306,7 @@ impl Store {
         }
         match rename_no_replace(temp.path(), &target) {
             Ok(()) => {
-                temp.forget();
+                temp.placed();
                 Ok(true)
             }
             Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => temp.remove().map(|()| false),
@@ -295,13 +314,15 @@ impl Store {
         }
     }
 
-    /// Waits until everything written so far would survive a power loss (`syncfs`). To be called before a build says
-    /// that it is done and before a tag is pushed.
+    /// Waits until everything written so far, by whomever, would survive a power loss (`syncfs`). To be called before a
+    /// build says that it is done and before a tag is pushed, and by whoever leaves after having written. Costs nothing
+    /// where nothing was written.
     ///
     /// # Errors
     /// [`StoreError::Io`]: what was written since the last success may be lost.
     pub fn sync(&self) -> Result<(), StoreError> {
-        rustix::fs::syncfs(&self.directory).map_err(StoreError::errno("sync", &self.root))
+        let sync = || rustix::fs::syncfs(&self.directory);
+        self.run.sync(sync).map_err(StoreError::errno("sync", &self.root))
     }
 
     /// The absolute path of something inside the store.

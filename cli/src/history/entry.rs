@@ -366,10 +366,10 @@ pub fn read_log(root: &Path, id: &BuildId) -> Result<Vec<u8>, HistoryError> {
 /// [`HistoryError::Store`].
 pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryError> {
     let path = |extension| file(Path::new(""), &entry.id, extension);
-    store.write_atomic(&path("log"), log)?;
-    checked::write(store, &path("json"), VERSION, entry)?;
-    let bytes = log.len() as u64 + file_size(&file(store.root(), &entry.id, "json"));
-    prune(store.root(), bytes)
+    let bytes = checked::encode(VERSION, entry).expect("plain data with string keys");
+    store.write_loose(&path("log"), log)?;
+    store.write_loose(&path("json"), &bytes)?;
+    prune(store.root(), (log.len() + bytes.len()) as u64)
 }
 
 /// Removes an entry and its log.

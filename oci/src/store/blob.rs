@@ -106,7 +106,9 @@ impl BlobCopy {
         self.run.pin([path.as_path()])?;
         let target = self.root.join(path);
         self.file.flush().map_err(StoreError::io("write", &target))?;
-        fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))
+        fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))?;
+        self.run.note_unsynced();
+        Ok(())
     }
 }
 

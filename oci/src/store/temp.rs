@@ -4,6 +4,10 @@
 //! is written down, so none can be reused. Runs are made and judged under the store's own lock, so that a run cannot be
 //! taken for dead between the making of its directory and the taking of its lock.
 //!
+//! A run's directory also says that what its process has written may not be on disk yet: it goes with the process only
+//! if that has synced. So a store without another run's directory is durable but for what this process has written, and a
+//! build that wrote nothing need not wait for the disk.
+//!
 //! Trees are removed by file descriptor, never through a link or into a mount. What a step has written may hold
 //! directories of mode 000 and be 100 000 levels deep, so a directory is first moved up beside the root of the removal
 //! and then emptied: depth costs neither stack nor descriptors.
@@ -19,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -41,6 +45,8 @@ const LOCK: &str = "lock";
 pub(super) struct Run {
     directory: PathBuf,
     next: AtomicU64,
+    /// Whether something was written since the last sync, or may have been by a process that is gone.
+    is_unsynced: AtomicBool,
     pins: Pins,
     /// Its `flock` says that we live.
     _lock: File,
@@ -55,7 +61,37 @@ impl Run {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(StoreError::errno("lock", &path))?;
         let pins = Pins::new(root, &directory);
-        Ok(Self { directory, next: AtomicU64::new(0), pins, _lock: lock })
+        Ok(Self {
+            directory,
+            next: AtomicU64::new(0),
+            is_unsynced: AtomicBool::new(false),
+            pins,
+            _lock: lock,
+        })
+    }
+
+    /// Something has been put into the store that a power failure may take. To be called after that: a sync of another
+    /// thread may be under way.
+    pub(super) fn note_unsynced(&self) {
+        self.is_unsynced.store(true, Ordering::Release);
+    }
+
+    /// Runs `sync`, unless all that lies in the store has been synced: nothing was written here since, and there is no
+    /// trace of anybody else who may have.
+    pub(super) fn sync(&self, sync: impl FnOnce() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+        if !self.is_unsynced.swap(false, Ordering::AcqRel) && !self.has_company() {
+            return Ok(());
+        }
+        sync().inspect_err(|_| self.note_unsynced())
+    }
+
+    /// Whether there are runs besides this one, living or dead.
+    fn has_company(&self) -> bool {
+        let runs = self.directory.parent().and_then(|tmp| fs::read_dir(tmp).ok());
+        let own = self.directory.file_name();
+        runs.is_none_or(|mut runs| {
+            runs.any(|run| run.map_or(true, |run| Some(run.file_name().as_os_str()) != own))
+        })
     }
 
     /// What this process has pinned.
@@ -78,10 +114,12 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Where something was kept, the directory stays, without its lock: the next open sweeps it.
         let _ = fs::remove_file(self.directory.join(PINS));
         let _ = fs::remove_file(self.directory.join(LOCK));
-        let _ = fs::remove_dir(&self.directory);
+        // Where something was kept, or not synced, the directory stays: the next open sweeps it.
+        if !*self.is_unsynced.get_mut() {
+            let _ = fs::remove_dir(&self.directory);
+        }
     }
 }
 
@@ -152,7 +190,9 @@ impl TempDir {
     /// Keeps the directory beyond this value's life. Once the store is closed, the next [`super::Store::open`] removes
     /// it all the same, unless it has been moved.
     pub fn into_path(mut self) -> PathBuf {
-        self.run = None;
+        if let Some(run) = self.run.take() {
+            run.note_unsynced();
+        }
         self.path.clone()
     }
 
@@ -165,9 +205,11 @@ impl TempDir {
         remove_tree(&self.path).map_err(StoreError::io("remove", &self.path))
     }
 
-    /// Gives up the directory: it has been moved away.
-    pub(super) fn forget(mut self) {
-        self.run = None;
+    /// Gives up the directory: it has been moved into the store.
+    pub(super) fn placed(mut self) {
+        if let Some(run) = self.run.take() {
+            run.note_unsynced();
+        }
     }
 }
 

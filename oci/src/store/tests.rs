@@ -65,7 +65,7 @@ fn a_killed_process_is_swept_by_the_next_open_and_a_living_one_is_not() {
     assert_eq!(fs::read(kept.join("file")).expect("untouched"), b"left behind");
     alive.kill();
     drop(store);
-    drop(open(root.path()));
+    open(root.path()).sync().expect("synced");
     assert_eq!(runs(root.path()), 0);
 }
 
@@ -92,7 +92,7 @@ fn a_run_without_a_lock_was_killed_while_it_began() {
     drop(open(root.path()));
     fs::create_dir(root.path().join("tmp/1.0")).expect("writable");
     fs::write(root.path().join("tmp/stray"), "").expect("writable");
-    drop(open(root.path()));
+    open(root.path()).sync().expect("synced");
     assert_eq!(runs(root.path()), 0);
 }
 
@@ -277,4 +277,40 @@ fn acls_from_above_do_not_reach_the_store() {
         let listed = rustix::fs::listxattr(path, &mut [0u8; 256]).expect("listed");
         assert_eq!(listed, 0, "{}", path.display());
     }
+}
+
+#[test]
+fn only_what_may_not_be_on_disk_is_synced() {
+    let root = tempfile::tempdir().expect("made");
+    let synced = |store: &Store| {
+        let mut ran = false;
+        let sync = || {
+            ran = true;
+            Ok(())
+        };
+        store.run.sync(sync).expect("nothing fails");
+        ran
+    };
+    let first = open(root.path());
+    assert!(!synced(&first), "nothing was written");
+    first.write_loose(Path::new("history/x"), b"x").expect("written");
+    assert!(!synced(&first), "nothing that anybody would miss");
+    first.write_atomic(Path::new("trees/x"), b"x").expect("written");
+    assert!(synced(&first) && !synced(&first), "once for what was written");
+
+    let second = open(root.path());
+    assert!(synced(&second), "the other may have written");
+    second.write_atomic(Path::new("trees/y"), b"y").expect("written");
+    drop(second);
+    assert!(synced(&first), "the other has written and left");
+    drop(first);
+    let third = open(root.path());
+    assert_eq!(runs(root.path()), 1, "what the other has left is swept");
+    assert!(synced(&third) && !synced(&third), "and its writing is synced");
+    let failed = third
+        .write_atomic(Path::new("trees/z"), b"z")
+        .map(|()| third.run.sync(|| Err(rustix::io::Errno::IO)));
+    assert!(failed.expect("written").is_err() && synced(&third), "what failed is tried again");
+    drop(third);
+    assert_eq!(runs(root.path()), 0);
 }
