@@ -9,7 +9,10 @@
 //! A socket becomes an empty file, as with BuildKit. A device or something unreadable is an error that names it, but only where a step would copy
 //! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.
 
+pub mod clock;
+pub mod index;
 mod look;
+mod read;
 
 use std::{
     fs::File,
@@ -22,7 +25,6 @@ use std::{
     sync::Arc,
 };
 
-use rayon::prelude::*;
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -41,14 +43,14 @@ use crate::{
     listing::{
         Content, ListError, Listing, Node, NodeKind,
         disk::{self, Disk, DiskKind},
-        hash_until,
         lookup::{LastLink, Names, resolve},
-        open_regular,
+        walk::Seen,
     },
-    rootfs::{PathError, failed, join, shown, split, xattr},
+    rootfs::{PathError, failed, join, shown, split},
     view::open_in_root,
 };
 
+pub use index::Index;
 pub use look::{Entry, EntryKind, IgnoreLine, Ruling};
 
 /// The one extended attribute that is copied from contexts.
@@ -214,32 +216,51 @@ impl ContextDirectory {
         Ok(Self { path, ignore: ignore.map(compile).transpose()?, modes })
     }
 
-    /// Walks what the selector can pick, no more, and hashes its files, several at a time, until `cancel` asks to stop.
+    /// Walks what the selector can pick, no more, and reads its files, several at a time, until `cancel` asks to stop.
     ///
     /// # Errors
     /// A source is not there, or something that would be copied cannot be read or cannot be copied.
     pub fn files(&self, selector: &Selector, cancel: &Cancel) -> Result<ContextFiles, ContextError> {
+        self.files_by_index(selector, &Index::default(), cancel)
+    }
+
+    /// Like [`Self::files`], but only files that the index does not know are read.
+    ///
+    /// # Errors
+    /// Those of [`Self::files`].
+    pub fn files_by_index(
+        &self,
+        selector: &Selector,
+        index: &Index,
+        cancel: &Cancel,
+    ) -> Result<ContextFiles, ContextError> {
         let root = Arc::new(self.open()?);
         let matcher = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher }, cancel };
-        let mut nodes = match disk::list(&disk, selector) {
+        let mut seen = match disk::see(&disk, selector) {
             Err(ListError::NotFound(path)) => {
                 let hint = self.hint(&root, &path);
                 return Err(ContextError::NotFound { path, hint });
             }
             answer => answer.map_err(|error| self.told(error))?,
         };
-        let read = nodes.par_iter_mut().map(|(path, node)| read(&root, path, node, cancel));
-        read.collect::<Result<(), ListError>>().map_err(|error| self.told(error))?;
+        read::complete(root.as_fd(), &mut seen, index, cancel).map_err(|error| self.told(error))?;
+        disk::forget_names_elsewhere(&mut seen);
         let mut normalised = None;
-        for (path, node) in &mut nodes {
+        for Seen { path, node, .. } in &mut seen {
             let mode = self.modes.apply(node);
             if mode != node.mode && self.modes == ContextModes::Normalise {
                 normalised.get_or_insert_with(|| shown(path));
             }
             node.mode = mode;
         }
+        let nodes = disk::nodes(seen);
         Ok(ContextFiles { listing: Listing { nodes, content: Content::Context(root) }, normalised })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn told(&self, error: ListError) -> ContextError {
@@ -298,18 +319,6 @@ impl ContextModes {
             (_, _, mode) => mode,
         }
     }
-}
-
-/// Completes a file's node: content and capabilities.
-fn read(root: &OwnedFd, path: &[u8], node: &mut Node, cancel: &Cancel) -> Result<(), ListError> {
-    let NodeKind::File { size, content: content @ None } = &mut node.kind else { return Ok(()) };
-    let file = open_regular(root.as_fd(), path)?;
-    let mut hasher = blake3::Hasher::new();
-    *size = hash_until(&file, path, *size, &mut hasher, cancel)?;
-    *content = Some(hasher.finalize().into());
-    let capability = xattr(&file, CAPABILITY).map_err(failed("reading the capabilities of", path))?;
-    node.xattrs.extend(capability.map(|value| (CAPABILITY.to_vec(), value)));
-    Ok(())
 }
 
 /// The path next to a missing one that is most like it, if any is like it at all.

@@ -6,6 +6,7 @@
 
 mod contexts;
 mod disk;
+mod remember;
 mod run;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use oci::{Layer, LayerContents, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, VertexId, key,
+    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, VertexId,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -29,7 +30,6 @@ use crate::{
     copy,
     diff::{Brought, Changes, Lower, TimeRules, scan},
     error::in_store,
-    inventory,
     listing::{Listing, Owners},
     remote::{RemoteOptions, Remotes},
     retry::Retry,
@@ -38,7 +38,7 @@ use crate::{
     snapshot::{Events, Snapshots, Writable},
     users::UserError,
 };
-use contexts::{Contexts, Identified};
+use contexts::Contexts;
 
 /// What a [`LocalExecutor`] works with.
 #[derive(Clone)]
@@ -104,7 +104,7 @@ impl LocalExecutor {
             cancel: cancel.clone(),
             retry,
         });
-        let contexts = Contexts::new(contexts, remotes, events.clone());
+        let contexts = Contexts::new(contexts, remotes, Arc::clone(fetcher.store()), events.clone());
         let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
         let cache_mounts = CacheMounts::new(&snapshots, rung);
         Self {
@@ -126,19 +126,6 @@ impl LocalExecutor {
     fn tell_notes(&self) {
         let tell = |note: &String| (self.events)(Event::Warning(note.clone()));
         self.notes_told.call_once(|| self.notes.iter().for_each(tell));
-    }
-
-    /// Writes down what the files of a context are, so that a later build can say which of them differ. A store that does
-    /// not take it costs an explanation, no build.
-    fn take_inventory(&self, source: &Source, identified: &Identified) {
-        let Source::Context(_) = source else { return };
-        let (store, files) = (self.snapshots.store(), key::source_key(source, Some(&identified.digest)));
-        let path = inventory::path(&files);
-        if store.root().join(&path).exists() {
-            store.touch(&path);
-        } else if let Some(inventory) = identified.listing.inventory() {
-            let _ = inventory::write(store, &files, &inventory);
-        }
     }
 
     /// The snapshots it works on.
@@ -252,9 +239,7 @@ struct Ground<'a> {
 
 impl Executor for LocalExecutor {
     fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
-        let identified = self.contexts.identify(source, cancel)?;
-        self.take_inventory(source, &identified);
-        Ok(identified.digest)
+        self.contexts.identify(source, cancel).map(|identified| identified.digest)
     }
 
     fn select(

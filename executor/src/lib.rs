@@ -10,6 +10,7 @@
 
 pub mod agents;
 pub mod archive;
+mod background;
 pub mod cache;
 pub mod cache_mounts;
 mod cdi;

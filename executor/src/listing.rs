@@ -35,6 +35,8 @@ use crate::rootfs::{PathError, failed, file_type, open_beneath, shown, split};
 pub mod disk;
 pub mod filter;
 pub mod lookup;
+pub mod state;
+pub mod walk;
 
 use lookup::{Found, Names, Paths, TooManyLinks};
 
@@ -267,12 +269,15 @@ impl Listing {
         Ok(encoder.digest())
     }
 
-    /// What is listed, for people; `None` where the content of a file was not looked at.
+    /// What is listed, for people; `None` where a file cannot be read whose content is not known yet.
     pub fn inventory(&self) -> Option<Inventory> {
-        let item = |node: &Node| {
+        let item = |path: &[u8], node: &Node| {
             let kind = match &node.kind {
                 NodeKind::Directory => ItemKind::Directory,
-                NodeKind::File { size: _, content } => ItemKind::File((*content)?),
+                NodeKind::File { content: Some(content), .. } => ItemKind::File(*content),
+                NodeKind::File { content: None, .. } => {
+                    ItemKind::File(self.content_digest(path, node, &Cancel::default()).ok()?)
+                }
                 NodeKind::Symlink { target } => ItemKind::Link(shown(target)),
                 NodeKind::CharDevice { .. } => ItemKind::Other("character device".to_owned()),
                 NodeKind::BlockDevice { .. } => ItemKind::Other("block device".to_owned()),
@@ -280,7 +285,7 @@ impl Listing {
             };
             Some(Item { kind, mode: node.mode })
         };
-        let items = self.nodes.iter().map(|(path, node)| Some((shown(path), item(node)?)));
+        let items = self.nodes.iter().map(|(path, node)| Some((shown(path), item(path, node)?)));
         items.collect::<Option<_>>().map(Inventory)
     }
 

@@ -35,7 +35,7 @@ pub use self::{blob::BlobWriter, owner::Owner, pins::Removal, temp::TempDir};
 use crate::digest::Sha256Digest;
 
 /// The directories of a store, made when it is opened.
-const AREAS: [&str; 15] = [
+const AREAS: [&str; 16] = [
     "blobs/sha256",
     "snapshots",
     "trees",
@@ -49,6 +49,7 @@ const AREAS: [&str; 15] = [
     "downloads/records",
     "downloads/files",
     "history",
+    "contexts",
     "inventories",
     "tmp",
 ];
@@ -182,7 +183,7 @@ impl Store {
 
     /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `records/definition`, `records/content`,
     /// `mounts`, `locks`, `git`, `git/remotes`, `git/checkouts`, `downloads/records`, `downloads/files`, `history`,
-    /// `inventories`, all of which exist.
+    /// `contexts`, `inventories`, all of which exist.
     pub fn area(&self, name: &str) -> PathBuf {
         debug_assert!(AREAS.iter().any(|area| Path::new(area).starts_with(name)), "no area {name}");
         self.root.join(name)

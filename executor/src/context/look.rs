@@ -72,16 +72,16 @@ impl ContextDirectory {
         let ignore = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore }, cancel };
         let all = Selector { include: vec![String::new()], ..Selector::default() };
-        let nodes = disk::list(&disk, &all).map_err(|error| self.told(error))?;
+        let seen = disk::see(&disk, &all).map_err(|error| self.told(error))?;
         let kind = |kind| match kind {
             NodeKind::Directory => EntryKind::Directory,
             NodeKind::File { size, .. } => EntryKind::File(size),
             NodeKind::Symlink { target } => EntryKind::Link(shown(&target)),
             _ => EntryKind::Other,
         };
-        Ok(nodes
+        Ok(seen
             .into_iter()
-            .map(|(path, node)| Entry { path: shown(&path), kind: kind(node.kind) })
+            .map(|thing| Entry { path: shown(&thing.path), kind: kind(thing.node.kind) })
             .collect())
     }
 

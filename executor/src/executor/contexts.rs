@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use oci::TreeDigest;
+use oci::{TreeDigest, store::Store};
 use rustix::fs::{Mode, OFlags};
 use solver::{
     Cancel, Event, FailureKind, StepFailure,
@@ -19,8 +19,9 @@ use solver::{
     remote::{GitAddress, GitTimes},
 };
 
+use super::remember::Memory;
 use crate::{
-    context::{ContextDirectory, ContextModes, ContextOrigin, IgnoreFile},
+    context::{ContextDirectory, ContextFiles, ContextModes, ContextOrigin, IgnoreFile},
     copy,
     listing::{Content, Listing, Owners},
     once::OnceMap,
@@ -42,21 +43,30 @@ pub(super) struct Contexts {
     origins: BTreeMap<String, ContextOrigin>,
     remotes: Remotes,
     looks: OnceMap<ContextSource, Identified>,
+    memory: Memory,
     noticed: Mutex<bool>,
     events: Events,
 }
 
 impl Contexts {
-    pub(super) fn new(origins: BTreeMap<String, ContextOrigin>, remotes: Remotes, events: Events) -> Self {
-        Self { origins, remotes, looks: OnceMap::default(), noticed: Mutex::new(false), events }
+    pub(super) fn new(
+        origins: BTreeMap<String, ContextOrigin>,
+        remotes: Remotes,
+        store: Arc<Store>,
+        events: Events,
+    ) -> Self {
+        let memory = Memory::new(store);
+        Self { origins, remotes, looks: OnceMap::default(), memory, noticed: Mutex::new(false), events }
     }
 
     /// What a source that has content of its own holds.
     pub(super) fn identify(&self, source: &Source, cancel: &Cancel) -> Result<Identified, StepFailure> {
         match source {
-            Source::Context(source) => self.looks.get_or_make(source, || {
-                let listing = self.look(source, cancel)?;
-                identified(listing, cancel)
+            Source::Context(place) => self.looks.get_or_make(place, || {
+                let identified = identified(self.look(place, cancel)?, cancel)?;
+                let files = solver::key::source_key(source, Some(&identified.digest));
+                self.memory.take_inventory(files, &identified.listing);
+                Ok(identified)
             }),
             Source::Inline(files) => identified(Listing::inline(files), cancel),
             Source::Scratch | Source::Image(_) => {
@@ -75,7 +85,7 @@ impl Contexts {
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
         match self.origins.get(name).ok_or_else(missing)? {
             ContextOrigin::Directory(directory) => {
-                let files = directory.files(selector, cancel)?;
+                let files = self.files(directory, selector, cancel)?;
                 if let Some(path) = files.normalised {
                     self.notice(&path);
                 }
@@ -84,6 +94,20 @@ impl Contexts {
             ContextOrigin::Git(address) => self.look_at_commit(address, selector, Ignores::Its, cancel),
             ContextOrigin::Url(url) => self.look_at_url(url, selector, cancel),
         }
+    }
+
+    /// What a selector picks of a directory, with what earlier looks have found out.
+    fn files(
+        &self,
+        directory: &ContextDirectory,
+        selector: &Selector,
+        cancel: &Cancel,
+    ) -> Result<ContextFiles, StepFailure> {
+        let index = self.memory.index(directory.path());
+        let files = directory.files_by_index(selector, &index, cancel);
+        // Also where one file could not be read: the others were.
+        self.memory.save(&index);
+        Ok(files?)
     }
 
     fn look_at_commit(
@@ -99,7 +123,7 @@ impl Contexts {
             Ignores::Its => IgnoreFile::at_root(&directory)?,
         };
         let context = ContextDirectory::new(directory, ignore, ContextModes::Preserve)?;
-        let listing = context.files(selector, cancel)?.listing;
+        let listing = self.files(&context, selector, cancel)?.listing;
         Ok(match address.times {
             GitTimes::Checkout => listing,
             GitTimes::Commit => with_time(listing, time),

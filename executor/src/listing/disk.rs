@@ -1,8 +1,8 @@
 //! Lists what a selector can pick of a directory on disk: a context, or a snapshot's file system.
 //!
-//! The walk goes no further than the selector and the ignore rules let it, holds one directory open at a time however
-//! deep the tree is, and enters no link: those in a source's own path are followed by [`lookup`](super::lookup),
-//! inside the root. What a context may not hold (a device) is an error where it would be copied.
+//! The [walk] goes no further than the selector and the ignore rules let it, and enters no link: those in a source's own
+//! path are followed by [`lookup`](super::lookup), inside the root. What a context may not hold (a device) is an error
+//! where it would be copied.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,11 @@ use rustix::{
 use solver::{Cancel, op::Selector, pattern::ignore::Matcher};
 
 use super::{
-    ListError, Node, NodeKind, Nodes, Owners, below,
+    ListError, Node, NodeKind, Nodes, Owners,
     filter::{Admission, Filter, Pattern},
     lookup::{Found, LastLink, Names, Paths, Pick, Picked, has_wildcard, pick},
+    state::FileState,
+    walk::{Seen, Standing, settle, walk},
 };
 use crate::rootfs::{failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs};
 
@@ -48,10 +50,24 @@ pub enum DiskKind<'a> {
     },
 }
 
-/// Everything that a selector can pick. File contents are not read.
+/// Everything that a selector can pick of a snapshot. File contents are not read.
+///
+/// # Errors
+/// A source is not there, or cannot be looked at; or it is time to stop.
 pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
+    let mut seen = see(disk, selector)?;
+    let read = seen.par_iter_mut().map(|thing| read_attributes(disk, thing));
+    read.collect::<Result<(), ListError>>()?;
+    Ok(nodes(seen))
+}
+
+/// Everything that a selector can pick, by path. Nothing is opened but directories.
+///
+/// # Errors
+/// A source is not there, or cannot be looked at; or it is time to stop.
+pub fn see(disk: &Disk<'_>, selector: &Selector) -> Result<Vec<Seen>, ListError> {
     let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
-    let (mut nodes, mut links) = (Nodes::new(), Vec::new());
+    let (mut seen, mut links) = (Vec::new(), Vec::new());
     for include in &selector.include {
         let source = if selector.parents { Pattern::with_parents(include) } else { Pattern::plain(include) };
         let filter = Filter::new(source.rest, &selector.exclude)?;
@@ -62,43 +78,41 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
         };
         for Pick { at, .. } in &picks {
             disk.require(at, source.rest)?;
-            disk.walk(at, &filter, &mut nodes)?;
+            disk.walk(at, &filter, &mut seen)?;
         }
     }
     for link in links {
-        if let Some(node) = disk.look(&link)? {
-            nodes.insert(link, node);
-        }
+        seen.extend(disk.look(&link)?);
     }
-    match disk.kind {
-        DiskKind::Snapshot { .. } => {
-            let read = nodes.par_iter_mut().map(|(path, node)| read_attributes(disk, path, node));
-            read.collect::<Result<(), ListError>>()?;
-        }
-        DiskKind::Context { .. } => forget_names_elsewhere(&mut nodes),
-    }
-    Ok(nodes)
+    settle(&mut seen);
+    Ok(seen)
+}
+
+/// By path, without what only matters while they are made.
+pub fn nodes(seen: Vec<Seen>) -> Nodes {
+    seen.into_iter().map(|Seen { path, node, .. }| (path, node)).collect()
 }
 
 /// That a file has other names outside of what is listed is no part of a context.
-fn forget_names_elsewhere(nodes: &mut Nodes) {
+pub fn forget_names_elsewhere(seen: &mut [Seen]) {
     let mut names: BTreeMap<(u64, u64), usize> = BTreeMap::new();
-    for inode in nodes.values().filter_map(|node| node.inode) {
+    for inode in seen.iter().filter_map(|thing| thing.node.inode) {
         *names.entry(inode).or_default() += 1;
     }
-    for node in nodes.values_mut() {
+    for Seen { node, .. } in seen {
         node.inode = node.inode.filter(|inode| names[inode] > 1);
     }
 }
 
-fn go_on(cancel: &Cancel) -> Result<(), ListError> {
+/// Stops where it is time to.
+pub(super) fn go_on(cancel: &Cancel) -> Result<(), ListError> {
     if cancel.is_requested() { Err(ListError::Cancelled) } else { Ok(()) }
 }
 
-/// Those of directories are read on the way; nothing but files and directories has any that are copied.
-fn read_attributes(disk: &Disk<'_>, path: &[u8], node: &mut Node) -> Result<(), ListError> {
+/// Nothing but files and directories has any that are copied, and of a named directory nothing is.
+fn read_attributes(disk: &Disk<'_>, Seen { path, node, standing, .. }: &mut Seen) -> Result<(), ListError> {
     go_on(disk.cancel)?;
-    if let NodeKind::File { .. } = node.kind {
+    if *standing != Standing::Named && matches!(node.kind, NodeKind::File { .. } | NodeKind::Directory) {
         let file = open_beneath(disk.root, path, OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(failed("opening", path))?;
         node.xattrs = xattrs(&file).map_err(failed("reading attributes of", path))?;
@@ -146,95 +160,26 @@ impl Disk<'_> {
 
     /// Adds what a picked path stands for. Of a picked directory itself only that it is one can reach the copy, so
     /// that is all that is listed of it.
-    fn walk(&self, at: &[u8], filter: &Filter, nodes: &mut Nodes) -> Result<(), ListError> {
-        let top = if at.is_empty() { Some(Node::bare_directory()) } else { self.look(at)? };
-        match top {
-            None => return Err(ListError::Changed(shown(at))),
-            Some(Node { kind: NodeKind::Directory, .. }) => {}
-            Some(node) => {
-                nodes.insert(at.to_vec(), node);
-                return Ok(());
-            }
+    fn walk(&self, at: &[u8], filter: &Filter, seen: &mut Vec<Seen>) -> Result<(), ListError> {
+        if at.is_empty() {
+            return walk(self, at, filter, seen);
         }
-        if !at.is_empty() {
-            nodes.entry(at.to_vec()).or_insert_with(Node::bare_directory);
+        let top = self.look(at)?.ok_or_else(|| ListError::Changed(shown(at)))?;
+        if top.node.kind != NodeKind::Directory {
+            seen.push(top);
+            return Ok(());
         }
-        let mut parents = Nodes::new();
-        let mut todo = vec![at.to_vec()];
-        while let Some(dir) = todo.pop() {
-            self.walk_directory(at, &dir, filter, nodes, &mut parents, &mut todo)?;
-        }
-        let parents: Vec<_> =
-            parents.into_iter().filter(|(dir, _)| below(nodes, dir).next().is_some()).collect();
-        nodes.extend(parents);
-        Ok(())
-    }
-
-    fn walk_directory(
-        &self,
-        at: &[u8],
-        dir: &[u8],
-        filter: &Filter,
-        nodes: &mut Nodes,
-        parents: &mut Nodes,
-        todo: &mut Vec<Vec<u8>>,
-    ) -> Result<(), ListError> {
-        let opened = self.open_directory(dir)?;
-        let own = nodes.get_mut(dir).or(parents.get_mut(dir));
-        if let (DiskKind::Snapshot { .. }, Some(own), true) = (&self.kind, own, dir != at) {
-            own.xattrs = xattrs(&opened).map_err(failed("reading attributes of", dir))?;
-        }
-        for name in names(&opened).map_err(failed("reading directory", dir))? {
-            go_on(self.cancel)?;
-            let path = join(dir, &name);
-            let Some(stat) = lstat(&opened, &name).map_err(failed("reading", &path))? else {
-                return Err(ListError::Changed(shown(&path)));
-            };
-            let is_directory = file_type(&stat) == FileType::Directory;
-            let admission = self.admits(at, &path, is_directory, filter);
-            if admission == Admission::No {
-                continue;
-            }
-            let Some(node) = self.node(&opened, &path, &stat)? else { continue };
-            if is_directory {
-                todo.push(path.clone());
-            }
-            match admission {
-                Admission::Yes => nodes.insert(path, node),
-                _ => parents.insert(path, node),
-            };
-        }
-        Ok(())
+        let (node, standing) = (Node::bare_directory(), Standing::Named);
+        seen.push(Seen { node, standing, ..top });
+        walk(self, at, filter, seen)
     }
 
     /// Opens a directory on the way through all of them, unless it is time to stop.
-    fn open_directory(&self, dir: &[u8]) -> Result<OwnedFd, ListError> {
+    pub(super) fn open_directory(&self, dir: &[u8]) -> Result<OwnedFd, ListError> {
         go_on(self.cancel)?;
         match open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(ListError::Changed(shown(dir))),
             answer => Ok(answer.map_err(failed("reading directory", dir))?),
-        }
-    }
-
-    /// What the ignore rules and the filter together say.
-    fn admits(&self, at: &[u8], path: &[u8], is_directory: bool, filter: &Filter) -> Admission {
-        let relative = path[at.len()..].strip_prefix(b"/").unwrap_or(&path[at.len()..]);
-        let filtered = if is_directory { filter.directory(relative) } else { filter.file(relative) };
-        match (self.scope(path, is_directory), filtered) {
-            (Admission::No, _) | (_, Admission::No) => Admission::No,
-            (Admission::Yes, Admission::Yes) => Admission::Yes,
-            _ => Admission::AsParent,
-        }
-    }
-
-    /// Whether the ignore rules leave a path in the context.
-    fn scope(&self, path: &[u8], is_directory: bool) -> Admission {
-        let DiskKind::Context { ignore: Some(ignore) } = &self.kind else { return Admission::Yes };
-        let path = String::from_utf8_lossy(path);
-        match (ignore.matches(&path), is_directory) {
-            (false, _) => Admission::Yes,
-            (true, true) if !ignore.can_prune(&path) => Admission::AsParent,
-            _ => Admission::No,
         }
     }
 
@@ -273,16 +218,17 @@ impl Disk<'_> {
         Ok(stat.map(|stat| (dir, stat)))
     }
 
-    fn look(&self, path: &[u8]) -> Result<Option<Node>, ListError> {
-        match self.stat(path)? {
-            Some((dir, stat)) => self.node(&dir, path, &stat),
-            None => Ok(None),
-        }
+    fn look(&self, path: &[u8]) -> Result<Option<Seen>, ListError> {
+        let Some((dir, stat)) = self.stat(path)? else { return Ok(None) };
+        let node = self.node(&dir, path, &stat)?;
+        let is_file = file_type(&stat) == FileType::RegularFile;
+        let state = is_file.then(|| FileState::of(&stat));
+        Ok(node.map(|node| Seen { path: path.to_vec(), node, state, standing: Standing::Picked }))
     }
 
     /// The node of a path in an open directory. A socket of a context becomes an empty file, as with BuildKit; a device
     /// of one is refused, for no ordinary user could make it.
-    fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
+    pub(super) fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
         let special = |what| Err(ListError::Special { path: shown(path), what });
         let kind = NodeKind::of(dir, path, stat)?;
         let DiskKind::Snapshot { owners } = &self.kind else {
@@ -324,7 +270,7 @@ fn context_node(kind: NodeKind, stat: &Stat) -> Node {
 }
 
 /// Of something that has several names.
-fn inode(kind: &NodeKind, stat: &Stat) -> Option<(u64, u64)> {
+pub fn inode(kind: &NodeKind, stat: &Stat) -> Option<(u64, u64)> {
     let has_names = *kind != NodeKind::Directory && stat.st_nlink > 1;
     has_names.then_some((stat.st_dev, stat.st_ino))
 }
