@@ -7,7 +7,9 @@ use oci::ContentDigest;
 
 use crate::pax::{BLOCK, Header, HeaderError};
 
-const ZEROS: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+/// Bytes that end a tar, all zero.
+pub(crate) const TRAILER: usize = 2 * BLOCK;
+pub(crate) const ZEROS: [u8; TRAILER] = [0; TRAILER];
 const BUFFER: usize = 256 * 1024;
 
 /// Why an entry could not be written. Paths are those inside the tar.
@@ -53,7 +55,7 @@ pub struct ArchiveWriter<W> {
 impl<W: Write> ArchiveWriter<W> {
     /// Starts a tar.
     pub fn new(out: W) -> Self {
-        Self { out, buffer: vec![0; BUFFER] }
+        Self { out, buffer: Vec::new() }
     }
 
     /// Writes an entry that has no content.
@@ -85,6 +87,9 @@ impl<W: Write> ArchiveWriter<W> {
         loop {
             // One byte more than is left, so that a file that has grown is noticed.
             let room = usize::try_from(left + 1).unwrap_or(BUFFER).min(BUFFER);
+            if self.buffer.len() < room {
+                self.buffer.resize(room, 0);
+            }
             let count = read(content, &mut self.buffer[..room], header.path)?;
             if count == 0 {
                 break;

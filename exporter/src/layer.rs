@@ -5,20 +5,12 @@
 //! markers as the specification has them, hard links kept. The content of each file is hashed again on its way and must
 //! be what the tree says (RELIABILITY R12): a page cache or a disk that was tampered with gives an error, not a layer.
 
-use std::{
-    borrow::Cow,
-    ffi::OsStr,
-    fs::File,
-    io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
-};
+use std::{borrow::Cow, io::Write};
 
 use oci::{
     ContentDigest, Entry, EntryKind, EntryTime, FileSource, Metadata, Tree,
     tree::{NORMAL_TIME, content_time},
 };
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use crate::{
     archive::{ArchiveError, ArchiveWriter},
@@ -29,8 +21,6 @@ use crate::{
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The name of an opaque marker.
 const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
-/// `openat2` takes no longer path in one call (PATH_MAX with its NUL).
-const LONGEST_PATH: usize = 4095;
 
 /// How the times of a tree become seconds. Part of the name under which a sealed layer is remembered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -64,61 +54,14 @@ impl TimePolicy {
             Self::Epoch(seconds) => format!("epoch{seconds}"),
         }
     }
-}
 
-/// The files below a directory. No link is followed and no other file system entered on the way to one.
-#[derive(Debug)]
-pub struct DirectorySource {
-    root: OwnedFd,
-}
-
-impl DirectorySource {
-    /// Files below `directory`.
-    ///
-    /// # Errors
-    /// The directory cannot be opened.
-    pub fn open(directory: &Path) -> io::Result<Self> {
-        let root = rustix::fs::openat(CWD, directory, directory_flags(), Mode::empty())?;
-        Ok(Self { root })
+    /// A policy that gives the bytes of the one with this name.
+    pub(crate) fn from_id(id: &str) -> Option<Self> {
+        match id.strip_prefix("epoch") {
+            None => (id == Self::Default.id()).then_some(Self::Default),
+            Some(seconds) => Some(Self::Epoch(seconds.parse().ok()?)),
+        }
     }
-}
-
-impl FileSource for DirectorySource {
-    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(open_regular(&self.root, path)?))
-    }
-}
-
-/// Opens a regular file below a directory without following a link or leaving the file system.
-pub(crate) fn open_regular(root: &OwnedFd, path: &[u8]) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = open_beneath(root, path, flags)?;
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-    if kind != FileType::RegularFile {
-        return Err(io::Error::other("not a regular file"));
-    }
-    Ok(File::from(file))
-}
-
-fn open_beneath(root: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
-    let open = |path: &[u8], flags| {
-        rustix::fs::openat2(root, OsStr::from_bytes(path), flags, Mode::empty(), resolve)
-    };
-    if path.len() <= LONGEST_PATH {
-        return Ok(open(path, flags)?);
-    }
-    let cut = path[..LONGEST_PATH].iter().rposition(|byte| *byte == b'/');
-    let cut = cut.ok_or(rustix::io::Errno::NAMETOOLONG)?;
-    let below = open(&path[..cut], directory_flags())?;
-    open_beneath(&below, &path[cut + 1..], flags)
-}
-
-fn directory_flags() -> OFlags {
-    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
 /// Why a tree did not become a tar.
@@ -143,35 +86,68 @@ pub fn write_tar(
     times: TimePolicy,
     out: &mut dyn Write,
 ) -> Result<(), LayerError> {
+    let tar = LayerTar::new(tree, times)?;
     let mut archive = ArchiveWriter::new(out);
-    for entry in tree.entries() {
-        if is_reserved(&entry.path) {
-            return Err(LayerError::ReservedName(entry.path.clone()));
-        }
-        write_entry(entry, tree, files, times, &mut archive)?;
-    }
+    tree.entries().iter().try_for_each(|entry| tar.write(entry, files, &mut archive))?;
     archive.finish()?;
     Ok(())
 }
 
-fn write_entry(
-    entry: &Entry,
-    tree: &Tree,
-    files: &dyn FileSource,
+/// The entries of a tree as its layer tar has them, one by one: whoever writes them in order, and the end of a tar after
+/// them, has written what [`write_tar`] writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LayerTar<'a> {
+    tree: &'a Tree,
     times: TimePolicy,
-    archive: &mut ArchiveWriter<&mut dyn Write>,
-) -> Result<(), ArchiveError> {
-    let path = archive_path(entry);
-    let Metadata { mode, uid, gid, time, xattrs } = &entry.metadata;
-    let kind = archive_kind(&entry.kind);
-    let time = times.seconds(*time, content_of(entry, tree));
-    let header = Header { path: &path, kind, mode: *mode, uid: *uid, gid: *gid, time, xattrs };
-    let EntryKind::File { size, content } = &entry.kind else {
-        return archive.entry(&header);
-    };
-    let failed = |source| ArchiveError::Read { path: path.to_vec(), source };
-    let mut file = files.open(&entry.path).map_err(failed)?;
-    archive.file(&header, *size, Some(content), &mut file)
+}
+
+impl<'a> LayerTar<'a> {
+    /// The tar of a tree.
+    ///
+    /// # Errors
+    /// [`LayerError::ReservedName`].
+    pub(crate) fn new(tree: &'a Tree, times: TimePolicy) -> Result<Self, LayerError> {
+        match tree.entries().iter().find(|entry| is_reserved(&entry.path)) {
+            Some(entry) => Err(LayerError::ReservedName(entry.path.clone())),
+            None => Ok(Self { tree, times }),
+        }
+    }
+
+    /// The tree's entries.
+    pub(crate) fn entries(&self) -> &'a [Entry] {
+        self.tree.entries()
+    }
+
+    /// Writes one entry, with its content if it is a file.
+    pub(crate) fn write<W: Write>(
+        &self,
+        entry: &Entry,
+        files: &dyn FileSource,
+        archive: &mut ArchiveWriter<W>,
+    ) -> Result<(), ArchiveError> {
+        self.with_header(entry, |header| {
+            let EntryKind::File { size, content } = &entry.kind else {
+                return archive.entry(header);
+            };
+            let failed = |source| ArchiveError::Read { path: header.path.to_vec(), source };
+            let mut file = files.open(&entry.path).map_err(failed)?;
+            archive.file(header, *size, Some(content), &mut file)
+        })
+    }
+
+    /// The blocks of an entry before its content.
+    pub(crate) fn header(&self, entry: &Entry) -> Result<Vec<u8>, ArchiveError> {
+        let failed = |source| ArchiveError::Header { path: entry.path.clone(), source };
+        self.with_header(entry, |header| header.to_blocks().map_err(failed))
+    }
+
+    fn with_header<R>(&self, entry: &Entry, then: impl FnOnce(&Header<'_>) -> R) -> R {
+        let path = archive_path(entry);
+        let Metadata { mode, uid, gid, time, xattrs } = &entry.metadata;
+        let kind = archive_kind(&entry.kind);
+        let time = self.times.seconds(*time, content_of(entry, self.tree));
+        then(&Header { path: &path, kind, mode: *mode, uid: *uid, gid: *gid, time, xattrs })
+    }
 }
 
 /// Under which name an entry stands in the tar.

@@ -12,18 +12,25 @@ pub mod assemble;
 pub mod chunk;
 pub mod encode;
 pub mod layer;
+mod old;
 pub mod outputs;
 mod pax;
+mod pipeline;
+mod places;
+mod produce;
 pub mod seal;
+mod seed;
+mod source;
 
 pub use ahead::SealAhead;
 pub use archive::ArchiveError;
 pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::Encoder;
-pub use layer::{DirectorySource, LayerError, TimePolicy, write_tar};
+pub use layer::{LayerError, TimePolicy, write_tar};
 pub use outputs::{
     Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, Output, Tools, check,
     export_files, export_image, metadata,
 };
 pub use pax::HeaderError;
 pub use seal::{SealError, SealOptions, SealedLayer, Sealer};
+pub use source::DirectorySource;

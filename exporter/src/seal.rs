@@ -8,32 +8,33 @@
 //! Layers of base images pass through: their blobs are never made again and their descriptors stay as they are, but for
 //! media types, which get their OCI names.
 
+mod progress;
+mod work;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
 };
 
 use oci::{
-    BaseLayer, BlobOrigin, Descriptor, DiffId, EntryKind, Layer, LayerContents, MediaType, Snapshot, Tree,
-    TreeDigest,
-    store::{
-        Store, StoreError,
-        sealed::{self, SealedRecord},
-    },
+    BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, LayerContents, MediaType, Snapshot, Tree, TreeDigest,
+    store::{Store, StoreError, sealed::SealedRecord},
     tree::TreeError,
 };
 use solver::{Cancel, Event};
 
+use self::work::Work;
 use crate::{
     archive::ArchiveError,
-    encode::{EncodeError, Encoder, Pipeline},
-    layer::{DirectorySource, LayerError, TimePolicy, write_tar},
+    encode::Encoder,
+    layer::{LayerError, TimePolicy},
+    pipeline::Pipeline,
 };
 
 /// Takes events, from several threads at the same time.
@@ -41,8 +42,6 @@ pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Layers whose serial parts (reading, hashing) are done at the same time; their chunks share the pipeline's threads.
 const WORKERS: usize = 4;
-/// Layers with at least this many bytes of files report how far they are, once for each of as many bytes.
-const REPORT_STEP: u64 = 8 * 1024 * 1024;
 
 /// A layer as an image names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +83,7 @@ pub enum SealError {
     },
     /// The files of a snapshot are not what the layer's tree says they are. Without the snapshot the step that made
     /// it can be run again.
-    #[error("snapshot {} is damaged: {:?} {what}", chain.hex(), String::from_utf8_lossy(path))]
+    #[error("snapshot {} is damaged: {:?}: {what}", chain.hex(), String::from_utf8_lossy(path))]
     Damaged {
         /// Digest of the snapshot whose directory holds the file.
         chain: TreeDigest,
@@ -94,6 +93,21 @@ pub enum SealError {
         path: Vec<u8>,
         /// What is wrong with it.
         what: String,
+    },
+    /// A file of a context is not what it was when its step was keyed.
+    #[error("changed while reading: {}", String::from_utf8_lossy(path))]
+    Changed {
+        /// The file, by its path in the image.
+        path: Vec<u8>,
+    },
+    /// The lock of a layer cannot be had.
+    #[error("cannot lock {}", path.display())]
+    Lock {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// Nothing holds the bytes of a layer any more: no directory, no step of this build, no other blob.
     #[error("the files of layer {} are gone from the store", tree.hex())]
@@ -124,7 +138,11 @@ impl SealError {
             LayerError::ReservedName(_) => true,
             LayerError::Archive(error) => matches!(error, ArchiveError::Header { .. }),
         };
-        matches!(self, Self::Layer(error) if impossible(error))
+        match self {
+            Self::Changed { .. } => true,
+            Self::Layer(error) => impossible(error),
+            _ => false,
+        }
     }
 }
 
@@ -262,15 +280,6 @@ impl Job {
             Layer::Built(tree) => Some(Self { tree: *tree, chain }),
         }
     }
-
-    /// Where its files are: in the directory of the snapshot, or, while nobody needed that one, where COPY --link
-    /// made the layer.
-    fn directory(&self, store: &Store) -> PathBuf {
-        let linked = Snapshot::digest_of_one(&Layer::Built(self.tree));
-        let files = |digest: &TreeDigest| store.area("snapshots").join(digest.hex()).join("fs");
-        let own = files(&self.chain);
-        if own.is_dir() { own } else { files(&linked) }
-    }
 }
 
 impl Shared {
@@ -332,40 +341,12 @@ impl Shared {
     }
 
     fn run(&self, job: Job) -> Result<SealedLayer, SealError> {
-        if let Some(record) = self.recorded(job.tree) {
-            return Ok(record.into());
-        }
-        let tree = read_tree(&self.options.store, job.tree)?;
-        let directory = job.directory(&self.options.store);
-        let failed = |source| SealError::Read { path: directory.clone(), source };
-        let files = DirectorySource::open(&directory).map_err(failed)?;
-        let (options, pipeline) = (&self.options, self.pipeline()?);
-        let progress = Progress::new(&options.events, job.tree, &tree);
-        let produce = |out: &mut dyn io::Write| {
-            let mut out = Counted { out, progress: &progress, abandoned: &self.abandoned };
-            write_tar(&tree, &files, options.times, &mut out)
-        };
-        let encoded = pipeline.encode(options.encoder, &options.store, &options.cancel, produce)?;
-        progress.finish();
-        let record = SealedRecord { diff_id: encoded.diff_id, descriptor: encoded.descriptor };
-        sealed::write(&options.store, &job.tree, &self.name(), &record)?;
-        Ok(record.into())
+        Work { shared: self, options: &self.options, job }.seal()
     }
 
     fn pipeline(&self) -> Result<&Pipeline, SealError> {
         let pipeline = self.pipeline.get_or_init(|| Pipeline::new(self.options.jobs).map_err(Arc::new));
         pipeline.as_ref().map_err(|error| SealError::Threads(Arc::clone(error)))
-    }
-
-    /// What the store remembers, if its blob is still there. A record that cannot be read is no record.
-    fn recorded(&self, tree: TreeDigest) -> Option<SealedRecord> {
-        let record = sealed::read(&self.options.store, &tree, &self.name())?;
-        (record.descriptor.media_type == self.options.encoder.media_type()).then_some(record)
-    }
-
-    /// Under which name blobs are remembered that this sealer makes.
-    fn name(&self) -> String {
-        format!("{}.{}", self.options.encoder.id(), self.options.times.id())
     }
 }
 
@@ -384,17 +365,6 @@ impl From<SealedRecord> for SealedLayer {
     }
 }
 
-impl From<EncodeError<LayerError>> for SealError {
-    fn from(error: EncodeError<LayerError>) -> Self {
-        match error {
-            EncodeError::Produce(error) => error.into(),
-            EncodeError::Store(error) => error.into(),
-            EncodeError::Write(error) => Self::Write(error),
-            EncodeError::Cancelled => Self::Cancelled,
-        }
-    }
-}
-
 fn pass_through(base: &BaseLayer) -> Result<SealedLayer, SealError> {
     let media_type = match base.descriptor.media_type.to_oci() {
         known @ (MediaType::OciLayer | MediaType::OciLayerGzip | MediaType::OciLayerZstd) => known,
@@ -402,64 +372,4 @@ fn pass_through(base: &BaseLayer) -> Result<SealedLayer, SealError> {
     };
     let descriptor = Descriptor { media_type, ..base.descriptor.clone() };
     Ok(SealedLayer { diff_id: base.diff_id, descriptor, origin: Some(base.origin.clone()) })
-}
-
-/// Says how far a layer is, by the bytes of its tar against the bytes of its files.
-struct Progress<'a> {
-    events: &'a Events,
-    task: String,
-    total: u64,
-    done: AtomicU64,
-}
-
-impl<'a> Progress<'a> {
-    fn new(events: &'a Events, digest: TreeDigest, tree: &Tree) -> Self {
-        let size = |entry: &oci::Entry| match entry.kind {
-            EntryKind::File { size, .. } => size,
-            _ => 0,
-        };
-        let total = tree.entries().iter().map(size).sum();
-        let task = format!("compress layer {}", &digest.hex()[..12]);
-        Self { events, task, total, done: AtomicU64::new(0) }
-    }
-
-    fn add(&self, bytes: usize) {
-        let before = self.done.fetch_add(bytes as u64, Ordering::Relaxed);
-        let after = before + bytes as u64;
-        if before / REPORT_STEP != after / REPORT_STEP && after < self.total {
-            self.report(after);
-        }
-    }
-
-    fn finish(&self) {
-        if self.total >= REPORT_STEP {
-            self.report(self.total);
-        }
-    }
-
-    fn report(&self, done: u64) {
-        (self.events)(Event::Transfer { task: self.task.clone(), done, total: self.total });
-    }
-}
-
-/// Counts what passes through to a stream, and cuts it when nobody wants it any more.
-struct Counted<'a> {
-    out: &'a mut dyn io::Write,
-    progress: &'a Progress<'a>,
-    abandoned: &'a AtomicBool,
-}
-
-impl io::Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.abandoned.load(Ordering::Relaxed) {
-            return Err(io::Error::other("nobody waits for this layer any more"));
-        }
-        let count = self.out.write(bytes)?;
-        self.progress.add(count);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }

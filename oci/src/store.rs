@@ -29,9 +29,13 @@ use std::{
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 
-pub(crate) use self::blob::BlobCopy;
 use self::temp::Run;
-pub use self::{blob::BlobWriter, owner::Owner, pins::Removal, temp::TempDir};
+pub use self::{
+    blob::{BlobCopy, BlobWriter},
+    owner::Owner,
+    pins::Removal,
+    temp::TempDir,
+};
 use crate::digest::Sha256Digest;
 
 /// The directories of a store, made when it is opened.
@@ -40,6 +44,7 @@ const AREAS: [&str; 16] = [
     "snapshots",
     "trees",
     "sealed",
+    "seeds",
     "records/definition",
     "records/content",
     "mounts",
@@ -257,7 +262,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub(crate) fn blob_copy(&self) -> Result<BlobCopy, StoreError> {
+    pub fn blob_copy(&self) -> Result<BlobCopy, StoreError> {
         BlobCopy::new(&self.run, &self.root)
     }
 

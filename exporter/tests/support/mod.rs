@@ -30,7 +30,7 @@ use std::{
 
 use exporter::{Encoder, SealOptions, Sealer, TimePolicy, Tools};
 use oci::{
-    ContentDigest, Entry, EntryKind, EntryTime, FileSource, Layer, Metadata, Snapshot, Tree,
+    ContentDigest, Entry, EntryKind, EntryTime, FileSource, Layer, LayerContents, Metadata, Snapshot, Tree,
     fetch::Fetcher,
     registry::{Registry, RegistryOptions},
     store::Store,
@@ -168,6 +168,16 @@ impl Workshop {
     }
 
     pub fn sealer(&self, encoder: Encoder, times: TimePolicy, jobs: usize) -> Sealer {
+        self.sealer_of(None, encoder, times, jobs)
+    }
+
+    pub fn sealer_of(
+        &self,
+        contents: Option<Arc<dyn LayerContents>>,
+        encoder: Encoder,
+        times: TimePolicy,
+        jobs: usize,
+    ) -> Sealer {
         let events = self.events.clone();
         let options = SealOptions {
             store: self.store.clone(),
@@ -176,15 +186,14 @@ impl Workshop {
             jobs,
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: self.cancel.clone(),
-            contents: None,
+            contents,
         };
         Sealer::new(options).expect("threads")
     }
 
     /// Puts a built layer on top of a snapshot: its tree into `trees`, its files into `snapshots`.
     pub fn step(&self, parent: &Snapshot, layer: &Described) -> Snapshot {
-        let snapshot = parent.with(Layer::Built(layer.tree.digest()));
-        fs::write(self.store.area("trees").join(layer.tree.digest().hex()), layer.tree.to_bytes()).unwrap();
+        let snapshot = self.step_without_files(parent, layer);
         let files = self.files_of(&snapshot);
         fs::create_dir_all(&files).unwrap();
         for (path, content) in &layer.files {
@@ -193,6 +202,12 @@ impl Workshop {
             fs::write(path, content).unwrap();
         }
         snapshot
+    }
+
+    /// The same for a layer whose files nobody has written down.
+    pub fn step_without_files(&self, parent: &Snapshot, layer: &Described) -> Snapshot {
+        fs::write(self.store.area("trees").join(layer.tree.digest().hex()), layer.tree.to_bytes()).unwrap();
+        parent.with(Layer::Built(layer.tree.digest()))
     }
 
     /// Where the files of a snapshot's topmost layer are.

@@ -28,7 +28,7 @@ pub struct BlobWriter {
 /// A blob being written by somebody who knows its digest, since what he writes has been verified on its way to him.
 /// Dropped without a commit, it leaves nothing.
 #[derive(Debug)]
-pub(crate) struct BlobCopy {
+pub struct BlobCopy {
     file: BufWriter<File>,
     temporary: Temporary,
     /// The store's.
@@ -94,7 +94,7 @@ impl BlobCopy {
     ///
     /// # Errors
     /// [`StoreError::IncompleteBlob`], or [`StoreError::Io`].
-    pub(crate) fn commit_verified(self, digest: &Sha256Digest, size: u64) -> Result<(), StoreError> {
+    pub fn commit_verified(self, digest: &Sha256Digest, size: u64) -> Result<(), StoreError> {
         if self.size != size {
             return Err(StoreError::IncompleteBlob { digest: *digest, size, found: self.size });
         }

@@ -1,0 +1,48 @@
+//! How far a layer is.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oci::{Tree, TreeDigest};
+use solver::Event;
+
+use super::Events;
+use crate::places::content_length;
+
+/// Layers with at least this many bytes of files report how far they are, once for each of as many bytes.
+const REPORT_STEP: u64 = 8 * 1024 * 1024;
+
+/// Says how far a layer is, by the bytes of its tar against the bytes of its files.
+pub(super) struct Progress<'a> {
+    events: &'a Events,
+    task: String,
+    total: u64,
+    done: AtomicU64,
+}
+
+impl<'a> Progress<'a> {
+    pub(super) fn new(events: &'a Events, digest: TreeDigest, tree: &Tree) -> Self {
+        let total = tree.entries().iter().map(content_length).sum();
+        let task = format!("compress layer {}", &digest.hex()[..12]);
+        Self { events, task, total, done: AtomicU64::new(0) }
+    }
+
+    /// Counts bytes of the tar.
+    pub(super) fn add(&self, bytes: usize) {
+        let before = self.done.fetch_add(bytes as u64, Ordering::Relaxed);
+        let after = before + bytes as u64;
+        if before / REPORT_STEP != after / REPORT_STEP && after < self.total {
+            self.report(after);
+        }
+    }
+
+    /// Says that it is done.
+    pub(super) fn finish(&self) {
+        if self.total >= REPORT_STEP {
+            self.report(self.total);
+        }
+    }
+
+    fn report(&self, done: u64) {
+        (self.events)(Event::Transfer { task: self.task.clone(), done, total: self.total });
+    }
+}

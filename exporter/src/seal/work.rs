@@ -1,0 +1,287 @@
+//! Seals one layer: finds its files, and what an older blob has of it, makes the blob, and remembers it.
+//!
+//! Of several processes that want a blob of one layer one makes it, and the others wait for the lock
+//! `locks/seal-TREE.NAME`. The bytes of the files come from the first of these that is there: the directory of the
+//! snapshot, or that in which COPY --link made the layer; the step of this build that made it without writing it down;
+//! another blob of the same layer. Before all of them goes the blob of a layer much like this one ([`crate::seed`]): what
+//! both have in common is neither read nor compressed again. If anything goes wrong with that help, all is done again
+//! without.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use oci::{
+    FileSource, Layer, Snapshot, Tree, TreeDigest,
+    store::{
+        Store,
+        sealed::{self, SealedRecord},
+    },
+};
+use rustix::{fs::FlockOperation, io::Errno};
+use solver::Event;
+
+use super::{Job, SealError, SealOptions, SealedLayer, Shared, progress::Progress, read_tree};
+use crate::{
+    archive::ArchiveError,
+    layer::{LayerError, LayerTar},
+    old::{self, OldBlob, OldFirst},
+    pipeline::{EncodeError, Encoded, Encoding, Pipeline},
+    places::{self, Places, Run},
+    produce::Production,
+    seed,
+    source::DirectorySource,
+};
+
+/// How often it is looked whether another process has let go of a layer.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What sealing a layer needs.
+pub(super) struct Work<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) options: &'a SealOptions,
+    pub(super) job: Job,
+}
+
+/// Where the files of a layer are.
+enum Files<'a> {
+    /// In the directory of the snapshot with this digest.
+    Directory(TreeDigest, DirectorySource),
+    /// Where the step of this process took them from.
+    Contents(Box<dyn FileSource + Send>),
+    /// In a blob of the same layer.
+    Blob(OldFirst<'a>),
+    /// In nothing we know.
+    Nowhere,
+}
+
+/// Has no file.
+struct Nowhere;
+
+impl FileSource for Nowhere {
+    fn open(&self, _path: &[u8]) -> io::Result<Box<dyn Read + Send>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl<'a> Work<'a> {
+    /// The sealed layer.
+    pub(super) fn seal(&self) -> Result<SealedLayer, SealError> {
+        if let Some(record) = self.recorded() {
+            return Ok(record.into());
+        }
+        let _turn = self.turn()?;
+        if let Some(record) = self.recorded() {
+            return Ok(record.into());
+        }
+        let (store, digest) = (&*self.options.store, &self.job.tree);
+        let tree = read_tree(store, *digest)?;
+        let seed = seed::find(store, digest, &tree, &self.name()).map(Arc::new);
+        let Encoded { diff_id, descriptor, chunks } = match seed {
+            None => self.encode(&tree, None)?,
+            Some(seed) => self.encode_with(&tree, &seed)?,
+        };
+        let record = SealedRecord { diff_id, descriptor };
+        if !chunks.is_empty() {
+            old::write_table(store, digest, &self.name(), &chunks)?;
+        }
+        sealed::write(store, digest, &self.name(), &record)?;
+        seed::leave(store, digest, &tree, &self.name())?;
+        Ok(record.into())
+    }
+
+    /// What the store remembers, if its blob is still there.
+    fn recorded(&self) -> Option<SealedRecord> {
+        let record = sealed::read(&self.options.store, &self.job.tree, &self.name())?;
+        (record.descriptor.media_type == self.options.encoder.media_type()).then_some(record)
+    }
+
+    /// Under which name blobs are remembered that this sealer makes.
+    fn name(&self) -> String {
+        format!("{}.{}", self.options.encoder.id(), self.options.times.id())
+    }
+
+    /// Waits until no other process makes a blob of this layer.
+    fn turn(&self) -> Result<File, SealError> {
+        let name = format!("seal-{}.{}", self.job.tree.hex(), self.name());
+        let file = self.options.store.lock_file(&name)?;
+        let failed = |error: Errno| {
+            let path = self.options.store.area("locks").join(&name);
+            SealError::Lock { path, source: error.into() }
+        };
+        let mut said = None;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if self.is_unwanted() => return Err(SealError::Cancelled),
+                Err(Errno::WOULDBLOCK) => {
+                    said.get_or_insert_with(|| self.say_that_we_wait());
+                    thread::sleep(PAUSE);
+                }
+                locked => return locked.map(|()| file).map_err(failed),
+            }
+        }
+    }
+
+    fn say_that_we_wait(&self) -> Said<'a> {
+        let layer = &self.job.tree.hex()[..12];
+        let stage = format!("waiting for another build, which compresses layer {layer}");
+        (self.options.events)(Event::Stage(stage.clone()));
+        Said { options: self.options, stage }
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.options.cancel.is_requested() || self.shared.abandoned.load(Ordering::SeqCst)
+    }
+
+    /// Encodes with the help of a blob that need not be what it should be.
+    fn encode_with(&self, tree: &Tree, seed: &Arc<OldBlob>) -> Result<Encoded, SealError> {
+        let failed = match self.encode(tree, Some(seed)) {
+            Err(failed) if !self.is_unwanted() => failed,
+            encoded => return encoded,
+        };
+        let encoded = self.encode(tree, None)?;
+        // Without it all went well, so a file that was not what it should be was one of its.
+        if seed.is_spoiled() || matches!(failed, SealError::Damaged { .. } | SealError::Changed { .. }) {
+            seed.remove(&self.options.store)?;
+        }
+        Ok(encoded)
+    }
+
+    fn encode(&self, tree: &Tree, seed: Option<&Arc<OldBlob>>) -> Result<Encoded, SealError> {
+        let files = self.files(tree)?;
+        let seeded = seed.map(|seed| OldFirst { tree, old: Arc::clone(seed), rest: &files });
+        let all: &dyn FileSource = seeded.as_ref().map_or(&files, |seeded| seeded);
+        let encoded = self.encode_files(tree, all, seed.map(|seed| &**seed), self.shared.pipeline()?);
+        encoded.map_err(|error| match error {
+            _ if self.options.cancel.is_requested() => SealError::Cancelled,
+            EncodeError::Store(error) => error.into(),
+            EncodeError::Write(error) => SealError::Write(error),
+            EncodeError::Produce(error) => self.explained(error, &files),
+        })
+    }
+
+    fn encode_files(
+        &self,
+        tree: &Tree,
+        files: &dyn FileSource,
+        seed: Option<&OldBlob>,
+        pipeline: &Pipeline,
+    ) -> Result<Encoded, EncodeError<LayerError>> {
+        let SealOptions { store, encoder, times, .. } = self.options;
+        let tar = LayerTar::new(tree, *times).map_err(EncodeError::Produce)?;
+        let chunked = seed.filter(|seed| seed.has_chunks_of(&self.name()));
+        let runs = runs(&tar, chunked).map_err(|error| EncodeError::Produce(error.into()))?;
+        let progress = Progress::new(&self.options.events, self.job.tree, tree);
+        let watch = |count: usize| {
+            if self.is_unwanted() {
+                return Err(io::Error::other("nobody waits for this layer any more"));
+            }
+            progress.add(count);
+            Ok(())
+        };
+        let encoding = Encoding { encoder: *encoder, store, old: chunked, watch: &watch };
+        let production = Production { tar, files, old: chunked };
+        let encoded = pipeline.encode(encoding, |sink| production.write(&runs, sink))?;
+        progress.finish();
+        Ok(encoded)
+    }
+
+    /// Where the layer's files are.
+    fn files<'t>(&self, tree: &'t Tree) -> Result<Files<'t>, SealError> {
+        let store = &*self.options.store;
+        let linked = Snapshot::digest_of_one(&Layer::Built(self.job.tree));
+        for chain in [self.job.chain, linked] {
+            let directory = store.area("snapshots").join(chain.hex()).join("fs");
+            match DirectorySource::open(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => {
+                    let failed = |source| SealError::Read { path: directory, source };
+                    return opened.map(|source| Files::Directory(chain, source)).map_err(failed);
+                }
+            }
+        }
+        if let Some(files) = self.options.contents.as_ref().and_then(|known| known.files_of(&self.job.tree)) {
+            return Ok(Files::Contents(files));
+        }
+        let blob = self.other_blob(store).map(|old| OldFirst { tree, old, rest: &Nowhere });
+        Ok(blob.map_or(Files::Nowhere, Files::Blob))
+    }
+
+    /// Another blob of the same layer.
+    fn other_blob(&self, store: &Store) -> Option<Arc<OldBlob>> {
+        let open =
+            |(name, record): (String, SealedRecord)| OldBlob::open(store, &self.job.tree, &name, &record);
+        sealed::all(store, &self.job.tree).into_iter().find_map(open).map(Arc::new)
+    }
+
+    /// What it means for the layer that its tar could not be written.
+    fn explained(&self, error: LayerError, files: &Files) -> SealError {
+        let Job { tree, chain } = self.job;
+        let (path, what) = match &error {
+            LayerError::Archive(ArchiveError::Changed { path, what }) => (path.clone(), (*what).to_owned()),
+            LayerError::Archive(ArchiveError::Read { path, source }) if is_gone(source) => {
+                (path.clone(), format!("cannot be read: {source}"))
+            }
+            _ => return error.into(),
+        };
+        match files {
+            Files::Directory(chain, _) => SealError::Damaged { chain: *chain, tree, path, what },
+            Files::Contents(_) => SealError::Changed { path },
+            Files::Nowhere => SealError::Gone { chain, tree },
+            // One that stays will be found damaged again.
+            Files::Blob(blob) => match blob.old.remove(&self.options.store) {
+                Ok(()) => SealError::Gone { chain, tree },
+                Err(error) => error.into(),
+            },
+        }
+    }
+}
+
+/// Tells that waiting is over.
+struct Said<'a> {
+    options: &'a SealOptions,
+    stage: String,
+}
+
+impl Drop for Said<'_> {
+    fn drop(&mut self) {
+        (self.options.events)(Event::StageDone(std::mem::take(&mut self.stage)));
+    }
+}
+
+impl FileSource for Files<'_> {
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>> {
+        match self {
+            Self::Directory(_, files) => files.open(path),
+            Self::Contents(files) => files.open(path),
+            Self::Blob(files) => files.open(path),
+            Self::Nowhere => Nowhere.open(path),
+        }
+    }
+}
+
+/// How a tar is made of what is there already.
+fn runs(tar: &LayerTar<'_>, old: Option<&OldBlob>) -> Result<Vec<Run>, ArchiveError> {
+    match old {
+        None => Ok(vec![Run::New(0..tar.entries().len() + 1)]),
+        Some(old) => Ok(places::shared(&Places::of(tar)?, old.places())),
+    }
+}
+
+/// Whether a failed read says something about the file, and not about this process or machine at the moment.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, Other, UnexpectedEof};
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    let kinds = [InvalidData, IsADirectory, NotADirectory, NotFound, Other, UnexpectedEof];
+    match code {
+        Some(code) => matches!(
+            code,
+            Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::XDEV | Errno::IO
+        ),
+        None => kinds.contains(&error.kind()),
+    }
+}

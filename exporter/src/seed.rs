@@ -1,0 +1,79 @@
+//! Finds an older layer that is much like a new one: the same COPY after one file was edited, on whatever base.
+//!
+//! Each sealed layer leaves a few *hints* (`seeds/HEX`), named by the smallest digests among those of its contents and
+//! of its paths, which hold the digest of its tree. Two layers that share most of their files share most of these (the
+//! idea of MinHash: the chance that the smallest of a set is in another is the part they have in common), so a new layer
+//! looks under its own smallest and takes the tree it finds most often. The last layer wins a hint. A hint that is wrong,
+//! old or gone costs time and nothing else: what is shared is found by comparing trees, and verified by content.
+
+use std::path::{Path, PathBuf};
+
+use oci::{
+    ContentDigest, EntryKind, Tree, TreeDigest,
+    store::{Store, StoreError, checked, sealed},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{old::OldBlob, places::content_length};
+
+/// The version of hints; another one is none.
+const VERSION: u32 = 1;
+/// Layers with less in their files are made anew each time.
+const WORTH: u64 = 1024 * 1024;
+/// Hints of each kind that a layer leaves.
+const HINTS: usize = 2;
+
+/// What a hint says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hint {
+    tree: TreeDigest,
+}
+
+/// The blob of this name of a layer much like `tree`, if there is one.
+pub(crate) fn find(store: &Store, digest: &TreeDigest, tree: &Tree, name: &str) -> Option<OldBlob> {
+    let read = |path: PathBuf| checked::read::<Hint>(&store.root().join(path), VERSION).ok()?;
+    let hints = hints(tree, name).into_iter().filter_map(read).map(|hint| hint.tree);
+    let candidates: Vec<_> = hints.filter(|found| found != digest).collect();
+    let votes = |found: &&TreeDigest| candidates.iter().filter(|other| other == found).count();
+    let best = candidates.iter().max_by_key(|found| (votes(found), **found))?;
+    let record = sealed::read(store, best, name)?;
+    OldBlob::open(store, best, name, &record)
+}
+
+/// Lets later layers find this one, whose blob and record are in place.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(crate) fn leave(store: &Store, digest: &TreeDigest, tree: &Tree, name: &str) -> Result<(), StoreError> {
+    let hint = Hint { tree: *digest };
+    hints(tree, name).iter().try_for_each(|path| checked::write(store, path, VERSION, &hint))
+}
+
+/// Where the hints of a layer are, relative to the store's root.
+fn hints(tree: &Tree, name: &str) -> Vec<PathBuf> {
+    if tree.entries().iter().map(content_length).sum::<u64>() < WORTH {
+        return Vec::new();
+    }
+    let (mut contents, mut paths) = (Vec::new(), Vec::new());
+    for entry in tree.entries() {
+        if let EntryKind::File { content, size: 1.. } = &entry.kind {
+            contents.push(named(name, "content", content.as_bytes()));
+            paths.push(named(name, "path", &entry.path));
+        }
+    }
+    let smallest = |mut digests: Vec<ContentDigest>| {
+        digests.sort_unstable();
+        digests.dedup();
+        digests.truncate(HINTS);
+        digests
+    };
+    let hints = smallest(contents).into_iter().chain(smallest(paths));
+    hints.map(|hint| Path::new("seeds").join(hint.hex())).collect()
+}
+
+fn named(name: &str, kind: &str, what: &[u8]) -> ContentDigest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("seed {name} {kind} ").as_bytes()).update(what);
+    hasher.finalize().into()
+}
