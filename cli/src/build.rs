@@ -100,7 +100,7 @@ pub fn build(
         maker: maker(&surroundings.id),
     };
     let epoch = request.epoch.or(planned.epoch);
-    let sealers = sealers(request, request.time_policy(epoch), store, surroundings)?;
+    let sealers = sealers(request, request.time_policy(epoch), &executor, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
     let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
@@ -239,18 +239,18 @@ fn solve_failure(graph: &Graph, error: SolveError) -> Failure {
 fn sealers(
     request: &BuildRequest,
     times: TimePolicy,
-    store: &Arc<Store>,
+    executor: &LocalExecutor,
     surroundings: &Surroundings,
 ) -> Result<Vec<Sealer>, Failure> {
     let sealer = |encoder| {
         Sealer::new(SealOptions {
-            store: Arc::clone(store),
+            store: Arc::clone(executor.snapshots().store()),
             encoder,
             times,
             jobs: request::processors(),
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
-            contents: None,
+            contents: Some(executor.contents()),
         })
     };
     Ok(request.encoders().into_iter().map(sealer).collect::<Result<_, _>>()?)

@@ -245,7 +245,7 @@ impl Snapshots {
         Ok(self.ensure_chain(&chain)?.iter().map(|meta| meta.stamp).collect())
     }
 
-    pub(crate) fn store(&self) -> &Arc<Store> {
+    pub fn store(&self) -> &Arc<Store> {
         self.fetcher.store()
     }
 

@@ -328,7 +328,7 @@ impl Write for Sink<'_, '_> {
 
 /// A blob on its way to the store.
 enum Blob {
-    Compressed(BlobWriter),
+    Compressed(Box<BlobWriter>),
     /// Its digest is the diff ID.
     Tar(BlobCopy, u64),
 }
@@ -336,7 +336,7 @@ enum Blob {
 impl Blob {
     fn new(encoder: Encoder, store: &Store) -> Result<Self, StoreError> {
         match encoder {
-            Encoder::Gzip => Ok(Self::Compressed(store.blob_writer()?)),
+            Encoder::Gzip => Ok(Self::Compressed(Box::new(store.blob_writer()?))),
             Encoder::Uncompressed => Ok(Self::Tar(store.blob_copy()?, 0)),
         }
     }

@@ -37,14 +37,14 @@ struct Files {
 
 impl FileSource for Files {
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>> {
-        self.opened.lock().unwrap().insert(path.to_vec());
+        self.opened.lock().expect("no panic").insert(path.to_vec());
         self.described.open(path)
     }
 }
 
 impl LayerContents for Contents {
     fn files_of(&self, layer: &TreeDigest) -> Option<Box<dyn FileSource + Send>> {
-        let described = self.layers.lock().unwrap().get(layer)?.clone();
+        let described = self.layers.lock().expect("no panic").get(layer)?.clone();
         Some(Box::new(Files { described, opened: Arc::clone(&self.opened) }))
     }
 }
@@ -65,16 +65,16 @@ impl Place {
     }
 
     fn step(&self, layer: &Described) -> Snapshot {
-        self.contents.layers.lock().unwrap().insert(layer.tree.digest(), layer.clone());
+        self.contents.layers.lock().expect("no panic").insert(layer.tree.digest(), layer.clone());
         self.workshop.step_without_files(&Snapshot::default(), layer)
     }
 
     /// Seals a layer, and tells which files were opened for that.
     fn seal(&self, layer: &Described, encoder: Encoder) -> (SealedLayer, Vec<String>) {
         let snapshot = self.step(layer);
-        self.contents.opened.lock().unwrap().clear();
+        self.contents.opened.lock().expect("no panic").clear();
         let mut sealed = self.sealer(encoder, TimePolicy::Default).seal(&snapshot).expect("sealed");
-        let opened = self.contents.opened.lock().unwrap().iter().map(|path| text(path)).collect();
+        let opened = self.contents.opened.lock().expect("no panic").iter().map(|path| text(path)).collect();
         (sealed.pop().expect("one layer"), opened)
     }
 
@@ -243,6 +243,8 @@ fn a_damaged_blob_helps_nobody_and_goes() {
     }
 }
 
+type Damaging = fn(&Place, &Described, &SealedLayer);
+
 #[test]
 fn help_that_is_gone_or_makes_no_sense_is_done_without() {
     let old = described(&many(), &BTreeMap::new());
@@ -250,7 +252,7 @@ fn help_that_is_gone_or_makes_no_sense_is_done_without() {
     files.insert("d/077".to_owned(), b"edited".to_vec());
     let edited = described(&files, &BTreeMap::new());
     let want = from_scratch(&edited, Encoder::Gzip);
-    let damages: [(&str, fn(&Place, &Described, &SealedLayer)); 7] = [
+    let damages: [(&str, Damaging); 7] = [
         ("no blob", |place, _, sealed| fs::remove_file(place.blob(sealed)).expect("ours")),
         ("a short blob", |place, _, sealed| replace(&place.blob(sealed), b"short")),
         ("no table", |place, old, _| fs::remove_file(place.table(old)).expect("ours")),
@@ -315,7 +317,7 @@ fn what_cannot_be_sealed_says_whose_fault_it_is() {
     for content in [Some("y"), Some("longer"), Some(""), None] {
         let files = content.map(|content| (b"f".to_vec(), content.into()));
         let changed = Described { tree: layer.tree.clone(), files: files.into_iter().collect() };
-        place.contents.layers.lock().unwrap().insert(layer.tree.digest(), changed);
+        place.contents.layers.lock().expect("no panic").insert(layer.tree.digest(), changed);
         let failed = seal();
         assert!(matches!(&*failed, SealError::Changed { path } if path == b"f"), "{content:?}: {failed}");
         assert!(failed.is_the_builds_own());
@@ -370,7 +372,8 @@ fn waiting_for_another_process_is_seen_and_can_be_stopped() {
     let lock = fs::File::create(place.workshop.store.area("locks").join(name)).expect("made");
     lock.lock().expect("locked");
     let sealer = place.sealer(Encoder::Gzip, TimePolicy::Default);
-    let seen = |wanted: fn(&Event) -> bool| place.workshop.events.lock().unwrap().iter().any(wanted);
+    let seen =
+        |wanted: fn(&Event) -> bool| place.workshop.events.lock().expect("no panic").iter().any(wanted);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| sealer.seal(&snapshot));
         while !seen(

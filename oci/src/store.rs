@@ -186,7 +186,7 @@ impl Store {
         &self.root
     }
 
-    /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `records/definition`, `records/content`,
+    /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `seeds`, `records/definition`, `records/content`,
     /// `mounts`, `locks`, `git`, `git/remotes`, `git/checkouts`, `downloads/records`, `downloads/files`, `history`,
     /// `contexts`, `inventories`, all of which exist.
     pub fn area(&self, name: &str) -> PathBuf {
