@@ -24,6 +24,7 @@ pub mod image;
 pub mod imprint;
 pub mod inventory;
 pub mod listing;
+mod lock;
 pub mod mount;
 mod once;
 pub mod remote;

@@ -20,13 +20,11 @@ mod writable;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
 };
 
 use oci::{
@@ -47,6 +45,7 @@ use crate::{
     contents::Contents,
     diff::Changes,
     listing::Owners,
+    lock::{self, NotLocked},
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     view::View,
 };
@@ -56,9 +55,6 @@ pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// What file systems allocate at a time.
 pub(crate) const BLOCK: u64 = 4096;
-
-/// How long to wait before a lock that somebody else holds is tried again: the other one is downloading.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The snapshots of one store. Cheap to clone.
 #[derive(Clone)]
@@ -265,12 +261,12 @@ impl Snapshots {
             let Some((first_missing, _)) = chain.get(present.len()) else {
                 return Ok(present);
             };
-            let _lock = self.lock(first_missing)?;
+            let _lock = self.lock(&chain[present.len()])?;
             // Whoever had the lock before us may have made it.
             if self.meta(first_missing)?.is_none() {
                 // Who finds the lower layers in their places must still wait for the upper ones. Locks are taken from
                 // the base up, so nobody waits in a circle.
-                let above = chain[present.len() + 1..].iter().map(|(digest, _)| self.lock(digest));
+                let above = chain[present.len() + 1..].iter().map(|layer| self.lock(layer));
                 let _locks = above.collect::<Result<Vec<_>, _>>()?;
                 return self.make_layers(chain, present);
             }
@@ -321,17 +317,19 @@ impl Snapshots {
         }
     }
 
-    fn lock(&self, chain: &TreeDigest) -> Result<File, SnapshotError> {
+    /// Waits until nobody else makes a layer.
+    fn lock(&self, (chain, layer): &(TreeDigest, &Layer)) -> Result<File, SnapshotError> {
         let name = format!("snapshot-{}", chain.hex());
-        let (path, file) = (self.store().area("locks").join(&name), self.store().lock_file(&name)?);
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if self.cancel.is_requested() => {
-                    return Err(SnapshotError::Cancelled);
-                }
-                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
-                Err(TryLockError::Error(error)) => return Err(SnapshotError::io("lock", &path)(error)),
+        let file = self.store().lock_file(&name)?;
+        let what = match layer {
+            Layer::Base(layer) => format!("unpacks {:.19}", layer.descriptor.digest.to_string()),
+            Layer::Built(tree) => format!("unpacks {:.19}", tree.to_string()),
+        };
+        match lock::wait_for(&file, &what, &self.events, &self.cancel) {
+            Ok(()) => Ok(file),
+            Err(NotLocked::Cancelled) => Err(SnapshotError::Cancelled),
+            Err(NotLocked::Io(error)) => {
+                Err(SnapshotError::io("lock", &self.store().area("locks").join(name))(error))
             }
         }
     }

@@ -88,37 +88,51 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
     known.verify(address.checksum.as_deref())?;
     let place = store.area("git/checkouts").join(name(&remote, &known, address));
     store.pin(&[&place])?;
-    let mut meta = read_meta(&place, options)?;
-    if meta.is_none() {
-        let repository = Repository::open(store, &git, &remote, known.object.len(), &heard)?;
-        repository.ensure(&known)?;
-        let commit = repository.commit_of(&known.object)?;
-        let temp = store.temp_dir("checkout")?;
-        let files = temp.path().join("fs");
-        fs::create_dir(&files).map_err(GitError::io("create", &files))?;
-        let time = commit_time(&repository.ask(&["cat-file", "commit", &commit])?);
-        let checkouts = Checkouts {
-            store,
-            git: &git,
-            submodules: address.submodules,
-            keep_git_dir: address.keep_git_dir,
-            heard: &heard,
-        };
-        checkouts.write(repository, &remote, &known, &commit, &files)?;
-        imprint::keep(temp.path(), &imprint_of(&files)?)?;
-        let made = Meta { commit, time };
-        checked::write_beside(&temp.path().join(META), META_VERSION, &made)?;
-        store.rename_into(temp, &place)?;
-        meta = Some(made);
-    }
+    let checkouts = Checkouts {
+        store,
+        git: &git,
+        submodules: address.submodules,
+        keep_git_dir: address.keep_git_dir,
+        heard: &heard,
+    };
+    let Meta { commit, time } = match read_meta(&place, options)? {
+        Some(meta) => meta,
+        None => check_out(&checkouts, &remote, &known, &place, options)?,
+    };
     progress.end();
     store.touch(&place);
-    let Meta { commit, time } = meta.expect("it was there or has been made");
     let directory = match &address.subdir {
         None => place.join("fs"),
         Some(subdir) => subdirectory(&place.join("fs"), subdir, &remote)?,
     };
     Ok(Checkout { directory, commit, time })
+}
+
+/// Makes a checkout, unless somebody else has by the time that the repository is ours.
+fn check_out(
+    checkouts: &Checkouts<'_>,
+    remote: &Remote,
+    known: &Resolved,
+    place: &Path,
+    options: &RemoteOptions,
+) -> Result<Meta, GitError> {
+    let Checkouts { store, git, heard, .. } = checkouts;
+    let repository = Repository::open(store, git, remote, known.object.len(), heard)?;
+    if let Some(meta) = read_meta(place, options)? {
+        return Ok(meta);
+    }
+    repository.ensure(known)?;
+    let commit = repository.commit_of(&known.object)?;
+    let temp = store.temp_dir("checkout")?;
+    let files = temp.path().join("fs");
+    fs::create_dir(&files).map_err(GitError::io("create", &files))?;
+    let time = commit_time(&repository.ask(&["cat-file", "commit", &commit])?);
+    checkouts.write(repository, remote, known, &commit, &files)?;
+    imprint::keep(temp.path(), &imprint_of(&files)?)?;
+    let made = Meta { commit, time };
+    checked::write_beside(&temp.path().join(META), META_VERSION, &made)?;
+    store.rename_into(temp, place)?;
+    Ok(made)
 }
 
 /// What a checkout is called: equal names hold equal files.
@@ -199,6 +213,7 @@ fn git(options: &RemoteOptions, remote: &Remote) -> Result<Git, GitError> {
         authorization: authorization.map(Arc::new),
         ssh: ssh(options)?,
         cancel: options.cancel.clone(),
+        events: options.events.clone(),
     })
 }
 

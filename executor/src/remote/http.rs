@@ -25,7 +25,12 @@ use serde::{Deserialize, Serialize};
 use solver::{Event, FailureKind, StepFailure, op::HttpFile, remote::redacted};
 
 use super::{Download, RemoteOptions};
-use crate::{error::blame, listing::hash, secrets::SecretError};
+use crate::{
+    error::blame,
+    listing::hash,
+    lock::{NotLocked, wait_for},
+    secrets::SecretError,
+};
 
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +145,8 @@ pub fn download(options: &RemoteOptions, wanted: &HttpFile) -> Result<Download, 
     let records = options.fetcher.store().area("downloads/records");
     let key = blake3::hash(format!("{}\0{}", wanted.url, wanted.name).as_bytes()).to_hex();
     let path = records.join(format!("{key}.json"));
+    // Who comes second asks the server no more than whether the file has changed since.
+    let _lock = lock(options, &key, &wanted.url)?;
     options.fetcher.store().pin(&[&path])?;
     let known = read_record(options, &path).filter(|record| is_whole(options, record, &wanted.name));
     if let Some(record) = &known
@@ -159,6 +166,19 @@ pub fn download(options: &RemoteOptions, wanted: &HttpFile) -> Result<Download, 
             Err(HttpError::Digest { found: record.digest, expected })
         }
         _ => Ok(described(options, &path, &record, wanted)),
+    }
+}
+
+fn lock(options: &RemoteOptions, key: &str, url: &str) -> Result<File, HttpError> {
+    let name = format!("download-{key}");
+    let file = options.fetcher.store().lock_file(&name)?;
+    let what = format!("downloads {}", redacted(url));
+    match wait_for(&file, &what, &options.events, &options.cancel) {
+        Ok(()) => Ok(file),
+        Err(NotLocked::Cancelled) => Err(HttpError::Cancelled),
+        Err(NotLocked::Io(error)) => {
+            Err(HttpError::io("lock", options.fetcher.store().area("locks").join(name))(error))
+        }
     }
 }
 

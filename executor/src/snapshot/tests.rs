@@ -2,6 +2,7 @@ use std::{
     io::Write,
     os::unix::fs::{FileTypeExt, MetadataExt},
     sync::{Barrier, Mutex},
+    thread,
 };
 
 use oci::{

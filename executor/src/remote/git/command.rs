@@ -23,7 +23,7 @@ use rustix::{
 use solver::{Cancel, remote::redacted};
 
 use super::error::GitError;
-use crate::sandbox::sys;
+use crate::{sandbox::sys, snapshot::Events};
 
 /// What `git` may say on its standard output: the list of a large tree.
 const OUTPUT_MAX: u64 = 1 << 30;
@@ -84,6 +84,8 @@ pub struct Git {
     pub ssh: String,
     /// Says when to stop.
     pub cancel: Arc<Cancel>,
+    /// Hears what is waited for.
+    pub events: Events,
 }
 
 /// A header that one part of the web is shown.
@@ -336,6 +338,7 @@ mod tests {
             authorization: None,
             ssh: "ssh".to_owned(),
             cancel: Arc::default(),
+            events: Arc::new(|_| {}),
         };
         // Waits for what never comes on its standard input.
         let (input, _held) = rustix::pipe::pipe().expect("a pipe");

@@ -7,12 +7,9 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use oci::store::Store;
-use rustix::{fs::FlockOperation, io::Errno};
 
 use super::{
     command::{Call, Git, SILENCE},
@@ -20,9 +17,7 @@ use super::{
     remote::Remote,
     resolve::{Resolved, is_hash, no_reference},
 };
-
-/// How long to wait before a lock is tried again: the other one is fetching.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+use crate::lock::{NotLocked, wait_for};
 
 /// A repository that nobody else fetches into.
 pub struct Repository<'a> {
@@ -212,11 +207,9 @@ fn remove_locks_below(directory: &Path) -> Result<(), GitError> {
 fn lock(path: &Path, git: &Git) -> Result<File, GitError> {
     let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let file = opened.map_err(GitError::io("open", path))?;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if git.cancel.is_requested() => return Err(GitError::Cancelled),
-            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
-            locked => return locked.map(|()| file).map_err(GitError::io("lock", path)),
-        }
+    match wait_for(&file, &format!("fetches {}", git.remote), &git.events, &git.cancel) {
+        Ok(()) => Ok(file),
+        Err(NotLocked::Cancelled) => Err(GitError::Cancelled),
+        Err(NotLocked::Io(error)) => Err(GitError::io("lock", path)(error)),
     }
 }
