@@ -103,10 +103,14 @@ pub fn build(
     let sealers = sealers(request, request.time_policy(epoch), &executor, surroundings)?;
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
     let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
-    let images = images.map_err(|error| solve_failure(&planned.graph, error))?;
-    let assembled = assemble_all(request, epoch, &images, &sealers)?;
-    // Nothing may point at this build, a pushed tag the least, before what it stands on is durable.
-    store.sync()?;
+    let images = images.map_err(|error| solve_failure(&planned.graph, error));
+    let made = images.and_then(|images| Ok((assemble_all(request, epoch, &images, &sealers)?, images)));
+    cache.flush();
+    // Nothing may point at this build, a pushed tag the least, before what it stands on is durable; and a build that
+    // failed or was stopped keeps what its steps have made.
+    let synced = store.sync();
+    let (assembled, images) = made?;
+    synced?;
     let tools = Tools { fetcher, events: &**events, cancel };
     let export =
         |output: &Output| export(output, request.time_policy(epoch), &images, &assembled, &executor, &tools);

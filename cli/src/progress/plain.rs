@@ -16,6 +16,9 @@ const QUICK: Duration = Duration::from_secs(2);
 /// Time between two lines about one transfer.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// How long nothing is written before it is told what has not ended.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// Plain lines.
 pub struct Plain<W> {
     out: W,
@@ -26,12 +29,23 @@ pub struct Plain<W> {
     /// Tasks whose end has been written.
     ended: BTreeSet<Row>,
     last_transfer: Duration,
+    /// When the last line was written, or when it will have been: the time of what is being shown.
+    last_line: Duration,
+    now: Duration,
 }
 
 impl<W: Write + Send> Plain<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, open: None, separate: false, ended: BTreeSet::new(), last_transfer: Duration::ZERO }
+        Self {
+            out,
+            open: None,
+            separate: false,
+            ended: BTreeSet::new(),
+            last_transfer: Duration::ZERO,
+            last_line: Duration::ZERO,
+            now: Duration::ZERO,
+        }
     }
 
     /// Where the lines go.
@@ -76,6 +90,7 @@ impl<W: Write + Send> Plain<W> {
         line.extend_from_slice(text);
         line.push(b'\n');
         let _ = self.out.write_all(&line);
+        self.last_line = self.now;
     }
 
     fn task(&mut self, board: &Board, at: Duration, name: &str) {
@@ -101,6 +116,21 @@ impl<W: Write + Send> Plain<W> {
         }
     }
 
+    /// What has begun and is not over: a build that says nothing says at least what it waits for.
+    fn tell_open(&mut self, board: &Board) {
+        self.last_line = self.now;
+        for (index, row) in board.rows().iter().enumerate() {
+            let (title, text) = match row {
+                Row::Step(step) => (&board.steps()[*step].label, still_step(&board.steps()[*step], self.now)),
+                Row::Task(task) => (&board.tasks()[*task].name, still_task(&board.tasks()[*task], self.now)),
+            };
+            if let Some(text) = text {
+                self.enter(*row, index + 1, title);
+                self.line(index + 1, text.as_bytes());
+            }
+        }
+    }
+
     /// The stage of the export that has begun and not ended is what failed: steps say so themselves.
     fn fail_stage(&mut self, board: &Board, message: &str) {
         let open = |task: &&Task| task.took.is_none() && task.bytes.is_none();
@@ -112,6 +142,24 @@ impl<W: Write + Send> Plain<W> {
     }
 }
 
+/// What a step does, or waits for, after a time of silence.
+fn still_step(step: &Step, now: Duration) -> Option<String> {
+    match (&step.waits_for, &step.state) {
+        (Some(what), _) => Some(format!("still {what}")),
+        (None, State::Running { since }) => {
+            Some(format!("still running after {}", text::seconds(now.saturating_sub(*since))))
+        }
+        _ => None,
+    }
+}
+
+/// The same of a transfer or stage.
+fn still_task(task: &Task, now: Duration) -> Option<String> {
+    let since = text::seconds(now.saturating_sub(task.since));
+    let moved = task.bytes.map(|moved| format!(", {}", text::progress(moved))).unwrap_or_default();
+    task.took.is_none().then(|| format!("not done after {since}{moved}"))
+}
+
 fn title(task: &Task) -> String {
     match task.bytes {
         Some((done, _)) => format!("{} {}", task.name, text::bytes(done)),
@@ -121,6 +169,7 @@ fn title(task: &Task) -> String {
 
 impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, board: &Board, at: Duration, event: &Event) {
+        self.now = at;
         match event {
             Event::Planned(_) | Event::Missed(..) => {}
             // What nobody asked for is not announced: it is over at once, as a rule.
@@ -169,7 +218,12 @@ impl<W: Write + Send> View for Plain<W> {
         }
     }
 
-    fn tick(&mut self, _board: &Board, _at: Duration) {}
+    fn tick(&mut self, board: &Board, at: Duration) {
+        self.now = at;
+        if at.saturating_sub(self.last_line) >= SILENCE {
+            self.tell_open(board);
+        }
+    }
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         if let End::Failed { message, .. } = end {

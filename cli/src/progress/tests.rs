@@ -321,3 +321,41 @@ fn the_live_view_is_not_redrawn_more_than_ten_times_a_second() {
     let frames = paper.text().matches("[+] Building").count();
     assert_eq!(frames, 10);
 }
+
+#[test]
+fn a_build_that_is_silent_says_what_it_waits_for() {
+    let paper = Paper::default();
+    let (mut board, mut view) = (Board::default(), Plain::new(paper.clone()));
+    let step = VertexId;
+    let steps = ["[a 1/1] RUN make", "[b 1/1] RUN test", "[c 1/1] RUN later"];
+    let who = "waiting for another build (b1, process 7) that runs this step".to_owned();
+    let events = [
+        Event::Planned(steps.iter().enumerate().map(|(id, label)| (step(id), (*label).to_owned())).collect()),
+        Event::Started(step(0)),
+        Event::Waiting(step(1), who),
+        Event::Stage("waiting for another step or build that unpacks x".to_owned()),
+        transfer("pull y", 1_000_000, 4_000_000),
+    ];
+    for event in &events {
+        board.apply(Duration::from_secs(1), event);
+        view.event(&board, Duration::from_secs(1), event);
+    }
+    let before = paper.text();
+    assert!(
+        before.contains("#2 waiting for another build (b1, process 7) that runs this step\n"),
+        "{before}"
+    );
+    view.tick(&board, Duration::from_secs(30));
+    assert_eq!(paper.text(), before, "not yet");
+    for seconds in [31, 32, 60, 61] {
+        view.tick(&board, Duration::from_secs(seconds));
+    }
+    let told = paper.text()[before.len()..].to_owned();
+    let once = |text: &str| assert_eq!(told.matches(text).count(), 1, "{text}: {told}");
+    once("#1 still running after 30.0s\n");
+    once("#1 still running after 60.0s\n");
+    once("#3 not done after 60.0s\n");
+    once("#4 not done after 30.0s, 1.00MB / 4.00MB\n");
+    assert_eq!(told.matches("#2 still waiting for another build (b1, process 7)").count(), 2, "{told}");
+    assert!(!told.contains("later"), "{told}");
+}
