@@ -39,7 +39,7 @@ pub use self::{
 use crate::digest::Sha256Digest;
 
 /// The directories of a store, made when it is opened.
-const AREAS: [&str; 16] = [
+const AREAS: &[&str] = &[
     "blobs/sha256",
     "snapshots",
     "trees",
