@@ -54,6 +54,8 @@ pub enum Command {
     Debug(DebugCommand),
     /// Tell what this machine allows, and the one setting that would lift each limit
     Doctor(DoctorArgs),
+    /// Tell why each step of a build ran, and where those come from that did not
+    Explain(ExplainArgs),
     /// List past builds: their time, result, hit rate and what the cache saved
     History(HistoryArgs),
     /// Print the version
@@ -212,6 +214,12 @@ pub struct BuildArgs {
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]
     pub jobs: Option<NonZeroUsize>,
 
+    /// Tell in the end why each step ran (see layerwright explain)
+    #[arg(help_heading = MACHINE)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub explain: bool,
+
     /// Ask instead: check, outline or targets[,format=json]
     #[arg(long, value_name = "METHOD", alias = "print", help_heading = MACHINE)]
     pub call: Option<CallSpec>,
@@ -294,6 +302,23 @@ pub enum DebugCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+/// `layerwright explain`
+#[derive(Debug, Args)]
+#[command(after_help = help::EXPLAIN)]
+pub struct ExplainArgs {
+    /// The build: its ID or the beginning of that, last, or ^N for the Nth before the last
+    #[arg(value_name = "BUILD", default_value = "last")]
+    pub build: String,
+
+    /// text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_default_value = true, value_parser = format)]
+    pub format: Format,
+
+    /// Directory of the store [default: $XDG_DATA_HOME/layerwright]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 }
 
 /// `layerwright doctor`

@@ -18,8 +18,9 @@ use serde::Serialize;
 
 use self::log::KeptLog;
 pub use self::{
-    entry::{Asked, BuildId, Ending, Entry, HistoryError, Step, find, list, read},
+    entry::{Asked, BuildId, Ending, Entry, HistoryError, Outcome, Step, find, list, read},
     recorder::{Record, Recorder},
+    text::{ago, duration, name},
 };
 use crate::{
     args::{
@@ -92,7 +93,8 @@ fn remove(root: &Path, args: &HistoryRemoveArgs) -> Result<String, Failure> {
     Ok(ids.iter().map(|id| format!("{id}\n")).collect())
 }
 
-fn now() -> u64 {
+/// Unix seconds.
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

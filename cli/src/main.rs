@@ -11,6 +11,7 @@ mod call;
 mod context;
 mod debug;
 mod doctor;
+mod explain;
 mod failure;
 mod history;
 mod inputs;
@@ -40,8 +41,9 @@ use crate::{
     args::{BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, NotParsed, ProgressMode},
     build::{Built, Surroundings},
     call::Answer,
+    explain::Explainer,
     failure::Failure,
-    history::BuildId,
+    history::{BuildId, Entry},
     inputs::{Inputs, Outside, Source, Stdin},
     progress::{Board, End, Ended, Progress},
     request::{BuildRequest, Environment},
@@ -65,10 +67,11 @@ fn main() -> ExitCode {
             Command::Context(ContextCommand::Ls(args)) => answer(context::list(args)),
             Command::Debug(DebugCommand::Ast { file }) => show_tree(&file),
             Command::Doctor(args) => doctor(args),
+            Command::Explain(args) => answer(explain::run(args)),
             Command::History(args) => answer(history::run(args)),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
-        Err(NotParsed::Clap(error)) => explain(&error),
+        Err(NotParsed::Clap(error)) => help(&error),
         Err(NotParsed::Refused(error)) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
     })
 }
@@ -88,7 +91,7 @@ fn end_with_bug(panic: &PanicHookInfo<'_>) {
 }
 
 /// Help, version, or what is wrong with the command line.
-fn explain(error: &clap::Error) -> u8 {
+fn help(error: &clap::Error) -> u8 {
     let text = error.render().ansi().to_string();
     match error.use_stderr() {
         true => complain(&redact::redact(&text), failure::USAGE),
@@ -172,7 +175,7 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     let cancel = Arc::new(Cancel::default());
     let id = BuildId::now();
     let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
-    let progress = match Progress::start(request.progress, &request.root, recorder) {
+    let progress = match Progress::start(request.progress, &request.root, recorder, explainer(request)) {
         Ok(progress) => progress,
         Err(source) => {
             let failure = Failure::Start { what: "a thread for the progress", source };
@@ -213,6 +216,13 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         Ok(Done::Answered(answer)) => session.tell(&inputs, answer),
         Err(failure) => session.fail(Some(&inputs.dockerfile), &failure),
     }
+}
+
+/// `--explain`
+fn explainer(request: &BuildRequest) -> Option<Explainer> {
+    let root = request.root.clone();
+    let explain = move |entry: &Entry| explain::explain(&root, entry);
+    request.explain.then(|| Box::new(explain) as Explainer)
 }
 
 /// How a command went well.
@@ -276,7 +286,12 @@ impl Session<'_> {
 
     /// Shows the end, and lets the history remember it.
     fn end(self, end: End) -> Board {
-        let Ended { board, record } = self.progress.end(end);
+        let is_json = self.request.progress == ProgressMode::Json;
+        let Ended { board, record, explanation } = self.progress.end(end);
+        if let Some(explanation) = explanation.filter(|_| !is_json) {
+            let text = explain::tell(&explanation, history::now());
+            let _ = anstream::stderr().write_all(text.as_bytes());
+        }
         let (Some(record), Some(store)) = (record, self.outside.store()) else { return board };
         if let Err(error) = history::write(&store, &record) {
             let text =

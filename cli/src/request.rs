@@ -79,6 +79,8 @@ pub struct BuildRequest {
     pub outputs: Vec<Output>,
     /// `--progress`, with `auto` decided.
     pub progress: ProgressMode,
+    /// `--explain`
+    pub explain: bool,
     /// `--iidfile`
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`
@@ -216,6 +218,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         insecure_registries: outputs::insecure_registries(args.insecure_registries, &args.outputs, &wanted),
         outputs: wanted,
         progress,
+        explain: args.explain,
         iidfile: args.iidfile.filter(|_| builds),
         metadata_file: args.metadata_file.filter(|_| builds),
         root: store_root(args.root, environment)?,

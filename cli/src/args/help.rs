@@ -1,4 +1,4 @@
-//! The longer help of `layerwright build`.
+//! The longer help of commands.
 
 /// What follows the flags in `layerwright build --help`.
 pub const BUILD: &str = "\
@@ -49,3 +49,16 @@ any case: --provenance=false and --sbom=false (no attestations are made), --load
 Exit codes:
   0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or network,
   4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM, 255 a bug in layerwright";
+
+/// What follows the flags in `layerwright explain --help`.
+pub const EXPLAIN: &str = "\
+A step that ran is compared with the one of an earlier build that is most like it, by the history and
+the cache of the store. What differs is told, one thing a line:
+  src/main.c  content                      a file that is copied; also added, removed, mode, link
+  ARG NAME  old → new                      or ENV, or another setting
+  base  - old                              the image that the stage is built on
+        + new
+  instruction  - old                       the text of the instruction
+               + new
+  because of [2/4] COPY . /src             nothing but what an earlier step has made
+and where nothing differs: forced, too old, failed or stopped before, gone from the store, or new.";

@@ -36,7 +36,7 @@ fn row(entry: &Entry, now: u64) -> [String; 8] {
 
 /// What people tell builds from each other by: the first tag, else the Dockerfile with the directory of the context; and
 /// the target.
-fn name(asked: &Asked) -> String {
+pub fn name(asked: &Asked) -> String {
     let Asked { dockerfile, context, target, platforms: _, tags } = asked;
     let mut name = match &tags[..] {
         [] => {
@@ -144,7 +144,7 @@ pub fn rfc3339(at: u64) -> String {
 }
 
 /// `0.12s`, `12.3s` or `1h 2m 5s`.
-fn duration(milliseconds: u64) -> String {
+pub fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match (hours, minutes) {
@@ -156,7 +156,7 @@ fn duration(milliseconds: u64) -> String {
 }
 
 /// How long ago that was, in Docker's words.
-fn ago(now: u64, at: u64) -> String {
+pub fn ago(now: u64, at: u64) -> String {
     let seconds = now.saturating_sub(at);
     let (minutes, hours, days) = (seconds / 60, (seconds + 1800) / 3600, seconds / 86_400);
     let time = match () {

@@ -13,7 +13,10 @@ use serde::Serialize;
 use solver::{Event, Stream, VertexId};
 
 use super::{Board, End, View, text};
-use crate::redact::redact;
+use crate::{
+    explain::{Explained, Explanation},
+    redact::redact,
+};
 
 /// JSON lines.
 pub struct Json<W> {
@@ -84,6 +87,7 @@ enum Kind<'a> {
     Warning {
         message: Cow<'a, str>,
     },
+    Explained(&'a Explained),
     Result {
         digest: Option<&'a Sha256Digest>,
         destinations: &'a [String],
@@ -168,6 +172,10 @@ impl<W: Write + Send> View for Json<W> {
     }
 
     fn tick(&mut self, _board: &Board, _at: Duration) {}
+
+    fn explain(&mut self, at: Duration, explanation: &Explanation) {
+        explanation.steps.iter().for_each(|step| self.write(at, Kind::Explained(step)));
+    }
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         let seconds = round(at);

@@ -33,6 +33,7 @@ pub use self::{
 };
 use crate::{
     args::ProgressMode,
+    explain::{Explainer, Explanation},
     history::{Record, Recorder},
 };
 
@@ -72,6 +73,11 @@ pub trait View: Send {
     /// Time has passed; comes at most ten times a second.
     fn tick(&mut self, board: &Board, at: Duration);
 
+    /// Why steps ran (`--explain`); comes before the end. Views for people leave it to whoever ends the build.
+    fn explain(&mut self, at: Duration, explanation: &Explanation) {
+        let _ = (at, explanation);
+    }
+
     /// Nothing will happen any more.
     fn end(&mut self, board: &Board, at: Duration, end: &End);
 }
@@ -94,15 +100,23 @@ pub struct Ended {
     pub board: Board,
     /// What the history shall keep of it, where it was recorded.
     pub record: Option<Record>,
+    /// Why its steps ran, where somebody asked.
+    pub explanation: Option<Explanation>,
 }
 
 impl Progress {
     /// Starts to show a build on standard error. What a view does not show of a step's output is kept on the file system
-    /// of `directory` until the step has ended well. The recorder hears everything, too.
+    /// of `directory` until the step has ended well. The recorder hears everything, too, and what it has made of it is
+    /// explained in the end.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(mode: ProgressMode, directory: &Path, recorder: Option<Recorder>) -> io::Result<Self> {
+    pub fn start(
+        mode: ProgressMode,
+        directory: &Path,
+        recorder: Option<Recorder>,
+        explainer: Option<Explainer>,
+    ) -> io::Result<Self> {
         let view: Box<dyn View> = match mode {
             ProgressMode::Tty => Box::new(tty::Tty::on_stderr()),
             ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(io::stderr())),
@@ -116,7 +130,7 @@ impl Progress {
         let (sender, receiver) = mpsc::sync_channel(QUEUE);
         let start = Instant::now();
         let owner = thread::Builder::new().name("progress".to_owned());
-        let owner = owner.spawn(move || own(view, board, recorder, &receiver, start))?;
+        let owner = owner.spawn(move || own(view, board, recorder, explainer, &receiver, start))?;
         Ok(Self { start, sender, owner })
     }
 
@@ -138,6 +152,7 @@ fn own(
     mut view: Box<dyn View>,
     mut board: Board,
     mut recorder: Option<Recorder>,
+    explainer: Option<Explainer>,
     receiver: &Receiver<Message>,
     start: Instant,
 ) -> Ended {
@@ -151,12 +166,19 @@ fn own(
                 }
             }
             Ok(Message::End(at, end)) => {
-                view.end(&board, at, &end);
                 let record = recorder.map(|recorder| recorder.end(&board, at, &end));
-                return Ended { board, record };
+                let explain = |(explain, record): (Explainer, &Record)| explain(&record.entry);
+                let explanation = explainer.zip(record.as_ref()).map(explain);
+                if let Some(explanation) = &explanation {
+                    view.explain(at, explanation);
+                }
+                view.end(&board, at, &end);
+                return Ended { board, record, explanation };
             }
             Err(RecvTimeoutError::Timeout) => view.tick(&board, start.elapsed()),
-            Err(RecvTimeoutError::Disconnected) => return Ended { board, record: None },
+            Err(RecvTimeoutError::Disconnected) => {
+                return Ended { board, record: None, explanation: None };
+            }
         }
     }
 }

@@ -1,0 +1,161 @@
+//! `layerwright explain`, and `build --explain`: why each step of a build ran, and where those come from that did not.
+//!
+//! What a build did is read from the [history](crate::history), what is remembered of others from there and from the cache's
+//! records; [`solver::explain`] compares. Everything that is compared has gone through [`redact`], as the history has.
+
+mod text;
+
+use std::{collections::BTreeMap, path::Path};
+
+use oci::TreeDigest;
+use serde::Serialize;
+use solver::{
+    Made,
+    explain::{Fate, Known, Origin, Project, Step, Why},
+};
+
+use crate::{
+    args::ExplainArgs,
+    call::pretty,
+    failure::Failure,
+    history::{self, Asked, BuildId, Entry, Outcome},
+    redact::redact,
+    request::{self, Environment},
+    spec::call::Format,
+};
+pub use text::tell;
+
+/// What became of each step of a build, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The build.
+    pub id: BuildId,
+    /// When it began, Unix seconds.
+    pub at: u64,
+    /// What it was asked for.
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// Its steps that are no sources, in graph order.
+    pub steps: Vec<Explained>,
+}
+
+/// What became of a step, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explained {
+    /// Its place in the graph.
+    pub step: usize,
+    /// `[build 2/4] RUN make`
+    pub label: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How long it ran in this build, in milliseconds.
+    pub duration_ms: u64,
+    /// Why it ran, if it did.
+    #[serde(flatten)]
+    pub why: Option<Why>,
+    /// Who made its result, where the cache had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+/// Explains a build when it has ended.
+pub type Explainer = Box<dyn FnOnce(&Entry) -> Explanation + Send>;
+
+/// `layerwright explain`: the text for standard output.
+///
+/// # Errors
+/// There is no such build, or what is kept of it cannot be read.
+pub fn run(args: ExplainArgs) -> Result<String, Failure> {
+    let ExplainArgs { build, format, root } = args;
+    let root = request::store_root(root, &Environment::of_process())?;
+    let entry = history::read(&root, &history::find(&root, &build)?)?;
+    let explanation = explain(&root, &entry);
+    Ok(match format {
+        Format::Text => tell(&explanation, history::now()),
+        Format::Json => pretty(&explanation),
+    })
+}
+
+/// What can be said of a build by what its store remembers of it and of those before it.
+pub fn explain(root: &Path, entry: &Entry) -> Explanation {
+    let known = match entry.steps.iter().any(has_run) {
+        true => known(root, entry),
+        false => Vec::new(),
+    };
+    let steps = entry
+        .steps
+        .iter()
+        .map(|step| Step { label: &step.label, miss: step.miss.as_ref().filter(|_| has_run(step)) });
+    let inventory = |files: &TreeDigest| executor::inventory::read(root, files);
+    let why = solver::explain::explain(&steps.collect::<Vec<_>>(), &known, &inventory);
+    let told = entry.steps.iter().zip(why).filter(|(step, _)| step.outcome != Outcome::Source);
+    let told = told.map(|(step, why)| Explained {
+        step: step.vertex,
+        label: step.label.clone(),
+        outcome: step.outcome.clone(),
+        duration_ms: step.took_ms,
+        why,
+        made: step.made.clone(),
+    });
+    Explanation { id: entry.id.clone(), at: entry.at, asked: entry.asked.clone(), steps: told.collect() }
+}
+
+fn has_run(step: &history::Step) -> bool {
+    fate(step).is_some()
+}
+
+fn fate(step: &history::Step) -> Option<Fate> {
+    match step.outcome {
+        Outcome::Ran => Some(Fate::Ran),
+        Outcome::Failed(_) => Some(Fate::Failed),
+        Outcome::Canceled => Some(Fate::Stopped),
+        Outcome::Waiting | Outcome::Source | Outcome::Cached => None,
+    }
+}
+
+/// The steps that ran before a build, by the history and by the records that are left.
+fn known(root: &Path, entry: &Entry) -> Vec<Known> {
+    // What cannot be read is not known.
+    let ids = history::list(root).unwrap_or_default();
+    let earlier = ids.iter().filter(|id| **id < entry.id);
+    let earlier: Vec<Entry> = earlier.filter_map(|id| history::read(root, id).ok()).collect();
+    let asked: BTreeMap<&str, &Asked> = earlier.iter().map(|old| (old.id.as_str(), &old.asked)).collect();
+    let project = |build: &str| asked.get(build).map_or(Project::Other, |old| project(old, &entry.asked));
+    let remembered = earlier.iter().flat_map(|old| old.steps.iter().filter_map(|step| remembered(old, step)));
+    let recorded = executor::cache::records(root).filter_map(|record| {
+        let Made { by, took_ms: _ } = record.made;
+        let is_earlier = match by.build.parse::<BuildId>() {
+            Ok(build) => build < entry.id,
+            Err(_) => by.at < entry.at,
+        };
+        let origin = Origin { at: by.at, build: by.build, host: by.host };
+        let pre_image = record.pre_image.into_iter().map(|(name, value)| (name, redact(&value).into_owned()));
+        is_earlier.then(|| Known {
+            content: record.content,
+            pre_image: pre_image.collect(),
+            origin,
+            fate: Fate::Ran,
+            project: Project::Other,
+        })
+    });
+    let all = remembered.chain(recorded);
+    all.map(|known| Known { project: project(&known.origin.build), ..known }).collect()
+}
+
+fn remembered(entry: &Entry, step: &history::Step) -> Option<Known> {
+    let (fate, miss) = (fate(step)?, step.miss.as_ref()?);
+    let origin = Origin { at: entry.at, build: entry.id.to_string(), host: String::new() };
+    Some(Known {
+        content: miss.content,
+        pre_image: miss.pre_image.clone(),
+        origin,
+        fate,
+        project: Project::Other,
+    })
+}
+
+/// What comes on standard input may be anything.
+fn project(one: &Asked, other: &Asked) -> Project {
+    let is_same = one.dockerfile == other.dockerfile && one.context == other.context;
+    if is_same && one.context != "-" { Project::Same } else { Project::Other }
+}
