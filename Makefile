@@ -27,4 +27,5 @@ test-nightly: setup
 bench:
 	scripts/setup bench
 	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p executor --example limits
 	bench/run

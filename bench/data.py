@@ -1,0 +1,79 @@
+"""Makes the contexts of the workloads from fixed seeds: `python3 bench/data.py NAME DIR`.
+
+A process of its own, so that the memory this takes is not taken for that of what is measured.
+"""
+
+import pathlib
+import random
+import sys
+
+MIB = 1 << 20
+
+
+def text(seed, size):
+    """Words of a skewed distribution, in lines: gzip makes about 2.7 times less of it."""
+    source = random.Random(seed)
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    words = ["".join(source.choices(letters, k=source.randint(2, 11))) for _ in range(4000)]
+    weights = [1 / (rank + 1) ** 0.9 for rank in range(len(words))]
+    made, length = [], 0
+    while length < size:
+        drawn = source.choices(words, weights, k=24_000)
+        block = "".join(" ".join(drawn[at:at + 12]) + "\n" for at in range(0, len(drawn), 12)).encode()
+        made.append(block)
+        length += len(block)
+    return b"".join(made)[:size]
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def w1(directory):
+    """A small application: ten instructions and eleven files."""
+    write(directory / "Dockerfile", b"FROM busybox\nENV APP_HOME=/app LANG=C.UTF-8\nLABEL org.example.bench=w1\nWORKDIR /app\n"
+          b"COPY requirements.txt ./\nRUN mkdir -p /app/deps && cp requirements.txt /app/deps/lock\nCOPY src ./src\n"
+          b"RUN cat src/* > /app/bundle\nEXPOSE 8080\nCMD [\"/bin/sh\", \"-c\", \"cat /app/bundle\"]\n")
+    write(directory / "requirements.txt", b"one==1\ntwo==2\n")
+    for number in range(10):
+        write(directory / "src" / f"m{number}.txt", f"module {number}\n".encode())
+
+
+def w2(directory):
+    """20,000 files of 1 to 19 KiB, every other one text, and ten of 20 MiB, half text: 400 MB."""
+    words, noise = text(1, 32 * MIB), random.Random(2).randbytes(32 * MIB)
+    source = random.Random(3)
+    for number in range(20_000):
+        material = noise if number % 2 else words
+        size = source.randint(1 << 10, 19 << 10)
+        begin = source.randrange(len(material) - size)
+        write(directory / "src" / f"d{number // 100:03}" / f"f{number % 100:02}", material[begin:begin + size])
+    for number in range(10):
+        part = slice(number * MIB, (number + 10) * MIB)
+        write(directory / "src" / "big" / str(number), words[part] + noise[part])
+    write(directory / "Dockerfile", b"FROM busybox\nCOPY src /src\n")
+
+
+def w3(directory):
+    """Thirty steps that do nothing."""
+    write(directory / "Dockerfile", b"FROM busybox\n" + b"RUN true\n" * 30)
+
+
+def w4(directory):
+    """One step that writes 1 GiB, half text and half noise."""
+    write(directory / "seed" / "text", text(1, 32 * MIB))
+    write(directory / "seed" / "noise", random.Random(2).randbytes(32 * MIB))
+    write(directory / "Dockerfile", b"FROM busybox\nCOPY seed /seed\n"
+          b"RUN mkdir /out && for i in $(seq 16); do cat /seed/text /seed/noise > /out/$i; done\n")
+
+
+def w5(directory):
+    """Four stages that wait."""
+    stages = "".join(f"FROM busybox AS {name}\nRUN sleep 5; echo {name} > /{name}\n" for name in "abcd")
+    copies = "".join(f"COPY --from={name} /{name} /\n" for name in "abcd")
+    write(directory / "Dockerfile", (stages + "FROM busybox\n" + copies).encode())
+
+
+if __name__ == "__main__":
+    {"w1": w1, "w2": w2, "w3": w3, "w4": w4, "w5": w5}[sys.argv[1]](pathlib.Path(sys.argv[2]))

@@ -1,0 +1,113 @@
+"""Runs commands and measures them: wall seconds and the largest memory of the process, in turn, several times."""
+
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+# A command takes this long only if it hangs.
+WATCHDOG = 1800
+
+
+class Row:
+    """One line of a table: a command, and what must be done before each run of it."""
+
+    def __init__(self, name, command, prepare=None, user="root", runs=None):
+        self.name, self.command, self.prepare, self.user, self.runs = name, command, prepare, user, runs
+        self.seconds, self.memory = [], []
+
+    def measure(self):
+        if self.prepare:
+            self.prepare()
+        seconds, memory = measured(self.command, self.user)
+        self.seconds.append(seconds)
+        self.memory.append(memory)
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+
+class Gate:
+    """What a row must reach, in seconds: a number, and where it comes from."""
+
+    def __init__(self, row, limit, words):
+        self.row, self.limit, self.words = row, limit, words
+
+    def __str__(self):
+        verdict = "reached" if self.row.median <= self.limit else "**missed**"
+        return f"- {self.row.name}: {shown(self.row.median)}, at most {shown(self.limit)} ({self.words}): {verdict}"
+
+
+def shown(seconds):
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def quiet(*command, **options):
+    """Runs to the end; trouble shows the command's output and ends the benchmark."""
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout.decode(errors='replace')}")
+
+
+def measured(command, user):
+    """Wall seconds and peak memory in MiB of a command, which must succeed.
+
+    It is started by a small process of its own: what a child has at most is counted from the memory of its parent on.
+    """
+    entry = pwd.getpwnam(user)
+    options = {} if user == "root" else {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    environment = {**os.environ, "HOME": entry.pw_dir, "XDG_RUNTIME_DIR": "", "XDG_DATA_HOME": ""}
+    output = open("/dev/shm/layerwright-bench.output", "wb+", buffering=0) if user == "root" else subprocess.DEVNULL
+    begin = time.perf_counter()
+    process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                               env=environment, cwd="/", **options)
+    signal.alarm(WATCHDOG)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    signal.alarm(0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        tail = output.seek(0) or output.read()[-4000:].decode(errors="replace") if output != subprocess.DEVNULL else ""
+        sys.exit(f"{user}: {' '.join(map(str, command))}: {process.returncode}\n{tail}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def table(title, rows, gates=(), runs=5):
+    """Measures the rows in turn and prints them as a table."""
+    for turn in range(runs):
+        for row in rows:
+            if turn < (row.runs or runs):
+                row.measure()
+    load = os.getloadavg()[0]
+    print(f"\n### {title}\n\n| what | median | min | memory | runs |\n|---|---|---|---|---|")
+    for row in rows:
+        memory = f"{max(row.memory):.0f} MiB" if "layerwright" in row.name else ""
+        print(f"| {row.name} | {shown(row.median)} | {shown(min(row.seconds))} | {memory} | {len(row.seconds)} |")
+    print(f"\nLoad {load:.1f}.")
+    for gate in gates(*rows) if callable(gates) else gates:
+        print(gate)
+    sys.stdout.flush()
+
+
+def wiper(directory, user="root"):
+    """Empties a store, by whom it belongs to where a user cannot be root's to remove."""
+    def wiped():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        entry = pwd.getpwnam(user)
+        os.chown(directory, entry.pw_uid, entry.pw_gid)
+    return wiped
+
+
+def installed(name):
+    return shutil.which(name) is not None
+
+
+def path_of(name):
+    return pathlib.Path(shutil.which(name))
