@@ -56,8 +56,8 @@ def w2(directory):
 
 
 def w3(directory):
-    """Thirty steps that do nothing."""
-    write(directory / "Dockerfile", b"FROM busybox\n" + b"RUN true\n" * 30)
+    """Thirty steps that do nothing; equal ones would run once."""
+    write(directory / "Dockerfile", ("FROM busybox\n" + "".join(f"RUN true # {step}\n" for step in range(30))).encode())
 
 
 def w4(directory):

@@ -6,8 +6,8 @@
 
 use std::{
     fs,
-    io::{PipeReader, PipeWriter, Read, Write, pipe},
-    process::{Command, Stdio},
+    io::{self, PipeReader, PipeWriter, Read, Write, pipe},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::{
@@ -261,10 +261,11 @@ fn write_maps_from_outside(
 ) -> ! {
     // An end of file instead of the byte: the builder could not enter, and says so itself.
     if entered.read_exact(&mut [0]).is_ok() {
-        let written = run_helper(HELPERS[0], builder, &ids::map_arguments(getuid().as_raw(), &grants.uids))
-            .and_then(|()| {
-                run_helper(HELPERS[1], builder, &ids::map_arguments(getgid().as_raw(), &grants.gids))
-            });
+        let maps = [
+            ids::map_arguments(getuid().as_raw(), &grants.uids),
+            ids::map_arguments(getgid().as_raw(), &grants.gids),
+        ];
+        let written = run_helpers(builder, &maps);
         let text = written.map_or_else(|message| message, |()| MAPS_WRITTEN.to_owned());
         // Nobody reads any more only when the builder is gone.
         let _ = answer.write_all(text.as_bytes());
@@ -272,17 +273,29 @@ fn write_maps_from_outside(
     std::process::exit(0)
 }
 
-fn run_helper(helper: &str, target: Pid, map: &[String]) -> Result<(), String> {
-    let output = Command::new(helper)
-        .arg(target.as_raw_nonzero().to_string())
-        .args(map)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{helper}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
+/// Both at once: most of the time they take is that of their start.
+fn run_helpers(target: Pid, maps: &[Vec<String>; 2]) -> Result<(), String> {
+    let start = |(helper, map): (&'static str, &Vec<String>)| {
+        let mut command = Command::new(helper);
+        command.arg(target.as_raw_nonzero().to_string()).args(map).stdin(Stdio::null());
+        let started = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        (helper, started)
+    };
+    let started: Vec<_> = HELPERS.into_iter().zip(maps).map(start).collect();
+    // Each is waited for, also where one has failed.
+    let ended: Vec<_> = started.into_iter().map(|(helper, started)| finish_helper(helper, started)).collect();
+    ended.into_iter().collect()
+}
+
+fn finish_helper(helper: &str, started: io::Result<Child>) -> Result<(), String> {
+    let ended = started.and_then(Child::wait_with_output);
+    let output = ended.map_err(|error| format!("{helper}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            Err(format!("{helper}: {} ({})", String::from_utf8_lossy(&output.stderr).trim(), output.status))
+        }
     }
-    Err(format!("{helper}: {} ({})", String::from_utf8_lossy(&output.stderr).trim(), output.status))
 }
 
 /// What every process may do where user namespaces are allowed: map its own ids to 0. The kernel wants `setgroups`
