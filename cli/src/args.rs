@@ -56,6 +56,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Tell why each step of a build ran, and where those come from that did not
     Explain(ExplainArgs),
+    /// Verify everything in the store, and repair it
+    Fsck(FsckArgs),
     /// List past builds: their time, result, hit rate and what the cache saved
     History(HistoryArgs),
     /// Print the version
@@ -325,6 +327,23 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Directory of the store that is asked about [default: $XDG_DATA_HOME/layerwright]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// `layerwright fsck`
+#[derive(Debug, Args)]
+#[command(after_help = help::FSCK)]
+pub struct FsckArgs {
+    /// Remove what is damaged and what needs it, so that the next build makes it again
+    #[arg(long)]
+    pub repair: bool,
+
+    /// text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_default_value = true, value_parser = format)]
+    pub format: Format,
+
+    /// Directory of the store [default: $XDG_DATA_HOME/layerwright]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 }

@@ -69,6 +69,15 @@ pub enum Failure {
     /// The history.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// There is no store.
+    #[error("there is no store at {}", root.display())]
+    NoStore {
+        /// Where it should be.
+        root: PathBuf,
+    },
+    /// The store, while it is verified.
+    #[error(transparent)]
+    Fsck(#[from] executor::fsck::FsckError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
@@ -140,10 +149,12 @@ impl Failure {
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
             Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
             Self::History(HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. }) => USAGE,
+            Self::NoStore { .. } => USAGE,
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
             Self::Store(_)
+            | Self::Fsck(_)
             | Self::History(_)
             | Self::Sandbox(_)
             | Self::Seal(_)

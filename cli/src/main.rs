@@ -13,6 +13,7 @@ mod debug;
 mod doctor;
 mod explain;
 mod failure;
+mod fsck;
 mod history;
 mod inputs;
 mod outputs;
@@ -38,7 +39,7 @@ use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
 use crate::{
-    args::{BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, NotParsed, ProgressMode},
+    args::{BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, FsckArgs, NotParsed, ProgressMode},
     build::{Built, Surroundings},
     call::Answer,
     explain::Explainer,
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
             Command::Debug(DebugCommand::Ast { file }) => show_tree(&file),
             Command::Doctor(args) => doctor(args),
             Command::Explain(args) => answer(explain::run(args)),
+            Command::Fsck(args) => check_store(args),
             Command::History(args) => answer(history::run(args)),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
@@ -133,6 +135,17 @@ fn doctor(args: DoctorArgs) -> u8 {
             if findings.can_run { printed } else { failure::MACHINE }
         }
         Err(error) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
+    }
+}
+
+/// `layerwright fsck`
+fn check_store(args: FsckArgs) -> u8 {
+    match fsck::run(args) {
+        Ok(fsck::Answer { text, exit_code }) => match print(&text) {
+            0 => exit_code,
+            failed => failed,
+        },
+        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }
 }
 

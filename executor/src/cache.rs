@@ -41,7 +41,7 @@ pub struct LocalCache {
 
 /// Why a record's file is of no use.
 #[derive(Debug, thiserror::Error)]
-enum RecordError {
+pub(crate) enum RecordError {
     #[error(transparent)]
     File(#[from] CheckedError),
     #[error("{} is damaged: {what}", path.display())]
@@ -165,7 +165,7 @@ fn path(key: &Key) -> PathBuf {
 }
 
 /// The record under a key; `None` where there is none.
-fn read_record(store: &Store, key: &Key) -> Result<Option<Record>, RecordError> {
+pub(crate) fn read_record(store: &Store, key: &Key) -> Result<Option<Record>, RecordError> {
     let path = store.root().join(path(key));
     let Some(record) = checked::read::<Record>(&path, VERSION)? else { return Ok(None) };
     let is_asked_for = match key {

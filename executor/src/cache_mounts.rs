@@ -39,6 +39,16 @@ mod pool;
 mod sight;
 mod times;
 
+/// Name of the file of what the users of a cache mount have seen, in its directory.
+pub(crate) use ledger::FILE as LEDGER;
+
+/// Whether a cache mount has a ledger, and one that cannot be used.
+pub(crate) fn has_damaged_ledger(directory: &Path) -> bool {
+    let damaged = ledger::Ledger::read(directory).is_none();
+    // In this order: it may be removed between.
+    damaged && directory.join(LEDGER).exists()
+}
+
 /// The cache mounts of one store, in one build.
 #[derive(Clone)]
 pub struct CacheMounts {

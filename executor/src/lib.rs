@@ -20,6 +20,7 @@ pub mod copy;
 pub mod diff;
 mod error;
 pub mod executor;
+pub mod fsck;
 pub mod image;
 pub mod imprint;
 pub mod inventory;

@@ -25,6 +25,14 @@ mod archive;
 mod git;
 mod http;
 
+/// What is kept beside files that came from elsewhere, for who verifies the store.
+pub(crate) mod kept {
+    pub(crate) use super::{
+        git::{META as CHECKOUT_META, META_VERSION as CHECKOUT_VERSION, Meta as CheckoutMeta},
+        http::{RECORD_VERSION as DOWNLOAD_VERSION, Record as DownloadRecord},
+    };
+}
+
 /// What [`Remotes`] works with.
 #[derive(Clone)]
 pub struct RemoteOptions {

@@ -36,6 +36,7 @@ use rustix::fs::{Mode, OFlags};
 use solver::{Cancel, Event};
 
 pub use error::SnapshotError;
+pub(crate) use meta::read_brought;
 pub use meta::{Meta, Stamp};
 pub use pull::PullError;
 pub use stream::StreamError;

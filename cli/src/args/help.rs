@@ -62,3 +62,13 @@ the cache of the store. What differs is told, one thing a line:
                + new
   because of [2/4] COPY . /src             nothing but what an earlier step has made
 and where nothing differs: forced, too old, failed or stopped before, gone from the store, or new.";
+
+/// What follows the flags in `layerwright fsck --help`.
+pub const FSCK: &str = "\
+Blobs, trees and records are verified by their digests, the files of snapshots and checkouts by the
+trees of what was written. What commands have put into cache mounts is theirs. Builds may run
+meanwhile; what one of them uses is not removed.
+
+Exit codes:
+  0 no damage, 1 damage was found (with --repair: and all of it removed),
+  4 damage that could not be removed, or a store that cannot be read";

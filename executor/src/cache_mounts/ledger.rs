@@ -25,7 +25,7 @@ use oci::{ContentDigest, TreeDigest};
 use crate::snapshot::Stamp;
 
 /// Name of the file.
-const FILE: &str = "seen";
+pub const FILE: &str = "seen";
 /// How it begins.
 const HEAD: &[u8; 8] = b"lwseen1\n";
 /// Its digest, at its end.

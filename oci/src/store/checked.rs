@@ -78,17 +78,17 @@ impl CheckedError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged { .. } => true,
-            Self::Io { source, .. } => is_unreadable(source),
+            Self::Io { source, .. } => Self::is_unreadable(source),
             Self::Version { .. } => false,
         }
     }
-}
 
-/// Whether a failed read means that what is on disk will not be had again: a bad block, or another kind of file.
-fn is_unreadable(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, UnexpectedEof};
-    let is_bad_block = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-    is_bad_block || matches!(error.kind(), InvalidData | UnexpectedEof | IsADirectory | NotADirectory)
+    /// Whether a failed read means that what is on disk will not be had again: a bad block, or another kind of file.
+    pub fn is_unreadable(error: &io::Error) -> bool {
+        use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, UnexpectedEof};
+        let is_bad_block = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        is_bad_block || matches!(error.kind(), InvalidData | UnexpectedEof | IsADirectory | NotADirectory)
+    }
 }
 
 /// Reads what [`write`], [`write_beside`] or [`encode`] made; `None` where there is no file.
@@ -142,16 +142,35 @@ pub fn encode<T: Serialize>(version: u32, value: &T) -> io::Result<Vec<u8>> {
 /// # Errors
 /// [`CheckedError::Damaged`] or [`CheckedError::Version`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path, version: u32) -> Result<T, CheckedError> {
-    let damaged = |what| CheckedError::Damaged { path: path.to_owned(), what };
-    let (digest, covered) = split(bytes).ok_or_else(|| damaged(Damage::Form))?;
-    if ContentDigest::of(covered.as_bytes()) != digest {
-        return Err(damaged(Damage::Digest));
-    }
-    let (found, content) = versioned(covered).ok_or_else(|| damaged(Damage::Form))?;
+    let (found, content) = open(bytes, path)?;
     if found != version {
         return Err(CheckedError::Version { path: path.to_owned(), found, wanted: version });
     }
+    let damaged = |what| CheckedError::Damaged { path: path.to_owned(), what };
     serde_json::from_str(content).map_err(|error| damaged(Damage::Content(error)))
+}
+
+/// The version of a checked file that is what was written, whatever it holds; `None` where there is no file.
+///
+/// # Errors
+/// [`CheckedError::Io`] or [`CheckedError::Damaged`].
+pub fn verify(path: &Path) -> Result<Option<u32>, CheckedError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CheckedError::Io { path: path.to_owned(), source }),
+        Ok(bytes) => bytes,
+    };
+    open(&bytes, path).map(|(version, _)| Some(version))
+}
+
+/// Version and content of a checked file whose digest is right.
+fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<(u32, &'a str), CheckedError> {
+    let damaged = |what| CheckedError::Damaged { path: path.to_owned(), what };
+    let (digest, covered) = split(bytes).ok_or_else(|| damaged(Damage::Form))?;
+    match ContentDigest::of(covered.as_bytes()) == digest {
+        true => versioned(covered).ok_or_else(|| damaged(Damage::Form)),
+        false => Err(damaged(Damage::Digest)),
+    }
 }
 
 /// Writes bytes and their digest into a file that is not there yet, as [`write_beside`] does.
@@ -281,6 +300,7 @@ mod tests {
         fs::create_dir(&held).expect("made");
         write_beside(&held.join("y"), 7, &value()).expect("written");
         assert!(write_beside(&held.join("y"), 7, &value()).is_err(), "it is there");
+        assert_eq!(verify(&held.join("y")).expect("readable"), Some(7));
         let directory = store.area("records/content");
         assert!(read::<Value>(&directory, 7).is_err_and(|error| error.is_damage()), "a directory");
     }
