@@ -20,6 +20,7 @@ use crate::{
     copy::{
         CopyError,
         content::write_stream,
+        ground::Ground,
         target::{Stamp, Target},
     },
     listing::{ListError, Listing, NodeKind, Opened, hash},
@@ -272,7 +273,7 @@ fn has_header(block: &[u8; HEADER]) -> bool {
 }
 
 /// What a stream holds, by its first bytes.
-fn decompress<'a, R: Read + 'a>(mut stream: R) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a, R: Read + 'a>(mut stream: R) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = [0; 6];
     let mut filled = 0;
     while filled < magic.len() {

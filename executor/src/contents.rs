@@ -10,14 +10,21 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use oci::{ContentDigest, FileSource, LayerContents, TreeDigest};
+use oci::{ContentDigest, FileSource, LayerContents, Tree, TreeDigest};
 
 use crate::listing::{ListError, Listing, NodeKind, Opened};
 
 /// The layers of this process whose files are elsewhere. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Contents {
-    layers: Arc<Mutex<BTreeMap<TreeDigest, Arc<Origins>>>>,
+    layers: Arc<Mutex<BTreeMap<TreeDigest, Known>>>,
+}
+
+/// A layer and where its files are.
+#[derive(Debug, Clone)]
+struct Known {
+    tree: Arc<Tree>,
+    origins: Arc<Origins>,
 }
 
 /// Where the files of one layer are.
@@ -41,16 +48,22 @@ pub struct Origin {
 
 impl Contents {
     /// Remembers where the files of a layer are. The first who knows stays.
-    pub fn insert(&self, layer: TreeDigest, origins: Origins) {
-        self.lock().entry(layer).or_insert_with(|| Arc::new(origins));
+    pub fn insert(&self, layer: TreeDigest, tree: Tree, origins: Origins) {
+        let known = || Known { tree: Arc::new(tree), origins: Arc::new(origins) };
+        self.lock().entry(layer).or_insert_with(known);
     }
 
     /// Where the files of a layer are, if this process copied them.
     pub fn get(&self, layer: &TreeDigest) -> Option<Arc<Origins>> {
-        self.lock().get(layer).cloned()
+        self.lock().get(layer).map(|known| Arc::clone(&known.origins))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TreeDigest, Arc<Origins>>> {
+    /// A layer that this process copied.
+    pub fn tree(&self, layer: &TreeDigest) -> Option<Arc<Tree>> {
+        self.lock().get(layer).map(|known| Arc::clone(&known.tree))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TreeDigest, Known>> {
         self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,8 +21,6 @@
 use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::Arc};
 
 use oci::{TreeDigest, tree::TIME_LIMIT};
-use rayon::prelude::*;
-use rustix::fs::FileType;
 use solver::{
     Cancel,
     op::{Chmod, Copy, CopyItem, MakeDir, SEVERAL_SOURCES, Selector, Timestamps},
@@ -30,22 +28,30 @@ use solver::{
 
 use crate::{
     archive::{self, ArchiveError},
+    beneath::OnDiskOnly,
+    diff::DiffError,
     listing::{
         Content, ListError, Listing, Node, NodeKind, Owners, below,
         disk::{self, Disk, DiskKind},
         filter::{Admission, Filter, Pattern},
         lookup::{Found, LastLink, Paths, Pick, Picked, TooManyLinks, has_wildcard, pick},
     },
-    rootfs::{PathError, failed, file_type, join, shown, split},
-    users::{UserError, file_owner, workdir_owner},
+    rootfs::{PathError, failed, join, shown, split},
+    snapshot::SnapshotError,
+    users::UserError,
 };
 
 mod chmod;
 pub(crate) mod content;
+mod draft;
+pub mod ground;
+pub mod plan;
 pub mod target;
 
 pub use chmod::BadMode;
 use chmod::ModeChange;
+use ground::{Ground, Kind, NewFiles, Packed};
+pub use plan::{Planned, plan, plan_dir};
 use target::{Stamp, Target};
 
 /// Mode of directories that have to be made for a destination, if nobody says otherwise.
@@ -88,12 +94,27 @@ pub enum CopyError {
     /// An archive cannot be unpacked.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// Something that was copied cannot be part of a layer.
+    #[error(transparent)]
+    Layer(#[from] DiffError),
+    /// What is below cannot be had.
+    #[error(transparent)]
+    Below(Box<SnapshotError>),
+    /// It cannot be planned, and must be written.
+    #[error(transparent)]
+    OnDiskOnly(#[from] OnDiskOnly),
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
     /// The system said no.
     #[error(transparent)]
     Path(#[from] PathError),
+}
+
+impl From<SnapshotError> for CopyError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Below(Box::new(error))
+    }
 }
 
 impl From<TooManyLinks> for CopyError {
@@ -177,18 +198,29 @@ pub fn copy(
     below: &Owners,
     cancel: &Cancel,
 ) -> Result<Owners, CopyError> {
-    let owner = copy.chown.as_deref().map(|owner| file_owner(root, owner)).transpose()?;
+    let target = Target::new(root, Some(below));
+    Ok(copy_onto(target, copy, sources, cancel)?.owners)
+}
+
+/// [`copy`] on any ground; returns that.
+fn copy_onto<G: Ground>(
+    ground: G,
+    copy: &Copy,
+    sources: &[&Listing],
+    cancel: &Cancel,
+) -> Result<G, CopyError> {
+    let owner = copy.chown.as_deref().map(|owner| ground.file_owner(owner)).transpose()?;
     let mode = copy.chmod.as_ref().map(ModeChange::new).transpose()?;
     let mut picked = Vec::new();
     for (item, listing) in copy.items.iter().zip(sources) {
         picked.extend(pick_all(item, listing)?);
     }
-    let mut copier = Copier { copy, owner, mode, below, cancel, target: Target::new(root) };
+    let mut copier = Copier { stamps: Stamps { copy, owner, mode }, cancel, target: ground };
     copier.refuse_several(&picked)?;
     for source in &picked {
         copier.source(source)?;
     }
-    Ok(copier.target.owners)
+    Ok(copier.target)
 }
 
 /// Makes a directory and its parents where they are missing (WORKDIR). A user or group that the image does not know is
@@ -197,12 +229,17 @@ pub fn copy(
 /// # Errors
 /// See [`CopyError`].
 pub fn make_dir(make: &MakeDir, root: BorrowedFd<'_>, warn: &dyn Fn(UserError)) -> Result<Owners, CopyError> {
-    let mut target = Target::new(root);
-    let path = target.resolve(make.path.as_bytes())?;
-    if target.find(&path)?.is_none_or(|stat| file_type(&stat) != FileType::Directory) {
-        target.make_dirs(&path, workdir_owner(root, &make.owner, warn)?, MADE_MODE)?;
+    Ok(make_dir_onto(Target::new(root, None), make, warn)?.owners)
+}
+
+/// [`make_dir`] on any ground; returns that.
+fn make_dir_onto<G: Ground>(mut ground: G, make: &MakeDir, warn: &dyn Fn(UserError)) -> Result<G, CopyError> {
+    let path = ground.resolve(make.path.as_bytes())?;
+    if ground.kind_at(&path)? != Some(Kind::Directory) {
+        let owner = ground.workdir_owner(&make.owner, warn)?;
+        ground.make_dirs(&path, owner, MADE_MODE)?;
     }
-    Ok(target.owners)
+    Ok(ground)
 }
 
 /// What one source names.
@@ -229,13 +266,17 @@ enum Shape {
     Other,
 }
 
-struct Copier<'a> {
+struct Copier<'a, G> {
+    stamps: Stamps<'a>,
+    cancel: &'a Cancel,
+    target: G,
+}
+
+/// What the things of one copy get.
+struct Stamps<'a> {
     copy: &'a Copy,
     owner: Option<(u32, u32)>,
     mode: Option<ModeChange>,
-    below: &'a Owners,
-    cancel: &'a Cancel,
-    target: Target<'a>,
 }
 
 /// Files, links and directories of one picked source that are still to be done, in that order.
@@ -258,22 +299,21 @@ impl<'a> Work<'a> {
     }
 }
 
-impl Copier<'_> {
+impl<G: Ground> Copier<'_, G> {
     /// Two things cannot have one name, unless it is that of a directory that is there.
     fn refuse_several(&self, sources: &[Source<'_>]) -> Result<(), CopyError> {
         let things: Vec<&Thing> = sources.iter().flat_map(|source| &source.things).collect();
         let takes_the_name = |thing: &&Thing| thing.shape == Shape::Other;
-        if self.copy.into_directory || things.len() < 2 || !things.iter().any(takes_the_name) {
+        if self.stamps.copy.into_directory || things.len() < 2 || !things.iter().any(takes_the_name) {
             return Ok(());
         }
-        let destination = self.target.resolve(self.copy.destination.as_bytes())?;
-        let found = self.target.find(&destination)?;
-        if found.is_some_and(|stat| file_type(&stat) == FileType::Directory) {
+        let destination = self.target.resolve(self.stamps.copy.destination.as_bytes())?;
+        if self.target.kind_at(&destination)? == Some(Kind::Directory) {
             return Ok(());
         }
         let name = |thing: &Thing| shown(&thing.pick.named);
         let (first, second) = (name(things[0]), name(things[1]));
-        Err(CopyError::SeveralSources { destination: self.target.shown(&destination), first, second })
+        Err(CopyError::SeveralSources { destination: self.target.told(&destination), first, second })
     }
 
     fn source(&mut self, source: &Source<'_>) -> Result<(), CopyError> {
@@ -287,13 +327,10 @@ impl Copier<'_> {
     }
 
     fn unpack(&mut self, listing: &Listing, pick: &Pick) -> Result<(), CopyError> {
-        let destination = self.target.resolve(self.copy.destination.as_bytes())?;
-        self.target.make_dirs(&destination, self.made_owner(), MADE_MODE)?;
-        archive::unpack(listing, &pick.at, &mut self.target, &destination, self.owner, self.cancel)
-    }
-
-    fn made_owner(&self) -> (u32, u32) {
-        self.owner.unwrap_or((0, 0))
+        let destination = self.target.resolve(self.stamps.copy.destination.as_bytes())?;
+        self.target.make_dirs(&destination, self.stamps.made_owner(), MADE_MODE)?;
+        let (path, owner) = (pick.at.as_slice(), self.stamps.owner);
+        self.target.unpack(Packed { listing, path, destination: &destination, owner }, self.cancel)
     }
 
     fn pick(&mut self, source: &Source<'_>, pick: &Pick, shape: Shape) -> Result<(), CopyError> {
@@ -308,29 +345,21 @@ impl Copier<'_> {
         self.finish(work)
     }
 
-    /// Of `--chmod`, what is more than permissions is for what is copied.
-    fn made_mode(&self) -> u32 {
-        match &self.copy.chmod {
-            Some(Chmod::Octal(mode)) => mode & 0o777,
-            Some(Chmod::Symbolic(_)) | None => MADE_MODE,
-        }
-    }
-
     /// Where a picked source goes. Makes the directories that are missing on the way.
     fn destination(&mut self, pick: &Pick, is_directory: bool) -> Result<Vec<u8>, CopyError> {
-        let written = self.copy.destination.as_bytes();
-        let (owner, mode) = (self.made_owner(), self.made_mode());
-        let required = if self.copy.into_directory { written } else { split(written).0 };
+        let written = self.stamps.copy.destination.as_bytes();
+        let (owner, mode) = (self.stamps.made_owner(), self.stamps.made_mode());
+        let required = if self.stamps.copy.into_directory { written } else { split(written).0 };
         let required = self.target.resolve(required)?;
         self.target.make_dirs(&required, owner, mode)?;
 
         let destination = self.target.resolve(written)?;
-        let found = self.target.find(&destination)?.map(|stat| file_type(&stat));
+        let found = self.target.kind_at(&destination)?;
         match (is_directory, found) {
             (true, None) => self.target.make_dirs(&destination, owner, mode)?,
-            (true, Some(FileType::Directory)) => {}
-            (true, Some(_)) => return Err(CopyError::NonDirectory(self.target.shown(&destination))),
-            (false, Some(FileType::Directory)) => return Ok(join(&destination, split(&pick.named).1)),
+            (true, Some(Kind::Directory)) => {}
+            (true, Some(Kind::Other)) => return Err(CopyError::NonDirectory(self.target.told(&destination))),
+            (false, Some(Kind::Directory)) => return Ok(join(&destination, split(&pick.named).1)),
             (false, _) => self.target.make_dirs(split(&destination).0, owner, mode)?,
         }
         Ok(destination)
@@ -374,21 +403,14 @@ impl Copier<'_> {
             work.directories.push((target.to_vec(), node));
             return Ok(());
         }
-        let stat = self.target.find(target)?.expect("a directory that was merged into is there");
-        let stamp = Stamp {
-            owner: (stat.st_uid, stat.st_gid),
-            mode: node.mode,
-            xattrs: &BTreeMap::new(),
-            time: (stat.st_mtime, stat.st_mtime_nsec as u32),
-        };
-        self.target.stamp_only(target, &stamp).map(drop)
+        self.target.change_mode(target, node.mode)
     }
 
     /// Whether a directory had to be made.
     fn merge_directory(&mut self, target: &[u8]) -> Result<bool, CopyError> {
-        match self.target.find_old(target)? {
-            Some(stat) if file_type(&stat) == FileType::Directory => Ok(false),
-            Some(_) => Err(CopyError::NonDirectory(self.target.shown(target))),
+        match self.target.old_kind_at(target)? {
+            Some(Kind::Directory) => Ok(false),
+            Some(Kind::Other) => Err(CopyError::NonDirectory(self.target.told(target))),
             None => self.target.make_dir(target, 0o700).map(|()| true),
         }
     }
@@ -409,7 +431,7 @@ impl Copier<'_> {
         self.target.make_way(target)?;
         if !matches!(node.kind, NodeKind::File { .. }) {
             self.target.create_node(target, &node.kind)?;
-            return self.target.stamp(target, &self.stamp(work.listing, node));
+            return self.target.stamp(target, &self.stamps.of(work.listing, node));
         }
         let first =
             node.inode.map(|inode| &*work.first_names.entry(inode).or_insert_with(|| target.to_vec()));
@@ -420,7 +442,35 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn stamp<'a>(&self, listing: &Listing, node: &'a Node) -> Stamp<'a> {
+    /// Writes files, then links them, then stamps directories from the deepest up.
+    fn finish(&mut self, work: Work<'_>) -> Result<(), CopyError> {
+        let (stamps, listing) = (&self.stamps, work.listing);
+        let stamp = &|node| stamps.of(listing, node);
+        self.target.create_files(NewFiles { listing, files: &work.files, stamp }, self.cancel)?;
+        for (first, target) in &work.links {
+            self.target.link(first, target)?;
+        }
+        for (target, node) in work.directories.iter().rev() {
+            self.target.stamp(target, &self.stamps.of(work.listing, node))?;
+        }
+        Ok(())
+    }
+}
+
+impl Stamps<'_> {
+    fn made_owner(&self) -> (u32, u32) {
+        self.owner.unwrap_or((0, 0))
+    }
+
+    /// Of `--chmod`, what is more than permissions is for what is copied.
+    fn made_mode(&self) -> u32 {
+        match &self.copy.chmod {
+            Some(Chmod::Octal(mode)) => mode & 0o777,
+            Some(Chmod::Symbolic(_)) | None => MADE_MODE,
+        }
+    }
+
+    fn of<'a>(&self, listing: &Listing, node: &'a Node) -> Stamp<'a> {
         let is_directory = node.kind == NodeKind::Directory;
         Stamp {
             owner: self.owner.unwrap_or((node.uid, node.gid)),
@@ -437,32 +487,6 @@ impl Copier<'_> {
             (Content::Context(_), Timestamps::Auto) if node.seconds < TIME_LIMIT => (TIME_LIMIT, 0),
             _ => (node.seconds, node.nanoseconds),
         }
-    }
-
-    /// Writes files, several at a time, then links them, then stamps directories from the deepest up.
-    fn finish(&mut self, work: Work<'_>) -> Result<(), CopyError> {
-        let this = &*self;
-        let written = work.files.par_iter().map(|(source, target, node)| {
-            let file = content::write(work.listing, source, node, &this.target, target, this.cancel)?;
-            this.target.stamp_file(&file, target, &this.stamp(work.listing, node))
-        });
-        let applied = written.collect::<Result<Vec<_>, CopyError>>()?;
-        for ((_, target, node), applied) in work.files.iter().zip(applied) {
-            let owner = self.stamp(work.listing, node).owner;
-            self.target.note_owner(target, owner, applied);
-        }
-        for (first, target) in &work.links {
-            self.target.link(first, target)?;
-        }
-        for (target, node) in work.directories.iter().rev() {
-            let stamp = self.stamp(work.listing, node);
-            self.target.stamp(target, &stamp)?;
-            if self.below.contains_key(target) {
-                // The diff would take the owner on disk for the one of a directory that was only touched.
-                self.target.owners.insert(target.clone(), stamp.owner);
-            }
-        }
-        Ok(())
     }
 }
 

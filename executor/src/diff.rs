@@ -221,7 +221,7 @@ impl<'a> Builder<'a> {
 }
 
 /// The entry of something without bytes.
-fn entry_kind(kind: &NodeKind) -> EntryKind {
+pub(crate) fn entry_kind(kind: &NodeKind) -> EntryKind {
     match kind {
         NodeKind::Directory => EntryKind::Directory,
         NodeKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },

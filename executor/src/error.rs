@@ -25,6 +25,7 @@ impl From<SnapshotError> for StepFailure {
     fn from(error: SnapshotError) -> Self {
         match error {
             SnapshotError::Cancelled => cancelled(),
+            SnapshotError::Files(error) => (*error).into(),
             SnapshotError::Base { .. } => blame(FailureKind::Build, error),
             SnapshotError::Gone { .. } => {
                 blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
@@ -91,6 +92,8 @@ impl From<CopyError> for StepFailure {
         match error {
             CopyError::Cancelled => cancelled(),
             CopyError::User(error) => error.into(),
+            CopyError::Below(error) => (*error).into(),
+            CopyError::Layer(error) => error.into(),
             error => blame(FailureKind::Build, error),
         }
     }

@@ -27,10 +27,10 @@ use crate::{
     agents::Agents,
     cache_mounts::CacheMounts,
     context::ContextOrigin,
-    copy,
+    copy::{self, CopyError, Planned},
     diff::{Brought, Changes, Lower, TimeRules, scan},
     error::in_store,
-    listing::{Listing, Owners},
+    listing::{Content, Listing, Owners},
     remote::{RemoteOptions, Remotes},
     retry::Retry,
     sandbox::Rung,
@@ -140,6 +140,10 @@ impl LocalExecutor {
 
     fn copy(&self, step: &Step<'_>, copy: &Copy) -> Result<Layer, StepFailure> {
         let sources = copy.items.iter().map(|item| self.source(step, item)).collect::<Result<Vec<_>, _>>()?;
+        let below = self.snapshots.until(step.cancel).beneath(first_input(step)?.snapshot)?;
+        if let Some(planned) = copy::plan(copy, &sources, &below, step.cancel)? {
+            return self.adopt(step, planned);
+        }
         let sources: Vec<&Listing> = sources.iter().map(AsRef::as_ref).collect();
         self.write(step, copy.timestamps, |root, below| copy::copy(copy, &sources, root, below, step.cancel))
     }
@@ -149,7 +153,21 @@ impl LocalExecutor {
             let told = format!("{error}: the directory belongs to root");
             (step.log)(Stream::Stderr, told.as_bytes());
         };
-        self.write(step, make.timestamps, |root, _| copy::make_dir(make, root, &warn))
+        let below = self.snapshots.until(step.cancel).beneath(first_input(step)?.snapshot)?;
+        match copy::plan_dir(make, &below, &warn, step.cancel)? {
+            Some(planned) => self.adopt(step, planned),
+            None => self.write(step, make.timestamps, |root, _| copy::make_dir(make, root, &warn)),
+        }
+    }
+
+    /// Makes a layer of what was planned, and writes its files where somebody will read them.
+    fn adopt(&self, step: &Step<'_>, planned: Planned) -> Result<Layer, StepFailure> {
+        let layer = self.snapshots.adopt(planned)?;
+        if !self.virtual_steps.contains(&step.id) {
+            let snapshot = first_input(step)?.snapshot.with(layer.clone());
+            self.snapshots.until(step.cancel).ensure(&snapshot)?;
+        }
+        Ok(layer)
     }
 
     /// Lets `work` write into the step's file system, in this process. It is told of the owners that the parent's disk
@@ -206,11 +224,19 @@ impl LocalExecutor {
     fn source(&self, step: &Step<'_>, item: &CopyItem) -> Result<Arc<Listing>, StepFailure> {
         let input = step.inputs.get(item.input).ok_or_else(|| planner_mistake("a copy names no input"))?;
         if let Op::Source(source @ (Source::Context(_) | Source::Inline(_))) = &input.vertex.op {
-            return self.keyed(source, input, step.cancel);
+            let listing = self.keyed(source, input, step.cancel)?;
+            // Of a file that was downloaded nobody has asked yet what it holds.
+            return match listing.content {
+                Content::Download(_) => {
+                    Ok(Arc::new(Listing::clone(&listing).complete(step.cancel).map_err(CopyError::from)?))
+                }
+                _ => Ok(listing),
+            };
         }
         let snapshots = self.snapshots.until(step.cancel);
         let (view, owners) = (snapshots.view(input.snapshot)?, snapshots.owners(input.snapshot)?);
-        Ok(Arc::new(copy::list(view.root(), &owners, &item.selector, step.cancel)?))
+        let listing = copy::list(view.root(), &owners, &item.selector, step.cancel)?;
+        Ok(Arc::new(listing.complete(step.cancel).map_err(CopyError::from)?))
     }
 
     /// The files of a source that has content of its own, if they still are those that were keyed.

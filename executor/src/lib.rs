@@ -11,6 +11,7 @@
 pub mod agents;
 pub mod archive;
 mod background;
+pub mod beneath;
 pub mod cache;
 pub mod cache_mounts;
 mod cdi;

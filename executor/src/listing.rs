@@ -244,6 +244,24 @@ impl Listing {
         Ok(Self { nodes: Nodes::from([(path, node)]), content: Content::Download(Arc::new(directory)) })
     }
 
+    /// Reads the contents that are not known yet, several files at a time, until `cancel` asks to stop.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn complete(mut self, cancel: &Cancel) -> Result<Self, ListError> {
+        let unknown: Vec<_> = self.nodes.iter().filter(|(_, node)| node.content() == Some(None)).collect();
+        let read = unknown
+            .par_iter()
+            .map(|(path, node)| Ok((path.to_vec(), self.content_digest(path, node, cancel)?)));
+        let contents: Vec<(Vec<u8>, ContentDigest)> = read.collect::<Result<_, ListError>>()?;
+        for (path, digest) in contents {
+            if let Some(Node { kind: NodeKind::File { content, .. }, .. }) = self.nodes.get_mut(&path) {
+                *content = Some(digest);
+            }
+        }
+        Ok(self)
+    }
+
     /// Identity: paths, kinds, modes, owners, contents, link targets, attributes, device numbers, which names are
     /// links of one file, and of a snapshot times as far as they would reach a layer. In a context's listing owners
     /// and links are the same for everybody. Contents that are not known yet are read, until `cancel` asks to stop.

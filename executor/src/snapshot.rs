@@ -8,11 +8,11 @@
 //!
 //! Layers of base images can always be made again from their blobs; a layer that a step made cannot, so it counts as
 //! present only while its directory is: the one of its chain, or the one of the layer alone, from which the other is
-//! made when somebody needs it (COPY --link, see [`linked`]).
+//! made when somebody needs it.
 
 mod base;
 mod error;
-mod linked;
+mod materialise;
 mod meta;
 mod pull;
 mod stream;
@@ -43,7 +43,9 @@ pub use stream::StreamError;
 pub use writable::Writable;
 
 use crate::{
+    beneath::Beneath,
     contents::Contents,
+    copy::Planned,
     diff::Changes,
     listing::Owners,
     lock::{self, NotLocked},
@@ -102,9 +104,7 @@ impl Snapshots {
         if chain.is_empty() {
             return Ok(vec![self.scratch_directory()?]);
         }
-        let layers = chain.iter().zip(metas).rev();
-        let hidden = layers.clone().position(|(_, meta)| meta.opaque_root).map_or(usize::MAX, |at| at + 1);
-        Ok(layers.take(hidden).map(|((digest, _), _)| files(self.store(), digest)).collect())
+        Ok(self.lowers(&chain, &metas))
     }
 
     /// The directories of a snapshot as an overlay mount without a writable one wants them: two at least; or that of
@@ -177,6 +177,45 @@ impl Snapshots {
         self.store().write_atomic(&tree_file(&changes.tree.digest()), &changes.tree.to_bytes())?;
         self.store().rename_into(temp, &directory(self.store(), &parent.with(layer.clone()).digest()))?;
         Ok(layer)
+    }
+
+    /// What a snapshot holds, to be looked up without writing the layers on top that are not on disk.
+    ///
+    /// # Errors
+    /// The tree of such a layer is gone.
+    pub fn beneath(&self, snapshot: &Snapshot) -> Result<Beneath, SnapshotError> {
+        let mut chain: Vec<_> = snapshot.chain().collect();
+        let mut trees = Vec::new();
+        while let Some((digest, Layer::Built(tree))) = chain.last() {
+            if self.meta(digest)?.is_some() {
+                break;
+            }
+            trees.push((*tree, self.tree(tree)?));
+            chain.pop();
+        }
+        let layers = chain.into_iter().map(|(_, layer)| layer.clone()).collect();
+        Ok(Beneath::new(self, trees, Snapshot { layers }))
+    }
+
+    /// Makes a layer of what a copy planned: its tree, and a note in this process where its files are.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn adopt(&self, planned: Planned) -> Result<Layer, SnapshotError> {
+        let Planned { tree, origins } = planned;
+        let layer = Layer::Built(tree.digest());
+        if !layer.is_empty() {
+            self.store().write_atomic(&tree_file(&layer.tree()), &tree.to_bytes())?;
+            self.contents.insert(layer.tree(), tree, origins);
+        }
+        Ok(layer)
+    }
+
+    fn tree(&self, digest: &TreeDigest) -> Result<Arc<Tree>, SnapshotError> {
+        match self.contents.tree(digest) {
+            Some(tree) => Ok(tree),
+            None => self.read_tree(digest).map(Arc::new),
+        }
     }
 
     /// The contents of all files that came into the snapshot by COPY or ADD, here or in the build of its base image.
@@ -379,25 +418,25 @@ fn pin_chain<'a>(
     store.pin(&pins.into_iter().collect::<Vec<_>>())
 }
 
-/// Whether a layer on top of a chain can be had. One that a step made must be in the store, with its tree and its files;
-/// one of a base image can be had from elsewhere.
+/// Whether a layer on top of a chain can be had. Of one that a step made the store must have the tree, and the bytes: in
+/// a directory or in a blob; one of a base image can be had from elsewhere.
 pub fn holds_layer(store: &Store, chain: &TreeDigest, layer: &Layer) -> bool {
     match layer {
         Layer::Base(_) => true,
         Layer::Built(tree) => {
-            let is_there = |digest: &TreeDigest| {
-                let directory = directory(store, digest);
-                let is_there = Meta::read(&directory).is_ok_and(|meta| meta.is_some());
-                if is_there {
-                    store.touch(&directory);
-                }
-                is_there
-            };
-            let has_files = is_there(chain) || is_there(&Snapshot::digest_of_one(layer));
             store.touch(&tree_file(tree));
-            has_files && store.root().join(tree_file(tree)).is_file()
+            store.root().join(tree_file(tree)).is_file() && materialise::holds_bytes(store, chain, tree)
         }
     }
+}
+
+fn holds_directory(store: &Store, chain: &TreeDigest) -> bool {
+    let directory = directory(store, chain);
+    let is_there = Meta::read(&directory).is_ok_and(|meta| meta.is_some());
+    if is_there {
+        store.touch(&directory);
+    }
+    is_there
 }
 
 /// Name of the directory that holds a layer's files.

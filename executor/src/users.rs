@@ -23,7 +23,23 @@ use crate::{rootfs::file_type, view::open_in_root};
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 /// Larger files are refused.
-const FILE_MAX: u64 = 10 << 20;
+pub(crate) const FILE_MAX: u64 = 10 << 20;
+
+/// Where the two files are read.
+pub trait Accounts: Copy {
+    /// The text of one of them; empty where there is none.
+    ///
+    /// # Errors
+    /// [`UserError::NotAFile`] or [`UserError::Read`].
+    fn text(self, file: &'static str) -> Result<String, UserError>;
+}
+
+/// In the file system with this root directory.
+impl Accounts for BorrowedFd<'_> {
+    fn text(self, file: &'static str) -> Result<String, UserError> {
+        read(self, file)
+    }
+}
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,18 +120,18 @@ impl UserError {
 ///
 /// # Errors
 /// See [`UserError`].
-pub fn run_user(root: BorrowedFd<'_>, user: &str) -> Result<User, UserError> {
+pub fn run_user(files: impl Accounts, user: &str) -> Result<User, UserError> {
     let (user, group) = halves(user);
     let id = number("user", user.unwrap_or("0"))?;
-    let account = passwd(root, user.unwrap_or("0"), id)?;
+    let account = passwd(files, user.unwrap_or("0"), id)?;
     let account = match (account, id, user) {
         (Some(account), ..) => account,
         (None, Some(uid), _) => Account { name: None, uid, gid: 0, home: "/".to_owned() },
-        (None, None, name) => return Err(unknown(root, "user", name.unwrap_or_default(), PASSWD)),
+        (None, None, name) => return Err(unknown(files, "user", name.unwrap_or_default(), PASSWD)),
     };
     let (gid, mut groups) = match (group, &account.name) {
-        (Some(group), _) => (group_id(root, group)?, Vec::new()),
-        (None, Some(name)) => (account.gid, groups_of(root, name)?),
+        (Some(group), _) => (group_id(files, group)?, Vec::new()),
+        (None, Some(name)) => (account.gid, groups_of(files, name)?),
         (None, None) => (account.gid, Vec::new()),
     };
     if !groups.contains(&gid) {
@@ -129,10 +145,10 @@ pub fn run_user(root: BorrowedFd<'_>, user: &str) -> Result<User, UserError> {
 ///
 /// # Errors
 /// See [`UserError`].
-pub fn file_owner(root: BorrowedFd<'_>, owner: &str) -> Result<(u32, u32), UserError> {
+pub fn file_owner(files: impl Accounts, owner: &str) -> Result<(u32, u32), UserError> {
     let (user, group) = halves(owner);
-    let (uid, gid) = user.map_or(Ok((0, 0)), |user| user_ids(root, user))?;
-    Ok((uid, group.map_or(Ok(gid), |group| owning_group(root, group))?))
+    let (uid, gid) = user.map_or(Ok((0, 0)), |user| user_ids(files, user))?;
+    Ok((uid, group.map_or(Ok(gid), |group| owning_group(files, group))?))
 }
 
 /// Whose a directory is that WORKDIR makes for USER `user[:group]`: as with [`file_owner`], but a name that nobody knows
@@ -141,7 +157,7 @@ pub fn file_owner(root: BorrowedFd<'_>, owner: &str) -> Result<(u32, u32), UserE
 /// # Errors
 /// See [`UserError`]; never [`UserError::Unknown`].
 pub fn workdir_owner(
-    root: BorrowedFd<'_>,
+    files: impl Accounts,
     owner: &str,
     warn: &dyn Fn(UserError),
 ) -> Result<(u32, u32), UserError> {
@@ -153,26 +169,26 @@ pub fn workdir_owner(
         }
         found => found.map(Some),
     };
-    let ids = known(user.map_or(Ok((0, 0)), |user| user_ids(root, user)))?;
+    let ids = known(user.map_or(Ok((0, 0)), |user| user_ids(files, user)))?;
     let (uid, gid) = ids.unwrap_or_default();
-    let group = group.map(|group| owning_group(root, group).map(|gid| (uid, gid)));
+    let group = group.map(|group| owning_group(files, group).map(|gid| (uid, gid)));
     Ok(known(group.unwrap_or(Ok((uid, gid))))?.unwrap_or((uid, gid)))
 }
 
 /// The user and group that the user of a `--chown` stands for.
-fn user_ids(root: BorrowedFd<'_>, user: &str) -> Result<(u32, u32), UserError> {
+fn user_ids(files: impl Accounts, user: &str) -> Result<(u32, u32), UserError> {
     if let Some(uid) = owning_number("user", user)? {
         return Ok((uid, uid));
     }
-    let account = passwd(root, user, None)?;
-    let account = account.map_or_else(|| Err(unknown(root, "user", user, PASSWD)), Ok)?;
+    let account = passwd(files, user, None)?;
+    let account = account.map_or_else(|| Err(unknown(files, "user", user, PASSWD)), Ok)?;
     Ok((account.uid, account.gid))
 }
 
-fn owning_group(root: BorrowedFd<'_>, group: &str) -> Result<u32, UserError> {
+fn owning_group(files: impl Accounts, group: &str) -> Result<u32, UserError> {
     match owning_number("group", group)? {
         Some(gid) => Ok(gid),
-        None => group_id(root, group),
+        None => group_id(files, group),
     }
 }
 
@@ -194,9 +210,9 @@ fn halves(text: &str) -> (Option<&str>, Option<&str>) {
     (Some(user).filter(|user| !user.is_empty()), Some(group).filter(|group| !group.is_empty()))
 }
 
-fn unknown(root: BorrowedFd<'_>, what: &'static str, name: &str, file: &'static str) -> UserError {
+fn unknown(files: impl Accounts, what: &'static str, name: &str, file: &'static str) -> UserError {
     // That the file cannot be read was told when the name was looked up in it.
-    let text = read(root, file).unwrap_or_default();
+    let text = files.text(file).unwrap_or_default();
     let nearest = suggest::nearest(name, lines(&text).map(|(_, fields)| fields[0]));
     UserError::Unknown { what, name: name.to_owned(), file, nearest: nearest.map(str::to_owned) }
 }
@@ -215,8 +231,8 @@ fn parse_id(text: &str) -> Option<u32> {
 }
 
 /// The first account with the name, or with the id where one is given.
-fn passwd(root: BorrowedFd<'_>, name: &str, id: Option<u32>) -> Result<Option<Account>, UserError> {
-    let text = read(root, PASSWD)?;
+fn passwd(files: impl Accounts, name: &str, id: Option<u32>) -> Result<Option<Account>, UserError> {
+    let text = files.text(PASSWD)?;
     for (line, fields) in lines(&text) {
         let uid = fields.get(2).and_then(|uid| parse_id(uid));
         let found = match id {
@@ -235,19 +251,19 @@ fn passwd(root: BorrowedFd<'_>, name: &str, id: Option<u32>) -> Result<Option<Ac
     Ok(None)
 }
 
-fn group_id(root: BorrowedFd<'_>, group: &str) -> Result<u32, UserError> {
+fn group_id(files: impl Accounts, group: &str) -> Result<u32, UserError> {
     if let Some(gid) = number("group", group)? {
         return Ok(gid);
     }
-    let text = read(root, GROUP)?;
+    let text = files.text(GROUP)?;
     let found = lines(&text).find(|(_, fields)| fields[0] == group);
-    let (line, fields) = found.map_or_else(|| Err(unknown(root, "group", group, GROUP)), Ok)?;
+    let (line, fields) = found.map_or_else(|| Err(unknown(files, "group", group, GROUP)), Ok)?;
     fields.get(2).and_then(|gid| parse_id(gid)).ok_or(UserError::Malformed { file: GROUP, line })
 }
 
 /// Groups that list a name, sorted. Lines without a usable id are nobody's.
-fn groups_of(root: BorrowedFd<'_>, name: &str) -> Result<Vec<u32>, UserError> {
-    let text = read(root, GROUP)?;
+fn groups_of(files: impl Accounts, name: &str) -> Result<Vec<u32>, UserError> {
+    let text = files.text(GROUP)?;
     let lists =
         |fields: &Vec<&str>| fields.get(3).is_some_and(|list| list.split(',').any(|user| user == name));
     let listing = lines(&text).filter(|(_, fields)| lists(fields));
@@ -264,7 +280,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
     filled.map(|(number, line)| (number, line.split(':').collect()))
 }
 
-/// The text of a file of the image; empty where there is none.
+/// Reads a file below a root directory; empty where there is none.
 fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<String, UserError> {
     let failed = |source: Errno| UserError::Read { file, source: source.into() };
     // Looked at before it is opened: opening a device can do things.

@@ -184,6 +184,14 @@ impl Tree {
         self.entries.get(index)
     }
 
+    /// All entries of a path: a whiteout, what stands there, an opaque marker, in this order, as far as they are there.
+    pub fn at(&self, path: &[u8]) -> &[Entry] {
+        let begin = self.entries.partition_point(|entry| entry.path.as_slice() < path);
+        let rest = &self.entries[begin..];
+        let count = rest.iter().take_while(|entry| entry.path == path).count();
+        &rest[..count]
+    }
+
     /// Whether the layer changes nothing.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -11,19 +11,21 @@ use std::{
 
 use oci::ContentDigest;
 use rustix::{
-    fs::{SeekFrom, copy_file_range, seek},
+    fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
     io::Errno,
 };
 use solver::Cancel;
 
 use super::{CopyError, target::Target};
 use crate::{
-    listing::{ListError, Listing, Node, NodeKind, Opened},
+    listing::{Content, ListError, Listing, Node, NodeKind, Opened, hash_until},
     rootfs::{failed, shown},
 };
 
 /// Read, hashed and written at a time; a run of zeros of this length becomes a hole.
 const BLOCK: usize = 256 << 10;
+/// Smaller files are not worth the attempt to share their blocks.
+const CLONE_MIN: u64 = 1 << 20;
 
 /// Writes a file of a listing to a place where nothing is, and returns it open.
 pub fn write(
@@ -42,9 +44,15 @@ pub fn write(
     let mut from = listing.open(source)?;
     let to = File::from(target.create_file(path)?);
     let shown_path = target.shown(path).into_bytes();
-    if let (None, Opened::File(from)) = (content, &from) {
+    let cannot_change = content.is_none() || matches!(listing.content, Content::Snapshot(_));
+    if let (true, Opened::File(from)) = (cannot_change, &from) {
         share(from, &to, *size, cancel).map_err(|trouble| trouble.told(source, &shown_path))?;
         return Ok(to);
+    }
+    if let (Some(expected), Opened::File(from)) = (content, &from)
+        && let Some(found) = clone(from, &to, path, *size, cancel)?
+    {
+        return if found == *expected { Ok(to) } else { Err(ListError::Changed(shown(source)).into()) };
     }
     let mut hasher = blake3::Hasher::new();
     let mut tap = |bytes: &[u8]| {
@@ -56,6 +64,37 @@ pub fn write(
         Ok(()) => Err(ListError::Changed(shown(source)).into()),
         Err(trouble) => Err(trouble.told(source, &shown_path)),
     }
+}
+
+/// Writes a file whose bytes nobody can change to a place where nothing is, and returns it open.
+pub fn write_shared(
+    from: &File,
+    size: u64,
+    target: &Target<'_>,
+    path: &[u8],
+    cancel: &Cancel,
+) -> Result<File, CopyError> {
+    let to = File::from(target.create_file(path)?);
+    let shown_path = target.shown(path).into_bytes();
+    share(from, &to, size, cancel).map_err(|trouble| trouble.told(path, &shown_path))?;
+    Ok(to)
+}
+
+/// Shares the blocks of a file that may change meanwhile, and says what they hold from then on; `None` where these two
+/// file systems share nothing.
+fn clone(
+    from: &File,
+    to: &File,
+    path: &[u8],
+    size: u64,
+    cancel: &Cancel,
+) -> Result<Option<ContentDigest>, CopyError> {
+    if size < CLONE_MIN || ioctl_ficlone(to, from).is_err() {
+        return Ok(None);
+    }
+    let mut hasher = blake3::Hasher::new();
+    hash_until(to, path, size, &mut hasher, cancel)?;
+    Ok(Some(hasher.finalize().into()))
 }
 
 /// Writes what comes from a stream, an archive's entry of `size` bytes, to a place where nothing is, and returns it

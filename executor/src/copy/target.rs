@@ -24,16 +24,24 @@ use rustix::{
     io::Errno,
 };
 
-use super::CopyError;
+use rayon::prelude::*;
+use solver::Cancel;
+
+use super::{
+    CopyError, content,
+    ground::{Ground, Kind, NewFiles, Packed},
+};
 use crate::{
+    archive,
     listing::{
         NodeKind, Owners,
-        lookup::{Absent, Found, LastLink, Paths, follow},
+        lookup::{Found, Paths},
     },
     rootfs::{
         failed, file_type, join, lstat, make_dir, mtime, names, open_beneath, set_mode, set_mtime,
         set_node_mode, set_owner, set_xattr, shown, split,
     },
+    users::{UserError, file_owner, workdir_owner},
 };
 
 /// Where files are copied to.
@@ -41,9 +49,11 @@ pub struct Target<'a> {
     root: BorrowedFd<'a>,
     /// Path of the root in the image, for messages and owners.
     prefix: Vec<u8>,
+    /// Owners that the disk below could not hold.
+    below: Option<&'a Owners>,
     /// Owners that the disk could not hold, by path in the image.
     pub owners: Owners,
-    /// Directories that were made since [`Target::forget_made`]: nothing is in them that was not put there since.
+    /// Directories that were made since [`Ground::forget_made`]: nothing is in them that was not put there since.
     made: BTreeSet<Vec<u8>>,
 }
 
@@ -61,9 +71,10 @@ pub struct Stamp<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// A target with this root directory.
-    pub fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, prefix: Vec::new(), owners: Owners::new(), made: BTreeSet::new() }
+    /// A target with this root directory. `below` are the owners that the disk of the file system as it was could not
+    /// hold.
+    pub fn new(root: BorrowedFd<'a>, below: Option<&'a Owners>) -> Self {
+        Self { root, prefix: Vec::new(), below, owners: Owners::new(), made: BTreeSet::new() }
     }
 
     /// A target whose root is a directory of an image: paths and links end there.
@@ -71,6 +82,7 @@ impl<'a> Target<'a> {
         Self {
             root: root.as_fd(),
             prefix: path_in_image.to_vec(),
+            below: None,
             owners: Owners::new(),
             made: BTreeSet::new(),
         }
@@ -100,16 +112,6 @@ impl<'a> Target<'a> {
         move |error| failed(action, &path)(error).into()
     }
 
-    /// Where a path leads: the same place by a path without links, relative to the root (empty for the root itself).
-    /// What does not exist is taken as it is written.
-    ///
-    /// # Errors
-    /// Too many links, or the system said no.
-    pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, CopyError> {
-        let led = follow(self, path, LastLink::Follow, Absent::IsKept, &mut Vec::new())?;
-        Ok(led.expect("what is absent is kept"))
-    }
-
     /// What is at a path without links.
     pub fn find(&self, path: &[u8]) -> Result<Option<Stat>, CopyError> {
         if path.is_empty() {
@@ -135,60 +137,7 @@ impl<'a> Target<'a> {
             .map_err(self.failed("opening directory", parent))
     }
 
-    /// Makes a directory and its parents where they are missing, for a path without links.
-    ///
-    /// # Errors
-    /// Something else is there, or the system said no.
-    pub fn make_dirs(&mut self, path: &[u8], owner: (u32, u32), mode: u32) -> Result<(), CopyError> {
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
-        let ends: Vec<usize> = slashes.chain(Some(path.len()).filter(|end| *end > 0)).collect();
-        for end in ends {
-            let part = &path[..end];
-            match self.find(part)? {
-                Some(stat) if file_type(&stat) == FileType::Directory => {}
-                Some(_) => return Err(CopyError::NotADirectory(self.shown(part))),
-                None => {
-                    self.make_dir(part, mode)?;
-                    self.set_owner(part, owner)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes one directory.
-    pub fn make_dir(&mut self, path: &[u8], mode: u32) -> Result<(), CopyError> {
-        make_dir(self.parent(path)?, split(path).1, mode).map_err(self.failed("creating directory", path))?;
-        self.made.insert(path.to_vec());
-        Ok(())
-    }
-
-    /// Starts anew with directories of which only what is put into them from now on is known.
-    pub fn forget_made(&mut self) {
-        self.made.clear();
-    }
-
-    /// What is at a path that nothing was put at since [`Target::forget_made`].
-    pub fn find_old(&self, path: &[u8]) -> Result<Option<Stat>, CopyError> {
-        if self.made.contains(split(path).0) { Ok(None) } else { self.find(path) }
-    }
-
-    /// Makes way for something that is not a directory, at a path that nothing was put at since
-    /// [`Target::forget_made`].
-    ///
-    /// # Errors
-    /// A directory is there.
-    pub fn make_way(&self, path: &[u8]) -> Result<(), CopyError> {
-        match self.find_old(path)? {
-            None => Ok(()),
-            Some(stat) if file_type(&stat) == FileType::Directory => {
-                Err(CopyError::ReplacesDirectory(self.shown(path)))
-            }
-            Some(_) => self.unlink(path, AtFlags::empty()),
-        }
-    }
-
-    fn unlink(&self, path: &[u8], flags: AtFlags) -> Result<(), CopyError> {
+    fn unlink_at(&self, path: &[u8], flags: AtFlags) -> Result<(), CopyError> {
         let name = OsStr::from_bytes(split(path).1);
         unlinkat(self.parent(path)?, name, flags).map_err(self.failed("removing", path))
     }
@@ -203,7 +152,7 @@ impl<'a> Target<'a> {
             let opened = match open_beneath(self.root, &dir, OFlags::RDONLY | OFlags::DIRECTORY) {
                 Err(Errno::NOTDIR | Errno::LOOP) if dir == path => {
                     self.owners.remove(&self.in_image(path));
-                    return self.unlink(path, AtFlags::empty());
+                    return self.unlink_at(path, AtFlags::empty());
                 }
                 answer => answer.map_err(self.failed("removing", &dir))?,
             };
@@ -216,7 +165,7 @@ impl<'a> Target<'a> {
             }
         }
         for dir in dirs.iter().rev() {
-            self.unlink(dir, AtFlags::REMOVEDIR)?;
+            self.unlink_at(dir, AtFlags::REMOVEDIR)?;
         }
         let gone = self.in_image(path);
         let below = |path: &[u8]| {
@@ -228,12 +177,11 @@ impl<'a> Target<'a> {
 
     /// Creates a regular file, empty and writable, where nothing is.
     pub fn create_file(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         open_beneath(self.root, path, flags).map_err(self.failed("creating", path))
     }
 
-    /// Makes a link, device or FIFO where nothing is.
-    pub fn create_node(&self, path: &[u8], kind: &NodeKind) -> Result<(), CopyError> {
+    fn make_node(&self, path: &[u8], kind: &NodeKind) -> Result<(), CopyError> {
         let (dir, name) = (self.parent(path)?, OsStr::from_bytes(split(path).1));
         let node = |file_type, device| mknodat(&dir, name, file_type, Mode::RUSR | Mode::WUSR, device);
         let made = match kind {
@@ -251,25 +199,6 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Makes another name of a file.
-    pub fn link(&mut self, existing: &[u8], path: &[u8]) -> Result<(), CopyError> {
-        let (from, to) = (OsStr::from_bytes(split(existing).1), OsStr::from_bytes(split(path).1));
-        linkat(self.parent(existing)?, from, self.parent(path)?, to, AtFlags::empty())
-            .map_err(self.failed("linking", path))?;
-        match self.owners.get(&self.in_image(existing)).copied() {
-            Some(owner) => self.owners.insert(self.in_image(path), owner),
-            None => self.owners.remove(&self.in_image(path)),
-        };
-        Ok(())
-    }
-
-    fn set_owner(&mut self, path: &[u8], owner: (u32, u32)) -> Result<(), CopyError> {
-        let applied = apply_owner_at(&self.parent(path)?, split(path).1, owner);
-        let applied = applied.map_err(self.failed("changing the owner of", path))?;
-        self.note_owner(path, owner, applied);
-        Ok(())
-    }
-
     /// Remembers whose something is, unless the disk does.
     pub fn note_owner(&mut self, path: &[u8], owner: (u32, u32), applied: Applied) {
         let path = self.in_image(path);
@@ -279,15 +208,7 @@ impl<'a> Target<'a> {
         };
     }
 
-    /// Stamps what is at a path. The order matters: a change of owner clears setuid and capabilities, and everything
-    /// changes times.
-    pub fn stamp(&mut self, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {
-        let applied = self.stamp_only(path, stamp)?;
-        self.note_owner(path, stamp.owner, applied);
-        Ok(())
-    }
-
-    /// [`Target::stamp`] for a file that is open; the owner is not noted, so several threads can do it at a time.
+    /// [`Ground::stamp`] for a file that is open; the owner is not noted, so several threads can do it at a time.
     pub fn stamp_file(&self, file: &File, path: &[u8], stamp: &Stamp<'_>) -> Result<Applied, CopyError> {
         let (uid, gid) = (Uid::from_raw(stamp.owner.0), Gid::from_raw(stamp.owner.1));
         let changed = fchown(file, Some(uid), Some(gid));
@@ -299,7 +220,7 @@ impl<'a> Target<'a> {
         Ok(applied)
     }
 
-    /// [`Target::stamp`] without taking note of the owner.
+    /// [`Ground::stamp`] without taking note of the owner.
     pub fn stamp_only(&self, path: &[u8], stamp: &Stamp<'_>) -> Result<Applied, CopyError> {
         let (dir, name) = (self.parent(path)?, split(path).1);
         let stat = lstat(&dir, name).map_err(self.failed("reading", path))?;
@@ -347,6 +268,105 @@ impl Paths for Target<'_> {
     fn told(&self, path: &[u8]) -> String {
         self.shown(path)
     }
+}
+
+impl Ground for Target<'_> {
+    fn kind_at(&self, path: &[u8]) -> Result<Option<Kind>, CopyError> {
+        Ok(self.find(path)?.map(|stat| kind(&stat)))
+    }
+
+    fn old_kind_at(&self, path: &[u8]) -> Result<Option<Kind>, CopyError> {
+        if self.made.contains(split(path).0) { Ok(None) } else { self.kind_at(path) }
+    }
+
+    fn forget_made(&mut self) {
+        self.made.clear();
+    }
+
+    fn make_dir(&mut self, path: &[u8], mode: u32) -> Result<(), CopyError> {
+        make_dir(self.parent(path)?, split(path).1, mode).map_err(self.failed("creating directory", path))?;
+        self.made.insert(path.to_vec());
+        Ok(())
+    }
+
+    fn set_owner(&mut self, path: &[u8], owner: (u32, u32)) -> Result<(), CopyError> {
+        let applied = apply_owner_at(&self.parent(path)?, split(path).1, owner);
+        let applied = applied.map_err(self.failed("changing the owner of", path))?;
+        self.note_owner(path, owner, applied);
+        Ok(())
+    }
+
+    fn change_mode(&mut self, path: &[u8], mode: u32) -> Result<(), CopyError> {
+        let stat = self.find(path)?.expect("a directory that was found is there");
+        let stamp = Stamp {
+            owner: (stat.st_uid, stat.st_gid),
+            mode,
+            xattrs: &BTreeMap::new(),
+            time: (stat.st_mtime, stat.st_mtime_nsec as u32),
+        };
+        self.stamp_only(path, &stamp).map(drop)
+    }
+
+    fn unlink(&mut self, path: &[u8]) -> Result<(), CopyError> {
+        self.unlink_at(path, AtFlags::empty())
+    }
+
+    fn create_node(&mut self, path: &[u8], kind: &NodeKind) -> Result<(), CopyError> {
+        self.make_node(path, kind)
+    }
+
+    /// Several at a time.
+    fn create_files(&mut self, new: NewFiles<'_>, cancel: &Cancel) -> Result<(), CopyError> {
+        let this = &*self;
+        let written = new.files.par_iter().map(|(source, path, node)| {
+            let file = content::write(new.listing, source, node, this, path, cancel)?;
+            this.stamp_file(&file, path, &(new.stamp)(node))
+        });
+        let applied = written.collect::<Result<Vec<_>, CopyError>>()?;
+        for ((_, path, node), applied) in new.files.iter().zip(applied) {
+            self.note_owner(path, (new.stamp)(node).owner, applied);
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, existing: &[u8], path: &[u8]) -> Result<(), CopyError> {
+        let (from, to) = (OsStr::from_bytes(split(existing).1), OsStr::from_bytes(split(path).1));
+        linkat(self.parent(existing)?, from, self.parent(path)?, to, AtFlags::empty())
+            .map_err(self.failed("linking", path))?;
+        match self.owners.get(&self.in_image(existing)).copied() {
+            Some(owner) => self.owners.insert(self.in_image(path), owner),
+            None => self.owners.remove(&self.in_image(path)),
+        };
+        Ok(())
+    }
+
+    /// The order matters: a change of owner clears setuid and capabilities, and everything changes times.
+    fn stamp(&mut self, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {
+        let applied = self.stamp_only(path, stamp)?;
+        self.note_owner(path, stamp.owner, applied);
+        let was_noted = self.below.is_some_and(|below| below.contains_key(path));
+        if was_noted && self.kind_at(path)? == Some(Kind::Directory) {
+            // The diff would take the owner on disk for the one of a directory that was only touched.
+            self.owners.insert(path.to_vec(), stamp.owner);
+        }
+        Ok(())
+    }
+
+    fn unpack(&mut self, archive: Packed<'_>, cancel: &Cancel) -> Result<(), CopyError> {
+        archive::unpack(archive.listing, archive.path, self, archive.destination, archive.owner, cancel)
+    }
+
+    fn file_owner(&self, owner: &str) -> Result<(u32, u32), UserError> {
+        file_owner(self.root, owner)
+    }
+
+    fn workdir_owner(&self, owner: &str, warn: &dyn Fn(UserError)) -> Result<(u32, u32), UserError> {
+        workdir_owner(self.root, owner, warn)
+    }
+}
+
+fn kind(stat: &Stat) -> Kind {
+    if file_type(stat) == FileType::Directory { Kind::Directory } else { Kind::Other }
 }
 
 /// Where an owner could be noted down.

@@ -64,7 +64,7 @@ pub fn open(store: &Store, directory: &Path, name: &str, cancel: &Cancel) -> Res
     let files = unpacked.path().join("fs");
     fs::create_dir(&files).map_err(failed("cannot unpack the build context"))?;
     let root = open_directory(&files)?;
-    let mut target = Target::new(root.as_fd());
+    let mut target = Target::new(root.as_fd(), None);
     // Whose the files are means nothing in a context.
     archive::unpack(&listing, name.as_bytes(), &mut target, b"", Some((0, 0)), cancel)?;
     Ok(Received::Files(UnpackedContext { directory: files, _temp: unpacked }))

@@ -1,10 +1,11 @@
 //! Makes the missing layers of a chain. Those of base images are unpacked at the same time, then settled one on the
-//! other from the base up; between and above them come those that COPY --link made elsewhere ([`super::linked`]).
+//! other from the base up; between and above them come those that a step made and that are not on disk ([`super::materialise`]).
 
 use std::{
     collections::BTreeMap,
     fs,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{Sender, channel},
@@ -12,11 +13,12 @@ use std::{
     thread,
 };
 
-use oci::{BaseLayer, Layer, Snapshot, TreeDigest, store::TempDir};
+use oci::{BaseLayer, Layer, TreeDigest, store::TempDir};
 use rustix::fs::Stat;
 
 use super::{
     FILES, Meta, SnapshotError, Snapshots, Stamp, StreamError, directory, files,
+    materialise::Place,
     meta::{owned, write_brought},
     open_directory,
     pull::{PullError, pull},
@@ -32,7 +34,7 @@ const AT_ONCE: usize = 4;
 /// A layer that must be made, with a time later than that of the one below.
 enum Missing<'a> {
     Base(&'a BaseLayer, Stamp),
-    Linked(&'a Layer, Stamp),
+    Built(TreeDigest, Stamp),
 }
 
 /// A layer that is unpacked and not in its place yet.
@@ -47,7 +49,7 @@ impl<'a> Missing<'a> {
     fn base(&self) -> Option<(&'a BaseLayer, Stamp)> {
         match self {
             Self::Base(layer, stamp) => Some((layer, *stamp)),
-            Self::Linked(..) => None,
+            Self::Built(..) => None,
         }
     }
 }
@@ -65,10 +67,15 @@ impl Snapshots {
         for missing in missing {
             let digest = chain[metas.len()].0;
             let place = (metas.len().checked_sub(1).map(|below| chain[below].0), digest);
-            let lowers = self.open_lowers(chain, &metas)?;
+            let lowers = self.lowers(chain, &metas);
             metas.push(match missing {
-                Missing::Linked(layer, stamp) => self.link(place, layer, stamp, &lowers, metas.last())?,
+                Missing::Built(layer, stamp) => {
+                    let (on, chain) = place;
+                    self.rebuild(layer, &Place { on, chain, lowers, stamp }, metas.last())?
+                }
                 Missing::Base(layer, stamp) => {
+                    let lowers = lowers.iter().map(|lower| open_directory(lower));
+                    let lowers = lowers.collect::<Result<Vec<OwnedFd>, _>>()?;
                     let pulled = pulled.next().expect("every base layer was pulled, in order");
                     self.place(place, layer, stamp, pulled, &lowers, metas.last())?
                 }
@@ -90,9 +97,7 @@ impl Snapshots {
             below = Some(stamp);
             missing.push(match layer {
                 Layer::Base(layer) => Missing::Base(layer, stamp),
-                Layer::Built(_) if self.meta(&Snapshot::digest_of_one(layer))?.is_some() => {
-                    Missing::Linked(layer, stamp)
-                }
+                Layer::Built(tree) if self.bytes_of(tree)?.is_some() => Missing::Built(*tree, stamp),
                 Layer::Built(tree) => {
                     return Err(SnapshotError::Gone { layer: *tree, path: directory(self.store(), digest) });
                 }
@@ -203,18 +208,9 @@ impl Snapshots {
     }
 
     /// The directories of the layers that are there, topmost first, as far down as anything shows through.
-    fn open_lowers(
-        &self,
-        chain: &[(TreeDigest, &Layer)],
-        metas: &[Meta],
-    ) -> Result<Vec<OwnedFd>, SnapshotError> {
-        let mut lowers = Vec::new();
-        for ((digest, _), meta) in chain.iter().zip(metas).rev() {
-            lowers.push(open_directory(&files(self.store(), digest))?);
-            if meta.opaque_root {
-                break;
-            }
-        }
-        Ok(lowers)
+    pub(super) fn lowers(&self, chain: &[(TreeDigest, &Layer)], metas: &[Meta]) -> Vec<PathBuf> {
+        let layers = chain.iter().zip(metas).rev();
+        let hidden = layers.clone().position(|(_, meta)| meta.opaque_root).map_or(usize::MAX, |at| at + 1);
+        layers.take(hidden).map(|((digest, _), _)| files(self.store(), digest)).collect()
     }
 }

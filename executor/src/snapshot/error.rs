@@ -11,7 +11,7 @@ use oci::{
 };
 
 use super::PullError;
-use crate::{imprint::ImprintError, mount::MountError, unpack::UnpackError};
+use crate::{copy::CopyError, imprint::ImprintError, mount::MountError, unpack::UnpackError};
 
 /// Why a snapshot could not be had or made.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +66,18 @@ pub enum SnapshotError {
         /// Where it was.
         path: PathBuf,
     },
-    /// The files of a layer that COPY --link made could not be put on top of another file system.
-    #[error("cannot put the layer {layer} of COPY --link on top of its file system")]
-    Link {
+    /// The files of a layer could not be written.
+    #[error(transparent)]
+    Files(Box<CopyError>),
+    /// A blob does not hold the files of the layer it was made of.
+    #[error("the blob {blob} of layer {layer} is damaged: {what}")]
+    Sealed {
         /// The layer.
         layer: TreeDigest,
-        /// Why not.
-        #[source]
-        source: Box<crate::copy::CopyError>,
+        /// Its blob.
+        blob: Sha256Digest,
+        /// What is wrong.
+        what: String,
     },
     /// The tree of a layer is damaged.
     #[error("{} is damaged", path.display())]
@@ -104,6 +108,15 @@ pub enum SnapshotError {
     /// The user stopped the build.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<CopyError> for SnapshotError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Cancelled => Self::Cancelled,
+            error => Self::Files(Box::new(error)),
+        }
+    }
 }
 
 impl SnapshotError {

@@ -82,8 +82,10 @@ impl Ground {
 
     fn temporaries(&self) -> usize {
         let runs = fs::read_dir(self.root.path().join("tmp")).expect("listed");
-        let in_run = |run: fs::DirEntry| fs::read_dir(run.path()).expect("listed").count() - 1;
-        runs.map(|run| in_run(run.expect("read"))).sum()
+        let in_run = |run: fs::DirEntry| fs::read_dir(run.path()).expect("listed");
+        // Beside them lie the lock of the process and its pins.
+        let is_left = |entry: &io::Result<fs::DirEntry>| entry.as_ref().expect("read").path().is_dir();
+        runs.map(|run| in_run(run.expect("read")).filter(is_left).count()).sum()
     }
 }
 

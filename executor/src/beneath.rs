@@ -1,0 +1,324 @@
+//! What stands below a step, looked up and never written: in the trees of layers that are not on disk, from the top
+//! down, and below those in the merged file system of the ones that are.
+//!
+//! A tree says of a path what image-spec (layer.md, "Whiteouts") has a layer say: something stands there; or nothing does
+//! any more, for it is whited out, or lies below something that is, or below something that is no directory; or it is
+//! silent, and the next lower layer is asked. The file system on disk is opened when the first question gets that far.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+};
+
+use oci::{ContentDigest, Entry, EntryKind, EntryTime, Snapshot, Tree, TreeDigest, tree::TIME_LIMIT};
+use rustix::{
+    fs::{FileType, OFlags, Stat},
+    io::Errno,
+};
+use solver::Cancel;
+
+use crate::{
+    contents::{Contents, Origin},
+    copy::CopyError,
+    listing::{
+        NodeKind, Owners, hash_until,
+        lookup::{Absent, Found, LastLink, Paths, follow},
+    },
+    rootfs::{failed, file_type, lstat, open_beneath, permissions, split, xattrs},
+    snapshot::{SnapshotError, Snapshots},
+    users::{Accounts, FILE_MAX, UserError},
+    view::View,
+};
+
+/// The file system below a step.
+pub struct Beneath {
+    snapshots: Snapshots,
+    /// Of layers that are not on disk, topmost first.
+    trees: Vec<(TreeDigest, Arc<Tree>)>,
+    /// The layers that are, or that can be pulled.
+    ground: Snapshot,
+    disk: OnceLock<Disk>,
+}
+
+struct Disk {
+    view: View,
+    owners: Owners,
+}
+
+/// What was found at a path.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What it is; a regular file's content is known if a tree has it. `None` for a socket.
+    pub kind: Option<NodeKind>,
+    /// Permission bits; 0o777 for links.
+    pub mode: u32,
+    /// Whose it is, also where the disk does not know.
+    pub owner: (u32, u32),
+    /// Modification time, whole Unix seconds; [`TIME_LIMIT`] for one that is normalised.
+    pub seconds: i64,
+    /// Equal for names of one file.
+    pub file: FileId,
+    xattrs: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+/// What names of one file have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileId {
+    /// Device and inode.
+    Disk(u64, u64),
+    /// Number of the tree and its first name.
+    Tree(usize, Vec<u8>),
+}
+
+/// Something that can only be found out, or made, by writing files: the long way must be gone.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("{0} needs files on disk")]
+pub struct OnDiskOnly(pub &'static str);
+
+/// What one tree says of a path.
+enum Said<'a> {
+    Stands(&'a Entry),
+    Nothing,
+    Silence,
+}
+
+impl Beneath {
+    /// A file system of which `trees` are on top, the topmost first, and `ground` is the rest.
+    pub fn new(snapshots: &Snapshots, trees: Vec<(TreeDigest, Arc<Tree>)>, ground: Snapshot) -> Self {
+        Self { snapshots: snapshots.clone(), trees, ground, disk: OnceLock::new() }
+    }
+
+    /// What is at a path without links; the root is the empty one, and always a directory.
+    ///
+    /// # Errors
+    /// The file system on disk cannot be had or read.
+    pub fn look(&self, path: &[u8]) -> Result<Option<Seen>, CopyError> {
+        for (level, (_, tree)) in self.trees.iter().enumerate() {
+            match says(tree, path) {
+                Said::Stands(entry) => return Ok(Some(seen_entry(level, tree, entry))),
+                Said::Nothing => return Ok(None),
+                Said::Silence => {}
+            }
+        }
+        let Some(disk) = self.disk()? else { return Ok(None) };
+        let Some((dir, stat)) = disk.stat(path)? else { return Ok(None) };
+        let kind = NodeKind::of(&dir, path, &stat)?;
+        let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
+        Ok(Some(Seen {
+            kind,
+            mode,
+            owner: disk.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
+            seconds: stat.st_mtime,
+            file: FileId::Disk(stat.st_dev, stat.st_ino),
+            xattrs: None,
+        }))
+    }
+
+    /// The attributes that reach layers of a file or directory that was found at a path.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn xattrs(&self, path: &[u8], seen: &Seen) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CopyError> {
+        match &seen.xattrs {
+            Some(xattrs) => Ok(xattrs.clone()),
+            None => Ok(xattrs(self.open(path)?).map_err(failed("reading attributes of", path))?),
+        }
+    }
+
+    /// The content of a regular file that was found at a path.
+    ///
+    /// # Errors
+    /// It cannot be read, or `cancel` asks to stop.
+    pub fn content(&self, path: &[u8], seen: &Seen, cancel: &Cancel) -> Result<ContentDigest, CopyError> {
+        let (size, known) = match &seen.kind {
+            Some(NodeKind::File { size, content }) => (*size, *content),
+            _ => unreachable!("only files have content"),
+        };
+        if let Some(content) = known {
+            return Ok(content);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hash_until(File::from(self.open(path)?), path, size, &mut hasher, cancel)?;
+        Ok(hasher.finalize().into())
+    }
+
+    fn open(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
+        let disk = self.disk()?.expect("what was found on disk is there");
+        let opened = open_beneath(disk.view.root(), path, OFlags::RDONLY | OFlags::NONBLOCK);
+        Ok(opened.map_err(failed("reading", path))?)
+    }
+
+    /// The file system on disk; `None` where there is nothing at all.
+    fn disk(&self) -> Result<Option<&Disk>, SnapshotError> {
+        if self.ground.chain().next().is_none() {
+            return Ok(None);
+        }
+        if let Some(disk) = self.disk.get() {
+            return Ok(Some(disk));
+        }
+        let disk =
+            Disk { view: self.snapshots.view(&self.ground)?, owners: self.snapshots.owners(&self.ground)? };
+        Ok(Some(self.disk.get_or_init(|| disk)))
+    }
+
+    /// The bytes of an account file, if it is there and small enough.
+    fn read(&self, file: &'static str) -> Result<Option<Vec<u8>>, Unread> {
+        let led = follow(self, file.as_bytes(), LastLink::Follow, Absent::IsNowhere, &mut Vec::new());
+        let Some(path) = led? else { return Ok(None) };
+        let Some(seen) = self.look(&path)? else { return Ok(None) };
+        let size = match seen.kind {
+            Some(NodeKind::File { size, .. }) if size <= FILE_MAX => size,
+            _ => return Err(Unread::NotAFile),
+        };
+        let mut bytes = Vec::with_capacity(size as usize);
+        match &seen.file {
+            FileId::Disk(..) => File::from(self.open(&path)?).take(FILE_MAX).read_to_end(&mut bytes)?,
+            FileId::Tree(level, name) => {
+                let origin = self.origin(*level, name).ok_or(OnDiskOnly("an account file"))?;
+                origin.open().map_err(CopyError::from)?.take(FILE_MAX).read_to_end(&mut bytes)?
+            }
+        };
+        let expected =
+            matches!(seen.file, FileId::Tree(..)).then(|| seen.kind.and_then(content_of)).flatten();
+        match expected {
+            Some(expected) if expected != ContentDigest::of(&bytes) => {
+                Err(Unread::Io(io::Error::other("changed while reading")))
+            }
+            _ => Ok(Some(bytes)),
+        }
+    }
+
+    fn origin(&self, level: usize, name: &[u8]) -> Option<Origin> {
+        let contents: &Contents = self.snapshots.contents();
+        contents.get(&self.trees[level].0)?.files.get(name).cloned()
+    }
+}
+
+fn content_of(kind: NodeKind) -> Option<ContentDigest> {
+    match kind {
+        NodeKind::File { content, .. } => content,
+        _ => None,
+    }
+}
+
+impl Paths for Beneath {
+    type Error = CopyError;
+
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, CopyError> {
+        if path.is_empty() {
+            return Ok(Some(Found::Directory));
+        }
+        Ok(self.look(path)?.map(|seen| match seen.kind {
+            Some(NodeKind::Directory) => Found::Directory,
+            Some(NodeKind::Symlink { target }) => Found::Link(target),
+            _ => Found::Other,
+        }))
+    }
+}
+
+impl Accounts for &Beneath {
+    fn text(self, file: &'static str) -> Result<String, UserError> {
+        match self.read(file) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()),
+            Err(Unread::NotAFile) => Err(UserError::NotAFile { file }),
+            Err(Unread::Io(source)) => Err(UserError::Read { file, source }),
+            Err(Unread::OnDiskOnly(error)) => Err(UserError::Read { file, source: io::Error::other(error) }),
+            Err(Unread::Copy(error)) => Err(UserError::Read { file, source: io::Error::other(error) }),
+        }
+    }
+}
+
+/// Why an account file was not read.
+enum Unread {
+    NotAFile,
+    Io(io::Error),
+    OnDiskOnly(OnDiskOnly),
+    Copy(CopyError),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<OnDiskOnly> for Unread {
+    fn from(error: OnDiskOnly) -> Self {
+        Self::OnDiskOnly(error)
+    }
+}
+
+impl From<CopyError> for Unread {
+    fn from(error: CopyError) -> Self {
+        Self::Copy(error)
+    }
+}
+
+impl Disk {
+    /// The open parent of a path and what is there.
+    fn stat(&self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>, CopyError> {
+        let (parent, name) = split(path);
+        let dir = match open_beneath(self.view.root(), parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            answer => answer.map_err(failed("reading", parent))?,
+        };
+        let stat = lstat(&dir, name).map_err(failed("reading", path))?;
+        Ok(stat.filter(|stat| file_type(stat) != FileType::Unknown).map(|stat| (dir, stat)))
+    }
+}
+
+/// What a tree says of a path.
+fn says<'a>(tree: &'a Tree, path: &[u8]) -> Said<'a> {
+    let mut hidden = false;
+    for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+        for entry in tree.at(&path[..end]) {
+            match entry.kind {
+                EntryKind::Directory => {}
+                EntryKind::Whiteout | EntryKind::Opaque => hidden = true,
+                _ => return Said::Nothing,
+            }
+        }
+    }
+    let own = tree.at(path);
+    let stands = own.iter().find(|entry| !matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque));
+    match stands {
+        Some(entry) => Said::Stands(entry),
+        None if hidden || own.iter().any(|entry| entry.kind == EntryKind::Whiteout) => Said::Nothing,
+        None => Said::Silence,
+    }
+}
+
+fn seen_entry(level: usize, tree: &Tree, entry: &Entry) -> Seen {
+    let first = match &entry.kind {
+        EntryKind::HardLink { target } => tree.get(target).unwrap_or(entry),
+        _ => entry,
+    };
+    let metadata = &entry.metadata;
+    Seen {
+        kind: node_kind(&first.kind),
+        mode: metadata.mode,
+        owner: (metadata.uid, metadata.gid),
+        seconds: match metadata.time {
+            EntryTime::Kept(seconds) => seconds,
+            EntryTime::Epoch | EntryTime::Content => TIME_LIMIT,
+        },
+        file: FileId::Tree(level, first.path.clone()),
+        xattrs: Some(metadata.xattrs.clone()),
+    }
+}
+
+/// What an entry is that stands for itself.
+pub(crate) fn node_kind(kind: &EntryKind) -> Option<NodeKind> {
+    Some(match kind {
+        EntryKind::Directory => NodeKind::Directory,
+        EntryKind::File { size, content } => NodeKind::File { size: *size, content: Some(*content) },
+        EntryKind::Symlink { target } => NodeKind::Symlink { target: target.clone() },
+        EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major: *major, minor: *minor },
+        EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major: *major, minor: *minor },
+        EntryKind::Fifo => NodeKind::Fifo,
+        EntryKind::Whiteout | EntryKind::Opaque | EntryKind::HardLink { .. } => return None,
+    })
+}
