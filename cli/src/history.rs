@@ -27,7 +27,7 @@ use crate::{
         HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
     },
     call::pretty,
-    failure::Failure,
+    failure::{self, Failure},
     inputs,
     outputs::Output,
     progress::shown,
@@ -58,16 +58,27 @@ pub fn run(args: HistoryArgs) -> Result<String, Failure> {
 }
 
 fn list_all(root: &Path, args: &HistoryListArgs) -> Result<String, Failure> {
-    let read = |id: &BuildId| match read(root, id) {
-        // Somebody else's build has just ended, and its entry has pushed this one out.
-        Err(HistoryError::NoBuild { .. }) => None,
-        read => Some(read),
-    };
-    let entries = list(root)?.iter().filter_map(read).collect::<Result<Vec<_>, _>>()?;
+    let mut builds = Vec::new();
+    for id in list(root)? {
+        match read(root, &id) {
+            Ok(entry) => builds.push(Build::Known(entry)),
+            // Somebody else's build has just ended, and its entry has pushed this one out.
+            Err(HistoryError::NoBuild { .. }) => {}
+            // It says nothing of the others.
+            Err(error @ HistoryError::Entry(_)) => builds.push(Build::Unreadable(id, error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(match args.format {
-        Format::Text => text::list(&entries, now()),
-        Format::Json => pretty(&entries.iter().map(Listed::of).collect::<Vec<_>>()),
+        Format::Text => text::list(&builds, now()),
+        Format::Json => pretty(&builds.iter().map(Shown::of).collect::<Vec<_>>()),
     })
+}
+
+/// A build of the list.
+enum Build {
+    Known(Entry),
+    Unreadable(BuildId, HistoryError),
 }
 
 fn show(root: &Path, args: &HistoryShowArgs) -> Result<String, Failure> {
@@ -75,7 +86,7 @@ fn show(root: &Path, args: &HistoryShowArgs) -> Result<String, Failure> {
     let log = args.log.then(|| log(root, &entry.id)).transpose()?;
     Ok(match args.format {
         Format::Text => text::show(&entry, now()) + &log.map(|log| format!("\n{log}")).unwrap_or_default(),
-        Format::Json => pretty(&Shown { summary: Listed::of(&entry), steps: &entry.steps, log }),
+        Format::Json => pretty(&Detailed { summary: Listed::of(&entry), steps: &entry.steps, log }),
     })
 }
 
@@ -113,9 +124,28 @@ struct Listed<'a> {
     saved_ms: u64,
 }
 
+/// A build of the list, for programs.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Known(Listed<'a>),
+    Unreadable { id: &'a BuildId, status: &'static str, message: String },
+}
+
+impl<'a> Shown<'a> {
+    fn of(build: &'a Build) -> Self {
+        match build {
+            Build::Known(entry) => Self::Known(Listed::of(entry)),
+            Build::Unreadable(id, error) => {
+                Self::Unreadable { id, status: "damaged", message: failure::chain(error) }
+            }
+        }
+    }
+}
+
 /// A build with its steps.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct Detailed<'a> {
     #[serde(flatten)]
     summary: Listed<'a>,
     steps: &'a [Step],

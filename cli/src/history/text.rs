@@ -4,17 +4,23 @@ use std::fmt::Write;
 
 use solver::Made;
 
-use super::entry::{Asked, Ending, Entry, Outcome, Step};
+use super::{
+    Build,
+    entry::{Asked, Ending, Entry, Outcome, Step},
+};
 use crate::{call::table, failure::harmless};
 
 /// Longest label of a step in a table, in characters.
 const LABEL_MAX: usize = 70;
 
 /// The builds, one a line below a heading; `now` in Unix seconds.
-pub fn list(entries: &[Entry], now: u64) -> String {
+pub fn list(builds: &[Build], now: u64) -> String {
     let heading = ["BUILD ID", "CREATED", "NAME", "STATUS", "DURATION", "STEPS", "CACHED", "SAVED"];
     let mut rows = vec![heading.map(str::to_owned)];
-    rows.extend(entries.iter().map(|entry| row(entry, now)));
+    rows.extend(builds.iter().map(|build| match build {
+        Build::Known(entry) => row(entry, now),
+        Build::Unreadable(id, _) => [id.as_str(), "-", "-", "damaged", "-", "-", "-", "-"].map(str::to_owned),
+    }));
     let rows: Vec<[&str; 8]> = rows.iter().map(|row| row.each_ref().map(String::as_str)).collect();
     table(&rows, 2)
 }
@@ -234,7 +240,7 @@ BUILD ID                   CREATED        NAME                        STATUS    
 20261121T140501Z-3f9c21ab  5 minutes ago  app:1 +1                    Completed  1.23s     2      50%     1m 15s
 20261121T140501Z-3f9c21ab  5 minutes ago  app/Dockerfile.test (test)  Error      1.23s     0      -       0.00s
 ";
-        assert_eq!(list(&[tagged, failed], 1_795_269_901 + 300), want);
+        assert_eq!(list(&[tagged, failed].map(Build::Known), 1_795_269_901 + 300), want);
     }
 
     #[test]
