@@ -164,6 +164,14 @@ fn path(key: &Key) -> PathBuf {
     Path::new(area).join(format!("{}.json", digest.hex()))
 }
 
+/// The record in a file, whatever its key.
+///
+/// # Errors
+/// It cannot be read, is damaged, or has another version.
+pub(crate) fn read_file(path: &Path) -> Result<Option<Record>, CheckedError> {
+    checked::read(path, VERSION)
+}
+
 /// The record under a key; `None` where there is none.
 pub(crate) fn read_record(store: &Store, key: &Key) -> Result<Option<Record>, RecordError> {
     let path = store.root().join(path(key));

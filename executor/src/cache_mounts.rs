@@ -32,6 +32,9 @@ use pool::{Chosen, Pool};
 use sight::{Sight, Visible};
 use times::Past;
 
+pub(crate) use make::last_use;
+pub(crate) use pool::{is_retired, take_if_free};
+
 mod fresh;
 mod ledger;
 mod make;

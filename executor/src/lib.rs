@@ -22,6 +22,7 @@ pub mod diff;
 mod error;
 pub mod executor;
 pub mod fsck;
+pub mod gc;
 pub mod image;
 pub mod imprint;
 pub mod inventory;

@@ -32,6 +32,7 @@ pub(crate) mod kept {
         http::{RECORD_VERSION as DOWNLOAD_VERSION, Record as DownloadRecord},
     };
 }
+pub(crate) use http::place_of;
 
 /// What [`Remotes`] works with.
 #[derive(Clone)]

@@ -33,7 +33,7 @@ use self::temp::Run;
 pub use self::{
     blob::{BlobCopy, BlobWriter},
     owner::Owner,
-    pins::Removal,
+    pins::{Pinned, Removal, Taken},
     temp::TempDir,
 };
 use crate::digest::Sha256Digest;
@@ -275,7 +275,7 @@ impl Store {
         let target = self.inside(path_in_root)?;
         self.pin(&[path_in_root])?;
         self.place(&target, bytes)?;
-        self.run.note_unsynced();
+        self.run.note_growth();
         Ok(())
     }
 
@@ -318,6 +318,12 @@ impl Store {
             Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => temp.remove().map(|()| false),
             Err(errno) => Err(StoreError::errno("create", target)(errno)),
         }
+    }
+
+    /// Whether this process has put anything in place that a limit on the store's size could mind: anything but what was
+    /// [written loosely](Store::write_loose).
+    pub fn has_grown(&self) -> bool {
+        self.run.has_grown()
     }
 
     /// Waits until everything written so far, by whomever, would survive a power loss (`syncfs`). To be called before a

@@ -8,6 +8,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::Path,
+    time::SystemTime,
 };
 
 use rustix::{
@@ -80,6 +81,11 @@ fn fill(
         let io = crate::rootfs::failed("changing", source_path.as_bytes())(errno);
         CacheMountError::Path(io)
     })
+}
+
+/// When the mount in this directory was last used; `None` while it is in use, and where nobody noted it.
+pub(crate) fn last_use(directory: &Path) -> Option<SystemTime> {
+    fs::metadata(directory.join(USED)).ok()?.modified().ok()
 }
 
 /// When a mount was last used, as far as is known; from now on it is in use.

@@ -265,6 +265,25 @@ fn make_directory(path: &Path) -> Result<(), CacheMountError> {
     }
 }
 
+/// Keeps everybody from using the directory of a mount for as long as the result lives; `None` while somebody uses it.
+pub(crate) fn take_if_free(directory: &Path) -> io::Result<Option<Option<File>>> {
+    let file = match File::open(directory.join(USE)) {
+        // A mount without its lock was never finished, or is gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
+        opened => opened?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Some(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether a build has given the mount in this directory up.
+pub(crate) fn is_retired(directory: &Path) -> bool {
+    directory.join(RETIRED).exists()
+}
+
 /// The directories in one, in no order.
 fn subdirectories(path: &Path) -> Result<Vec<PathBuf>, CacheMountError> {
     let read = || -> io::Result<Vec<PathBuf>> {

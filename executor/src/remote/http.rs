@@ -195,6 +195,11 @@ fn described(options: &RemoteOptions, path: &Path, record: &Record, wanted: &Htt
     }
 }
 
+/// The name in `downloads/files` of what the record in a file is about.
+pub(crate) fn place_of(path: &Path) -> Option<String> {
+    checked::read::<Record>(path, RECORD_VERSION).ok()?.map(|record| record.place)
+}
+
 /// A record that cannot be used is none.
 fn read_record(options: &RemoteOptions, path: &Path) -> Option<Record> {
     let record = checked::read::<Record>(path, RECORD_VERSION).unwrap_or_else(|error| {

@@ -107,7 +107,7 @@ impl BlobCopy {
         let target = self.root.join(path);
         self.file.flush().map_err(StoreError::io("write", &target))?;
         fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))?;
-        self.run.note_unsynced();
+        self.run.note_growth();
         Ok(())
     }
 }

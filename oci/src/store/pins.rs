@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write},
     ops::Bound,
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
@@ -161,6 +161,14 @@ impl Store {
         opened.map_err(StoreError::io("open", path))
     }
 
+    /// What is pinned now. It may be more in a moment: to be sure, [remove](Store::removal).
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn pinned(&self) -> Result<Pinned, StoreError> {
+        read_all(&self.root.join("tmp")).map(Pinned)
+    }
+
     /// Begins to remove things. Nobody pins anything, and so nobody finds anything, as long as the result lives: decide
     /// before, and [drop](drop) or [finish](Removal::finish) it soon. The store must not be asked for anything else by
     /// this thread meanwhile.
@@ -172,7 +180,7 @@ impl Store {
         let path = self.root.join(GATE);
         let gate = open_gate(&path)?;
         lock(&gate, FlockOperation::LockExclusive, &path)?;
-        let pinned = read_all(&self.root.join("tmp"))?;
+        let pinned = self.pinned()?;
         Ok(Removal { store: self, trash, gate, pinned, taken: 0 })
     }
 }
@@ -209,46 +217,77 @@ fn read_all(tmp: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
     Ok(pinned)
 }
 
+/// What somebody has pinned, at one moment.
+#[derive(Debug)]
+pub struct Pinned(BTreeSet<PathBuf>);
+
+impl Pinned {
+    /// Whether somebody uses a thing, something in it, or a directory that it is in. The path is relative to the root.
+    pub fn holds(&self, path: &Path) -> bool {
+        let inside = (Bound::Included(path), Bound::Unbounded);
+        let first = self.0.range::<Path, _>(inside).next();
+        let is_above = |above: &Path| !above.as_os_str().is_empty() && self.0.contains(above);
+        first.is_some_and(|pinned| pinned.starts_with(path)) || path.ancestors().any(is_above)
+    }
+}
+
+/// What became of a thing that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is out of the store.
+    Yes,
+    /// It was gone already.
+    Gone,
+    /// Somebody uses it, so it stays.
+    InUse,
+}
+
 /// Things being removed, while nobody can pin any.
 #[derive(Debug)]
 pub struct Removal<'a> {
     store: &'a Store,
     trash: TempDir,
     gate: File,
-    pinned: BTreeSet<PathBuf>,
+    pinned: Pinned,
     taken: u64,
 }
 
 impl Removal<'_> {
-    /// Whether somebody uses a thing, something in it, or a directory that it is in.
-    ///
-    /// # Errors
-    /// [`StoreError::Outside`].
-    pub fn is_pinned(&self, path_in_root: &Path) -> Result<bool, StoreError> {
-        let path = self.store.relative(path_in_root)?;
-        let inside = (Bound::Included(path), Bound::Unbounded);
-        let first = self.pinned.range::<Path, _>(inside).next();
-        let is_above = |above: &Path| !above.as_os_str().is_empty() && self.pinned.contains(above);
-        Ok(first.is_some_and(|pinned| pinned.starts_with(path)) || path.ancestors().any(is_above))
-    }
-
-    /// Moves a thing out of the store, unless it [is pinned](Removal::is_pinned). Says whether it is gone; what was gone
-    /// already is no error.
+    /// Moves a thing out of the store, unless somebody has pinned it.
     ///
     /// # Errors
     /// [`StoreError::Outside`] or [`StoreError::Io`].
-    pub fn take(&mut self, path_in_root: &Path) -> Result<bool, StoreError> {
-        if self.is_pinned(path_in_root)? {
-            return Ok(false);
+    pub fn take(&mut self, path_in_root: &Path) -> Result<Taken, StoreError> {
+        let relative = self.store.relative(path_in_root)?;
+        if self.pinned.holds(relative) {
+            return Ok(Taken::InUse);
         }
-        let path = self.store.inside(path_in_root)?;
+        let path = self.store.inside(relative)?;
         let target = self.trash.path().join(self.taken.to_string());
         self.taken += 1;
         match fs::rename(&path, target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", path)(error))
-            }
-            _ => Ok(true),
+            Ok(()) => Ok(Taken::Yes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Gone),
+            Err(error) => Err(StoreError::io("remove", path)(error)),
+        }
+    }
+
+    /// The same for a file that is locked (`flock`) by who works with what it stands for: it stays while somebody holds its
+    /// lock, and is gone from its place and from the disk at once, so that who gets the lock later can see that.
+    ///
+    /// # Errors
+    /// [`StoreError::Outside`] or [`StoreError::Io`].
+    pub fn take_lock(&mut self, path_in_root: &Path) -> Result<Taken, StoreError> {
+        let relative = self.store.relative(path_in_root)?;
+        if self.pinned.holds(relative) {
+            return Ok(Taken::InUse);
+        }
+        let path = self.store.inside(relative)?;
+        let Some(_lock) = try_lock(&path)? else { return Ok(Taken::InUse) };
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(Taken::Yes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Gone),
+            Err(error) => Err(StoreError::io("remove", path)(error)),
         }
     }
 
@@ -259,6 +298,20 @@ impl Removal<'_> {
     pub fn finish(self) -> Result<(), StoreError> {
         drop(self.gate);
         self.trash.remove()
+    }
+}
+
+/// The exclusive lock of a file, if nobody has it; a file that is gone is nobody's.
+fn try_lock(path: &Path) -> Result<Option<Option<File>>, StoreError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
+        Err(error) => return Err(StoreError::io("open", path)(error)),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Some(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Run {
     /// Whether something was written since the last sync, or may have been by a process that is gone.
     is_unsynced: AtomicBool,
     pins: Pins,
+    /// Whether anything was put in place.
+    has_grown: AtomicBool,
     /// Its `flock` says that we live.
     _lock: File,
 }
@@ -66,6 +68,7 @@ impl Run {
             next: AtomicU64::new(0),
             is_unsynced: AtomicBool::new(false),
             pins,
+            has_grown: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -92,6 +95,16 @@ impl Run {
         runs.is_none_or(|mut runs| {
             runs.any(|run| run.map_or(true, |run| Some(run.file_name().as_os_str()) != own))
         })
+    }
+
+    /// The same of something that takes room that it has not taken before.
+    pub(super) fn note_growth(&self) {
+        self.note_unsynced();
+        self.has_grown.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_grown(&self) -> bool {
+        self.has_grown.load(Ordering::Relaxed)
     }
 
     /// What this process has pinned.
@@ -208,7 +221,7 @@ impl TempDir {
     /// Gives up the directory: it has been moved into the store.
     pub(super) fn placed(mut self) {
         if let Some(run) = self.run.take() {
-            run.note_unsynced();
+            run.note_growth();
         }
     }
 }

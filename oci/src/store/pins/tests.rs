@@ -30,22 +30,23 @@ fn what_is_pinned_stays_with_all_that_is_in_it_and_above_it() {
 
     let mut removal = remover.removal().expect("begun");
     for (path, expected) in [
-        ("trees/a", true),
-        ("sealed/a", false),
-        ("sealed/a/x.json", false),
-        ("sealed/a/y.json", true),
-        ("sealed/a.b", true),
-        ("mounts/i/v/0", false),
-        ("mounts/i", false),
-        ("locks/x", false),
-        ("trees/gone", true),
+        ("trees/a", Taken::Yes),
+        ("sealed/a", Taken::InUse),
+        ("sealed/a/x.json", Taken::InUse),
+        ("sealed/a/y.json", Taken::Yes),
+        ("sealed/a.b", Taken::Yes),
+        ("mounts/i/v/0", Taken::InUse),
+        ("mounts/i", Taken::InUse),
+        ("locks/x", Taken::InUse),
+        ("trees/a", Taken::Gone),
     ] {
         assert_eq!(removal.take(Path::new(path)).expect("possible"), expected, "{path}");
     }
     removal.finish().expect("deleted");
     drop(user);
     let mut removal = remover.removal().expect("begun");
-    assert!(removal.take(Path::new("sealed/a")).expect("possible"), "its user has ended");
+    let taken = removal.take(Path::new("sealed/a")).expect("possible");
+    assert_eq!(taken, Taken::Yes, "its user has ended");
     removal.finish().expect("deleted");
     assert!(!root.path().join("sealed/a").exists());
     assert_eq!(fs::read_dir(root.path().join("tmp")).expect("there").count(), 1);
@@ -67,9 +68,9 @@ fn what_is_put_in_place_is_pinned_until_it_is_released() {
         removal.finish().expect("deleted");
         taken
     };
-    assert_eq!(take(), [false; 3]);
+    assert_eq!(take(), [Taken::InUse; 3]);
     user.release_pins().expect("released");
-    assert_eq!(take(), [true; 3]);
+    assert_eq!(take(), [Taken::Yes; 3]);
     assert!(!user.has_blob(&digest, 4));
 }
 
@@ -156,4 +157,22 @@ fn nobody_loses_what_he_uses() {
         assert!(all_ended.iter().all(Result::is_ok));
     });
     assert!(made.load(Ordering::Relaxed) >= 11, "something was removed and made again, or at least made");
+}
+
+#[test]
+fn a_lock_that_somebody_holds_stays() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let store = store(root.path());
+    let path = Path::new("locks/x");
+    let held = File::create(root.path().join(path)).expect("made");
+    held.lock().expect("free");
+    let take = || {
+        let mut removal = store.removal().expect("begun");
+        let taken = removal.take_lock(path).expect("possible");
+        removal.finish().expect("deleted");
+        taken
+    };
+    assert_eq!(take(), Taken::InUse);
+    held.unlock().expect("held");
+    assert_eq!([take(), take()], [Taken::Yes, Taken::Gone]);
 }
