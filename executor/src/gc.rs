@@ -142,11 +142,11 @@ impl GcError {
 pub enum Keep {
     /// Nothing but what somebody uses.
     Nothing,
-    /// So many bytes, and whatever was used this recently.
-    Beneath {
-        /// Things are removed until no more than this is left; without a limit only what is useless goes.
-        bytes: Option<u64>,
-        /// What was used within this time stays.
+    /// So much, and whatever was used recently. What is useless goes in any case.
+    Under {
+        /// Things are removed until no more than this is left.
+        cap: Cap,
+        /// What was used within this time stays, whatever the cap.
         unused_for: Duration,
     },
 }
@@ -211,7 +211,7 @@ pub fn collect(store: &Store, keep: Keep, mode: Mode) -> Result<Collected, GcErr
 
 fn collect_of(store: &Store, mut things: Vec<Thing>, keep: Keep, mode: Mode) -> Result<Collected, GcError> {
     let relations = Relations::find(store, &mut things);
-    Eviction::new(store, things, relations, keep).run(mode)
+    Eviction::new(store, things, relations, keep)?.run(mode)
 }
 
 /// Keeps a store under a cap once a build has ended. Everything that this process has pinned is given up: to be called
@@ -226,11 +226,17 @@ pub fn keep_under(store: &Store, cap: Cap) -> Result<Option<Collected>, GcError>
     let mut sizes = Sizes::read(store);
     let things = list(store, &mut sizes, Detail::Noted)?;
     sizes.write(store);
-    let total = things.iter().filter(|thing| counts(thing)).map(|thing| thing.bytes).sum();
-    let Some(bytes) = cap.limit(store, total)?.filter(|limit| total > *limit) else { return Ok(None) };
+    let total = total(&things);
+    if cap.limit(store, total)?.is_none_or(|limit| total <= limit) {
+        return Ok(None);
+    }
     store.release_pins()?;
-    let keep = Keep::Beneath { bytes: Some(bytes), unused_for: Duration::ZERO };
-    collect_of(store, things, keep, Mode::Remove).map(Some)
+    collect_of(store, things, Keep::Under { cap, unused_for: Duration::ZERO }, Mode::Remove).map(Some)
+}
+
+/// What counts against a cap, in bytes.
+fn total(things: &[Thing]) -> u64 {
+    things.iter().filter(|thing| counts(thing)).map(|thing| thing.bytes).sum()
 }
 
 /// Whether something counts against a limit: what running builds are at is gone when they end.

@@ -17,7 +17,9 @@ use oci::{
     store::{Removal, Store, Taken},
 };
 
-use super::{Collected, GcError, Keep, Kind, Mode, Relations, Thing, counts, name_of, stands_on::is_recent};
+use super::{
+    Collected, GcError, Keep, Kind, Mode, Relations, Thing, counts, name_of, stands_on::is_recent, total,
+};
 use crate::cache_mounts;
 
 /// For this long at most nobody can pin anything.
@@ -45,17 +47,29 @@ pub(super) struct Eviction<'a> {
     /// Things that may go, the next one on top.
     eligible: BinaryHeap<Reverse<(Class, SystemTime, Kind, usize)>>,
     keep: Keep,
+    /// How much of all that counts may stay.
+    limit: Option<u64>,
     /// What is left of all that counts.
     left: u64,
 }
 
 impl<'a> Eviction<'a> {
-    pub(super) fn new(store: &'a Store, things: Vec<Thing>, relations: Relations, keep: Keep) -> Self {
-        let left = things.iter().filter(|thing| counts(thing)).map(|thing| thing.bytes).sum();
+    pub(super) fn new(
+        store: &'a Store,
+        things: Vec<Thing>,
+        relations: Relations,
+        keep: Keep,
+    ) -> Result<Self, GcError> {
+        let left = total(&things);
+        let limit = match keep {
+            Keep::Nothing => Some(0),
+            Keep::Under { cap, .. } => cap.limit(store, left)?,
+        };
         let users = relations.users();
-        let mut eviction = Self { store, things, relations, users, eligible: BinaryHeap::new(), keep, left };
+        let mut eviction =
+            Self { store, things, relations, users, eligible: BinaryHeap::new(), keep, limit, left };
         (0..eviction.things.len()).for_each(|at| eviction.consider(at));
-        eviction
+        Ok(eviction)
     }
 
     pub(super) fn run(mut self, mode: Mode) -> Result<Collected, GcError> {
@@ -126,7 +140,7 @@ impl<'a> Eviction<'a> {
         match (class, self.keep) {
             (Class::Useless, _) | (_, Keep::Nothing) => false,
             (Class::Kept, _) => true,
-            (_, Keep::Beneath { bytes, .. }) => bytes.is_none_or(|bytes| self.left <= bytes),
+            _ => self.limit.is_none_or(|limit| self.left <= limit),
         }
     }
 
@@ -151,7 +165,7 @@ impl<'a> Eviction<'a> {
         let class = match (thing.kind, self.keep) {
             _ if !can_go(thing) => return,
             _ if is_useless => Class::Useless,
-            (_, Keep::Beneath { unused_for, .. }) if is_recent(thing.used, unused_for) => return,
+            (_, Keep::Under { unused_for, .. }) if is_recent(thing.used, unused_for) => return,
             (Kind::CacheMounts, _) => Class::Dear,
             (Kind::History, _) => Class::Kept,
             _ if is_scratch(thing) => Class::Kept,
