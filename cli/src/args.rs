@@ -6,6 +6,7 @@
 
 mod help;
 mod history;
+mod store;
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
@@ -17,6 +18,7 @@ use solver::op::{Network, Timestamps};
 pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
+pub use self::store::{DuArgs, GcArgs};
 use crate::{
     refused,
     spec::{
@@ -54,10 +56,14 @@ pub enum Command {
     Debug(DebugCommand),
     /// Tell what this machine allows, and the one setting that would lift each limit
     Doctor(DoctorArgs),
+    /// Tell what the store holds, by kind
+    Du(DuArgs),
     /// Tell why each step of a build ran, and where those come from that did not
     Explain(ExplainArgs),
     /// Verify everything in the store, and repair it
     Fsck(FsckArgs),
+    /// Remove from the store what is not needed, least recently used first
+    Gc(GcArgs),
     /// List past builds: their time, result, hit rate and what the cache saved
     History(HistoryArgs),
     /// Print the version

@@ -78,6 +78,9 @@ pub enum Failure {
     /// The store, while it is verified.
     #[error(transparent)]
     Fsck(#[from] executor::fsck::FsckError),
+    /// What the store holds could not be counted or removed.
+    #[error(transparent)]
+    Gc(executor::gc::GcError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
@@ -155,6 +158,7 @@ impl Failure {
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
             Self::Store(_)
             | Self::Fsck(_)
+            | Self::Gc(_)
             | Self::History(_)
             | Self::Sandbox(_)
             | Self::Seal(_)

@@ -11,9 +11,11 @@ mod call;
 mod context;
 mod debug;
 mod doctor;
+mod du;
 mod explain;
 mod failure;
 mod fsck;
+mod gc;
 mod history;
 mod inputs;
 mod outputs;
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
             Command::Doctor(args) => doctor(args),
             Command::Explain(args) => answer(explain::run(args)),
             Command::Fsck(args) => check_store(args),
+            Command::Du(args) => answer(du::run(&args)),
+            Command::Gc(args) => answer(gc::run(&args)),
             Command::History(args) => answer(history::run(args)),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
@@ -220,6 +224,11 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
     };
+    if request.call.call == Call::Build
+        && let Some(store) = outside.store()
+    {
+        gc::keep_under(&store, request.cap, &session.progress.sink());
+    }
     match done.map_err(explained) {
         Ok(Done::Built(built)) => session.succeed(built),
         // What it could not look up is no note any more, since that is ours.

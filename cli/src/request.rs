@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use executor::{Retry, Secrets, agents::Agents, context::ContextModes};
+use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap};
 use exporter::{Encoder, TimePolicy};
 use oci::{Platform, registry::Limits};
 use solver::{
@@ -28,6 +28,7 @@ use solver::{
 pub use self::{annotations::Annotations, environment::Environment, error::RequestError};
 use crate::{
     args::{self, BuildArgs, ProgressMode},
+    gc,
     inputs::OutsideOptions,
     outputs::{self, Output},
     spec::{
@@ -77,6 +78,8 @@ pub struct BuildRequest {
     pub epoch: Option<i64>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
+    /// How large the store may grow.
+    pub cap: Cap,
     /// `--progress`, with `auto` decided.
     pub progress: ProgressMode,
     /// `--explain`
@@ -222,6 +225,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         iidfile: args.iidfile.filter(|_| builds),
         metadata_file: args.metadata_file.filter(|_| builds),
         root: store_root(args.root, environment)?,
+        cap: gc::cap(environment)?,
         jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
         notices,
     })

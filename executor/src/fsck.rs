@@ -25,7 +25,7 @@ use std::{
 
 use oci::{
     Sha256Digest, TreeDigest,
-    store::{Store, StoreError, checked::CheckedError},
+    store::{Store, StoreError, Taken, checked::CheckedError},
 };
 use rayon::prelude::*;
 
@@ -149,8 +149,8 @@ fn remove(store: &Store, findings: &mut [Finding]) -> Result<(), FsckError> {
         let mut removal = store.removal()?;
         for finding in batch {
             finding.outcome = match removal.take(&finding.path) {
-                Ok(true) => Outcome::Repaired,
-                Ok(false) => Outcome::InUse,
+                Ok(Taken::Yes | Taken::Gone) => Outcome::Repaired,
+                Ok(Taken::InUse) => Outcome::InUse,
                 Err(error) => Outcome::Failed(told(&error)),
             };
         }

@@ -30,6 +30,7 @@ use solver::Event;
 pub use self::{
     board::{Board, Earlier, Line, Step},
     plain::Plain,
+    text::bytes,
 };
 use crate::{
     args::ProgressMode,

@@ -52,7 +52,8 @@ impl Sizes {
     /// Keeps what was measured, if anything was. What cannot be kept is measured again.
     pub(super) fn write(&self, store: &Store) {
         if self.current != self.known {
-            let _ = checked::write(store, Path::new(FILE), VERSION, &self.current);
+            let bytes = checked::encode(VERSION, &self.current);
+            let _ = bytes.map(|bytes| store.write_loose(Path::new(FILE), &bytes));
         }
     }
 

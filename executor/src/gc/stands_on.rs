@@ -14,17 +14,21 @@ use std::{
 };
 
 use oci::{
-    BlobOrigin, Layer, Snapshot,
+    BlobOrigin, Layer, Snapshot, TreeDigest,
     store::{
         Store,
         checked::{self, CheckedError},
         sealed::{self, SealedRecord},
     },
 };
+use serde::Deserialize;
 use solver::{Record, key::pre_image};
 
 use super::{Kind, Thing, name_of};
 use crate::{cache, cache_mounts, remote, snapshot::Meta};
+
+/// Version of the hints that sealed layers leave; another one is useless.
+const SEED_VERSION: u32 = 1;
 
 /// Who stands on what, by index into the list of things.
 #[derive(Debug)]
@@ -127,6 +131,7 @@ impl Look<'_> {
             "snapshots" if is_digest(name) => self.snapshot(thing),
             "sealed" if is_digest(name) => self.sealed(thing, at),
             "records/definition" | "records/content" => self.record(thing, at),
+            "seeds" => self.seed(thing),
             "downloads/records" => self.download(thing),
             "downloads/files" if is_digest(name) => {
                 self.words[at] = first_name(&self.root.join(&thing.path));
@@ -232,6 +237,17 @@ impl Look<'_> {
         let files = record.pre_image.iter().filter(|(field, _)| field.starts_with(pre_image::FILES));
         let name = |value: &String| value.rsplit(':').next().map(|hex| Path::new("inventories").join(hex));
         files.filter_map(|(_, value)| self.find(name(value)?)).collect()
+    }
+
+    /// A hint to a sealed layer.
+    fn seed(&self, thing: &Thing) -> Found {
+        #[derive(Deserialize)]
+        struct Hint {
+            tree: TreeDigest,
+        }
+        let hint = checked::read::<Hint>(&self.root.join(&thing.path), SEED_VERSION).ok().flatten();
+        let sealed = hint.and_then(|hint| self.find(Path::new("sealed").join(hint.tree.hex())));
+        sealed.map_or_else(Found::useless, |sealed| Found::standing_on(vec![sealed]))
     }
 
     fn download(&mut self, thing: &Thing) -> Found {

@@ -20,10 +20,11 @@ use super::{
 use crate::{cache_mounts, snapshot::Meta};
 
 /// Areas whose entries are things by themselves, each a file or a small directory.
-const FLAT: [(&str, Kind); 9] = [
+const FLAT: [(&str, Kind); 10] = [
     ("blobs/sha256", Kind::Blobs),
     ("trees", Kind::Records),
     ("sealed", Kind::Records),
+    ("seeds", Kind::Records),
     ("records/definition", Kind::Records),
     ("records/content", Kind::Records),
     ("inventories", Kind::Records),
