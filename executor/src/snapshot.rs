@@ -281,6 +281,7 @@ impl Snapshots {
         Ok(self.ensure_chain(&chain)?.iter().map(|meta| meta.stamp).collect())
     }
 
+    /// The store they are in.
     pub fn store(&self) -> &Arc<Store> {
         self.fetcher.store()
     }

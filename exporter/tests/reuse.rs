@@ -130,18 +130,18 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 /// Many small files, and one that has several chunks.
 fn many() -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<_, _> =
-        (0..120).map(|index| (format!("d/{index:03}"), noise(11_000 + index * 97, index as u64))).collect();
-    files.insert("d/050-large".to_owned(), noise(3_000_000, 7));
+        (0..60).map(|index| (format!("d/{index:03}"), noise(9_000 + index * 97, index as u64))).collect();
+    files.insert("d/030-large".to_owned(), noise(2_400_000, 7));
     files
 }
 
 #[test]
 fn only_the_file_that_was_edited_is_opened() {
     for encoder in ENCODERS {
-        for (path, content) in [("d/077", &b"edited"[..]), ("d/000", b"first"), ("d/119", b"last")] {
+        for (path, content) in [("d/047", &b"edited"[..]), ("d/000", b"first"), ("d/059", b"last")] {
             let place = Place::new();
             let (_, opened) = place.seal(&described(&many(), &BTreeMap::new()), encoder);
-            assert_eq!(opened.len(), 121, "all of them, once");
+            assert_eq!(opened.len(), 61, "all of them, once");
             let mut files = many();
             files.insert(path.to_owned(), content.to_vec());
             let edited = described(&files, &BTreeMap::new());
@@ -169,25 +169,24 @@ fn what_was_moved_is_not_opened_either() {
 #[test]
 fn unchanged_chunks_are_copied() {
     let place = Place::new();
-    let old = described(&many(), &BTreeMap::new());
+    let mut files = BTreeMap::from([("large".to_owned(), noise(7_000_000, 7))]);
+    let old = described(&files, &BTreeMap::new());
     let (sealed, _) = place.seal(&old, Encoder::Gzip);
-    // A chunk that compressing would never give shows which chunks were copied. The table must agree.
-    let table = place.table(&old);
-    let (count, marked) = mark_chunks(&place.blob(&sealed), &table);
-    let mut files = many();
-    files.get_mut("d/050-large").expect("there")[1_500_000] ^= 1;
+    // A header that compressing would not give shows which chunks were copied.
+    let count = mark_chunks(&place.blob(&sealed), &place.table(&old));
+    files.get_mut("large").expect("there")[3_500_000] ^= 1;
     let (edited, _) = place.seal(&described(&files, &BTreeMap::new()), Encoder::Gzip);
     let bytes = fs::read(place.blob(&edited)).expect("a blob");
     let copied = bytes.windows(MARK.len()).filter(|window| *window == MARK).count();
-    assert_eq!(marked, count);
-    assert!(count >= 4 && copied + 2 >= count, "{copied} of {count} chunks were copied");
+    // The edit is in one, and may move the ends of those after it.
+    assert!(count >= 5 && copied + 3 >= count, "{copied} of {count} chunks were copied");
 }
 
 /// A gzip header with another operating system than ours.
 const MARK: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 77];
 
-/// Marks each chunk of a blob and corrects its table.
-fn mark_chunks(blob: &PathBuf, table: &PathBuf) -> (usize, usize) {
+/// Marks each chunk of a blob and corrects its table; tells how many there are.
+fn mark_chunks(blob: &PathBuf, table: &PathBuf) -> usize {
     let mut bytes = fs::read(blob).expect("a blob");
     let mut chunks: Vec<serde_json::Value> =
         oci::store::checked::read(table, 1).expect("a good table").expect("a table");
@@ -201,7 +200,7 @@ fn mark_chunks(blob: &PathBuf, table: &PathBuf) -> (usize, usize) {
     }
     replace(blob, &bytes);
     replace(table, &oci::store::checked::encode(1, &chunks).expect("plain data"));
-    (chunks.len(), bytes.windows(MARK.len()).filter(|window| *window == MARK).count())
+    chunks.len()
 }
 
 fn replace(path: &PathBuf, bytes: &[u8]) {
@@ -220,7 +219,7 @@ impl Place {
 fn a_damaged_blob_helps_nobody_and_goes() {
     let old = described(&many(), &BTreeMap::new());
     let mut files = many();
-    files.insert("d/077".to_owned(), b"edited".to_vec());
+    files.insert("d/047".to_owned(), b"edited".to_vec());
     let edited = described(&files, &BTreeMap::new());
     for encoder in ENCODERS {
         let want = from_scratch(&edited, encoder);
@@ -235,10 +234,9 @@ fn a_damaged_blob_helps_nobody_and_goes() {
             let (found, _) = place.seal(&edited, encoder);
             assert_eq!(found, want, "bit of byte {at}");
             place.check(&found, &edited);
-            // A chunk or header that was not wanted is not looked at.
-            let is_kept = path.exists();
-            let unused = encoder == Encoder::Uncompressed || part == 4 || part == 5 || part == 6;
-            assert!(!is_kept || unused, "byte {at} of {}", bytes.len());
+            // The headers of an uncompressed blob are not looked at; its middle is in a file.
+            let is_looked_at = encoder == Encoder::Gzip || part == 4;
+            assert!(!is_looked_at || !path.exists(), "byte {at} of {}", bytes.len());
         }
     }
 }
@@ -249,7 +247,7 @@ type Damaging = fn(&Place, &Described, &SealedLayer);
 fn help_that_is_gone_or_makes_no_sense_is_done_without() {
     let old = described(&many(), &BTreeMap::new());
     let mut files = many();
-    files.insert("d/077".to_owned(), b"edited".to_vec());
+    files.insert("d/047".to_owned(), b"edited".to_vec());
     let edited = described(&files, &BTreeMap::new());
     let want = from_scratch(&edited, Encoder::Gzip);
     let damages: [(&str, Damaging); 7] = [
@@ -281,7 +279,7 @@ fn help_that_is_gone_or_makes_no_sense_is_done_without() {
         damage(&place, &old, &sealed);
         let (found, opened) = place.seal(&edited, Encoder::Gzip);
         assert_eq!(found, want, "{name}");
-        assert_eq!(opened.len(), 121, "{name}");
+        assert_eq!(opened.len(), 61, "{name}");
     }
 }
 
@@ -402,7 +400,7 @@ enum Edit {
 fn edit() -> impl Strategy<Value = Edit> {
     let name = "[a-e]/[a-z0-9]{1,5}";
     prop_oneof![
-        (any::<prop::sample::Index>(), any::<u64>(), 0..600_000usize)
+        (any::<prop::sample::Index>(), any::<u64>(), 0..400_000usize)
             .prop_map(|(file, seed, length)| Edit::Content(file, seed, length)),
         (
             any::<prop::sample::Index>(),
@@ -413,7 +411,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         (any::<prop::sample::Index>(), name).prop_map(|(file, name)| Edit::Rename(file, name)),
         (any::<prop::sample::Index>(), 0o400..0o777u32).prop_map(|(file, mode)| Edit::Mode(file, mode)),
         any::<prop::sample::Index>().prop_map(Edit::Remove),
-        (name, any::<u64>(), 0..900_000usize).prop_map(|(name, seed, length)| Edit::Add(name, seed, length)),
+        (name, any::<u64>(), 0..500_000usize).prop_map(|(name, seed, length)| Edit::Add(name, seed, length)),
     ]
 }
 
@@ -441,10 +439,15 @@ fn apply(edit: &Edit, files: &mut BTreeMap<String, Vec<u8>>, modes: &mut BTreeMa
     }
 }
 
+/// Many where there is time for them.
+fn cases() -> u32 {
+    if std::env::var_os("LAYERWRIGHT_NIGHTLY").is_some() { 200 } else { 5 }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
     #[test]
-    fn a_blob_made_with_help_is_the_one_made_from_scratch(edits in prop::collection::vec(edit(), 1..6)) {
+    fn a_blob_made_with_help_is_the_one_made_from_scratch(edits in prop::collection::vec(edit(), 1..5)) {
         let (mut files, mut modes) = (many(), BTreeMap::new());
         let places = ENCODERS.map(|encoder| (encoder, Place::new()));
         for (encoder, place) in &places {
