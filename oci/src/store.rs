@@ -232,6 +232,17 @@ impl Store {
         }
     }
 
+    /// Opens the file of a blob if it is the one that this process has written, and hashed while it did: its bytes need
+    /// not be verified.
+    ///
+    /// # Errors
+    /// As those of [`Store::open_blob`].
+    pub fn open_own_blob(&self, digest: &Sha256Digest) -> Result<Option<File>, StoreError> {
+        let Some(own) = self.run.blob(digest) else { return Ok(None) };
+        let file = self.open_blob(digest)?;
+        Ok((blob::identity(&file) == Some(own)).then_some(file))
+    }
+
     /// Removes a blob that has turned out to be damaged, so that it is a miss from now on. A good one that somebody has
     /// put there in the meantime goes too, which costs a download.
     ///

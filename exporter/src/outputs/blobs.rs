@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{self, Read},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     sync::{Mutex, PoisonError},
@@ -36,7 +37,8 @@ pub enum Place<'a> {
 }
 
 impl Blob<'_> {
-    /// Its bytes; the stream fails at the end if they are not what the descriptor says.
+    /// Its bytes; the stream fails at the end if they are not what the descriptor says. What this process has written is
+    /// not hashed again.
     ///
     /// # Errors
     /// The blob cannot be had.
@@ -45,8 +47,20 @@ impl Blob<'_> {
         match place {
             Place::Memory(bytes) => Ok(Box::new(io::Cursor::new(bytes.to_vec()))),
             Place::Origin(origin) => tools.fetcher.open(descriptor, origin),
-            Place::Store => tools.fetcher.open_stored(descriptor).map_err(io::Error::other),
+            Place::Store => match self.own_file(tools)? {
+                Some(file) => Ok(Box::new(file)),
+                None => tools.fetcher.open_stored(descriptor).map_err(io::Error::other),
+            },
         }
+    }
+
+    /// Its file, if that is one which this process has written and hashed.
+    ///
+    /// # Errors
+    /// The blob cannot be had.
+    pub fn own_file(&self, tools: &Tools<'_>) -> io::Result<Option<File>> {
+        let store = tools.fetcher.store();
+        store.open_own_blob(&self.descriptor.digest).map_err(io::Error::other)
     }
 
     /// What a failure to read it becomes.

@@ -6,7 +6,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -19,6 +19,9 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags},
     io::Errno,
 };
+
+/// Bytes that are copied before somebody may stop it.
+const COPIED_AT_ONCE: u64 = 32 * 1024 * 1024;
 
 /// A file that is being written and not yet to be seen.
 #[derive(Debug)]
@@ -52,6 +55,28 @@ impl<'a> NewFile<'a> {
     /// The file, for its metadata.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Takes all bytes of another file: shares them where the file system can, else the kernel copies them. `go_on` is
+    /// asked every now and then.
+    ///
+    /// # Errors
+    /// What the operating system or `go_on` says.
+    pub fn copy_from<E: From<io::Error>>(
+        &mut self,
+        from: &File,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        if rustix::fs::ioctl_ficlone(&self.file, from).is_ok() {
+            return Ok(());
+        }
+        loop {
+            go_on()?;
+            // The standard library uses `copy_file_range` between two files, and what else there is where it cannot be.
+            if io::copy(&mut from.take(COPIED_AT_ONCE), &mut self.file)? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Gives the file its name; what had the name before is gone.

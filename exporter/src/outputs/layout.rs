@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     io::{self, Read, Write},
     os::fd::OwnedFd,
     path::Path,
@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation};
 use serde_json::Value;
 
 use super::{
-    ExportError, Tools,
+    ExportError, Interrupted, Tools,
     blobs::{self, Blob},
     failed,
     file::{NewFile, open_directory, write_file},
@@ -128,23 +128,43 @@ fn write_blob(
 ) -> Result<(), ExportError> {
     let name = blob.descriptor.digest.hex();
     let path = directory.join(&name);
-    let mut content = blob.open(tools).map_err(blob.failed())?;
     let mut file = NewFile::create(parent, OsStr::new(&name)).map_err(failed("write", &path))?;
+    match blob.own_file(tools).map_err(blob.failed())? {
+        Some(own) => copy_own(&own, &mut file, tools).map_err(|error| match error {
+            Interrupted::Export(error) => error,
+            Interrupted::Io(error) => failed("write", &path)(error),
+        })?,
+        None => copy_verified(blob, &mut file, &path, tools)?,
+    }
+    file.commit().map_err(failed("write", &path))
+}
+
+fn copy_own(own: &File, file: &mut NewFile<'_>, tools: &Tools<'_>) -> Result<(), Interrupted> {
+    file.copy_from(own, || go_on(tools.cancel).map_err(Interrupted::Export))
+}
+
+fn copy_verified(
+    blob: &Blob<'_>,
+    file: &mut NewFile<'_>,
+    path: &Path,
+    tools: &Tools<'_>,
+) -> Result<(), ExportError> {
+    let mut content = blob.open(tools).map_err(blob.failed())?;
     let mut buffer = vec![0; 256 * 1024];
     loop {
         go_on(tools.cancel)?;
         let count = content.read(&mut buffer).map_err(blob.failed())?;
         if count == 0 {
-            return file.commit().map_err(failed("write", &path));
+            return Ok(());
         }
-        file.write_all(&buffer[..count]).map_err(failed("write", &path))?;
+        file.write_all(&buffer[..count]).map_err(failed("write", path))?;
     }
 }
 
 /// Puts the image in `index.json`, in place of what had one of its names.
 fn name_image(assembled: &Assembled, directory: &Path, names: &[Reference]) -> Result<(), ExportError> {
     let marker = directory.join("oci-layout");
-    let lock = fs::File::open(&marker).map_err(failed("open", &marker))?;
+    let lock = File::open(&marker).map_err(failed("open", &marker))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
         .map_err(|error| failed("lock", &marker)(error.into()))?;
     let path = directory.join("index.json");
@@ -161,7 +181,7 @@ fn name_image(assembled: &Assembled, directory: &Path, names: &[Reference]) -> R
 }
 
 fn read_index(path: &Path) -> Result<Option<Vec<u8>>, ExportError> {
-    let file = match fs::File::open(path) {
+    let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(failed("read", path))?,
     };

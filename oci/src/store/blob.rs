@@ -3,8 +3,10 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use super::{StoreError, create_new, temp::Run};
@@ -16,6 +18,15 @@ const BUFFER: usize = 128 << 10;
 /// Where a blob lies, from the root of the store on.
 pub(super) fn path(digest: &Sha256Digest) -> PathBuf {
     Path::new("blobs/sha256").join(digest.hex())
+}
+
+/// What tells a file from all others: inodes are used again, but not born again.
+pub(super) type Identity = (u64, SystemTime);
+
+/// The identity of a file; `None` where the file system cannot say.
+pub(super) fn identity(file: &File) -> Option<Identity> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.ino(), metadata.created().ok()?))
 }
 
 /// A blob being written; it is hashed on the way. Dropped without a commit, it leaves nothing.
@@ -108,6 +119,9 @@ impl BlobCopy {
         self.file.flush().map_err(StoreError::io("write", &target))?;
         fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))?;
         self.run.note_growth();
+        if let Some(identity) = identity(self.file.get_ref()) {
+            self.run.note_blob(*digest, identity);
+        }
         Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! and then emptied: depth costs neither stack nor descriptors.
 
 use std::{
+    collections::HashMap,
     ffi::{CStr, CString},
     fs::{self, File},
     io,
@@ -22,7 +23,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -35,8 +36,10 @@ use rustix::{
 
 use super::{
     StoreError,
+    blob::Identity,
     pins::{PINS, Pins},
 };
+use crate::digest::Sha256Digest;
 
 const LOCK: &str = "lock";
 
@@ -50,6 +53,8 @@ pub(super) struct Run {
     pins: Pins,
     /// Whether anything was put in place.
     has_grown: AtomicBool,
+    /// The blobs that were put in place here, and which files they are.
+    blobs: Mutex<HashMap<Sha256Digest, Identity>>,
     /// Its `flock` says that we live.
     _lock: File,
 }
@@ -69,8 +74,19 @@ impl Run {
             is_unsynced: AtomicBool::new(false),
             pins,
             has_grown: AtomicBool::new(false),
+            blobs: Mutex::default(),
             _lock: lock,
         })
+    }
+
+    /// A blob has been put in place whose bytes were hashed on their way.
+    pub(super) fn note_blob(&self, digest: Sha256Digest, identity: Identity) {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, identity);
+    }
+
+    /// Which file this process has put in place as a blob.
+    pub(super) fn blob(&self, digest: &Sha256Digest) -> Option<Identity> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied()
     }
 
     /// Something has been put into the store that a power failure may take. To be called after that: a sync of another

@@ -314,3 +314,20 @@ fn only_what_may_not_be_on_disk_is_synced() {
     drop(third);
     assert_eq!(runs(root.path()), 0);
 }
+
+#[test]
+fn a_blob_is_trusted_by_who_has_written_it_as_long_as_it_is_that_file() {
+    let directory = tempfile::tempdir().expect("temp");
+    let (store, other) = (open(directory.path()), open(directory.path()));
+    let mut writer = store.blob_writer().expect("a temporary");
+    writer.write_all(b"layer").expect("written");
+    let (digest, _) = writer.commit().expect("in place");
+    assert!(store.open_own_blob(&digest).expect("it is there").is_some());
+    assert!(other.open_own_blob(&digest).expect("never looked for").is_none());
+    let copy = directory.path().join("copy");
+    fs::write(&copy, "l4yer").expect("writable");
+    fs::rename(copy, store.blob_path(&digest)).expect("ours");
+    assert!(store.open_own_blob(&digest).expect("it is there").is_none());
+    store.remove_blob(&digest).expect("removed");
+    assert!(matches!(store.open_own_blob(&digest), Err(StoreError::NoBlob { .. })));
+}
