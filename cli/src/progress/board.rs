@@ -26,6 +26,10 @@ pub struct Board {
     tasks: Vec<Task>,
     by_name: BTreeMap<String, usize>,
     rows: Vec<Row>,
+    /// Places in `rows`, from 1.
+    numbers: BTreeMap<Row, usize>,
+    /// Steps that no line asks for, by label.
+    internal: BTreeMap<String, usize>,
     warnings: Vec<String>,
     spool_directory: Option<PathBuf>,
 }
@@ -256,21 +260,29 @@ impl Board {
         self.steps.iter().filter(|step| step.is_over()).count()
     }
 
+    fn add_row(&mut self, row: Row) {
+        self.rows.push(row);
+        self.numbers.insert(row, self.rows.len());
+    }
+
     fn numbered(&self, row: Row) -> Option<(Row, usize)> {
-        self.rows.iter().position(|other| *other == row).map(|index| (row, index + 1))
+        self.numbers.get(&row).map(|number| (row, *number))
     }
 
     /// Adds a step. Vertices that the planner has put in by itself under one name (the parts of a context that several
     /// COPYs read) are one step to people.
     fn plan(&mut self, vertex: VertexId, label: String) -> usize {
-        let same = |step: &Step| step.is_internal() && step.label == label;
-        if let Some(index) = self.steps.iter().position(same) {
+        if let Some(index) = self.internal.get(&label).copied() {
             self.steps[index].open += 1;
             self.by_vertex.insert(vertex, index);
             return index;
         }
         let index = self.steps.len();
-        self.steps.push(Step::new(label));
+        let step = Step::new(label);
+        if step.is_internal() {
+            self.internal.insert(step.label.clone(), index);
+        }
+        self.steps.push(step);
         self.by_vertex.insert(vertex, index);
         index
     }
@@ -281,8 +293,8 @@ impl Board {
             Some(index) => *index,
             None => self.plan(vertex, format!("step {}", vertex.0)),
         };
-        if self.steps[index].state == State::Waiting && !self.rows.contains(&Row::Step(index)) {
-            self.rows.push(Row::Step(index));
+        if self.steps[index].state == State::Waiting && !self.numbers.contains_key(&Row::Step(index)) {
+            self.add_row(Row::Step(index));
         }
         &mut self.steps[index]
     }
@@ -347,7 +359,7 @@ impl Board {
             None => {
                 let name = name.into_owned();
                 self.by_name.insert(name.clone(), self.tasks.len());
-                self.rows.push(Row::Task(self.tasks.len()));
+                self.add_row(Row::Task(self.tasks.len()));
                 self.tasks.push(Task { name, since: at, took: None, bytes: None });
                 self.tasks.len() - 1
             }
