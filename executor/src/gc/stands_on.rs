@@ -59,6 +59,13 @@ impl Relations {
                 None => relations.useless[at] = true,
             }
         }
+        // A blob belongs to what its sealed record does.
+        for (at, thing) in things.iter().enumerate() {
+            if thing.path.starts_with("sealed") {
+                let words = look.words[at].clone();
+                relations.needs[at].iter().for_each(|need| look.tell(*need, words.clone()));
+            }
+        }
         for (thing, words) in things.iter_mut().zip(look.words) {
             thing.what = words;
         }
@@ -129,7 +136,7 @@ impl Look<'_> {
             "blobs/sha256" if is_digest(name) => Found::standing_on(Vec::new()),
             "trees" if is_digest(name) => Found::if_used(Vec::new()),
             "snapshots" if is_digest(name) => self.snapshot(thing),
-            "sealed" if is_digest(name) => self.sealed(thing, at),
+            "sealed" if is_digest(name) => self.sealed(thing),
             "records/definition" | "records/content" => self.record(thing, at),
             "seeds" => self.seed(thing),
             "downloads/records" => self.download(thing),
@@ -168,7 +175,7 @@ impl Look<'_> {
         }
     }
 
-    fn sealed(&mut self, thing: &Thing, at: usize) -> Found {
+    fn sealed(&self, thing: &Thing) -> Found {
         let Some(tree) = self.find(Path::new("trees").join(name_of(&thing.path))) else {
             return Found::useless();
         };
@@ -181,9 +188,6 @@ impl Look<'_> {
         }
         if needs.len() == 1 {
             return Found::useless();
-        }
-        for need in &needs {
-            self.tell(*need, self.words[at].clone());
         }
         Found::standing_on(needs)
     }
