@@ -1,6 +1,7 @@
 //! Blobs, trees, what is remembered of sealed layers, cache records, and all other files that prove themselves.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -99,11 +100,7 @@ impl Check<'_> {
             let names = self.names(&directory.display().to_string())?;
             let mut wrong = Vec::new();
             for path in names.iter().map(|name| directory.join(name)) {
-                let what = match checked::read(&self.store.root().join(&path), sealed::VERSION) {
-                    Ok(None) => None,
-                    Ok(Some(record)) => self.lacking_blob(&record, bad, &path),
-                    Err(error) => Some(damage(error)?),
-                };
+                let what = self.sealed_file(&path, bad)?;
                 self.count("sealed", 1, 0);
                 wrong.extend(what.map(|what| (path, what)));
             }
@@ -114,10 +111,23 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// A record; or what is kept beside it of the blob's making, which proves itself and names nothing.
+    fn sealed_file(&self, path: &Path, bad: &BTreeSet<Sha256Digest>) -> Result<Option<String>, FsckError> {
+        let file = self.store.root().join(path);
+        if path.extension().is_none_or(|extension| extension != "json") {
+            return checked::verify(&file).map(|_| None).or_else(|error| damage(error).map(Some));
+        }
+        match checked::read(&file, sealed::VERSION) {
+            Ok(None) => Ok(None),
+            Ok(Some(record)) => Ok(self.lacking_blob(&record, bad, path)),
+            Err(error) => damage(error).map(Some),
+        }
+    }
+
     fn lacking_blob(
         &self,
         record: &SealedRecord,
-        bad: &std::collections::BTreeSet<Sha256Digest>,
+        bad: &BTreeSet<Sha256Digest>,
         path: &Path,
     ) -> Option<String> {
         let digest = &record.descriptor.digest;
