@@ -7,7 +7,7 @@ use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
-use crate::{history::HistoryError, inputs::InputError, request::RequestError, signals::Signal};
+use crate::{history::HistoryError, inputs::InputError, mend, request::RequestError, signals::Signal};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -176,12 +176,17 @@ impl Failure {
             Self::Image { failure, .. }
             | Self::Step { failure, .. }
             | Self::FileSystem(failure)
-            | Self::Remote(failure) => failure.hint.as_deref(),
+            | Self::Remote(failure)
+                if failure.hint.is_some() =>
+            {
+                failure.hint.as_deref()
+            }
             Self::Sandbox(error) => error.hint(),
             Self::Store(error) | Self::History(HistoryError::Store(error)) => store_hint(error),
             Self::History(error) => error.hint(),
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
+            _ if mend::damage(self).is_some() => Some(mend::HINT),
             _ => None,
         }
     }
@@ -238,7 +243,7 @@ fn caused_by_registry(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// What an error names as its cause; an I/O error that wraps another one names that.
-fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+pub fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
 }

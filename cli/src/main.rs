@@ -18,6 +18,7 @@ mod fsck;
 mod gc;
 mod history;
 mod inputs;
+mod mend;
 mod outputs;
 mod progress;
 mod redact;
@@ -220,7 +221,7 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
             let is_quiet = request.progress == ProgressMode::Quiet;
             let notes = if is_quiet { Vec::new() } else { entered.notes };
             let surroundings = Surroundings { id, rung: entered.rung, notes, events, cancel };
-            build::build(request, &inputs, &outside, &surroundings).map(Done::Built)
+            build_mended(request, &inputs, &outside, &surroundings).map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
     };
@@ -238,6 +239,28 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         Ok(Done::Answered(answer)) => session.tell(&inputs, answer),
         Err(failure) => session.fail(Some(&inputs.dockerfile), &failure),
     }
+}
+
+/// Builds; and once more if the store turned out to be damaged and the damage could be taken out of the way.
+fn build_mended(
+    request: &BuildRequest,
+    inputs: &Inputs,
+    outside: &Outside,
+    surroundings: &Surroundings,
+) -> Result<Built, Failure> {
+    let failure = match build::build(request, inputs, outside, surroundings) {
+        Err(failure) if !surroundings.cancel.is_requested() => failure,
+        built => return built,
+    };
+    let Some(damaged) = mend::damage(&failure) else { return Err(failure) };
+    if !mend::remove(outside.fetcher()?.store(), &damaged)? {
+        return Err(failure);
+    }
+    let told = redact::redact(&failure::chain(&failure)).into_owned();
+    (surroundings.events)(Event::Warning(format!(
+        "the build is made once more, since the store was damaged: {told}"
+    )));
+    build::build(request, inputs, outside, surroundings)
 }
 
 /// `--explain`

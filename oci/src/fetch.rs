@@ -205,6 +205,23 @@ impl Read for Arriving {
     }
 }
 
+/// A blob of the store that has turned out to be damaged; found inside the [`io::Error`] of a reader. It is gone from
+/// there by now.
+#[derive(Debug, thiserror::Error)]
+#[error("the store's copy of blob {digest} is damaged and was removed")]
+pub struct DamagedBlob {
+    digest: Sha256Digest,
+    #[source]
+    source: io::Error,
+}
+
+impl DamagedBlob {
+    /// What the reader of a blob has found.
+    pub fn new(digest: Sha256Digest, source: io::Error) -> Self {
+        Self { digest, source }
+    }
+}
+
 /// A blob of the store that is removed from it when it turns out to be damaged.
 struct Stored<R> {
     inner: Verified<R>,
@@ -220,6 +237,9 @@ impl<R: Read> Read for Stored<R> {
         {
             // The damage is what the caller must hear of; a blob that stays will be found damaged again.
             let _ = self.store.remove_blob(&self.digest);
+            let damaged =
+                |error: io::Error| io::Error::new(error.kind(), DamagedBlob::new(self.digest, error));
+            return result.map_err(damaged);
         }
         result
     }

@@ -38,7 +38,8 @@ pub(super) fn difference(wanted: &Wanted<'_>, found: &Tree) -> Option<String> {
             let is_surplus = |entry: &&Entry| {
                 let is_mark =
                     matches!(entry.kind, EntryKind::Directory | EntryKind::Opaque | EntryKind::Whiteout);
-                !is_mark && !has(tree, entry) && !(hidden.covers(&entry.path) && is_below(entry))
+                let was_below = || hidden.covers(&entry.path) && is_below(entry);
+                !(is_mark || has(tree, entry) || was_below())
             };
             let lacks = tree.entries().iter().find_map(lack);
             lacks.or_else(|| found.entries().iter().find(is_surplus).map(too_many))

@@ -140,9 +140,8 @@ impl Check<'_> {
 
     /// Cache records, and that their layers can be had.
     pub(super) fn records(&self, found: &mut Found) -> Result<(), FsckError> {
-        let areas: [(&'static str, fn(TreeDigest) -> Key); 2] =
-            [("records/definition", Key::Definition), ("records/content", Key::Content)];
-        for (area, key) in areas {
+        for area in ["records/definition", "records/content"] {
+            let key = if area.ends_with("content") { Key::Content } else { Key::Definition };
             let wrong = self.each(area, |name| {
                 let Some(digest) = name.strip_suffix(".json").and_then(digest_of) else { return Ok(None) };
                 match cache::read_record(self.store, &key(digest)) {

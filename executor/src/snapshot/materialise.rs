@@ -19,6 +19,7 @@ use std::{
 use oci::{
     ContentDigest, Entry, EntryKind, EntryTime, Layer, Snapshot, Tree, TreeDigest,
     store::{Store, sealed},
+    tree::TreeError,
 };
 use rayon::prelude::*;
 use rustix::fs::OFlags;
@@ -171,7 +172,11 @@ impl Snapshots {
     pub(crate) fn read_tree(&self, digest: &TreeDigest) -> Result<Tree, SnapshotError> {
         let path = self.store().root().join(tree_file(digest));
         let bytes = fs::read(&path).map_err(SnapshotError::io("read", &path))?;
-        Tree::from_bytes(&bytes).map_err(|source| SnapshotError::Tree { path, source })
+        match Tree::from_bytes(&bytes) {
+            Ok(tree) if tree.digest() == *digest => Ok(tree),
+            Ok(_) => Err(SnapshotError::Tree { path, source: TreeError::Damaged(0) }),
+            Err(source) => Err(SnapshotError::Tree { path, source }),
+        }
     }
 }
 

@@ -1,0 +1,124 @@
+//! A build that fails because the store has lost something, or holds it damaged, is made once more: what is damaged is
+//! taken out of the way, so that it is made again. What another running build uses stays where it is; then the failure is
+//! told, with what to do about it.
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
+
+use executor::SnapshotError;
+use exporter::{AssembleError, ExportError, SealError};
+use oci::{
+    fetch::DamagedBlob,
+    store::{Store, StoreError, Taken},
+};
+
+use crate::failure::{self, Failure};
+
+/// What to do where a build has not been able to help itself.
+pub const HINT: &str = "layerwright fsck --repair removes what is damaged in the store; then build again";
+
+/// What a failure says of the store: the paths that must go before a build can be made again, which may be none.
+/// `None` where it says nothing of that.
+pub fn damage(failure: &Failure) -> Option<Vec<PathBuf>> {
+    // What is transparent stands for its cause and does not name it.
+    let sealing = match failure {
+        Failure::Seal(error) | Failure::Export(ExportError::Tree(error)) => Some(error),
+        Failure::Assemble(AssembleError::Seal(error)) => Some(&**error),
+        _ => None,
+    };
+    let found = sealing.and_then(unsealable);
+    found.or_else(|| {
+        std::iter::successors(failure::cause(failure), |error| failure::cause(*error)).find_map(lost)
+    })
+}
+
+/// Whether the things could be taken out of the way.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn remove(store: &Store, damaged: &[PathBuf]) -> Result<bool, StoreError> {
+    // Ours; the next attempt pins what it finds.
+    store.release_pins()?;
+    let mut removal = store.removal()?;
+    let mut all_gone = true;
+    for path in damaged {
+        all_gone &= removal.take(path)? != Taken::InUse;
+    }
+    removal.finish()?;
+    Ok(all_gone)
+}
+
+fn lost(error: &(dyn Error + 'static)) -> Option<Vec<PathBuf>> {
+    if let Some(error) = error.downcast_ref::<SnapshotError>() {
+        return match error {
+            SnapshotError::Tree { path, .. } => Some(vec![path.clone()]),
+            error => error.is_lost().then(Vec::new),
+        };
+    }
+    // Out of the way by now.
+    let blob = error.downcast_ref::<DamagedBlob>().map(|_| Vec::new());
+    blob.or_else(|| error.downcast_ref::<SealError>().and_then(unsealable))
+}
+
+fn unsealable(error: &SealError) -> Option<Vec<PathBuf>> {
+    match error {
+        SealError::Damaged { chain, .. } => Some(vec![Path::new("snapshots").join(chain.hex())]),
+        SealError::DamagedTree { path, .. } => Some(vec![path.clone()]),
+        SealError::Gone { .. } => Some(Vec::new()),
+        SealError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use oci::{Sha256Digest, TreeDigest};
+    use solver::{FailureKind, StepFailure, VertexId};
+
+    use super::*;
+
+    fn step(error: impl Error + Send + Sync + 'static) -> Failure {
+        let failure = StepFailure::caused(FailureKind::Machine, "cannot run", error);
+        Failure::Step { vertex: VertexId(0), label: "RUN x".into(), span: None, failure: Box::new(failure) }
+    }
+
+    #[test]
+    fn damage_is_seen_wherever_it_stands_and_nothing_else_is() {
+        let digest = TreeDigest::new([1; 32]);
+        let snapshot = PathBuf::from(format!("snapshots/{}", digest.hex()));
+        let damaged =
+            || SealError::Damaged { chain: digest, tree: digest, path: vec![], what: String::new() };
+        let blob = || io::Error::other(DamagedBlob::new(Sha256Digest::of(b""), io::Error::other("bits")));
+        let gone = || SnapshotError::Gone { layer: digest, path: "x".into() };
+        let export = |source| ExportError::Blob { digest: Sha256Digest::of(b""), source };
+        for (failure, found) in [
+            (Failure::Seal(damaged()), Some(vec![snapshot.clone()])),
+            (AssembleError::Seal(Arc::new(damaged())).into(), Some(vec![snapshot])),
+            (step(gone()), Some(vec![])),
+            (export(blob()).into(), Some(vec![])),
+            (export(io::Error::other("disk")).into(), None),
+            (step(SnapshotError::Clock), None),
+            (Failure::Clock, None),
+        ] {
+            assert_eq!(damage(&failure), found, "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_goes_unless_somebody_else_uses_it() {
+        let directory = tempfile::tempdir().expect("made");
+        let (own, other) = (Store::open(directory.path()).expect("a store"), Store::open(directory.path()));
+        let other = other.expect("a store");
+        let damaged = [PathBuf::from("trees/x")];
+        own.write_atomic(&damaged[0], b"damaged").expect("written");
+        other.pin(&damaged).expect("pinned");
+        assert!(!remove(&own, &damaged).expect("tried") && own.root().join("trees/x").exists());
+        drop(other);
+        own.pin(&damaged).expect("pinned");
+        assert!(remove(&own, &damaged).expect("tried") && !own.root().join("trees/x").exists());
+    }
+}
