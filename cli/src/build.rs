@@ -14,7 +14,7 @@ use exporter::{
     Tools,
     outputs::file::{try_directory, try_file, write_file},
 };
-use oci::{Platform, Reference, Sha256Digest, fetch::Fetcher, store::Store, tree::NORMAL_TIME};
+use oci::{Platform, Reference, Sha256Digest, fetch::Fetcher, tree::NORMAL_TIME};
 use parser::{Diagnostic, Parsed, Severity};
 use solver::{
     Cancel, Event, Graph, Image, ImageName, Maker,
