@@ -30,9 +30,8 @@ pub(super) fn adopt(steps: &Steps, remembered: &BTreeMap<VertexId, Remembered>) 
         let demand = Demand::of(steps, &hits);
         let refused = disagreeing(steps, &hits, &demand.hit);
         if refused.is_empty() {
-            let mut adopted = demand.settle(steps, &hits);
-            adopted.made = makers(steps, remembered, &adopted);
-            return adopted;
+            let made = demand.makers(steps, &hits, remembered);
+            return demand.settle(steps, &hits, made);
         }
         hits.retain(|id, _| !refused.contains(id));
     }
@@ -40,24 +39,6 @@ pub(super) fn adopt(steps: &Steps, remembered: &BTreeMap<VertexId, Remembered>) 
 
 /// What is remembered and not refused.
 type Hits<'a> = BTreeMap<VertexId, &'a Snapshot>;
-
-/// Whoever made the record of a step that is settled has made its layer, unless the layer comes with the chain of another
-/// step's hit and is not the same.
-fn makers(
-    steps: &Steps,
-    remembered: &BTreeMap<VertexId, Remembered>,
-    adopted: &Adopted,
-) -> BTreeMap<VertexId, Made> {
-    let has_made = |(id, found): &(&VertexId, &Remembered)| {
-        let adopted = adopted.snapshots.get(id).and_then(|snapshot| snapshot.layers.last());
-        adopted.is_none_or(|layer| Some(layer) == found.snapshot.layers.last())
-    };
-    let settled = |(id, _): &(&VertexId, &Remembered)| {
-        steps.source(**id).is_none() && adopted.open.binary_search(id).is_err()
-    };
-    let made = remembered.iter().filter(settled).filter(has_made);
-    made.map(|(id, found)| (*id, found.made.clone())).collect()
-}
 
 /// What the targets need when the cache is believed.
 #[derive(Default)]
@@ -68,15 +49,16 @@ struct Demand {
     implied: BTreeMap<VertexId, VertexId>,
     /// Needed and not answered.
     open: BTreeSet<VertexId>,
+    /// In the chain of a hit that is needed, whether needed themselves or not: the step, and the hit.
+    chains: HashMap<VertexId, VertexId>,
 }
 
 impl Demand {
     fn of(steps: &Steps, hits: &Hits<'_>) -> Self {
         let mut demand = Self::default();
         let mut needed: BTreeSet<VertexId> = steps.targets().collect();
-        let mut above: HashMap<VertexId, VertexId> = HashMap::new();
         for id in steps.order().rev() {
-            let hit = if hits.contains_key(&id) { Some(id) } else { above.get(&id).copied() };
+            let hit = if hits.contains_key(&id) { Some(id) } else { demand.chains.get(&id).copied() };
             match hit {
                 _ if !needed.contains(&id) => {}
                 _ if steps.source(id).is_some() => drop(demand.open.insert(id)),
@@ -88,21 +70,38 @@ impl Demand {
                 }
             }
             // A chain is handed down step by step; a hit that nobody needs says nothing about the steps below it.
-            let chain = if demand.hit.contains(&id) { Some(id) } else { above.get(&id).copied() };
+            let chain = if demand.hit.contains(&id) { Some(id) } else { demand.chains.get(&id).copied() };
             if let (Some(chain), Some(parent)) = (chain, steps.parent(id)) {
-                above.entry(parent).or_insert(chain);
+                demand.chains.entry(parent).or_insert(chain);
             }
         }
         demand
     }
 
-    fn settle(self, steps: &Steps, hits: &Hits<'_>) -> Adopted {
+    /// Whoever made the record of a step that is settled has made its layer, unless the layer comes with the chain of
+    /// another step's hit and is not the same.
+    fn makers(
+        &self,
+        steps: &Steps,
+        hits: &Hits<'_>,
+        remembered: &BTreeMap<VertexId, Remembered>,
+    ) -> BTreeMap<VertexId, Made> {
+        let has_made = |(id, found): &(&VertexId, &Remembered)| {
+            let chain = self.chains.get(id).filter(|_| !self.hit.contains(id));
+            let adopted = chain.map(|hit| &hits[hit].layers[steps.length(**id) - 1]);
+            adopted.is_none_or(|layer| Some(layer) == found.snapshot.layers.last())
+        };
+        let settled = remembered.iter().filter(|(id, _)| !self.open.contains(id));
+        settled.filter(has_made).map(|(id, found)| (*id, found.made.clone())).collect()
+    }
+
+    fn settle(self, steps: &Steps, hits: &Hits<'_>, made: BTreeMap<VertexId, Made>) -> Adopted {
         let own = self.hit.iter().map(|id| (*id, *id));
         let prefix = |(id, hit): (VertexId, VertexId)| {
             (id, Snapshot { layers: hits[&hit].layers[..steps.length(id)].to_vec() })
         };
         let snapshots = own.chain(self.implied).map(prefix).collect();
-        Adopted { snapshots, open: self.open.into_iter().collect(), made: BTreeMap::new() }
+        Adopted { snapshots, open: self.open.into_iter().collect(), made }
     }
 }
 

@@ -1,15 +1,15 @@
 //! The scheduler against a world in memory.
 
 mod fake;
+mod orders;
 mod reading;
+mod shared;
+mod told;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
 };
-
-use oci::Layer;
-use proptest::prelude::*;
 
 use crate::{
     cache::{Key, Record},
@@ -18,6 +18,7 @@ use crate::{
     traits::{CacheBackend, Cancel, FailureKind},
 };
 use fake::{Dockerfile, Memory, World};
+use oci::Layer;
 
 /// A chain of commands on one image.
 fn chain(commands: &[&str]) -> Dockerfile {
@@ -391,79 +392,4 @@ fn a_diamond_of_2000_vertices_is_solved() {
     assert_eq!(world.ran().len(), 2000);
     assert_eq!(solved(&file, &world, &cache), first);
     assert_eq!(world.ran().len(), 0);
-}
-
-/// Of each vertex: an earlier one to stand on, one to copy from if any, and a command.
-fn random_file() -> impl Strategy<Value = Vec<(usize, Option<usize>, u8)>> {
-    let command = 0..6_u8;
-    prop::collection::vec((any::<usize>(), prop::option::of(any::<usize>()), command), 1..40)
-}
-
-/// A graph of such steps; and of each step, the one it stands on.
-fn build(steps: &[(usize, Option<usize>, u8)], verb: &str) -> (Dockerfile, Vec<(VertexId, VertexId)>) {
-    let mut file = Dockerfile::default();
-    let mut chains = Vec::new();
-    let mut ids = vec![file.image("base", "here")];
-    for (parent, from, command) in steps {
-        let parent = ids[parent % ids.len()];
-        ids.push(match from.map(|from| ids[from % ids.len()]) {
-            Some(from) if from != parent && *command == 5 => file.link(parent, from, "f1"),
-            Some(from) if from != parent && *command == 4 => file.mount(parent, from, "/f2", "fixed f0"),
-            Some(from) if from != parent => file.copy(parent, from, &format!("f{}", command % 3)),
-            _ if *command == 0 => file.run(parent, "nothing"),
-            _ => file.run(parent, &format!("{verb} f{}", command % 3)),
-        });
-        chains.push((ids[ids.len() - 1], parent));
-    }
-    (file, chains)
-}
-
-/// Part of what is remembered.
-fn some(cache: Memory, kept: u64) -> impl Iterator<Item = (Key, Record)> {
-    let keep = move |key: &Key| {
-        let (Key::Definition(digest) | Key::Content(digest)) = key;
-        kept >> (digest.as_bytes()[0] % 64) & 1 == 1
-    };
-    cache.0.into_inner().expect("no panic").into_iter().filter(move |(key, _)| keep(key))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_order_in_which_steps_end_changes_nothing(
-        steps in random_file(),
-        seed in 1..u64::MAX,
-        jobs in 1..9_usize,
-        kept in any::<u64>(),
-    ) {
-        let (mut file, chains) = build(&steps, "fixed");
-        file.target(chains[chains.len() - 1].0).target(chains[chains.len() / 2].0);
-        let (orderly, cache) = (World::default(), Memory::default());
-        let expected = solved(&file, &orderly, &cache);
-        let cache = Memory(some(cache, kept).collect::<HashMap<_, _>>().into());
-        let (world, again) = (World::default().disorder(seed), orderly.disorder(seed));
-        let cold = file.solve_with(&world, &[], jobs, &Cancel::default()).expect("builds");
-        let warm = file.solve_with(&again, &[&cache], jobs, &Cancel::default()).expect("builds");
-        prop_assert_eq!(&cold, &expected);
-        prop_assert_eq!(&warm, &expected);
-    }
-
-    /// Whatever is remembered of builds that disagree: in one build, every step stands on what the step below it is.
-    #[test]
-    fn a_build_never_mixes_what_disagrees(steps in random_file(), kept in any::<u64>(), other in any::<u64>()) {
-        let (mut file, chains) = build(&steps, "random");
-        chains.iter().for_each(|(id, _)| { file.target(*id); });
-        let (world, left, right) = (World::default(), Memory::default(), Memory::default());
-        solved(&file, &world, &left);
-        solved(&file, &world, &right);
-        let mixed = Memory(some(left, kept).chain(some(right, other)).collect::<HashMap<_, _>>().into());
-        let snapshots: BTreeMap<VertexId, oci::Snapshot> =
-            chains.iter().map(|(id, _)| *id).zip(solved(&file, &world, &mixed)).collect();
-        for (id, parent) in chains {
-            if let Some(below) = snapshots.get(&parent) {
-                prop_assert_eq!(snapshots[&id].parent(), Some(below.clone()));
-            }
-        }
-    }
 }

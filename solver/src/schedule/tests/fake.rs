@@ -14,7 +14,7 @@ use oci::{
 
 use crate::{
     cache::{Key, Maker, Record},
-    event::{Event, Stream},
+    event::{Event, EventSink, Stream},
     graph::{Graph, Target, Vertex, VertexId},
     op::{
         BindMount, ContextSource, Copy, CopyItem, Exec, Mount, Network, Op, Place, Selector, Source,
@@ -97,6 +97,8 @@ impl World {
                 Ok(Files::from([(path.to_owned(), text)]))
             }
             ["fixed", path] => Ok(Files::from([(path.to_owned(), step.inputs[0].snapshot.digest().hex())])),
+            // Leaves its file on one platform only.
+            ["native", path] => Ok(Files::from([(path.to_owned(), step.vertex.platform.to_string())])),
             ["nothing", ..] => Ok(Files::new()),
             ["wait"] => {
                 while !step.cancel.is_requested() {
@@ -252,6 +254,12 @@ impl Dockerfile {
         id
     }
 
+    /// The same vertex for another platform.
+    pub fn on(&mut self, id: VertexId, architecture: &str) -> VertexId {
+        let vertex = self.0.vertex(id).clone();
+        self.0.add(Vertex { platform: Platform::new("linux", architecture, None), ..vertex })
+    }
+
     pub fn copy(&mut self, parent: VertexId, from: VertexId, path: &str) -> VertexId {
         let selector = Selector { include: vec![path.to_owned()], ..Selector::default() };
         let copy = Copy {
@@ -301,7 +309,18 @@ impl Dockerfile {
     ) -> Result<Vec<Snapshot>, SolveError> {
         let events = |event| world.events.lock().expect("no panic").push(event);
         let options = SolveOptions { jobs, oldest: 0, maker: Maker::default() };
-        let images = solve(&self.0, world, caches, &options, &events, cancel)?;
+        self.solve_as(world, caches, &options, &events, cancel)
+    }
+
+    pub fn solve_as(
+        &self,
+        world: &World,
+        caches: &[&dyn CacheBackend],
+        options: &SolveOptions,
+        events: &EventSink<'_>,
+        cancel: &Cancel,
+    ) -> Result<Vec<Snapshot>, SolveError> {
+        let images = solve(&self.0, world, caches, options, events, cancel)?;
         Ok(images.into_iter().map(|image| image.snapshot).collect())
     }
 }
