@@ -66,7 +66,7 @@ impl CacheBackend for Contended {
 
     fn claim(&self, content: &oci::TreeDigest, _: &Maker) -> Claim {
         let mut taken = self.taken.lock().expect("no panic");
-        let left = taken.entry(*content).or_insert_with(|| u8::from(content.as_bytes()[0] % 8 == 0) * 2);
+        let left = taken.entry(*content).or_insert_with(|| if content.as_bytes()[0] < 32 { 2 } else { 0 });
         match left.checked_sub(1) {
             None => Claim::Held(Box::new(())),
             Some(fewer) => {

@@ -101,7 +101,8 @@ fn wait_until_busy(shared: &Shared) {
 fn what_another_builder_runs_is_waited_for_and_taken_from_it() {
     let (world, shared, file) = (World::default(), Shared::default(), chain(&["random a"]));
     let record = record_of(&file, &world);
-    (world.ran(), world.events());
+    world.ran();
+    world.events();
     let held = shared.hold(record.content).expect("free");
     let snapshots = thread::scope(|scope| {
         let builds = scope.spawn(|| solved(&file, &world, &shared));
