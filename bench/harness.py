@@ -4,12 +4,13 @@ import os
 import pathlib
 import pwd
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 
+# What runs as the user who is measured, who need not be able to read this directory.
+TIMED = (pathlib.Path(__file__).resolve().parent / "timed.py").read_text()
 # A command takes this long only if it hangs.
 WATCHDOG = 1800
 
@@ -56,26 +57,19 @@ def quiet(*command, **options):
 
 
 def measured(command, user):
-    """Wall seconds and peak memory in MiB of a command, which must succeed.
-
-    It is started by a small process of its own: what a child has at most is counted from the memory of its parent on.
-    """
+    """Wall seconds and peak memory in MiB of a command, which must succeed."""
     entry = pwd.getpwnam(user)
     options = {} if user == "root" else {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-    environment = {**os.environ, "HOME": entry.pw_dir, "XDG_RUNTIME_DIR": "", "XDG_DATA_HOME": ""}
-    output = open("/dev/shm/layerwright-bench.output", "wb+", buffering=0) if user == "root" else subprocess.DEVNULL
-    begin = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                               env=environment, cwd="/", **options)
-    signal.alarm(WATCHDOG)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begin
-    signal.alarm(0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        tail = output.seek(0) or output.read()[-4000:].decode(errors="replace") if output != subprocess.DEVNULL else ""
-        sys.exit(f"{user}: {' '.join(map(str, command))}: {process.returncode}\n{tail}")
-    return seconds, usage.ru_maxrss / 1024
+    environment = {"HOME": entry.pw_dir, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    with tempfile.NamedTemporaryFile() as output:
+        os.chown(output.name, entry.pw_uid, entry.pw_gid)
+        done = subprocess.run([sys.executable, "-IBS", "-c", TIMED, output.name, *map(str, command)], stdout=subprocess.PIPE,
+                              env=environment, cwd="/", text=True, timeout=WATCHDOG, check=True, **options)
+        seconds, code, memory = done.stdout.split()
+        if int(code):
+            tail = pathlib.Path(output.name).read_text(errors="replace")[-4000:]
+            sys.exit(f"{user}: {' '.join(map(str, command))}: exit code {code}\n{tail}")
+    return float(seconds), int(memory) / 1024
 
 
 def table(title, rows, gates=(), runs=5):
@@ -107,7 +101,3 @@ def wiper(directory, user="root"):
 
 def installed(name):
     return shutil.which(name) is not None
-
-
-def path_of(name):
-    return pathlib.Path(shutil.which(name))
