@@ -92,7 +92,8 @@ pub fn build(
     }
     let planned = planned.map_err(plan_failure)?;
     warn(&planned.warnings, source, events);
-    let executor = LocalExecutor::new(executor_options(request, inputs, fetcher, surroundings)?);
+    let executor =
+        LocalExecutor::new(executor_options(request, inputs, &planned.graph, fetcher, surroundings)?);
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = SolveOptions {
         jobs: request.jobs,
@@ -204,12 +205,14 @@ fn named_context(source: &NamedSource) -> NamedContext {
 fn executor_options(
     request: &BuildRequest,
     inputs: &Inputs,
+    graph: &Graph,
     fetcher: &Fetcher,
     surroundings: &Surroundings,
 ) -> Result<ExecutorOptions, Failure> {
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
     let Surroundings { rung, notes, events, cancel, .. } = surroundings;
+    let is_sealed = !request.encoders().is_empty();
     Ok(ExecutorOptions {
         fetcher: fetcher.clone(),
         contexts,
@@ -219,7 +222,7 @@ fn executor_options(
         notes: notes.clone(),
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),
-        virtual_steps: BTreeSet::new(),
+        virtual_steps: if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() },
         retry: request.retry,
     })
 }

@@ -35,11 +35,12 @@ use crate::{
 
 /// The file system below a step.
 pub struct Beneath {
-    snapshots: Snapshots,
     /// Of layers that are not on disk, topmost first.
     trees: Vec<(TreeDigest, Arc<Tree>)>,
-    /// The layers that are, or that can be pulled.
-    ground: Snapshot,
+    /// Where their files are.
+    contents: Contents,
+    /// The layers that are, or that can be pulled; none where there is nothing at all.
+    ground: Option<(Snapshots, Snapshot)>,
     disk: OnceLock<Disk>,
 }
 
@@ -88,7 +89,25 @@ enum Said<'a> {
 impl Beneath {
     /// A file system of which `trees` are on top, the topmost first, and `ground` is the rest.
     pub fn new(snapshots: &Snapshots, trees: Vec<(TreeDigest, Arc<Tree>)>, ground: Snapshot) -> Self {
-        Self { snapshots: snapshots.clone(), trees, ground, disk: OnceLock::new() }
+        let contents = snapshots.contents().clone();
+        let ground = ground.chain().next().is_some().then(|| (snapshots.clone(), ground.clone()));
+        Self { trees, contents, ground, disk: OnceLock::new() }
+    }
+
+    /// A file system on disk. `owners` are those that it could not hold.
+    #[cfg(test)]
+    pub(crate) fn on_disk(root: OwnedFd, owners: Owners) -> Self {
+        let disk = OnceLock::from(Disk { view: View::new(root), owners });
+        Self { trees: Vec::new(), contents: Contents::default(), ground: None, disk }
+    }
+
+    /// The same file system with another layer on top.
+    #[cfg(test)]
+    pub(crate) fn with(mut self, tree: Tree, origins: crate::contents::Origins) -> Self {
+        let digest = tree.digest();
+        self.contents.insert(digest, tree.clone(), origins);
+        self.trees.insert(0, (digest, Arc::new(tree)));
+        self
     }
 
     /// What is at a path without links; the root is the empty one, and always a directory.
@@ -153,14 +172,11 @@ impl Beneath {
 
     /// The file system on disk; `None` where there is nothing at all.
     fn disk(&self) -> Result<Option<&Disk>, SnapshotError> {
-        if self.ground.chain().next().is_none() {
-            return Ok(None);
-        }
         if let Some(disk) = self.disk.get() {
             return Ok(Some(disk));
         }
-        let disk =
-            Disk { view: self.snapshots.view(&self.ground)?, owners: self.snapshots.owners(&self.ground)? };
+        let Some((snapshots, ground)) = &self.ground else { return Ok(None) };
+        let disk = Disk { view: snapshots.view(ground)?, owners: snapshots.owners(ground)? };
         Ok(Some(self.disk.get_or_init(|| disk)))
     }
 
@@ -192,8 +208,7 @@ impl Beneath {
     }
 
     fn origin(&self, level: usize, name: &[u8]) -> Option<Origin> {
-        let contents: &Contents = self.snapshots.contents();
-        contents.get(&self.trees[level].0)?.files.get(name).cloned()
+        self.contents.get(&self.trees[level].0)?.files.get(name).cloned()
     }
 }
 

@@ -529,4 +529,6 @@ fn picks(listing: &Listing, source: &str, selector: &Selector) -> Result<Vec<Pic
 }
 
 #[cfg(test)]
+mod alike;
+#[cfg(test)]
 mod tests;

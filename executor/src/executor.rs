@@ -8,6 +8,7 @@ mod contexts;
 mod disk;
 mod remember;
 mod run;
+mod unwritten;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +39,8 @@ use crate::{
     snapshot::{Events, Snapshots, Writable},
     users::UserError,
 };
+pub use unwritten::virtual_steps;
+
 use contexts::Contexts;
 
 /// What a [`LocalExecutor`] works with.

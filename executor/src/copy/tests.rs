@@ -3,7 +3,7 @@ use std::{error::Error, fs, io::Write, os::fd::AsFd, path::Path};
 use oci::ContentDigest;
 use solver::op::{Chmod, Timestamps};
 
-use super::*;
+use super::{alike::planned_is_written, *};
 use crate::{
     context::{ContextDirectory, ContextModes},
     tarball::craft::{Archive, Fields},
@@ -50,17 +50,31 @@ fn written(step: &str) -> Written {
     Written { copy, from: flags.contains(&"--from") }
 }
 
-/// Runs a step and shows the whole file system afterwards, or says what went wrong.
-fn run(source: &Path, overlay: &Overlaid, step: &str) -> Result<Owners, String> {
-    let Written { copy: step, from } = written(step);
-    let told = |error: &dyn Error| match error.source() {
+/// An error and its cause.
+pub(super) fn told(error: &dyn Error) -> String {
+    match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
-    };
+    }
+}
+
+/// Runs a step, or says what went wrong.
+pub(super) fn run(source: &Path, overlay: &Overlaid, step: &str) -> Result<Owners, String> {
+    let (step, listings) = listed(source, step)?;
+    let listings: Vec<&Listing> = listings.iter().map(AsRef::as_ref).collect();
+    copy(&step, &listings, overlay.root.as_fd(), &Owners::new(), &Cancel::default())
+        .map_err(|error| told(&error))
+}
+
+/// A step, and what it picks.
+pub(super) fn listed(source: &Path, step: &str) -> Result<(Copy, Vec<Arc<Listing>>), String> {
+    let Written { copy: step, from } = written(step);
     let list_item = |item: &CopyItem| -> Result<Listing, String> {
         if from {
-            return list(open_root(source).as_fd(), &Owners::new(), &item.selector, &Cancel::default())
-                .map_err(|error| told(&error));
+            let cancel = Cancel::default();
+            let listing = list(open_root(source).as_fd(), &Owners::new(), &item.selector, &cancel);
+            let listing = listing.map_err(|error| told(&error))?;
+            return listing.complete(&cancel).map_err(|error| told(&error));
         }
         let context =
             ContextDirectory::new(source.to_owned(), None, ContextModes::Normalise).expect("no patterns");
@@ -69,10 +83,8 @@ fn run(source: &Path, overlay: &Overlaid, step: &str) -> Result<Owners, String> 
             .map(|files| files.listing)
             .map_err(|error| told(&error))
     };
-    let listings = step.items.iter().map(list_item).collect::<Result<Vec<_>, _>>()?;
-    let listings: Vec<&Listing> = listings.iter().collect();
-    copy(&step, &listings, overlay.root.as_fd(), &Owners::new(), &Cancel::default())
-        .map_err(|error| told(&error))
+    let listings = step.items.iter().map(|item| list_item(item).map(Arc::new)).collect::<Result<_, _>>()?;
+    Ok((step, listings))
 }
 
 /// One row: what is copied from, what is copied into, the step, and what is there then (`! ...` for an error).
@@ -88,13 +100,17 @@ fn wrong((source, image, step, expected): &Row<'_>) -> Option<String> {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let overlay = Overlaid::new(image)?;
     draw(temp.path(), source);
-    let seen = match run(temp.path(), &overlay, step) {
+    let (seen, owners, failed) = match run(temp.path(), &overlay, step) {
         Ok(owners) => {
             assert!(owners.keys().all(|path| path.is_empty() || overlay.has(path)), "{step}: {owners:?}");
-            show(&overlay.root)
+            (show(&overlay.root), owners, None)
         }
-        Err(error) => vec![format!("! {error}")],
+        Err(error) => (vec![format!("! {error}")], Owners::new(), Some(error)),
     };
+    let alike = planned_is_written(temp.path(), overlay, step, &owners, failed.as_deref());
+    if let Err(difference) = alike {
+        return Some(format!("{step}\nof {source:?}\ninto {image:?}\n{difference}"));
+    }
     (seen != *expected)
         .then(|| format!("{step}\nof {source:?}\ninto {image:?}\nmade {seen:?}\n not {expected:?}"))
 }
