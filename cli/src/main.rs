@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         sandbox::init_main();
     }
     std::panic::set_hook(Box::new(end_with_bug));
+    signals::survive_file_size_limit();
     ExitCode::from(match args::parse(std::env::args_os()) {
         Ok(cli) => match cli.command {
             Command::Build(args) => build(*args),

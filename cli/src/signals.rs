@@ -54,6 +54,16 @@ impl fmt::Display for Signal {
     }
 }
 
+/// File too large (signal(7)); signal-hook has no name for it.
+const SIGXFSZ: i32 = 25;
+
+/// Makes a write beyond RLIMIT_FSIZE an error of that write, which has a path to tell, and not the end of the process.
+/// What is executed later has the default again.
+pub fn survive_file_size_limit() {
+    // Where this fails, the limit ends us as it would have.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+}
+
 const STOPPING: &str = "stopping: steps get 10 seconds to end; a second signal ends everything at once";
 
 /// Remembers the first signal.

@@ -1,0 +1,71 @@
+"""Disks that fill up: a clean error that names the store, partial bytes given back, and the next build works once there
+is room."""
+
+import os
+import pathlib
+import random
+import subprocess
+import unittest
+
+from ground import SEED, Faults
+
+SIZES = 16
+DOCKERFILE = """\
+FROM busybox
+COPY data /data
+RUN cat /data/* > /all
+RUN --mount=type=cache,target=/cache head -c 300000 /all > /cache/x && cp /cache/x /x
+COPY --link data/0 /linked/
+"""
+
+
+def used(path):
+    """Bytes that a directory takes on disk."""
+    output = subprocess.run(["du", "-s", "--block-size=1", path], check=True, capture_output=True, text=True).stdout
+    return int(output.split()[0])
+
+
+class Full(Faults):
+    def test_every_size(self):
+        context = self.context(Dockerfile=DOCKERFILE)
+        generator = random.Random(SEED)
+        (context / "data").mkdir()
+        for index in range(6):
+            (context / "data" / str(index)).write_bytes(generator.randbytes(200_000))
+        digest = self.image(context, self.store())
+        need = used(self.store())
+        results = []
+        for step in range(1, SIZES + 1):
+            size = need * 6 * step // (5 * SIZES)
+            with self.subTest(size=size, need=need):
+                results.append(self.on_disk_of(size, need, context, digest))
+        self.assertIn(False, results, "the smallest is too small")
+        self.assertIn(True, results, "1.2 times what is needed is enough")
+
+    def on_disk_of(self, size, need, context, digest):
+        """Whether the first build had room enough."""
+        disk = self.scratch / "disk"
+        disk.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "layerwright", disk], check=True)
+        try:
+            store = disk / "store"
+            found = self.image(context, store, code=None)
+            self.assertNotIn("panicked", self.last.stderr)
+            if found is None:
+                self.assertIn(self.last.returncode, (1, 4), self.last.stderr)
+                self.assertRegex(self.last.stderr, "(?i)no space left|disk .* is full", "the error says why")
+                self.assertIn(str(store), self.last.stderr, "and where")
+                partial = used(store / "tmp") if (store / "tmp").exists() else 0
+                self.assertLess(partial, max(need // 10, 40_000), "what was half done is given back")
+            else:
+                self.assertEqual(found, digest)
+            subprocess.run(["mount", "-o", f"remount,size={need * 3}", disk], check=True)
+            self.assertEqual(self.image(context, store), digest)
+            self.clean(store)
+            return found is not None
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+
+if __name__ == "__main__":
+    unittest.main()

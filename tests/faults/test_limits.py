@@ -1,0 +1,70 @@
+"""Stores that cannot be used and processes that may do little: a clear error or a good build, and never a panic."""
+
+import resource
+import subprocess
+import unittest
+
+from ground import Faults
+
+
+class Limits(Faults):
+    def told(self, context, store, *words, user="root", **options):
+        """A build that must fail, with these words and no panic."""
+        self.assertIsNone(self.image(context, store, user=user, code=None, **options))
+        self.assertEqual(self.last.returncode, 4, self.last.stderr)
+        self.assertNotIn("panicked", self.last.stderr)
+        for word in words:
+            self.assertIn(word, self.last.stderr)
+
+    def test_a_read_only_store(self):
+        context, store = self.everything(), self.store()
+        self.image(context, store)
+        subprocess.run(["mount", "--bind", store, store], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,ro,bind", store], check=True)
+            self.told(context, store, str(store), "Read-only file system", "--root")
+            done = self.run_layerwright("fsck", "--root", store, code=4)
+            self.assertIn("Read-only file system", done.stderr)
+        finally:
+            subprocess.run(["umount", store], check=True)
+
+    def test_a_store_of_somebody_else(self):
+        context, store = self.everything(), self.store("lw-sub")
+        self.image(context, store, user="lw-sub")
+        self.told(context, store, str(store), "belongs to")
+
+    def test_few_descriptors(self):
+        context = self.everything()
+        digest = self.image(context, self.store())
+        few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # noqa: E731
+        other = self.scratch / "few"
+        found = self.image(context, other, code=None, preexec_fn=few)
+        self.assertNotIn("panicked", self.last.stderr)
+        if found is None:
+            self.assertIn("Too many open files", self.last.stderr)
+        self.assertIn(found, (None, digest))
+        self.assertEqual(self.image(context, other), digest)
+        self.clean(other)
+
+    def test_small_files_only(self):
+        context = self.everything()
+        digest = self.image(context, self.store())
+        for limit in (1000, 30_000, 300_000):
+            with self.subTest(limit=limit):
+                other = self.scratch / f"small-{limit}"
+                small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: B023, E731
+                self.assertIsNone(self.image(context, other, code=None, preexec_fn=small))
+                self.assertNotIn("panicked", self.last.stderr)
+                self.assertGreater(self.last.returncode, 0, "no signal ended it")
+                self.assertIn("File too large", self.last.stderr)
+                self.assertEqual(self.image(context, other), digest)
+                self.clean(other)
+
+    def test_no_store(self):
+        done = self.run_layerwright("fsck", "--root", self.scratch / "none", code=2)
+        self.assertIn("there is no store", done.stderr)
+        self.assertFalse((self.scratch / "none").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
