@@ -34,7 +34,7 @@ use crate::{
     archive::ArchiveError,
     encode::Encoder,
     layer::{LayerError, TimePolicy},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, yield_to_steps},
 };
 
 /// Takes events, from several threads at the same time.
@@ -293,6 +293,7 @@ impl Shared {
 
     /// A worker's life: seals what is queued until the sealer is dropped.
     fn work(&self) {
+        yield_to_steps();
         while let Some(job) = self.next() {
             self.settle(job);
         }

@@ -6,7 +6,10 @@
 //! looks under its own smallest and takes the tree it finds most often. The last layer wins a hint. A hint that is wrong,
 //! old or gone costs time and nothing else: what is shared is found by comparing trees, and verified by content.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cmp::Reverse,
+    path::{Path, PathBuf},
+};
 
 use oci::{
     ContentDigest, EntryKind, Tree, TreeDigest,
@@ -34,11 +37,13 @@ struct Hint {
 pub(crate) fn find(store: &Store, digest: &TreeDigest, tree: &Tree, name: &str) -> Option<OldBlob> {
     let read = |path: PathBuf| checked::read::<Hint>(&store.root().join(path), VERSION).ok()?;
     let hints = hints(tree, name).into_iter().filter_map(read).map(|hint| hint.tree);
-    let candidates: Vec<_> = hints.filter(|found| found != digest).collect();
-    let votes = |found: &&TreeDigest| candidates.iter().filter(|other| other == found).count();
-    let best = candidates.iter().max_by_key(|found| (votes(found), **found))?;
-    let record = sealed::read(store, best, name)?;
-    OldBlob::open(store, best, name, &record)
+    let found: Vec<_> = hints.filter(|found| found != digest).collect();
+    let votes = |tree: &TreeDigest| found.iter().filter(|other| *other == tree).count();
+    let mut candidates = found.clone();
+    candidates.sort_by_key(|tree| (Reverse(votes(tree)), *tree));
+    candidates.dedup();
+    let open = |tree: TreeDigest| OldBlob::open(store, &tree, name, &sealed::read(store, &tree, name)?);
+    candidates.into_iter().find_map(open)
 }
 
 /// Lets later layers find this one, whose blob and record are in place.

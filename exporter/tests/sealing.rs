@@ -220,6 +220,24 @@ fn each_layer_is_sealed_once_whoever_asks() {
 }
 
 #[test]
+fn threads_that_seal_let_steps_go_first() {
+    let workshop = Workshop::new();
+    let snapshot = workshop.step(&Snapshot::default(), &layer(&[("a", text(MIB))]));
+    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2);
+    sealer.seal(&snapshot).expect("sealed");
+    // Threads of other tests come and go.
+    let niceness = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        let is_ours = name.starts_with("seal-") || name.starts_with("compress-");
+        is_ours.then(|| fields.split(' ').nth(16).map(str::to_owned))?
+    };
+    let tasks = fs::read_dir("/proc/self/task").expect("procfs").flatten();
+    let found: Vec<_> = tasks.filter_map(niceness).collect();
+    assert!(found.iter().filter(|nice| *nice == "5").count() >= 4, "{found:?}");
+}
+
+#[test]
 fn layers_without_entries_are_left_out() {
     let workshop = Workshop::new();
     let bottom = workshop.step(&Snapshot::default(), &layer(&[("a", b"x".to_vec())]));
