@@ -170,7 +170,8 @@ mod tests {
             "{}",
             image.pinned
         );
-        let snapshot = Snapshot { layers: image.layers.iter().cloned().map(Layer::Base).collect() };
+        let snapshot =
+            Snapshot { layers: image.layers.iter().cloned().map(Box::new).map(Layer::Base).collect() };
         assert_eq!(snapshot.layers.len(), 1);
         assert_eq!(image.layers[0].diff_id, diff_id);
         assert_eq!(image.layers[0].origin, BlobOrigin::OciLayout(directory.path().to_owned()));

@@ -290,7 +290,7 @@ fn layers_of_a_base_image_pass_through() {
     let resolved = image::resolve_layout(&base_directory, None, &base.images[0].platform).expect("an image");
     let layers = resolved.base_layers(&BlobOrigin::OciLayout(base_directory.clone()));
     let fresh = Workshop::new();
-    let snapshot = Snapshot { layers: layers.iter().cloned().map(Layer::Base).collect() };
+    let snapshot = Snapshot { layers: layers.iter().cloned().map(Box::new).map(Layer::Base).collect() };
     let top = fresh.step(&snapshot, &Described::parse("file top 0644 0:0 epoch top"));
     let image = image_of(top, resolved.config.clone(), layers.len(), vec![item("COPY top /", true)]);
     let built = assembled(&fresh, &[image]);

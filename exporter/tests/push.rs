@@ -163,7 +163,7 @@ fn blobs_are_mounted_from_the_base_and_from_the_first_name() {
     let platform = &base.images[0].platform;
     let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
     let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
-    let below = Snapshot { layers: layers.into_iter().map(Layer::Base).collect() };
+    let below = Snapshot { layers: layers.into_iter().map(Box::new).map(Layer::Base).collect() };
     let snapshot = fresh.step(&below, &Described::parse("file c 0644 0:0 epoch top"));
     let built = assembled(&fresh, &[image_of(snapshot, resolved.config, 2, 1)]);
     let names = [registry.reference("app:1"), registry.reference("other/app:2"), registry.reference("app:3")];
@@ -189,7 +189,7 @@ fn layers_of_a_base_elsewhere_are_copied_without_the_store() {
     let platform = &base.images[0].platform;
     let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
     let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
-    let snapshot = Snapshot { layers: layers.into_iter().map(Layer::Base).collect() };
+    let snapshot = Snapshot { layers: layers.into_iter().map(Box::new).map(Layer::Base).collect() };
     let built = assembled(&fresh, &[image_of(snapshot, resolved.config, 2, 0)]);
     let name = here.reference("copy");
     push(&fresh, &built, std::slice::from_ref(&name)).expect("pushed");

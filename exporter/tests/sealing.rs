@@ -254,7 +254,9 @@ fn layers_of_a_base_image_pass_through_with_oci_media_types() {
     let base = |media_type: &str| {
         let descriptor = Descriptor::of(MediaType::from(media_type.to_owned()), b"blob");
         let diff_id = Sha256Digest::of(b"tar").into();
-        Snapshot { layers: vec![Layer::Base(BaseLayer { diff_id, descriptor, origin: origin.clone() })] }
+        Snapshot {
+            layers: vec![Layer::Base(Box::new(BaseLayer { diff_id, descriptor, origin: origin.clone() }))],
+        }
     };
     for (media_type, want) in [
         ("application/vnd.docker.image.rootfs.diff.tar.gzip", MediaType::OciLayerGzip),

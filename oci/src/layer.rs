@@ -24,15 +24,11 @@ use crate::{
 };
 
 /// One layer of a file system.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a snapshot has tens of layers; a box would be noise in every pattern"
-)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layer {
     /// Came with an image; passes through to the result as it is.
-    Base(BaseLayer),
+    Base(Box<BaseLayer>),
     /// Made by a step; its tree is in the store.
     Built(TreeDigest),
 }

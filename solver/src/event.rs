@@ -19,7 +19,6 @@ pub enum Stream {
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "events are few, and moved at most twice")]
 pub enum Event {
     /// The steps that the targets need, in graph order; comes once, before all others of the solver.
     Planned(Vec<(VertexId, String)>),

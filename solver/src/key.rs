@@ -48,7 +48,9 @@ pub fn source_key(source: &Source, identity: Option<&TreeDigest>) -> TreeDigest 
 pub fn source_snapshot(source: &Source) -> Snapshot {
     match source {
         Source::Scratch | Source::Context(_) | Source::Inline(_) => Snapshot::default(),
-        Source::Image(layers) => Snapshot { layers: layers.iter().cloned().map(oci::Layer::Base).collect() },
+        Source::Image(layers) => {
+            Snapshot { layers: layers.iter().cloned().map(Box::new).map(oci::Layer::Base).collect() }
+        }
     }
 }
 

@@ -186,7 +186,7 @@ impl Snapshots {
             self.warn(format!("layer {blob}: {warning}"));
         }
         let meta = Meta {
-            layer: Layer::Base(layer.clone()).tree(),
+            layer: Layer::Base(Box::new(layer.clone())).tree(),
             parent: on,
             bytes: unpacked.bytes,
             stamp,

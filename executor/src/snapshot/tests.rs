@@ -58,7 +58,7 @@ impl Ground {
         fs::write(self.layout.path().join("blobs/sha256").join(descriptor.digest.hex()), blob)
             .expect("written");
         let origin = BlobOrigin::OciLayout(self.layout.path().to_owned());
-        Layer::Base(BaseLayer { diff_id, descriptor, origin })
+        Layer::Base(Box::new(BaseLayer { diff_id, descriptor, origin }))
     }
 
     /// Another process's view of the same store.

@@ -166,7 +166,7 @@ impl Ground {
         let descriptor = Descriptor::of(MediaType::OciLayer, &blob);
         fs::write(self.layout.path().join("blobs/sha256").join(descriptor.digest.hex()), &blob).unwrap();
         let origin = BlobOrigin::OciLayout(self.layout.path().to_owned());
-        Layer::Base(BaseLayer { diff_id: Sha256Digest::of(&blob).into(), descriptor, origin })
+        Layer::Base(Box::new(BaseLayer { diff_id: Sha256Digest::of(&blob).into(), descriptor, origin }))
     }
 
     /// `RUN` of a shell command.
