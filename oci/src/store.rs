@@ -167,7 +167,7 @@ impl Store {
         let lock = lock_directory(&directory, &root)?;
         owner::claim(&directory, &root, &Owner::of_this_process()?)?;
         for area in AREAS {
-            make_directory(&root.join(area))?;
+            make_area(&root.join(area))?;
         }
         let dead = temp::dead_runs(&root.join("tmp"))?;
         let run = Run::start(&root)?;
@@ -379,6 +379,14 @@ fn make_directory(path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Makes a directory below the root, which has no ACL to hand down, unless it is there.
+fn make_area(path: &Path) -> Result<(), StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        _ => make_directory(path),
+    }
 }
 
 /// Takes the lock of the store's root; it is free again when the result is dropped.

@@ -44,6 +44,7 @@ pub(super) struct Eviction<'a> {
     relations: Relations,
     /// How many things that are left stand on each.
     users: Vec<usize>,
+    is_gone: Vec<bool>,
     /// Things that may go, the next one on top.
     eligible: BinaryHeap<Reverse<(Class, SystemTime, Kind, usize)>>,
     keep: Keep,
@@ -66,8 +67,9 @@ impl<'a> Eviction<'a> {
             Keep::Under { cap, .. } => cap.limit(store, left)?,
         };
         let users = relations.users();
+        let is_gone = vec![false; things.len()];
         let mut eviction =
-            Self { store, things, relations, users, eligible: BinaryHeap::new(), keep, limit, left };
+            Self { store, things, relations, users, is_gone, eligible: BinaryHeap::new(), keep, limit, left };
         (0..eviction.things.len()).for_each(|at| eviction.consider(at));
         Ok(eviction)
     }
@@ -146,6 +148,7 @@ impl<'a> Eviction<'a> {
 
     /// A thing is gone: what it stood on may follow.
     fn settle(&mut self, at: usize) {
+        self.is_gone[at] = true;
         if counts(&self.things[at]) {
             self.left = self.left.saturating_sub(self.things[at].bytes);
         }
@@ -158,10 +161,12 @@ impl<'a> Eviction<'a> {
     /// Makes a thing eligible, if it may go at all.
     fn consider(&mut self, at: usize) {
         let thing = &self.things[at];
-        if self.users[at] > 0 {
+        // What is damaged goes also from under those that would stand on it: it is made again when they are wanted.
+        let is_damaged = self.relations.useless[at];
+        if self.is_gone[at] || (self.users[at] > 0 && !is_damaged) {
             return;
         }
-        let is_useless = self.relations.useless[at] || self.relations.wants_users[at];
+        let is_useless = is_damaged || self.relations.wants_users[at];
         let class = match (thing.kind, self.keep) {
             _ if !can_go(thing) => return,
             _ if is_useless => Class::Useless,

@@ -45,19 +45,21 @@ impl Relations {
     /// Looks into the things. They learn what they belong to, and count as used when what stands on them was.
     pub(super) fn find(store: &Store, things: &mut [Thing]) -> Self {
         let by_path = things.iter().enumerate().map(|(at, thing)| (thing.path.clone(), at)).collect();
-        let mut look = Look { root: store.root(), by_path, words: vec![None; things.len()] };
+        let useless = vec![false; things.len()];
+        let mut look = Look { root: store.root(), by_path, words: vec![None; things.len()], useless };
         let mut relations = Self {
             needs: vec![Vec::new(); things.len()],
             useless: vec![false; things.len()],
             wants_users: vec![false; things.len()],
         };
-        for (at, thing) in things.iter().enumerate() {
-            let found = look.at(thing, at);
+        // What a record stands on must be good, so records come last.
+        let is_record = |at: &usize| things[*at].path.starts_with("records");
+        let (records, others): (Vec<usize>, Vec<usize>) = (0..things.len()).partition(is_record);
+        for at in others.into_iter().chain(records) {
+            let found = look.at(&things[at], at);
             relations.wants_users[at] = found.wants_users;
-            match found.needs {
-                Some(needs) => relations.needs[at] = needs,
-                None => relations.useless[at] = true,
-            }
+            look.useless[at] = found.needs.is_none();
+            relations.needs[at] = found.needs.unwrap_or_default();
         }
         // A blob belongs to what its sealed record does.
         for (at, thing) in things.iter().enumerate() {
@@ -66,6 +68,7 @@ impl Relations {
                 relations.needs[at].iter().for_each(|need| look.tell(*need, words.clone()));
             }
         }
+        relations.useless = look.useless;
         for (thing, words) in things.iter_mut().zip(look.words) {
             thing.what = words;
         }
@@ -126,6 +129,8 @@ struct Look<'a> {
     root: &'a Path,
     by_path: HashMap<PathBuf, usize>,
     words: Vec<Option<String>>,
+    /// What has turned out to be of no use.
+    useless: Vec<bool>,
 }
 
 impl Look<'_> {
@@ -153,7 +158,7 @@ impl Look<'_> {
     }
 
     fn find(&self, path: impl AsRef<Path>) -> Option<usize> {
-        self.by_path.get(path.as_ref()).copied()
+        self.by_path.get(path.as_ref()).copied().filter(|at| !self.useless[*at])
     }
 
     fn snapshot(&mut self, thing: &Thing) -> Found {

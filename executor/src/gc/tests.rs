@@ -332,3 +332,27 @@ fn all_that_lies_in_a_store_is_counted_as_du_counts_it() {
         assert_eq!(what(path.clone()).as_deref(), Some("RUN branch-1-1"), "{}", path.display());
     }
 }
+
+#[test]
+fn a_record_whose_layer_is_in_a_blob_only_goes_when_the_blob_does() {
+    let ground = ground();
+    let (store, top) = (open(ground.root.path()), &ground.records[7]);
+    let directory = store.root().join(snapshot_path(&top.snapshot));
+    fs::remove_dir_all(&directory).expect("ours");
+    let keep = Keep::Under { cap: Cap::None, unused_for: Duration::ZERO };
+    assert!(ground.collect(keep, Mode::Remove).removed.is_empty(), "the blob holds its bytes");
+    assert!(ground.cached()[7]);
+    let blob = paths(&store, top).pop().expect("the last is the blob");
+    fs::remove_file(store.root().join(blob)).expect("ours");
+    let removed: BTreeSet<_> =
+        ground.collect(keep, Mode::Remove).removed.into_iter().map(|thing| thing.path).collect();
+    let tree = top.snapshot.layers.last().expect("one").tree().hex();
+    let expected = [
+        Path::new("records/definition").join(format!("{}.json", top.definition.hex())),
+        Path::new("records/content").join(format!("{}.json", top.content.hex())),
+        Path::new("sealed").join(&tree),
+        Path::new("trees").join(&tree),
+    ];
+    assert_eq!(removed, BTreeSet::from(expected));
+    ground.check_whole();
+}

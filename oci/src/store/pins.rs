@@ -59,7 +59,8 @@ impl Pins {
     pub(super) fn pin<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Result<(), StoreError> {
         // Held while the lock of the gate is: its description is shared by all our threads.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: BTreeSet<&Path> = paths.into_iter().filter(|path| !state.pinned.contains(*path)).collect();
+        let is_pinned = |path: &&Path| path.ancestors().any(|path| state.pinned.contains(path));
+        let new: BTreeSet<&Path> = paths.into_iter().filter(|path| !is_pinned(path)).collect();
         if new.is_empty() {
             return Ok(());
         }
