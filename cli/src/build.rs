@@ -202,7 +202,8 @@ fn named_context(source: &NamedSource) -> NamedContext {
     }
 }
 
-fn executor_options(
+/// What the request says about the executor.
+pub fn executor_options(
     request: &BuildRequest,
     inputs: &Inputs,
     graph: &Graph,

@@ -18,6 +18,8 @@ mod fsck;
 mod gc;
 mod history;
 mod inputs;
+#[cfg(test)]
+mod keys;
 mod mend;
 mod outputs;
 mod progress;

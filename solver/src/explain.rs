@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci::{ContentDigest, TreeDigest};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Made, Miss};
+use crate::{
+    cache::{Made, Miss},
+    key::pre_image::INPUT,
+};
 pub use files::{Change, FileChange, changes};
 
 /// The files behind one digest of a pre-image, by path from the source's root, without a leading slash. Paths that are
@@ -264,9 +267,20 @@ impl<'a> Explained<'a> {
                 Fate::Stopped => Reason::StoppedBefore { origin },
             });
         }
-        let Some(nearest) = nearest::nearest(miss, self.steps, known) else { return alone(Reason::New) };
+        let Some(nearest) = nearest::nearest(miss, self.steps, known) else {
+            return self.merged(miss).unwrap_or_else(|| alone(Reason::New));
+        };
         let reasons = differences::differences(&nearest.pre_image, &miss.pre_image, &self.roots, inventories);
         Why { reasons, compared_with: Some(nearest.origin.clone()) }
+    }
+
+    /// A merge has nothing of its own: it is new where the copy that it lays on top is.
+    fn merged(&self, miss: &Miss) -> Option<Why> {
+        let is_merge = miss.pre_image.get("op").is_some_and(|op| op == "merge");
+        let copied = miss.pre_image.get(&format!("{INPUT}1")).filter(|_| is_merge)?;
+        let step = |label: &String| Reason::Step { label: label.clone() };
+        let reasons = self.roots.get(copied.as_str())?.iter().map(step).collect();
+        Some(Why { reasons, compared_with: None })
     }
 
     /// Remembers what a step's change began with: the steps before it, where nothing else differs, or itself.

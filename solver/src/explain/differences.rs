@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oci::TreeDigest;
 
-use super::{Inventories, Reason, Unknown, changes, split, text_of};
+use super::{Change, Inventories, Reason, Unknown, changes, split, text_of};
 use crate::key::pre_image::{
     ARGUMENT, EXPANDED, FILES, HEREDOC, INPUT, INSTRUCTION, PARENT, VARIABLE, is_remark,
 };
@@ -23,6 +23,9 @@ const SETTINGS: [(&str, &str); 7] = [
     ("host ", "address of "),
 ];
 
+/// How a step on no base calls it.
+const SCRATCH: &str = "scratch";
+
 /// All that differs between what a step was made of and what it is made of now. `roots` are the steps of this build that
 /// ran, and what each of their changes began with.
 pub(super) fn differences(
@@ -31,7 +34,7 @@ pub(super) fn differences(
     roots: &Roots<'_>,
     inventories: &Inventories<'_>,
 ) -> Vec<Reason> {
-    let mut told = Told { old, new, roots, inventories, reasons: Vec::new() };
+    let mut told = Told { old, new, roots, inventories, reasons: Vec::new(), compared: Vec::new() };
     told.instruction();
     told.variables();
     told.settings();
@@ -48,6 +51,8 @@ struct Told<'a> {
     roots: &'a Roots<'a>,
     inventories: &'a Inventories<'a>,
     reasons: Vec<Reason>,
+    /// Digests of files that have been compared.
+    compared: Vec<(String, String)>,
 }
 
 impl<'a> Told<'a> {
@@ -55,6 +60,10 @@ impl<'a> Told<'a> {
         if !self.reasons.contains(&reason) {
             self.reasons.push(reason);
         }
+    }
+
+    fn differs(&self, field: &str) -> bool {
+        self.old.get(field) != self.new.get(field)
     }
 
     /// Fields that differ, with both values.
@@ -71,18 +80,39 @@ impl<'a> Told<'a> {
         if of_instruction.is_empty() {
             return;
         }
-        let (from, to) = (self.old.get(INSTRUCTION), self.new.get(INSTRUCTION));
         let expanded = self.expanded();
-        if from != to {
-            let text = |text: Option<&String>| text.cloned().unwrap_or_default();
-            self.add(Reason::Instruction { from: text(from), to: text(to) });
+        if self.differs(INSTRUCTION) {
+            self.text();
         } else if expanded.is_empty() {
-            for (name, from, to) in of_instruction.into_iter().filter(|(name, ..)| !name.starts_with(FILES)) {
-                let name = if name == "args" { "command" } else { name };
-                self.add(Reason::Setting { name: name.to_owned(), from: from.cloned(), to: to.cloned() });
-            }
+            of_instruction.into_iter().for_each(|(name, from, to)| self.part(name, from, to));
         }
         expanded.into_iter().for_each(|reason| self.add(reason));
+    }
+
+    fn text(&mut self) {
+        let text = |fields: &Fields| fields.get(INSTRUCTION).cloned().unwrap_or_default();
+        self.add(Reason::Instruction { from: text(self.old), to: text(self.new) });
+    }
+
+    /// A part of an instruction that differs though the text does not.
+    fn part(&mut self, field: &str, from: Option<&String>, to: Option<&String>) {
+        let words = |text: Option<&String>| serde_json::from_str::<Vec<String>>(text?).ok();
+        let (name, from, to) = match (words(from), words(to)) {
+            (Some(mut from), Some(mut to)) if field == "args" => {
+                // A shell, and what it is given.
+                let (old, new) = (from.pop(), to.pop());
+                match old == new {
+                    true => ("shell", Some(from.join(" ")), Some(to.join(" "))),
+                    false => ("command", old, new),
+                }
+            }
+            _ => {
+                let number = |c: char| c.is_ascii_digit() || c == ' ';
+                let name = if field.starts_with("script ") { field } else { field.trim_end_matches(number) };
+                (name, from.cloned(), to.cloned())
+            }
+        };
+        self.add(Reason::Setting { name: name.to_owned(), from, to });
     }
 
     /// The variables that the instruction names and that differ.
@@ -118,6 +148,10 @@ impl<'a> Told<'a> {
     fn variables(&mut self) {
         for (name, from, to) in self.differing() {
             let Some(variable) = name.strip_prefix(VARIABLE) else { continue };
+            // It goes with the other, which is told of.
+            if variable == "SOURCE_DATE_EPOCH" && self.differs("timestamps") {
+                continue;
+            }
             let (name, from, to) = (variable.to_owned(), from.cloned(), to.cloned());
             let argument = format!("{ARGUMENT}{variable}");
             let is_argument =
@@ -163,6 +197,8 @@ impl<'a> Told<'a> {
             return;
         }
         match (image(from), image(to)) {
+            // With --link, or without it any more.
+            (Some(SCRATCH), Some(_)) | (Some(_), Some(SCRATCH)) if self.differs(INSTRUCTION) => self.text(),
             (Some(from), Some(to)) => self.add(Reason::Base { from: from.to_owned(), to: to.to_owned() }),
             _ if text_of(from) == text_of(to) => self.add(Reason::Step { label: to.to_owned() }),
             _ => self.add(Reason::Place { from: text_of(from).to_owned(), to: to.to_owned() }),
@@ -189,18 +225,39 @@ impl<'a> Told<'a> {
         }
         match (image(was), image(is)) {
             (Some(from), Some(to)) => self.add(Reason::Base { from: from.to_owned(), to: to.to_owned() }),
-            _ => self.files(picked, from, to),
+            _ => self.files(from, to),
         }
     }
 
-    fn files(&mut self, picked: &str, from: &str, to: &str) {
+    fn files(&mut self, from: &str, to: &str) {
+        let is_known = |pair: &(String, String)| pair.0 == from && pair.1 == to;
+        if self.compared.iter().any(is_known) {
+            return;
+        }
+        self.compared.push((from.to_owned(), to.to_owned()));
+        // One list stands for all that is picked of a context.
+        let here = |(name, old, new): (&'a str, Option<&'a String>, Option<&'a String>)| {
+            let picked = name.strip_prefix(FILES)?.split(" of input ").next();
+            picked.filter(|_| old.is_some_and(|old| old == from) && new.is_some_and(|new| new == to))
+        };
+        let picked = self.differing().into_iter().filter_map(here).collect::<Vec<_>>().join(" ");
+        let picks_others = self.differing().iter().any(|(name, ..)| name.starts_with("item "));
         let inventory = |digest: &str| (self.inventories)(&digest.parse::<TreeDigest>().ok()?);
-        let unknown = |unknown| Reason::SomeFiles { picked: picked.to_owned(), unknown };
+        let unknown = |unknown| Reason::SomeFiles { picked: picked.clone(), unknown };
         let reason = match (inventory(from), inventory(to)) {
             (Some(from), Some(to)) => match changes(&from, &to) {
+                mut changes if picks_others => {
+                    // What else is picked is another instruction's doing, and told as that.
+                    changes.retain(|file| !matches!(file.change, Change::Added | Change::Removed));
+                    if changes.is_empty() {
+                        return;
+                    }
+                    Reason::Files { changes }
+                }
                 changes if changes.is_empty() => unknown(Unknown::SameList),
                 changes => Reason::Files { changes },
             },
+            _ if picks_others => return,
             _ => unknown(Unknown::NoList),
         };
         self.add(reason);

@@ -1,8 +1,9 @@
 //! Which of all steps that are known a step is compared with.
 //!
 //! First those with the same instruction, then those of the same Dockerfile and context, then those that have most in
-//! common; the newest of equals. A step with another instruction is only looked at where it stood at the same place and is
-//! not in this build as well: then somebody has edited it.
+//! common; the newest of equals. A step with another instruction is only looked at where it is not in this build as well, and
+//! where two things say that somebody has edited it: it stood at the same place, is of the same Dockerfile and context, has
+//! about the same words.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -37,9 +38,13 @@ fn is_like(known: &Known, miss: &Miss, steps: &[Step<'_>]) -> bool {
     if instruction(old) == instruction(new) {
         return true;
     }
-    let is_at_same_place = old.get(PARENT) == new.get(PARENT) || text_before(old) == text_before(new);
-    let is_edited = known.project == Project::Same || share_words(instruction(old), instruction(new));
-    is_at_same_place && is_edited && !steps.iter().any(|step| is_instruction_of(step, instruction(old)))
+    let signs = [
+        old.get(PARENT) == new.get(PARENT) || text_before(old) == text_before(new),
+        known.project == Project::Same,
+        share_words(instruction(old), instruction(new)),
+    ];
+    let is_edited = signs.into_iter().filter(|sign| *sign).count() >= 2;
+    is_edited && !steps.iter().any(|step| is_instruction_of(step, instruction(old)))
 }
 
 /// How many fields of the keys differ.

@@ -35,15 +35,15 @@ fn known(text: &str, at: u64) -> Known {
     Known { content, pre_image, origin, fate: Fate::Ran, project: Project::Same }
 }
 
-const RUN: &str = "op = run
-    args = make
+const RUN: &str = r#"op = run
+    args = ["/bin/sh", "-c", "make"]
     env A = 1
     env V = 1
     ~arg V = 1
     user = root
     parent = base
     ~instruction = RUN make
-    ~input 0 = [1/2] FROM base@one";
+    ~input 0 = [1/2] FROM base@one"#;
 
 const COPY: &str = "op = copy
     item 000 = a
@@ -102,10 +102,11 @@ fn each_difference_is_told_in_its_own_words_and_nothing_else_is() {
         (RUN, vec![("env A = 1", "env A = 2")], env("A", Some("1"), Some("2"))),
         (RUN, vec![("env A = 1\n", "")], env("A", Some("1"), None)),
         (RUN, vec![("user = root", "user = nobody")], setting("user", "root", "nobody")),
-        (RUN, vec![("args = make", "args = ash -c make")], setting("command", "make", "ash -c make")),
+        (RUN, vec![("-c\", \"make", "-c\", \"all")], setting("command", "make", "all")),
+        (RUN, vec![("/bin/sh", "/bin/ash")], setting("shell", "/bin/sh -c", "/bin/ash -c")),
         (
             RUN,
-            vec![("args = make", "args = make all"), ("RUN make", "RUN make all")],
+            vec![("\"make\"]", "\"make all\"]"), ("RUN make", "RUN make all")],
             text("RUN make", "RUN make all"),
         ),
         (RUN, vec![("parent = base", "parent = other"), ("base@one", "base@two")], base("base@two")),
@@ -236,7 +237,7 @@ fn a_step_is_compared_with_what_is_most_like_it() {
 
 #[test]
 fn a_new_instruction_is_not_taken_for_one_that_is_still_there() {
-    let other = RUN.replace("args = make", "args = test").replace("RUN make", "RUN test");
+    let other = RUN.replace("\"make\"]", "\"test\"]").replace("RUN make", "RUN test");
     let (new, still) = (miss(RUN), miss(&other));
     let (new, still) = (
         Step { label: "[2/3] RUN make", miss: Some(&new) },

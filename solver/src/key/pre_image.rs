@@ -3,14 +3,17 @@
 //! Two kinds of fields: those whose values are part of the key, one for each thing that can change it; and *remarks*, whose
 //! names begin with `~`, which say what people call these things. No secret is in either.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use oci::TreeDigest;
 
 use super::{Reading, identity, readings};
 use crate::{
     graph::{Vertex, Written},
-    op::{Copy, CopyItem, Device, Exec, MakeDir, Op, Script, Selector, Source},
+    op::{
+        BindMount, CacheMount, Copy, CopyItem, Device, Exec, MakeDir, Mount, MountedFile, Op, Script,
+        SecretMount, Selector, Source, SshMount,
+    },
 };
 
 /// Remark: the instruction as written.
@@ -104,16 +107,16 @@ impl Fields {
             timestamps,
         } = exec;
         self.put("op", "run");
-        self.put("args", format!("{args:?}"));
+        self.put("args", serde_json::to_string(args).expect("texts have JSON"));
         env.iter().for_each(|(name, value)| self.put(&format!("{VARIABLE}{name}"), value));
         let order: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
         self.put("order of variables", order.join(" "));
         self.put("user", user);
         self.put("workdir", workdir);
-        self.put("network", format!("{network:?}"));
-        self.put("security", format!("{security:?}"));
+        self.put("network", word(network));
+        self.put("security", word(security));
         for (number, mount) in mounts.iter().enumerate() {
-            self.put(&format!("mount {number:03}"), format!("{mount:?}"));
+            self.put(&format!("mount {number:03}"), mounted(mount));
         }
         for Device { name, required } in devices {
             self.put(&format!("device {name}"), if *required { "required" } else { "optional" });
@@ -121,7 +124,7 @@ impl Fields {
         hosts.iter().for_each(|(name, address)| self.put(&format!("host {name}"), address));
         hostname.iter().for_each(|name| self.put("hostname", name));
         script.iter().for_each(|Script { name, content }| self.put(&format!("script {name}"), content));
-        self.put("timestamps", format!("{timestamps:?}"));
+        self.put("timestamps", word(timestamps));
     }
 
     fn copy(&mut self, copy: &Copy) {
@@ -139,7 +142,7 @@ impl Fields {
         self.put("into directory", into_directory);
         chown.iter().for_each(|owner| self.put("chown", owner));
         chmod.iter().for_each(|mode| self.put("chmod", format!("{mode:?}")));
-        self.put("timestamps", format!("{timestamps:?}"));
+        self.put("timestamps", word(timestamps));
     }
 
     fn make_dir(&mut self, directory: &MakeDir) {
@@ -147,6 +150,47 @@ impl Fields {
         self.put("op", "workdir");
         self.put("path", path);
         self.put("owner", owner);
-        self.put("timestamps", format!("{timestamps:?}"));
+        self.put("timestamps", word(timestamps));
     }
+}
+
+/// The name of a variant as it is written on a command line.
+fn word(variant: &impl fmt::Debug) -> String {
+    format!("{variant:?}").to_lowercase()
+}
+
+/// A mount, in the words of `RUN --mount`.
+fn mounted(mount: &Mount) -> String {
+    match mount {
+        Mount::Bind(BindMount { target, input, source, writable }) => {
+            let writable = if *writable { ",rw" } else { "" };
+            format!("type=bind,target={target},from=input {input},source={source}{writable}")
+        }
+        Mount::Cache(CacheMount { target, id, sharing, seed, mode, uid, gid, read_only }) => {
+            let seed = seed.as_ref().map(|(input, source)| format!(",from=input {input},source={source}"));
+            let read_only = if *read_only { ",ro" } else { "" };
+            let owned = format!("mode={mode:04o},uid={uid},gid={gid}{read_only}");
+            let sharing = word(sharing);
+            let seed = seed.unwrap_or_default();
+            format!("type=cache,target={target},id={id},sharing={sharing},{owned}{seed}")
+        }
+        Mount::Tmpfs { target, size } => {
+            let size = size.map(|size| format!(",size={size}"));
+            format!("type=tmpfs,target={target}{}", size.unwrap_or_default())
+        }
+        Mount::Secret(SecretMount { id, required, file, variable }) => {
+            let file = file.as_ref().map(|file| format!(",{}", placed(file)));
+            let variable = variable.as_ref().map(|name| format!(",env={name}"));
+            let places = [file, variable].into_iter().flatten().collect::<String>();
+            format!("type=secret,id={id},required={required}{places}")
+        }
+        Mount::Ssh(SshMount { id, required, socket }) => {
+            format!("type=ssh,id={id},required={required},{}", placed(socket))
+        }
+    }
+}
+
+fn placed(file: &MountedFile) -> String {
+    let MountedFile { target, mode, uid, gid } = file;
+    format!("target={target},mode={mode:04o},uid={uid},gid={gid}")
 }
