@@ -123,7 +123,8 @@ impl Side {
         let surroundings =
             Surroundings { id: BuildId::now(), rung: Rung::Root, notes: Vec::new(), events, cancel };
         let fetcher = outside.fetcher().expect("a store");
-        let options = build::executor_options(&request, &inputs, fetcher, &surroundings).expect("options");
+        let options =
+            build::executor_options(&request, &inputs, &graph, fetcher, &surroundings).expect("options");
         Planned::of(graph, LocalExecutor::new(options), &request.root)
     }
 
