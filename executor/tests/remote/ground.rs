@@ -10,7 +10,7 @@ use std::{
 };
 
 use executor::{
-    SecretSource, Secrets,
+    Retry, SecretSource, Secrets,
     agents::Agents,
     remote::{RemoteOptions, Remotes},
 };
@@ -29,6 +29,7 @@ pub struct Ground {
     pub cancel: Arc<Cancel>,
     pub secrets: BTreeMap<String, SecretSource>,
     pub agents: Agents,
+    pub retry: Retry,
     pub root: TempDir,
 }
 
@@ -43,6 +44,7 @@ impl Ground {
             cancel: Arc::default(),
             secrets: BTreeMap::new(),
             agents: Agents::default(),
+            retry: Retry { pause: Duration::ZERO, ..Retry::default() },
         }
     }
 
@@ -65,7 +67,7 @@ impl Ground {
         let registry = Registry::new(RegistryOptions { limits, ..RegistryOptions::default() }).unwrap();
         let events = Arc::clone(&self.events);
         Remotes::new(RemoteOptions {
-            retry: Default::default(),
+            retry: self.retry,
             fetcher: Fetcher::new(Arc::clone(&self.store), registry),
             secrets: Secrets::new(self.secrets.clone()).unwrap(),
             agents: self.agents.clone(),

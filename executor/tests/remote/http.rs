@@ -10,8 +10,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
+use executor::Retry;
 use oci::Sha256Digest;
 use solver::{FailureKind, StepFailure, op::HttpFile};
 
@@ -82,6 +84,40 @@ fn unchanged_files_are_not_sent_again_and_changed_ones_are() {
     let stored = ground.remotes().http(&file).unwrap();
     fs::write(stored.directory.join("file"), "9").unwrap();
     assert_eq!(read(&ground, &file).unwrap(), "3");
+}
+
+#[test]
+fn builds_of_one_store_download_a_file_once() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let server = Server::start(move |request, stream| match request.headers.get("if-none-match") {
+        Some(_) => answer(stream, "304 Not Modified", &[], b""),
+        None => {
+            count.fetch_add(1, Ordering::SeqCst);
+            answer(stream, "200 OK", &[("ETag", "\"1\"")], b"text");
+        }
+    });
+    let (ground, file) = (Ground::new(), wanted(&server, "a"));
+    std::thread::scope(|scope| {
+        let builds: Vec<_> = (0..6).map(|_| scope.spawn(|| read(&ground, &file).unwrap())).collect();
+        builds.into_iter().for_each(|one| assert_eq!(one.join().unwrap(), "text"));
+    });
+    assert_eq!(sent.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_a_server_refuses_is_asked_for_as_often_as_the_user_likes() {
+    for (times, is_there) in [(0, false), (1, false), (2, true), (5, true)] {
+        let asked = AtomicUsize::new(0);
+        let server = Server::start(move |_, stream| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => answer(stream, "404 Not Found", &[], b""),
+            _ => answer(stream, "200 OK", &[], b"text"),
+        });
+        let ground = Ground { retry: Retry { times, pause: Duration::ZERO }, ..Ground::new() };
+        assert_eq!(read(&ground, &wanted(&server, "a")).is_ok(), is_there, "{times}");
+        let told = format!("{:?}", ground.events.lock().unwrap());
+        assert_eq!(told.contains(&format!("attempt 1 of {} failed", times + 1)), times > 0, "{told}");
+    }
 }
 
 #[test]
