@@ -207,6 +207,11 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         }
         _ => false,
     };
+    if let StoreError::Unmarked { .. } = error {
+        return Some(
+            "if the store is yours, layerwright fsck --repair says so anew and verifies all that is in it",
+        );
+    }
     elsewhere.then_some("this is the store; --root or LAYERWRIGHT_ROOT puts it elsewhere")
 }
 

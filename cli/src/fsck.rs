@@ -15,7 +15,7 @@ use executor::{
     fsck::{self, Finding, Outcome, Progress, Repair, Report},
     sandbox,
 };
-use oci::store::Store;
+use oci::store::{Store, StoreError};
 use serde::Serialize;
 
 use crate::{
@@ -53,7 +53,13 @@ pub fn run(args: FsckArgs) -> Result<Answer, Failure> {
     }
     sandbox::enter_builder(sandbox::Mode::Auto)?;
     let repair = if args.repair { Repair::Remove } else { Repair::Nothing };
-    let store = Store::open(&root)?;
+    let store = match (Store::open(&root), repair) {
+        (Err(StoreError::Unmarked { .. }), Repair::Remove) => {
+            Store::claim_again(&root)?;
+            Store::open(&root)?
+        }
+        (opened, _) => opened?,
+    };
     let ticker = Ticker::new();
     let report = fsck::check(&store, repair, &|progress| ticker.tell(progress));
     ticker.end();

@@ -97,6 +97,14 @@ pub enum StoreError {
         /// First line of its `format` file.
         found: String,
     },
+    /// Nothing says any more whose the store is.
+    #[error("the file {:?} of the store {} is {what}", owner::FILE, root.display())]
+    Unmarked {
+        /// The store.
+        root: PathBuf,
+        /// "damaged" or "missing".
+        what: &'static str,
+    },
     /// A file system whose locks are not kept between machines.
     #[error("the store {} lies on {kind}, a network file system without reliable locks", root.display())]
     NetworkFileSystem {
@@ -179,6 +187,20 @@ impl Store {
         }
         dead.into_iter().for_each(temp::DeadRun::remove);
         Ok(Store { root, directory: directory.into(), run: Arc::new(run) })
+    }
+
+    /// Says anew whose the store in `root` is, where its `format` file is damaged or missing: this user's, seen through
+    /// the id map of this process. Whoever calls this looks at the owners of all that is in it after. Anything else is as
+    /// with [`Store::open`].
+    ///
+    /// # Errors
+    /// As those of [`Store::open`], but for [`StoreError::Unmarked`].
+    pub fn claim_again(root: &Path) -> Result<(), StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            rustix::fs::open(root, flags, Mode::empty()).map_err(StoreError::errno("open", root))?;
+        let _lock = lock_directory(&directory, root)?;
+        owner::claim_again(&directory, root, &Owner::of_this_process()?)
     }
 
     /// The directory, absolute and without links.

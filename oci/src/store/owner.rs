@@ -2,17 +2,23 @@
 //!
 //! Snapshots hold files of many owners, written through the user namespace of the process that made them. The same
 //! directory seen through another id map would give other owners, and so other images: it is refused instead.
+//!
+//! The file `format` says so in three lines: version, owner, and the BLAKE3 of both, so that a damaged one is not taken
+//! for somebody else's.
 
 use std::{fmt, fs, io, os::fd::AsFd, path::Path};
 
 use rustix::fs::{AtFlags, Mode};
 
 use super::{StoreError, write_new};
+use crate::digest::ContentDigest;
 
 /// First line of the `format` file.
 pub(super) const FORMAT: &str = "layerwright store 1";
 /// Its name.
 pub(super) const FILE: &str = "format";
+/// It, while it is written.
+const NEW: &str = "format.new";
 
 /// A user and the id maps it sees the store through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +59,8 @@ pub(super) fn claim(directory: impl AsFd, root: &Path, own: &Owner) -> Result<()
         let found = format!("uid={}", metadata.st_uid);
         return Err(StoreError::Foreign { root: root.to_owned(), found, own: own.to_string() });
     }
-    match fs::read_to_string(root.join(FILE)) {
-        Ok(text) => check(&text, root, own)?,
+    match fs::read(root.join(FILE)) {
+        Ok(text) => check(&String::from_utf8_lossy(&text), root, own)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => found(root, own)?,
         Err(error) => return Err(StoreError::io("read", root.join(FILE))(error)),
     }
@@ -64,7 +70,30 @@ pub(super) fn claim(directory: impl AsFd, root: &Path, own: &Owner) -> Result<()
     Ok(())
 }
 
+/// Says anew whose a store is whose `format` file is damaged or missing: this process's, if the directory is its user's.
+/// Needs the store's lock.
+pub(super) fn claim_again(directory: impl AsFd, root: &Path, own: &Owner) -> Result<(), StoreError> {
+    match claim(directory, root, own) {
+        Err(StoreError::Unmarked { .. }) => mark(root, own),
+        claimed => claimed,
+    }
+}
+
 fn check(text: &str, root: &Path, own: &Owner) -> Result<(), StoreError> {
+    let is_whole = match text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n')) {
+        Some((lines, digest)) if lines.contains('\n') => {
+            ContentDigest::of(lines.as_bytes()).to_string() == digest
+        }
+        // Those of earlier versions end with the second line, and so may those of later ones.
+        _ => {
+            text.ends_with('\n')
+                && !text.contains("blake3:")
+                && is_version(text.lines().next().unwrap_or_default())
+        }
+    };
+    if !is_whole {
+        return Err(StoreError::Unmarked { root: root.to_owned(), what: "damaged" });
+    }
     let mut lines = text.lines();
     let format = lines.next().unwrap_or_default();
     if format != FORMAT {
@@ -81,19 +110,34 @@ fn check(text: &str, root: &Path, own: &Owner) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// `layerwright store 1`
+fn is_version(line: &str) -> bool {
+    let number = line.strip_prefix("layerwright store ");
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Makes an empty directory a store.
 fn found(root: &Path, own: &Owner) -> Result<(), StoreError> {
     // The second is what a kill between the write and the rename leaves, the third what mkfs makes.
-    const HARMLESS: [&str; 2] = ["format.new", "lost+found"];
+    const HARMLESS: [&str; 2] = [NEW, "lost+found"];
+    let is_store = super::AREAS.iter().all(|area| root.join(area).is_dir());
+    if is_store {
+        return Err(StoreError::Unmarked { root: root.to_owned(), what: "missing" });
+    }
     for entry in fs::read_dir(root).map_err(StoreError::io("read", root))? {
         let entry = entry.map_err(StoreError::io("read", root))?;
         if !HARMLESS.iter().any(|name| entry.file_name() == *name) {
             return Err(StoreError::NotAStore { root: root.to_owned() });
         }
     }
-    let temporary = root.join(HARMLESS[0]);
+    mark(root, own)
+}
+
+fn mark(root: &Path, own: &Owner) -> Result<(), StoreError> {
+    let temporary = root.join(NEW);
     let _ = rustix::fs::unlinkat(rustix::fs::CWD, &temporary, AtFlags::empty());
-    let text = format!("{FORMAT}\n{own}\n");
+    let lines = format!("{FORMAT}\n{own}");
+    let text = format!("{lines}\n{}\n", ContentDigest::of(lines.as_bytes()));
     write_new(&temporary, text.as_bytes()).map_err(StoreError::io("write", &temporary))?;
     fs::rename(&temporary, root.join(FILE)).map_err(StoreError::io("create", root.join(FILE)))
 }

@@ -112,8 +112,30 @@ fn a_store_of_another_user_map_or_format_is_refused() {
     assert!(
         matches!(rewrite("layerwright store 2\n"), StoreError::Format { found, .. } if found.ends_with('2'))
     );
-    assert!(matches!(rewrite(""), StoreError::Format { .. }));
+    assert!(matches!(rewrite(""), StoreError::Unmarked { .. }));
     fs::write(&format, own).expect("writable");
+    drop(open(root.path()));
+}
+
+#[test]
+fn a_damaged_or_lost_format_is_no_other_owner_and_can_be_written_anew() {
+    let root = tempfile::tempdir().expect("tempdir");
+    drop(open(root.path()));
+    let format = root.path().join(owner::FILE);
+    let own = fs::read(&format).expect("there");
+    for bit in 0..own.len() * 8 {
+        let mut damaged = own.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::remove_file(&format).expect("there");
+        fs::write(&format, damaged).expect("writable");
+        let error = Store::open(root.path()).expect_err("refused");
+        assert!(matches!(error, StoreError::Unmarked { .. }), "bit {bit}: {error}");
+    }
+    fs::remove_file(&format).expect("there");
+    let error = Store::open(root.path()).expect_err("refused");
+    assert!(error.to_string().ends_with("is missing"), "{error}");
+    Store::claim_again(root.path()).expect("ours");
+    assert_eq!(fs::read(&format).expect("there"), own);
     drop(open(root.path()));
 }
 
