@@ -14,7 +14,6 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -65,11 +64,7 @@ pub(crate) fn write_table(
     name: &str,
     chunks: &[Chunk],
 ) -> Result<(), StoreError> {
-    checked::write(store, &table_path(tree, name), VERSION, &chunks)
-}
-
-fn table_path(tree: &TreeDigest, name: &str) -> PathBuf {
-    sealed::directory(tree).join(format!("{name}.chunks"))
+    checked::write(store, &sealed::chunks_path(tree, name), VERSION, &chunks)
 }
 
 /// An open blob and where everything is in it. It stays readable when somebody removes it from the store.
@@ -231,7 +226,7 @@ impl OldBlob {
 
 /// The table of a blob, if it is one: chunks that are as long as the blob.
 fn read_table(store: &Store, tree: &TreeDigest, name: &str, record: &SealedRecord) -> Option<Vec<Placed>> {
-    let path = store.root().join(table_path(tree, name));
+    let path = store.root().join(sealed::chunks_path(tree, name));
     let chunks: Vec<Chunk> = checked::read(&path, VERSION).ok()??;
     let (mut start, mut offset) = (0, 0);
     let place = |chunk: Chunk| {

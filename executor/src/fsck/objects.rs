@@ -189,16 +189,12 @@ impl Check<'_> {
 
     /// Files that prove themselves and that nothing but themselves depends on.
     pub(super) fn small_files(&self, found: &mut Found) -> Result<(), FsckError> {
-        for area in ["history", "inventories"] {
+        for area in ["history", "inventories", "seeds"] {
             let wrong = self.each(area, |name| {
                 if area == "history" && !name.ends_with(".json") {
                     return Ok(None);
                 }
-                let path = self.store.root().join(area).join(name);
-                match checked::verify(&path) {
-                    Ok(_) => Ok(None),
-                    Err(error) => damage(error).map(Some),
-                }
+                self.checked(&Path::new(area).join(name))
             })?;
             wrong.into_iter().for_each(|(path, what)| found.add(path, what, FORGOTTEN));
         }
@@ -207,6 +203,14 @@ impl Check<'_> {
             .into_iter()
             .for_each(|(path, what)| found.add(path, what, "all files of the context are read"));
         Ok(())
+    }
+
+    /// What is wrong with a file that proves itself, relative to the root.
+    fn checked(&self, path: &Path) -> Result<Option<String>, FsckError> {
+        match checked::verify(&self.store.root().join(path)) {
+            Ok(_) => Ok(None),
+            Err(error) => damage(error).map(Some),
+        }
     }
 
     /// What is remembered of a context: eight bytes that say what it is, then the BLAKE3 of all that follows.

@@ -9,11 +9,12 @@ const STRAY: &str = "nothing here knows it";
 const COUNTS_AS_CHANGED: &str = "everything counts as changed for the next step that uses the cache mount";
 
 /// Areas whose things are named by digests, and how these end.
-const DIGESTS: [(&str, &[&str]); 11] = [
+const DIGESTS: &[(&str, &[&str])] = &[
     ("blobs/sha256", &[""]),
     ("snapshots", &[""]),
     ("trees", &[""]),
     ("sealed", &[""]),
+    ("seeds", &[""]),
     ("records/definition", &[".json"]),
     ("records/content", &[".json"]),
     ("git/remotes", &[".sha1", ".sha256", ".sha1.lock", ".sha256.lock"]),
@@ -26,7 +27,7 @@ const DIGESTS: [(&str, &[&str]); 11] = [
 impl Check<'_> {
     /// Things in the areas of the store that nothing has put there.
     pub(super) fn strays(&self, found: &mut Found) -> Result<(), FsckError> {
-        for (area, endings) in DIGESTS {
+        for &(area, endings) in DIGESTS {
             for name in self.names(area)? {
                 let text = name.to_str().unwrap_or_default();
                 let is_ours =

@@ -21,6 +21,8 @@ use crate::{
 /// The version of the records; another one is no record.
 pub const VERSION: u32 = 1;
 const EXTENSION: &str = "json";
+/// What the name of a blob's chunk table ends in, a checked file beside the record that only its writer reads.
+pub const CHUNKS: &str = "chunks";
 
 /// The blob of a built layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,11 @@ pub fn directory(tree: &TreeDigest) -> PathBuf {
 /// Where a record is, relative to the store's root.
 pub fn path(tree: &TreeDigest, name: &str) -> PathBuf {
     directory(tree).join(format!("{name}.{EXTENSION}"))
+}
+
+/// Where the chunk table of a blob is, relative to the store's root.
+pub fn chunks_path(tree: &TreeDigest, name: &str) -> PathBuf {
+    directory(tree).join(format!("{name}.{CHUNKS}"))
 }
 
 /// The record of this name, if there is a good one and its blob is in the store.
