@@ -65,6 +65,15 @@ impl Horizon {
 }
 
 #[cfg(test)]
+impl Horizon {
+    /// One before which everything was written to.
+    pub(super) fn everything_settled() -> Self {
+        let far = Duration::from_secs(i64::MAX as u64);
+        Self { device: 0, near: far, far }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -192,26 +192,30 @@ impl Records {
     }
 
     fn new(bytes: Vec<u8>) -> Option<Self> {
-        let covered = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST);
-        let (digest, covered) = covered?;
+        let (digest, covered) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST)?;
         if blake3::hash(covered) != *<&[u8; DIGEST]>::try_from(digest).ok()? {
             return None;
         }
-        let count = u64::from_le_bytes(*covered.first_chunk()?);
-        let count = usize::try_from(count).ok()?;
-        let records = Self { count, used: Vec::new(), bytes };
+        let (count, rest) = covered.split_first_chunk()?;
+        let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
         // Who has the digest right has the rest right; this only keeps a bug of ours from being a panic.
-        let end = match count {
-            0 => HEADER,
-            _ => records.texts().checked_add(records.ends(count.checked_sub(1)?)?.1)?,
-        };
-        let is_whole = records.bytes.len() == end && (0..count).all(|at| records.is_sound(at));
-        is_whole.then(|| Self { used: (0..count).map(|_| AtomicBool::new(false)).collect(), ..records })
+        if count > rest.len() / ENTRY {
+            return None;
+        }
+        let records = Self { count, used: (0..count).map(|_| AtomicBool::new(false)).collect(), bytes };
+        records.is_whole().then_some(records)
     }
 
-    fn is_sound(&self, at: usize) -> bool {
-        let Some((path_end, end)) = self.ends(at) else { return false };
-        self.start(at) <= path_end && path_end <= end && self.texts() + end <= self.bytes.len()
+    /// Whether all texts are there, one after the other, and nothing else is.
+    fn is_whole(&self) -> bool {
+        let mut at = Some(0);
+        for number in 0..self.count {
+            at = self.ends(number).filter(|(path, end)| at <= Some(*path) && path <= end).map(|(_, end)| end);
+            if at.is_none() {
+                return false;
+            }
+        }
+        at.is_some_and(|end| self.texts() + end == self.bytes.len())
     }
 
     /// Where paths and capabilities begin.
@@ -365,3 +369,6 @@ fn encode<'a>(records: impl ExactSizeIterator<Item = &'a Record<'a>>) -> Vec<u8>
     bytes[MAGIC.len()..][..DIGEST].copy_from_slice(digest.as_bytes());
     bytes
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,17 @@ pub fn complete(
     cancel: &Cancel,
 ) -> Result<(), ListError> {
     let horizon = Horizon::of(root).map_err(failed("reading", b"/"))?;
+    complete_after(root, seen, index, cancel, &horizon)
+}
+
+/// As above; what was written to after the horizon is not remembered for later builds.
+pub(super) fn complete_after(
+    root: BorrowedFd<'_>,
+    seen: &mut [Seen],
+    index: &Index,
+    cancel: &Cancel,
+    horizon: &Horizon,
+) -> Result<(), ListError> {
     seen.par_chunks_mut(FILES_A_THREAD).for_each(|seen| recall(seen, index));
     let unknown: Vec<&mut Seen> = seen.iter_mut().filter(|thing| is_unread(&thing.node)).collect();
     if unknown.is_empty() {
@@ -54,7 +65,7 @@ pub fn complete(
         Ok(is_told.then(|| (thing.path.clone(), known)))
     });
     let read = read.collect::<Result<Vec<_>, ListError>>()?;
-    index.learn(read.into_iter().flatten(), &horizon);
+    index.learn(read.into_iter().flatten(), horizon);
     Ok(())
 }
 
