@@ -179,6 +179,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = RESULT)]
     pub metadata_file: Option<PathBuf>,
 
+    /// Write what was read of this machine as a rule for make or ninja (as gcc -MD -MP does)
+    #[arg(long, value_name = "FILE", help_heading = RESULT)]
+    pub depfile: Option<PathBuf>,
+
     /// Take no step from the cache
     #[arg(help_heading = STEPS)]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]

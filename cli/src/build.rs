@@ -23,6 +23,7 @@ use solver::{
 };
 
 use crate::{
+    depfile,
     failure::Failure,
     history::BuildId,
     inputs::{Inputs, Outside, Source},
@@ -51,6 +52,8 @@ pub struct Built {
 pub struct Surroundings {
     /// Names the build.
     pub id: BuildId,
+    /// When it began, before it read anything.
+    pub began: SystemTime,
     /// Whose ids this process has.
     pub rung: Rung,
     /// What a person should know of the sandbox before a RUN step.
@@ -118,6 +121,9 @@ pub fn build(
     let destinations = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
     let image = assembled.first().map(|(_, assembled)| assembled);
     image.map(|image| write_results(request, image)).transpose()?;
+    if let Some(depfile) = &request.depfile {
+        depfile::write(depfile, request, inputs, &executor.reads(), surroundings.began, events)?;
+    }
     Ok(Built { digest: image.map(|image| image.root.digest), destinations })
 }
 
@@ -132,7 +138,10 @@ pub fn try_destinations(request: &BuildRequest) -> Result<(), Failure> {
         move |source| Failure::Write { path, source }
     };
     let written = request.outputs.iter().filter_map(Output::file);
-    let beside = [&request.iidfile, &request.metadata_file].into_iter().flatten().map(PathBuf::as_path);
+    let beside = [&request.iidfile, &request.metadata_file, &request.depfile]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path);
     let mut files = written.chain(beside);
     files.try_for_each(|path| try_file(path).map_err(refused(path)))?;
     let mut directories = request.outputs.iter().filter_map(Output::directory);

@@ -23,7 +23,7 @@ use std::{
 use executor::{
     ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
-    context::{ContextDirectory, ContextError, ContextModes, IgnoreFile},
+    context::{ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
 };
 use oci::{
@@ -50,6 +50,8 @@ pub struct Inputs {
     pub context: MainContext,
     /// The named contexts that hold files, by name.
     pub named: BTreeMap<String, ContextOrigin>,
+    /// The Dockerfile and the ignore files, as far as they lie on this machine.
+    pub read_here: Vec<PathBuf>,
 }
 
 /// The files of the main context.
@@ -243,9 +245,10 @@ pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<
         (_, Some(_)) => return Err(InputError::TwoDockerfiles(arrived.name).into()),
     };
     let ignore = found.ignore_file(&arrived)?;
+    let read_here = found.read_here(&arrived).into_iter().chain(named_ignore_files(places)).collect();
     let context =
         MainContext { directory: arrived.directory, ignore, modes: places.modes, _held: arrived.held };
-    Ok(Inputs { dockerfile: found.source, context, named })
+    Ok(Inputs { dockerfile: found.source, context, named, read_here })
 }
 
 /// The main context by itself, with or without a Dockerfile in it.
@@ -351,7 +354,16 @@ fn named(places: &Places) -> Result<BTreeMap<String, ContextOrigin>, Failure> {
     Ok(origins)
 }
 
+/// The ignore files of the named directories.
+fn named_ignore_files(places: &Places) -> impl Iterator<Item = PathBuf> {
+    let directories = places.named.values().filter_map(|source| match source {
+        NamedSource::Files(FilesSource::Directory(path)) => Some(path.join(DEFAULT_IGNORE_FILE)),
+        _ => None,
+    });
+    directories.filter(|path| path.exists())
+}
+
 fn named_directory(path: &Path, modes: ContextModes) -> Result<ContextDirectory, Failure> {
-    let ignore = text::first_ignore_file([path.join(".dockerignore")])?;
+    let ignore = text::first_ignore_file([path.join(DEFAULT_IGNORE_FILE)])?;
     Ok(ContextDirectory::new(path.to_owned(), ignore, modes)?)
 }

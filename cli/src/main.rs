@@ -10,6 +10,7 @@ mod build;
 mod call;
 mod context;
 mod debug;
+mod depfile;
 mod doctor;
 mod du;
 mod explain;
@@ -194,7 +195,7 @@ fn check_clock() -> Result<(), Failure> {
 
 fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
     let cancel = Arc::new(Cancel::default());
-    let id = BuildId::now();
+    let (id, began) = (BuildId::now(), SystemTime::now());
     let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
     let progress = match Progress::start(request.progress, &request.root, recorder, explainer(request)) {
         Ok(progress) => progress,
@@ -223,7 +224,7 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         (Call::Build, Some(entered)) => {
             let is_quiet = request.progress == ProgressMode::Quiet;
             let notes = if is_quiet { Vec::new() } else { entered.notes };
-            let surroundings = Surroundings { id, rung: entered.rung, notes, events, cancel };
+            let surroundings = Surroundings { id, began, rung: entered.rung, notes, events, cancel };
             build_mended(request, &inputs, &outside, &surroundings).map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),

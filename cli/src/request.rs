@@ -28,7 +28,7 @@ use solver::{
 pub use self::{annotations::Annotations, environment::Environment, error::RequestError};
 use crate::{
     args::{self, BuildArgs, ProgressMode},
-    gc,
+    depfile, gc,
     inputs::OutsideOptions,
     outputs::{self, Output},
     spec::{
@@ -88,6 +88,8 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`
     pub metadata_file: Option<PathBuf>,
+    /// `--depfile`
+    pub depfile: Option<PathBuf>,
     /// The store's directory.
     pub root: PathBuf,
     /// `--jobs`
@@ -224,6 +226,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         explain: args.explain,
         iidfile: args.iidfile.filter(|_| builds),
         metadata_file: args.metadata_file.filter(|_| builds),
+        depfile: args.depfile.filter(|_| builds),
         root: store_root(args.root, environment)?,
         cap: gc::cap(environment)?,
         jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
@@ -244,6 +247,12 @@ fn wanted_outputs(
     outputs::check(&wanted, progress)?;
     check_place("iidfile", args.iidfile.as_deref())?;
     check_place("metadata-file", args.metadata_file.as_deref())?;
+    check_place("depfile", args.depfile.as_deref())?;
+    if args.depfile.is_some()
+        && depfile::targets(&wanted, args.iidfile.as_deref(), args.metadata_file.as_deref()).is_empty()
+    {
+        return Err(RequestError::Conflict(DEPFILE_OF_NOTHING));
+    }
     Ok(wanted)
 }
 
@@ -305,6 +314,9 @@ fn keep_git_dir(build_args: &BTreeMap<String, String>) -> Result<bool, RequestEr
 
 const NO_OUTPUT: &str = "no output was asked for: the result stays in the store. Use --push to push it to its -t \
                          names, or -o type=oci,dest=FILE to write it";
+
+const DEPFILE_OF_NOTHING: &str = "--depfile needs a file that depends on what is read: an output with dest=FILE, \
+                                  --iidfile or --metadata-file";
 
 /// Refuses at once what would fail when all is built.
 fn check_place(flag: &'static str, path: Option<&Path>) -> Result<(), RequestError> {

@@ -42,7 +42,7 @@ use solver::{
 use crate::{
     listing::{
         Content, ListError, Listing, Node, NodeKind,
-        disk::{self, Disk, DiskKind},
+        disk::{self, Disk, DiskKind, Sight},
         lookup::{LastLink, Names, resolve},
         walk::Seen,
     },
@@ -199,6 +199,8 @@ struct Ignore {
 pub struct ContextFiles {
     /// The files; [`Listing::digest`] is their identity.
     pub listing: Listing,
+    /// The directories whose names were read, some perhaps twice.
+    pub directories: Vec<Vec<u8>>,
     /// The first path whose mode was normalised, for a notice.
     pub normalised: Option<String>,
 }
@@ -237,7 +239,7 @@ impl ContextDirectory {
         let root = Arc::new(self.open()?);
         let matcher = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher }, cancel };
-        let mut seen = match disk::see(&disk, selector) {
+        let Sight { mut seen, directories } = match disk::see(&disk, selector) {
             Err(ListError::NotFound(path)) => {
                 let hint = self.hint(&root, &path);
                 return Err(ContextError::NotFound { path, hint });
@@ -255,7 +257,11 @@ impl ContextDirectory {
             node.mode = mode;
         }
         let nodes = disk::nodes(seen);
-        Ok(ContextFiles { listing: Listing { nodes, content: Content::Context(root) }, normalised })
+        Ok(ContextFiles {
+            listing: Listing { nodes, content: Content::Context(root) },
+            directories,
+            normalised,
+        })
     }
 
     /// Where it is.

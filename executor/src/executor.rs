@@ -6,6 +6,7 @@
 
 mod contexts;
 mod disk;
+mod reads;
 mod remember;
 mod run;
 mod unwritten;
@@ -42,6 +43,7 @@ use crate::{
 pub use unwritten::virtual_steps;
 
 use contexts::Contexts;
+pub use reads::Reads;
 
 /// What a [`LocalExecutor`] works with.
 #[derive(Clone)]
@@ -129,6 +131,11 @@ impl LocalExecutor {
     fn tell_notes(&self) {
         let tell = |note: &String| (self.events)(Event::Warning(note.clone()));
         self.notes_told.call_once(|| self.notes.iter().for_each(tell));
+    }
+
+    /// What was read so far of the directories of the command line.
+    pub fn reads(&self) -> Reads {
+        self.contexts.reads()
     }
 
     /// The snapshots it works on.

@@ -47,7 +47,7 @@ pub mod whiteout;
 pub use agents::{AgentSource, Agents};
 pub use cache::LocalCache;
 pub use context::ContextOrigin;
-pub use executor::{ExecutorOptions, LocalExecutor, virtual_steps};
+pub use executor::{ExecutorOptions, LocalExecutor, Reads, virtual_steps};
 pub use image::ImageResolver;
 pub use retry::Retry;
 pub use secrets::{SecretSource, Secrets};

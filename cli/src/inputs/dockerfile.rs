@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use executor::context::IgnoreFile;
+use executor::context::{DEFAULT_IGNORE_FILE, IgnoreFile};
 use solver::{op::HttpFile, remote};
 
 use super::{Arrived, InputError, Outside, Source, text};
@@ -47,6 +47,17 @@ impl Found {
     /// `<Dockerfile>.dockerignore`, else the context's `.dockerignore`, else nothing.
     pub fn ignore_file(&self, arrived: &Arrived) -> Result<Option<IgnoreFile>, InputError> {
         self.beside.ignore_file(arrived)
+    }
+
+    /// The Dockerfile and its ignore file, as far as they lie on this machine.
+    pub fn read_here(&self, arrived: &Arrived) -> Vec<PathBuf> {
+        let (dockerfile, own) = match &self.beside {
+            Beside::Here(path) => (Some(path.clone()), Some(own_ignore_file(path))),
+            Beside::InContext(_) | Beside::Nowhere => (None, None),
+        };
+        let of_context = (!arrived.foreign).then(|| arrived.directory.join(DEFAULT_IGNORE_FILE));
+        let ignore_file = own.into_iter().chain(of_context).find(|path| path.exists());
+        dockerfile.into_iter().chain(ignore_file).collect()
     }
 }
 

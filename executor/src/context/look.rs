@@ -72,14 +72,15 @@ impl ContextDirectory {
         let ignore = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore }, cancel };
         let all = Selector { include: vec![String::new()], ..Selector::default() };
-        let seen = disk::see(&disk, &all).map_err(|error| self.told(error))?;
+        let sight = disk::see(&disk, &all).map_err(|error| self.told(error))?;
         let kind = |kind| match kind {
             NodeKind::Directory => EntryKind::Directory,
             NodeKind::File { size, .. } => EntryKind::File(size),
             NodeKind::Symlink { target } => EntryKind::Link(shown(&target)),
             _ => EntryKind::Other,
         };
-        Ok(seen
+        Ok(sight
+            .seen
             .into_iter()
             .map(|thing| Entry { path: shown(&thing.path), kind: kind(thing.node.kind) })
             .collect())

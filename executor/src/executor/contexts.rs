@@ -19,7 +19,10 @@ use solver::{
     remote::{GitAddress, GitTimes},
 };
 
-use super::remember::Memory;
+use super::{
+    reads::{Noted, Read, Reads},
+    remember::Memory,
+};
 use crate::{
     context::{ContextDirectory, ContextFiles, ContextModes, ContextOrigin, IgnoreFile},
     copy,
@@ -44,6 +47,7 @@ pub(super) struct Contexts {
     remotes: Remotes,
     looks: OnceMap<ContextSource, Identified>,
     memory: Memory,
+    reads: Noted,
     noticed: Mutex<bool>,
     events: Events,
 }
@@ -56,14 +60,17 @@ impl Contexts {
         events: Events,
     ) -> Self {
         let memory = Memory::new(store);
-        Self { origins, remotes, looks: OnceMap::default(), memory, noticed: Mutex::new(false), events }
+        let (looks, reads, noticed) = (OnceMap::default(), Noted::default(), Mutex::new(false));
+        Self { origins, remotes, looks, memory, reads, noticed, events }
     }
 
     /// What a source that has content of its own holds.
     pub(super) fn identify(&self, source: &Source, cancel: &Cancel) -> Result<Identified, StepFailure> {
         match source {
             Source::Context(place) => self.looks.get_or_make(place, || {
-                let identified = identified(self.look(place, cancel)?, cancel)?;
+                let (listing, read) = self.look(place, cancel)?;
+                let identified = identified(listing, cancel)?;
+                read.into_iter().for_each(|read| self.reads.note(read, &identified.listing));
                 let files = solver::key::source_key(source, Some(&identified.digest));
                 self.memory.take_inventory(files, &identified.listing);
                 Ok(identified)
@@ -75,24 +82,33 @@ impl Contexts {
         }
     }
 
-    fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<Listing, StepFailure> {
+    /// What was read so far of directories of the command line.
+    pub(super) fn reads(&self) -> Reads {
+        self.reads.all()
+    }
+
+    /// What there is, and what was read of this machine to know it.
+    fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<(Listing, Option<Read>), StepFailure> {
         let ContextSource { place, selector } = source;
         let name = match place {
             Place::Context(name) => name,
-            Place::Git(address) => return self.look_at_commit(address, selector, Ignores::None, cancel),
-            Place::Http(file) => return downloaded(&self.remotes.until(cancel).http(file)?),
+            Place::Git(address) => {
+                return Ok((self.look_at_commit(address, selector, Ignores::None, cancel)?, None));
+            }
+            Place::Http(file) => return Ok((downloaded(&self.remotes.until(cancel).http(file)?)?, None)),
         };
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
         match self.origins.get(name).ok_or_else(missing)? {
             ContextOrigin::Directory(directory) => {
-                let files = self.files(directory, selector, cancel)?;
-                if let Some(path) = files.normalised {
-                    self.notice(&path);
-                }
-                Ok(files.listing)
+                let ContextFiles { listing, directories, normalised } =
+                    self.files(directory, selector, cancel)?;
+                normalised.into_iter().for_each(|path| self.notice(&path));
+                Ok((listing, Some(Read { context: directory.path().to_owned(), directories })))
             }
-            ContextOrigin::Git(address) => self.look_at_commit(address, selector, Ignores::Its, cancel),
-            ContextOrigin::Url(url) => self.look_at_url(url, selector, cancel),
+            ContextOrigin::Git(address) => {
+                Ok((self.look_at_commit(address, selector, Ignores::Its, cancel)?, None))
+            }
+            ContextOrigin::Url(url) => Ok((self.look_at_url(url, selector, cancel)?, None)),
         }
     }
 

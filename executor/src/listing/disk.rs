@@ -5,6 +5,7 @@
 //! where it would be copied.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     os::fd::{BorrowedFd, OwnedFd},
 };
@@ -55,37 +56,70 @@ pub enum DiskKind<'a> {
 /// # Errors
 /// A source is not there, or cannot be looked at; or it is time to stop.
 pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
-    let mut seen = see(disk, selector)?;
+    let Sight { mut seen, .. } = see(disk, selector)?;
     let read = seen.par_iter_mut().map(|thing| read_attributes(disk, thing));
     read.collect::<Result<(), ListError>>()?;
     Ok(nodes(seen))
 }
 
-/// Everything that a selector can pick, by path. Nothing is opened but directories.
+/// What was found where a selector leads.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// Everything that it can pick, each path once, in order.
+    pub seen: Vec<Seen>,
+    /// The directories whose names were read, some perhaps twice: what comes or goes in them changes what is seen.
+    pub directories: Vec<Vec<u8>>,
+}
+
+/// Everything that a selector can pick. Nothing is opened but directories.
 ///
 /// # Errors
 /// A source is not there, or cannot be looked at; or it is time to stop.
-pub fn see(disk: &Disk<'_>, selector: &Selector) -> Result<Vec<Seen>, ListError> {
+pub fn see(disk: &Disk<'_>, selector: &Selector) -> Result<Sight, ListError> {
     let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
-    let (mut seen, mut links) = (Vec::new(), Vec::new());
+    let mut sight = Sight::default();
+    let mut links = Vec::new();
+    let noting = Noting { disk, directories: RefCell::default() };
     for include in &selector.include {
         let source = if selector.parents { Pattern::with_parents(include) } else { Pattern::plain(include) };
         let filter = Filter::new(source.rest, &selector.exclude)?;
-        let picks = match pick(disk, source.base, last, &mut links)? {
+        let picks = match pick(&noting, source.base, last, &mut links)? {
             Picked::Missing(path) => return Err(ListError::NotFound(shown(&path))),
             Picked::Path(pick) => vec![pick],
             Picked::Matches(picks) => picks,
         };
         for Pick { at, .. } in &picks {
             disk.require(at, source.rest)?;
-            disk.walk(at, &filter, &mut seen)?;
+            disk.walk(at, &filter, &mut sight)?;
         }
     }
     for link in links {
-        seen.extend(disk.look(&link)?);
+        sight.seen.extend(disk.look(&link)?);
     }
-    settle(&mut seen);
-    Ok(seen)
+    settle(&mut sight.seen);
+    sight.directories.append(&mut noting.directories.into_inner());
+    Ok(sight)
+}
+
+/// Looks paths up on a disk, and notes of which directories the names were asked for.
+struct Noting<'a> {
+    disk: &'a Disk<'a>,
+    directories: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Paths for Noting<'_> {
+    type Error = ListError;
+
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, ListError> {
+        self.disk.find(path)
+    }
+}
+
+impl Names for Noting<'_> {
+    fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, ListError> {
+        self.directories.borrow_mut().push(dir.to_vec());
+        self.disk.children(dir)
+    }
 }
 
 /// By path, without what only matters while they are made.
@@ -160,18 +194,18 @@ impl Disk<'_> {
 
     /// Adds what a picked path stands for. Of a picked directory itself only that it is one can reach the copy, so
     /// that is all that is listed of it.
-    fn walk(&self, at: &[u8], filter: &Filter, seen: &mut Vec<Seen>) -> Result<(), ListError> {
+    fn walk(&self, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
         if at.is_empty() {
-            return walk(self, at, filter, seen);
+            return walk(self, at, filter, sight);
         }
         let top = self.look(at)?.ok_or_else(|| ListError::Changed(shown(at)))?;
         if top.node.kind != NodeKind::Directory {
-            seen.push(top);
+            sight.seen.push(top);
             return Ok(());
         }
         let (node, standing) = (Node::bare_directory(), Standing::Named);
-        seen.push(Seen { node, standing, ..top });
-        walk(self, at, filter, seen)
+        sight.seen.push(Seen { node, standing, ..top });
+        walk(self, at, filter, sight)
     }
 
     /// Opens a directory on the way through all of them, unless it is time to stop.

@@ -15,7 +15,7 @@ use solver::pattern::ignore::{Matcher, Verdict};
 
 use super::{
     ListError, Node, NodeKind,
-    disk::{Disk, DiskKind, go_on},
+    disk::{Disk, DiskKind, Sight, go_on},
     filter::{Admission, Filter},
     state::FileState,
 };
@@ -69,15 +69,15 @@ struct Entry {
 ///
 /// # Errors
 /// A directory cannot be read, or is gone by now; or it is time to stop.
-pub fn walk(disk: &Disk<'_>, at: &[u8], filter: &Filter, seen: &mut Vec<Seen>) -> Result<(), ListError> {
+pub fn walk(disk: &Disk<'_>, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
     let verdict = disk.ignore().map(|ignore| verdict(ignore, at));
     let mut level = vec![Directory { path: at.to_vec(), verdict }];
     while !level.is_empty() {
         let read = level.par_iter().map(|directory| disk.read(at, directory, filter));
         let read = read.collect::<Result<Vec<_>, ListError>>()?;
-        level.clear();
+        sight.directories.extend(level.drain(..).map(|directory| directory.path));
         for (thing, directory) in read.into_iter().flatten().flatten() {
-            seen.push(thing);
+            sight.seen.push(thing);
             level.extend(directory);
         }
     }
