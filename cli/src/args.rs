@@ -179,7 +179,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = RESULT)]
     pub metadata_file: Option<PathBuf>,
 
-    /// Write what was read of this machine as a rule for make or ninja (as gcc -MD -MP does)
+    /// Write what was read, as a rule for make or ninja
     #[arg(long, value_name = "FILE", help_heading = RESULT)]
     pub depfile: Option<PathBuf>,
 
