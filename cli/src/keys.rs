@@ -120,8 +120,14 @@ impl Side {
         let dockerfile = parsed.dockerfile.unwrap_or_else(|| panic!("{:?}", parsed.diagnostics));
         let options = build::plan_options(&request, &inputs, Vec::new());
         let graph = solver::plan::plan(&dockerfile, &options, &Images).expect("planned").graph;
-        let surroundings =
-            Surroundings { id: BuildId::now(), rung: Rung::Root, notes: Vec::new(), events, cancel };
+        let surroundings = Surroundings {
+            id: BuildId::now(),
+            began: std::time::SystemTime::now(),
+            rung: Rung::Root,
+            notes: Vec::new(),
+            events,
+            cancel,
+        };
         let fetcher = outside.fetcher().expect("a store");
         let options =
             build::executor_options(&request, &inputs, &graph, fetcher, &surroundings).expect("options");

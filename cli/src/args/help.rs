@@ -35,7 +35,7 @@ layouts), each with an optional [PLATFORM]; index and index-descriptor need seve
 
 Environment:
   LAYERWRIGHT_ROOT         the store, where --root is not given
-  LAYERWRIGHT_KEEP_STORAGE how large the store may grow: 10GB, 512MiB, 20% (of the disk) or off; see
+  LAYERWRIGHT_KEEP_STORAGE how large the store may grow: 10GB, 512MiB, 20% (of the disk), off; see
                            layerwright gc --help
   SOURCE_DATE_EPOCH        sets the build argument of that name, and with it the times in the image
   SSH_AUTH_SOCK            the agent of --ssh default
