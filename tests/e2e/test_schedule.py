@@ -196,6 +196,10 @@ COPY --from=right /right /
         images = {key: Layout(self.scratch / f"out-{key}" / "layout") for key in ("0-left", "1-right")}
         self.assertNotEqual(images["0-left"].read("shared"), images["1-right"].read("shared"), "it is random")
         mixed = mix(stores, ["cat /shared > /left"], ["cat /shared > /right"], self.scratch / "store-mixed")
+        # Each record is a hit where it stands alone: whoever believed both in one build would mix the two runs.
+        for target, run in (("left", "0-left"), ("right", "1-right")):
+            alone = Layout(self.build(context, "--target", target, root=mixed, name=f"alone-{target}"))
+            self.assertEqual(alone.digest, images[run].digest, "random bytes do not come twice")
         out = Layout(self.build(context, root=mixed, name="mixed"))
         self.assertEqual(out.read("left"), out.read("right"), "one image, one shared step")
         self.assertEqual(out.read("left"), images["0-left"].read("shared"), "the first in graph order stands")
