@@ -52,6 +52,11 @@ pub(crate) fn has_damaged_ledger(directory: &Path) -> bool {
     damaged && directory.join(LEDGER).exists()
 }
 
+/// Whether a directory of `mounts/` is that of an id.
+pub(crate) fn is_named(directory: &std::ffi::OsStr, id: &[u8]) -> bool {
+    str::from_utf8(id).is_ok_and(|id| *directory == *name(id))
+}
+
 /// The cache mounts of one store, in one build.
 #[derive(Clone)]
 pub struct CacheMounts {

@@ -18,6 +18,7 @@ mod owner;
 mod pins;
 pub mod sealed;
 mod temp;
+mod torn;
 
 use std::{
     fs::{self, File},
@@ -177,8 +178,14 @@ impl Store {
         for area in AREAS {
             make_area(&root.join(area))?;
         }
-        let dead = temp::dead_runs(&root.join("tmp"))?;
-        let run = Run::start(&root)?;
+        let mut dead = temp::dead_runs(&root.join("tmp"))?;
+        let run = Arc::new(Run::start(&root, &dead)?);
+        if let Some(since) = dead.iter().filter_map(temp::DeadRun::torn_since).min() {
+            // Under the lock, and once: nobody has used anything since.
+            torn::throw_away(&root, since, &TempDir::new(&run, "torn")?)?;
+            run.note_unsynced();
+            dead.drain(..).for_each(temp::DeadRun::remove);
+        }
         drop(lock);
 
         if !dead.is_empty() {
@@ -186,7 +193,7 @@ impl Store {
             run.note_unsynced();
         }
         dead.into_iter().for_each(temp::DeadRun::remove);
-        Ok(Store { root, directory: directory.into(), run: Arc::new(run) })
+        Ok(Store { root, directory: directory.into(), run })
     }
 
     /// Says anew whose the store in `root` is, where its `format` file is damaged or missing: this user's, seen through

@@ -49,8 +49,13 @@ impl Check<'_> {
 
     /// The ledgers of cache mounts.
     pub(super) fn mounts(&self, found: &mut Found) -> Result<(), FsckError> {
-        for id in self.names("mounts")? {
-            let id = Path::new("mounts").join(id);
+        for name in self.names("mounts")? {
+            let id = Path::new("mounts").join(&name);
+            let label = id.join("id");
+            let told = fs::read(self.store.root().join(&label));
+            if told.is_ok_and(|told| !cache_mounts::is_named(&name, &told)) {
+                found.add(label, "it is another id", "it is written again");
+            }
             for variant in self.names(&id.display().to_string())? {
                 let variant = id.join(variant);
                 let path = self.store.root().join(&variant);

@@ -8,6 +8,11 @@
 //! if that has synced. So a store without another run's directory is durable but for what this process has written, and a
 //! build that wrote nothing need not wait for the disk.
 //!
+//! A dead run of another boot means that the machine went down while its process lived: what was put into the store since
+//! that began may be torn, whatever its name says. Things that are not verified where they are used are thrown away then
+//! ([`super::torn`]). So the name of a run says since when, and in which boot; one that sweeps dead runs of its own boot
+//! takes over their beginning.
+//!
 //! Trees are removed by file descriptor, never through a link or into a mount. What a step has written may hold
 //! directories of mode 000 and be 100 000 levels deep, so a directory is first moved up beside the root of the removal
 //! and then emptied: depth costs neither stack nor descriptors.
@@ -60,9 +65,9 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Makes the directory below `ROOT/tmp` and takes its lock. Needs the store's lock.
-    pub(super) fn start(root: &Path) -> Result<Self, StoreError> {
-        let directory = make_run_directory(&root.join("tmp"))?;
+    /// Makes the directory below `ROOT/tmp` and takes its lock. Needs the store's lock. `dead` are runs that end with it.
+    pub(super) fn start(root: &Path, dead: &[DeadRun]) -> Result<Self, StoreError> {
+        let directory = make_run_directory(&root.join("tmp"), dead)?;
         let path = directory.join(LOCK);
         let lock = super::create_new(&path).map_err(StoreError::io("create", &path))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
@@ -154,11 +159,13 @@ impl Drop for Run {
 
 /// Pids repeat, also at the same time in pid namespaces that share a store. A name must not come again soon: somebody may
 /// still be about to sweep what had it before.
-fn make_run_directory(tmp: &Path) -> Result<PathBuf, StoreError> {
+fn make_run_directory(tmp: &Path, dead: &[DeadRun]) -> Result<PathBuf, StoreError> {
     let pid = std::process::id();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = dead.iter().filter_map(DeadRun::began).map(|(since, _)| since).min().unwrap_or(u64::MAX);
+    let (now, since, boot) = (now.as_nanos(), since.min(now.as_secs()), boot());
     for attempt in 0_u32.. {
-        let path = tmp.join(format!("{pid}.{now:x}.{attempt}"));
+        let path = tmp.join(format!("{pid}.{now:x}.{attempt}.{since:x}.{boot}"));
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -166,6 +173,12 @@ fn make_run_directory(tmp: &Path) -> Result<PathBuf, StoreError> {
         }
     }
     unreachable!("no directory holds four billion entries of one pid")
+}
+
+/// Which boot of the machine this is; the same text for all where that cannot be told.
+fn boot() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.chars().filter(char::is_ascii_alphanumeric).take(16).collect()
 }
 
 /// The temporaries of a process that is gone. We hold its lock, if it came as far as making one.
@@ -189,6 +202,18 @@ pub(super) fn dead_runs(tmp: &Path) -> Result<Vec<DeadRun>, StoreError> {
 }
 
 impl DeadRun {
+    /// Since when, in Unix seconds, it and those before it have written what may not be on disk, and in which boot.
+    fn began(&self) -> Option<(u64, &str)> {
+        let name = self.directory.file_name()?.to_str()?;
+        let mut parts = name.split('.').skip(3);
+        Some((u64::from_str_radix(parts.next()?, 16).ok()?, parts.next()?))
+    }
+
+    /// The same, if the machine has gone down since.
+    pub(super) fn torn_since(&self) -> Option<u64> {
+        self.began().filter(|(_, boot)| *boot != self::boot()).map(|(since, _)| since)
+    }
+
     /// Removes what the process left. What cannot be removed now (a mount of another namespace is still in it) is tried
     /// again by the next open.
     pub(super) fn remove(self) {

@@ -87,6 +87,39 @@ fn two_handles_share_blobs_and_sweep_nothing_of_each_other() {
 }
 
 #[test]
+fn what_a_power_failure_may_have_torn_is_thrown_away() {
+    let root = tempfile::tempdir().expect("tempdir");
+    drop(open(root.path()));
+    let place = |name: &str, age: u64| {
+        let path = root.path().join(name);
+        fs::create_dir(&path).expect("writable");
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+        fs::File::open(&path).and_then(|file| file.set_modified(time)).expect("ours");
+        path
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later").as_secs();
+    let old = [place("snapshots/old", 5000), place("git/checkouts/old", 5000)];
+    let new = [place("snapshots/new", 10), place("git/checkouts/new", 10)];
+    let run = |boot: &str| {
+        let name = format!("tmp/7.1f.0.{:x}.{boot}", now - 100);
+        fs::create_dir(root.path().join(name)).expect("writable");
+    };
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("readable");
+    let own: String = id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+    run(&own);
+    let store = open(root.path());
+    assert!(new.iter().chain(&old).all(|path| path.exists()), "a process was killed, and nothing else");
+    let name = fs::read_dir(root.path().join("tmp")).expect("there").next().expect("ours").expect("readable");
+    let name = name.file_name().into_string().expect("text");
+    assert!(name.ends_with(&format!(".0.{:x}.{own}", now - 100)), "it takes over the beginning: {name}");
+    store.sync().expect("synced");
+    drop(store);
+    run("another");
+    drop(open(root.path()));
+    assert!(old.iter().all(|path| path.exists()) && !new.iter().any(|path| path.exists()));
+}
+
+#[test]
 fn a_run_without_a_lock_was_killed_while_it_began() {
     let root = tempfile::tempdir().expect("tempdir");
     drop(open(root.path()));
