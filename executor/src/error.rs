@@ -180,7 +180,7 @@ pub(crate) fn in_store(failure: StepFailure, store: &Path) -> StepFailure {
 /// What to do about a store whose disk takes nothing more.
 pub(crate) fn full_disk_hint(store: &Path, lack: &str) -> String {
     format!(
-        "the disk of the store {} is full{lack}: make room there, or put the store elsewhere with --root",
+        "the disk of the store {} is full{lack}: make room there, with layerwright gc if nothing else can go, or put the store elsewhere with --root",
         store.display()
     )
 }
