@@ -33,6 +33,7 @@ use crate::{
     diff::{Brought, Changes, Lower, TimeRules, scan},
     error::in_store,
     listing::{Content, Listing, Owners},
+    once::OnceMap,
     remote::{RemoteOptions, Remotes},
     retry::Retry,
     sandbox::Rung,
@@ -74,6 +75,8 @@ pub struct ExecutorOptions {
 /// Runs steps on this machine.
 pub struct LocalExecutor {
     snapshots: Snapshots,
+    /// What was picked of snapshots so far.
+    selections: OnceMap<(TreeDigest, Selector), Arc<Listing>>,
     contexts: Contexts,
     cache_mounts: CacheMounts,
     secrets: Secrets,
@@ -114,6 +117,7 @@ impl LocalExecutor {
         let cache_mounts = CacheMounts::new(&snapshots, rung);
         Self {
             snapshots,
+            selections: OnceMap::default(),
             contexts,
             cache_mounts,
             secrets,
@@ -243,10 +247,22 @@ impl LocalExecutor {
                 _ => Ok(listing),
             };
         }
-        let snapshots = self.snapshots.until(step.cancel);
-        let (view, owners) = (snapshots.view(input.snapshot)?, snapshots.owners(input.snapshot)?);
-        let listing = copy::list(view.root(), &owners, &item.selector, step.cancel)?;
-        Ok(Arc::new(listing.complete(step.cancel).map_err(CopyError::from)?))
+        self.selected(input.snapshot, &item.selector, step.cancel)
+    }
+
+    /// What a selector can pick of a snapshot, with contents: looked at and read once a build.
+    fn selected(
+        &self,
+        snapshot: &Snapshot,
+        selector: &Selector,
+        cancel: &Cancel,
+    ) -> Result<Arc<Listing>, StepFailure> {
+        self.selections.get_or_make(&(snapshot.digest(), selector.clone()), || {
+            let snapshots = self.snapshots.until(cancel);
+            let (view, owners) = (snapshots.view(snapshot)?, snapshots.owners(snapshot)?);
+            let listing = copy::list(view.root(), &owners, selector, cancel)?;
+            Ok(Arc::new(listing.complete(cancel).map_err(CopyError::from)?))
+        })
     }
 
     /// The files of a source that has content of its own, if they still are those that were keyed.
@@ -284,12 +300,8 @@ impl Executor for LocalExecutor {
         selector: &Selector,
         cancel: &Cancel,
     ) -> Result<TreeDigest, StepFailure> {
-        let snapshots = self.snapshots.until(cancel);
         let tell = |text: &str| (self.events)(Event::Warning(text.to_owned()));
-        self.retry.make(cancel, tell, || {
-            let owners = snapshots.owners(snapshot)?;
-            Ok(copy::select(snapshots.view(snapshot)?.root(), &owners, selector, cancel)?)
-        })
+        self.retry.make(cancel, tell, || Ok(self.selected(snapshot, selector, cancel)?.digest(cancel)?))
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {

@@ -286,7 +286,9 @@ impl Ground {
     /// What is left in the store's temporaries beside the lock.
     pub fn temporaries(&self) -> usize {
         let runs = fs::read_dir(self.store.root().join("tmp")).unwrap();
-        runs.map(|run| fs::read_dir(run.unwrap().path()).unwrap().count() - 1).sum()
+        // Beside them lie the lock of the process and its pins.
+        let is_left = |entry: &std::io::Result<fs::DirEntry>| entry.as_ref().unwrap().path().is_dir();
+        runs.map(|run| fs::read_dir(run.unwrap().path()).unwrap().filter(is_left).count()).sum()
     }
 
     /// The warnings so far.
