@@ -27,14 +27,17 @@ class Sealing(support.Case):
         if not out.exists():
             out.mkdir()
             shutil.chown(out, user, user)
-        trace = self.scratch / "trace"
+        # A file for each thread, so that no line is torn.
+        traces = self.scratch / "traces"
+        shutil.rmtree(traces, ignore_errors=True)
+        traces.mkdir()
         build = self.command(
             "build", "--progress", "plain", "-o",
             f"type=oci,tar=false,dest={out / 'layout'},compression={compression}", context, user=user)
         subprocess.run(
-            ["strace", "-f", "-qq", "-e", "trace=openat,openat2", "-o", trace, *build],
+            ["strace", "-ff", "-qq", "-e", "trace=openat,openat2", "-o", traces / "of", *build],
             check=True, capture_output=True, cwd=self.scratch, timeout=support.WATCHDOG)
-        opened = set(OPENED.findall(trace.read_text(errors="replace")))
+        opened = {name for trace in traces.iterdir() for name in OPENED.findall(trace.read_text(errors="replace"))}
         return support.Layout(out / "layout").digest, opened
 
     def test_only_the_file_that_was_edited_is_opened(self):
