@@ -10,7 +10,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use super::{Known, Project, Step, split, text_of};
 use crate::{
     cache::Miss,
-    key::pre_image::{INPUT, INSTRUCTION, PARENT, is_remark},
+    key::pre_image::{INPUT, INSTRUCTION, LABEL, PARENT, is_remark},
 };
 
 type Fields = BTreeMap<String, String>;
@@ -44,7 +44,7 @@ fn is_like(known: &Known, miss: &Miss, steps: &[Step<'_>]) -> bool {
         share_words(instruction(old), instruction(new)),
     ];
     let is_edited = signs.into_iter().filter(|sign| *sign).count() >= 2;
-    is_edited && !steps.iter().any(|step| is_instruction_of(step, instruction(old)))
+    is_edited && !steps.iter().any(|step| is_still_there(step, old))
 }
 
 /// How many fields of the keys differ.
@@ -71,11 +71,11 @@ fn text_before(fields: &Fields) -> &str {
     text_of(before(fields))
 }
 
-fn is_instruction_of(step: &Step<'_>, written: &str) -> bool {
+/// Whether a step of this build has the instruction of an earlier one.
+fn is_still_there(step: &Step<'_>, old: &Fields) -> bool {
     match step.miss {
-        Some(miss) => instruction(&miss.pre_image) == written,
-        // Labels have variables replaced, so some are not recognised.
-        None => text_of(step.label) == written,
+        Some(miss) => instruction(&miss.pre_image) == instruction(old),
+        None => old.get(LABEL).is_some_and(|label| text_of(label) == text_of(step.label)),
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Remark: the instruction as written.
 pub const INSTRUCTION: &str = "~instruction";
+/// Remark: the label, in which variables are replaced.
+pub const LABEL: &str = "~label";
 /// Begins the remark that names an ARG; the rest is its name.
 pub const ARGUMENT: &str = "~arg ";
 /// Begins the remark that names an ENV which the instruction was expanded with.
@@ -77,6 +79,7 @@ impl Fields {
         if !instruction.is_empty() {
             self.put(INSTRUCTION, instruction);
         }
+        self.put(LABEL, &vertex.label);
         arguments.iter().for_each(|(name, value)| self.put(&format!("{ARGUMENT}{name}"), value));
         env.iter().for_each(|(name, value)| self.put(&format!("{EXPANDED}{name}"), value));
         for (number, input) in inputs.iter().enumerate() {
