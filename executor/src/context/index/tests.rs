@@ -94,7 +94,8 @@ fn what_has_not_changed_is_not_read_again() {
 
 #[test]
 fn whatever_happens_to_a_file_it_is_read_again() {
-    let rows: [(&str, &dyn Fn(&Path)); 9] = [
+    type Row<'a> = (&'a str, &'a dyn Fn(&Path));
+    let rows: [Row<'_>; 9] = [
         ("written to", &|path| fs::write(path, "2").expect("written")),
         ("made longer", &|path| fs::write(path, "1 and more").expect("written")),
         ("replaced by one with the same time and size", &|path| {
