@@ -19,7 +19,7 @@ use super::{
     filter::{Admission, Filter},
     state::FileState,
 };
-use crate::rootfs::{failed, file_type, lstat, shown, split};
+use crate::rootfs::{failed, file_type, join, lstat, shown, split};
 
 /// So many names of one directory are looked at by one thread.
 const NAMES_A_THREAD: usize = 256;
@@ -72,21 +72,59 @@ struct Entry {
 pub fn walk(disk: &Disk<'_>, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
     let verdict = disk.ignore().map(|ignore| verdict(ignore, at));
     let mut level = vec![Directory { path: at.to_vec(), verdict }];
+    let mut lists = Vec::new();
     while !level.is_empty() {
         let read = level.par_iter().map(|directory| disk.read(at, directory, filter));
         let read = read.collect::<Result<Vec<_>, ListError>>()?;
         sight.directories.extend(level.drain(..).map(|directory| directory.path));
-        for (thing, directory) in read.into_iter().flatten().flatten() {
-            sight.seen.push(thing);
-            level.extend(directory);
+        for (things, directories) in read {
+            lists.push(things);
+            level.extend(directories);
         }
     }
+    append_in_order(lists, &mut sight.seen);
     Ok(())
+}
+
+/// Appends what is in directories, each list in the order of its paths, in the order of all paths. Each thing is moved
+/// once: what lies between two names of a directory is one subtree or more, so that few pieces have to be sorted.
+fn append_in_order(lists: Vec<Vec<Seen>>, seen: &mut Vec<Seen>) {
+    let mut pieces: Vec<(&[u8], usize, usize)> = Vec::new();
+    for (number, list) in lists.iter().enumerate() {
+        // Directories whose content is still to come.
+        let mut open: Vec<&[u8]> = Vec::new();
+        for (at, thing) in list.iter().enumerate() {
+            let path = thing.path.as_slice();
+            let still_open = open.len();
+            open.retain(|dir| !is_after_content(path, dir));
+            match pieces.last_mut() {
+                Some((_, _, length)) if at > 0 && open.len() == still_open => *length += 1,
+                _ => pieces.push((path, number, 1)),
+            }
+            if thing.node.kind == NodeKind::Directory {
+                open.push(path);
+            }
+        }
+    }
+    pieces.sort_unstable();
+    let pieces: Vec<_> = pieces.into_iter().map(|(_, number, length)| (number, length)).collect();
+    seen.reserve(lists.iter().map(Vec::len).sum());
+    let mut lists: Vec<_> = lists.into_iter().map(Vec::into_iter).collect();
+    for (number, length) in pieces {
+        seen.extend(lists[number].by_ref().take(length));
+    }
+}
+
+/// Whether a path that comes after a directory of the same parent comes after what is in it, too.
+fn is_after_content(path: &[u8], dir: &[u8]) -> bool {
+    !path.starts_with(dir) || path[dir.len()..].first().is_some_and(|next| *next > b'/')
 }
 
 /// Sorts what was seen by path, each path once, without the directories that lead to nothing.
 pub fn settle(seen: &mut Vec<Seen>) {
-    seen.sort_by(|a, b| a.path.cmp(&b.path).then(a.standing.cmp(&b.standing)));
+    if !seen.is_sorted_by(|a, b| a.path < b.path) {
+        seen.sort_by(|a, b| a.path.cmp(&b.path).then(a.standing.cmp(&b.standing)));
+    }
     if seen.iter().any(|thing| thing.standing == Standing::Way) {
         forget_ways_to_nothing(seen);
     }
@@ -122,17 +160,30 @@ impl Disk<'_> {
         }
     }
 
-    /// What is admitted of a directory's names, with those that are directories themselves.
+    /// What is admitted of a directory's names, in their order, and the directories among that.
     fn read(
         &self,
         at: &[u8],
         directory: &Directory,
         filter: &Filter,
-    ) -> Result<Vec<Option<Found>>, ListError> {
+    ) -> Result<(Vec<Seen>, Vec<Directory>), ListError> {
         let opened = self.open_directory(&directory.path)?;
-        let entries = entries(&opened, &directory.path)?;
+        let mut entries = entries(&opened, &directory.path)?;
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let look = |entry| self.entry(at, &opened, directory, filter, entry);
-        entries.into_par_iter().with_min_len(NAMES_A_THREAD).map(look).collect()
+        let (mut seen, mut directories) = (Vec::with_capacity(entries.len()), Vec::new());
+        let mut add = |found: Option<Found>| {
+            let Some((thing, directory)) = found else { return };
+            seen.push(thing);
+            directories.extend(directory);
+        };
+        if entries.len() <= NAMES_A_THREAD {
+            entries.into_iter().try_for_each(|entry| look(entry).map(&mut add))?;
+        } else {
+            let found = entries.into_par_iter().with_min_len(NAMES_A_THREAD).map(look);
+            found.collect::<Result<Vec<_>, ListError>>()?.into_iter().for_each(add);
+        }
+        Ok((seen, directories))
     }
 
     fn entry(
@@ -225,7 +276,7 @@ fn entries(opened: &OwnedFd, dir: &[u8]) -> Result<Vec<Entry>, ListError> {
             FileType::Unknown => None,
             kind => Some(kind == FileType::Directory),
         };
-        entries.push(Entry { path: crate::rootfs::join(dir, name), is_directory });
+        entries.push(Entry { path: join(dir, name), is_directory });
     }
     Ok(entries)
 }
@@ -233,4 +284,43 @@ fn entries(opened: &OwnedFd, dir: &[u8]) -> Result<Vec<Entry>, ListError> {
 /// A file's node that nobody has looked into yet.
 pub fn is_unread(node: &Node) -> bool {
     matches!(node.kind, NodeKind::File { content: None, .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thing(path: &str) -> Seen {
+        let (path, kind) = match path.strip_suffix('/') {
+            Some(path) => (path, NodeKind::Directory),
+            None => (path, NodeKind::Fifo),
+        };
+        let node = Node { kind, ..Node::bare_directory() };
+        Seen { path: path.into(), node, state: None, standing: Standing::Picked }
+    }
+
+    #[test]
+    fn lists_of_directories_are_put_in_the_order_of_paths() {
+        let lists: [&[&str]; 7] = [
+            &["a/", "a!", "a-/", "a-b", "a0", "b/", "c"],
+            &["a/a", "a/b/", "a/b-", "a/c"],
+            &["a-/a", "a-/z"],
+            &["a/b/0", "a/b/1/"],
+            &["b/x/"],
+            &["b/x/y"],
+            &[],
+        ];
+        let mut expected: Vec<Vec<u8>> = lists.concat().into_iter().map(|path| thing(path).path).collect();
+        expected.sort();
+        for turn in 0..lists.len() {
+            let mut lists = lists.map(|list| list.iter().map(|path| thing(path)).collect::<Vec<_>>());
+            for list in &mut lists {
+                list.sort_by(|a, b| a.path.cmp(&b.path));
+            }
+            lists.rotate_left(turn);
+            let mut seen = Vec::new();
+            append_in_order(lists.into(), &mut seen);
+            assert_eq!(seen.into_iter().map(|thing| thing.path).collect::<Vec<_>>(), expected);
+        }
+    }
 }
