@@ -16,7 +16,10 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
     ops::Bound,
-    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -274,7 +277,8 @@ impl Removal<'_> {
     }
 
     /// The same for a file that is locked (`flock`) by who works with what it stands for: it stays while somebody holds its
-    /// lock, and is gone from its place and from the disk at once, so that who gets the lock later can see that.
+    /// lock, and is gone from its place and from the disk at once, so that who gets the lock later can see that. Holders
+    /// may remove and make such a file without a pin, so what is locked here must still be what has the name.
     ///
     /// # Errors
     /// [`StoreError::Outside`] or [`StoreError::Io`].
@@ -284,12 +288,13 @@ impl Removal<'_> {
             return Ok(Taken::InUse);
         }
         let path = self.store.inside(relative)?;
-        let Some(_lock) = try_lock(&path)? else { return Ok(Taken::InUse) };
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(Taken::Yes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Gone),
-            Err(error) => Err(StoreError::io("remove", path)(error)),
-        }
+        let _lock = match lock_in_place(&path)? {
+            Lock::Held(lock) => lock,
+            Lock::InUse => return Ok(Taken::InUse),
+            Lock::Gone => return Ok(Taken::Gone),
+        };
+        fs::remove_file(&path).map_err(StoreError::io("remove", path))?;
+        Ok(Taken::Yes)
     }
 
     /// Lets others go on, then deletes what was taken.
@@ -302,17 +307,35 @@ impl Removal<'_> {
     }
 }
 
-/// The exclusive lock of a file, if nobody has it; a file that is gone is nobody's.
-fn try_lock(path: &Path) -> Result<Option<Option<File>>, StoreError> {
+/// What came of trying to lock a file.
+enum Lock {
+    /// It is ours, and nobody else removes the file or puts another one in its place.
+    Held(File),
+    /// Somebody else has it, or has just replaced the file.
+    InUse,
+    /// There is no file.
+    Gone,
+}
+
+/// Locks a file that its last holder may be removing, and another one may be making anew, at this moment.
+fn lock_in_place(path: &Path) -> Result<Lock, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lock::Gone),
         Err(error) => return Err(StoreError::io("open", path)(error)),
     };
     match file.try_lock() {
-        Ok(()) => Ok(Some(Some(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Lock::InUse),
+        Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
+    }
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let locked = file.metadata().map(identity).map_err(StoreError::io("read", path))?;
+    match fs::symlink_metadata(path).map(identity) {
+        Ok(named) if named == locked => Ok(Lock::Held(file)),
+        Ok(_) => Ok(Lock::InUse),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Lock::Gone),
+        Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }
 

@@ -159,6 +159,48 @@ fn nobody_loses_what_he_uses() {
     assert!(made.load(Ordering::Relaxed) >= 11, "something was removed and made again, or at least made");
 }
 
+/// Holders of a claim remove its file when they let go of it, and the next one makes another: what a remover has opened may
+/// have lost its name by the time its lock is free.
+#[test]
+fn a_lock_file_that_took_anothers_place_stays() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let path = root.path().join("x");
+    let (ended, start) = (AtomicBool::new(false), Barrier::new(2));
+    let hold = || {
+        for _ in 0..2000 {
+            let file = File::create(&path).expect("made");
+            if file.try_lock().is_ok() && is_named(&file, &path) {
+                // Whoever removes it now takes it from under its holder.
+                thread::yield_now();
+                assert!(is_named(&file, &path), "it is held");
+                fs::remove_file(&path).expect("ours");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let holder = scope.spawn(|| {
+            start.wait();
+            hold();
+        });
+        scope.spawn(|| {
+            start.wait();
+            while !ended.load(Ordering::Relaxed) {
+                if let Lock::Held(_lock) = lock_in_place(&path).expect("possible") {
+                    fs::remove_file(&path).expect("ours");
+                }
+            }
+        });
+        let held = holder.join();
+        ended.store(true, Ordering::Relaxed);
+        assert!(held.is_ok());
+    });
+}
+
+fn is_named(file: &File, path: &Path) -> bool {
+    let own = file.metadata().expect("open");
+    fs::symlink_metadata(path).is_ok_and(|named| named.ino() == own.ino())
+}
+
 #[test]
 fn a_lock_that_somebody_holds_stays() {
     let root = tempfile::tempdir().expect("tempdir");
