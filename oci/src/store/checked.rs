@@ -25,6 +25,8 @@ use crate::digest::ContentDigest;
 const OPENING: &str = "{\"digest\":\"";
 const VERSION: &str = "\"version\":";
 const CONTENT: &str = ",\"content\":";
+/// Longer files are none of ours: an inventory of ten million files.
+const LENGTH_MAX: u64 = 2 << 30;
 
 /// Why there is nothing to be had from a checked file.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,9 @@ pub enum Damage {
     /// There is no digest in it.
     #[error("it is cut, or no such file")]
     Form,
+    /// Nothing of ours is so long.
+    #[error("it has {0} bytes")]
+    Length(u64),
     /// The digest in it is not that of the rest.
     #[error("its digest is wrong")]
     Digest,
@@ -96,11 +101,7 @@ impl CheckedError {
 /// # Errors
 /// [`CheckedError`].
 pub fn read<T: DeserializeOwned>(path: &Path, version: u32) -> Result<Option<T>, CheckedError> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckedError::Io { path: path.to_owned(), source }),
-        Ok(bytes) => decode(&bytes, path, version).map(Some),
-    }
+    bytes_of(path)?.map(|bytes| decode(&bytes, path, version)).transpose()
 }
 
 /// Writes a checked file of the store, by rename. The path is relative to the root, or begins with it.
@@ -155,12 +156,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], path: &Path, version: u32) -> R
 /// # Errors
 /// [`CheckedError::Io`] or [`CheckedError::Damaged`].
 pub fn verify(path: &Path) -> Result<Option<u32>, CheckedError> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CheckedError::Io { path: path.to_owned(), source }),
-        Ok(bytes) => bytes,
-    };
-    open(&bytes, path).map(|(version, _)| Some(version))
+    bytes_of(path)?.map(|bytes| open(&bytes, path).map(|(version, _)| version)).transpose()
 }
 
 /// Version and content of a checked file whose digest is right.
@@ -187,17 +183,29 @@ pub fn write_binary(path: &Path, mut bytes: Vec<u8>) -> Result<(), StoreError> {
 /// # Errors
 /// [`CheckedError::Io`] or [`CheckedError::Damaged`].
 pub fn read_binary(path: &Path) -> Result<Option<Vec<u8>>, CheckedError> {
-    let mut bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CheckedError::Io { path: path.to_owned(), source }),
-        Ok(bytes) => bytes,
-    };
+    let Some(mut bytes) = bytes_of(path)? else { return Ok(None) };
     let damaged = |what| CheckedError::Damaged { path: path.to_owned(), what };
     let (body, check) = bytes.split_last_chunk::<32>().ok_or_else(|| damaged(Damage::Form))?;
     if ContentDigest::of(body).as_bytes() != check {
         return Err(damaged(Damage::Digest));
     }
     bytes.truncate(bytes.len() - 32);
+    Ok(Some(bytes))
+}
+
+/// All bytes of a file; `None` where there is none. One that is longer than any of ours is not read.
+fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>, CheckedError> {
+    let failed = |source| CheckedError::Io { path: path.to_owned(), source };
+    let file = match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let length = file.metadata().map_err(failed)?.len();
+    if length > LENGTH_MAX {
+        return Err(CheckedError::Damaged { path: path.to_owned(), what: Damage::Length(length) });
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    io::Read::read_to_end(&mut io::Read::take(file, LENGTH_MAX), &mut bytes).map_err(failed)?;
     Ok(Some(bytes))
 }
 
@@ -303,5 +311,8 @@ mod tests {
         assert_eq!(verify(&held.join("y")).expect("readable"), Some(7));
         let directory = store.area("records/content");
         assert!(read::<Value>(&directory, 7).is_err_and(|error| error.is_damage()), "a directory");
+        let long = held.join("long");
+        fs::File::create(&long).and_then(|file| file.set_len(LENGTH_MAX + 1)).expect("a hole");
+        assert!(verify(&long).is_err_and(|error| error.is_damage()), "too long to be read");
     }
 }
