@@ -29,7 +29,12 @@ use oci::store::{Store, StoreError};
 use serde::Serialize;
 
 pub use self::policy::{Cap, CapError, parse_size};
-use self::{evict::Eviction, size::Sizes, stands_on::Relations, survey::list};
+use self::{
+    evict::{Before, Eviction},
+    size::Sizes,
+    stands_on::Relations,
+    survey::list,
+};
 
 /// What a thing of the store is, as people count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -203,15 +208,22 @@ enum Detail {
 /// # Errors
 /// The store cannot be read, or something cannot be removed. What was removed before is gone.
 pub fn collect(store: &Store, keep: Keep, mode: Mode) -> Result<Collected, GcError> {
+    let before = Before::now(store)?;
     let mut sizes = Sizes::read(store);
     let things = list(store, &mut sizes, Detail::Exact)?;
     sizes.write(store);
-    collect_of(store, things, keep, mode)
+    collect_of(store, before, things, keep, mode)
 }
 
-fn collect_of(store: &Store, mut things: Vec<Thing>, keep: Keep, mode: Mode) -> Result<Collected, GcError> {
+fn collect_of(
+    store: &Store,
+    before: Before,
+    mut things: Vec<Thing>,
+    keep: Keep,
+    mode: Mode,
+) -> Result<Collected, GcError> {
     let relations = Relations::find(store, &mut things);
-    Eviction::new(store, things, relations, keep)?.run(mode)
+    Eviction::new(store, before, things, relations, keep)?.run(mode)
 }
 
 /// Keeps a store under a cap once a build has ended. Everything that this process has pinned is given up: to be called
@@ -223,6 +235,8 @@ pub fn keep_under(store: &Store, cap: Cap) -> Result<Option<Collected>, GcError>
     if cap == Cap::None {
         return Ok(None);
     }
+    store.release_pins()?;
+    let before = Before::now(store)?;
     let mut sizes = Sizes::read(store);
     let things = list(store, &mut sizes, Detail::Noted)?;
     sizes.write(store);
@@ -230,8 +244,7 @@ pub fn keep_under(store: &Store, cap: Cap) -> Result<Option<Collected>, GcError>
     if cap.limit(store, total)?.is_none_or(|limit| total <= limit) {
         return Ok(None);
     }
-    store.release_pins()?;
-    collect_of(store, things, Keep::Under { cap, unused_for: Duration::ZERO }, Mode::Remove).map(Some)
+    collect_of(store, before, things, Keep::Under { cap, unused_for: Duration::ZERO }, Mode::Remove).map(Some)
 }
 
 /// What counts against a cap, in bytes.

@@ -3,6 +3,9 @@
 //! A thing is eligible once nothing stands on it any more, so what is left after any number of removals is whole. Pins are
 //! read anew for every batch, while nobody can set one; what was pinned since the survey stays, and so does all that
 //! it stands on, since it stays eligible for nobody.
+//!
+//! A build may have ended between the survey and a batch, and left a record of things that the survey saw without it. So
+//! what was pinned or has come since the survey began ([`Before`]) stays this time, too.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +17,7 @@ use std::{
 
 use oci::{
     Snapshot,
-    store::{Removal, Store, Taken},
+    store::{Pinned, Removal, Store, Taken},
 };
 
 use super::{
@@ -38,8 +41,31 @@ enum Class {
     Kept,
 }
 
+/// The moment before a survey.
+#[derive(Debug)]
+pub(super) struct Before {
+    at: SystemTime,
+    pinned: Pinned,
+}
+
+impl Before {
+    /// To be called before anything is listed.
+    pub(super) fn now(store: &Store) -> Result<Self, GcError> {
+        Ok(Self { at: SystemTime::now(), pinned: store.pinned()? })
+    }
+
+    /// Whether somebody may have done something with a thing that the survey has not seen.
+    fn may_have_changed(&self, thing: &Thing) -> bool {
+        // What has a time in the future has it from a clock that went wrong.
+        let is_new = (self.at..=SystemTime::now()).contains(&thing.used);
+        // Nothing stands on a cache mount, and one that is used is locked.
+        thing.kind != Kind::CacheMounts && (is_new || self.pinned.holds(&thing.path))
+    }
+}
+
 pub(super) struct Eviction<'a> {
     store: &'a Store,
+    before: Before,
     things: Vec<Thing>,
     relations: Relations,
     /// How many things that are left stand on each.
@@ -57,6 +83,7 @@ pub(super) struct Eviction<'a> {
 impl<'a> Eviction<'a> {
     pub(super) fn new(
         store: &'a Store,
+        before: Before,
         things: Vec<Thing>,
         relations: Relations,
         keep: Keep,
@@ -68,8 +95,18 @@ impl<'a> Eviction<'a> {
         };
         let users = relations.users();
         let is_gone = vec![false; things.len()];
-        let mut eviction =
-            Self { store, things, relations, users, is_gone, eligible: BinaryHeap::new(), keep, limit, left };
+        let mut eviction = Self {
+            store,
+            before,
+            things,
+            relations,
+            users,
+            is_gone,
+            eligible: BinaryHeap::new(),
+            keep,
+            limit,
+            left,
+        };
         (0..eviction.things.len()).for_each(|at| eviction.consider(at));
         Ok(eviction)
     }
@@ -168,7 +205,7 @@ impl<'a> Eviction<'a> {
         }
         let is_useless = is_damaged || self.relations.wants_users[at];
         let class = match (thing.kind, self.keep) {
-            _ if !can_go(thing) => return,
+            _ if !can_go(thing) || self.before.may_have_changed(thing) => return,
             _ if is_useless => Class::Useless,
             (_, Keep::Under { unused_for, .. }) if is_recent(thing.used, unused_for) => return,
             (Kind::CacheMounts, _) => Class::Dear,

@@ -52,10 +52,8 @@ impl Relations {
             useless: vec![false; things.len()],
             wants_users: vec![false; things.len()],
         };
-        // What a record stands on must be good, so records come last.
-        let is_record = |at: &usize| things[*at].path.starts_with("records");
-        let (records, others): (Vec<usize>, Vec<usize>) = (0..things.len()).partition(is_record);
-        for at in others.into_iter().chain(records) {
+        // What a thing stands on must be known to be good: the survey has listed it after the thing.
+        for at in (0..things.len()).rev() {
             let found = look.at(&things[at], at);
             relations.wants_users[at] = found.wants_users;
             look.useless[at] = found.needs.is_none();

@@ -1,5 +1,6 @@
-//! Lists all things of a store: one look at each, in whatever order the disk has them.
+//! Lists all things of a store: one look at each, in whatever order the disk has those of an area.
 //!
+//! What stands on other things is listed before them: it was written after them, so whatever it stands on is listed, too.
 //! What comes and goes while it is looked at is left out; what cannot be read otherwise is an error, for a store that is
 //! counted wrong is cut wrong. Names that are none of ours are listed like the others: [`super::stands_on`] says that
 //! nobody needs them.
@@ -19,16 +20,21 @@ use super::{
 };
 use crate::{cache_mounts, snapshot::Meta};
 
-/// Areas whose entries are things by themselves, each a file or a small directory.
-const FLAT: [(&str, Kind); 10] = [
-    ("blobs/sha256", Kind::Blobs),
-    ("trees", Kind::Records),
-    ("sealed", Kind::Records),
-    ("seeds", Kind::Records),
+/// Areas whose entries are things by themselves, each a file or a small directory: those that stand on snapshots or on what
+/// comes after them here.
+const UPPER: [(&str, Kind); 5] = [
     ("records/definition", Kind::Records),
     ("records/content", Kind::Records),
-    ("inventories", Kind::Records),
+    ("seeds", Kind::Records),
+    ("sealed", Kind::Records),
     ("downloads/records", Kind::Downloads),
+];
+
+/// The others, which snapshots may stand on.
+const LOWER: [(&str, Kind); 5] = [
+    ("inventories", Kind::Records),
+    ("trees", Kind::Records),
+    ("blobs/sha256", Kind::Blobs),
     ("contexts", Kind::Contexts),
     ("history", Kind::History),
 ];
@@ -43,15 +49,9 @@ const DEEP: [(&str, Kind); 3] =
 /// A directory of the store cannot be read.
 pub(super) fn list(store: &Store, sizes: &mut Sizes, detail: Detail) -> Result<Vec<Thing>, GcError> {
     let mut survey = Survey { root: store.root(), sizes, detail, things: Vec::new() };
-    for (area, kind) in FLAT {
-        survey.each(Path::new(area), |survey, path, metadata| {
-            let (bytes, used) = match metadata.is_dir() {
-                true => small_directory(&survey.root.join(&path), metadata),
-                false => (blocks(metadata), newest(metadata)),
-            };
-            survey.add(kind, path, bytes, used);
-        })?;
-    }
+    UPPER.into_iter().try_for_each(|area| survey.flat(area))?;
+    survey.each(Path::new("snapshots"), Survey::snapshot)?;
+    LOWER.into_iter().try_for_each(|area| survey.flat(area))?;
     for (area, kind) in DEEP {
         survey.each(Path::new(area), |survey, path, metadata| {
             let changed = newest(metadata);
@@ -62,7 +62,6 @@ pub(super) fn list(store: &Store, sizes: &mut Sizes, detail: Detail) -> Result<V
             survey.add(kind, path, bytes, changed);
         })?;
     }
-    survey.each(Path::new("snapshots"), Survey::snapshot)?;
     survey.cache_mounts()?;
     if detail == Detail::Exact {
         survey.each(Path::new("tmp"), |survey, path, metadata| {
@@ -99,6 +98,16 @@ impl Survey<'_> {
             look(self, area.join(entry.file_name()), &metadata);
         }
         Ok(())
+    }
+
+    fn flat(&mut self, (area, kind): (&str, Kind)) -> Result<(), GcError> {
+        self.each(Path::new(area), |survey, path, metadata| {
+            let (bytes, used) = match metadata.is_dir() {
+                true => small_directory(&survey.root.join(&path), metadata),
+                false => (blocks(metadata), newest(metadata)),
+            };
+            survey.add(kind, path, bytes, used);
+        })
     }
 
     fn snapshot(&mut self, path: PathBuf, metadata: &Metadata) {
@@ -138,7 +147,7 @@ impl Survey<'_> {
         let own = fs::symlink_metadata(&whole).map_err(GcError::io("read", &whole))?;
         let mut bytes = blocks(&own);
         let is_area = |path: &Path| {
-            FLAT.iter().chain(&DEEP).any(|(area, _)| Path::new(area) == path)
+            UPPER.iter().chain(&LOWER).chain(&DEEP).any(|(area, _)| Path::new(area) == path)
                 || ["snapshots", "tmp", "locks"].iter().any(|area| Path::new(area) == path)
         };
         for (entry, metadata) in entries(&whole)? {

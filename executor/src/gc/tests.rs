@@ -304,6 +304,25 @@ fn any_limit_and_any_pins_leave_a_whole_store() {
     }
 }
 
+/// A build that began and ended while a survey went on: what it used was pinned before, what it made is newer.
+#[test]
+fn what_was_in_use_when_the_survey_began_or_has_come_since_stays() {
+    let ground = ground();
+    let (user, store) = (open(ground.root.path()), open(ground.root.path()));
+    assert!(cache(&user).lookup(&keys(&ground.records[7])).iter().all(Option::is_some));
+    let before = Before::now(&store).expect("read");
+    let new = step(&user, &ground.records[7].snapshot, "new", 40_000);
+    drop(user);
+    let things = list(&store, &mut Sizes::read(&store), Detail::Exact).expect("listed");
+    let collected = collect_of(&store, before, things, Keep::Nothing, Mode::Remove).expect("collected");
+    assert!(!collected.removed.is_empty());
+    assert_eq!(ground.cached(), [false, false, false, false, false, false, false, true]);
+    let user = open(ground.root.path());
+    assert!(cache(&user).lookup(&keys(&new)).iter().all(Option::is_some));
+    drop(user);
+    assert_eq!(ground.collect(Keep::Nothing, Mode::Remove).left, 0, "but the next time it goes");
+}
+
 #[test]
 fn a_cap_costs_the_pins_of_who_keeps_it() {
     let ground = ground();
