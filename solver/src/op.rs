@@ -129,6 +129,26 @@ pub struct Exec {
     pub timestamps: Timestamps,
 }
 
+impl Exec {
+    /// A command that root runs in `/`, with nothing but its arguments.
+    pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            user: String::new(),
+            workdir: "/".to_owned(),
+            network: Network::default(),
+            security: Security::default(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            hosts: Vec::new(),
+            hostname: None,
+            script: None,
+            timestamps: Timestamps::default(),
+        }
+    }
+}
+
 /// A heredoc of RUN that brings its own interpreter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {

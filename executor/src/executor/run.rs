@@ -128,20 +128,7 @@ mod tests {
     use super::*;
 
     fn exec() -> Exec {
-        Exec {
-            args: ["/bin/sh", "-c", "exit 3"].map(str::to_owned).to_vec(),
-            env: Vec::new(),
-            user: String::new(),
-            workdir: "/".to_owned(),
-            network: Default::default(),
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
-            script: None,
-            timestamps: Default::default(),
-        }
+        Exec::new(["/bin/sh", "-c", "exit 3"])
     }
 
     #[test]

@@ -121,20 +121,7 @@ mod tests {
     }
 
     fn exec() -> solver::op::Exec {
-        solver::op::Exec {
-            args: vec!["true".to_owned()],
-            env: Vec::new(),
-            user: String::new(),
-            workdir: "/".to_owned(),
-            network: Default::default(),
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
-            script: None,
-            timestamps: Default::default(),
-        }
+        solver::op::Exec::new(["true"])
     }
 
     #[test]

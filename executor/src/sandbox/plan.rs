@@ -492,20 +492,7 @@ mod tests {
     use super::*;
 
     fn exec() -> op::Exec {
-        op::Exec {
-            args: vec!["true".to_owned()],
-            env: Vec::new(),
-            user: String::new(),
-            workdir: "/".to_owned(),
-            network: op::Network::Default,
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
-            script: None,
-            timestamps: op::Timestamps::Auto,
-        }
+        op::Exec::new(["true"])
     }
 
     fn plan(exec: &op::Exec, rung: Rung, user: User) -> Result<SandboxPlan, PlanError> {

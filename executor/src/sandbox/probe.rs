@@ -169,20 +169,7 @@ fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
 }
 
 fn nothing_to_run(rung: Rung, root: Root) -> Result<SandboxPlan, SandboxError> {
-    let exec = op::Exec {
-        args: vec!["/nothing".to_owned()],
-        env: Vec::new(),
-        user: String::new(),
-        workdir: "/".to_owned(),
-        network: op::Network::Default,
-        security: Default::default(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        hosts: Vec::new(),
-        hostname: None,
-        script: None,
-        timestamps: op::Timestamps::Auto,
-    };
+    let exec = op::Exec::new(["/nothing"]);
     let inputs = PlanInputs {
         exec: &exec,
         ambient_env: &[],

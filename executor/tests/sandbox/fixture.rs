@@ -94,20 +94,10 @@ impl Fixture {
     /// A step.
     pub fn step(&self, args: &[&str]) -> Step<'_> {
         let exec = op::Exec {
-            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: [("PATH", "/bin"), ("LD_LIBRARY_PATH", "/lib64")]
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
-            user: String::new(),
-            workdir: "/".to_owned(),
-            network: op::Network::Default,
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
-            script: None,
-            timestamps: op::Timestamps::Auto,
+            ..op::Exec::new(args.iter().copied())
         };
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir(scratch.path().join("upper")).unwrap();

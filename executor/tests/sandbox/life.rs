@@ -100,18 +100,8 @@ fn cancel_ignored(fixture: &Fixture) {
 pub fn builder(directory: &Path, command: &str) -> ExitCode {
     let entered = sandbox::enter_builder(Mode::Auto).unwrap();
     let exec = op::Exec {
-        args: ["/bin/sh", "-c", command].map(str::to_owned).into(),
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
-        user: String::new(),
-        workdir: "/".to_owned(),
-        network: op::Network::Default,
-        security: Default::default(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        hosts: Vec::new(),
-        hostname: None,
-        script: None,
-        timestamps: op::Timestamps::Auto,
+        ..op::Exec::new(["/bin/sh", "-c", command])
     };
     let at = |name: &str| directory.join(name);
     let plan = SandboxPlan::new(PlanInputs {

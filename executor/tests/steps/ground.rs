@@ -303,20 +303,7 @@ impl Ground {
 }
 
 fn shell_command(command: &str) -> Exec {
-    Exec {
-        args: ["/bin/sh", "-c", command].map(str::to_owned).into(),
-        env: vec![("PATH".to_owned(), "/bin".to_owned())],
-        user: String::new(),
-        workdir: "/".to_owned(),
-        network: Default::default(),
-        security: Default::default(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        hosts: Vec::new(),
-        hostname: None,
-        script: None,
-        timestamps: Default::default(),
-    }
+    Exec { env: vec![("PATH".to_owned(), "/bin".to_owned())], ..Exec::new(["/bin/sh", "-c", command]) }
 }
 
 fn vertex(op: Op) -> Vertex {

@@ -33,20 +33,7 @@ fn written() -> Written {
 }
 
 fn exec() -> Exec {
-    Exec {
-        args: vec!["/bin/sh".to_owned(), "-c".to_owned(), "make".to_owned()],
-        env: vec![("A".to_owned(), "b".to_owned())],
-        user: String::new(),
-        workdir: "/".to_owned(),
-        network: Network::Default,
-        security: Default::default(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        hosts: Vec::new(),
-        hostname: None,
-        script: None,
-        timestamps: Timestamps::Auto,
-    }
+    Exec { env: vec![("A".to_owned(), "b".to_owned())], ..Exec::new(["/bin/sh", "-c", "make"]) }
 }
 
 fn selector() -> Selector {

@@ -16,10 +16,7 @@ use crate::{
     cache::{Key, Maker, Record},
     event::{Event, EventSink, Stream},
     graph::{Graph, Target, Vertex, VertexId},
-    op::{
-        BindMount, ContextSource, Copy, CopyItem, Exec, Mount, Network, Op, Place, Selector, Source,
-        Timestamps,
-    },
+    op::{BindMount, ContextSource, Copy, CopyItem, Exec, Mount, Op, Place, Selector, Source, Timestamps},
     schedule::{SolveError, SolveOptions, solve},
     traits::{CacheBackend, Cancel, Executed, Executor, FailureKind, Step, StepFailure},
 };
@@ -226,20 +223,7 @@ impl Dockerfile {
     }
 
     pub fn run(&mut self, parent: VertexId, command: &str) -> VertexId {
-        let exec = Exec {
-            args: command.split(' ').map(str::to_owned).collect(),
-            env: Vec::new(),
-            user: String::new(),
-            workdir: "/".to_owned(),
-            network: Network::Default,
-            security: Default::default(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            hosts: Vec::new(),
-            hostname: None,
-            script: None,
-            timestamps: Timestamps::Auto,
-        };
+        let exec = Exec::new(command.split(' '));
         self.add(Op::Exec(exec), &[parent])
     }
 
