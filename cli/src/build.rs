@@ -104,7 +104,7 @@ pub fn build(
         maker: maker(&surroundings.id),
     };
     let epoch = request.epoch.or(planned.epoch);
-    let sealers = sealers(request, request.time_policy(epoch), &executor, surroundings)?;
+    let sealers = sealers(request, request.time_policy(epoch), &executor, surroundings);
     let sealing = SealAhead::new(&executor, &sealers, &planned.graph);
     let images = solver::schedule::solve(&planned.graph, &sealing, &[&cache], &options, &**events, cancel);
     let images = images.map_err(|error| solve_failure(&planned.graph, error));
@@ -258,7 +258,7 @@ fn sealers(
     times: TimePolicy,
     executor: &LocalExecutor,
     surroundings: &Surroundings,
-) -> Result<Vec<Sealer>, Failure> {
+) -> Vec<Sealer> {
     let sealer = |encoder| {
         Sealer::new(SealOptions {
             store: Arc::clone(executor.snapshots().store()),
@@ -270,7 +270,7 @@ fn sealers(
             contents: Some(executor.contents()),
         })
     };
-    Ok(request.encoders().into_iter().map(sealer).collect::<Result<_, _>>()?)
+    request.encoders().into_iter().map(sealer).collect()
 }
 
 /// The images as every kind of output wants them, in the order of the sealers.

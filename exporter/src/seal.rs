@@ -167,7 +167,8 @@ pub struct SealOptions {
 /// Seals layers. Share it by reference; when it is dropped, work that nobody waits for is given up.
 pub struct Sealer {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    /// As many as layers have been offered, up to a limit: a build that makes none starts none.
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -202,12 +203,8 @@ struct Job {
 }
 
 impl Sealer {
-    /// Starts the workers.
-    ///
-    /// # Errors
-    /// [`SealError::Threads`].
-    pub fn new(options: SealOptions) -> Result<Self, SealError> {
-        let count = options.jobs.clamp(1, WORKERS);
+    /// A sealer that nothing has been offered to.
+    pub fn new(options: SealOptions) -> Self {
         let shared = Arc::new(Shared {
             options,
             pipeline: OnceLock::new(),
@@ -215,15 +212,7 @@ impl Sealer {
             changed: Condvar::new(),
             abandoned: AtomicBool::new(false),
         });
-        let mut sealer = Self { shared, workers: Vec::new() };
-        for index in 0..count {
-            let shared = Arc::clone(&sealer.shared);
-            let worker = thread::Builder::new().name(format!("seal-{index}"));
-            sealer
-                .workers
-                .push(worker.spawn(move || shared.work()).map_err(|error| SealError::Threads(error.into()))?);
-        }
-        Ok(sealer)
+        Self { shared, workers: Mutex::default() }
     }
 
     /// What layers are made into.
@@ -236,13 +225,28 @@ impl Sealer {
     pub fn offer(&self, snapshot: &Snapshot) {
         let mut state = self.shared.lock();
         let State { layers, queue } = &mut *state;
+        let mut offered = 0;
         for job in snapshot.chain().filter_map(|(chain, layer)| Job::of(chain, layer)) {
             layers.entry(job.tree).or_insert_with(|| {
                 queue.push_back(job);
+                offered += 1;
                 Slot::Queued
             });
         }
+        drop(state);
         self.shared.changed.notify_all();
+        self.hire(offered);
+    }
+
+    /// Starts workers for so many more layers. What no thread can be had for is sealed by who needs it.
+    fn hire(&self, layers: usize) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.shared.options.jobs.clamp(1, WORKERS);
+        for index in workers.len()..limit.min(workers.len() + layers) {
+            let shared = Arc::clone(&self.shared);
+            let worker = thread::Builder::new().name(format!("seal-{index}"));
+            workers.extend(worker.spawn(move || shared.work()));
+        }
     }
 
     /// Seals the layers of a snapshot, the base first; empty layers are left out. Helps with what is still queued.
@@ -266,7 +270,8 @@ impl Drop for Sealer {
             self.shared.abandoned.store(true, Ordering::SeqCst);
         }
         self.shared.changed.notify_all();
-        for worker in self.workers.drain(..) {
+        let workers = self.workers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for worker in workers.drain(..) {
             // A worker that panicked has said so already.
             worker.join().unwrap_or_default();
         }

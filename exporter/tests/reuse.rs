@@ -350,7 +350,7 @@ fn one_of_several_processes_seals_a_layer() {
                 cancel: Arc::default(),
                 contents: Some(place.contents.clone()),
             };
-            Sealer::new(options).expect("threads").seal(&snapshot).expect("sealed").remove(0)
+            Sealer::new(options).seal(&snapshot).expect("sealed").remove(0)
         };
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(seal)).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()

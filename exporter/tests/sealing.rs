@@ -321,6 +321,6 @@ fn child_with_a_file_size_limit() {
         cancel: Arc::default(),
         contents: None,
     };
-    let failed = Sealer::new(options).expect("threads").seal(&snapshot).expect_err("no room");
+    let failed = Sealer::new(options).seal(&snapshot).expect_err("no room");
     assert!(matches!(*failed, SealError::Write(_)), "{failed}");
 }

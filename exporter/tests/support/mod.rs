@@ -188,7 +188,7 @@ impl Workshop {
             cancel: self.cancel.clone(),
             contents,
         };
-        Sealer::new(options).expect("threads")
+        Sealer::new(options)
     }
 
     /// Puts a built layer on top of a snapshot: its tree into `trees`, its files into `snapshots`.
