@@ -198,7 +198,8 @@ pub struct BuildArgs {
     pub cache_ttl: Option<Duration>,
 
     /// Try a failing RUN or download again up to N times
-    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, help_heading = STEPS)]
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, value_parser = retry)]
+    #[arg(help_heading = STEPS)]
     pub retry: u32,
 
     /// Network of RUN steps: default, none or host
@@ -402,6 +403,10 @@ fn format(text: &str) -> Result<Format, String> {
 
 fn jobs(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "expected a number of at least 1".to_owned())
+}
+
+fn retry(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected a number like 0 or 3".to_owned())
 }
 
 fn tag(text: &str) -> Result<Reference, String> {

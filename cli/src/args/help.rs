@@ -3,74 +3,89 @@
 /// What follows the flags in `layerwright build --help`.
 pub const BUILD: &str = "\
 Outputs (-o, repeatable; without one the result stays in the store):
-  type=registry[,name=REF]                 push to REF, or to every -t
-  type=image,push=true[,name=REF]          the same
-  type=oci,dest=FILE                       OCI layout as a tar archive; dest=- is standard output
-  type=oci,dest=DIR,tar=false              OCI layout as a directory
-  type=tar,dest=FILE                       the root file system as a tar archive
-  type=local,dest=DIR                      the root file system as a directory
-  type=cacheonly                           nothing: the result stays in the store
-  DIR                                      short for type=local,dest=DIR
-  -                                        short for type=tar,dest=-
-  Images also take compression=gzip|uncompressed.
-  A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
+  type=registry[,name=REF]         push to REF, or to every -t
+  type=image,push=true[,name=REF]  the same
+  type=oci,dest=FILE               OCI layout as a tar archive
+  type=oci,dest=DIR,tar=false      OCI layout as a directory
+  type=tar,dest=FILE               the root file system as a tar archive
+  type=local,dest=DIR              the root file system as a directory
+  type=cacheonly                   nothing: the result stays in the store
+  DIR                              short for type=local,dest=DIR
+  -                                short for type=tar,dest=-
+  A FILE called - is standard output. Images also take
+  compression=gzip|uncompressed. A value with a comma is quoted:
+  'type=oci,dest=x,\"name=a,b\"'.
 
 Contexts:
-  DIR                                      a directory
-  -                                        a tar archive on standard input, compressed or not;
-                                           or a Dockerfile, with no files beside it
-  https://HOST/x.git[#REF[:SUBDIR]]        a git repository; also ssh://, git://, USER@HOST:PATH,
-                                           ?branch= ?tag= ?subdir= ?checksum= and others
-  https://HOST/x.tar.gz                    a tar archive; any other file is the Dockerfile
-  Of -, git and URLs, -f PATH is a path in the context; an absolute path, a URL and - are not.
+  DIR                              a directory
+  -                                standard input: a tar archive, compressed or
+                                   not, or a Dockerfile with no files beside it
+  https://HOST/x.git[#REF[:DIR]]   a git repository; also ssh://, git://,
+                                   USER@HOST:PATH; ?branch= ?tag= ?subdir=
+                                   ?checksum= and others
+  https://HOST/x.tar.gz            a tar archive; any other file is the
+                                   Dockerfile
+  -f PATH lies in the working directory where the context is a directory, else
+  in the context; an absolute path, a URL and - are what they are.
 
-Named contexts (--build-context NAME[::OS/ARCH]=SOURCE) stand for an image or stage NAME:
-  DIR, a git repository, a URL             files, as above; a URL is a file called context
-  docker-image://REF                       an image in a registry
-  oci-layout://DIR[:TAG][@DIGEST]          an image in an OCI layout
-  scratch                                  nothing at all
+Named contexts (--build-context NAME[::OS/ARCH]=SOURCE) stand for an image or
+a stage:
+  DIR, a git repository, a URL     files, as above; a URL is a file \"context\"
+  docker-image://REF               an image in a registry
+  oci-layout://DIR[:TAG][@DIGEST]  an image in an OCI layout
+  scratch                          nothing at all
 
-Annotations go into the manifest; TYPE:K=V says where else: manifest, manifest-descriptor (of OCI
-layouts), each with an optional [PLATFORM]; index and index-descriptor need several platforms.
+Annotations go into the manifest; TYPE:K=V says where else: manifest,
+manifest-descriptor (of OCI layouts), each with an optional [PLATFORM]; index
+and index-descriptor need several platforms.
 
 Environment:
-  LAYERWRIGHT_ROOT         the store, where --root is not given
-  LAYERWRIGHT_KEEP_STORAGE how large the store may grow: 10GB, 512MiB, 20% (of the disk), off; see
-                           layerwright gc --help
-  SOURCE_DATE_EPOCH        sets the build argument of that name, and with it the times in the image
-  SSH_AUTH_SOCK            the agent of --ssh default
-  BUILDKIT_PROGRESS        sets --progress
-  DOCKER_DEFAULT_PLATFORM  sets --platform
-  DOCKER_CONFIG            directory of Docker's config.json, for registry credentials
-  REGISTRY_AUTH_FILE       Podman's file of registry credentials
-  NO_COLOR                 no colours
+  LAYERWRIGHT_ROOT          the store, where --root is not given
+  LAYERWRIGHT_KEEP_STORAGE  how large the store may grow: 10GB, 512MiB, 20% (of
+                            the disk), off; see layerwright gc --help
+  SOURCE_DATE_EPOCH         sets the build argument of that name, and with it
+                            the times in the image
+  SSH_AUTH_SOCK             the agent of --ssh default
+  BUILDKIT_PROGRESS         sets --progress
+  DOCKER_DEFAULT_PLATFORM   sets --platform
+  DOCKER_CONFIG             directory of Docker's config.json, for registry
+                            credentials
+  REGISTRY_AUTH_FILE        Podman's file of registry credentials
+  NO_COLOR                  no colours
 
-The other flags of docker buildx build are refused by name, unless they ask for what is done in
-any case: --provenance=false and --sbom=false (no attestations are made), --load=false, --rm.
+The other flags of docker buildx build are refused by name, unless they ask
+for what is done in any case: --provenance=false and --sbom=false (no
+attestations are made), --load=false, --rm.
 
 Exit codes:
-  0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or network,
-  4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM, 255 a bug in layerwright";
+  0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or
+  network, 4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM,
+  255 a bug in layerwright";
 
 /// What follows the flags in `layerwright explain --help`.
 pub const EXPLAIN: &str = "\
-A step that ran is compared with the one of an earlier build that is most like it, by the history and
-the cache of the store. What differs is told, one thing a line:
-  src/main.c  content                      a file that is copied; also added, removed, mode, link
-  ARG NAME  old → new                      or ENV, or another setting
-  base  - old                              the image that the stage is built on
+A step that ran is compared with the one of an earlier build that is most like
+it, by the history and the cache of the store. What differs is told, one thing
+a line:
+  src/main.c  content           a file that is copied; also added, removed,
+                                mode, link
+  ARG NAME  old → new           or ENV, or another setting
+  base  - old                   the image that the stage is built on
         + new
-  instruction  - old                       the text of the instruction
+  instruction  - old            the text of the instruction
                + new
-  because of [2/4] COPY . /src             nothing but what an earlier step has made
-and where nothing differs: forced, too old, failed or stopped before, gone from the store, or new.";
+  because of [2/4] COPY . /src  nothing but what an earlier step has made
+and where nothing differs: forced, too old, failed or stopped before, gone from
+the store, or new.";
 
 /// What follows the flags in `layerwright fsck --help`.
 pub const FSCK: &str = "\
-Blobs, trees and records are verified by their digests, the files of snapshots and checkouts by the
-trees of what was written. What commands have put into cache mounts is theirs. Builds may run
-meanwhile; what one of them uses is not removed.
+Blobs, trees and records are verified by their digests, the files of snapshots
+and checkouts by the trees of what was written. What commands have put into
+cache mounts is theirs. Builds may run meanwhile; what one of them uses is not
+removed.
 
 Exit codes:
   0 no damage, 1 damage was found (with --repair: and all of it removed),
-  4 damage that could not be removed, or a store that cannot be read";
+  2 there is no store, 4 damage that could not be removed, or a store that
+  cannot be read";

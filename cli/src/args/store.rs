@@ -58,18 +58,20 @@ pub struct GcArgs {
 }
 
 const GC: &str = "\
-Least recently used goes first, cache mounts last, and what running builds use never. What is
-removed costs a later build time and nothing else.
+Least recently used goes first, cache mounts last, and what running builds use
+never. What is removed costs a later build time and nothing else.
 
-  gc                        down to the cap that builds keep by themselves at their end:
-                            LAYERWRIGHT_KEEP_STORAGE, else as BuildKit does 80% of the disk, at
-                            most 100GB; less than that where less than 20% of the disk is free,
-                            but not less than 10% of it or 10GB
-  gc --keep-storage 5GB     down to 5GB
-  gc --keep-duration 7d     all that was not used for 7 days
+  gc                      down to the cap that builds keep by themselves at
+                          their end: LAYERWRIGHT_KEEP_STORAGE, else as BuildKit
+                          does 80% of the disk, at most 100GB; less than that
+                          where less than 20% of the disk is free, but not less
+                          than 10% of it or 10GB
+  gc --keep-storage 5GB   down to 5GB
+  gc --keep-duration 7d   all that was not used for 7 days
   gc --keep-duration 7d --keep-storage 5GB
-                            of what was not used for 7 days so much that 5GB are left
-  gc --all                  everything; the empty store can then be removed with rm -r, which
-                            cannot remove files of subordinate ids
+                          of what was not used for 7 days so much that 5GB are
+                          left
+  gc --all                everything; the empty store can then be removed with
+                          rm -r, which cannot remove files of subordinate ids
 
 GB is 1000^3 bytes, GiB (and g) 1024^3.";

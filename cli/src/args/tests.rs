@@ -45,6 +45,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("--network bridge .", "expected default, none or host"),
         ("--progress rawjson .", "rawjson"),
         ("--jobs 0 .", "--jobs"),
+        ("--retry often .", "expected a number like 0 or 3"),
         ("-t App .", "lowercase"),
         ("--push=maybe .", "expected true or false"),
         ("--platform linux/ .", "invalid platform"),
