@@ -9,7 +9,7 @@ use super::{Explained, Explanation};
 use crate::{
     call::table,
     failure::harmless,
-    history::{Outcome, ago, duration, name},
+    history::{Outcome, ago_within, duration, name},
     redact::redact,
 };
 
@@ -28,7 +28,7 @@ pub fn tell(explanation: &Explanation, now: u64) -> String {
     let Explanation { id, at, asked, steps } = explanation;
     let count = |what: fn(&Explained) -> bool| steps.iter().filter(|step| what(step)).count();
     let (ran, cached) = (count(|step| step.why.is_some()), count(|step| step.outcome == Outcome::Cached));
-    let (name, ago, all) = (harmless(&name(asked)), ago(now, *at), steps.len());
+    let (name, ago, all) = (harmless(&name(asked)), ago_within(now, *at), steps.len());
     let plural = if all == 1 { "" } else { "s" };
     let mut text = format!("Build {id} of {name}, {ago}: {all} step{plural}, {ran} ran, {cached} cached\n");
     let heads: Vec<[String; 3]> = steps.iter().map(|step| head(step, explanation, now)).collect();
@@ -64,7 +64,7 @@ fn built(made: &Made, now: u64) -> String {
     let Made { by, took_ms } = made;
     let build = if by.build.is_empty() { &by.builder } else { &by.build };
     let host = if by.host.is_empty() { String::new() } else { format!(" on {}", by.host) };
-    harmless(&format!("built {} by {build}{host}, took {}", ago(now, by.at), duration(*took_ms)))
+    harmless(&format!("built {} by {build}{host}, took {}", ago_within(now, by.at), duration(*took_ms)))
 }
 
 /// The build that the step was compared with, where something of its own differs.
@@ -79,9 +79,9 @@ fn unlike(step: &Explained, now: u64) -> String {
 fn told(origin: &Origin, now: u64) -> String {
     let Origin { at, build, host } = origin;
     match (build.is_empty(), host.is_empty()) {
-        (false, _) => format!("build {build} ({})", ago(now, *at)),
-        (true, false) => format!("a build on {host} ({})", ago(now, *at)),
-        (true, true) => format!("a build ({})", ago(now, *at)),
+        (false, _) => format!("build {build} ({})", ago_within(now, *at)),
+        (true, false) => format!("a build on {host} ({})", ago_within(now, *at)),
+        (true, true) => format!("a build ({})", ago_within(now, *at)),
     }
 }
 
@@ -94,8 +94,8 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         Reason::Removed { origin } => {
             one(format!("its result is gone from the store: it ran in {}", told(origin, now)))
         }
-        Reason::FailedBefore { origin } => one(format!("it failed in {}", told(origin, now))),
-        Reason::StoppedBefore { origin } => one(format!("it was stopped in {}", told(origin, now))),
+        Reason::FailedBefore { origin } => one(format!("it failed before, in {}", told(origin, now))),
+        Reason::StoppedBefore { origin } => one(format!("it was stopped before, in {}", told(origin, now))),
         Reason::New => one("new: nothing like it was ever built here".to_owned()),
         Reason::Instruction { from, to } => both("instruction", from, to),
         Reason::Heredoc { name } => one(format!("heredoc {name}  text")),
@@ -107,7 +107,9 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         Reason::Place { from, to } => one(format!("comes after {to} now, and came after {from}")),
         Reason::Files { changes } => files(changes),
         Reason::SomeFiles { picked, unknown } => one(match unknown {
-            Unknown::NoList => format!("files of {picked}  there is no list of what they were"),
+            Unknown::NoList => {
+                format!("files of {picked}  which ones is not known: the list of them is gone from the store")
+            }
             Unknown::SameList => format!("files of {picked}  hard links or capabilities"),
         }),
     }

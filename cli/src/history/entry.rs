@@ -237,6 +237,12 @@ pub enum HistoryError {
         /// What was asked for.
         name: String,
     },
+    /// No build at all.
+    #[error("the history in {} has no builds", root.display())]
+    Empty {
+        /// The store.
+        root: PathBuf,
+    },
     /// A name of several builds.
     #[error("{name:?} means {count} builds, among them {first} and {second}")]
     Ambiguous {
@@ -280,6 +286,9 @@ impl HistoryError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoBuild { .. } => Some("layerwright history lists the builds of a store"),
+            Self::Empty { .. } => {
+                Some("every build leaves an entry; --root or LAYERWRIGHT_ROOT says which store is meant")
+            }
             Self::Ambiguous { .. } => Some("write more of the ID"),
             Self::Entry(_) => Some("layerwright history rm forgets the build; nothing else needs its entry"),
             Self::Read { .. } | Self::Remove { .. } | Self::Store(_) => None,
@@ -320,9 +329,12 @@ pub fn read(root: &Path, id: &BuildId) -> Result<Entry, HistoryError> {
 /// The build that somebody means: an ID or the beginning of one, `last`, or `^N` for the Nth before the last.
 ///
 /// # Errors
-/// [`HistoryError::NoBuild`], [`HistoryError::Ambiguous`] or [`HistoryError::Read`].
+/// [`HistoryError::Empty`], [`HistoryError::NoBuild`], [`HistoryError::Ambiguous`] or [`HistoryError::Read`].
 pub fn find(root: &Path, name: &str) -> Result<BuildId, HistoryError> {
     let ids = list(root)?;
+    if ids.is_empty() {
+        return Err(HistoryError::Empty { root: root.to_owned() });
+    }
     let nothing = || HistoryError::NoBuild { root: root.to_owned(), name: name.to_owned() };
     let back = match name {
         "last" => Some(0),

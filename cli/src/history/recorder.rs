@@ -49,6 +49,9 @@ impl Recorder {
             Event::Planned(steps) => steps.iter().for_each(|(vertex, label)| self.plan(*vertex, label)),
             Event::Started(vertex) => drop(self.since.entry(*vertex).or_insert(at)),
             Event::Ready(vertex) => self.over(at, *vertex, Outcome::Source),
+            // A build that is made once more finds what it has made.
+            Event::Cached(vertex, _)
+                if self.step(*vertex).is_some_and(|step| step.outcome == Outcome::Ran) => {}
             Event::Cached(vertex, hit) => {
                 self.over(at, *vertex, Outcome::Cached);
                 if let Some(step) = self.step(*vertex) {
@@ -58,6 +61,7 @@ impl Recorder {
             Event::Missed(vertex, miss) => {
                 if let Some(step) = self.step(*vertex) {
                     (step.definition, step.miss) = (Some(miss.definition), Some(clean(miss)));
+                    step.made = None;
                 }
             }
             Event::Done(vertex, _) => self.over(at, *vertex, Outcome::Ran),
@@ -95,6 +99,10 @@ impl Recorder {
 
     fn plan(&mut self, vertex: VertexId, label: &str) {
         let label = redact(label).into_owned();
+        self.since.remove(&vertex);
+        if self.step(vertex).is_some_and(|step| step.label == label) {
+            return;
+        }
         self.places.insert(vertex, self.entry.steps.len());
         self.entry.steps.push(Step {
             vertex: vertex.0,

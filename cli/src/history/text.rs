@@ -66,7 +66,7 @@ pub fn show(entry: &Entry, now: u64) -> String {
     };
     let Asked { dockerfile, context, target, platforms, tags } = &entry.asked;
     line("Build", entry.id.as_str());
-    line("Created", &format!("{} ({})", rfc3339(entry.at), ago(now, entry.at)));
+    line("Created", &format!("{} ({})", rfc3339(entry.at), ago_within(now, entry.at)));
     line("Context", context);
     line("Dockerfile", dockerfile);
     target.iter().for_each(|target| line("Target", target));
@@ -97,7 +97,21 @@ fn steps(entry: &Entry, now: u64) -> String {
     let mut rows = vec![["STEP", "RESULT", "TIME", "MADE BY"].map(str::to_owned)];
     rows.extend(entry.steps.iter().map(cell));
     let rows: Vec<[&str; 4]> = rows.iter().map(|row| row.each_ref().map(String::as_str)).collect();
-    table(&rows, 2)
+    table(&rows, 2) + &failures(entry)
+}
+
+/// Why steps have failed, as far as the build's own error has not said it.
+fn failures(entry: &Entry) -> String {
+    let told = match &entry.result {
+        Ending::Error { message, .. } => message.as_str(),
+        _ => "",
+    };
+    let line = |step: &Step| match &step.outcome {
+        Outcome::Failed(why) if !told.contains(why) => Some(format!("{}: {}\n", label(step), harmless(why))),
+        _ => None,
+    };
+    let lines: String = entry.steps.iter().filter_map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
 }
 
 /// The label, cut where it is too long for a column.
@@ -115,7 +129,8 @@ fn result(step: &Step) -> String {
         Outcome::Source => "source".to_owned(),
         Outcome::Cached => "cached".to_owned(),
         Outcome::Ran => "ran".to_owned(),
-        Outcome::Failed(why) => format!("failed: {}", harmless(why)),
+        // It may be long: it stands below.
+        Outcome::Failed(_) => "failed".to_owned(),
         Outcome::Canceled => "canceled".to_owned(),
     }
 }
@@ -133,7 +148,7 @@ fn time(step: &Step) -> String {
 fn made(step: &Step, now: u64) -> String {
     let Some(Made { by, took_ms: _ }) = &step.made else { return String::new() };
     let build = if by.build.is_empty() { &by.builder } else { &by.build };
-    harmless(&format!("{build} on {}, {}", by.host, ago(now, by.at)))
+    harmless(&format!("{build} on {}, {}", by.host, ago_within(now, by.at)))
 }
 
 fn status(result: &Ending) -> &'static str {
@@ -179,6 +194,13 @@ pub fn ago(now: u64, at: u64) -> String {
         () => format!("{} years", days / 365),
     };
     format!("{time} ago")
+}
+
+/// [`ago`] within a sentence.
+pub fn ago_within(now: u64, at: u64) -> String {
+    let mut text = ago(now, at);
+    text[..1].make_ascii_lowercase();
+    text
 }
 
 #[cfg(test)]
@@ -252,6 +274,8 @@ BUILD ID                   CREATED        NAME                        STATUS    
             step("[3/3] RUN true", Outcome::Waiting, 0),
         ];
         let failed = entry(steps, Ending::Error { exit_code: 1, message: "exit code 1".to_owned() });
+        let mut another = failed.clone();
+        another.steps[0].outcome = Outcome::Failed("no disk".to_owned());
         let want = "\
 Build:      20261121T140501Z-3f9c21ab
 Created:    2026-11-21T14:05:01Z (2 days ago)
@@ -263,13 +287,16 @@ Error:      exit code 1 (exit code 1)
 Duration:   1.23s, saved 1m 15s
 Steps:      3, 1 cached
 
-STEP                     RESULT               TIME    MADE BY
-[1/3] FROM x             source               0.00s
-[2/3] RUN make           cached               1m 15s  20261118T140501Z-00000000 on box, 5 days ago
-[3/3] RUN make  [2Jtest  failed: exit code 1  1.00s
-[3/3] RUN true           not reached          -
+STEP                     RESULT       TIME    MADE BY
+[1/3] FROM x             source       0.00s
+[2/3] RUN make           cached       1m 15s  20261118T140501Z-00000000 on box, 5 days ago
+[3/3] RUN make  [2Jtest  failed       1.00s
+[3/3] RUN true           not reached  -
 ";
         assert_eq!(show(&failed, 1_795_269_901 + 2 * 86_400), want);
+        let another = show(&another, 1_795_269_901);
+        assert!(another.contains("(less than a second ago)"), "{another}");
+        assert!(another.ends_with("  -\n\n[1/3] FROM x: no disk\n"), "{another}");
     }
 
     #[test]

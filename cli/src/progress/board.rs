@@ -22,6 +22,8 @@ const INTERNAL: &str = "[internal] ";
 #[derive(Debug, Default)]
 pub struct Board {
     steps: Vec<Step>,
+    /// Where the steps of the last plan begin: a build that is made once more plans again.
+    current: usize,
     by_vertex: BTreeMap<VertexId, usize>,
     tasks: Vec<Task>,
     by_name: BTreeMap<String, usize>,
@@ -175,6 +177,8 @@ impl Board {
     pub fn apply(&mut self, at: Duration, event: &Event) {
         match event {
             Event::Planned(steps) => {
+                self.current = self.steps.len();
+                self.internal.clear();
                 for (vertex, label) in steps {
                     self.plan(*vertex, redact(label).into_owned());
                 }
@@ -245,14 +249,14 @@ impl Board {
         &self.warnings
     }
 
-    /// How many steps there are, sources left out.
+    /// How many steps there are in the last plan, sources left out.
     pub fn steps_but_sources(&self) -> usize {
-        self.steps.iter().filter(|step| !matches!(step.state, State::Ready(_))).count()
+        self.steps[self.current..].iter().filter(|step| !matches!(step.state, State::Ready(_))).count()
     }
 
-    /// How many steps the cache had.
+    /// How many of these the cache had.
     pub fn cached(&self) -> usize {
-        self.steps.iter().filter(|step| step.state == State::Cached).count()
+        self.steps[self.current..].iter().filter(|step| step.state == State::Cached).count()
     }
 
     /// How many steps are over, one way or the other.
