@@ -1,6 +1,9 @@
 //! `layerwright du`: what a store holds, as blocks on its disk.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use executor::{
     gc::{self, Kind, Thing},
@@ -31,7 +34,7 @@ const NAME: usize = 12;
 /// The store cannot be opened or read.
 pub fn run(args: &DuArgs) -> Result<String, Failure> {
     let root = request::store_root(args.root.clone(), &Environment::of_process())?;
-    let mut things = match root.exists() {
+    let mut things = match request::has_store(&root)? {
         false => Vec::new(),
         true => {
             // The command of a RUN may have closed directories of a cache mount to all but their owner.
@@ -42,7 +45,18 @@ pub fn run(args: &DuArgs) -> Result<String, Failure> {
     things.sort_by(|a, b| (a.kind, b.bytes, &a.path).cmp(&(b.kind, a.bytes, &b.path)));
     Ok(match args.format {
         Format::Json => pretty(&Usage::of(&things, args.verbose)),
-        Format::Text => text(&things, args.verbose),
+        Format::Text => no_store(&root)? + &text(&things, args.verbose),
+    })
+}
+
+/// A line that tells a mistyped directory from an empty store; nothing where there is one.
+///
+/// # Errors
+/// The directory cannot be looked at.
+pub fn no_store(root: &Path) -> Result<String, Failure> {
+    Ok(match request::has_store(root)? {
+        true => String::new(),
+        false => format!("There is no store at {}; the first build makes one.\n", root.display()),
     })
 }
 

@@ -151,7 +151,9 @@ impl Failure {
             Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
             Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
-            Self::History(HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. }) => USAGE,
+            Self::History(
+                HistoryError::Empty { .. } | HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. },
+            ) => USAGE,
             Self::NoStore { .. } => USAGE,
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
@@ -184,6 +186,7 @@ impl Failure {
             Self::Sandbox(error) => error.hint(),
             Self::Store(error) | Self::History(HistoryError::Store(error)) => store_hint(error),
             Self::History(error) => error.hint(),
+            Self::NoStore { .. } => Some(ELSEWHERE),
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
             _ if mend::damage(self).is_some() => Some(mend::HINT),
@@ -192,12 +195,18 @@ impl Failure {
     }
 }
 
+/// How another store is named.
+const ELSEWHERE: &str = "this is the store; --root or LAYERWRIGHT_ROOT puts it elsewhere";
+
 /// Where the store cannot be, another place may do; nothing in the message names a flag.
 fn store_hint(error: &StoreError) -> Option<&'static str> {
     use io::ErrorKind::{
         AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull,
     };
+    let not_own =
+        "each user needs an own store, and so does root: --root or LAYERWRIGHT_ROOT says where it is";
     let elsewhere = match error {
+        StoreError::OtherUser { .. } => return Some(not_own),
         StoreError::Io { source, .. } => {
             [AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull]
                 .contains(&source.kind())
@@ -212,7 +221,7 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
             "if the store is yours, layerwright fsck --repair says so anew and verifies all that is in it",
         );
     }
-    elsewhere.then_some("this is the store; --root or LAYERWRIGHT_ROOT puts it elsewhere")
+    elsewhere.then_some(ELSEWHERE)
 }
 
 /// The code of a step's failure. A cancelled step of a build that nobody stopped would be our bug.

@@ -22,12 +22,16 @@ use crate::{
     args::FsckArgs,
     call::pretty,
     failure::{self, Failure},
+    progress::bytes,
     request::{self, Environment},
     spec::call::Format,
 };
 
 /// Something was found; with `--repair` all of it is out of the way.
 const FOUND: u8 = 1;
+/// Hexadecimal digits of a digest, and how many of them people are shown.
+const DIGEST: usize = 64;
+const DIGEST_SHOWN: usize = 12;
 /// How often a terminal is told how far it is.
 const TICK: Duration = Duration::from_millis(100);
 /// How often anybody else is, and when first.
@@ -48,27 +52,33 @@ pub struct Answer {
 /// There is no store, it cannot be opened, or something in it cannot be looked at.
 pub fn run(args: FsckArgs) -> Result<Answer, Failure> {
     let root = request::store_root(args.root, &Environment::of_process())?;
-    if !root.is_dir() {
+    if !request::has_store(&root)? {
         return Err(Failure::NoStore { root });
     }
     sandbox::enter_builder(sandbox::Mode::Auto)?;
     let repair = if args.repair { Repair::Remove } else { Repair::Nothing };
-    let store = match (Store::open(&root), repair) {
-        (Err(StoreError::Unmarked { .. }), Repair::Remove) => {
+    let (store, unmarked) = match (Store::open(&root), repair) {
+        (Err(error @ StoreError::Unmarked { .. }), Repair::Remove) => {
             Store::claim_again(&root)?;
-            Store::open(&root)?
+            (Store::open(&root)?, Some(marked_again(&error)))
         }
-        (opened, _) => opened?,
+        (opened, _) => (opened?, None),
     };
     let ticker = Ticker::new();
     let report = fsck::check(&store, repair, &|progress| ticker.tell(progress));
     ticker.end();
-    let report = report?;
+    let mut report = report?;
+    report.findings.splice(..0, unmarked);
     let text = match args.format {
         Format::Text => told(&report, &root, repair),
         Format::Json => pretty(&Told::of(&report, &root)),
     };
     Ok(Answer { text, exit_code: exit_code(&report.findings) })
+}
+
+fn marked_again(error: &StoreError) -> Finding {
+    let follows = "it was written anew, and the store is yours again";
+    Finding { path: "format".into(), what: error.to_string(), follows, outcome: Outcome::Repaired }
 }
 
 fn exit_code(findings: &[Finding]) -> u8 {
@@ -91,6 +101,7 @@ fn told(report: &Report, root: &Path, repair: Repair) -> String {
             Outcome::Failed(why) => format!("not removed: {why}"),
         };
         let line = failure::harmless(&format!("{}: {what} ({outcome})", path.display()));
+        let line = shortened(&line);
         writeln!(text, "{line}").expect("in memory");
     }
     let looked = format!("{} in {}", things(report.things, report.bytes), root.display());
@@ -112,8 +123,21 @@ fn told(report: &Report, root: &Path, repair: Repair) -> String {
     text + &summary + "\n"
 }
 
-fn things(count: u64, bytes: u64) -> String {
-    format!("{count} things, {:.1} MB", bytes as f64 / 1e6)
+/// The text with digests cut to what tells them from each other; JSON has all of them.
+fn shortened(text: &str) -> String {
+    let mut short = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let digits = rest[at..].find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len() - at);
+        let kept = if digits >= DIGEST { DIGEST_SHOWN } else { digits };
+        short += &rest[..at + kept];
+        rest = &rest[at + digits..];
+    }
+    short + rest
+}
+
+fn things(count: u64, size: u64) -> String {
+    format!("{count} things, {}", bytes(size))
 }
 
 /// A report in JSON.
@@ -229,8 +253,24 @@ mod tests {
             assert_eq!(exit_code(&report.findings), code, "{outcomes:?}");
             let text = told(&report, Path::new("/store"), repair);
             let last = text.lines().last().expect("a summary");
-            assert!(last.starts_with("12 things, 3.4 MB in /store: ") && last.ends_with(summary), "{last}");
+            assert!(last.starts_with("12 things, 3.40MB in /store: ") && last.ends_with(summary), "{last}");
             assert_eq!(text.lines().count(), outcomes.len() + 1);
+        }
+    }
+
+    #[test]
+    fn digests_are_cut_and_nothing_else_is() {
+        let digest = "0123456789abcdef".repeat(4);
+        for (text, want) in [
+            (format!("trees/{digest}"), "trees/0123456789ab"),
+            (
+                format!("x/{digest}.json: blake3:{digest} (gone)"),
+                "x/0123456789ab.json: blake3:0123456789ab (gone)",
+            ),
+            ("mounts/deadbeef: é 12".to_owned(), "mounts/deadbeef: é 12"),
+            (String::new(), ""),
+        ] {
+            assert_eq!(shortened(&text), want);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     args::GcArgs,
     build::Events,
     call::{pretty, table},
-    du::{Told, things_table},
+    du::{Told, no_store, things_table},
     failure::{Failure, chain},
     progress::bytes,
     request::{self, Environment, RequestError},
@@ -33,7 +33,7 @@ pub fn run(args: &GcArgs) -> Result<String, Failure> {
     let root = request::store_root(args.root.clone(), &environment)?;
     let keep = keep(args, cap(&environment)?);
     let mode = if args.dry_run { Mode::Pretend } else { Mode::Remove };
-    let collected = match root.exists() {
+    let collected = match request::has_store(&root)? {
         // Nothing is made where nothing is.
         false => Collected::default(),
         true => {
@@ -44,7 +44,7 @@ pub fn run(args: &GcArgs) -> Result<String, Failure> {
     };
     Ok(match args.format {
         Format::Json => pretty(&Report::of(&collected, mode, args.verbose)),
-        Format::Text => text(&collected, mode, args.verbose),
+        Format::Text => no_store(&root)? + &text(&collected, mode, args.verbose),
     })
 }
 
@@ -99,12 +99,18 @@ fn text(collected: &Collected, mode: Mode, verbose: bool) -> String {
         false => kinds_table(&collected.removed),
     };
     let verb = if mode == Mode::Pretend { "Would be removed" } else { "Total" };
-    out += &format!("{verb}:\t{}\n", bytes(collected.bytes()));
+    let limit = match collected.limit {
+        Some(limit) if limit > 0 => format!(", and {} may be left", bytes(limit)),
+        _ => String::new(),
+    };
+    out += &format!("{verb}:\t{}\nLeft:\t{}{limit}\n", bytes(collected.bytes()), bytes(collected.left));
     out
 }
 
 fn kinds_table(things: &[Thing]) -> String {
-    let kinds = by_kind(things);
+    let mut kinds = by_kind(things);
+    // Locks that nobody holds, which are empty files.
+    kinds.retain(|kind, (_, size)| *kind != Kind::Store || *size > 0);
     if kinds.is_empty() {
         return String::new();
     }
@@ -211,14 +217,17 @@ mod tests {
             thing(Kind::Records, "records/content/a.json", 4096, Some("RUN make")),
             thing(Kind::BuiltLayers, "snapshots/b", 2_000_000, None),
             thing(Kind::Records, "trees/c", 4096, None),
+            thing(Kind::Store, "locks/step-d", 0, None),
         ];
-        let collected = Collected { removed, left: 5 };
+        let collected = Collected { removed, left: 5, limit: Some(3000) };
         let want = "TYPE                COUNT   SIZE\n\
                     built layers        1       2.00MB\n\
                     records and trees   2       8.19kB\n\
-                    Total:\t2.01MB\n";
+                    Total:\t2.01MB\n\
+                    Left:\t5B, and 3.00kB may be left\n";
         assert_eq!(text(&collected, Mode::Remove, false), want);
-        assert_eq!(text(&Collected::default(), Mode::Pretend, false), "Would be removed:\t0B\n");
+        let nothing = text(&Collected::default(), Mode::Pretend, false);
+        assert_eq!(nothing, "Would be removed:\t0B\nLeft:\t0B\n");
         let verbose = text(&collected, Mode::Remove, true);
         assert!(verbose.contains("records/content/a") && verbose.contains("RUN make"), "{verbose}");
         let json = pretty(&Report::of(&collected, Mode::Remove, false));

@@ -20,13 +20,14 @@ use self::log::KeptLog;
 pub use self::{
     entry::{Asked, BuildId, Ending, Entry, HistoryError, Outcome, Step, find, list, read},
     recorder::{Record, Recorder},
-    text::{ago, duration, name},
+    text::{ago, ago_within, duration, name},
 };
 use crate::{
     args::{
         HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
     },
     call::pretty,
+    du::no_store,
     failure::{self, Failure},
     inputs,
     outputs::Output,
@@ -70,7 +71,7 @@ fn list_all(root: &Path, args: &HistoryListArgs) -> Result<String, Failure> {
         }
     }
     Ok(match args.format {
-        Format::Text => text::list(&builds, now()),
+        Format::Text => no_store(root)? + &text::list(&builds, now()),
         Format::Json => pretty(&builds.iter().map(Shown::of).collect::<Vec<_>>()),
     })
 }

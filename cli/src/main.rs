@@ -260,7 +260,7 @@ fn build_mended(
     if !mend::remove(outside.fetcher()?.store(), &damaged)? {
         return Err(failure);
     }
-    let told = redact::redact(&failure::chain(&failure)).into_owned();
+    let told = mend::told(&failure);
     (surroundings.events)(Event::Warning(format!(
         "the build is made once more, since the store was damaged: {told}"
     )));

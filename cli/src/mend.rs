@@ -14,7 +14,10 @@ use oci::{
     store::{Store, StoreError, Taken},
 };
 
-use crate::failure::{self, Failure};
+use crate::{
+    failure::{self, Failure},
+    redact::redact,
+};
 
 /// What to do where a build has not been able to help itself.
 pub const HINT: &str = "layerwright fsck --repair removes what is damaged in the store; then build again";
@@ -32,6 +35,16 @@ pub fn damage(failure: &Failure) -> Option<Vec<PathBuf>> {
     found.or_else(|| {
         std::iter::successors(failure::cause(failure), |error| failure::cause(*error)).find_map(lost)
     })
+}
+
+/// What was damaged, in a line: a damaged blob says it all itself.
+pub fn told(failure: &Failure) -> String {
+    let mut causes = std::iter::successors(failure::cause(failure), |error| failure::cause(*error));
+    let text = match causes.find(|error| error.is::<DamagedBlob>()) {
+        Some(blob) => failure::harmless(&blob.to_string()),
+        None => failure::chain(failure),
+    };
+    redact(&text).into_owned()
 }
 
 /// Whether the things could be taken out of the way.
@@ -106,6 +119,15 @@ mod tests {
         ] {
             assert_eq!(damage(&failure), found, "{failure}");
         }
+    }
+
+    #[test]
+    fn a_damaged_blob_is_named_once() {
+        let digest = Sha256Digest::of(b"");
+        let source = io::Error::other(DamagedBlob::new(digest, io::Error::other("its bytes are others")));
+        let failure = Failure::from(ExportError::Blob { digest, source });
+        let told = told(&failure);
+        assert_eq!(told, format!("the store's copy of blob {digest} is damaged and was removed"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod exposed;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +20,7 @@ use std::{
 
 use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap};
 use exporter::{Encoder, TimePolicy};
-use oci::{Platform, registry::Limits};
+use oci::{Platform, registry::Limits, store::StoreError};
 use solver::{
     op::{Network, Timestamps},
     plan::Entitlement,
@@ -473,6 +474,20 @@ pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<P
     let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);
     let root = root.ok_or(RequestError::NoRoot)?;
     std::path::absolute(&root).map_err(|source| RequestError::Read { what: "store", path: root, source })
+}
+
+/// Whether there is a directory that could be a store; who asks about one makes none.
+///
+/// # Errors
+/// Something else is there, or it cannot be looked at.
+pub fn has_store(root: &Path) -> Result<bool, StoreError> {
+    let failed = |source| StoreError::Io { action: "look into", path: root.to_owned(), source };
+    match fs::metadata(root) {
+        Ok(metadata) if metadata.is_dir() => Ok(true),
+        Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// How many threads this machine keeps busy.

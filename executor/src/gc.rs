@@ -172,6 +172,8 @@ pub struct Collected {
     pub removed: Vec<Thing>,
     /// What is left, in bytes: what running builds are at does not count.
     pub left: u64,
+    /// How much may be left, in bytes, where there is a limit.
+    pub limit: Option<u64>,
 }
 
 impl Collected {
@@ -188,6 +190,7 @@ impl Collected {
 pub fn usage(store: &Store) -> Result<Vec<Thing>, GcError> {
     let mut sizes = Sizes::read(store);
     let mut things = list(store, &mut sizes, Detail::Exact)?;
+    things.retain(|thing| thing.path != store.own_temporary());
     sizes.write(store);
     let relations = Relations::find(store, &mut things);
     evict::mark_reclaimable(store, &mut things, &relations)?;

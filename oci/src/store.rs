@@ -84,6 +84,12 @@ pub enum StoreError {
         /// Who asks.
         own: String,
     },
+    /// The directory is another user's.
+    #[error("the store {} belongs to another user", root.display())]
+    OtherUser {
+        /// The store.
+        root: PathBuf,
+    },
     /// The directory holds something else.
     #[error("{} is not empty and not a store: it has no file {:?}", root.display(), owner::FILE)]
     NotAStore {
@@ -221,6 +227,11 @@ impl Store {
     pub fn area(&self, name: &str) -> PathBuf {
         debug_assert!(AREAS.iter().any(|area| Path::new(area).starts_with(name)), "no area {name}");
         self.root.join(name)
+    }
+
+    /// Where below the root this process keeps what is temporary.
+    pub fn own_temporary(&self) -> &Path {
+        self.run.directory().strip_prefix(&self.root).expect("made below the root")
     }
 
     /// A new empty directory below `tmp/`, mode 0700, removed with all it holds when it is dropped. `purpose` becomes

@@ -122,7 +122,7 @@ impl<'a> Eviction<'a> {
         }
         let mut things: Vec<Option<Thing>> = self.things.into_iter().map(Some).collect();
         let removed = gone.into_iter().filter_map(|at: usize| things[at].take()).collect();
-        Ok(Collected { removed, left: self.left })
+        Ok(Collected { removed, left: self.left, limit: self.limit })
     }
 
     /// Removes what fits into one batch; says whether there may be more.

@@ -56,8 +56,8 @@ fn read_map(path: &str) -> Result<String, StoreError> {
 pub(super) fn claim(directory: impl AsFd, root: &Path, own: &Owner) -> Result<(), StoreError> {
     let metadata = rustix::fs::fstat(&directory).map_err(StoreError::errno("stat", root))?;
     if metadata.st_uid != own.uid {
-        let found = format!("uid={}", metadata.st_uid);
-        return Err(StoreError::Foreign { root: root.to_owned(), found, own: own.to_string() });
+        // Whose it is cannot be said: in a user namespace, all that it has no number for are one.
+        return Err(StoreError::OtherUser { root: root.to_owned() });
     }
     match fs::read(root.join(FILE)) {
         Ok(text) => check(&String::from_utf8_lossy(&text), root, own)?,

@@ -138,6 +138,11 @@ impl Run {
         self.pins.pin(paths)
     }
 
+    /// Where all of it lies.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A path in the run's directory that has not been used yet.
     pub(super) fn new_path(&self, purpose: &str) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
