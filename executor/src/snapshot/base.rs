@@ -31,10 +31,12 @@ use crate::{
 /// Layers that are unpacked at the same time; each keeps three threads and a connection busy.
 const AT_ONCE: usize = 4;
 
-/// A layer that must be made, with a time later than that of the one below.
+/// A layer from the first missing one up; one that must be made has a time later than that of the one below.
 enum Missing<'a> {
     Base(&'a BaseLayer, Stamp),
     Built(TreeDigest, Stamp),
+    /// Only what is below it is missing.
+    There(Box<Meta>),
 }
 
 /// A layer that is unpacked and not in its place yet.
@@ -49,7 +51,7 @@ impl<'a> Missing<'a> {
     fn base(&self) -> Option<(&'a BaseLayer, Stamp)> {
         match self {
             Self::Base(layer, stamp) => Some((layer, *stamp)),
-            Self::Built(..) => None,
+            Self::Built(..) | Self::There(_) => None,
         }
     }
 }
@@ -61,7 +63,7 @@ impl Snapshots {
         chain: &[(TreeDigest, &Layer)],
         mut metas: Vec<Meta>,
     ) -> Result<Vec<Meta>, SnapshotError> {
-        let missing = self.missing(chain, &metas)?;
+        let missing = self.from_gap(chain, &metas)?;
         let bases: Vec<_> = missing.iter().filter_map(Missing::base).collect();
         let mut pulled = self.pull_all(&bases)?.into_iter();
         for missing in missing {
@@ -69,6 +71,7 @@ impl Snapshots {
             let place = (metas.len().checked_sub(1).map(|below| chain[below].0), digest);
             let lowers = self.lowers(chain, &metas);
             metas.push(match missing {
+                Missing::There(meta) => *meta,
                 Missing::Built(layer, stamp) => {
                     let (on, chain) = place;
                     self.rebuild(layer, &Place { on, chain, lowers, stamp }, metas.last())?
@@ -84,8 +87,9 @@ impl Snapshots {
         Ok(metas)
     }
 
-    /// The layers that must be made.
-    fn missing<'a>(
+    /// What becomes of the layers from the first missing one up. One that stands above a gap stays where it is: its
+    /// directory may be all that is left of a step's work.
+    fn from_gap<'a>(
         &self,
         chain: &[(TreeDigest, &'a Layer)],
         metas: &[Meta],
@@ -93,6 +97,11 @@ impl Snapshots {
         let mut below = metas.last().map(|meta| meta.stamp);
         let mut missing = Vec::new();
         for (digest, layer) in &chain[metas.len()..] {
+            if let Some(meta) = self.meta(digest)? {
+                below = below.max(Some(meta.stamp));
+                missing.push(Missing::There(Box::new(meta)));
+                continue;
+            }
             let stamp = Stamp::now_after(below).ok_or(SnapshotError::Clock)?;
             below = Some(stamp);
             missing.push(match layer {

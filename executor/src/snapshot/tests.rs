@@ -250,6 +250,21 @@ fn a_built_layer_that_is_gone_is_named_before_anything_is_pulled() {
 }
 
 #[test]
+fn a_layer_of_which_only_the_directory_is_left_stays_when_the_one_below_is_made_again() {
+    let Some(ground) = Ground::new() else { return };
+    let base = Snapshot { layers: vec![ground.layer(archive().file("a", b""))] };
+    let writable = ground.snapshots.scratch(&base).expect("a place to write");
+    fs::create_dir(writable.upper().join("d")).expect("made");
+    let layer = ground.snapshots.commit(&base, writable, &directory_changes("d"), &Owners::new());
+    let snapshot = base.with(layer.expect("committed"));
+    let store = ground.snapshots.store();
+    fs::remove_dir_all(directory(store, &base.digest())).expect("removed");
+    assert!(snapshot.chain().all(|(chain, layer)| holds_layer(store, &chain, layer)));
+    let view = ground.other_process().view(&snapshot).expect("the base is unpacked again");
+    assert_eq!(names(&view, "/"), ["a", "d"]);
+}
+
+#[test]
 fn a_damaged_snapshot_is_made_again() {
     let Some(ground) = Ground::new() else { return };
     let snapshot = Snapshot { layers: vec![ground.layer(archive().file("a", b""))] };
