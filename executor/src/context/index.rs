@@ -6,7 +6,8 @@
 //! - A file that was written to a moment ago may be written to again without another time: clocks of file systems tick
 //!   every few milliseconds, some every two seconds. So a state is remembered only once its times are a margin older than
 //!   the look that saw it; until then the file is read again, as are files with times in the future.
-//!   Where times are not this machine's (network file systems, FUSE), the margin is an hour.
+//!   Where times are another machine's (network file systems), the margin is an hour. Where the time of change can be
+//!   set or is none (FUSE, FAT, images), nothing is remembered.
 //!
 //! As with git, who writes through a shared mapping that was dirty before can change bytes without changing the state.
 //!

@@ -63,7 +63,7 @@ impl Snapshots {
         chain: &[(TreeDigest, &Layer)],
         mut metas: Vec<Meta>,
     ) -> Result<Vec<Meta>, SnapshotError> {
-        let missing = self.from_gap(chain, &metas)?;
+        let missing = self.upwards(chain, &metas)?;
         let bases: Vec<_> = missing.iter().filter_map(Missing::base).collect();
         let mut pulled = self.pull_all(&bases)?.into_iter();
         for missing in missing {
@@ -89,7 +89,7 @@ impl Snapshots {
 
     /// What becomes of the layers from the first missing one up. One that stands above a gap stays where it is: its
     /// directory may be all that is left of a step's work.
-    fn from_gap<'a>(
+    fn upwards<'a>(
         &self,
         chain: &[(TreeDigest, &'a Layer)],
         metas: &[Meta],
