@@ -1,0 +1,133 @@
+//! What a request means to the planner, the executor, the scheduler and the sealers, and nothing else: each function here
+//! gives one of them the options that it takes.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use executor::{ContextOrigin, ExecutorOptions, LocalExecutor};
+use exporter::{SealOptions, Sealer, TimePolicy};
+use oci::{Platform, fetch::Fetcher};
+use parser::Diagnostic;
+use solver::{
+    Graph, ImageName, Maker,
+    plan::{NamedContext, PlanOptions},
+    schedule::SolveOptions,
+};
+
+use super::Surroundings;
+use crate::{
+    failure::Failure,
+    history::BuildId,
+    inputs::Inputs,
+    request::{self, BuildRequest},
+    spec::context::NamedSource,
+};
+
+/// How records name their builder.
+const BUILDER: &str = concat!("layerwright ", env!("CARGO_PKG_VERSION"));
+
+/// What the request says about the plan, and what the parser has found doubtful.
+pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagnostic>) -> PlanOptions {
+    let contexts = request.places.named.iter().map(|(name, source)| (name.clone(), named_context(source)));
+    let ignore = inputs.context.ignore.as_ref().map(|file| solver::pattern::ignore::read(&file.text));
+    PlanOptions {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        platforms: request.platform.iter().cloned().collect(),
+        contexts: contexts.collect(),
+        network: request.network,
+        allow: request.allow.clone(),
+        hosts: request.hosts.clone(),
+        no_cache: request.no_cache,
+        no_cache_filter: request.no_cache_filter.clone(),
+        timestamps: request.timestamps,
+        ignore: ignore.unwrap_or_default(),
+        findings,
+        ..PlanOptions::new(Platform::host())
+    }
+}
+
+fn named_context(source: &NamedSource) -> NamedContext {
+    match source {
+        NamedSource::Files(_) => NamedContext::Directory,
+        NamedSource::Image(reference) => NamedContext::Image(ImageName::Registry(reference.clone())),
+        NamedSource::OciLayout { directory, selector } => NamedContext::Image(ImageName::OciLayout {
+            directory: directory.clone(),
+            selector: selector.clone(),
+        }),
+        NamedSource::Scratch => NamedContext::Scratch,
+    }
+}
+
+/// What the request says about the executor.
+pub fn executor_options(
+    request: &BuildRequest,
+    inputs: &Inputs,
+    graph: &Graph,
+    fetcher: &Fetcher,
+    surroundings: &Surroundings,
+) -> Result<ExecutorOptions, Failure> {
+    let mut contexts = inputs.named.clone();
+    contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
+    let Surroundings { rung, notes, events, cancel, .. } = surroundings;
+    let is_sealed = !request.encoders().is_empty();
+    Ok(ExecutorOptions {
+        fetcher: fetcher.clone(),
+        contexts,
+        secrets: request.secrets.clone(),
+        agents: request.agents.clone(),
+        rung: *rung,
+        notes: notes.clone(),
+        events: Arc::clone(events),
+        cancel: Arc::clone(cancel),
+        virtual_steps: if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() },
+        retry: request.retry,
+    })
+}
+
+/// What the request says about the schedule of the build with this ID.
+pub(super) fn solve_options(request: &BuildRequest, id: &BuildId) -> SolveOptions {
+    SolveOptions { jobs: request.jobs, oldest: oldest(request.cache_ttl), maker: maker(id) }
+}
+
+/// One sealer for each kind of layer that the outputs want, the first output's kind first; one where there is no output
+/// but the digest is wanted, and none where it is not.
+pub(super) fn sealers(
+    request: &BuildRequest,
+    times: TimePolicy,
+    executor: &LocalExecutor,
+    surroundings: &Surroundings,
+) -> Vec<Sealer> {
+    let sealer = |encoder| {
+        Sealer::new(SealOptions {
+            store: Arc::clone(executor.snapshots().store()),
+            encoder,
+            times,
+            jobs: request::processors(),
+            events: Arc::clone(&surroundings.events),
+            cancel: Arc::clone(&surroundings.cancel),
+            contents: Some(executor.contents()),
+        })
+    };
+    request.encoders().into_iter().map(sealer).collect()
+}
+
+/// The time before which no result counts, in Unix seconds.
+fn oldest(ttl: Option<Duration>) -> u64 {
+    ttl.map_or(0, |ttl| now().saturating_sub(ttl).as_secs())
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// How this build signs its records.
+fn maker(id: &BuildId) -> Maker {
+    let at = now().as_secs();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Maker { builder: BUILDER.to_owned(), host, build: id.to_string(), at }
+}

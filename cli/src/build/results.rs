@@ -1,0 +1,151 @@
+//! Where what was made goes: outputs, and the files that say what came of a build. All of them are tried before the build
+//! begins, and written after everything in the store is durable.
+
+use std::path::{Path, PathBuf};
+
+use executor::{LocalExecutor, SnapshotError};
+use exporter::{
+    AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, Sealer, TimePolicy, Tools,
+    outputs::file::{try_directory, try_file, write_file},
+};
+use oci::{Reference, tree::NORMAL_TIME};
+use solver::Image;
+
+use crate::{failure::Failure, outputs::Output, request::BuildRequest};
+
+/// What the steps of a build have made.
+pub(super) struct Made {
+    /// One for each target and platform.
+    pub(super) images: Vec<Image>,
+    /// The same as every kind of output wants them, in the order of the sealers.
+    pub(super) assembled: Vec<(Encoder, Assembled)>,
+}
+
+/// Tries every path that the build is to write, before it begins: what is no place for files is refused with the request,
+/// and what does not let this user write must not cost a build either.
+///
+/// # Errors
+/// [`Failure::Write`] for the first that takes nothing.
+pub fn try_destinations(request: &BuildRequest) -> Result<(), Failure> {
+    let refused = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Failure::Write { path, source }
+    };
+    let written = request.outputs.iter().filter_map(Output::file);
+    let beside = [&request.iidfile, &request.metadata_file, &request.depfile]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path);
+    let mut files = written.chain(beside);
+    files.try_for_each(|path| try_file(path).map_err(refused(path)))?;
+    let mut directories = request.outputs.iter().filter_map(Output::directory);
+    directories.try_for_each(|path| try_directory(path).map_err(refused(path)))
+}
+
+/// A build that fails must not leave the ID of another one behind.
+///
+/// # Errors
+/// [`Failure::Write`]
+pub fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
+    let Some(path) = &request.iidfile else { return Ok(()) };
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::Write { path: path.clone(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The images as every kind of output wants them, in the order of the sealers.
+pub(super) fn assemble_all(
+    request: &BuildRequest,
+    epoch: Option<i64>,
+    images: &[Image],
+    sealers: &[Sealer],
+) -> Result<Vec<(Encoder, Assembled)>, Failure> {
+    let created = epoch.unwrap_or(NORMAL_TIME);
+    let annotations = request.annotations.clone();
+    let options = AssembleOptions {
+        created,
+        manifest_annotations: annotations.manifest,
+        manifest_descriptor_annotations: annotations.manifest_descriptor,
+        ..AssembleOptions::default()
+    };
+    let assemble = |sealer: &Sealer| Ok((sealer.encoder(), exporter::assemble(images, sealer, &options)?));
+    sealers.iter().map(assemble).collect()
+}
+
+impl Made {
+    /// Brings the result to one output; returns where it went, in words.
+    pub(super) fn export(
+        &self,
+        output: &Output,
+        times: TimePolicy,
+        executor: &LocalExecutor,
+        tools: &Tools<'_>,
+    ) -> Result<String, Failure> {
+        match &output.to {
+            exporter::Output::Image(to) => {
+                let of_encoder = self.assembled.iter().find(|(encoder, _)| *encoder == output.encoder);
+                let (_, assembled) = of_encoder.expect("assemble_all covers every output");
+                let exported = exporter::export_image(assembled, to, tools)?;
+                Ok(match to {
+                    ImageOutput::Registry { .. } => format!("pushed {}", exported.destination),
+                    _ => format!("OCI layout {}", exported.destination),
+                })
+            }
+            exporter::Output::Files(to) => {
+                let systems = self.images.iter().map(|image| file_system(image, executor)).collect::<Result<
+                    Vec<_>,
+                    _,
+                >>(
+                )?;
+                let exported = exporter::export_files(&systems, to, times, tools)?;
+                Ok(format!("files {}", exported.destination))
+            }
+        }
+    }
+}
+
+fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Failure> {
+    let Image { target, snapshot } = image;
+    let snapshots = executor.snapshots();
+    let shown = || {
+        let root = snapshots.view(snapshot)?.into_root();
+        let (owners, brought) = (snapshots.owners(snapshot)?, snapshots.brought(snapshot)?);
+        Ok(FileSystem {
+            platform: target.platform.clone(),
+            snapshot: snapshot.clone(),
+            root,
+            owners,
+            brought,
+        })
+    };
+    shown().map_err(|error: SnapshotError| Failure::FileSystem(Box::new(error.into())))
+}
+
+/// `--iidfile` and `--metadata-file`.
+pub(super) fn write_results(request: &BuildRequest, assembled: &Assembled) -> Result<(), Failure> {
+    let write = |path: &Path, bytes: &[u8]| {
+        write_file(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
+    };
+    if let Some(path) = &request.iidfile {
+        // As buildx has it: an index has no config, and stands for itself.
+        let id = match &assembled.images[..] {
+            [image] => image.config.digest,
+            _ => assembled.root.digest,
+        };
+        write(path, id.to_string().as_bytes())?;
+    }
+    if let Some(path) = &request.metadata_file {
+        let mut names: Vec<Reference> = Vec::new();
+        for name in request.outputs.iter().flat_map(Output::names) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        let text = serde_json::to_string_pretty(&exporter::metadata(assembled, &names));
+        write(path, text.expect("plain data with string keys").as_bytes())?;
+    }
+    Ok(())
+}
