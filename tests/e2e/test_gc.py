@@ -51,7 +51,7 @@ class Gc(support.Case):
                 report = self.gc("--all", user=user)
                 self.assertRegex(report, r"Total:\t\d")
                 left = self.usage(user)
-                self.assertEqual([kind["kind"] for kind in left["kinds"]], ["temporary", "store"], left)
+                self.assertEqual([kind["kind"] for kind in left["kinds"]], ["store"], left)
                 third = self.build(context, user=user, name=f"{user}-3")
                 self.assertEqual(support.Layout(third).digest, digest)
                 self.gc("--all", user=user)

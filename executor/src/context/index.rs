@@ -129,8 +129,9 @@ impl Index {
     pub fn save(&self) {
         let Some(Kept { store, path }) = &self.kept else { return };
         let Some(bytes) = self.encode() else { return };
-        // One that cannot be written costs the next build time and nothing else.
-        let _ = store.write_atomic(path, &bytes);
+        // One that cannot be written, or is torn by a power failure, costs the next build time and nothing else: no build
+        // that has only looked at its context waits for the disk.
+        let _ = store.write_loose(path, &bytes);
     }
 
     /// The bytes of what is worth remembering; `None` where that is what is on disk.
