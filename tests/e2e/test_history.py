@@ -42,7 +42,7 @@ class History(Case):
                 shown = self.history("show", second["id"][:-2], "--log", user=user)
                 made = next(line for line in shown.splitlines() if "RUN echo made" in line)
                 self.assertRegex(made, rf"cached .*{first['id']} on ", "a hit names who made it")
-                self.assertRegex(shown, r"RUN echo said; exit 7 +failed: ")
+                self.assertRegex(shown, r"RUN echo said; exit 7 +failed +\d")
                 self.assertRegex(shown, r"(?m)^#\d+ [0-9.]+ said$", "the log is kept")
                 self.assertEqual(self.history("show", "^2", user=user).split()[1], first["id"])
 
@@ -101,13 +101,15 @@ class History(Case):
 
     def test_what_cannot_be_found_is_said(self):
         missing = self.run_layerwright("history", "show", "nosuch", "--root", self.store(), code=2)
-        self.assertIn('has no build "nosuch"', missing.stderr)
+        self.assertIn('has no builds', missing.stderr)
         self.run_layerwright("history", "rm", code=2)
 
     def test_an_entry_that_is_damaged_costs_no_other(self):
         context = self.context(Dockerfile="FROM busybox\nRUN true\n")
         self.build(context, name="one")
         self.build(context, name="two")
+        missing = self.run_layerwright("history", "show", "nosuch", "--root", self.store(), code=2)
+        self.assertIn('has no build "nosuch"', missing.stderr)
         newest = self.listed()[0]["id"]
         entry = self.store() / "history" / f"{newest}.json"
         text = entry.read_text()
