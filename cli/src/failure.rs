@@ -186,7 +186,9 @@ impl Failure {
             Self::Sandbox(error) => error.hint(),
             Self::Store(error) | Self::History(HistoryError::Store(error)) => store_hint(error),
             Self::History(error) => error.hint(),
-            Self::NoStore { .. } => Some("--root or LAYERWRIGHT_ROOT says where the store is; the first build makes it"),
+            Self::NoStore { .. } => {
+                Some("--root or LAYERWRIGHT_ROOT says where the store is; the first build makes it")
+            }
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
             _ if mend::damage(self).is_some() => Some(mend::HINT),

@@ -15,6 +15,19 @@ fn the_definition_is_sound() {
     command().debug_assert();
 }
 
+/// clap wraps what is longer once more, which takes columns apart.
+#[test]
+fn help_that_is_laid_out_by_hand_fits_a_terminal() {
+    let root = command();
+    let help =
+        |command: &clap::Command| command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let helps: Vec<String> = root.get_subcommands().map(help).collect();
+    assert!(helps.iter().filter(|help| !help.is_empty()).count() >= 4, "{helps:?}");
+    for line in helps.iter().flat_map(|help| help.lines()) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
 #[test]
 fn flags_are_read_as_docker_reads_them() {
     let args = build("-f- -t=app --tag reg.io/a:1 --build-arg A=b=c --build-arg B --push=false --no-cache .");
