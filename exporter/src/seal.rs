@@ -121,8 +121,14 @@ pub enum SealError {
     #[error(transparent)]
     Layer(#[from] LayerError),
     /// The blob could not be written.
-    #[error("cannot write a layer's blob to the store")]
-    Write(#[source] io::Error),
+    #[error("cannot write a layer's blob to the store {}", root.display())]
+    Write {
+        /// The store.
+        root: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A layer of the base image has a type that images in the OCI format cannot have.
     #[error("layer {} of the base image has the unsupported media type {}", .0.digest, .0.media_type)]
     MediaType(Box<Descriptor>),

@@ -322,5 +322,6 @@ fn child_with_a_file_size_limit() {
         contents: None,
     };
     let failed = Sealer::new(options).seal(&snapshot).expect_err("no room");
-    assert!(matches!(*failed, SealError::Write(_)), "{failed}");
+    let SealError::Write { root: told, .. } = &*failed else { panic!("{failed}") };
+    assert_eq!(told, &std::path::PathBuf::from(root).canonicalize().expect("there"));
 }

@@ -159,7 +159,9 @@ impl<'a> Work<'a> {
         encoded.map_err(|error| match error {
             _ if self.options.cancel.is_requested() => SealError::Cancelled,
             EncodeError::Store(error) => error.into(),
-            EncodeError::Write(error) => SealError::Write(error),
+            EncodeError::Write(source) => {
+                SealError::Write { root: self.options.store.root().to_owned(), source }
+            }
             EncodeError::Produce(error) => self.explained(error, &files),
         })
     }
