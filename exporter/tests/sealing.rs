@@ -232,9 +232,15 @@ fn threads_that_seal_let_steps_go_first() {
         let is_ours = name.starts_with("seal-") || name.starts_with("compress-");
         is_ours.then(|| fields.split(' ').nth(16).map(str::to_owned))?
     };
-    let tasks = fs::read_dir("/proc/self/task").expect("procfs").flatten();
-    let found: Vec<_> = tasks.filter_map(niceness).collect();
-    assert!(found.iter().filter(|nice| *nice == "5").count() >= 4, "{found:?}");
+    let found = || -> Vec<String> {
+        fs::read_dir("/proc/self/task").expect("procfs").flatten().filter_map(niceness).collect()
+    };
+    // One that seals, for one layer, and two that compress; they may still be starting, or somebody else's.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while found().iter().filter(|nice| *nice == "5").count() < 3 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", found());
+        std::thread::yield_now();
+    }
 }
 
 #[test]
