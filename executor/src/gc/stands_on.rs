@@ -278,7 +278,9 @@ impl Look<'_> {
     fn cache_mount(&mut self, thing: &Thing, at: usize) -> Found {
         let directory = self.root.join(&thing.path);
         let id = thing.path.ancestors().nth(2).map(|id| self.root.join(id).join("id"));
-        self.words[at] = id.and_then(|id| std::fs::read_to_string(id).ok());
+        let id = id.and_then(|id| std::fs::read_to_string(id).ok());
+        // It is NAMESPACE/ID, and hardly anybody has a namespace.
+        self.words[at] = id.map(|id| id.strip_prefix('/').unwrap_or(&id).to_owned());
         match cache_mounts::is_retired(&directory) {
             true => Found::useless(),
             false => Found::standing_on(Vec::new()),

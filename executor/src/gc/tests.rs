@@ -345,6 +345,10 @@ fn all_that_lies_in_a_store_is_counted_as_du_counts_it() {
         assert!(counted.abs_diff(on_disk) <= on_disk / 100, "{counted} {on_disk}");
     }
     let things = usage(&store).expect("counted");
+    assert!(
+        things.iter().all(|thing| thing.kind != Kind::Temporary),
+        "who counts is not counted: {things:?}"
+    );
     let what =
         |path: PathBuf| things.iter().find(|thing| thing.path == path).and_then(|thing| thing.what.clone());
     for path in paths(&store, &ground.records[5]).into_iter().filter(|path| path.extension().is_none()) {
