@@ -103,7 +103,7 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         Reason::Env { name, from, to } => values(&format!("ENV {name}"), from.as_ref(), to.as_ref()),
         Reason::Setting { name, from, to } => values(name, from.as_ref(), to.as_ref()),
         Reason::Base { from, to } => both("base", from, to),
-        Reason::Step { label } => one(format!("because of {label}")),
+        Reason::Step { label } => one(format!("because of {}", cut(label, LABEL_MAX))),
         Reason::Place { from, to } => one(format!("comes after {to} now, and came after {from}")),
         Reason::Files { changes } => files(changes),
         Reason::SomeFiles { picked, unknown } => one(match unknown {

@@ -205,7 +205,10 @@ pub enum Outcome {
 impl Entry {
     /// Steps that are no sources.
     pub fn counted(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().filter(|step| step.outcome != Outcome::Source)
+        // A context that could not be read was a source, too.
+        let is_source =
+            |step: &Step| step.outcome == Outcome::Source || step.label.starts_with("[internal] ");
+        self.steps.iter().filter(move |step| !is_source(step))
     }
 
     /// How many steps the cache had.
