@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use exporter::{AssembleError, ExportError};
+use exporter::{AssembleError, ExportError, SealError};
 use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
@@ -191,6 +191,8 @@ impl Failure {
             }
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
+            Self::Seal(error) if lacks_room(error) => Some(MAKE_ROOM),
+            Self::Assemble(AssembleError::Seal(error)) if lacks_room(error) => Some(MAKE_ROOM),
             _ if mend::damage(self).is_some() => Some(mend::HINT),
             _ => None,
         }
@@ -199,6 +201,16 @@ impl Failure {
 
 /// How another store is named.
 const ELSEWHERE: &str = "this is the store; --root or LAYERWRIGHT_ROOT puts it elsewhere";
+
+/// What to do about a full disk, where the message names it.
+const MAKE_ROOM: &str =
+    "make room there, with layerwright gc if nothing else can go, or put the store elsewhere with --root";
+
+/// Whether the store's disk takes no more of a layer's blob.
+fn lacks_room(error: &SealError) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    matches!(error, SealError::Write { source, .. } if full.contains(&source.kind()))
+}
 
 /// Where the store cannot be, another place may do; nothing in the message names a flag.
 fn store_hint(error: &StoreError) -> Option<&'static str> {
@@ -299,6 +311,16 @@ mod tests {
         };
         assert_eq!(chain(&failure), "cannot read layer: disk on fire");
         assert_eq!(failure.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_layer_that_has_no_room_says_what_to_do() {
+        for (kind, hint) in
+            [(io::ErrorKind::StorageFull, Some(MAKE_ROOM)), (io::ErrorKind::FileTooLarge, None)]
+        {
+            let failure = Failure::Seal(SealError::Write { root: "/s".into(), source: kind.into() });
+            assert_eq!((failure.hint(), failure.exit_code()), (hint, 4));
+        }
     }
 
     #[test]

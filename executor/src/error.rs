@@ -172,9 +172,20 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 /// The failure of something that writes nowhere but into the store, with advice where its disk is full.
 pub(crate) fn in_store(failure: StepFailure, store: &Path) -> StepFailure {
     match failure.hint.is_none() && is_out_of_space(&failure) {
-        true => failure.hint(full_disk_hint(store, "")),
+        true => {
+            let free = free(store).map_or_else(String::new, |free| format!(" ({free} bytes are free now)"));
+            failure.hint(full_disk_hint(store, &free))
+        }
         false => failure,
     }
+}
+
+/// What this user may write to the disk of the store now that what failed has given back what it had.
+fn free(store: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(store).ok()?;
+    // What is set aside for root is of use to root only.
+    let blocks = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
+    Some(blocks.saturating_mul(disk.f_frsize))
 }
 
 /// What to do about a store whose disk takes nothing more.
@@ -186,7 +197,7 @@ pub(crate) fn full_disk_hint(store: &Path, lack: &str) -> String {
 }
 
 /// Whether a disk that is full, or a quota, stands at the end of the causes.
-fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     causes(error)
         .filter_map(|error| error.downcast_ref())

@@ -74,6 +74,8 @@ pub(crate) struct Encoding<'s> {
     pub(crate) encoder: Encoder,
     /// Where the blob goes.
     pub(crate) store: &'s Store,
+    /// What the tar takes at most, in bytes, for the error of a full disk.
+    pub(crate) wanted: u64,
     /// A blob of the same encoder whose chunks may come again.
     pub(crate) old: Option<&'s OldBlob>,
     /// Is told how many bytes of the tar have come; what it answers with an error goes no further.
@@ -111,7 +113,7 @@ impl Pipeline {
         encoding: Encoding<'s>,
         produce: impl FnOnce(&mut Sink<'_, 's>) -> Result<(), E>,
     ) -> Result<Encoded, EncodeError<E>> {
-        let blob = Blob::new(encoding.encoder, encoding.store)?;
+        let blob = Blob::new(&encoding)?;
         let (to_hasher, chunks) = channel();
         let (to_writer, members) = channel();
         thread::scope(|scope| {
@@ -345,10 +347,11 @@ enum Blob {
 }
 
 impl Blob {
-    fn new(encoder: Encoder, store: &Store) -> Result<Self, StoreError> {
-        match encoder {
-            Encoder::Gzip => Ok(Self::Compressed(Box::new(store.blob_writer()?))),
-            Encoder::Uncompressed => Ok(Self::Tar(store.blob_copy()?, 0)),
+    fn new(encoding: &Encoding<'_>) -> Result<Self, StoreError> {
+        let Encoding { store, wanted, .. } = *encoding;
+        match encoding.encoder {
+            Encoder::Gzip => Ok(Self::Compressed(Box::new(store.blob_writer()?.expecting(wanted)))),
+            Encoder::Uncompressed => Ok(Self::Tar(store.blob_copy()?.expecting(wanted), 0)),
         }
     }
 

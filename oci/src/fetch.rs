@@ -90,6 +90,7 @@ impl Fetcher {
         let is_stored = self.store.has_blob(&descriptor.digest, descriptor.size);
         let is_remote = matches!(origin, BlobOrigin::Registry(_)) && !is_stored;
         let copy = is_remote.then(|| self.store.blob_copy()).transpose().map_err(io::Error::other)?;
+        let copy = copy.map(|copy| copy.expecting(descriptor.size));
         Ok(Arriving::new(self.open(descriptor, origin)?, descriptor, copy))
     }
 
@@ -132,7 +133,7 @@ impl Fetcher {
     }
 
     fn copy(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> Result<(), FetchError> {
-        let copy = Some(self.store.blob_copy()?);
+        let copy = Some(self.store.blob_copy()?.expecting(descriptor.size));
         Arriving::new(self.open_origin(descriptor, origin)?, descriptor, copy).keep()
     }
 

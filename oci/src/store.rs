@@ -17,6 +17,7 @@ pub mod checked;
 mod owner;
 mod pins;
 pub mod sealed;
+mod space;
 mod temp;
 mod torn;
 
@@ -35,6 +36,7 @@ pub use self::{
     blob::{BlobCopy, BlobWriter},
     owner::Owner,
     pins::{Pinned, Removal, Taken},
+    space::NoSpace,
     temp::TempDir,
 };
 use crate::digest::Sha256Digest;
@@ -307,6 +309,11 @@ impl Store {
     /// [`StoreError::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
         BlobWriter::new(&self.run, &self.root)
+    }
+
+    /// Whether a blob of this process found the disk full, be there room again or not.
+    pub fn was_full(&self) -> bool {
+        self.run.was_full()
     }
 
     /// Starts a blob whose bytes are verified before they are written.

@@ -55,6 +55,7 @@ class Full(Faults):
                 self.assertIn(self.last.returncode, (1, 4), self.last.stderr)
                 self.assertRegex(self.last.stderr, "(?i)no space left|disk .* is full", "the error says why")
                 self.assertIn(str(store), self.last.stderr, "and where")
+                self.assertRegex(self.last.stderr, r"\d+ bytes (are )?(needed|free)|full for this build", "and how much")
                 partial = used(store / "tmp") if (store / "tmp").exists() else 0
                 self.assertLess(partial, max(need // 10, 40_000), "what was half done is given back")
             else:

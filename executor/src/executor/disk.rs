@@ -1,15 +1,17 @@
 //! Tells a command that failed because the store's disk is full from one that failed for reasons of its own: it says so in
 //! its own words at most, and what it wrote is gone when the user looks.
 
-use std::path::Path;
-
+use oci::store::Store;
 use rustix::fs::{StatVfs, statvfs};
 
 use crate::{error::full_disk_hint, sandbox::Rung};
 
-/// What to say when the disk of the store takes nothing more. To be asked while what a step wrote is still there.
-pub fn full_disk(store: &Path, rung: Rung) -> Option<String> {
-    fullness(&statvfs(store).ok()?, rung).map(|lack| full_disk_hint(store, &lack))
+/// What to say when the disk of the store takes nothing more. To be asked while what a step wrote is still there. What a
+/// layer that was being packed beside the step has found counts as well: it has given back by now what it had.
+pub fn full_disk(store: &Store, rung: Rung) -> Option<String> {
+    let lack = fullness(&statvfs(store.root()).ok()?, rung);
+    let was_full = || store.was_full().then(|| " for this build".to_owned());
+    lack.or_else(was_full).map(|lack| full_disk_hint(store.root(), &lack))
 }
 
 /// Which of its resources a file system has run out of. Some (btrfs) do not count inodes and say that they have none.

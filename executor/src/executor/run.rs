@@ -25,7 +25,7 @@ impl LocalExecutor {
         let released = held.release(&ground.writable.upper());
         let (exit, missing) = exit?;
         released?;
-        let full_disk = || disk::full_disk(self.snapshots.store().root(), self.rung);
+        let full_disk = || disk::full_disk(self.snapshots.store(), self.rung);
         succeeded(exit, exec, &step.vertex.platform, self.rung, || {
             full_disk().or_else(|| not_given(&missing))
         })?;

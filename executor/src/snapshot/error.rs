@@ -58,6 +58,14 @@ pub enum SnapshotError {
         /// What is wrong with it.
         what: String,
     },
+    /// The same, but another build may be using it, so it stays where it is.
+    #[error("the snapshot {} is damaged, and another build uses it: {what}", path.display())]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The files of a step's layer were in the store and no longer are.
     #[error("the layer {layer} that an earlier step made is gone from the store: {} is missing", path.display())]
     Gone {
@@ -102,6 +110,15 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// The disk has no room for the files of a layer.
+    #[error("{source} (the files of the layer take about {wanted} bytes)")]
+    Full {
+        /// What they take, in bytes.
+        wanted: u64,
+        /// What could not be written.
+        #[source]
+        source: Box<SnapshotError>,
+    },
     /// The clock stands before 2025.
     #[error("this machine's clock is wrong: it stands before 2025, when the output format was fixed")]
     Clock,
@@ -122,7 +139,15 @@ impl From<CopyError> for SnapshotError {
 impl SnapshotError {
     /// Whether the store has lost something that a further build would make again by itself.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Gone { .. })
+        matches!(self, Self::Damaged { .. } | Self::InUse { .. } | Self::Gone { .. })
+    }
+
+    /// The error of writing files that take so many bytes.
+    pub(super) fn of_files(self, wanted: u64) -> Self {
+        match crate::error::is_out_of_space(&self) {
+            true => Self::Full { wanted, source: Box::new(self) },
+            false => self,
+        }
     }
 
     pub(super) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {

@@ -142,7 +142,7 @@ impl Snapshots {
                 target,
                 stubs: BTreeSet::new(),
             };
-            writer.write(layer)?;
+            writer.write(layer).map_err(|error| error.of_files(bytes_on_disk(&tree)))?;
             writer.target.owners
         };
         match lowers.first() {

@@ -79,6 +79,9 @@ impl<'a> Work<'a> {
             return Ok(record.into());
         }
         let (store, digest) = (&*self.options.store, &self.job.tree);
+        if let Some(damage) = sealed::damage(store, digest, &self.name()) {
+            (self.options.events)(Event::Warning(format!("{damage}; the layer is packed again")));
+        }
         let tree = read_tree(store, *digest)?;
         let seed = seed::find(store, digest, &tree, &self.name()).map(Arc::new);
         let Encoded { diff_id, descriptor, chunks } = match seed {
@@ -185,7 +188,8 @@ impl<'a> Work<'a> {
             progress.add(count);
             Ok(())
         };
-        let encoding = Encoding { encoder: *encoder, store, old: chunked, watch: &watch };
+        let wanted = tar_bytes(tree);
+        let encoding = Encoding { encoder: *encoder, store, wanted, old: chunked, watch: &watch };
         let production = Production { tar, files, old: chunked };
         let encoded = pipeline.encode(encoding, |sink| production.write(&runs, sink))?;
         progress.finish();
@@ -241,6 +245,17 @@ impl<'a> Work<'a> {
             },
         }
     }
+}
+
+/// What a layer's tar takes, at most unless names or attributes are very long: each entry has a header, and an extended
+/// one of two blocks.
+fn tar_bytes(tree: &Tree) -> u64 {
+    const BLOCK: u64 = 512;
+    let bytes = |entry: &oci::Entry| match entry.kind {
+        oci::EntryKind::File { size, .. } => size.next_multiple_of(BLOCK),
+        _ => 0,
+    };
+    tree.entries().iter().map(|entry| bytes(entry) + 3 * BLOCK).sum::<u64>() + 2 * BLOCK
 }
 
 /// Tells that waiting is over.

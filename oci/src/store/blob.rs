@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{StoreError, create_new, temp::Run};
+use super::{StoreError, create_new, space, temp::Run};
 use crate::digest::{Sha256Digest, Sha256Hasher};
 
 /// Bytes gathered before they go to the file.
@@ -45,6 +45,8 @@ pub struct BlobCopy {
     /// The store's.
     root: PathBuf,
     size: u64,
+    /// What all of it takes at most, for the error.
+    wanted: Option<u64>,
     /// Keeps the directory of the temporary from being swept.
     run: Arc<Run>,
 }
@@ -63,6 +65,12 @@ impl Drop for Temporary {
 impl BlobWriter {
     pub(super) fn new(run: &Arc<Run>, root: &Path) -> Result<Self, StoreError> {
         Ok(Self { copy: BlobCopy::new(run, root)?, hash: Sha256Hasher::default() })
+    }
+
+    /// Says how many bytes there will be at most, for the error that tells that the disk is full.
+    #[must_use]
+    pub fn expecting(self, bytes: u64) -> Self {
+        Self { copy: self.copy.expecting(bytes), ..self }
     }
 
     /// Puts the blob in place under the digest of what was written, and tells digest and size.
@@ -97,8 +105,22 @@ impl BlobCopy {
             temporary: Temporary(path),
             root: root.to_owned(),
             size: 0,
+            wanted: None,
             run: run.clone(),
         })
+    }
+
+    /// Says how many bytes there will be at most, for the error that tells that the disk is full.
+    #[must_use]
+    pub fn expecting(self, bytes: u64) -> Self {
+        Self { wanted: Some(bytes), ..self }
+    }
+
+    fn explained(&self, error: io::Error) -> io::Error {
+        if space::is_full(&error) {
+            self.run.note_full();
+        }
+        space::explained(error, self.file.get_ref(), self.wanted)
     }
 
     /// Puts the blob in place if all of it has been written.
@@ -116,7 +138,7 @@ impl BlobCopy {
         let path = path(digest);
         self.run.pin([path.as_path()])?;
         let target = self.root.join(path);
-        self.file.flush().map_err(StoreError::io("write", &target))?;
+        self.flush().map_err(StoreError::io("write", &target))?;
         fs::rename(&self.temporary.0, &target).map_err(StoreError::io("create", &target))?;
         self.run.note_growth();
         if let Some(identity) = identity(self.file.get_ref()) {
@@ -128,12 +150,12 @@ impl BlobCopy {
 
 impl Write for BlobCopy {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let written = self.file.write(bytes).map_err(|error| self.explained(error))?;
         self.size += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.flush().map_err(|error| self.explained(error))
     }
 }

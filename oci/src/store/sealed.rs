@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, checked};
+use super::{
+    Store, StoreError,
+    checked::{self, CheckedError},
+};
 use crate::{
     descriptor::Descriptor,
     digest::{DiffId, TreeDigest},
@@ -66,6 +69,12 @@ pub fn read(store: &Store, tree: &TreeDigest, name: &str) -> Option<SealedRecord
     }
     store.touch(&path);
     Some(record)
+}
+
+/// What is wrong with the record of this name, for whoever found none; `None` where there never was one.
+pub fn damage(store: &Store, tree: &TreeDigest, name: &str) -> Option<CheckedError> {
+    let read = checked::read::<SealedRecord>(&store.root().join(path(tree, name)), VERSION);
+    read.err().filter(CheckedError::is_damage)
 }
 
 /// All good records of a built layer whose blobs are in the store, by name.
@@ -128,5 +137,10 @@ mod tests {
         std::fs::remove_file(&path).expect("ours");
         std::fs::write(&path, bytes).expect("ours");
         assert!(!is_held(&store, &tree), "a damaged record is none");
+        assert!(
+            damage(&store, &tree, "b.2")
+                .is_some_and(|damage| damage.to_string().contains("b.2.json is damaged"))
+        );
+        assert!(damage(&store, &tree, "a.1").is_none(), "nor is one without its blob, but it is good");
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Run {
     pins: Pins,
     /// Whether anything was put in place.
     has_grown: AtomicBool,
+    /// Whether the disk was full once.
+    was_full: AtomicBool,
     /// The blobs that were put in place here, and which files they are.
     blobs: Mutex<HashMap<Sha256Digest, Identity>>,
     /// Its `flock` says that we live.
@@ -79,6 +81,7 @@ impl Run {
             is_unsynced: AtomicBool::new(false),
             pins,
             has_grown: AtomicBool::new(false),
+            was_full: AtomicBool::new(false),
             blobs: Mutex::default(),
             _lock: lock,
         })
@@ -126,6 +129,15 @@ impl Run {
 
     pub(super) fn has_grown(&self) -> bool {
         self.has_grown.load(Ordering::Relaxed)
+    }
+
+    /// The disk has taken nothing more; what was half written is given back, so nobody can see that later.
+    pub(super) fn note_full(&self) {
+        self.was_full.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn was_full(&self) -> bool {
+        self.was_full.load(Ordering::Relaxed)
     }
 
     /// What this process has pinned.
