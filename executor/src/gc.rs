@@ -29,6 +29,7 @@ use oci::store::{Store, StoreError};
 use serde::Serialize;
 
 pub use self::policy::{Cap, CapError, parse_size};
+pub(crate) use self::size::FILE as SIZES;
 use self::{
     evict::{Before, Eviction},
     size::Sizes,

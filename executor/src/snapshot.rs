@@ -21,7 +21,6 @@ mod writable;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io,
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -254,16 +253,17 @@ impl Snapshots {
     }
 
     /// Takes a snapshot that is of no use out of the way, and says so.
+    ///
+    /// # Errors
+    /// Another build may have it mounted, whose files would go; or the store cannot be written.
     pub fn discard(&self, chain: &TreeDigest, why: &str) -> Result<(), SnapshotError> {
-        let directory = directory(self.store(), chain);
-        self.warn(format!("the snapshot {} will be made again: {why}", directory.display()));
-        self.known().remove(chain);
-        let discarded = self.store().temp_dir("damaged")?;
-        match fs::rename(&directory, discarded.path().join("snapshot")) {
-            // Somebody else has seen it, too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.map_err(SnapshotError::io("remove", &directory)),
+        let path = directory(self.store(), chain);
+        if !self.store().set_aside(&path)? {
+            return Err(SnapshotError::InUse { path, what: why.to_owned() });
         }
+        self.warn(format!("the snapshot {} will be made again: {why}", path.display()));
+        self.known().remove(chain);
+        Ok(())
     }
 
     /// The owners in a snapshot that the disk could not hold.

@@ -14,7 +14,7 @@ import unittest
 from ground import NIGHTLY, SEED, WATCHDOG, Faults
 from support import wait_for
 
-KILLS = {"root": 140, "lw-sub": 60} if NIGHTLY else {"root": 10, "lw-sub": 4}
+KILLS = {"root": 140, "lw-sub": 60, "lw-one": 40} if NIGHTLY else {"root": 10, "lw-sub": 4, "lw-one": 2}
 # What changes a store, and how often one thread of a build calls it at most.
 CALLS = {"rename,renameat,renameat2": 16, "openat": 150, "write,pwrite64": 60, "mkdir,mkdirat": 20,
          "unlink,unlinkat": 20, "flock": 20, "fchown,fchownat,fchmod,utimensat": 60}
@@ -117,6 +117,9 @@ class Kill(Faults):
 
     def test_an_ordinary_user(self):
         self.sweep("lw-sub")
+
+    def test_a_user_with_one_id(self):
+        self.sweep("lw-one")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use solver::{Key, Record};
 
 use super::{Check, Found, FsckError, damage, digest_of, names};
-use crate::{cache, snapshot::Meta};
+use crate::{cache, gc, snapshot::Meta};
 
 /// Read at a time.
 const BLOCK: usize = 256 << 10;
@@ -197,6 +197,10 @@ impl Check<'_> {
                 self.checked(&Path::new(area).join(name))
             })?;
             wrong.into_iter().for_each(|(path, what)| found.add(path, what, FORGOTTEN));
+        }
+        let sizes = Path::new(gc::SIZES);
+        if let Some(what) = self.checked(sizes)? {
+            found.add(sizes, what, "everything is measured again");
         }
         let indices = self.each("contexts", |name| self.index(name))?;
         indices

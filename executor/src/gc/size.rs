@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::Detail;
 
 /// The file, from the root of the store on.
-pub(super) const FILE: &str = "sizes.json";
+pub const FILE: &str = "sizes.json";
 const VERSION: u32 = 1;
 
 /// For this long, what a directory that has changed took before is near enough for a cap.

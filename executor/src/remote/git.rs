@@ -83,7 +83,10 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
     let store = options.fetcher.store();
     let known = match wanted {
         Wanted::Known(known) => known,
-        Wanted::Prefix(prefix) => Repository::open(store, &git, &remote, 40, &heard)?.find(&prefix)?,
+        Wanted::Prefix(prefix) => {
+            let open = || Repository::open(store, &git, &remote, 40, &heard);
+            Repository::mended(store, open, |repository| repository.find(&prefix))?
+        }
     };
     known.verify(address.checksum.as_deref())?;
     let place = store.area("git/checkouts").join(name(&remote, &known, address));
@@ -97,7 +100,11 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
     };
     let Meta { commit, time } = match read_meta(&place, options)? {
         Some(meta) => meta,
-        None => check_out(&checkouts, &remote, &known, &place, options)?,
+        None => {
+            let open = || Repository::open(store, &git, &remote, known.object.len(), &heard);
+            let check_out = |repository| check_out(&checkouts, repository, &remote, &known, &place, options);
+            Repository::mended(store, open, check_out)?
+        }
     };
     progress.end();
     store.touch(&place);
@@ -111,13 +118,13 @@ pub fn checkout(options: &RemoteOptions, address: &GitAddress) -> Result<Checkou
 /// Makes a checkout, unless somebody else has by the time that the repository is ours.
 fn check_out(
     checkouts: &Checkouts<'_>,
+    repository: Repository<'_>,
     remote: &Remote,
     known: &Resolved,
     place: &Path,
     options: &RemoteOptions,
 ) -> Result<Meta, GitError> {
-    let Checkouts { store, git, heard, .. } = checkouts;
-    let repository = Repository::open(store, git, remote, known.object.len(), heard)?;
+    let store = checkouts.store;
     if let Some(meta) = read_meta(place, options)? {
         return Ok(meta);
     }
@@ -154,13 +161,12 @@ fn read_meta(place: &Path, options: &RemoteOptions) -> Result<Option<Meta>, GitE
         Err(error @ CheckedError::Io { .. }) if !error.is_damage() => return Err(error.into()),
         Err(error) => error.to_string(),
     };
+    if !options.fetcher.store().set_aside(place)? {
+        return Err(GitError::InUse { path: place.to_owned(), what: why });
+    }
     let warning = format!("the checkout {} will be made again: {why}", place.display());
     (options.events)(Event::Warning(warning));
-    let discarded = options.fetcher.store().temp_dir("damaged")?;
-    match fs::rename(place, discarded.path().join("checkout")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("remove", place)(error)),
-        _ => Ok(None),
-    }
+    Ok(None)
 }
 
 fn imprint_of(files: &Path) -> Result<oci::Tree, GitError> {

@@ -1,5 +1,5 @@
 use std::{
-    io::Write,
+    io::{self, Write},
     os::unix::fs::{FileTypeExt, MetadataExt},
     sync::{Barrier, Mutex},
     thread,
@@ -276,6 +276,22 @@ fn a_damaged_snapshot_is_made_again() {
         assert!(fs::metadata(&meta).expect("it is there").len() > 50);
     }
     assert_eq!(ground.warnings().len(), 3, "{:?}", ground.warnings());
+}
+
+#[test]
+fn a_damaged_snapshot_that_another_build_may_have_mounted_stays() {
+    let Some(ground) = Ground::new() else { return };
+    let snapshot = Snapshot { layers: vec![ground.layer(archive().file("a", b""))] };
+    ground.snapshots.ensure(&snapshot).expect("unpacked");
+    let path = directory(ground.snapshots.store(), &snapshot.digest());
+    fs::write(path.join("meta.json"), "").expect("written");
+    let other = Store::open(ground.snapshots.store().root()).expect("a store");
+    other.pin(&[&path]).expect("pinned");
+    let failed = ground.other_process().ensure(&snapshot);
+    assert!(matches!(failed, Err(SnapshotError::InUse { .. })), "{failed:?}");
+    assert!(path.join("fs/a").exists());
+    drop(other);
+    ground.other_process().ensure(&snapshot).expect("made again");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Commits of repositories behind real git servers.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use solver::{FailureKind, remote::GitAddress};
 use tempfile::TempDir;
@@ -98,6 +102,44 @@ fn what_the_store_has_is_not_fetched_again() {
     let third = site.repo.write("file", "three\n").commit();
     let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
     assert_eq!((checkout.commit, file(&checkout.directory)), (third, "three\n".to_owned()));
+}
+
+/// The first file of `git/remotes` below a directory of this name, but for those that another name is in.
+fn object(store: &Path, area: &str, but: &str) -> PathBuf {
+    let files = walkdir::WalkDir::new(store.join(area)).sort_by_file_name();
+    let mut files = files.into_iter().map(|entry| entry.unwrap().into_path());
+    files
+        .find(|path| {
+            path.is_file()
+                && path.to_str().is_some_and(|path| path.contains("/objects/") && !path.contains(but))
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_damaged_repository_is_fetched_again_unless_another_build_uses_it() {
+    let site = site();
+    for is_used in [false, true] {
+        let ground = Ground::new();
+        ground.remotes().git(&address(&site.url(), None)).unwrap();
+        // Another commit of the same tree: its checkout is made of objects that are there.
+        let repository = object(ground.store.root(), "git/remotes", "never");
+        fs::set_permissions(&repository, fs::Permissions::from_mode(0o644)).unwrap();
+        let length = fs::metadata(&repository).unwrap().len();
+        fs::write(&repository, vec![7; usize::try_from(length).unwrap()]).unwrap();
+        for checkout in fs::read_dir(ground.store.area("git/checkouts")).unwrap() {
+            fs::remove_dir_all(checkout.unwrap().path()).unwrap();
+        }
+        let other = oci::store::Store::open(ground.store.root()).unwrap();
+        if is_used {
+            other.pin(&["git/remotes"]).unwrap();
+            let error = ground.remotes().git(&address(&site.url(), None)).unwrap_err();
+            assert!(error.message.contains("is damaged, and another build uses it"), "{error}");
+            continue;
+        }
+        let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
+        assert_eq!((checkout.commit, file(&checkout.directory)), (site.second.clone(), "two\n".to_owned()));
+    }
 }
 
 #[test]

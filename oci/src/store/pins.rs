@@ -170,7 +170,32 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn pinned(&self) -> Result<Pinned, StoreError> {
-        read_all(&self.root.join("tmp")).map(Pinned)
+        read_all(&self.root.join("tmp"), None)
+    }
+
+    /// Takes something that turned out to be of no use out of the way, for as long as this process lives, whose other
+    /// threads may be reading it. `false`: another process may be using it, so it stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Outside`] or [`StoreError::Io`].
+    pub fn set_aside(&self, path_in_root: &Path) -> Result<bool, StoreError> {
+        let relative = self.relative(path_in_root)?;
+        let path = self.inside(relative)?;
+        let aside = self.run.new_path("aside");
+        let gate_path = self.root.join(GATE);
+        let gate = open_gate(&gate_path)?;
+        lock(&gate, FlockOperation::LockExclusive, &gate_path)?;
+        let own = self.run.pins().path.parent();
+        if read_all(&self.root.join("tmp"), own)?.holds(relative) {
+            return Ok(false);
+        }
+        match fs::rename(&path, aside) {
+            // Somebody else has seen it, too.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", path)(error))
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Begins to remove things. Nobody pins anything, and so nobody finds anything, as long as the result lives: decide
@@ -202,11 +227,15 @@ pub(super) fn touch(path: &Path, metadata: &fs::Metadata) {
     let _ = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
 }
 
-/// All that anybody has pinned.
-fn read_all(tmp: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
+/// All that anybody has pinned, but for the run of this directory.
+fn read_all(tmp: &Path, but: Option<&Path>) -> Result<Pinned, StoreError> {
     let mut pinned = BTreeSet::new();
     for entry in fs::read_dir(tmp).map_err(StoreError::io("read", tmp))? {
-        let path = entry.map_err(StoreError::io("read", tmp))?.path().join(PINS);
+        let run = entry.map_err(StoreError::io("read", tmp))?.path();
+        if but == Some(run.as_path()) {
+            continue;
+        }
+        let path = run.join(PINS);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             // Its process pins nothing, or is ending.
@@ -218,7 +247,7 @@ fn read_all(tmp: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
         let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         pinned.extend(lines.map(|line| PathBuf::from(std::ffi::OsStr::from_bytes(line))));
     }
-    Ok(pinned)
+    Ok(Pinned(pinned))
 }
 
 /// What somebody has pinned, at one moment.

@@ -93,6 +93,14 @@ pub enum GitError {
     /// What is known of a checkout cannot be read.
     #[error(transparent)]
     Meta(#[from] CheckedError),
+    /// What the store has of a repository is damaged, and another build may be using it, so it stays where it is.
+    #[error("{} is damaged, and another build uses it: {what}", path.display())]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The disk.
     #[error("cannot {action} {}", path.display())]
     Io {

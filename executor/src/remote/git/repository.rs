@@ -10,6 +10,7 @@ use std::{
 };
 
 use oci::store::Store;
+use solver::Event;
 
 use super::{
     command::{Call, Git, SILENCE},
@@ -18,6 +19,9 @@ use super::{
     resolve::{Resolved, is_hash, no_reference},
 };
 use crate::lock::{NotLocked, wait_for};
+
+/// Looks at every object.
+const CHECK: [&str; 4] = ["fsck", "--full", "--no-dangling", "--no-progress"];
 
 /// A repository that nobody else fetches into.
 pub struct Repository<'a> {
@@ -55,6 +59,32 @@ impl<'a> Repository<'a> {
         }
         repository.remove_stale_locks()?;
         Ok(repository)
+    }
+
+    /// Does something with a repository. If that fails because what the store has of it is damaged, that is fetched anew,
+    /// and it is done once more.
+    ///
+    /// # Errors
+    /// Those of `open` and `work`; or a damaged repository cannot be given up, since another build uses it.
+    pub fn mended<T>(
+        store: &Store,
+        open: impl Fn() -> Result<Self, GitError>,
+        work: impl Fn(Self) -> Result<T, GitError>,
+    ) -> Result<T, GitError> {
+        let error = match open().and_then(&work) {
+            Err(error @ (GitError::Failed { .. } | GitError::NoReference { .. })) => error,
+            done => return done,
+        };
+        let repository = open()?;
+        let Err(GitError::Failed { said: what, .. }) = repository.ask(&CHECK) else { return Err(error) };
+        let Self { directory: path, git, .. } = &repository;
+        if !store.set_aside(path)? {
+            return Err(GitError::InUse { path: path.clone(), what });
+        }
+        let warning = format!("the repository {} will be fetched again: {what}", path.display());
+        (git.events)(Event::Warning(warning));
+        drop(repository);
+        open().and_then(work)
     }
 
     /// A whole repository arrives by one rename.

@@ -18,6 +18,28 @@ fn write(store: &Store, path: &str) {
 }
 
 #[test]
+fn what_is_set_aside_stays_readable_here_and_in_its_place_while_others_use_it() {
+    let root = tempfile::tempdir().expect("tempdir");
+    let (own, other) = (store(root.path()), store(root.path()));
+    write(&own, "snapshots/a/fs/file");
+    let path = root.path().join("snapshots/a");
+    let directory = fs::File::open(path.join("fs")).expect("opened");
+    other.pin(&["snapshots/a"]).expect("pinned");
+    assert!(!own.set_aside(&path).expect("possible") && path.exists());
+    drop(other);
+    own.pin(&["snapshots/a"]).expect("pinned");
+    assert!(own.set_aside(&path).expect("possible") && !path.exists());
+    assert!(own.set_aside(&path).expect("possible"), "gone is out of the way");
+    let flags = rustix::fs::OFlags::RDONLY;
+    let read = rustix::fs::openat(&directory, "file", flags, rustix::fs::Mode::empty());
+    assert!(read.is_ok(), "who has it mounted reads on");
+    drop(own);
+    let _next = store(root.path());
+    let read = rustix::fs::openat(&directory, "file", flags, rustix::fs::Mode::empty());
+    assert!(read.is_err(), "it goes with the process");
+}
+
+#[test]
 fn what_is_pinned_stays_with_all_that_is_in_it_and_above_it() {
     let root = tempfile::tempdir().expect("tempdir");
     let (user, remover) = (store(root.path()), store(root.path()));
