@@ -20,7 +20,7 @@ use super::{
     pool::{Pool, Ready, World},
     skipped,
     steps::Steps,
-    task::{Job, Keyed, Message, Reserved, Task, Turn},
+    task::{Job, Keyed, Memory, Message, Reserved, Task, Turn},
 };
 use crate::{
     cache::{Hit, Made, Miss, Record},
@@ -260,10 +260,11 @@ impl<'a, 'scope> Run<'a, 'scope> {
         let Executed { layer, took } = executed;
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let made = Made { by: self.world.maker.clone(), took_ms };
-        (self.world.events)(Event::Done(id, layer.clone()));
+        // Whoever is told so may kill the build the moment after: the step is over when it is remembered.
+        let told = Event::Done(id, layer.clone());
         self.tell_repeats(id, Some(made.clone()));
         let content = self.keyed[&id].content;
-        self.finish(id, layer.clone(), made.clone(), reserved);
+        self.finish(id, layer.clone(), made.clone(), Memory { reserved, told: Some(told) });
         self.release(content, &layer, &made);
     }
 
@@ -276,7 +277,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
 
     fn cached(&mut self, id: VertexId, layer: Layer, made: Made) {
         self.tell_cached(id, Some(made.clone()));
-        self.finish(id, layer, made, Reserved::default());
+        self.finish(id, layer, made, Memory::default());
     }
 
     /// Those of this build that wait for the same layer.
@@ -286,14 +287,14 @@ impl<'a, 'scope> Run<'a, 'scope> {
         }
     }
 
-    fn finish(&mut self, id: VertexId, layer: Layer, made: Made, reserved: Reserved) {
+    fn finish(&mut self, id: VertexId, layer: Layer, made: Made, memory: Memory) {
         self.layers.insert(self.keyed[&id].content, (layer.clone(), made.clone()));
         let parent = self.done[&self.steps.inputs(id)[0]].digest;
         let digest = Snapshot::digest_with(&parent, &layer);
         let mut snapshot = self.take_parent(id);
         snapshot.layers.push(layer);
         let snapshot = Arc::new(snapshot);
-        self.remember(id, parent, &snapshot, made, reserved);
+        self.remember(id, parent, &snapshot, made, memory);
         self.provide(id, snapshot, digest);
     }
 
@@ -321,11 +322,11 @@ impl<'a, 'scope> Run<'a, 'scope> {
         parent: TreeDigest,
         snapshot: &Snapshot,
         made: Made,
-        reserved: Reserved,
+        memory: Memory,
     ) {
         let keyed = self.keyed.remove(&id).expect("a step is keyed before it is done");
         if self.world.caches.is_empty() {
-            return;
+            return memory.settle(self.world);
         }
         let pre_image = self.pre_image(id, &keyed);
         let record = Record {
@@ -336,6 +337,6 @@ impl<'a, 'scope> Run<'a, 'scope> {
             pre_image,
             made,
         };
-        self.pool.submit(Task::Remember(Box::new(record), reserved));
+        self.pool.submit(Task::Remember(Box::new(record), memory));
     }
 }

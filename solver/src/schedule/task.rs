@@ -32,7 +32,7 @@ pub(super) enum Task {
     /// Look whether the builder that runs the step with this content key has ended.
     Probe(Job, TreeDigest),
     /// Write a record to every cache, then let others have what was reserved.
-    Remember(Box<Record>, Reserved),
+    Remember(Box<Record>, Memory),
 }
 
 impl Task {
@@ -99,13 +99,32 @@ pub(super) enum Turn {
 #[derive(Default)]
 pub(super) struct Reserved(Vec<Claim>);
 
+/// What waits until a step is remembered.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Other builders may look for the step then.
+    pub(super) reserved: Reserved,
+    /// What everybody is told then.
+    pub(super) told: Option<Event>,
+}
+
+impl Memory {
+    /// The step is remembered.
+    pub(super) fn settle(self, world: &World) {
+        drop(self.reserved);
+        if let Some(event) = self.told {
+            (world.events)(event);
+        }
+    }
+}
+
 pub(super) fn perform(world: &World, task: Task) -> Message {
     let stopped = world.stop.is_requested();
     match task {
         // Whatever has ended the build, what was made is kept.
-        Task::Remember(record, reserved) => {
+        Task::Remember(record, memory) => {
             world.caches.iter().for_each(|cache| cache.store(&record));
-            drop(reserved);
+            memory.settle(world);
             Message::Remembered
         }
         Task::Identify(id) if stopped => Message::Skipped(id),
