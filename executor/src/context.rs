@@ -25,6 +25,10 @@ use std::{
     sync::Arc,
 };
 
+use oci::{
+    TreeDigest,
+    canonical::{Bytes, Encoder},
+};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -203,6 +207,22 @@ pub struct ContextFiles {
     pub directories: Vec<Vec<u8>>,
     /// The first path whose mode was normalised, for a notice.
     pub normalised: Option<String>,
+    /// Whether the states in which files were seen say what they hold from now on.
+    pub is_settled: bool,
+}
+
+/// What there is in a context, before anything is known of the content of its files.
+#[derive(Debug)]
+pub struct ContextSight {
+    root: Arc<OwnedFd>,
+    sight: Sight,
+}
+
+impl ContextSight {
+    /// Stands for all that was seen; see [`Sight::print`].
+    pub fn print(&self) -> TreeDigest {
+        self.sight.print()
+    }
 }
 
 impl ContextDirectory {
@@ -236,17 +256,41 @@ impl ContextDirectory {
         index: &Index,
         cancel: &Cancel,
     ) -> Result<ContextFiles, ContextError> {
+        self.complete(self.see(selector, cancel)?, index, cancel)
+    }
+
+    /// Walks what the selector can pick, no more, and opens nothing but directories.
+    ///
+    /// # Errors
+    /// Those of [`Self::files`] that show without a file being read.
+    pub fn see(&self, selector: &Selector, cancel: &Cancel) -> Result<ContextSight, ContextError> {
         let root = Arc::new(self.open()?);
         let matcher = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher }, cancel };
-        let Sight { mut seen, directories } = match disk::see(&disk, selector) {
+        let sight = match disk::see(&disk, selector) {
             Err(ListError::NotFound(path)) => {
                 let hint = self.hint(&root, &path);
                 return Err(ContextError::NotFound { path, hint });
             }
             answer => answer.map_err(|error| self.told(error))?,
         };
-        read::complete(root.as_fd(), &mut seen, index, cancel).map_err(|error| self.told(error))?;
+        Ok(ContextSight { root, sight })
+    }
+
+    /// Reads of what was seen the files that the index does not know.
+    ///
+    /// # Errors
+    /// Those of [`Self::files`].
+    pub fn complete(
+        &self,
+        sighted: ContextSight,
+        index: &Index,
+        cancel: &Cancel,
+    ) -> Result<ContextFiles, ContextError> {
+        let ContextSight { root, sight } = sighted;
+        let (mut seen, directories) = sight.settled();
+        let is_settled = read::complete(root.as_fd(), &mut seen, index, cancel);
+        let is_settled = is_settled.map_err(|error| self.told(error))?;
         disk::forget_names_elsewhere(&mut seen);
         let mut normalised = None;
         for Seen { path, node, .. } in &mut seen {
@@ -261,7 +305,18 @@ impl ContextDirectory {
             listing: Listing { nodes, content: Content::Context(root) },
             directories,
             normalised,
+            is_settled,
         })
+    }
+
+    /// Names a look at this context: where it is, what is picked, and what becomes of that.
+    pub fn name_of_look(&self, selector: &Selector) -> TreeDigest {
+        let Self { path, ignore, modes } = self;
+        let mut encoder = Encoder::new("look");
+        encoder.field(1, &Bytes(path.as_os_str().as_bytes())).field(2, selector);
+        encoder.field(3, &ignore.as_ref().map(|ignore| ignore.file.text.clone())).field(4, &(*modes as u64));
+        encoder.field(5, &env!("CARGO_PKG_VERSION"));
+        encoder.digest()
     }
 
     /// Where it is.

@@ -6,6 +6,7 @@
 
 mod contexts;
 mod disk;
+mod glance;
 mod reads;
 mod remember;
 mod run;
@@ -44,6 +45,7 @@ use crate::{
 pub use unwritten::virtual_steps;
 
 use contexts::Contexts;
+use reads::Noted;
 pub use reads::Reads;
 
 /// What a [`LocalExecutor`] works with.
@@ -70,6 +72,8 @@ pub struct ExecutorOptions {
     pub virtual_steps: BTreeSet<VertexId>,
     /// What becomes of commands that fail, and of what cannot be had at once.
     pub retry: Retry,
+    /// Whether [`LocalExecutor::reads`] will be asked, for which contexts are listed also where nothing has changed.
+    pub notes_reads: bool,
 }
 
 /// Runs steps on this machine.
@@ -103,6 +107,7 @@ impl LocalExecutor {
             cancel,
             virtual_steps,
             retry,
+            notes_reads,
         } = options;
         let remotes = Remotes::new(RemoteOptions {
             fetcher: fetcher.clone(),
@@ -112,7 +117,8 @@ impl LocalExecutor {
             cancel: cancel.clone(),
             retry,
         });
-        let contexts = Contexts::new(contexts, remotes, Arc::clone(fetcher.store()), events.clone());
+        let reads = notes_reads.then(Noted::default);
+        let contexts = Contexts::new(contexts, remotes, Arc::clone(fetcher.store()), reads, events.clone());
         let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
         let cache_mounts = CacheMounts::new(&snapshots, rung);
         Self {
@@ -291,7 +297,7 @@ struct Ground<'a> {
 
 impl Executor for LocalExecutor {
     fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
-        self.contexts.identify(source, cancel).map(|identified| identified.digest)
+        self.contexts.digest(source, cancel)
     }
 
     fn select(

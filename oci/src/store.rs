@@ -58,6 +58,7 @@ const AREAS: &[&str] = &[
     "downloads/files",
     "history",
     "contexts",
+    "glances",
     "inventories",
     "tmp",
 ];
@@ -225,7 +226,7 @@ impl Store {
 
     /// `ROOT/name`: one of `blobs/sha256`, `snapshots`, `trees`, `sealed`, `seeds`, `records/definition`, `records/content`,
     /// `mounts`, `locks`, `git`, `git/remotes`, `git/checkouts`, `downloads/records`, `downloads/files`, `history`,
-    /// `contexts`, `inventories`, all of which exist.
+    /// `contexts`, `glances`, `inventories`, all of which exist.
     pub fn area(&self, name: &str) -> PathBuf {
         debug_assert!(AREAS.iter().any(|area| Path::new(area).starts_with(name)), "no area {name}");
         self.root.join(name)

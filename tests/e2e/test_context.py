@@ -33,6 +33,58 @@ class Unchanged(Case):
         looked = [line for line in lines if "newfstatat(" in line and re.search(r'"f\d+"', line)]
         return opened + read, looked
 
+    def settle(self, context):
+        """Waits: the times of the last change cannot be set, and are believed when they are a while ago."""
+        newest = max(path.lstat().st_ctime for path in context.rglob("*"))
+        deadline = time.monotonic() + WATCHDOG
+        while time.time() < newest + SETTLED:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.1)
+
+    def test_a_change_is_seen_whatever_was_remembered(self):
+        files = {f"d__f{number}": "1" * 10 for number in range(4)}
+        context = self.context(Dockerfile="FROM scratch\nCOPY d /d\n", **files)
+        files = context / "d"
+        (files / "link").symlink_to("f0")
+        os.utime(files / "f0", (1000, 1000))
+        self.settle(context)
+
+        def same_size_and_time():
+            (files / "f0").write_text("2" * 10)
+            os.utime(files / "f0", (1000, 1000))
+
+        def other_link():
+            (files / "link").unlink()
+            (files / "link").symlink_to("f1")
+
+        changes = [
+            ("nothing", lambda: None),
+            ("content, same size and time", same_size_and_time),
+            ("mode", lambda: (files / "f1").chmod(0o600)),
+            ("name", lambda: (files / "f1").rename(files / "g1")),
+            ("a directory more", lambda: (files / "empty").mkdir()),
+            ("mode of a directory", lambda: (files / "empty").chmod(0o711)),
+            ("a link elsewhere", other_link),
+            ("one file by two names", lambda: os.link(files / "f2", files / "f2-too")),
+            ("a file less", lambda: (files / "f3").unlink()),
+            ("the ignore file", lambda: (context / ".dockerignore").write_text("d/f0\n")),
+        ]
+        digests = []
+        for number, (change, make) in enumerate(changes):
+            make()
+            # Twice: the second one goes by what the first has remembered.
+            for time_of_build in range(2):
+                digest = Layout(self.build(context, root=self.scratch / "kept", name=f"kept-{number}-{time_of_build}")).digest
+                fresh = Layout(self.build(context, root=self.scratch / f"fresh-{number}-{time_of_build}",
+                                          name=f"fresh-{number}-{time_of_build}")).digest
+                self.assertEqual(digest, fresh, change)
+            digests.append(digest)
+            if number == 0:
+                self.assertTrue(any((self.scratch / "kept" / "glances").iterdir()), "what was settled is remembered")
+        self.assertEqual(len(set(digests)), len(changes), "every change is another image")
+        os.utime(files / "f2", (2000, 2000))
+        self.assertEqual(Layout(self.build(context, root=self.scratch / "kept", name="touched")).digest, digests[-1])
+
     def test_a_context_that_has_not_changed_is_not_opened(self):
         if not shutil.which("strace"):
             print("SKIPPED: there is no strace")
@@ -42,12 +94,7 @@ class Unchanged(Case):
         past = time.time() - 1000
         for path in context.rglob("*"):
             os.utime(path, (past, past))
-        # The times of the last change of the files cannot be set, and are believed when they are a while ago.
-        newest = max(path.stat().st_ctime for path in context.rglob("*"))
-        deadline = time.monotonic() + WATCHDOG
-        while time.time() < newest + SETTLED:
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.1)
+        self.settle(context)
         opened, _ = self.traced(context)
         self.assertGreaterEqual(len(opened), 100, "all are read once")
         opened, looked = self.traced(context)

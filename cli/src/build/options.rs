@@ -86,6 +86,7 @@ pub fn executor_options(
         cancel: Arc::clone(cancel),
         virtual_steps: if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() },
         retry: request.retry,
+        notes_reads: request.depfile.is_some(),
     })
 }
 

@@ -113,10 +113,15 @@ impl Index {
 
     /// Takes note of what files hold. What was written to after the horizon is known to this build only.
     pub fn learn(&self, files: impl IntoIterator<Item = (Vec<u8>, Known)>, horizon: &Horizon) {
-        let mut learned = self.lock();
-        for (path, known) in files {
+        let files = files.into_iter().map(|(path, known)| {
             let is_settled = horizon.is_before(&known.state);
-            learned.insert(path, Learned { known, is_settled, is_written: false });
+            (path, Learned { known, is_settled, is_written: false })
+        });
+        let mut learned = self.lock();
+        match learned.is_empty() {
+            // All at once is many times faster than one by one.
+            true => *learned = files.collect(),
+            false => learned.extend(files),
         }
     }
 

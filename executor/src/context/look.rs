@@ -80,7 +80,8 @@ impl ContextDirectory {
             _ => EntryKind::Other,
         };
         Ok(sight
-            .seen
+            .settled()
+            .0
             .into_iter()
             .map(|thing| Entry { path: shown(&thing.path), kind: kind(thing.node.kind) })
             .collect())

@@ -31,7 +31,8 @@ const TRIES: usize = 5;
 /// So many files are looked up in the index by one thread.
 const FILES_A_THREAD: usize = 512;
 
-/// Completes the nodes of regular files. `seen` is in the order of its paths.
+/// Completes the nodes of regular files. `seen` is in the order of its paths. Says whether the states in which they were
+/// seen are such as are remembered: no file was read in another state, and none was written to after the horizon.
 ///
 /// # Errors
 /// A file cannot be read or changes all the time; or `cancel` asks to stop.
@@ -40,7 +41,7 @@ pub fn complete(
     seen: &mut [Seen],
     index: &Index,
     cancel: &Cancel,
-) -> Result<(), ListError> {
+) -> Result<bool, ListError> {
     let horizon = Horizon::of(root).map_err(failed("reading", b"/"))?;
     complete_after(root, seen, index, cancel, &horizon)
 }
@@ -52,21 +53,34 @@ pub(super) fn complete_after(
     index: &Index,
     cancel: &Cancel,
     horizon: &Horizon,
-) -> Result<(), ListError> {
-    seen.par_chunks_mut(FILES_A_THREAD).for_each(|seen| recall(seen, index));
+) -> Result<bool, ListError> {
+    let is_before = |thing: &Seen| thing.state.is_none_or(|state| horizon.is_before(&state));
+    let settled = seen.par_chunks_mut(FILES_A_THREAD).map(|seen| {
+        recall(seen, index);
+        seen.iter().all(is_before)
+    });
+    let settled = settled.reduce(|| true, |one, other| one && other);
     let unknown: Vec<&mut Seen> = seen.iter_mut().filter(|thing| is_unread(&thing.node)).collect();
     if unknown.is_empty() {
-        return Ok(());
+        return Ok(settled);
     }
     let read = unknown.into_par_iter().map(|thing| {
         let known = read(root, thing, cancel)?;
         // Where the length is not what the system says (files of /proc), nothing else it says can be relied on.
         let is_told = thing.size() == Some(known.state.size);
-        Ok(is_told.then(|| (thing.path.clone(), known)))
+        let alike = if thing.state == Some(known.state) { Alike::AsSeen } else { Alike::Another };
+        Ok(is_told.then(|| (thing.path.clone(), known, alike)))
     });
     let read = read.collect::<Result<Vec<_>, ListError>>()?;
-    index.learn(read.into_iter().flatten(), horizon);
-    Ok(())
+    let as_seen = read.iter().all(|read| matches!(read, Some((_, _, Alike::AsSeen))));
+    index.learn(read.into_iter().flatten().map(|(path, known, _)| (path, known)), horizon);
+    Ok(settled && as_seen)
+}
+
+/// Whether a file was read in the state in which it was seen.
+enum Alike {
+    AsSeen,
+    Another,
 }
 
 /// Completes what is remembered.

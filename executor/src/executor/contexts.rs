@@ -20,11 +20,12 @@ use solver::{
 };
 
 use super::{
+    glance::Glance,
     reads::{Noted, Read, Reads},
     remember::Memory,
 };
 use crate::{
-    context::{ContextDirectory, ContextFiles, ContextModes, ContextOrigin, IgnoreFile},
+    context::{ContextDirectory, ContextFiles, ContextModes, ContextOrigin, ContextSight, IgnoreFile},
     copy,
     listing::{Content, Listing, Owners},
     once::OnceMap,
@@ -46,8 +47,9 @@ pub(super) struct Contexts {
     origins: BTreeMap<String, ContextOrigin>,
     remotes: Remotes,
     looks: OnceMap<ContextSource, Identified>,
+    glances: OnceMap<ContextSource, TreeDigest>,
     memory: Memory,
-    reads: Noted,
+    reads: Option<Noted>,
     noticed: Mutex<bool>,
     events: Events,
 }
@@ -57,11 +59,64 @@ impl Contexts {
         origins: BTreeMap<String, ContextOrigin>,
         remotes: Remotes,
         store: Arc<Store>,
+        reads: Option<Noted>,
         events: Events,
     ) -> Self {
-        let memory = Memory::new(store);
-        let (looks, reads, noticed) = (OnceMap::default(), Noted::default(), Mutex::new(false));
-        Self { origins, remotes, looks, memory, reads, noticed, events }
+        let (memory, noticed) = (Memory::new(store), Mutex::new(false));
+        let (looks, glances) = (OnceMap::default(), OnceMap::default());
+        Self { origins, remotes, looks, glances, memory, reads, noticed, events }
+    }
+
+    /// Identity of a source that has content of its own. A directory in which nothing has changed is not listed for it.
+    pub(super) fn digest(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
+        match source {
+            Source::Context(place) if self.reads.is_none() && self.directory(place).is_some() => {
+                self.glances.get_or_make(place, || self.glance(source, place, cancel))
+            }
+            _ => self.identify(source, cancel).map(|identified| identified.digest),
+        }
+    }
+
+    fn directory(&self, source: &ContextSource) -> Option<&ContextDirectory> {
+        let Place::Context(name) = &source.place else { return None };
+        match self.origins.get(name)? {
+            ContextOrigin::Directory(directory) if !self.memory.is_passing(directory.path()) => {
+                Some(directory)
+            }
+            ContextOrigin::Directory(_) | ContextOrigin::Git(_) | ContextOrigin::Url(_) => None,
+        }
+    }
+
+    fn glance(
+        &self,
+        source: &Source,
+        place: &ContextSource,
+        cancel: &Cancel,
+    ) -> Result<TreeDigest, StepFailure> {
+        let directory = self.directory(place).expect("only directories are glanced at");
+        let (name, sight) =
+            (directory.name_of_look(&place.selector), directory.see(&place.selector, cancel)?);
+        let print = sight.print();
+        let known = self.memory.glance(&name, &print);
+        if let Some(glance) = known
+            && self.memory.has_inventory(&solver::key::source_key(source, Some(&glance.digest)))
+        {
+            // To free what so many names hold takes longer than all that is left to do.
+            rayon::spawn(move || drop(sight));
+            glance.normalised.into_iter().for_each(|path| self.notice(&path));
+            return Ok(glance.digest);
+        }
+        let identified = self.looks.get_or_make(place, || {
+            let files = self.completed(directory, sight, cancel)?;
+            let (normalised, is_settled) = (files.normalised.clone(), files.is_settled);
+            let identified = self.identified(source, files.listing, cancel)?;
+            normalised.iter().for_each(|path| self.notice(path));
+            if is_settled {
+                self.memory.keep(name, Glance { print, digest: identified.digest, normalised });
+            }
+            Ok::<_, StepFailure>(identified)
+        })?;
+        Ok(identified.digest)
     }
 
     /// What a source that has content of its own holds.
@@ -69,10 +124,10 @@ impl Contexts {
         match source {
             Source::Context(place) => self.looks.get_or_make(place, || {
                 let (listing, read) = self.look(place, cancel)?;
-                let identified = identified(listing, cancel)?;
-                read.into_iter().for_each(|read| self.reads.note(read, &identified.listing));
-                let files = solver::key::source_key(source, Some(&identified.digest));
-                self.memory.take_inventory(files, &identified.listing);
+                let identified = self.identified(source, listing, cancel)?;
+                if let (Some(reads), Some(read)) = (&self.reads, read) {
+                    reads.note(read, &identified.listing);
+                }
                 Ok(identified)
             }),
             Source::Inline(files) => identified(Listing::inline(files), cancel),
@@ -82,9 +137,22 @@ impl Contexts {
         }
     }
 
-    /// What was read so far of directories of the command line.
+    /// The identity of files, and a note of what they are for whoever asks why it has changed.
+    fn identified(
+        &self,
+        source: &Source,
+        listing: Listing,
+        cancel: &Cancel,
+    ) -> Result<Identified, StepFailure> {
+        let identified = identified(listing, cancel)?;
+        let files = solver::key::source_key(source, Some(&identified.digest));
+        self.memory.take_inventory(files, &identified.listing);
+        Ok(identified)
+    }
+
+    /// What was read so far of directories of the command line, where that is noted.
     pub(super) fn reads(&self) -> Reads {
-        self.reads.all()
+        self.reads.as_ref().map(Noted::all).unwrap_or_default()
     }
 
     /// What there is, and what was read of this machine to know it.
@@ -100,7 +168,7 @@ impl Contexts {
         let missing = || StepFailure::new(FailureKind::Usage, format!("there is no build context {name:?}"));
         match self.origins.get(name).ok_or_else(missing)? {
             ContextOrigin::Directory(directory) => {
-                let ContextFiles { listing, directories, normalised } =
+                let ContextFiles { listing, directories, normalised, is_settled: _ } =
                     self.files(directory, selector, cancel)?;
                 normalised.into_iter().for_each(|path| self.notice(&path));
                 Ok((listing, Some(Read { context: directory.path().to_owned(), directories })))
@@ -119,8 +187,17 @@ impl Contexts {
         selector: &Selector,
         cancel: &Cancel,
     ) -> Result<ContextFiles, StepFailure> {
+        self.completed(directory, directory.see(selector, cancel)?, cancel)
+    }
+
+    fn completed(
+        &self,
+        directory: &ContextDirectory,
+        sight: ContextSight,
+        cancel: &Cancel,
+    ) -> Result<ContextFiles, StepFailure> {
         let index = self.memory.index(directory.path());
-        let files = directory.files_by_index(selector, &index, cancel);
+        let files = directory.complete(sight, &index, cancel);
         // Also where one file could not be read: the others were.
         self.memory.save(&index);
         Ok(files?)

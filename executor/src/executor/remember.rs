@@ -9,6 +9,7 @@ use std::{
 
 use oci::{TreeDigest, store::Store};
 
+use super::glance::Glance;
 use crate::{background::Background, context::Index, inventory, listing::Listing};
 
 /// What contexts are remembered of. Dropping it waits until all is written.
@@ -38,11 +39,36 @@ impl Memory {
         }
     }
 
+    /// Whether a directory is this build's own, and will not be seen again.
+    pub(super) fn is_passing(&self, directory: &Path) -> bool {
+        directory.starts_with(self.store.root().join("tmp"))
+    }
+
+    /// What a look came to when it last saw the same.
+    pub(super) fn glance(&self, look: &TreeDigest, print: &TreeDigest) -> Option<Glance> {
+        Glance::recall(&self.store, look, print)
+    }
+
+    /// Has it written down what a look came to.
+    pub(super) fn keep(&self, look: TreeDigest, glance: Glance) {
+        let store = Arc::clone(&self.store);
+        self.background.run(move || glance.keep(&store, &look));
+    }
+
+    /// Whether it is written down what the files are that a digest stands for.
+    pub(super) fn has_inventory(&self, files: &TreeDigest) -> bool {
+        let path = inventory::path(files);
+        let is_there = self.store.root().join(&path).exists();
+        if is_there {
+            self.store.touch(&path);
+        }
+        is_there
+    }
+
     /// Has it written down what the files are that a digest stands for in keys, unless it is known.
     pub(super) fn take_inventory(&self, files: TreeDigest, listing: &Arc<Listing>) {
-        let path = inventory::path(&files);
-        if self.store.root().join(&path).exists() {
-            return self.store.touch(&path);
+        if self.has_inventory(&files) {
+            return;
         }
         let (store, listing) = (Arc::clone(&self.store), Arc::clone(listing));
         self.background.run(move || {

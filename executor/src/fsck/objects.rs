@@ -189,7 +189,7 @@ impl Check<'_> {
 
     /// Files that prove themselves and that nothing but themselves depends on.
     pub(super) fn small_files(&self, found: &mut Found) -> Result<(), FsckError> {
-        for area in ["history", "inventories", "seeds"] {
+        for area in ["history", "inventories", "glances", "seeds"] {
             let wrong = self.each(area, |name| {
                 if area == "history" && !name.ends_with(".json") {
                     return Ok(None);

@@ -22,6 +22,7 @@ const DIGESTS: &[(&str, &[&str])] = &[
     ("downloads/records", &[".json"]),
     ("downloads/files", &[""]),
     ("inventories", &[""]),
+    ("glances", &[""]),
 ];
 
 impl Check<'_> {

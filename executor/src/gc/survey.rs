@@ -31,11 +31,12 @@ const UPPER: [(&str, Kind); 5] = [
 ];
 
 /// The others, which snapshots may stand on.
-const LOWER: [(&str, Kind); 5] = [
+const LOWER: [(&str, Kind); 6] = [
     ("inventories", Kind::Records),
     ("trees", Kind::Records),
     ("blobs/sha256", Kind::Blobs),
     ("contexts", Kind::Contexts),
+    ("glances", Kind::Contexts),
     ("history", Kind::History),
 ];
 

@@ -10,7 +10,10 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use oci::ContentDigest;
+use oci::{
+    ContentDigest, TreeDigest,
+    canonical::{Bytes, Encoder},
+};
 use rayon::prelude::*;
 use rustix::{
     fs::{FileType, OFlags, Stat, readlinkat},
@@ -23,7 +26,7 @@ use super::{
     filter::{Admission, Filter, Pattern},
     lookup::{Found, LastLink, Names, Paths, Pick, Picked, has_wildcard, pick},
     state::FileState,
-    walk::{Seen, Standing, settle, walk},
+    walk::{Seen, Standing, append_in_order, settle, walk},
 };
 use crate::rootfs::{failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs};
 
@@ -56,7 +59,7 @@ pub enum DiskKind<'a> {
 /// # Errors
 /// A source is not there, or cannot be looked at; or it is time to stop.
 pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
-    let Sight { mut seen, .. } = see(disk, selector)?;
+    let (mut seen, _) = see(disk, selector)?.settled();
     let read = seen.par_iter_mut().map(|thing| read_attributes(disk, thing));
     read.collect::<Result<(), ListError>>()?;
     Ok(nodes(seen))
@@ -65,10 +68,48 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
 /// What was found where a selector leads.
 #[derive(Debug, Default)]
 pub struct Sight {
-    /// Everything that it can pick, each path once, in order.
-    pub seen: Vec<Seen>,
+    /// Everything that it can pick, some perhaps twice. Lists and what is in them come in an order that only depends on
+    /// what is there; each list is in the order of its paths.
+    pub(super) lists: Vec<Vec<Seen>>,
     /// The directories whose names were read, some perhaps twice: what comes or goes in them changes what is seen.
-    pub directories: Vec<Vec<u8>>,
+    pub(super) directories: Vec<Vec<u8>>,
+}
+
+impl Sight {
+    /// Everything that was seen, each path once, in order; and the directories whose names were read.
+    pub fn settled(self) -> (Vec<Seen>, Vec<Vec<u8>>) {
+        let mut seen = Vec::new();
+        append_in_order(self.lists, &mut seen);
+        settle(&mut seen);
+        (seen, self.directories)
+    }
+
+    /// Stands for all that was seen: paths, kinds, modes, link targets, which names are one file, and the states of
+    /// files. Two equal ones of one place and selector are the same listing, as far as states can be relied on.
+    pub fn print(&self) -> TreeDigest {
+        let lists: Vec<TreeDigest> = self.lists.par_iter().map(|list| print(list)).collect();
+        let mut encoder = Encoder::new("sight");
+        encoder.field(1, &lists);
+        encoder.digest()
+    }
+}
+
+fn print(list: &[Seen]) -> TreeDigest {
+    let mut encoder = Encoder::new("sight-list");
+    for Seen { path, node, state, standing } in list {
+        let Node { kind, mode, uid, gid, seconds: _, nanoseconds: _, xattrs, inode } = node;
+        let inode = inode.map(|(device, inode)| [device, inode].to_vec());
+        encoder
+            .field(1, &Bytes(path))
+            .field(2, kind)
+            .field(3, mode)
+            .field(4, uid)
+            .field(5, gid)
+            .field(6, &inode);
+        encoder.field(7, &xattrs.iter().map(|(name, value)| (Bytes(name), Bytes(value))).collect::<Vec<_>>());
+        encoder.field(8, &(*standing as u64)).field(9, state);
+    }
+    encoder.digest()
 }
 
 /// Everything that a selector can pick. Nothing is opened but directories.
@@ -94,9 +135,8 @@ pub fn see(disk: &Disk<'_>, selector: &Selector) -> Result<Sight, ListError> {
         }
     }
     for link in links {
-        sight.seen.extend(disk.look(&link)?);
+        sight.lists.extend(disk.look(&link)?.map(|thing| vec![thing]));
     }
-    settle(&mut sight.seen);
     sight.directories.append(&mut noting.directories.into_inner());
     Ok(sight)
 }
@@ -200,11 +240,11 @@ impl Disk<'_> {
         }
         let top = self.look(at)?.ok_or_else(|| ListError::Changed(shown(at)))?;
         if top.node.kind != NodeKind::Directory {
-            sight.seen.push(top);
+            sight.lists.push(vec![top]);
             return Ok(());
         }
         let (node, standing) = (Node::bare_directory(), Standing::Named);
-        sight.seen.push(Seen { node, standing, ..top });
+        sight.lists.push(vec![Seen { node, standing, ..top }]);
         walk(self, at, filter, sight)
     }
 

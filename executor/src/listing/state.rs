@@ -1,5 +1,6 @@
 //! What the system says of a file without opening it, as far as it differs when the bytes do.
 
+use oci::canonical::{Canonical, Encoder};
 use rustix::fs::Stat;
 
 /// One state of a regular file, like an entry of git's index. Two equal states of one path are the same bytes, unless
@@ -18,6 +19,14 @@ pub struct FileState {
     pub modified: (i64, u32),
     /// When anything about it last changed, Unix seconds and nanoseconds; nobody can set this one.
     pub changed: (i64, u32),
+}
+
+impl Canonical for FileState {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { device, inode, size, mode, modified, changed } = self;
+        out.field(1, device).field(2, inode).field(3, size).field(4, mode);
+        out.field(5, &modified.0).field(6, &modified.1).field(7, &changed.0).field(8, &changed.1);
+    }
 }
 
 impl FileState {

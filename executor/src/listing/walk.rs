@@ -72,23 +72,21 @@ struct Entry {
 pub fn walk(disk: &Disk<'_>, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
     let verdict = disk.ignore().map(|ignore| verdict(ignore, at));
     let mut level = vec![Directory { path: at.to_vec(), verdict }];
-    let mut lists = Vec::new();
     while !level.is_empty() {
         let read = level.par_iter().map(|directory| disk.read(at, directory, filter));
         let read = read.collect::<Result<Vec<_>, ListError>>()?;
         sight.directories.extend(level.drain(..).map(|directory| directory.path));
         for (things, directories) in read {
-            lists.push(things);
+            sight.lists.push(things);
             level.extend(directories);
         }
     }
-    append_in_order(lists, &mut sight.seen);
     Ok(())
 }
 
 /// Appends what is in directories, each list in the order of its paths, in the order of all paths. Each thing is moved
 /// once: what lies between two names of a directory is one subtree or more, so that few pieces have to be sorted.
-fn append_in_order(lists: Vec<Vec<Seen>>, seen: &mut Vec<Seen>) {
+pub(super) fn append_in_order(lists: Vec<Vec<Seen>>, seen: &mut Vec<Seen>) {
     let mut pieces: Vec<(&[u8], usize, usize)> = Vec::new();
     for (number, list) in lists.iter().enumerate() {
         // Directories whose content is still to come.

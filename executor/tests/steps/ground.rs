@@ -108,6 +108,7 @@ impl Ground {
             ContextDirectory::new(context.path().to_owned(), None, ContextModes::Normalise).unwrap();
         let executor = LocalExecutor::new(ExecutorOptions {
             retry: Default::default(),
+            notes_reads: false,
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),

@@ -57,7 +57,7 @@ impl Scene {
         let selector = Selector { include: vec![String::new()], ..Selector::default() };
         let (kind, cancel) = (DiskKind::Context { ignore: None }, Cancel::default());
         let disk = Disk { root: root.as_fd(), kind, cancel: &cancel };
-        let mut seen = disk::see(&disk, &selector).expect("listed").seen;
+        let mut seen = disk::see(&disk, &selector).expect("listed").settled().0;
         complete_after(root.as_fd(), &mut seen, index, &cancel, &horizon).expect("read");
         assert!(seen.iter().all(|thing| !is_unread(&thing.node)));
         let content = |kind: &NodeKind| match kind {
