@@ -78,7 +78,8 @@ fn a_full_disk_is_told(ground: &Ground) {
     let large = small.files(&[Base { path: "large", content: &vec![1; 16 << 20], ..FILE }]);
     let failure = small.run(&Snapshot { layers: vec![large] }, "true").unwrap_err();
     assert!(failure.message.ends_with(" of the base image"), "{failure}");
-    assert!(told(failure).contains("is full: make room"));
+    let hint = told(failure);
+    assert!(hint.contains(" is full (") && hint.contains(": make room"), "{hint}");
     small.detach_disk();
 }
 
