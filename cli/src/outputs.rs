@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use exporter::{Destination, Encoder, ExportError, FilesOutput, ImageOutput};
+use exporter::{Destination, ExportError, FilesOutput, ImageOutput, Packing};
 use oci::Reference;
 
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
 pub struct Output {
     /// Where.
     pub to: exporter::Output,
-    /// How layers are packed, where the result is an image.
-    pub encoder: Encoder,
+    /// How it is packed, where the result is an image.
+    pub packing: Packing,
 }
 
 /// Why the outputs cannot be made.
@@ -34,12 +34,12 @@ pub enum OutputError {
 }
 
 impl Output {
-    fn image(to: ImageOutput, encoder: Encoder) -> Self {
-        Self { to: exporter::Output::Image(to), encoder }
+    fn image(to: ImageOutput, packing: Packing) -> Self {
+        Self { to: exporter::Output::Image(to), packing }
     }
 
     fn files(to: FilesOutput) -> Self {
-        Self { to: exporter::Output::Files(to), encoder: Encoder::default() }
+        Self { to: exporter::Output::Files(to), packing: Packing::default() }
     }
 
     /// The names an image gets there.
@@ -96,7 +96,7 @@ pub fn resolve(specs: &[OutputSpec], tags: &[Reference], push_tags: bool) -> Vec
     let mut outputs: Vec<Output> = specs.iter().filter_map(|spec| output(spec, tags, push_tags)).collect();
     let pushes = specs.iter().any(|spec| matches!(spec, OutputSpec::Image { .. }));
     if push_tags && !pushes {
-        outputs.push(Output::image(ImageOutput::Registry { names: tags.to_vec() }, Encoder::default()));
+        outputs.push(Output::image(ImageOutput::Registry { names: tags.to_vec() }, Packing::default()));
     }
     outputs
 }
@@ -109,16 +109,16 @@ fn output(spec: &OutputSpec, tags: &[Reference], push_tags: bool) -> Option<Outp
     };
     Some(match spec {
         OutputSpec::Image { push, image, .. } if *push || push_tags => {
-            Output::image(ImageOutput::Registry { names: names(image) }, image.encoder)
+            Output::image(ImageOutput::Registry { names: names(image) }, image.packing)
         }
-        OutputSpec::Image { image, .. } => Output::image(ImageOutput::ImageStore, image.encoder),
+        OutputSpec::Image { image, .. } => Output::image(ImageOutput::ImageStore, image.packing),
         OutputSpec::OciArchive { destination, image } => {
             let (destination, names) = (destination.clone(), names(image));
-            Output::image(ImageOutput::OciArchive { destination, names }, image.encoder)
+            Output::image(ImageOutput::OciArchive { destination, names }, image.packing)
         }
         OutputSpec::OciLayout { directory, image } => {
             let (directory, names) = (directory.clone(), names(image));
-            Output::image(ImageOutput::OciLayout { directory, names }, image.encoder)
+            Output::image(ImageOutput::OciLayout { directory, names }, image.packing)
         }
         OutputSpec::Tar(destination) => Output::files(FilesOutput::Tar(destination.clone())),
         OutputSpec::Local(directory) => Output::files(FilesOutput::Local(directory.clone())),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn push(names: &[&str]) -> Output {
-        Output::image(ImageOutput::Registry { names: references(names) }, Encoder::Gzip)
+        Output::image(ImageOutput::Registry { names: references(names) }, Packing::default())
     }
 
     #[test]

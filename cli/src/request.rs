@@ -19,7 +19,7 @@ use std::{
 };
 
 use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap};
-use exporter::{Encoder, TimePolicy};
+use exporter::{Packing, TimePolicy};
 use oci::{Platform, registry::Limits, store::StoreError};
 use solver::{
     op::{Network, Timestamps},
@@ -148,22 +148,22 @@ impl BuildRequest {
         }
     }
 
-    /// The ways in which layers are packed for the outputs, the first one's first. Without an output, or when the digest
+    /// The ways in which images are packed for the outputs, the first one's first. Without an output, or when the digest
     /// is asked for, there is one; there is none when only files are wanted.
-    pub fn encoders(&self) -> Vec<Encoder> {
+    pub fn packings(&self) -> Vec<Packing> {
         let is_image = |output: &&Output| matches!(output.to, exporter::Output::Image(_));
-        let mut encoders: Vec<Encoder> = Vec::new();
+        let mut packings: Vec<Packing> = Vec::new();
         for output in self.outputs.iter().filter(is_image) {
-            if !encoders.contains(&output.encoder) {
-                encoders.push(output.encoder);
+            if !packings.contains(&output.packing) {
+                packings.push(output.packing);
             }
         }
         let asked =
             self.iidfile.is_some() || self.metadata_file.is_some() || self.progress == ProgressMode::Quiet;
-        if encoders.is_empty() && (asked || self.outputs.is_empty()) {
-            encoders.push(Encoder::default());
+        if packings.is_empty() && (asked || self.outputs.is_empty()) {
+            packings.push(Packing::default());
         }
-        encoders
+        packings
     }
 
     /// What SOURCE_DATE_EPOCH (this request's or the Dockerfile's) and `--timestamps` make of the times in the image.

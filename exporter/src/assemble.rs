@@ -14,7 +14,10 @@ use oci::{
 use serde::Serialize;
 use solver::{Image, graph::HistoryItem};
 
-use crate::seal::{SealError, SealedLayer, Sealer};
+use crate::{
+    packing::MediaTypes,
+    seal::{SealError, SealedLayer, Sealer},
+};
 
 /// The comment of history entries that stand for a layer of which a base image says nothing.
 const SYNTHETIC_COMMENT: &str = "layer of the base image without history";
@@ -24,6 +27,8 @@ const SYNTHETIC_COMMENT: &str = "layer of the base image without history";
 pub struct AssembleOptions {
     /// `created` of the configs and of our history entries, in Unix seconds: SOURCE_DATE_EPOCH where it is given.
     pub created: i64,
+    /// By which names manifest, config and layers are called.
+    pub media_types: MediaTypes,
     /// Annotations of each manifest.
     pub manifest_annotations: BTreeMap<String, String>,
     /// Annotations of each manifest's descriptor: in the index where there is one, else in that of an OCI layout.
@@ -36,6 +41,7 @@ impl Default for AssembleOptions {
     fn default() -> Self {
         Self {
             created: NORMAL_TIME,
+            media_types: MediaTypes::default(),
             manifest_annotations: BTreeMap::new(),
             manifest_descriptor_annotations: BTreeMap::new(),
             index_annotations: BTreeMap::new(),

@@ -14,6 +14,7 @@ pub mod encode;
 pub mod layer;
 mod old;
 pub mod outputs;
+pub mod packing;
 mod pax;
 mod pipeline;
 mod places;
@@ -31,6 +32,7 @@ pub use outputs::{
     Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, Output, Tools, check,
     export_files, export_image, metadata,
 };
+pub use packing::{BaseLayers, MediaTypes, Packing};
 pub use pax::HeaderError;
 pub use seal::{SealError, SealOptions, SealedLayer, Sealer};
 pub use source::DirectorySource;

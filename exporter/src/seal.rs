@@ -34,6 +34,7 @@ use crate::{
     archive::ArchiveError,
     encode::Encoder,
     layer::{LayerError, TimePolicy},
+    packing::{BaseLayers, Packing},
     pipeline::{Pipeline, yield_to_steps},
 };
 
@@ -158,6 +159,8 @@ pub struct SealOptions {
     pub store: Arc<Store>,
     /// What layers are made into.
     pub encoder: Encoder,
+    /// What becomes of the layers of base images.
+    pub base: BaseLayers,
     /// How times enter them.
     pub times: TimePolicy,
     /// Compressing threads.
@@ -221,9 +224,10 @@ impl Sealer {
         Self { shared, workers: Mutex::default() }
     }
 
-    /// What layers are made into.
-    pub fn encoder(&self) -> Encoder {
-        self.shared.options.encoder
+    /// Whether its layers are those of images that are packed in this way.
+    pub fn packs(&self, packing: &Packing) -> bool {
+        let SealOptions { encoder, base, .. } = &self.shared.options;
+        (*encoder, *base) == (packing.encoder, packing.base)
     }
 
     /// Lets the built layers of a snapshot be sealed in the background; the earliest first. Costs nothing for layers

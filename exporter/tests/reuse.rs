@@ -342,6 +342,7 @@ fn one_of_several_processes_seals_a_layer() {
             // A store of its own, as in another process.
             let store = Arc::new(Store::open(place.workshop.store.root()).expect("a store"));
             let options = exporter::SealOptions {
+                base: exporter::BaseLayers::default(),
                 store,
                 encoder: Encoder::Gzip,
                 times: TimePolicy::Default,

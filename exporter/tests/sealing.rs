@@ -319,6 +319,7 @@ fn child_with_a_file_size_limit() {
     let snapshot = std::env::var("LAYERWRIGHT_TEST_SNAPSHOT").expect("given");
     let snapshot: Snapshot = serde_json::from_str(&snapshot).expect("a snapshot");
     let options = exporter::SealOptions {
+        base: exporter::BaseLayers::default(),
         store: Arc::new(oci::store::Store::open(root.as_ref()).expect("a store")),
         encoder: Encoder::Gzip,
         times: TimePolicy::Default,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use executor::{ContextOrigin, ExecutorOptions, LocalExecutor};
-use exporter::{SealOptions, Sealer, TimePolicy};
+use exporter::{Packing, SealOptions, Sealer, TimePolicy};
 use oci::{Platform, fetch::Fetcher};
 use parser::Diagnostic;
 use solver::{
@@ -74,7 +74,7 @@ pub fn executor_options(
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
     let Surroundings { rung, notes, events, cancel, .. } = surroundings;
-    let is_sealed = !request.encoders().is_empty();
+    let is_sealed = !request.packings().is_empty();
     Ok(ExecutorOptions {
         fetcher: fetcher.clone(),
         contexts,
@@ -95,7 +95,7 @@ pub(super) fn solve_options(request: &BuildRequest, id: &BuildId) -> SolveOption
     SolveOptions { jobs: request.jobs, oldest: oldest(request.cache_ttl), maker: maker(id) }
 }
 
-/// One sealer for each kind of layer that the outputs want, the first output's kind first; one where there is no output
+/// One sealer for each kind of layers that the outputs want, the first output's kind first; one where there is no output
 /// but the digest is wanted, and none where it is not.
 pub(super) fn sealers(
     request: &BuildRequest,
@@ -103,10 +103,11 @@ pub(super) fn sealers(
     executor: &LocalExecutor,
     surroundings: &Surroundings,
 ) -> Vec<Sealer> {
-    let sealer = |encoder| {
+    let sealer = |(encoder, base)| {
         Sealer::new(SealOptions {
             store: Arc::clone(executor.snapshots().store()),
             encoder,
+            base,
             times,
             jobs: request::processors(),
             events: Arc::clone(&surroundings.events),
@@ -114,7 +115,13 @@ pub(super) fn sealers(
             contents: Some(executor.contents()),
         })
     };
-    request.encoders().into_iter().map(sealer).collect()
+    let mut kinds = Vec::new();
+    for Packing { encoder, base, media_types: _ } in request.packings() {
+        if !kinds.contains(&(encoder, base)) {
+            kinds.push((encoder, base));
+        }
+    }
+    kinds.into_iter().map(sealer).collect()
 }
 
 /// The time before which no result counts, in Unix seconds.

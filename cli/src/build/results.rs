@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use executor::{LocalExecutor, SnapshotError};
 use exporter::{
-    AssembleOptions, Assembled, Encoder, FileSystem, ImageOutput, Sealer, TimePolicy, Tools,
+    AssembleOptions, Assembled, FileSystem, ImageOutput, Packing, Sealer, TimePolicy, Tools,
     outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{Reference, tree::NORMAL_TIME};
@@ -17,8 +17,8 @@ use crate::{failure::Failure, outputs::Output, request::BuildRequest};
 pub(super) struct Made {
     /// One for each target and platform.
     pub(super) images: Vec<Image>,
-    /// The same as every kind of output wants them, in the order of the sealers.
-    pub(super) assembled: Vec<(Encoder, Assembled)>,
+    /// The same as every kind of output wants them, the first output's first.
+    pub(super) assembled: Vec<(Packing, Assembled)>,
 }
 
 /// Tries every path that the build is to write, before it begins: what is no place for files is refused with the request,
@@ -56,13 +56,13 @@ pub fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
     }
 }
 
-/// The images as every kind of output wants them, in the order of the sealers.
+/// The images as every kind of output wants them, the first output's first.
 pub(super) fn assemble_all(
     request: &BuildRequest,
     epoch: Option<i64>,
     images: &[Image],
     sealers: &[Sealer],
-) -> Result<Vec<(Encoder, Assembled)>, Failure> {
+) -> Result<Vec<(Packing, Assembled)>, Failure> {
     let created = epoch.unwrap_or(NORMAL_TIME);
     let annotations = request.annotations.clone();
     let options = AssembleOptions {
@@ -71,8 +71,13 @@ pub(super) fn assemble_all(
         manifest_descriptor_annotations: annotations.manifest_descriptor,
         ..AssembleOptions::default()
     };
-    let assemble = |sealer: &Sealer| Ok((sealer.encoder(), exporter::assemble(images, sealer, &options)?));
-    sealers.iter().map(assemble).collect()
+    let assemble = |packing: Packing| {
+        let sealer = sealers.iter().find(|sealer| sealer.packs(&packing));
+        let sealer = sealer.expect("there is one for each packing");
+        let options = AssembleOptions { media_types: packing.media_types, ..options.clone() };
+        Ok((packing, exporter::assemble(images, sealer, &options)?))
+    };
+    request.packings().into_iter().map(assemble).collect()
 }
 
 impl Made {
@@ -86,8 +91,8 @@ impl Made {
     ) -> Result<String, Failure> {
         match &output.to {
             exporter::Output::Image(to) => {
-                let of_encoder = self.assembled.iter().find(|(encoder, _)| *encoder == output.encoder);
-                let (_, assembled) = of_encoder.expect("assemble_all covers every output");
+                let packed = self.assembled.iter().find(|(packing, _)| *packing == output.packing);
+                let (_, assembled) = packed.expect("assemble_all covers every output");
                 let exported = exporter::export_image(assembled, to, tools)?;
                 Ok(match to {
                     ImageOutput::Registry { .. } => format!("pushed {}", exported.destination),

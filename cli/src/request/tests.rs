@@ -1,5 +1,7 @@
 use std::ffi::OsString;
 
+use exporter::Encoder;
+
 use super::*;
 use crate::args::{self, Command};
 
@@ -166,7 +168,10 @@ fn build_arguments_come_from_flags_and_environment() {
 #[test]
 fn images_are_packed_only_where_they_are_wanted() {
     let case = Case::new(&[("Dockerfile", "")]);
-    let encoders = |flags| case.read(flags).expect("read").encoders();
+    let encoders = |flags| {
+        let packings = case.read(flags).expect("read").packings();
+        packings.into_iter().map(|packing| packing.encoder).collect::<Vec<_>>()
+    };
     assert_eq!(encoders(""), [Encoder::Gzip]);
     assert_eq!(encoders("-o @/out"), []);
     assert_eq!(encoders("-o @/out -q"), [Encoder::Gzip]);

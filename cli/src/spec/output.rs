@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use exporter::{Destination, Encoder};
+use exporter::{Destination, Encoder, Packing};
 use oci::{Reference, reference::ReferenceError};
 
 use super::csv;
@@ -50,8 +50,8 @@ pub enum OutputSpec {
 pub struct ImageOptions {
     /// `name=`: names instead of those of `-t`.
     pub names: Vec<Reference>,
-    /// `compression=`: of layers that are built; those of a base image pass through as they are.
-    pub encoder: Encoder,
+    /// `compression=` and what else says how it is packed.
+    pub packing: Packing,
 }
 
 /// Why an output cannot be made.
@@ -217,7 +217,8 @@ impl Options {
         };
         self.always("oci-mediatypes")?;
         self.always("rewrite-timestamp")?;
-        Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, encoder })
+        let packing = Packing { encoder, ..Packing::default() };
+        Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, packing })
     }
 
     /// An option of BuildKit that is always on here: `true` says nothing new, `false` cannot be had.
@@ -302,7 +303,7 @@ mod tests {
         }
         let uncompressed: OutputSpec = "type=oci,compression=uncompressed".parse().expect("valid");
         let OutputSpec::OciArchive { image, .. } = uncompressed else { panic!("{uncompressed:?}") };
-        assert_eq!(image.encoder, Encoder::Uncompressed);
+        assert_eq!(image.packing.encoder, Encoder::Uncompressed);
     }
 
     #[test]

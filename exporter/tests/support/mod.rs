@@ -180,6 +180,7 @@ impl Workshop {
     ) -> Sealer {
         let events = self.events.clone();
         let options = SealOptions {
+            base: exporter::BaseLayers::default(),
             store: self.store.clone(),
             encoder,
             times,
