@@ -144,8 +144,12 @@ fn make(
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = solve_options(request, id);
     let sealers = sealers(request, request.time_policy(epoch), executor, surroundings);
-    let sealing = SealAhead::new(executor, &sealers, graph);
-    let images = solver::schedule::solve(graph, &sealing, &[&cache], &options, &**events, cancel);
+    let ahead = SealAhead::new(&sealers, graph);
+    let told = |event| match event {
+        settled @ Event::Settled(..) => ahead.take(&settled),
+        event => events(event),
+    };
+    let images = solver::schedule::solve(graph, executor, &[&cache], &options, &told, cancel);
     let images = images.map_err(|error| solve_failure(graph, error));
     let made = images.and_then(|images| {
         let assembled = assemble_all(request, epoch, &images, &sealers)?;

@@ -1,57 +1,52 @@
-//! Sealing while the build still runs: an executor that tells sealers of each layer an image will have.
+//! Sealing while the build still runs: tells sealers of each layer that an image will have, as soon as that is certain.
 //!
-//! It changes nothing of what the executor behind it does. Only steps on a target's own chain of layers are offered;
-//! those of stages that are merely copied from never become blobs.
+//! A layer is certain once the file system of a step on a target's own chain is known, whether the step ran or the cache
+//! had it; those of base images are from the beginning. What is merely copied from never becomes a blob.
 
 use std::collections::BTreeSet;
 
-use oci::{Snapshot, TreeDigest};
-use solver::{
-    Cancel, Executed, Executor, Graph, Step, StepFailure, VertexId,
-    op::{Selector, Source},
-};
+use oci::Snapshot;
+use solver::{Event, Graph, Op, VertexId, key::source_snapshot};
 
 use crate::seal::Sealer;
 
-/// Runs steps as another executor does, and offers the layers of the targets to sealers.
-pub struct SealAhead<'a, E> {
-    executor: &'a E,
+/// Offers the layers of a build's targets to sealers.
+pub struct SealAhead<'a> {
     sealers: &'a [Sealer],
     wanted: BTreeSet<VertexId>,
 }
 
-impl<'a, E: Executor> SealAhead<'a, E> {
-    /// Offers to `sealers` what `executor` makes for the targets of `graph`.
-    pub fn new(executor: &'a E, sealers: &'a [Sealer], graph: &Graph) -> Self {
-        let chain =
-            |vertex| std::iter::successors(Some(vertex), |id| graph.vertex(*id).inputs.first().copied());
-        let wanted = graph.targets.iter().flat_map(|target| chain(target.vertex)).collect();
-        Self { executor, sealers, wanted }
-    }
-}
-
-impl<E: Executor> Executor for SealAhead<'_, E> {
-    fn identify(&self, source: &Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
-        self.executor.identify(source, cancel)
-    }
-
-    fn select(
-        &self,
-        snapshot: &Snapshot,
-        selector: &Selector,
-        cancel: &Cancel,
-    ) -> Result<TreeDigest, StepFailure> {
-        self.executor.select(snapshot, selector, cancel)
-    }
-
-    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
-        let parent =
-            step.inputs.first().map(|input| input.snapshot).filter(|_| self.wanted.contains(&step.id));
-        let executed = self.executor.execute(step)?;
-        if let Some(parent) = parent {
-            let snapshot = parent.with(executed.layer.clone());
-            self.sealers.iter().for_each(|sealer| sealer.offer(&snapshot));
+impl<'a> SealAhead<'a> {
+    /// Offers the base layers of the targets of `graph`, and will offer what [`SealAhead::take`] hears of.
+    pub fn new(sealers: &'a [Sealer], graph: &Graph) -> Self {
+        let parent = |id: &VertexId| graph.vertex(*id).inputs.first().copied();
+        let chain = |id| std::iter::successors(Some(id), parent);
+        let wanted: BTreeSet<_> = graph.targets.iter().flat_map(|target| chain(target.vertex)).collect();
+        // The only layer of what a merge lays on top is one of its own.
+        let merged = |id: &VertexId| match graph.vertex(*id) {
+            vertex if vertex.op == Op::Merge => vertex.inputs.get(1).copied(),
+            _ => None,
+        };
+        let merged: Vec<_> = wanted.iter().filter_map(merged).collect();
+        let ahead = Self { sealers, wanted: wanted.into_iter().chain(merged).collect() };
+        for id in &ahead.wanted {
+            if let Op::Source(source) = &graph.vertex(*id).op {
+                ahead.offer(&source_snapshot(source));
+            }
         }
-        Ok(executed)
+        ahead
+    }
+
+    /// Hears of what the scheduler does. Does not block.
+    pub fn take(&self, event: &Event) {
+        if let Event::Settled(id, snapshot) = event
+            && self.wanted.contains(id)
+        {
+            self.offer(snapshot);
+        }
+    }
+
+    fn offer(&self, snapshot: &Snapshot) {
+        self.sealers.iter().for_each(|sealer| sealer.offer(snapshot));
     }
 }

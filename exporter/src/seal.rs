@@ -41,6 +41,10 @@ use crate::{
 /// Takes events, from several threads at the same time.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Takes layers as their blobs can be had, from several threads at the same time, some of them more than once. Must not
+/// block.
+pub type OnSealed = Arc<dyn Fn(&SealedLayer) + Send + Sync>;
+
 /// Layers whose serial parts (reading, hashing) are done at the same time; their chunks share the pipeline's threads.
 const WORKERS: usize = 4;
 
@@ -171,6 +175,8 @@ pub struct SealOptions {
     pub cancel: Arc<Cancel>,
     /// Knows the bytes of layers that no directory holds.
     pub contents: Option<Arc<dyn LayerContents>>,
+    /// Is given every layer that has been offered, when its blob can be had.
+    pub on_sealed: OnSealed,
 }
 
 /// Seals layers. Share it by reference; when it is dropped, work that nobody waits for is given up.
@@ -246,6 +252,7 @@ impl Sealer {
         drop(state);
         self.shared.changed.notify_all();
         self.hire(offered);
+        self.shared.announce_base(snapshot);
     }
 
     /// Starts workers for so many more layers. What no thread can be had for is sealed by who needs it.
@@ -306,6 +313,18 @@ impl Shared {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What passes through can be had at once; what cannot is the error of whoever needs it.
+    fn announce_base(&self, snapshot: &Snapshot) {
+        if self.options.base != BaseLayers::Kept {
+            return;
+        }
+        let base = snapshot.layers.iter().filter_map(|layer| match layer {
+            Layer::Base(base) => pass_through(base).ok(),
+            Layer::Built(_) => None,
+        });
+        base.for_each(|layer| (self.options.on_sealed)(&layer));
+    }
+
     /// A worker's life: seals what is queued until the sealer is dropped.
     fn work(&self) {
         yield_to_steps();
@@ -352,6 +371,9 @@ impl Shared {
     /// Seals a layer that has been marked as running, and tells those who wait for it.
     fn settle(&self, job: Job) {
         let sealed = self.run(job).map(Box::new).map_err(Arc::new);
+        if let Ok(sealed) = &sealed {
+            (self.options.on_sealed)(sealed);
+        }
         self.lock().layers.insert(job.tree, Slot::Done(sealed));
         self.changed.notify_all();
     }

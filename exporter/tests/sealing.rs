@@ -327,6 +327,7 @@ fn child_with_a_file_size_limit() {
         events: Arc::new(|_| ()),
         cancel: Arc::default(),
         contents: None,
+        on_sealed: Arc::new(|_| ()),
     };
     let failed = Sealer::new(options).seal(&snapshot).expect_err("no room");
     let SealError::Write { root: told, .. } = &*failed else { panic!("{failed}") };

@@ -1,7 +1,9 @@
 //! What a build says while it runs. Events are the only thing that flows sideways; they carry no time, the receiver
 //! stamps them.
 
-use oci::Layer;
+use std::sync::Arc;
+
+use oci::{Layer, Snapshot};
 
 use crate::{
     cache::{Hit, Miss},
@@ -35,6 +37,9 @@ pub enum Event {
     Waiting(VertexId, String),
     /// A step has run, and this is its layer.
     Done(VertexId, Layer),
+    /// The file system of a step or source is known, ran or not; whatever the build makes of it stands on exactly this.
+    /// Comes at least once for every target and for what is below a step that runs. Not for people.
+    Settled(VertexId, Arc<Snapshot>),
     /// A step has failed, and why, in one line without a period; the build's error says the rest.
     Failed(VertexId, String),
     /// The content of a source is known; sources have no layer of their own. Comes for every source among the planned.

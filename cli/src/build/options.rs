@@ -113,6 +113,7 @@ pub(super) fn sealers(
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
             contents: Some(executor.contents()),
+            on_sealed: Arc::new(|_| ()),
         })
     };
     let mut kinds = Vec::new();

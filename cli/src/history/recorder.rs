@@ -71,6 +71,7 @@ impl Recorder {
             }
             Event::Cancelled(vertex) => self.over(at, *vertex, Outcome::Canceled),
             Event::Log(..)
+            | Event::Settled(..)
             | Event::Transfer { .. }
             | Event::Stage(_)
             | Event::StageDone(_)

@@ -183,7 +183,7 @@ impl Board {
                     self.plan(*vertex, redact(label).into_owned());
                 }
             }
-            Event::Missed(..) => {}
+            Event::Missed(..) | Event::Settled(..) => {}
             Event::Waiting(vertex, what) => {
                 self.begun(*vertex).waits_for = Some(harmless(&redact(what)));
             }

@@ -132,7 +132,7 @@ impl<W: Write + Send> Json<W> {
 impl<W: Write + Send> View for Json<W> {
     fn event(&mut self, _board: &Board, at: Duration, event: &Event) {
         let kind = match event {
-            Event::Missed(..) => return,
+            Event::Missed(..) | Event::Settled(..) => return,
             Event::Planned(steps) => Kind::Planned {
                 steps: steps
                     .iter()

@@ -178,8 +178,29 @@ impl Workshop {
         times: TimePolicy,
         jobs: usize,
     ) -> Sealer {
+        Sealer::new(self.seal_options(contents, encoder, times, jobs))
+    }
+
+    /// One that tells of what it has sealed.
+    pub fn sealer_telling(
+        &self,
+        encoder: Encoder,
+        times: TimePolicy,
+        jobs: usize,
+        on_sealed: exporter::seal::OnSealed,
+    ) -> Sealer {
+        Sealer::new(SealOptions { on_sealed, ..self.seal_options(None, encoder, times, jobs) })
+    }
+
+    fn seal_options(
+        &self,
+        contents: Option<Arc<dyn LayerContents>>,
+        encoder: Encoder,
+        times: TimePolicy,
+        jobs: usize,
+    ) -> SealOptions {
         let events = self.events.clone();
-        let options = SealOptions {
+        SealOptions {
             base: exporter::BaseLayers::default(),
             store: self.store.clone(),
             encoder,
@@ -188,8 +209,8 @@ impl Workshop {
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: self.cancel.clone(),
             contents,
-        };
-        Sealer::new(options)
+            on_sealed: Arc::new(|_| ()),
+        }
     }
 
     /// Puts a built layer on top of a snapshot: its tree into `trees`, its files into `snapshots`.

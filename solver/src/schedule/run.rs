@@ -174,6 +174,9 @@ impl<'a, 'scope> Run<'a, 'scope> {
     /// An input is there: keeps it for its readers and begins those that waited for nothing else.
     fn provide(&mut self, id: VertexId, snapshot: Arc<Snapshot>, digest: TreeDigest) {
         let identity = self.steps.identity(id);
+        for same in std::iter::once(&id).chain(self.steps.repeats(id)) {
+            (self.world.events)(Event::Settled(*same, Arc::clone(&snapshot)));
+        }
         self.done.insert(id, Ready { id, snapshot, digest, identity });
         for reader in self.readers.remove(&id).unwrap_or_default() {
             let missing =

@@ -291,7 +291,11 @@ impl Dockerfile {
         jobs: usize,
         cancel: &Cancel,
     ) -> Result<Vec<Snapshot>, SolveError> {
-        let events = |event| world.events.lock().expect("no panic").push(event);
+        let events = |event| match event {
+            // Who keeps one makes the scheduler copy its chain for the next step.
+            Event::Settled(..) => {}
+            event => world.events.lock().expect("no panic").push(event),
+        };
         let options = SolveOptions { jobs, oldest: 0, maker: Maker::default() };
         self.solve_as(world, caches, &options, &events, cancel)
     }

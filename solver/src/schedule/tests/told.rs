@@ -66,6 +66,21 @@ pub fn check_events(file: &Dockerfile, events: &[Event], is_built: bool) {
     assert!(told.keys().any(of_steps));
 }
 
+/// What is settled on a target's own chain is the lower part of its image, whoever made it; in the end it is all of it.
+fn check_settled(file: &Dockerfile, events: &[Event], images: &[oci::Snapshot]) {
+    for (target, image) in file.0.targets.iter().zip(images) {
+        let parent = |id: &VertexId| file.0.vertex(*id).inputs.first().copied();
+        let chain: Vec<_> = std::iter::successors(Some(target.vertex), parent).collect();
+        let settled = events.iter().filter_map(|event| match event {
+            Event::Settled(id, snapshot) if chain.contains(id) => Some((*id, snapshot)),
+            _ => None,
+        });
+        let settled: BTreeMap<_, _> = settled.collect();
+        assert_eq!(**settled[&target.vertex], *image);
+        assert!(settled.values().all(|snapshot| image.layers.starts_with(&snapshot.layers)));
+    }
+}
+
 /// A build that signs as `name`, begun `at`, and takes nothing older than `oldest`. What ran, who made what was cached.
 fn build(
     file: &Dockerfile,
@@ -76,9 +91,10 @@ fn build(
     let events = std::sync::Mutex::new(Vec::new());
     let sink = |event| events.lock().expect("no panic").push(event);
     let options = SolveOptions { jobs: 2, oldest, maker };
-    file.solve_as(world, &[cache], &options, &sink, &Cancel::default()).expect("builds");
+    let images = file.solve_as(world, &[cache], &options, &sink, &Cancel::default()).expect("builds");
     let events = events.into_inner().expect("no panic");
     check_events(file, &events, true);
+    check_settled(file, &events, &images);
     let by = |(id, made): (usize, Option<Made>)| (id, made.map_or("?".to_owned(), |made| made.by.build));
     (world.ran(), hits(&events).into_iter().map(by).collect())
 }
