@@ -26,7 +26,7 @@ mod source;
 pub use ahead::SealAhead;
 pub use archive::ArchiveError;
 pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
-pub use encode::Encoder;
+pub use encode::{Encoder, GzipLevel, ZstdLevel};
 pub use layer::{LayerError, TimePolicy, write_tar};
 pub use outputs::{
     Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, Output, Tools, check,

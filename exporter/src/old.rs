@@ -9,7 +9,6 @@
 //! blob: the caller does without it, and removes it from the store.
 
 use std::{
-    cell::RefCell,
     collections::{HashMap, VecDeque},
     fs::File,
     io::{self, Read},
@@ -20,7 +19,6 @@ use std::{
     },
 };
 
-use libdeflater::Decompressor;
 use oci::{
     ContentDigest, Descriptor, EntryKind, FileSource, MediaType, Tree, TreeDigest,
     store::{
@@ -32,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     chunk::MAX_CHUNK,
+    encode,
     layer::{LayerTar, TimePolicy},
     places::Places,
 };
@@ -104,7 +103,7 @@ impl OldBlob {
         let places = Places::of(&tar).ok()?;
         let chunks = match record.descriptor.media_type {
             MediaType::OciLayer => Vec::new(),
-            MediaType::OciLayerGzip => read_table(store, digest, name, record)?,
+            MediaType::OciLayerGzip | MediaType::OciLayerZstd => read_table(store, digest, name, record)?,
             _ => return None,
         };
         let by_content = chunks.iter().enumerate().map(|(index, placed)| (placed.chunk.content, index));
@@ -176,13 +175,9 @@ impl OldBlob {
     /// # Errors
     /// The blob is spoiled.
     pub(crate) fn decompress(&self, index: usize, member: &[u8], chunk: &mut Vec<u8>) -> io::Result<()> {
-        thread_local! {
-            static DECOMPRESSOR: RefCell<Decompressor> = RefCell::new(Decompressor::new());
-        }
         let length = self.chunks[index].chunk.length as usize;
-        chunk.resize(length, 0);
-        let found = DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.gzip_decompress(member, chunk));
-        if found == Ok(length) { Ok(()) } else { Err(self.spoil()) }
+        let is_whole = encode::decompress(&self.descriptor.media_type, member, length, chunk);
+        if is_whole { Ok(()) } else { Err(self.spoil()) }
     }
 
     /// Bytes of the tar from a place on, as many as are at hand there. Those of a tar that is not compressed are not

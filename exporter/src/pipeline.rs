@@ -26,7 +26,7 @@ use oci::{
 
 use crate::{
     chunk::{Chunker, MAX_CHUNK},
-    encode::{Encoder, gzip_member},
+    encode::Encoder,
     old::{Chunk, OldBlob},
 };
 
@@ -203,7 +203,7 @@ impl<'a, 's> Sink<'a, 's> {
     /// As those of writing.
     pub(crate) fn take(&mut self, segment: Buffer) -> io::Result<()> {
         match self.encoding.encoder {
-            Encoder::Gzip => self.write_all(&segment.bytes),
+            Encoder::Gzip(_) | Encoder::Zstd(_) => self.write_all(&segment.bytes),
             Encoder::Uncompressed => {
                 (self.encoding.watch)(segment.bytes.len())?;
                 self.end_chunk()?;
@@ -244,14 +244,14 @@ impl<'a, 's> Sink<'a, 's> {
         let (mut member, hashed, written) = self.announce()?;
         let chunk = Arc::new(chunk);
         hashed.send(Arc::clone(&chunk)).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        let old = self.encoding.old;
+        let Encoding { encoder, old, .. } = self.encoding;
         self.pool.spawn(move |_| {
             let content = ContentDigest::of(&chunk.bytes);
             let known = old.and_then(|old| old.chunk_of(&content).map(|index| (old, index)));
             // One that cannot be copied is compressed.
             let copied = known.is_some_and(|(old, index)| old.read_member(index, &mut member.bytes).is_ok());
             if !copied {
-                gzip_member(&chunk.bytes, &mut member.bytes);
+                encoder.compress(&chunk.bytes, &mut member.bytes);
             }
             let entry = Chunk {
                 length: chunk.bytes.len() as u32,
@@ -293,8 +293,8 @@ impl<'a, 's> Sink<'a, 's> {
     fn end_chunk(&mut self) -> io::Result<()> {
         match self.chunk.take().filter(|chunk| !chunk.bytes.is_empty()) {
             None => Ok(()),
-            Some(chunk) if self.encoding.encoder == Encoder::Gzip => self.dispatch(chunk),
-            Some(segment) => self.pass_on(segment),
+            Some(segment) if self.encoding.encoder == Encoder::Uncompressed => self.pass_on(segment),
+            Some(chunk) => self.dispatch(chunk),
         }
     }
 
@@ -326,7 +326,7 @@ impl<'a, 's> Sink<'a, 's> {
 impl Write for Sink<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = match self.encoding.encoder {
-            Encoder::Gzip => self.write_chunked(bytes),
+            Encoder::Gzip(_) | Encoder::Zstd(_) => self.write_chunked(bytes),
             Encoder::Uncompressed => self.write_plain(bytes),
         }?;
         (self.encoding.watch)(taken)?;
@@ -350,8 +350,10 @@ impl Blob {
     fn new(encoding: &Encoding<'_>) -> Result<Self, StoreError> {
         let Encoding { store, wanted, .. } = *encoding;
         match encoding.encoder {
-            Encoder::Gzip => Ok(Self::Compressed(Box::new(store.blob_writer()?.expecting(wanted)))),
             Encoder::Uncompressed => Ok(Self::Tar(store.blob_copy()?.expecting(wanted), 0)),
+            Encoder::Gzip(_) | Encoder::Zstd(_) => {
+                Ok(Self::Compressed(Box::new(store.blob_writer()?.expecting(wanted))))
+            }
         }
     }
 

@@ -72,7 +72,7 @@ fn sample(workshop: &Workshop, platform: &str) -> Image {
 }
 
 fn assembled(workshop: &Workshop, images: &[Image]) -> Assembled {
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2);
     assemble(images, &sealer, &AssembleOptions::default()).expect("assembled")
 }
 
@@ -154,7 +154,7 @@ fn the_digest_of_an_image_is_part_of_the_format() {
 #[test]
 fn an_image_that_contradicts_itself_is_not_assembled() {
     let workshop = Workshop::new();
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1);
     let mut image = sample(&workshop, "linux/amd64");
     image.target.history.pop();
     let refused = assemble(&[image], &sealer, &AssembleOptions::default()).expect_err("a step too few");

@@ -19,7 +19,7 @@ fn a_gibibyte_is_sealed_in_a_quarter_of_that() {
     let workshop = Workshop::new();
     let zeros = large_layer(&workshop, "zeros", |_| {});
     let noise = large_layer(&workshop, "noise", fill);
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 8);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 8);
     for snapshot in [&zeros, &noise] {
         sealer.offer(snapshot);
     }

@@ -100,7 +100,7 @@ fn sample(workshop: &Workshop, platform: &str) -> Image {
 }
 
 fn assembled(workshop: &Workshop, images: &[Image]) -> Assembled {
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2);
     assemble(images, &sealer, &AssembleOptions::default()).expect("assembled")
 }
 

@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use solver::Event;
 use support::{Described, Workshop};
 
-const ENCODERS: [Encoder; 2] = [Encoder::Gzip, Encoder::Uncompressed];
+const ENCODERS: [Encoder; 2] = [Encoder::GZIP, Encoder::Uncompressed];
 
 /// The files of some layers, and which of them were opened.
 #[derive(Default)]
@@ -171,11 +171,11 @@ fn unchanged_chunks_are_copied() {
     let place = Place::new();
     let mut files = BTreeMap::from([("large".to_owned(), noise(7_000_000, 7))]);
     let old = described(&files, &BTreeMap::new());
-    let (sealed, _) = place.seal(&old, Encoder::Gzip);
+    let (sealed, _) = place.seal(&old, Encoder::GZIP);
     // A header that compressing would not give shows which chunks were copied.
     let count = mark_chunks(&place.blob(&sealed), &place.table(&old));
     files.get_mut("large").expect("there")[3_500_000] ^= 1;
-    let (edited, _) = place.seal(&described(&files, &BTreeMap::new()), Encoder::Gzip);
+    let (edited, _) = place.seal(&described(&files, &BTreeMap::new()), Encoder::GZIP);
     let bytes = fs::read(place.blob(&edited)).expect("a blob");
     let copied = bytes.windows(MARK.len()).filter(|window| *window == MARK).count();
     // The edit is in one, and may move the ends of those after it.
@@ -211,7 +211,7 @@ fn replace(path: &PathBuf, bytes: &[u8]) {
 impl Place {
     fn table(&self, layer: &Described) -> PathBuf {
         let directory = self.workshop.store.area("sealed").join(layer.tree.digest().hex());
-        directory.join(format!("{}.normal.chunks", Encoder::Gzip.id()))
+        directory.join(format!("{}.normal.chunks", Encoder::GZIP.id()))
     }
 }
 
@@ -235,7 +235,7 @@ fn a_damaged_blob_helps_nobody_and_goes() {
             assert_eq!(found, want, "bit of byte {at}");
             place.check(&found, &edited);
             // The headers of an uncompressed blob are not looked at; its middle is in a file.
-            let is_looked_at = encoder == Encoder::Gzip || part == 4;
+            let is_looked_at = encoder == Encoder::GZIP || part == 4;
             assert!(!is_looked_at || !path.exists(), "byte {at} of {}", bytes.len());
         }
     }
@@ -249,7 +249,7 @@ fn help_that_is_gone_or_makes_no_sense_is_done_without() {
     let mut files = many();
     files.insert("d/047".to_owned(), b"edited".to_vec());
     let edited = described(&files, &BTreeMap::new());
-    let want = from_scratch(&edited, Encoder::Gzip);
+    let want = from_scratch(&edited, Encoder::GZIP);
     let damages: [(&str, Damaging); 7] = [
         ("no blob", |place, _, sealed| fs::remove_file(place.blob(sealed)).expect("ours")),
         ("a short blob", |place, _, sealed| replace(&place.blob(sealed), b"short")),
@@ -275,9 +275,9 @@ fn help_that_is_gone_or_makes_no_sense_is_done_without() {
     ];
     for (name, damage) in damages {
         let place = Place::new();
-        let (sealed, _) = place.seal(&old, Encoder::Gzip);
+        let (sealed, _) = place.seal(&old, Encoder::GZIP);
         damage(&place, &old, &sealed);
-        let (found, opened) = place.seal(&edited, Encoder::Gzip);
+        let (found, opened) = place.seal(&edited, Encoder::GZIP);
         assert_eq!(found, want, "{name}");
         assert_eq!(opened.len(), 61, "{name}");
     }
@@ -288,10 +288,10 @@ fn a_layer_without_files_is_made_of_another_blob_of_it() {
     let layer = described(&many(), &BTreeMap::new());
     let epoch = TimePolicy::Epoch(3);
     for (first, times, then) in [
-        (Encoder::Gzip, TimePolicy::Default, Encoder::Uncompressed),
-        (Encoder::Uncompressed, TimePolicy::Default, Encoder::Gzip),
-        (Encoder::Gzip, epoch, Encoder::Gzip),
-        (Encoder::Uncompressed, epoch, Encoder::Gzip),
+        (Encoder::GZIP, TimePolicy::Default, Encoder::Uncompressed),
+        (Encoder::Uncompressed, TimePolicy::Default, Encoder::GZIP),
+        (Encoder::GZIP, epoch, Encoder::GZIP),
+        (Encoder::Uncompressed, epoch, Encoder::GZIP),
     ] {
         let place = Place::new();
         let snapshot = place.step(&layer);
@@ -308,7 +308,7 @@ fn what_cannot_be_sealed_says_whose_fault_it_is() {
     let place = Place::new();
     let snapshot = place.workshop.step_without_files(&Snapshot::default(), &layer);
     let seal =
-        || place.sealer(Encoder::Gzip, TimePolicy::Default).seal(&snapshot).expect_err("no such files");
+        || place.sealer(Encoder::GZIP, TimePolicy::Default).seal(&snapshot).expect_err("no such files");
     let gone = seal();
     let SealError::Gone { chain, tree } = &*gone else { panic!("{gone}") };
     assert_eq!((*chain, *tree), (snapshot.digest(), layer.tree.digest()));
@@ -328,7 +328,7 @@ fn what_cannot_be_sealed_says_whose_fault_it_is() {
     bytes[512] ^= 1;
     replace(&path, &bytes);
     let failed =
-        place.workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1).seal(&snapshot).expect_err("damaged");
+        place.workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1).seal(&snapshot).expect_err("damaged");
     assert!(matches!(&*failed, SealError::Gone { .. }) && !path.exists(), "{failed}");
 }
 
@@ -344,7 +344,7 @@ fn one_of_several_processes_seals_a_layer() {
             let options = exporter::SealOptions {
                 base: exporter::BaseLayers::default(),
                 store,
-                encoder: Encoder::Gzip,
+                encoder: Encoder::GZIP,
                 times: TimePolicy::Default,
                 jobs: 1,
                 events: Arc::new(|_| ()),
@@ -368,10 +368,10 @@ fn waiting_for_another_process_is_seen_and_can_be_stopped() {
     let place = Place::new();
     let layer = described(&BTreeMap::from([("f".to_owned(), b"x".to_vec())]), &BTreeMap::new());
     let snapshot = place.step(&layer);
-    let name = format!("seal-{}.{}.normal", layer.tree.digest().hex(), Encoder::Gzip.id());
+    let name = format!("seal-{}.{}.normal", layer.tree.digest().hex(), Encoder::GZIP.id());
     let lock = fs::File::create(place.workshop.store.area("locks").join(name)).expect("made");
     lock.lock().expect("locked");
-    let sealer = place.sealer(Encoder::Gzip, TimePolicy::Default);
+    let sealer = place.sealer(Encoder::GZIP, TimePolicy::Default);
     let seen =
         |wanted: fn(&Event) -> bool| place.workshop.events.lock().expect("no panic").iter().any(wanted);
     std::thread::scope(|scope| {

@@ -66,7 +66,7 @@ fn threads_do_not_reach_a_byte() {
     for jobs in [1, 2, 8] {
         let workshop = Workshop::new();
         let snapshot = workshop.step(&Snapshot::default(), &described);
-        let sealed = seal(&workshop.sealer(Encoder::Gzip, TimePolicy::Default, jobs), &snapshot);
+        let sealed = seal(&workshop.sealer(Encoder::GZIP, TimePolicy::Default, jobs), &snapshot);
         let blob = blob(&workshop, &sealed);
         assert_eq!(Sha256Digest::of(&blob), sealed.descriptor.digest);
         assert_eq!(gunzip(&blob), described.tar(TimePolicy::Default));
@@ -75,7 +75,7 @@ fn threads_do_not_reach_a_byte() {
     }
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
     // Changing the encoder without changing its id would give one name to two blobs.
-    assert_eq!(Encoder::Gzip.id(), "gzip-libdeflate1.26-l4-cdc1");
+    assert_eq!(Encoder::GZIP.id(), "gzip-libdeflate1.26-l4-cdc1");
     let digest = "sha256:a7dcad01833bdb8cff99726fc102646e02b90846627045116c1f564e948e78b0";
     assert_eq!(
         seen[0].descriptor.digest.to_string(),
@@ -89,7 +89,7 @@ fn what_does_not_compress_is_stored_and_the_rest_is_compressed() {
     let workshop = Workshop::new();
     let size = |content: Vec<u8>| {
         let snapshot = workshop.step(&Snapshot::default(), &layer(&[("f", content)]));
-        seal(&workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2), &snapshot).descriptor.size
+        seal(&workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2), &snapshot).descriptor.size
     };
     let raw = 4 * MIB as u64;
     assert!((raw..raw + raw / 500).contains(&size(noise(4 * MIB))));
@@ -100,7 +100,7 @@ fn what_does_not_compress_is_stored_and_the_rest_is_compressed() {
 fn gzip_reads_what_we_write() {
     let workshop = Workshop::new();
     let snapshot = workshop.step(&Snapshot::default(), &large_layer());
-    let sealed = seal(&workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2), &snapshot);
+    let sealed = seal(&workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2), &snapshot);
     let file = workshop.path("layer.tar.gz");
     fs::copy(workshop.store.blob_path(&sealed.descriptor.digest), &file).expect("copied");
     judge(Command::new("gzip").arg("-tv").arg(&file));
@@ -122,12 +122,12 @@ fn encoders_and_times_are_remembered_apart() {
     let workshop = Workshop::new();
     let snapshot = workshop.step(&Snapshot::default(), &layer(&[("f", b"x".to_vec())]));
     let digest = |encoder, times| seal(&workshop.sealer(encoder, times, 1), &snapshot).descriptor.digest;
-    let first = digest(Encoder::Gzip, TimePolicy::Default);
+    let first = digest(Encoder::GZIP, TimePolicy::Default);
     assert_ne!(first, digest(Encoder::Uncompressed, TimePolicy::Default));
-    assert_ne!(first, digest(Encoder::Gzip, TimePolicy::Epoch(1)));
-    assert_eq!(first, digest(Encoder::Gzip, TimePolicy::Preserve));
+    assert_ne!(first, digest(Encoder::GZIP, TimePolicy::Epoch(1)));
+    assert_eq!(first, digest(Encoder::GZIP, TimePolicy::Preserve));
     fs::remove_dir_all(workshop.files_of(&snapshot)).expect("ours");
-    assert_eq!(first, digest(Encoder::Gzip, TimePolicy::Default), "answered without the files");
+    assert_eq!(first, digest(Encoder::GZIP, TimePolicy::Default), "answered without the files");
 }
 
 #[test]
@@ -135,11 +135,11 @@ fn a_lost_blob_or_a_damaged_record_is_made_again() {
     let workshop = Workshop::new();
     let described = layer(&[("f", b"x".to_vec())]);
     let snapshot = workshop.step(&Snapshot::default(), &described);
-    let again = || seal(&workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1), &snapshot);
+    let again = || seal(&workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1), &snapshot);
     let first = again();
     let path = workshop.store.blob_path(&first.descriptor.digest);
     let record = workshop.store.area("sealed").join(described.tree.digest().hex());
-    let record = record.join(format!("{}.normal.json", Encoder::Gzip.id()));
+    let record = record.join(format!("{}.normal.json", Encoder::GZIP.id()));
     assert!(record.exists());
     fs::remove_file(&path).expect("ours");
     assert_eq!(again(), first);
@@ -161,7 +161,7 @@ fn a_file_that_was_tampered_with_is_named_and_nothing_is_remembered() {
     let snapshot = workshop.step(&Snapshot::default(), &described);
     fs::write(workshop.files_of(&snapshot).join("etc/passwd"), "r00t").expect("ours");
     let failed =
-        workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1).seal(&snapshot).expect_err("tampered");
+        workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1).seal(&snapshot).expect_err("tampered");
     let SealError::Damaged { chain, tree, path, .. } = &*failed else { panic!("{failed}") };
     assert_eq!((*chain, *tree, &**path), (snapshot.digest(), described.tree.digest(), &b"etc/passwd"[..]));
     assert!(!workshop.store.area("sealed").join(described.tree.digest().hex()).exists());
@@ -172,7 +172,7 @@ fn a_name_that_layers_reserve_is_the_builds_own_mistake() {
     let workshop = Workshop::new();
     for path in [".wh.gone", "d/.wh..wh..opq", ".wh.d/f"] {
         let snapshot = workshop.step(&Snapshot::default(), &layer(&[(path, b"x".to_vec())]));
-        let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1);
+        let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1);
         let refused = sealer.seal(&snapshot).expect_err("reserved");
         assert!(refused.is_the_builds_own() && refused.to_string().contains(path), "{refused}");
     }
@@ -185,7 +185,7 @@ fn no_link_is_followed_to_a_file() {
     let (files, outside) = (workshop.files_of(&snapshot), workshop.path("outside"));
     fs::rename(files.join("d"), &outside).expect("ours");
     std::os::unix::fs::symlink(&outside, files.join("d")).expect("ours");
-    let failed = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1).seal(&snapshot).expect_err("a link");
+    let failed = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1).seal(&snapshot).expect_err("a link");
     assert!(failed.to_string().contains("\"d/f\": cannot be read"), "{failed}");
 }
 
@@ -198,7 +198,7 @@ fn a_damaged_tree_is_no_layer() {
     for damaged in [b"".to_vec(), layer(&[("g", b"x".to_vec())]).tree.to_bytes()] {
         fs::write(&tree, damaged).expect("ours");
         let failed =
-            workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1).seal(&snapshot).expect_err("damaged");
+            workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1).seal(&snapshot).expect_err("damaged");
         assert!(matches!(*failed, SealError::DamagedTree { .. }), "{failed}");
     }
 }
@@ -208,7 +208,7 @@ fn each_layer_is_sealed_once_whoever_asks() {
     let workshop = Workshop::new();
     let bottom = workshop.step(&Snapshot::default(), &layer(&[("a", text(9 * MIB))]));
     let top = workshop.step(&bottom, &layer(&[("b", text(10 * MIB))]));
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2);
     sealer.offer(&bottom);
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| sealer.seal(&top).expect("sealed"))).collect();
@@ -223,7 +223,7 @@ fn each_layer_is_sealed_once_whoever_asks() {
 fn threads_that_seal_let_steps_go_first() {
     let workshop = Workshop::new();
     let snapshot = workshop.step(&Snapshot::default(), &layer(&[("a", text(MIB))]));
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2);
     sealer.seal(&snapshot).expect("sealed");
     // Threads of other tests come and go.
     let niceness = |task: fs::DirEntry| {
@@ -248,14 +248,14 @@ fn layers_without_entries_are_left_out() {
     let workshop = Workshop::new();
     let bottom = workshop.step(&Snapshot::default(), &layer(&[("a", b"x".to_vec())]));
     let snapshot = bottom.with(Layer::Built(oci::Tree::empty_digest()));
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1);
     assert_eq!(sealer.seal(&snapshot).expect("sealed"), sealer.seal(&bottom).expect("sealed"));
 }
 
 #[test]
 fn layers_of_a_base_image_pass_through_with_oci_media_types() {
     let workshop = Workshop::new();
-    let sealer = workshop.sealer(Encoder::Gzip, TimePolicy::Default, 1);
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1);
     let origin = BlobOrigin::OciLayout("/nowhere".into());
     let base = |media_type: &str| {
         let descriptor = Descriptor::of(MediaType::from(media_type.to_owned()), b"blob");
@@ -286,7 +286,7 @@ fn a_cancelled_build_stops_sealing() {
     let snapshot = workshop.step(&Snapshot::default(), &large_layer());
     workshop.cancel.request();
     let stopped =
-        workshop.sealer(Encoder::Gzip, TimePolicy::Default, 2).seal(&snapshot).expect_err("stopped");
+        workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2).seal(&snapshot).expect_err("stopped");
     assert!(matches!(*stopped, SealError::Cancelled), "{stopped}");
 }
 
@@ -321,7 +321,7 @@ fn child_with_a_file_size_limit() {
     let options = exporter::SealOptions {
         base: exporter::BaseLayers::default(),
         store: Arc::new(oci::store::Store::open(root.as_ref()).expect("a store")),
-        encoder: Encoder::Gzip,
+        encoder: Encoder::GZIP,
         times: TimePolicy::Default,
         jobs: 2,
         events: Arc::new(|_| ()),

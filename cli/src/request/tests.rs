@@ -172,12 +172,12 @@ fn images_are_packed_only_where_they_are_wanted() {
         let packings = case.read(flags).expect("read").packings();
         packings.into_iter().map(|packing| packing.encoder).collect::<Vec<_>>()
     };
-    assert_eq!(encoders(""), [Encoder::Gzip]);
+    assert_eq!(encoders(""), [Encoder::GZIP]);
     assert_eq!(encoders("-o @/out"), []);
-    assert_eq!(encoders("-o @/out -q"), [Encoder::Gzip]);
-    assert_eq!(encoders("-o @/out --iidfile @/iid"), [Encoder::Gzip]);
+    assert_eq!(encoders("-o @/out -q"), [Encoder::GZIP]);
+    assert_eq!(encoders("-o @/out --iidfile @/iid"), [Encoder::GZIP]);
     let both = "-o type=oci,dest=@/a,compression=uncompressed -o type=oci,dest=@/b -o type=oci,dest=@/c";
-    assert_eq!(encoders(both), [Encoder::Uncompressed, Encoder::Gzip]);
+    assert_eq!(encoders(both), [Encoder::Uncompressed, Encoder::GZIP]);
 }
 
 #[test]

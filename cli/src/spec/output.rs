@@ -208,7 +208,7 @@ impl Options {
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names = names.map(|name| Ok(name.parse::<Reference>()?.with_default_tag()));
         let encoder = match self.take("compression").as_deref() {
-            None | Some("gzip") => Encoder::Gzip,
+            None | Some("gzip") => Encoder::GZIP,
             Some("uncompressed") => Encoder::Uncompressed,
             Some(other) => {
                 let expected = "gzip or uncompressed";
