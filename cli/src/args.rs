@@ -6,6 +6,7 @@
 
 mod help;
 mod history;
+mod registry;
 mod store;
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
@@ -18,6 +19,7 @@ use solver::op::{Network, Timestamps};
 pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
+pub use self::registry::RegistryArgs;
 pub use self::store::{DuArgs, GcArgs};
 use crate::{
     refused,
@@ -257,9 +259,9 @@ pub struct BuildArgs {
     #[arg(long, value_name = "DIR", help_heading = MACHINE)]
     pub root: Option<PathBuf>,
 
-    /// HOST[:PORT] to talk to in HTTP or unverified (repeatable)
-    #[arg(long = "insecure-registry", value_name = "HOST", help_heading = MACHINE)]
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 impl BuildArgs {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use solver::Cancel;
 
 use crate::{
-    args::ContextLsArgs,
+    args::{ContextLsArgs, RegistryArgs},
     call::pretty,
     failure::{Failure, harmless},
     inputs::{self, Outside, OutsideOptions},
@@ -25,10 +25,11 @@ use crate::{
 /// The context cannot be had or read.
 pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
     let places = request::context_places(&args.context, args.file.as_deref())?;
+    let environment = Environment::of_process();
     let options = OutsideOptions {
-        root: request::store_root(args.root, &Environment::of_process())?,
+        root: request::store_root(args.root, &environment)?,
         limits: Limits::default(),
-        insecure_registries: Vec::new(),
+        hosts: RegistryArgs::default().hosts(&environment)?,
         secrets: Default::default(),
         agents: Default::default(),
         retry: Default::default(),

@@ -28,7 +28,7 @@ use executor::{
 };
 use oci::{
     fetch::Fetcher,
-    registry::{Limits, Registry, RegistryOptions},
+    registry::{Hosts, Limits, Registry, RegistryOptions},
     store::{Store, TempDir},
 };
 use solver::{Cancel, Resolver, remote::GitAddress};
@@ -130,8 +130,8 @@ impl InputError {
 pub struct OutsideOptions {
     /// The store's directory.
     pub root: PathBuf,
-    /// Registries that need no valid certificate.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    pub hosts: Hosts,
     /// How long registries are waited for.
     pub limits: Limits,
     /// Credentials of servers.
@@ -166,9 +166,8 @@ impl Outside {
         if let Some(registry) = self.registry.get() {
             return Ok(registry.clone());
         }
-        let insecure = self.options.insecure_registries.clone();
-        let limits = self.options.limits.clone();
-        let registry = Registry::new(RegistryOptions { insecure, limits, ..RegistryOptions::default() })?;
+        let (hosts, limits) = (self.options.hosts.clone(), self.options.limits.clone());
+        let registry = Registry::new(RegistryOptions { hosts, limits, ..RegistryOptions::default() })?;
         Ok(self.registry.get_or_init(|| registry).clone())
     }
 

@@ -141,8 +141,9 @@ pub fn check(outputs: &[Output], progress: ProgressMode) -> Result<(), OutputErr
     }
 }
 
-/// The registries to be trusted without TLS: those named, and those of outputs with `registry.insecure=true`.
-pub fn insecure_registries(mut hosts: Vec<String>, specs: &[OutputSpec], outputs: &[Output]) -> Vec<String> {
+/// The registries of outputs with `registry.insecure=true`, to be trusted without TLS.
+pub fn insecure_registries(specs: &[OutputSpec], outputs: &[Output]) -> Vec<String> {
+    let mut hosts = Vec::new();
     if specs.iter().any(|spec| matches!(spec, OutputSpec::Image { insecure: true, .. })) {
         hosts.extend(outputs.iter().flat_map(Output::pushed_names).map(|name| name.registry.clone()));
     }
@@ -206,7 +207,7 @@ mod tests {
     fn an_insecure_output_names_its_registries() {
         let specs = ["type=registry,registry.insecure=true".parse().expect("an output")];
         let outputs = [push(&["h:5000/a:1"])];
-        assert_eq!(insecure_registries(vec!["x".into(), "x".into()], &specs, &outputs), ["h:5000", "x"]);
-        assert_eq!(insecure_registries(vec![], &[], &outputs), [""; 0]);
+        assert_eq!(insecure_registries(&specs, &outputs), ["h:5000"]);
+        assert_eq!(insecure_registries(&[], &outputs), [""; 0]);
     }
 }

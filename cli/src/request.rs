@@ -20,7 +20,11 @@ use std::{
 
 use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap};
 use exporter::{Packing, TimePolicy};
-use oci::{Platform, registry::Limits, store::StoreError};
+use oci::{
+    Platform,
+    registry::{Hosts, Limits},
+    store::StoreError,
+};
 use solver::{
     op::{Network, Timestamps},
     plan::Entitlement,
@@ -95,8 +99,8 @@ pub struct BuildRequest {
     pub root: PathBuf,
     /// `--jobs`
     pub jobs: usize,
-    /// Registries that need no valid certificate.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    pub registries: Hosts,
     /// What the user should know before the build begins.
     pub notices: Vec<String>,
 }
@@ -137,7 +141,7 @@ impl BuildRequest {
     pub fn outside(&self) -> OutsideOptions {
         OutsideOptions {
             root: self.root.clone(),
-            insecure_registries: self.insecure_registries.clone(),
+            hosts: self.registries.clone(),
             limits: match self.call.call {
                 Call::Build => Limits::default(),
                 Call::Check | Call::Outline | Call::Targets => hasty(),
@@ -221,7 +225,9 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         allow: exposed::entitlements(args.allow, args.network),
         hosts: exposed::hosts(&args.hosts),
         annotations,
-        insecure_registries: outputs::insecure_registries(args.insecure_registries, &args.outputs, &wanted),
+        registries: args
+            .registries
+            .hosts_and_insecure(environment, outputs::insecure_registries(&args.outputs, &wanted))?,
         outputs: wanted,
         progress,
         explain: args.explain,

@@ -9,4 +9,5 @@ mod csv;
 pub mod duration;
 pub mod host;
 pub mod output;
+pub mod registry;
 pub mod secret;

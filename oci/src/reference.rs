@@ -104,13 +104,33 @@ impl FromStr for Reference {
     }
 }
 
+/// The first part of full names, `host[:port][/path]`, with Docker Hub by the name that references have.
+pub(crate) fn prefix(text: &str) -> Result<String, ReferenceError> {
+    let fail = |reason| ReferenceError { text: text.to_owned(), reason };
+    let (registry, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
+    if !is_registry(registry) {
+        return Err(fail("the registry is not a host name"));
+    }
+    let registry = canonical_registry(registry);
+    match path {
+        None => Ok(registry.to_owned()),
+        Some(path) if path.split('/').all(is_path_component) => Ok(format!("{registry}/{path}")),
+        Some(_) => Err(fail("what follows the registry is not the beginning of a repository's name")),
+    }
+}
+
 fn split_registry(name: &str) -> (&str, &str) {
     match name.split_once('/') {
-        Some((first, rest)) if is_registry_name(first) => match first {
-            "index.docker.io" | "registry-1.docker.io" => (DEFAULT_REGISTRY, rest),
-            _ => (first, rest),
-        },
+        Some((first, rest)) if is_registry_name(first) => (canonical_registry(first), rest),
         _ => (DEFAULT_REGISTRY, name),
+    }
+}
+
+/// Docker Hub by one name.
+pub(crate) fn canonical_registry(registry: &str) -> &str {
+    match registry {
+        "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY,
+        other => other,
     }
 }
 

@@ -16,6 +16,7 @@ mod challenge;
 mod credentials;
 mod download;
 mod error;
+mod hosts;
 mod http;
 mod manifest;
 mod pull;
@@ -38,6 +39,7 @@ pub use self::{
     credentials::CredentialError,
     download::{Downloaded, FileRequest, Watch},
     error::RegistryError,
+    hosts::{HostOptions, Hosts, Identity, Location},
     push::{OnProgress, OpenBlob},
     retry::Limits,
 };
@@ -54,6 +56,8 @@ pub struct RegistryOptions {
     pub insecure: Vec<String>,
     /// PEM files of further certificate authorities.
     pub ca_files: Vec<PathBuf>,
+    /// What holds for single registries.
+    pub hosts: Hosts,
     /// Credential files (Docker's `config.json` format), looked at before the usual places. They must exist.
     pub auth_files: Vec<PathBuf>,
     /// Hosts of token services that may see credentials though they are not below the registry's own domain.
@@ -130,10 +134,11 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Setup`] when its threads cannot be started.
     pub fn new(options: RegistryOptions) -> Result<Registry, RegistryError> {
-        let RegistryOptions { insecure, ca_files, auth_files, trusted_realms, user_agent, limits } = options;
+        let RegistryOptions { insecure, ca_files, hosts, auth_files, trusted_realms, user_agent, limits } =
+            options;
         let default_agent = || concat!("layerwright/", env!("CARGO_PKG_VERSION")).to_owned();
         let user_agent = Some(user_agent).filter(|agent| !agent.is_empty()).unwrap_or_else(default_agent);
-        let clients = Clients::new(insecure, ca_files, user_agent, limits.clone());
+        let clients = Clients::new(insecure, ca_files, hosts, user_agent, limits.clone());
         let credentials = CredentialStore::new(&auth_files, &|name| std::env::var_os(name));
         let auth = Auth::new(credentials, trusted_realms);
         let (inner, runtime) = (Arc::new(Inner::new(clients, auth, limits)), Arc::new(Runtime::start()?));

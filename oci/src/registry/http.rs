@@ -396,7 +396,8 @@ mod tests {
 
     fn inner() -> Inner {
         let insecure = vec!["lab.example.com:5000".to_owned()];
-        let clients = Clients::new(insecure, vec![], "test".to_owned(), Limits::default());
+        let clients =
+            Clients::new(insecure, vec![], Default::default(), "test".to_owned(), Limits::default());
         Inner::new(clients, Auth::new(CredentialStore::new(&[], &|_| None), vec![]), Limits::default())
     }
 

@@ -18,7 +18,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use super::{address::is_loopback, error::RegistryError, retry::Limits};
+use super::{address::is_loopback, error::RegistryError, hosts::Hosts, retry::Limits};
 
 /// Longest file of certificate authorities that is read, in bytes.
 const MAX_CA_FILE: u64 = 16 << 20;
@@ -28,6 +28,7 @@ const MAX_CA_FILE: u64 = 16 << 20;
 pub(super) struct Clients {
     insecure: Vec<String>,
     ca_files: Vec<PathBuf>,
+    hosts: Hosts,
     user_agent: String,
     limits: Limits,
     made: [OnceLock<Client>; 5],
@@ -49,8 +50,14 @@ enum Kind {
 }
 
 impl Clients {
-    pub fn new(insecure: Vec<String>, ca_files: Vec<PathBuf>, user_agent: String, limits: Limits) -> Self {
-        Self { insecure, ca_files, user_agent, limits, made: Default::default() }
+    pub fn new(
+        insecure: Vec<String>,
+        ca_files: Vec<PathBuf>,
+        hosts: Hosts,
+        user_agent: String,
+        limits: Limits,
+    ) -> Self {
+        Self { insecure, ca_files, hosts, user_agent, limits, made: Default::default() }
     }
 
     /// Whether the user has said that this host need not prove who it is. Entries are `host` or `host:port`.
@@ -58,9 +65,8 @@ impl Clients {
         let Some(host) = url.host_str() else { return false };
         let port = url.port_or_known_default().unwrap_or_default();
         let authority = format!("{host}:{port}");
-        self.insecure
-            .iter()
-            .any(|entry| entry.eq_ignore_ascii_case(host) || entry.eq_ignore_ascii_case(&authority))
+        let mut named = self.insecure.iter().chain(self.hosts.insecure());
+        named.any(|entry| entry.eq_ignore_ascii_case(host) || entry.eq_ignore_ascii_case(&authority))
     }
 
     /// The client for a URL.
