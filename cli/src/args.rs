@@ -131,7 +131,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE", help_heading = INPUT)]
     pub target: Option<String>,
 
-    /// Platform to build for [default: this machine's]
+    /// Platforms to build for, as a,b [default: this machine's]
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',', help_heading = INPUT)]
     pub platforms: Vec<Platform>,
 

@@ -202,7 +202,7 @@ fn asked(request: &BuildRequest) -> Asked {
             tags.push(name);
         }
     }
-    let platforms = request.platform.iter().map(ToString::to_string).collect();
+    let platforms = request.platforms.iter().map(ToString::to_string).collect();
     Asked { dockerfile, context, target: request.target.clone(), platforms, tags }
 }
 

@@ -55,8 +55,8 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// `--label`
     pub labels: BTreeMap<String, String>,
-    /// `--platform`; `None` is this machine's.
-    pub platform: Option<Platform>,
+    /// `--platform`, each once; empty: this machine's.
+    pub platforms: Vec<Platform>,
     /// `--no-cache`
     pub no_cache: bool,
     /// `--no-cache-filter`
@@ -196,12 +196,11 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let call = args.call().ok_or(RequestError::Conflict("--check and --call contradict each other"))?;
     let build_args = build_args(&args.build_args, environment)?;
     let places = places(&args, &build_args)?;
-    let platform = platform(&args.platforms, environment)?;
+    let platforms = platforms(&args.platforms, environment)?;
     let progress = progress(&args, environment)?;
     let wanted = wanted_outputs(&args, call, progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
-    let built = platform.clone().unwrap_or_else(Platform::host);
-    let annotations = annotations::resolve(&args.annotations, &wanted, &built)?;
+    let annotations = annotations::resolve(&args.annotations, &wanted, &platforms)?;
     let builds = call.call == Call::Build;
     if builds && args.outputs.is_empty() && !args.push {
         notices.push(NO_OUTPUT.to_owned());
@@ -213,7 +212,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         epoch: epoch(&build_args)?,
         build_args,
         labels: pairs("label", &args.labels, |_| Ok(Some(String::new())))?,
-        platform,
+        platforms,
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter,
         cache_ttl: args.cache_ttl,
@@ -425,24 +424,26 @@ fn epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64>, RequestEr
     }
 }
 
-fn platform(given: &[Platform], environment: &Environment) -> Result<Option<Platform>, RequestError> {
+fn platforms(given: &[Platform], environment: &Environment) -> Result<Vec<Platform>, RequestError> {
     const NAME: &str = "DOCKER_DEFAULT_PLATFORM";
-    match given {
-        [] => {}
-        [one] => return Ok(Some(one.clone())),
-        _ => {
-            let message =
-                "building for several platforms at once is not implemented yet: give one --platform";
-            return Err(RequestError::Unsupported(message));
+    let of_environment = environment.text(NAME).filter(|_| given.is_empty());
+    let parse = |text: &str| {
+        let invalid = |error: oci::platform::PlatformError| RequestError::Value {
+            name: NAME,
+            value: text.to_owned(),
+            expected: error.to_string(),
+        };
+        text.parse::<Platform>().map_err(invalid)
+    };
+    let of_environment = of_environment.into_iter().flat_map(|text| text.split(',')).map(parse);
+    let mut platforms = Vec::new();
+    for platform in given.iter().cloned().map(Ok).chain(of_environment) {
+        let platform = platform?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
         }
     }
-    let Some(value) = environment.text(NAME) else { return Ok(None) };
-    let invalid = |error: oci::platform::PlatformError| RequestError::Value {
-        name: NAME,
-        value: value.to_owned(),
-        expected: error.to_string(),
-    };
-    value.parse().map(Some).map_err(invalid)
+    Ok(platforms)
 }
 
 fn progress(args: &BuildArgs, environment: &Environment) -> Result<ProgressMode, RequestError> {

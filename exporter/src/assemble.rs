@@ -30,11 +30,30 @@ pub struct AssembleOptions {
     /// By which names manifest, config and layers are called.
     pub media_types: MediaTypes,
     /// Annotations of each manifest.
-    pub manifest_annotations: BTreeMap<String, String>,
+    pub manifest_annotations: PlatformAnnotations,
     /// Annotations of each manifest's descriptor: in the index where there is one, else in that of an OCI layout.
-    pub manifest_descriptor_annotations: BTreeMap<String, String>,
+    pub manifest_descriptor_annotations: PlatformAnnotations,
     /// Annotations of the index, where there is one.
     pub index_annotations: BTreeMap<String, String>,
+    /// Annotations of the index's descriptor in an OCI layout.
+    pub index_descriptor_annotations: BTreeMap<String, String>,
+}
+
+/// Annotations of the images of several platforms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlatformAnnotations {
+    /// Of every image.
+    pub all: BTreeMap<String, String>,
+    /// Of the image of one platform; these go before those of all.
+    pub only: BTreeMap<Platform, BTreeMap<String, String>>,
+}
+
+impl PlatformAnnotations {
+    /// Those of the image of this platform.
+    fn of(&self, platform: &Platform) -> BTreeMap<String, String> {
+        let only = self.only.get(platform).into_iter().flatten();
+        self.all.iter().chain(only).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
 }
 
 impl Default for AssembleOptions {
@@ -42,9 +61,10 @@ impl Default for AssembleOptions {
         Self {
             created: NORMAL_TIME,
             media_types: MediaTypes::default(),
-            manifest_annotations: BTreeMap::new(),
-            manifest_descriptor_annotations: BTreeMap::new(),
+            manifest_annotations: PlatformAnnotations::default(),
+            manifest_descriptor_annotations: PlatformAnnotations::default(),
             index_annotations: BTreeMap::new(),
+            index_descriptor_annotations: BTreeMap::new(),
         }
     }
 }
@@ -122,7 +142,8 @@ pub fn assemble(
         [only] => Ok(Assembled { root: only.manifest.clone(), index: None, images, created }),
         several => {
             let index = json(&index_of(several, options));
-            let root = Descriptor::of(MediaType::OciIndex, &index);
+            let annotations = options.index_descriptor_annotations.clone();
+            let root = Descriptor { annotations, ..Descriptor::of(MediaType::OciIndex, &index) };
             Ok(Assembled { root, index: Some(index), images, created })
         }
     }
@@ -146,6 +167,7 @@ fn assemble_image(
     layers: Vec<SealedLayer>,
     options: &AssembleOptions,
 ) -> Result<AssembledImage, AssembleError> {
+    let platform = image.target.platform.clone();
     let config_bytes = json(&config_of(image, &layers, options)?);
     let config = Descriptor::of(MediaType::OciConfig, &config_bytes);
     let manifest_bytes = json(&Manifest {
@@ -153,13 +175,12 @@ fn assemble_image(
         media_type: Some(MediaType::OciManifest),
         config: config.clone(),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
-        annotations: options.manifest_annotations.clone(),
+        annotations: options.manifest_annotations.of(&platform),
     });
     let manifest = Descriptor {
-        annotations: options.manifest_descriptor_annotations.clone(),
+        annotations: options.manifest_descriptor_annotations.of(&platform),
         ..Descriptor::of(MediaType::OciManifest, &manifest_bytes)
     };
-    let platform = image.target.platform.clone();
     Ok(AssembledImage { platform, manifest, manifest_bytes, config, config_bytes, layers })
 }
 

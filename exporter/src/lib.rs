@@ -25,7 +25,9 @@ mod source;
 
 pub use ahead::SealAhead;
 pub use archive::ArchiveError;
-pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
+pub use assemble::{
+    AssembleError, AssembleOptions, Assembled, AssembledImage, PlatformAnnotations, assemble,
+};
 pub use encode::{Encoder, GzipLevel, ZstdLevel};
 pub use layer::{LayerError, TimePolicy, write_tar};
 pub use outputs::{

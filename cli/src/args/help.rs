@@ -36,8 +36,8 @@ a stage:
   scratch                          nothing at all
 
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
-manifest-descriptor (of OCI layouts), each with an optional [PLATFORM]; index
-and index-descriptor need several platforms.
+manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI
+layout, index-descriptor where several platforms are built.
 
 Environment:
   LAYERWRIGHT_ROOT          the store, where --root is not given

@@ -37,7 +37,7 @@ pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagn
         target: request.target.clone(),
         build_args: request.build_args.clone(),
         labels: request.labels.clone(),
-        platforms: request.platform.iter().cloned().collect(),
+        platforms: request.platforms.clone(),
         contexts: contexts.collect(),
         network: request.network,
         allow: request.allow.clone(),

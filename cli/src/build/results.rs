@@ -69,6 +69,8 @@ pub(super) fn assemble_all(
         created,
         manifest_annotations: annotations.manifest,
         manifest_descriptor_annotations: annotations.manifest_descriptor,
+        index_annotations: annotations.index,
+        index_descriptor_annotations: annotations.index_descriptor,
         ..AssembleOptions::default()
     };
     let assemble = |packing: Packing| {

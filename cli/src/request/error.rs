@@ -65,9 +65,6 @@ pub enum RequestError {
     /// A build argument from the environment whose value is no text.
     #[error("the environment variable {0}, asked for by --build-arg {0}, is not UTF-8")]
     NotText(String),
-    /// Something that is a word of the command line but cannot be had yet.
-    #[error("{0}")]
-    Unsupported(&'static str),
     /// Flags that contradict one another.
     #[error("{0}")]
     Conflict(&'static str),

@@ -195,9 +195,18 @@ fn progress_and_platform_take_the_environments_word() {
     assert!(case.read("-q --progress plain").is_err());
     let case = case.set("BUILDKIT_PROGRESS", "").set("DOCKER_DEFAULT_PLATFORM", "linux/arm64");
     assert_eq!(case.read("").expect("read").progress, ProgressMode::Tty);
-    assert_eq!(case.read("").expect("read").platform, "linux/arm64".parse().ok());
-    assert!(case.read("--platform linux/amd64,linux/arm64").is_err());
-    let dumb = case.set("TERM", "dumb");
+    let platforms = |case: &Case, line: &str| {
+        let platforms = case.read(line).expect("read").platforms;
+        platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(platforms(&case, ""), "linux/arm64");
+    let given = "--platform linux/arm64,amd64 --platform linux/arm64/v8";
+    assert_eq!(platforms(&case, given), "linux/arm64 linux/amd64");
+    let case = case.set("DOCKER_DEFAULT_PLATFORM", "linux/386,arm");
+    assert_eq!(platforms(&case, ""), "linux/386 linux/arm/v7");
+    let case = case.set("DOCKER_DEFAULT_PLATFORM", "linux/386,x");
+    assert!(case.read("").is_err());
+    let dumb = case.set("DOCKER_DEFAULT_PLATFORM", "").set("TERM", "dumb");
     assert_eq!(dumb.read("").expect("read").progress, ProgressMode::Plain);
     assert!(dumb.set("BUILDKIT_PROGRESS", "rawjson").read("").is_err());
 }
