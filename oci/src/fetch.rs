@@ -60,6 +60,11 @@ impl Fetcher {
         Self { store, registry, under_way: Arc::default() }
     }
 
+    /// The same, whose transfers end once this says so (see [`Registry::until`]).
+    pub fn until(&self, is_cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { registry: self.registry.until(is_cancelled), ..self.clone() }
+    }
+
     /// The store that is looked into first, and filled.
     pub fn store(&self) -> &Arc<Store> {
         &self.store

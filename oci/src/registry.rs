@@ -145,8 +145,8 @@ impl Registry {
         Ok(Self { inner, runtime, stop: Stop::default() })
     }
 
-    /// The same client, whose requests for documents end with [`RegistryError::Cancelled`] once this says so, however
-    /// long the registry would still have; blobs have readers and writers that can stop by themselves.
+    /// The same client, all of whose waiting ends with [`RegistryError::Cancelled`] once this says so, however long the
+    /// registry would still have.
     pub fn until(&self, is_cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Registry {
         Self { stop: Stop(Some(Arc::new(is_cancelled))), ..self.clone() }
     }
@@ -178,7 +178,7 @@ impl Registry {
         reference: &Reference,
         descriptor: &Descriptor,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        pull::pull_blob(&self.runtime, &self.inner, reference, descriptor)
+        pull::pull_blob(&self.runtime, &self.inner, &self.stop, reference, descriptor)
     }
 
     /// Whether the repository has a blob.
@@ -204,7 +204,8 @@ impl Registry {
         open: OpenBlob<'_>,
         progress: OnProgress<'_>,
     ) -> Result<Pushed, RegistryError> {
-        push::push_blob(&self.runtime, &self.inner, reference, descriptor, mount_from, open, progress)
+        let client = push::Client { runtime: &self.runtime, inner: &self.inner, stop: &self.stop };
+        push::push_blob(client, reference, descriptor, mount_from, open, progress)
     }
 
     /// Checks that we may push to the repository, by opening an upload session and ending it.

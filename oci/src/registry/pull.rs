@@ -17,10 +17,10 @@ use reqwest::{
 use tokio::sync::mpsc;
 
 use super::{
-    Runtime,
+    Runtime, Stop,
     auth::Access,
     error::{RegistryError, shown},
-    http::{Call, Inner},
+    http::{Call, Inner, first},
     retry::Attempts,
 };
 use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference, verify::Verified};
@@ -37,6 +37,7 @@ type Piece = Result<Bytes, RegistryError>;
 pub(super) fn pull_blob(
     runtime: &Arc<Runtime>,
     inner: &Arc<Inner>,
+    stop: &Stop,
     reference: &Reference,
     descriptor: &Descriptor,
 ) -> Result<Box<dyn Read + Send>, RegistryError> {
@@ -46,13 +47,11 @@ pub(super) fn pull_blob(
         digest: descriptor.digest,
         size: descriptor.size,
     };
-    let (sender, mut receiver) = mpsc::channel(IN_FLIGHT);
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     runtime.spawn(transfer.run(sender));
-    let piece = match receiver.blocking_recv() {
-        Some(begun) => begun?,
-        None => Bytes::new(),
-    };
-    let reader = BlobReader { receiver, piece, _runtime: runtime.clone() };
+    let (runtime, stop) = (runtime.clone(), stop.clone());
+    let mut reader = BlobReader { receiver, piece: Bytes::new(), runtime, stop };
+    reader.piece = reader.next()?.unwrap_or_default();
     Ok(Box::new(Verified::new(reader, descriptor)))
 }
 
@@ -61,14 +60,24 @@ struct BlobReader {
     receiver: mpsc::Receiver<Piece>,
     piece: Bytes,
     /// The task at the other end lives as long as this does.
-    _runtime: Arc<Runtime>,
+    runtime: Arc<Runtime>,
+    stop: Stop,
+}
+
+impl BlobReader {
+    /// What the task sends next; `None` after the last.
+    fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let (receiver, stop) = (&mut self.receiver, &self.stop);
+        let sent = self.runtime.block_on(async { first(receiver.recv(), stop.requested()).await });
+        sent.map_err(|()| RegistryError::Cancelled)?.transpose()
+    }
 }
 
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
+            match self.next().map_err(io::Error::other)? {
+                Some(piece) => self.piece = piece,
                 None => return Ok(0),
             }
         }

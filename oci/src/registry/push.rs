@@ -20,7 +20,7 @@ use reqwest::{
 use tokio::sync::mpsc;
 
 use super::{
-    Pushed, Runtime,
+    Pushed, Runtime, Stop,
     address::Origin,
     auth::Access,
     error::RegistryError,
@@ -38,10 +38,18 @@ pub type OpenBlob<'a> = &'a (dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync
 /// Told of bytes that have been handed to the socket. After a break they are sent, and told of, again.
 pub type OnProgress<'a> = &'a (dyn Fn(u64) + Sync);
 
+/// Who pushes.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    pub runtime: &'a Runtime,
+    pub inner: &'a Inner,
+    /// Ends all waiting.
+    pub stop: &'a Stop,
+}
+
 /// Makes sure the repository of `reference` has a blob.
 pub(super) fn push_blob(
-    runtime: &Runtime,
-    inner: &Inner,
+    Client { runtime, inner, stop }: Client<'_>,
     reference: &Reference,
     descriptor: &Descriptor,
     mount_from: Option<&Reference>,
@@ -63,10 +71,11 @@ pub(super) fn push_blob(
     };
     std::thread::scope(|scope| {
         scope.spawn(|| source.serve(receiver));
-        let pushed = runtime.block_on(inner.retrying(&reference.registry, async || push.attempt().await));
+        let pushing = inner.retrying(&reference.registry, async || push.attempt().await);
+        let pushed = runtime.block_on(async { first(pushing, stop.requested()).await });
         // The reader ends when nobody can order any more.
         drop(push);
-        pushed
+        pushed.unwrap_or(Err(RegistryError::Cancelled))
     })
 }
 

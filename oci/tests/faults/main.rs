@@ -4,6 +4,7 @@ mod auth;
 #[path = "../common/mod.rs"]
 mod common;
 mod schedules;
+mod stopped;
 mod transfers;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
