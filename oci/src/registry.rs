@@ -6,18 +6,21 @@
 //! - What servers recover from is tried again; a pause that a registry asks for holds for all who talk to it.
 //! - Every wait has a deadline ([`Limits`]).
 //!
-//! How: [`http`] is one authorised exchange, [`scheme`] says by which protocol, [`auth`] answers challenges from [`credentials`], [`retry`] says when to
+//! How: [`http`] is one authorised exchange, [`scheme`] says by which protocol, [`auth`] answers challenges from [`credentials`], [`login`] tries new
+//! ones, [`retry`] says when to
 //! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol. [`download`] is for files
 //! that have nothing to do with a registry.
 
 mod address;
 mod auth;
 mod challenge;
+mod clock;
 mod credentials;
 mod download;
 mod error;
 mod hosts;
 mod http;
+mod login;
 mod manifest;
 mod pull;
 mod push;
@@ -30,16 +33,17 @@ use std::{fmt, future::Future, io::Read, path::PathBuf, sync::Arc, time::Duratio
 use bytes::Bytes;
 
 use self::{
-    auth::{Access, Auth},
+    auth::{Access, Auth, Wish},
     credentials::CredentialStore,
     http::{Inner, first},
     tls::Clients,
 };
 pub use self::{
-    credentials::CredentialError,
+    credentials::{CredentialError, Keeper, Login, LoginFile, Proof, Secret},
     download::{Downloaded, FileRequest, Watch},
     error::RegistryError,
     hosts::{HostOptions, Hosts, Identity, Location},
+    login::{KeptLogin, LoginName, Welcome, verify, verify_kept},
     push::{OnProgress, OpenBlob},
     retry::Limits,
 };
@@ -134,13 +138,21 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Setup`] when its threads cannot be started.
     pub fn new(options: RegistryOptions) -> Result<Registry, RegistryError> {
-        let RegistryOptions { insecure, ca_files, hosts, auth_files, trusted_realms, user_agent, limits } =
+        let credentials = CredentialStore::new(&options.auth_files, &|name| std::env::var_os(name));
+        Self::with_credentials(options, credentials, Wish::Access)
+    }
+
+    fn with_credentials(
+        options: RegistryOptions,
+        credentials: CredentialStore,
+        wish: Wish,
+    ) -> Result<Registry, RegistryError> {
+        let RegistryOptions { insecure, ca_files, hosts, auth_files: _, trusted_realms, user_agent, limits } =
             options;
         let default_agent = || concat!("layerwright/", env!("CARGO_PKG_VERSION")).to_owned();
         let user_agent = Some(user_agent).filter(|agent| !agent.is_empty()).unwrap_or_else(default_agent);
         let clients = Clients::new(insecure, ca_files, hosts, user_agent, limits.clone());
-        let credentials = CredentialStore::new(&auth_files, &|name| std::env::var_os(name));
-        let auth = Auth::new(credentials, trusted_realms);
+        let auth = Auth::new(credentials, trusted_realms, wish);
         let (inner, runtime) = (Arc::new(Inner::new(clients, auth, limits)), Arc::new(Runtime::start()?));
         Ok(Self { inner, runtime, stop: Stop::default() })
     }

@@ -4,34 +4,31 @@
 //! token is kept for its registry and scopes until shortly before it expires; a request that is challenged all the same
 //! gets a fresh one, from credentials that are looked up anew. Of many requests that need a token, one fetches it.
 
+mod realm;
+mod token;
+
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::Bytes;
-use reqwest::{
-    Method, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
-};
-use serde::Deserialize;
+use reqwest::header::HeaderValue;
 
+use self::token::Token;
 use super::{
-    address::{Reach, are_related},
     challenge::{Bearer, Challenge},
-    credentials::{Credential, CredentialStore, Found, Secret},
-    error::{RegistryError, shown},
-    http::{Inner, Payload},
+    clock,
+    credentials::{Credential, CredentialStore, Found, Leash, Secret},
+    error::RegistryError,
+    http::Inner,
 };
 
-/// Longest answer of a token service that is read.
-const MAX_TOKEN_ANSWER: u64 = 1 << 20;
-/// How long a token lasts that does not say so (distribution's token specification).
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// What we call ourselves to an OAuth2 token service.
-const CLIENT_ID: &str = "layerwright";
+/// So many secrets are remembered, to be taken out of what servers write.
+const REMEMBERED: usize = 256;
+/// Shorter ones are in every text.
+const SHORTEST_SECRET: usize = 4;
 
 /// What a request needs to be allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,9 +60,17 @@ impl Access {
         self
     }
 
+    /// To be somebody to a registry, whatever one may do there. The path is that of the credentials, and may be empty.
+    pub fn identity(registry: &str, path: &str) -> Self {
+        Self { registry: registry.to_owned(), repository: path.to_owned(), scopes: Vec::new() }
+    }
+
     /// What errors call it.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.registry, self.repository)
+        match self.scopes.is_empty() {
+            true => self.registry.clone(),
+            false => format!("{}/{}", self.registry, self.repository),
+        }
     }
 }
 
@@ -77,6 +82,22 @@ pub(super) struct Auth {
     slots: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Slot>>>>,
     /// Where the credentials came from that were shown last, by registry.
     shown: Mutex<HashMap<String, String>>,
+    /// What nobody may read in what servers write.
+    secrets: Mutex<VecDeque<Secret>>,
+    /// How far the clocks of token services are ahead of ours, in seconds, by registry.
+    clocks: Mutex<HashMap<String, i64>>,
+    wish: Wish,
+    /// The identity token that a token service gave for a password.
+    identity: Mutex<Option<Secret>>,
+}
+
+/// What token services are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Tokens for the requests at hand.
+    Access,
+    /// An identity token too, to be kept in place of the password.
+    Identity,
 }
 
 /// What is known for one access. Its lock is held while a token is fetched: who needs the same one waits for it.
@@ -95,25 +116,68 @@ impl Slot {
 }
 
 impl Auth {
-    pub fn new(credentials: CredentialStore, trusted_realms: Vec<String>) -> Self {
-        let (slots, shown) = (Mutex::default(), Mutex::default());
-        Self { credentials: Arc::new(credentials), trusted_realms, slots, shown }
-    }
-
-    /// Whose name was refused and what to do about it, for the full name of something in a registry.
-    pub fn hint(&self, name: &str) -> String {
-        let registry = name.split_once('/').map_or(name, |(registry, _)| registry);
-        match self.shown.lock().unwrap_or_else(PoisonError::into_inner).get(registry) {
-            Some(source) => format!(
-                "the credentials from {source} were sent: log in anew, or check what the account may do"
-            ),
-            None => format!("no credentials were sent: log in with `docker login {registry}`"),
+    pub fn new(credentials: CredentialStore, trusted_realms: Vec<String>, wish: Wish) -> Self {
+        Self {
+            credentials: Arc::new(credentials),
+            trusted_realms,
+            slots: Mutex::default(),
+            shown: Mutex::default(),
+            secrets: Mutex::default(),
+            clocks: Mutex::default(),
+            wish,
+            identity: Mutex::default(),
         }
     }
 
-    fn note_shown(&self, access: &Access, source_name: String) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.insert(access.registry.clone(), source_name);
+    /// The identity token that came with an access token, if one was wished for and given.
+    pub fn identity(&self) -> Option<Secret> {
+        locked(&self.identity).clone()
+    }
+
+    /// Whose name was refused by a registry, and what to do about it. `ahead` is how far its clock is ahead of ours.
+    pub fn hint(&self, registry: &str, ahead: Option<i64>) -> String {
+        let about_clocks = clock::told(registry, ahead, locked(&self.clocks).get(registry).copied());
+        let about_login = match locked(&self.shown).get(registry) {
+            Some(source) => format!(
+                "the credentials from {source} were sent: log in anew, or check what the account may do"
+            ),
+            None => format!("no credentials were sent: log in with `layerwright login {registry}`"),
+        };
+        [Some(about_login), about_clocks].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+
+    /// A text of a server without what nobody may read of us in it.
+    pub fn scrub(&self, text: &str) -> String {
+        let secrets = locked(&self.secrets);
+        secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "***"))
+    }
+
+    /// Whether the registry has wanted to know who we are for this, and been told.
+    pub async fn was_asked(&self, access: &Access) -> bool {
+        self.slot(access).lock().await.header.is_some()
+    }
+
+    fn remember(&self, secret: &str) {
+        let mut secrets = locked(&self.secrets);
+        if secret.len() < SHORTEST_SECRET || secrets.iter().any(|own| own.expose() == secret) {
+            return;
+        }
+        secrets.push_front(Secret::new(secret.to_owned()));
+        secrets.truncate(REMEMBERED);
+    }
+
+    /// Takes note of what is about to be shown.
+    fn note_shown(&self, access: &Access, found: &Found) {
+        match &found.credential {
+            Credential::Password { user, password } => {
+                self.remember(password.expose());
+                self.remember(&encoded(user, password));
+            }
+            Credential::IdentityToken(token) | Credential::RegistryToken(token) => {
+                self.remember(token.expose());
+            }
+        }
+        locked(&self.shown).insert(access.registry.clone(), found.source_name.clone());
     }
 
     /// The header to send: what was answered to an earlier challenge.
@@ -145,12 +209,12 @@ impl Auth {
         match challenge {
             None => Ok(false),
             Some(Challenge::Basic) => {
-                let found = self.credential(access).await?.map(|found| (found.credential, found.source_name));
-                let Some((Credential::Password { user, password }, source_name)) = found else {
+                let found = self.credential(access).await?;
+                let Some(Found { credential: Credential::Password { user, password }, .. }) = &found else {
                     return Ok(false);
                 };
-                self.note_shown(access, source_name);
-                slot.set(basic(&user, &password), None);
+                found.iter().for_each(|found| self.note_shown(access, found));
+                slot.set(basic(user, password), None);
                 Ok(slot.header != used)
             }
             Some(Challenge::Bearer(bearer)) => {
@@ -161,13 +225,15 @@ impl Auth {
     }
 
     fn slot(&self, access: &Access) -> Arc<tokio::sync::Mutex<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(access.clone()).or_default().clone()
+        locked(&self.slots).entry(access.clone()).or_default().clone()
     }
 
-    /// Looks a credential up, off the threads that move bytes: a helper may take its time.
+    /// Looks a credential up, off the threads that move bytes: a helper may take its time. It ends with the wait for it.
     async fn credential(&self, access: &Access) -> Result<Option<Found>, RegistryError> {
-        let (store, own) = (self.credentials.clone(), access.clone());
-        let found = tokio::task::spawn_blocking(move || store.find(&own.registry, &own.repository)).await;
+        let waiting = Waiting::default();
+        let (store, own, leash) = (self.credentials.clone(), access.clone(), waiting.0.clone());
+        let look_up = move || store.find(&own.registry, &own.repository, &leash);
+        let found = tokio::task::spawn_blocking(look_up).await;
         let found =
             found.map_err(|error| RegistryError::Setup { what: "credentials", source: error.into() })?;
         found.map_err(|source| RegistryError::Credentials { registry: access.registry.clone(), source })
@@ -181,239 +247,68 @@ impl Auth {
         bearer: &Bearer,
         slot: &mut Slot,
     ) -> Result<(), RegistryError> {
-        let (credential, source_name) =
-            self.credential(access).await?.map(|found| (found.credential, found.source_name)).unzip();
-        if let Some(Credential::RegistryToken(token)) = &credential {
-            slot.set(bearer_header(token.expose(), &access.name())?, None);
-            source_name.into_iter().for_each(|source_name| self.note_shown(access, source_name));
+        let found = self.credential(access).await?;
+        let credential = found.as_ref().map(|found| &found.credential);
+        if let Some(Credential::RegistryToken(token)) = credential {
+            found.iter().for_each(|found| self.note_shown(access, found));
+            slot.set(bearer_header(token, &access.name())?, None);
             return Ok(());
         }
         let registry = http.url(&access.registry, "").await?;
-        let realm = self.realm(&registry, access, bearer, credential.is_some())?;
-        source_name.into_iter().for_each(|source_name| self.note_shown(access, source_name));
+        let realm = realm::realm_url(&self.trusted_realms, &registry, access, bearer, credential.is_some())?;
+        found.iter().for_each(|found| self.note_shown(access, found));
         let asked = Instant::now();
         let response = match credential {
-            Some(Credential::IdentityToken(token)) => refresh(http, realm, access, bearer, &token).await?,
+            Some(Credential::IdentityToken(own)) => token::refresh(http, realm, access, bearer, own).await?,
             Some(Credential::Password { user, password }) => {
-                get(http, realm, access, bearer, Some(basic(&user, &password))).await?
+                token::get(http, realm, access, bearer, Some((user, password)), self.wish).await?
             }
-            _ => get(http, realm, access, bearer, None).await?,
+            _ => token::get(http, realm, access, bearer, None, self.wish).await?,
         };
-        let token = Token::read(http, response, access).await?;
-        let life = token.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
-        // A tenth early: clocks differ, and requests take time.
+        let Token { text, life, identity, ahead } = Token::read(http, response, access).await?;
+        self.remember(text.expose());
+        identity.iter().for_each(|identity| self.remember(identity.expose()));
+        *locked(&self.identity) = identity;
+        ahead.map(|ahead| locked(&self.clocks).insert(access.registry.clone(), ahead));
+        // A tenth early: requests take time. By a clock that nobody sets.
         let renewal = (asked + life.mul_f64(0.9), bearer.clone());
-        slot.set(bearer_header(&token.text, &access.name())?, Some(renewal));
+        slot.set(bearer_header(&text, &access.name())?, Some(renewal));
         Ok(())
-    }
-
-    /// The URL of a token service, if it may be asked (RELIABILITY R26).
-    fn realm(
-        &self,
-        registry: &Url,
-        access: &Access,
-        bearer: &Bearer,
-        shows_credentials: bool,
-    ) -> Result<Url, RegistryError> {
-        let refuse = |realm: &str, reason| RegistryError::Realm {
-            registry: access.registry.clone(),
-            realm: realm.to_owned(),
-            reason,
-        };
-        let mut realm = Url::parse(&bearer.realm).map_err(|_| refuse("no URL", "its realm is not a URL"))?;
-        // A realm without a host has no user information either, and is refused just below.
-        let _ = realm.set_username("");
-        let _ = realm.set_password(None);
-        let refuse = |reason| Err(refuse(&shown(&realm), reason));
-        let (own, host) = (registry.host_str().unwrap_or_default(), realm.host_str().unwrap_or_default());
-        let both_loopback = Reach::of(own) == Reach::Loopback && Reach::of(host) == Reach::Loopback;
-        let same_host = own.eq_ignore_ascii_case(host) || both_loopback;
-        match realm.scheme() {
-            "https" => {}
-            "http" if registry.scheme() == "http" && same_host => {}
-            "http" => return refuse("that is not HTTPS"),
-            _ => return refuse("only HTTP is spoken to token services"),
-        }
-        let trusted = self.trusted_realms.iter().any(|name| name.eq_ignore_ascii_case(host));
-        let in_reach = match Reach::of(host) {
-            Reach::Public => true,
-            Reach::Private => Reach::of(own) != Reach::Public,
-            Reach::Link | Reach::Loopback => same_host,
-        };
-        if !in_reach && !trusted {
-            return refuse("that is an address inside a private network");
-        }
-        if shows_credentials && !same_host && !trusted && !are_one_owner(own, host) {
-            return refuse("that is somebody else's host; name it as a trusted realm if it is right");
-        }
-        Ok(realm)
     }
 }
 
-/// Whether a token service belongs to the registry: by its name, or as the registry's documentation says.
-fn are_one_owner(registry: &str, realm: &str) -> bool {
-    const KNOWN: [(&str, &str); 2] =
-        [("registry.redhat.io", "sso.redhat.com"), ("registry.connect.redhat.com", "sso.redhat.com")];
-    are_related(registry, realm) || KNOWN.contains(&(registry, realm))
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whoever waits for a helper: its end is the helper's.
+#[derive(Default)]
+struct Waiting(Leash);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+fn encoded(user: &str, password: &Secret) -> String {
+    BASE64_STANDARD.encode(format!("{user}:{}", password.expose()))
 }
 
 fn basic(user: &str, password: &Secret) -> HeaderValue {
-    let encoded = BASE64_STANDARD.encode(format!("{user}:{}", password.expose()));
-    sensitive(format!("Basic {encoded}")).expect("base64 is a valid header value")
+    sensitive(format!("Basic {}", encoded(user, password))).expect("base64 is a valid header value")
 }
 
-fn bearer_header(token: &str, name: &str) -> Result<HeaderValue, RegistryError> {
+fn bearer_header(token: &Secret, name: &str) -> Result<HeaderValue, RegistryError> {
     let protocol = || RegistryError::Protocol {
         url: name.to_owned(),
         reason: "its token is not a header value".to_owned(),
     };
-    sensitive(format!("Bearer {token}")).ok_or_else(protocol)
+    sensitive(format!("Bearer {}", token.expose())).ok_or_else(protocol)
 }
 
 fn sensitive(text: String) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// What we want, and what the challenge wants besides.
-fn scopes(access: &Access, bearer: &Bearer) -> Vec<String> {
-    let asked = bearer.scope.iter().flat_map(|scope| scope.split(' ')).filter(|scope| !scope.is_empty());
-    let covered = |scope: &str| access.scopes.iter().any(|own| covers(own, scope));
-    let extra = asked.filter(|scope| !covered(scope)).map(str::to_owned);
-    access.scopes.iter().cloned().chain(extra).collect()
-}
-
-/// Whether scope `own` allows everything that `other` does.
-fn covers(own: &str, other: &str) -> bool {
-    match (own.rsplit_once(':'), other.rsplit_once(':')) {
-        (Some((own_name, own_actions)), Some((name, actions))) => {
-            own_name == name
-                && actions.split(',').all(|action| own_actions.split(',').any(|own| own == action))
-        }
-        _ => own == other,
-    }
-}
-
-/// `GET realm?service=...&scope=...` (distribution, "Token Authentication Specification").
-async fn get(
-    http: &Inner,
-    mut realm: Url,
-    access: &Access,
-    bearer: &Bearer,
-    authorization: Option<HeaderValue>,
-) -> Result<Response, RegistryError> {
-    let service = bearer.service.iter().map(|service| ("service", service.as_str()));
-    let scopes = scopes(access, bearer);
-    realm.query_pairs_mut().extend_pairs(service.chain(scopes.iter().map(|scope| ("scope", scope.as_str()))));
-    http.send(&Method::GET, &realm, &HeaderMap::new(), authorization.as_ref(), &Payload::Empty).await
-}
-
-/// `POST realm` with a refresh token (distribution, "Oauth2 Token Authentication").
-async fn refresh(
-    http: &Inner,
-    realm: Url,
-    access: &Access,
-    bearer: &Bearer,
-    token: &Secret,
-) -> Result<Response, RegistryError> {
-    let scope = scopes(access, bearer).join(" ");
-    let service = bearer.service.as_deref().unwrap_or_default();
-    let form = [
-        ("grant_type", "refresh_token"),
-        ("service", service),
-        ("client_id", CLIENT_ID),
-        ("scope", &scope),
-        ("refresh_token", token.expose()),
-    ];
-    let mut encoded = Url::parse("form:").expect("a constant");
-    encoded.query_pairs_mut().extend_pairs(form);
-    let body = Bytes::from(encoded.query().unwrap_or_default().to_owned());
-    let headers =
-        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))]);
-    http.send(&Method::POST, &realm, &headers, None, &Payload::Bytes(body)).await
-}
-
-struct Token {
-    text: String,
-    expires_in: Option<u64>,
-}
-
-impl Token {
-    async fn read(http: &Inner, mut response: Response, access: &Access) -> Result<Self, RegistryError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-            expires_in: Option<u64>,
-        }
-        if response.status() != StatusCode::OK {
-            // A realm that does not exist is no image that does not exist.
-            let url = shown(response.url());
-            return Err(match http.failure(response, &access.name()).await {
-                RegistryError::NotFound { reason, .. } => {
-                    let (status, codes) = (404, Vec::new());
-                    RegistryError::Status { url, status, codes, reason, retry_after: None }
-                }
-                other => other,
-            });
-        }
-        let url = shown(response.url());
-        let protocol = |reason: &str| RegistryError::Protocol { url: url.clone(), reason: reason.to_owned() };
-        let body = http.body(&mut response, MAX_TOKEN_ANSWER).await?;
-        let body = body.ok_or_else(|| protocol("its token is too long"))?;
-        let answer: Answer = serde_json::from_slice(&body).map_err(|_| protocol("its token is not JSON"))?;
-        let text = answer.token.or(answer.access_token).filter(|text| !text.is_empty());
-        Ok(Self { text: text.ok_or_else(|| protocol("it sends no token"))?, expires_in: answer.expires_in })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_go_to_token_services_of_the_same_owner() {
-        let auth = Auth::new(CredentialStore::new(&[], &|_| None), vec!["auth.friend.example".to_owned()]);
-        let asked = |registry: &str, realm: &str, shows_credentials| {
-            let registry = Url::parse(registry).expect("a URL");
-            let access = Access::pull(registry.host_str().expect("a host"), "app");
-            let bearer = Bearer { realm: realm.to_owned(), service: None, scope: None };
-            auth.realm(&registry, &access, &bearer, shows_credentials).is_ok()
-        };
-        // Registry, realm, whether it may see credentials, whether it may be asked without.
-        for (registry, realm, with, without) in [
-            ("https://registry-1.docker.io/", "https://auth.docker.io/token", true, true),
-            ("https://registry.gitlab.com/", "https://gitlab.com/jwt/auth", true, true),
-            ("https://registry.redhat.io/", "https://sso.redhat.com/auth", true, true),
-            ("https://r.example.com:5000/", "https://r.example.com:5001/token", true, true),
-            ("https://r.example.com/", "https://auth.friend.example/token", true, true),
-            ("https://r.example.com/", "https://auth.evil.example/token", false, true),
-            ("https://r.example.com/", "http://r.example.com/token", false, false),
-            ("https://r.example.com/", "https://169.254.169.254/", false, false),
-            ("https://r.example.com/", "https://10.0.0.1/", false, false),
-            ("https://r.example.com/", "https://localhost/", false, false),
-            ("https://10.0.0.1/", "https://10.0.0.2/", false, true),
-            ("https://10.0.0.1/", "https://127.0.0.1/", false, false),
-            ("http://127.0.0.1:5000/", "https://169.254.169.254/", false, false),
-            ("http://127.0.0.1:5000/", "http://localhost:5001/token", true, true),
-            ("http://10.0.0.1:5000/", "http://10.0.0.1:5001/token", true, true),
-            ("http://10.0.0.1:5000/", "http://10.0.0.2:5001/token", false, false),
-        ] {
-            assert_eq!(asked(registry, realm, true), with, "{registry} {realm} with credentials");
-            assert_eq!(asked(registry, realm, false), without, "{registry} {realm} without");
-        }
-    }
-
-    #[test]
-    fn what_is_asked_for_joins_what_is_needed_and_what_is_wanted() {
-        let scopes = |wanted: Option<&str>| {
-            let bearer = Bearer { realm: String::new(), service: None, scope: wanted.map(str::to_owned) };
-            scopes(&Access::push("r", "b").and_pull("a"), &bearer).join(" ")
-        };
-        let both = "repository:a:pull repository:b:pull,push";
-        assert_eq!(scopes(None), both);
-        assert_eq!(scopes(Some("repository:b:push  repository:a:pull")), both);
-        assert_eq!(scopes(Some("repository:b:delete")), format!("{both} repository:b:delete"));
-    }
 }

@@ -20,6 +20,8 @@ pub(super) struct Bearer {
     pub service: Option<String>,
     /// What it must allow, space-separated.
     pub scope: Option<String>,
+    /// What is wrong with the one that was shown (RFC 6750, section 3.1).
+    pub error: Option<String>,
 }
 
 impl Challenge {
@@ -30,10 +32,18 @@ impl Challenge {
         let bearer = challenges.iter().find_map(|challenge| {
             let realm = challenge.parameter("realm").filter(|_| challenge.scheme == "bearer")?;
             let (service, scope) = (challenge.parameter("service"), challenge.parameter("scope"));
-            Some(Self::Bearer(Bearer { realm, service, scope }))
+            let error = challenge.parameter("error");
+            Some(Self::Bearer(Bearer { realm, service, scope, error }))
         });
         let basic = || challenges.iter().any(|challenge| challenge.scheme == "basic").then_some(Self::Basic);
         bearer.or_else(basic)
+    }
+}
+
+impl Challenge {
+    /// Whether the token that was shown is a good one, but not for this.
+    pub fn wants_another_scope(&self) -> bool {
+        matches!(self, Self::Bearer(Bearer { error: Some(error), .. }) if error == "insufficient_scope")
     }
 }
 
@@ -116,7 +126,7 @@ mod tests {
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
         let (service, scope) = (service.map(str::to_owned), scope.map(str::to_owned));
-        Some(Challenge::Bearer(Bearer { realm: realm.to_owned(), service, scope }))
+        Some(Challenge::Bearer(Bearer { realm: realm.to_owned(), service, scope, error: None }))
     }
 
     #[test]
@@ -139,6 +149,11 @@ mod tests {
         assert_eq!(challenge(&[r#"BASIC realm="Registry""#]), Some(Challenge::Basic));
         assert_eq!(challenge(&["basic"]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Bearer service=x"]), None, "a token from nowhere");
+        let insufficient = r#"Bearer realm="https://a/t",error="insufficient_scope""#;
+        assert!(challenge(&[insufficient]).is_some_and(|challenge| challenge.wants_another_scope()));
+        for other in [r#"Bearer realm="https://a/t",error="invalid_token""#, hub, "Basic"] {
+            assert!(challenge(&[other]).is_some_and(|challenge| !challenge.wants_another_scope()));
+        }
         for nothing in ["", ",,,", "Negotiate", "=", "\"", r#"realm="x"#] {
             assert_eq!(challenge(&[nothing]), None, "{nothing}");
         }

@@ -3,32 +3,23 @@
 //! Nothing is kept between calls: a login or a helper's new password during a long build is seen. No value of a secret
 //! is ever part of an error.
 
+mod edit;
+mod file;
+mod helper;
+
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fmt, fs,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
 };
 
-use base64::{
-    Engine,
-    alphabet::STANDARD,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::error::one_line;
-use crate::reference::DEFAULT_REGISTRY;
+pub use self::edit::{Keeper, LoginFile};
+use self::file::CredentialFile;
+pub(super) use self::{file::normalised, helper::Leash};
 
-/// How long a credential helper may take.
-const HELPER_DEADLINE: Duration = Duration::from_secs(30);
-/// Longest answer of a helper that is read.
-const HELPER_OUTPUT: u64 = 64 << 10;
 /// Longest credential file that is read.
 const MAX_FILE: u64 = 4 << 20;
 /// What Docker calls Docker Hub in credential stores.
@@ -55,21 +46,53 @@ pub enum CredentialError {
         reason: String,
     },
     /// The helper failed, or did not answer.
-    #[error("credential helper {helper:?} {reason}")]
+    #[error("credential helper {helper:?} of {named_by} {reason}")]
     Helper {
         /// Name of its program.
         helper: String,
+        /// The file or variable that names it.
+        named_by: String,
         /// What happened.
         reason: String,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing says where logins are kept.
+    #[error(
+        "nothing says where to keep credentials: neither HOME nor DOCKER_CONFIG nor REGISTRY_AUTH_FILE is set"
+    )]
+    NoPlace,
+    /// Helpers know registries only.
+    #[error("credential helper {helper:?} of {named_by} keeps one login a registry, none for {key}")]
+    Scoped {
+        /// Name of its program.
+        helper: String,
+        /// The file that names it.
+        named_by: String,
+        /// What was asked for.
+        key: String,
     },
 }
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Secret(String);
+pub struct Secret(String);
 
 impl Secret {
-    pub fn expose(&self) -> &str {
+    /// This text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text, for whoever it is meant for.
+    pub(super) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -96,6 +119,24 @@ pub(super) enum Credential {
     RegistryToken(Secret),
 }
 
+/// What a login leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// User name.
+    pub user: String,
+    /// What proves that it is theirs.
+    pub proof: Proof,
+}
+
+/// What proves who somebody is, in a way that can be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// The password.
+    Password(Secret),
+    /// An OAuth2 refresh token that the token service gave for it.
+    IdentityToken(Secret),
+}
+
 /// A credential, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
@@ -107,12 +148,15 @@ pub(super) struct Found {
 
 /// Where credentials are looked for.
 #[derive(Debug, Clone)]
-pub(super) struct CredentialStore {
-    sources: Vec<Source>,
+pub(super) enum CredentialStore {
+    /// Here, in this order.
+    Sources(Vec<Source>),
+    /// This, for whoever asks.
+    Given(Credential),
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+pub(super) enum Source {
     /// A file that the user named: it must be there.
     Named(PathBuf),
     /// A file in one of the usual places.
@@ -123,36 +167,70 @@ enum Source {
 
 impl CredentialStore {
     /// The files that were named, then `DOCKER_AUTH_CONFIG` (as GitLab's runners give it), `REGISTRY_AUTH_FILE`,
-    /// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, and `$XDG_RUNTIME_DIR/containers/auth.json`.
+    /// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, and what containers-auth.json(5) names.
     pub fn new(named: &[PathBuf], environment: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
         let path = |name: &str| variable(name).map(PathBuf::from);
         let inline = variable("DOCKER_AUTH_CONFIG").and_then(|text| text.into_string().ok());
-        let docker = path("DOCKER_CONFIG").or_else(|| Some(path("HOME")?.join(".docker")));
+        let settings = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
         let usual = [
             path("REGISTRY_AUTH_FILE"),
-            docker.map(|directory| directory.join("config.json")),
-            path("XDG_RUNTIME_DIR").map(|directory| directory.join("containers/auth.json")),
+            docker_config(&path),
+            path("XDG_RUNTIME_DIR").or_else(runtime_directory).map(|run| run.join("containers/auth.json")),
+            settings.map(|directory| directory.join("containers/auth.json")),
         ];
         let named = named.iter().cloned().map(Source::Named);
         let inline = inline.map(|text| Source::Inline(Secret(text)));
-        Self { sources: named.chain(inline).chain(usual.into_iter().flatten().map(Source::Usual)).collect() }
+        Self::Sources(named.chain(inline).chain(usual.into_iter().flatten().map(Source::Usual)).collect())
     }
 
-    /// The credential for a repository, from the first source that has one. Blocks: it may run a helper.
+    /// The credential for a repository, from the first source that has one. Blocks: it may run a helper, which ends when
+    /// the leash is cut.
     ///
     /// # Errors
     /// [`CredentialError`], which says nothing about other sources: a broken file is not passed over.
-    pub fn find(&self, registry: &str, repository: &str) -> Result<Option<Found>, CredentialError> {
-        for source in &self.sources {
+    pub fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+        leash: &Leash,
+    ) -> Result<Option<Found>, CredentialError> {
+        let sources = match self {
+            Self::Sources(sources) => sources,
+            Self::Given(credential) => {
+                let (credential, source_name) = (credential.clone(), "the command line".to_owned());
+                return Ok(Some(Found { credential, source_name }));
+            }
+        };
+        for source in sources {
             let Some(file) = source.load()? else { continue };
             let source_name = source.name();
-            if let Some(credential) = file.find(registry, repository, &source_name)? {
+            if let Some(credential) = file.find(registry, repository, &source_name, leash)? {
                 return Ok(Some(Found { credential, source_name }));
             }
         }
         Ok(None)
     }
+}
+
+/// Docker's own file.
+fn docker_config(path: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let directory = path("DOCKER_CONFIG").or_else(|| Some(path("HOME")?.join(".docker")))?;
+    Some(directory.join("config.json"))
+}
+
+/// Where Podman looks for what lasts until the machine stops, if nobody says where that is. A builder in a user
+/// namespace is still the user outside.
+fn runtime_directory() -> Option<PathBuf> {
+    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
+    let own = rustix::process::geteuid().as_raw();
+    let outside = map.lines().find_map(|line| {
+        let [inside, outside, count] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        let (inside, outside, count): (u32, u32, u32) =
+            (inside.parse().ok()?, outside.parse().ok()?, count.parse().ok()?);
+        own.checked_sub(inside).filter(|offset| *offset < count).map(|offset| outside + offset)
+    })?;
+    Some(PathBuf::from(format!("/run/containers/{outside}")))
 }
 
 impl Source {
@@ -167,22 +245,29 @@ impl Source {
         let text = match self {
             Self::Inline(text) => text.expose().as_bytes().to_vec(),
             Self::Named(path) | Self::Usual(path) => match read_limited(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(self, Self::Usual(_)) => {
-                    return Ok(None);
-                }
+                Err(error) if is_absence(&error) && matches!(self, Self::Usual(_)) => return Ok(None),
                 read => read.map_err(|source| CredentialError::Read { path: path.clone(), source })?,
             },
         };
-        if text.trim_ascii().is_empty() {
-            return Ok(None);
-        }
-        // Only the place: the parser's own message may quote a secret.
-        let malformed = |error: serde_json::Error| CredentialError::Malformed {
-            source_name: self.name(),
-            reason: format!("line {}, column {}", error.line(), error.column()),
-        };
-        serde_json::from_slice(&text).map(Some).map_err(malformed)
+        parse(&text, &self.name())
     }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What a file says; `None` for an empty one.
+fn parse<T: DeserializeOwned>(text: &[u8], source_name: &str) -> Result<Option<T>, CredentialError> {
+    if text.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    // Only the place: the parser's own message may quote a secret.
+    let malformed = |error: serde_json::Error| CredentialError::Malformed {
+        source_name: source_name.to_owned(),
+        reason: format!("line {}, column {}", error.line(), error.column()),
+    };
+    serde_json::from_slice(text).map(Some).map_err(malformed)
 }
 
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
@@ -192,174 +277,6 @@ fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {MAX_FILE} bytes")));
     }
     Ok(text)
-}
-
-/// What we read of `config.json` and `auth.json`.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct CredentialFile {
-    auths: BTreeMap<String, Entry>,
-    cred_helpers: BTreeMap<String, String>,
-    creds_store: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Entry {
-    auth: String,
-    username: String,
-    password: String,
-    identitytoken: String,
-    registrytoken: String,
-}
-
-impl CredentialFile {
-    /// A helper named for the registry, else the store for all of them, else what the file itself holds.
-    fn find(
-        &self,
-        registry: &str,
-        repository: &str,
-        source_name: &str,
-    ) -> Result<Option<Credential>, CredentialError> {
-        let keys = keys(registry, repository);
-        let helper =
-            best(&self.cred_helpers, &keys).or(Some(&self.creds_store).filter(|name| !name.is_empty()));
-        if let Some(helper) = helper
-            && let Some(credential) = ask_helper(helper, registry, HELPER_DEADLINE)?
-        {
-            return Ok(Some(credential));
-        }
-        let Some(entry) = best(&self.auths, &keys) else { return Ok(None) };
-        entry.credential().map_err(|reason| CredentialError::Malformed {
-            source_name: source_name.to_owned(),
-            reason: format!("the entry for {registry} {reason}"),
-        })
-    }
-}
-
-impl Entry {
-    fn credential(&self) -> Result<Option<Credential>, &'static str> {
-        if !self.registrytoken.is_empty() {
-            return Ok(Some(Credential::RegistryToken(Secret(self.registrytoken.clone()))));
-        }
-        if !self.identitytoken.is_empty() {
-            return Ok(Some(Credential::IdentityToken(Secret(self.identitytoken.clone()))));
-        }
-        if self.auth.is_empty() {
-            let (user, password) = (self.username.clone(), Secret(self.password.clone()));
-            return Ok((!user.is_empty()).then_some(Credential::Password { user, password }));
-        }
-        let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-        let decoded = GeneralPurpose::new(&STANDARD, lenient).decode(self.auth.trim());
-        let decoded = decoded.map_err(|_| "is not base64")?;
-        let text = String::from_utf8(decoded).map_err(|_| "is not UTF-8")?;
-        let (user, password) = text.split_once(':').ok_or("is not user:password")?;
-        let (user, password) = (user.to_owned(), Secret(password.trim_end_matches('\0').to_owned()));
-        Ok((!user.is_empty()).then_some(Credential::Password { user, password }))
-    }
-}
-
-/// The names a repository's entry may have, the most specific first.
-fn keys(registry: &str, repository: &str) -> Vec<String> {
-    let mut path = repository;
-    let mut keys = vec![format!("{registry}/{path}")];
-    while let Some((parent, _)) = path.rsplit_once('/') {
-        path = parent;
-        keys.push(format!("{registry}/{path}"));
-    }
-    keys.push(registry.to_owned());
-    keys
-}
-
-fn best<'a, T>(entries: &'a BTreeMap<String, T>, keys: &[String]) -> Option<&'a T> {
-    let entry =
-        |key: &String| entries.iter().find(|(name, _)| normalised(name) == *key).map(|(_, entry)| entry);
-    keys.iter().find_map(entry)
-}
-
-/// `host[:port][/path]` of a key, which may be a URL of one of the registry's old APIs.
-fn normalised(key: &str) -> String {
-    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    let bare = bare.trim_end_matches('/');
-    let (host, path) = bare.split_once('/').map_or((bare, None), |(host, path)| (host, Some(path)));
-    let host = match host {
-        "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY,
-        host => host,
-    };
-    match path {
-        None | Some("v1" | "v2") => host.to_owned(),
-        Some(path) => format!("{host}/{path}"),
-    }
-}
-
-/// What a helper answers (docker-credential-helpers, "Development").
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct HelperAnswer {
-    username: String,
-    secret: String,
-}
-
-/// Runs `docker-credential-NAME get`. `None` when the helper has nothing for the registry.
-fn ask_helper(name: &str, registry: &str, deadline: Duration) -> Result<Option<Credential>, CredentialError> {
-    let program = format!("docker-credential-{name}");
-    let failed = |reason: String| CredentialError::Helper { helper: program.clone(), reason };
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-        return Err(failed("is not the name of a program".to_owned()));
-    }
-    let server = if registry == DEFAULT_REGISTRY { DOCKER_HUB_SERVER } else { registry };
-    let output = run_helper(&program, server, deadline).map_err(failed)?;
-    if !output.success {
-        return if output.text.contains("credentials not found") {
-            Ok(None)
-        } else {
-            Err(failed(format!("failed: {}", one_line(&output.text))))
-        };
-    }
-    let answer: HelperAnswer = serde_json::from_str(&output.text)
-        .map_err(|_| failed("answered something else than JSON".to_owned()))?;
-    let secret = Secret(answer.secret);
-    Ok(Some(match answer.username.as_str() {
-        "<token>" => Credential::IdentityToken(secret),
-        _ => Credential::Password { user: answer.username, password: secret },
-    }))
-}
-
-struct HelperOutput {
-    success: bool,
-    /// Its standard output, where helpers write errors too.
-    text: String,
-}
-
-fn run_helper(program: &str, server: &str, deadline: Duration) -> Result<HelperOutput, String> {
-    let mut child = Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("cannot be started: {error}"))?;
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let stdout = child.stdout.take().expect("stdout is piped");
-    // A helper that exits without reading is judged by its answer.
-    let _ = stdin.write_all(server.as_bytes());
-    drop(stdin);
-
-    let (sender, receiver) = mpsc::channel();
-    // Not joined: a grandchild that keeps the pipe open may keep it waiting.
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        let read = stdout.take(HELPER_OUTPUT).read_to_end(&mut text);
-        let _ = sender.send(read.map(|_| String::from_utf8_lossy(&text).into_owned()));
-    });
-    let answer = receiver.recv_timeout(deadline);
-    if answer.is_err() {
-        // It may have ended just now; either way it is ours to reap.
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(|error| format!("cannot be waited for: {error}"))?;
-    let text = answer.map_err(|_| format!("did not answer within {} s", deadline.as_secs_f32()))?;
-    Ok(HelperOutput { success: status.success(), text: text.map_err(|error| error.to_string())? })
 }
 
 #[cfg(test)]

@@ -244,6 +244,16 @@ impl RegistryError {
         matches!(find::<rustls::Error>(cause.as_ref()), Some(rustls::Error::InvalidCertificate(_)))
     }
 
+    /// Refused, though each attempt came with a new token.
+    pub(super) fn after_renewals(self) -> Self {
+        match self {
+            Self::Denied { name, reason, hint } => {
+                Self::Denied { name, reason, hint: format!("the registry refuses every new token; {hint}") }
+            }
+            other => other,
+        }
+    }
+
     /// How long it took to fail, where that was the failure.
     pub(super) fn waited(&self, limits: &Limits) -> Duration {
         match self {

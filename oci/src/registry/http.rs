@@ -27,6 +27,7 @@ use super::{
     address::{Origin, is_loopback},
     auth::{Access, Auth},
     challenge::Challenge,
+    clock,
     error::{RegistryError, one_line, shown},
     retry::{Attempts, Limits, Pauses, retry_after},
     scheme::Schemes,
@@ -169,7 +170,8 @@ impl Inner {
     /// except the one that says that we may not.
     pub async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
         let home = Origin::of(&self.url(&call.access.registry, "").await?);
-        for _ in 0..=MAX_RENEWALS {
+        let mut refused = None;
+        for renewals in 0..=MAX_RENEWALS {
             let authorization = self.auth.current(self, call.access).await?;
             let answer = self.follow(call, &home, authorization.as_ref()).await?;
             let response = answer.response;
@@ -177,17 +179,15 @@ impl Inner {
                 return Ok(response);
             }
             let challenge = Challenge::in_headers(response.headers());
-            let refusal = self.failure(response, &call.access.name()).await;
-            let renewed = self.auth.answer(self, call.access, challenge, authorization).await?;
-            if !renewed {
+            let refusal = self.failure(response, &call.access.registry, &call.access.name()).await;
+            // A token for the same scopes, but a moment old, cannot allow more.
+            let is_final = renewals > 0 && challenge.as_ref().is_some_and(Challenge::wants_another_scope);
+            if is_final || !self.auth.answer(self, call.access, challenge, authorization).await? {
                 return Err(refusal);
             }
+            refused = Some(refusal);
         }
-        Err(RegistryError::Denied {
-            name: call.access.name(),
-            reason: None,
-            hint: "the registry refuses every new token".to_owned(),
-        })
+        Err(refused.expect("it was sent at least once").after_renewals())
     }
 
     async fn follow(
@@ -322,14 +322,19 @@ impl Inner {
         String::from_utf8_lossy(&body).into_owned()
     }
 
-    /// The error of an answer that is not a success. `name` is what was asked for.
-    pub async fn failure(&self, response: Response, name: &str) -> RegistryError {
+    /// The error of an answer that is not a success. `name` is what was asked for. What the server writes is shown without
+    /// our credentials, which it may echo.
+    pub async fn failure(&self, response: Response, registry: &str, name: &str) -> RegistryError {
         let (url, status) = (shown(response.url()), response.status().as_u16());
         let retry_after = retry_after(response.headers());
-        let (codes, reason) = explain(&self.read_error_body(response).await);
+        let ahead = clock::ahead(response.headers());
+        let (codes, reason) = explain(&self.auth.scrub(&self.read_error_body(response).await));
         let name = name.to_owned();
         match status {
-            401 | 403 => RegistryError::Denied { hint: self.auth.hint(&name), name, reason },
+            401 | 403 => {
+                let hint = self.auth.hint(registry, ahead);
+                RegistryError::Denied { name, reason, hint }
+            }
             404 if !codes.iter().any(|code| code.starts_with("BLOB_UPLOAD")) => {
                 RegistryError::NotFound { name, reason }
             }
@@ -392,13 +397,17 @@ fn explain(body: &str) -> (Vec<String>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::credentials::CredentialStore;
+    use crate::registry::{auth::Wish, credentials::CredentialStore};
 
     fn inner() -> Inner {
         let insecure = vec!["lab.example.com:5000".to_owned()];
         let clients =
             Clients::new(insecure, vec![], Default::default(), "test".to_owned(), Limits::default());
-        Inner::new(clients, Auth::new(CredentialStore::new(&[], &|_| None), vec![]), Limits::default())
+        Inner::new(
+            clients,
+            Auth::new(CredentialStore::new(&[], &|_| None), vec![], Wish::Access),
+            Limits::default(),
+        )
     }
 
     #[test]

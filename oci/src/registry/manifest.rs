@@ -30,7 +30,7 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd
 pub(super) async fn get(inner: &Inner, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
     let mut response = request(inner, Method::GET, reference).await?;
     if response.status() != StatusCode::OK {
-        return Err(inner.failure(response, &reference.to_string()).await);
+        return Err(inner.failure(response, &reference.registry, &reference.to_string()).await);
     }
     let url = shown(response.url());
     let wrong =
@@ -50,7 +50,7 @@ pub(super) async fn head(inner: &Inner, reference: &Reference) -> Result<Option<
     match response.status() {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => return Ok(None),
-        _ => return Err(inner.failure(response, &reference.to_string()).await),
+        _ => return Err(inner.failure(response, &reference.registry, &reference.to_string()).await),
     }
     let headers = response.headers();
     let size = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -90,7 +90,7 @@ pub(super) async fn put(
     call.payload = Payload::Bytes(bytes.clone());
     let response = inner.exchange(&call).await?;
     if !response.status().is_success() {
-        return Err(inner.failure(response, &reference.to_string()).await);
+        return Err(inner.failure(response, &reference.registry, &reference.to_string()).await);
     }
     match announced_digest(response.headers()) {
         Some(found) if found != digest => {

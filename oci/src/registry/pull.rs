@@ -171,7 +171,7 @@ impl Transfer {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             _ => {
                 let name = format!("blob {} of {}", self.digest, self.access.name());
-                Err(self.inner.failure(response, &name).await)
+                Err(self.inner.failure(response, &self.access.registry, &name).await)
             }
         }
     }

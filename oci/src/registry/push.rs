@@ -187,7 +187,7 @@ impl Push<'_> {
             && (busy.is_server_error() || busy == StatusCode::TOO_MANY_REQUESTS)
             && let Some(response) = response
         {
-            return Err(self.inner.failure(response, &access.name()).await);
+            return Err(self.inner.failure(response, &access.registry, &access.name()).await);
         }
         self.mount_tried.store(true, Ordering::Relaxed);
         match response {
@@ -218,7 +218,7 @@ impl Push<'_> {
         if response.status().is_success() {
             return Ok(());
         }
-        let failure = self.inner.failure(response, &access.name()).await;
+        let failure = self.inner.failure(response, &access.registry, &access.name()).await;
         if matches!(&failure, RegistryError::Status { codes, .. } if codes.iter().any(|code| code == "DIGEST_INVALID"))
         {
             self.source.verify()?;
@@ -268,7 +268,7 @@ pub(super) async fn has_blob(
         StatusCode::NOT_FOUND => Ok(false),
         // A storage service to which the registry sends downloads may not answer HEAD: then nothing is known.
         status if status.is_client_error() && Origin::of(response.url()) != home => Ok(false),
-        _ => Err(inner.failure(response, &access.name()).await),
+        _ => Err(inner.failure(response, &access.registry, &access.name()).await),
     }
 }
 
@@ -292,7 +292,7 @@ async fn start(inner: &Inner, access: &Access) -> Result<Url, RegistryError> {
 
 async fn failure_of_repository(inner: &Inner, response: Response, access: &Access) -> RegistryError {
     let name = format!("repository {}", access.name());
-    inner.failure(response, &name).await
+    inner.failure(response, &access.registry, &name).await
 }
 
 async fn uploads(inner: &Inner, access: &Access) -> Result<Url, RegistryError> {

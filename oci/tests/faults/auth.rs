@@ -135,7 +135,7 @@ fn a_wrong_password_is_refused_by_the_token_service_and_not_shown() {
     let file = home.path().join("config.json");
     assert!(error.contains(&format!("the credentials from {} were sent", file.display())), "{error}");
     let error = pull(&client(vec![]), &server, b"layer").expect_err("no password");
-    let none = format!("no credentials were sent: log in with `docker login {}`", server.address);
+    let none = format!("no credentials were sent: log in with `layerwright login {}`", server.address);
     assert!(error.contains(&none), "{error}");
 }
 
@@ -317,5 +317,6 @@ fn helpers_named_for_a_registry_or_for_all_are_asked() {
     let for_another = with_helper(&server, r#"{"credHelpers":{"other.example.com":"vault"}}"#);
     assert!(for_another.contains("is denied"), "{for_another}");
     let missing = with_helper(&server, r#"{"credsStore":"absent"}"#);
-    assert!(missing.contains("\"docker-credential-absent\" cannot be started"), "{missing}");
+    assert!(missing.contains("\"docker-credential-absent\" of "), "{missing}");
+    assert!(missing.contains("config.json is not installed"), "{missing}");
 }

@@ -5,8 +5,8 @@ fn password(user: &str, secret: &str) -> Credential {
 }
 
 fn in_file(text: &str, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
-    let store = CredentialStore { sources: vec![Source::Inline(Secret(text.to_owned()))] };
-    let found = store.find(registry, repository).map_err(|error| error.to_string())?;
+    let store = CredentialStore::Sources(vec![Source::Inline(Secret(text.to_owned()))]);
+    let found = store.find(registry, repository, &Leash::default()).map_err(|error| error.to_string())?;
     Ok(found.map(|found| found.credential))
 }
 
@@ -52,6 +52,22 @@ fn the_most_specific_entry_wins_and_every_form_is_read() {
 }
 
 #[test]
+fn the_spelling_that_logins_write_goes_before_older_ones() {
+    let two = |old: &str, new: &str| {
+        format!(r#"{{"auths":{{"{old}":{{"auth":"bzpw"}},"{new}":{{"auth":"bjpw"}}}}}}"#)
+    };
+    for (old, new, registry) in [
+        ("https://r", "r", "r"),
+        ("http://r/v2/", "r", "r"),
+        ("a.example", "z.example", "z.example"),
+        ("docker.io", "https://index.docker.io/v1/", "docker.io"),
+        ("index.docker.io", "https://index.docker.io/v1/", "docker.io"),
+    ] {
+        assert_eq!(in_file(&two(old, new), registry, "x"), Ok(Some(password("n", "p"))), "{old}");
+    }
+}
+
+#[test]
 fn what_is_damaged_is_an_error_that_shows_no_secret() {
     for text in [
         r#"{"auths":{"r":"hunter2"}}"#,
@@ -76,12 +92,14 @@ fn sources_are_looked_at_in_order() {
         let text = format!(r#"{{"auths":{{"r":{{"username":"{user}","password":"p"}}}}}}"#);
         fs::write(path, text).expect("written");
     };
+    write("settings/containers/auth.json", "xdg-config");
     write("run/containers/auth.json", "xdg");
     write(".docker/config.json", "docker");
     write("other/config.json", "docker-config");
     write("auth.json", "registry-auth-file");
     write("named.json", "named");
     let all = [
+        ("XDG_CONFIG_HOME", "settings", "xdg-config"),
         ("XDG_RUNTIME_DIR", "run", "xdg"),
         ("HOME", "", "docker"),
         ("DOCKER_CONFIG", "other", "docker-config"),
@@ -93,7 +111,9 @@ fn sources_are_looked_at_in_order() {
             Some(home.path().join(path).into_os_string())
         };
         let find = |named: &[PathBuf]| {
-            let found = CredentialStore::new(named, &environment).find("r", "x").expect("readable");
+            let found = CredentialStore::new(named, &environment)
+                .find("r", "x", &Leash::default())
+                .expect("readable");
             match found.map(|found| (found.credential, found.source_name)) {
                 Some((Credential::Password { user, .. }, file)) => {
                     assert!(fs::read_to_string(&file).expect("readable").contains(&user), "{file}");
@@ -105,42 +125,16 @@ fn sources_are_looked_at_in_order() {
         assert_eq!(find(&[]), all[count - 1].2);
         assert_eq!(find(&[home.path().join("named.json")]), "named");
     }
-    let absent = CredentialStore::new(&[home.path().join("absent.json")], &|_| None).find("r", "x");
+    let absent =
+        CredentialStore::new(&[home.path().join("absent.json")], &|_| None).find("r", "x", &Leash::default());
     assert!(matches!(absent, Err(CredentialError::Read { .. })), "a file that was named must be there");
-    let nothing = CredentialStore::new(&[], &|_| Some("/nonexistent".into())).find("r", "x");
+    let below_a_file = |name: &str| (name == "HOME").then(|| "/dev/null".into());
+    let found = CredentialStore::new(&[], &below_a_file).find("nobody.example", "x", &Leash::default());
+    assert_eq!(found.map_err(|error| error.to_string()), Ok(None), "there can be no file");
+    let nothing =
+        CredentialStore::new(&[], &|_| Some("/nonexistent".into())).find("r", "x", &Leash::default());
     assert_eq!(nothing.map_err(|error| error.to_string()).err().as_deref(), Some(MALFORMED_INLINE));
 }
 
 /// The environment of the last case gives a path where JSON belongs.
 const MALFORMED_INLINE: &str = "$DOCKER_AUTH_CONFIG is not a credential file: line 1, column 1";
-
-/// Installs a helper and asks it. A shell writes it: a writable descriptor of ours would be inherited by whatever another
-/// test starts at that moment, and the kernel runs no program that somebody may write.
-fn helper(script: &str, deadline: Duration) -> Result<HelperOutput, String> {
-    let directory = tempfile::tempdir().expect("tempdir");
-    let path = directory.path().join("docker-credential-test");
-    let install = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
-    let status = Command::new("sh").arg("-c").arg(install).arg(&path).arg(script).status().expect("a shell");
-    assert!(status.success());
-    run_helper(path.to_str().expect("UTF-8"), "r.example.com", deadline)
-}
-
-#[test]
-fn helpers_are_asked_on_their_input_and_must_answer_in_time() {
-    let patient = Duration::from_secs(20);
-    let echoed = helper("read server; printf '%s %s' \"$1\" \"$server\"", patient).expect("it answers");
-    assert_eq!((echoed.success, echoed.text.as_str()), (true, "get r.example.com"));
-    let silent = helper("echo no credentials; exit 1", patient).expect("it answers");
-    assert_eq!((silent.success, silent.text.as_str()), (false, "no credentials\n"));
-    let slow = helper("exec sleep 60", Duration::from_millis(50)).err().expect("too slow");
-    assert_eq!(slow, "did not answer within 0.05 s");
-    let gone = run_helper("docker-credential-is-not-installed", "r", patient).err().expect("not there");
-    assert!(gone.starts_with("cannot be started"), "{gone}");
-}
-
-#[test]
-fn the_name_of_a_helper_is_a_name() {
-    for name in ["", "../../tmp/x", "a b", "a;b"] {
-        assert!(ask_helper(name, "r", Duration::ZERO).is_err(), "{name}");
-    }
-}
