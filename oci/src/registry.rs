@@ -138,7 +138,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Setup`] when its threads cannot be started.
     pub fn new(options: RegistryOptions) -> Result<Registry, RegistryError> {
-        let credentials = CredentialStore::new(&options.auth_files, &|name| std::env::var_os(name));
+        let named = [options.hosts.auth_files(), &options.auth_files].concat();
+        let credentials = CredentialStore::new(&named, &|name| std::env::var_os(name));
         Self::with_credentials(options, credentials, Wish::Access)
     }
 
@@ -149,10 +150,11 @@ impl Registry {
     ) -> Result<Registry, RegistryError> {
         let RegistryOptions { insecure, ca_files, hosts, auth_files: _, trusted_realms, user_agent, limits } =
             options;
+        let trusted_realms = [hosts.trusted_realms(), &trusted_realms].concat();
+        let auth = Auth::new(credentials, trusted_realms, wish);
         let default_agent = || concat!("layerwright/", env!("CARGO_PKG_VERSION")).to_owned();
         let user_agent = Some(user_agent).filter(|agent| !agent.is_empty()).unwrap_or_else(default_agent);
         let clients = Clients::new(insecure, ca_files, hosts, user_agent, limits.clone());
-        let auth = Auth::new(credentials, trusted_realms, wish);
         let (inner, runtime) = (Arc::new(Inner::new(clients, auth, limits)), Arc::new(Runtime::start()?));
         Ok(Self { inner, runtime, stop: Stop::default() })
     }

@@ -1,6 +1,6 @@
 //! How registries are reached: the flags of every command that talks to them, and their variables.
 
-use std::{ffi::OsStr, fmt::Display, str::FromStr};
+use std::{ffi::OsStr, fmt::Display, path::PathBuf, str::FromStr};
 
 use clap::Args;
 use oci::registry::{HostOptions, Hosts};
@@ -35,6 +35,14 @@ pub struct RegistryArgs {
     /// Show who we are there: HOST[:PORT]=CERT.pem,KEY.pem
     #[arg(long = "registry-client-cert", value_name = "HOST=FILES", help_heading = HEADING)]
     pub client_certificates: Vec<ClientCertificateSpec>,
+
+    /// Credentials, before those of the usual places
+    #[arg(long = "authfile", value_name = "FILE", help_heading = HEADING)]
+    pub auth_file: Option<PathBuf>,
+
+    /// Token service of somebody else to log in to (repeatable)
+    #[arg(long = "trusted-realm", value_name = "HOST", help_heading = HEADING)]
+    pub trusted_realms: Vec<HostName>,
 }
 
 impl RegistryArgs {
@@ -60,12 +68,15 @@ impl RegistryArgs {
         let mirrors = given(&self.mirrors, environment, "LAYERWRIGHT_REGISTRY_MIRROR")?;
         let certificates = given(&self.certificates, environment, "LAYERWRIGHT_REGISTRY_CERTIFICATE")?;
         let clients = given(&self.client_certificates, environment, "LAYERWRIGHT_REGISTRY_CLIENT_CERT")?;
+        let realms = given(&self.trusted_realms, environment, "LAYERWRIGHT_TRUSTED_REALM")?;
         let options = HostOptions {
             insecure: insecure.into_iter().map(|host| host.0).chain(more).collect(),
             skip_verify: skip_verify.into_iter().map(|host| host.0).collect(),
             mirrors: mirrors.into_iter().map(|spec| (spec.prefix, spec.location)).collect(),
             ca_files: certificates.into_iter().map(|spec| (spec.registry, spec.file)).collect(),
             client_certificates: clients.into_iter().map(|spec| (spec.registry, spec.identity)).collect(),
+            auth_files: self.auth_file.iter().cloned().collect(),
+            trusted_realms: realms.into_iter().map(|host| host.0).collect(),
         };
         Ok(Hosts::new(options, &|name| environment.get(name).map(OsStr::to_os_string)))
     }

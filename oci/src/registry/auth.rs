@@ -138,6 +138,7 @@ impl Auth {
     pub fn hint(&self, registry: &str, ahead: Option<i64>) -> String {
         let about_clocks = clock::told(registry, ahead, locked(&self.clocks).get(registry).copied());
         let about_login = match locked(&self.shown).get(registry) {
+            _ if self.wish == Wish::Identity => "check the user name and the password".to_owned(),
             Some(source) => format!(
                 "the credentials from {source} were sent: log in anew, or check what the account may do"
             ),

@@ -24,6 +24,10 @@ pub struct HostOptions {
     pub ca_files: Vec<(String, PathBuf)>,
     /// What proves to a registry who we are.
     pub client_certificates: Vec<(String, Identity)>,
+    /// Credential files (Docker's `config.json` format), looked at before the usual places. They must exist.
+    pub auth_files: Vec<PathBuf>,
+    /// Hosts of token services that may see credentials though they are not below the registry's own domain.
+    pub trusted_realms: Vec<String>,
 }
 
 /// A place that takes the place of the first part of an image's name.
@@ -61,6 +65,14 @@ impl Hosts {
     pub fn new(options: HostOptions, environment: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let _ = environment;
         Self { shared: Arc::new(Shared { options, ..Shared::default() }) }
+    }
+
+    pub(super) fn auth_files(&self) -> &[PathBuf] {
+        &self.shared.options.auth_files
+    }
+
+    pub(super) fn trusted_realms(&self) -> &[String] {
+        &self.shared.options.trusted_realms
     }
 
     pub(super) fn insecure(&self) -> &[String] {

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use super::{
     Registry, RegistryError, RegistryOptions,
     auth::{Access, Wish},
-    credentials::{Credential, CredentialStore, Login, Proof, Secret, normalised},
+    credentials::{Credential, CredentialStore, LoginFile, Proof, Secret, normalised},
     http::Call,
 };
 use crate::reference::{self, DEFAULT_REGISTRY, ReferenceError};
@@ -79,34 +79,37 @@ pub fn verify(
     Ok(Welcome::Known(identity.unwrap_or_else(|| Proof::Password(password.clone()))))
 }
 
-/// Asks a registry whether it takes what the credential files hold for it; the user name, where they hold one. `None` where
-/// they hold nothing.
+/// Asks a registry whether it takes what a file or its helper keeps for it. `None` where they keep nothing.
 ///
 /// # Errors
-/// [`RegistryError::Denied`] where it does not take it any more, [`RegistryError::Credentials`] where it cannot be had.
-pub fn verify_kept(options: RegistryOptions, name: &LoginName) -> Result<Option<KeptLogin>, RegistryError> {
-    let files = &options.auth_files;
-    let store = CredentialStore::new(files, &|name| std::env::var_os(name));
-    let found = store.find(name.registry(), name.path(), &Default::default());
+/// [`RegistryError::Credentials`] where it cannot be had.
+pub fn verify_kept(
+    options: RegistryOptions,
+    file: &LoginFile,
+    name: &LoginName,
+) -> Result<Option<KeptLogin>, RegistryError> {
+    let found = file.find(name.registry(), name.path());
     let failed = |source| RegistryError::Credentials { registry: name.registry().to_owned(), source };
-    let Some(found) = found.map_err(failed)? else { return Ok(None) };
-    let user = match &found.credential {
+    let Some(credential) = found.map_err(failed)? else { return Ok(None) };
+    let user = match &credential {
         Credential::Password { user, .. } => Some(user.clone()),
         Credential::IdentityToken(_) | Credential::RegistryToken(_) => None,
     };
-    let source_name = found.source_name;
-    let client = Registry::with_credentials(options, CredentialStore::Given(found.credential), Wish::Access)?;
-    client.is_asked_who(name)?;
-    Ok(Some(KeptLogin { user, source_name }))
+    let client = Registry::with_credentials(options, CredentialStore::Given(credential), Wish::Access)?;
+    match client.is_asked_who(name) {
+        Ok(_) => Ok(Some(KeptLogin { user, refusal: None })),
+        Err(refusal @ RegistryError::Denied { .. }) => Ok(Some(KeptLogin { user, refusal: Some(refusal) })),
+        Err(other) => Err(other),
+    }
 }
 
-/// A login that is kept and still good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A login that is kept.
+#[derive(Debug)]
 pub struct KeptLogin {
     /// The user name, where it is known.
     pub user: Option<String>,
-    /// The file or variable that has it.
-    pub source_name: String,
+    /// Why it is good no more.
+    pub refusal: Option<RegistryError>,
 }
 
 impl Registry {
@@ -125,14 +128,6 @@ impl Registry {
         };
         self.runtime.block_on(inner.retrying(name.registry(), ask))?;
         Ok(self.runtime.block_on(inner.auth.was_asked(&access)))
-    }
-}
-
-/// A login that a welcome is worth.
-impl Login {
-    /// Of this user, by this proof.
-    pub fn new(user: &str, proof: Proof) -> Self {
-        Self { user: user.to_owned(), proof }
     }
 }
 

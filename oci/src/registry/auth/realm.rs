@@ -46,7 +46,7 @@ pub(super) fn realm_url(
         return refuse("that is an address inside a private network");
     }
     if shows_credentials && !same_host && !trusted && !are_one_owner(own, host) {
-        return refuse("that is somebody else's host; name it as a trusted realm if it is right");
+        return refuse("that is somebody else's host: --trusted-realm allows it, if it is right");
     }
     Ok(realm)
 }

@@ -22,7 +22,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    CredentialError, Login, Proof, docker_config,
+    Credential, CredentialError, Login, Proof, docker_config,
     file::{CredentialFile, normalised, written},
     helper::{Helper, Leash},
     is_absence, parse, read_limited,
@@ -65,6 +65,15 @@ impl LoginFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is kept for a repository, or for a registry where that has no name.
+    pub(in crate::registry) fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+    ) -> Result<Option<Credential>, CredentialError> {
+        self.read()?.settings.find(registry, repository, &self.name(), &Leash::default())
     }
 
     /// Who would keep a login of this name, `REGISTRY[/PATH]`.
