@@ -57,8 +57,8 @@ impl Encoder {
         }
     }
 
-    /// Compresses a chunk; `member` is emptied first. What is not compressed stays as it is.
-    pub(crate) fn compress(self, chunk: &[u8], member: &mut Vec<u8>) {
+    /// What becomes of a chunk, by the calling thread alone; `member` is emptied first.
+    pub fn compress(self, chunk: &[u8], member: &mut Vec<u8>) {
         match self {
             Self::Gzip(level) => gzip::compress(level, chunk, member),
             Self::Zstd(level) => zstd::compress(level, chunk, member),

@@ -30,7 +30,8 @@ use std::{
 
 use exporter::{Encoder, SealOptions, Sealer, TimePolicy, Tools};
 use oci::{
-    ContentDigest, Entry, EntryKind, EntryTime, FileSource, Layer, LayerContents, Metadata, Snapshot, Tree,
+    ContentDigest, Entry, EntryKind, EntryTime, FileSource, Layer, LayerContents, MediaType, Metadata,
+    Snapshot, Tree,
     fetch::Fetcher,
     registry::{Registry, RegistryOptions},
     store::Store,
@@ -236,6 +237,20 @@ impl Workshop {
     pub fn files_of(&self, snapshot: &Snapshot) -> PathBuf {
         self.store.area("snapshots").join(snapshot.digest().hex()).join("fs")
     }
+}
+
+/// The tar in a layer's blob.
+pub fn unpacked(media_type: &MediaType, blob: &[u8]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    match media_type {
+        MediaType::OciLayer => tar.extend_from_slice(blob),
+        MediaType::OciLayerGzip => {
+            flate2::read::MultiGzDecoder::new(blob).read_to_end(&mut tar).expect("gzip");
+        }
+        MediaType::OciLayerZstd => tar = zstd::decode_all(blob).expect("zstd"),
+        other => panic!("{other} is no type of ours"),
+    }
+    tar
 }
 
 /// Runs a program that judges what we write. Returns `None`, loudly, where it is not installed.
