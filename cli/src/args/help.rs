@@ -13,8 +13,9 @@ Outputs (-o, repeatable; without one the result stays in the store):
   DIR                              short for type=local,dest=DIR
   -                                short for type=tar,dest=-
   A FILE called - is standard output. Images also take
-  compression=gzip|uncompressed. A value with a comma is quoted:
-  'type=oci,dest=x,\"name=a,b\"'.
+  compression=gzip|zstd|uncompressed and
+  compression-level=N (gzip 0 to 9, default 4; zstd 0 to 22, default 3).
+  A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
 
 Contexts:
   DIR                              a directory

@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use exporter::{Destination, Encoder, Packing};
+use exporter::{Destination, Encoder, GzipLevel, Packing, ZstdLevel};
 use oci::{Reference, reference::ReferenceError};
 
 use super::csv;
@@ -207,18 +207,35 @@ impl Options {
         let names = self.take("name").unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names = names.map(|name| Ok(name.parse::<Reference>()?.with_default_tag()));
-        let encoder = match self.take("compression").as_deref() {
-            None | Some("gzip") => Encoder::GZIP,
-            Some("uncompressed") => Encoder::Uncompressed,
-            Some(other) => {
-                let expected = "gzip or uncompressed";
-                return Err(OutputSpecError::Value { key: "compression", value: other.to_owned(), expected });
-            }
-        };
+        let encoder = self.encoder()?;
         self.always("oci-mediatypes")?;
         self.always("rewrite-timestamp")?;
         let packing = Packing { encoder, ..Packing::default() };
         Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, packing })
+    }
+
+    /// `compression=` and `compression-level=`, whose numbers are BuildKit's.
+    fn encoder(&mut self) -> Result<Encoder, OutputSpecError> {
+        let refused = |key, value: &str, expected| {
+            Err(OutputSpecError::Value { key, value: value.to_owned(), expected })
+        };
+        let level = self.take("compression-level");
+        let number = || level.as_deref().map(|level| level.parse().ok());
+        let (encoder, expected) = match self.take("compression").as_deref() {
+            None | Some("gzip") => match number() {
+                None => (Some(Encoder::GZIP), ""),
+                Some(level) => (level.and_then(GzipLevel::new).map(Encoder::Gzip), "0 to 9 for gzip"),
+            },
+            Some("zstd") => match number() {
+                None => (Some(Encoder::ZSTD), ""),
+                Some(level) => (level.and_then(ZstdLevel::new).map(Encoder::Zstd), "0 to 22 for zstd"),
+            },
+            Some("uncompressed") => {
+                (level.is_none().then_some(Encoder::Uncompressed), "no level for what is not compressed")
+            }
+            Some(other) => return refused("compression", other, "gzip, zstd or uncompressed"),
+        };
+        encoder.map_or_else(|| refused("compression-level", &level.unwrap_or_default(), expected), Ok)
     }
 
     /// An option of BuildKit that is always on here: `true` says nothing new, `false` cannot be had.
@@ -245,9 +262,7 @@ impl Options {
         let why = match key.split(['.', '[']).next() {
             Some("annotation" | "annotation-index") => ": --annotation gives one to all images",
             Some("push-by-digest") => ": pushing without a tag is not implemented yet",
-            Some("compression-level" | "force-compression") => {
-                ": the level is fixed, since it is part of the digest, and base layers pass through as they are"
-            }
+            Some("force-compression") => ": base layers pass through as they are",
             Some("attestation-inline" | "attestation-prefix") => ": attestations are not implemented yet",
             _ => "",
         };
@@ -301,9 +316,26 @@ mod tests {
         ] {
             assert_eq!(text.parse::<OutputSpec>().as_ref(), Ok(&want), "{text}");
         }
-        let uncompressed: OutputSpec = "type=oci,compression=uncompressed".parse().expect("valid");
-        let OutputSpec::OciArchive { image, .. } = uncompressed else { panic!("{uncompressed:?}") };
-        assert_eq!(image.packing.encoder, Encoder::Uncompressed);
+    }
+
+    #[test]
+    fn layers_are_packed_as_wanted() {
+        let gzip = |level| GzipLevel::new(level).map(Encoder::Gzip).expect("a level");
+        let zstd = |level| ZstdLevel::new(level).map(Encoder::Zstd).expect("a level");
+        for (keys, want) in [
+            ("", Encoder::GZIP),
+            (",compression=gzip", Encoder::GZIP),
+            (",compression-level=0", gzip(0)),
+            (",compression-level=9,compression=gzip", gzip(9)),
+            (",compression=zstd", Encoder::ZSTD),
+            (",compression=zstd,compression-level=0", zstd(1)),
+            (",compression=zstd,compression-level=22", zstd(22)),
+            (",compression=uncompressed", Encoder::Uncompressed),
+        ] {
+            let spec = format!("type=oci{keys}").parse::<OutputSpec>();
+            let Ok(OutputSpec::OciArchive { image, .. }) = spec else { panic!("{keys}: {spec:?}") };
+            assert_eq!(image.packing.encoder, want, "{keys}");
+        }
     }
 
     #[test]
@@ -315,7 +347,17 @@ mod tests {
             ("type=oci,dest", "\"dest\" is not a key=value pair"),
             ("type=oci,annotation.a=b", "has no option annotation.a= here: --annotation"),
             ("type=oci,compresion=gzip", "has no option compresion="),
-            ("type=oci,compression=zstd", "compression=zstd is not supported"),
+            ("type=oci,compression=estargz", "compression=estargz is not supported: expected gzip, zstd or"),
+            (
+                "type=oci,compression-level=10",
+                "compression-level=10 is not supported: expected 0 to 9 for gzip",
+            ),
+            ("type=oci,compression=zstd,compression-level=23", "expected 0 to 22 for zstd"),
+            ("type=oci,compression=zstd,compression-level=-1", "compression-level=-1 is not supported"),
+            ("type=oci,compression-level=best", "compression-level=best is not supported"),
+            ("type=oci,compression-level=", "compression-level= is not supported"),
+            ("type=oci,compression=uncompressed,compression-level=1", "no level for what is not compressed"),
+            ("type=tar,compression=zstd", "type=tar has no option compression="),
             ("type=oci,tar=no", "tar=no is not supported"),
             ("type=oci,tar=false", "type=oci,tar=false needs dest="),
             ("type=local", "type=local needs dest="),
