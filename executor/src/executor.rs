@@ -19,9 +19,9 @@ use std::{
     time::Instant,
 };
 
-use oci::{Layer, LayerContents, Snapshot, TreeDigest, fetch::Fetcher};
+use oci::{Layer, LayerContents, Platform, Snapshot, TreeDigest, fetch::Fetcher};
 use solver::{
-    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, VertexId,
+    Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
 };
 
@@ -37,9 +37,12 @@ use crate::{
     once::OnceMap,
     remote::{RemoteOptions, Remotes},
     retry::Retry,
-    sandbox::Rung,
+    sandbox::{
+        Rung,
+        emulation::{self, Emulation, Unsupported},
+    },
     secrets::Secrets,
-    snapshot::{Events, Snapshots, Writable},
+    snapshot::{Events, SnapshotError, Snapshots, Writable},
     users::UserError,
 };
 pub use unwritten::virtual_steps;
@@ -86,6 +89,7 @@ pub struct LocalExecutor {
     secrets: Secrets,
     agents: Agents,
     rung: Rung,
+    emulation: Emulation,
     notes: Vec<String>,
     notes_told: Once,
     events: Events,
@@ -129,12 +133,25 @@ impl LocalExecutor {
             secrets,
             agents,
             rung,
+            emulation: Emulation::new(rung),
             notes,
             notes_told: Once::new(),
             events,
             virtual_steps,
             retry,
         }
+    }
+
+    /// Whether steps can run programs of this platform.
+    fn check_platform(&self, platform: &Platform) -> Result<(), StepFailure> {
+        if emulation::is_native(platform) {
+            return Ok(());
+        }
+        let scratch = self.snapshots.store().temp_dir("platform").map_err(SnapshotError::from)?;
+        let support = self.emulation.support(platform, &scratch.path().join("trial"));
+        let failure =
+            |error: Unsupported| StepFailure::new(FailureKind::Machine, error.to_string()).hint(error.hint());
+        support.map(|_| ()).map_err(failure)
     }
 
     /// Tells the notes, once in its life.
@@ -308,6 +325,13 @@ impl Executor for LocalExecutor {
     ) -> Result<TreeDigest, StepFailure> {
         let tell = |text: &str| (self.events)(Event::Warning(text.to_owned()));
         self.retry.make(cancel, tell, || Ok(self.selected(snapshot, selector, cancel)?.digest(cancel)?))
+    }
+
+    fn check(&self, vertex: &Vertex) -> Result<(), StepFailure> {
+        match vertex.op {
+            Op::Exec(_) => self.check_platform(&vertex.platform),
+            _ => Ok(()),
+        }
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {

@@ -5,6 +5,7 @@
 //! 1. every source that the targets need is identified ([`Executor::identify`]), so that definition keys are known;
 //! 2. all steps are looked up by definition key at once;
 //! 3. `adopt` decides which of those answers stand together and which steps nobody needs any more;
+//!    (what this machine cannot do is told now, before anything runs: `possible`);
 //! 4. `run` does the rest as inputs become ready: content key, look-up, and only then the step itself.
 //!
 //! One thread owns all state and is told by workers what happened, through a channel of a closed enum; workers share
@@ -14,6 +15,7 @@
 mod adopt;
 mod lookup;
 mod pool;
+mod possible;
 mod run;
 mod steps;
 mod task;
@@ -85,6 +87,7 @@ pub fn solve(
         let steps = Steps::new(graph, &needed, identities);
         let remembered = lookup::look_up(&steps, &world);
         let adopted = adopt::adopt(&steps, &remembered);
+        possible::check(&world, &steps, &adopted)?;
         let mut snapshots = run::run(&world, &mut pool, &steps, adopted)?;
         Ok(graph.targets.iter().map(|target| image(&steps, &mut snapshots, target)).collect())
     })

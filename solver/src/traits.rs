@@ -69,6 +69,16 @@ pub trait Executor: Sync {
         cancel: &Cancel,
     ) -> Result<TreeDigest, StepFailure>;
 
+    /// Whether this machine can do a step at all, whatever it stands on. Asked before any step runs, of those that the
+    /// cache does not answer by their definition; may make it so.
+    ///
+    /// # Errors
+    /// What [`Executor::execute`] would say, of the machine's fault.
+    fn check(&self, vertex: &Vertex) -> Result<(), StepFailure> {
+        let _ = vertex;
+        Ok(())
+    }
+
     /// Runs one step that is not a [`Source`] and returns the layer it adds to its first input: in the store, durable
     /// against a kill of the process. Polls `step.cancel` and gives up with [`FailureKind::Cancelled`].
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure>;

@@ -77,6 +77,10 @@ fn serve(control: &UnixStream) -> Result<(), Failure> {
             report(control, &probe::attempt(mode, &store));
             Ok(())
         }
+        Call::TryPlatforms(mode, store) => {
+            report(control, &probe::attempt_platforms(mode, &store));
+            Ok(())
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 mod cgroups;
 mod command;
 mod devices;
+pub(crate) mod emulation;
 mod enter;
 mod error;
 mod failure;

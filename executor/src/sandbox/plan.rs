@@ -341,6 +341,25 @@ impl SandboxPlan {
             security: Security::new(exec.security, inputs.rung),
         })
     }
+
+    /// The plan of one program without arguments, in a root of which nothing else is known.
+    ///
+    /// # Errors
+    /// As [`SandboxPlan::new`].
+    pub(super) fn bare(program: &str, rung: Rung, root: Root) -> Result<SandboxPlan, PlanError> {
+        SandboxPlan::new(PlanInputs {
+            exec: &op::Exec::new([program]),
+            ambient_env: &[],
+            rung,
+            root,
+            mounts: Vec::new(),
+            device_env: Vec::new(),
+            secret_env: Vec::new(),
+            user: User::default(),
+            home: None,
+            resolv_conf: "",
+        })
+    }
 }
 
 fn check_strings(exec: &op::Exec, ambient_env: &[(String, String)]) -> Result<(), PlanError> {

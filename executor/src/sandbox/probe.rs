@@ -6,18 +6,20 @@
 use std::{fs, path::Path};
 
 use rustix::{io::Errno, system::uname};
-use solver::{Cancel, op};
+use serde::{Deserialize, Serialize};
+use solver::Cancel;
 
 use crate::sandbox::{
-    Exit, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User,
+    Exit, Root, Rung, SandboxError, SandboxPlan,
     cgroups::{self, Cgroups},
+    emulation,
     enter::{self, Mode, enter_builder},
     run, sys,
     wire::{Call, Report},
 };
 
 /// One thing that was tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// What it is, for people: `overlay in the store`.
     pub name: String,
@@ -26,7 +28,7 @@ pub struct Probe {
 }
 
 /// What came of a trial.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It works; the detail says how well (`ABI 7`, `65536 ids`).
     Works(String),
@@ -88,6 +90,8 @@ pub fn probe(store: &Path) -> Vec<Probe> {
         ("fuse-overlayfs", fuse_overlayfs()),
     ];
     probes.extend(machine.map(|(name, outcome)| Probe { name: name.to_owned(), outcome }));
+    let best = trials.iter().find(|trial| trial.result.is_ok());
+    probes.extend(best.into_iter().flat_map(|trial| foreign_programs(trial.mode, store)));
     probes
 }
 
@@ -111,6 +115,7 @@ fn rungs(trials: &[Trial]) -> Vec<Probe> {
 /// What came of trying a rung.
 struct Trial {
     rung: Rung,
+    mode: Mode,
     result: Result<String, SandboxError>,
 }
 
@@ -133,7 +138,30 @@ fn attempt_apart(rung: Rung, mode: Mode, store: &Path) -> Trial {
             other => Err(SandboxError::InitDied(format!("{other:?}"))),
         }
     });
-    Trial { rung, result }
+    Trial { rung, mode, result }
+}
+
+fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {
+    let name = "foreign programs".to_owned();
+    match run::ask(&Call::TryPlatforms(mode, store.to_path_buf())).map(|mut reports| reports.pop()) {
+        Ok(Some(Report::Probes(probes))) => probes,
+        Ok(other) => vec![Probe { name, outcome: Outcome::fails(format!("no answer ({other:?})"), None) }],
+        Err(error) => vec![Probe { name, outcome: Outcome::of(&error) }],
+    }
+}
+
+/// In the throw-away process: enters and tries the programs of every machine.
+pub(super) fn attempt_platforms(mode: Mode, store: &Path) -> Report {
+    let directory = store.join(format!("probe-{}", std::process::id()));
+    match enter_builder(mode) {
+        Ok(entered) => Report::Probes(emulation::probes(entered.rung, &directory)),
+        Err(error) => Report::Failed {
+            step: "enter".to_owned(),
+            message: error.to_string(),
+            errno: None,
+            hint: error.hint().map(str::to_owned),
+        },
+    }
 }
 
 /// In the throw-away process: enters and runs a step without a command.
@@ -156,7 +184,8 @@ fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
     let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(place(name)));
     let exit = made.map_err(|error| SandboxError::io("write to the store", &error)).and_then(|()| {
         let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
-        let plan = nothing_to_run(entered.rung, root)?;
+        let plan = SandboxPlan::bare("/nothing", entered.rung, root)
+            .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
         super::run(&plan, &|_, _| {}, &Cancel::default())
     });
     let removed = fs::remove_dir_all(&directory);
@@ -166,23 +195,6 @@ fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
     }
     removed.map_err(|error| SandboxError::io("clean the store", &error))?;
     Ok(Report::Entered(entered.id_map, entered.notes))
-}
-
-fn nothing_to_run(rung: Rung, root: Root) -> Result<SandboxPlan, SandboxError> {
-    let exec = op::Exec::new(["/nothing"]);
-    let inputs = PlanInputs {
-        exec: &exec,
-        ambient_env: &[],
-        rung,
-        root,
-        mounts: Vec::new(),
-        device_env: Vec::new(),
-        secret_env: Vec::new(),
-        user: User::default(),
-        home: None,
-        resolv_conf: "",
-    };
-    SandboxPlan::new(inputs).map_err(|error| SandboxError::step("plan", &error.to_string(), None))
 }
 
 /// A feature works when a rung that uses it does, and else is to blame for a failure at its own step only.
@@ -252,6 +264,7 @@ mod tests {
     fn below_a_rung_that_works_nothing_is_missed() {
         let trial = |rung, works: bool| Trial {
             rung,
+            mode: Mode::Auto,
             result: if works { Ok("ids".to_owned()) } else { Err(SandboxError::step("x", "no", None)) },
         };
         let of = |outcomes: [bool; 3]| {

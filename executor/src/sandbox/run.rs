@@ -131,7 +131,7 @@ fn verdict(reports: Vec<Report>, status: &str) -> Result<Exit, SandboxError> {
             Report::NotExecuted { code, message } => exit = Some(Exit::NotExecuted { code, message }),
             Report::Code(code) => exit = exit.or(Some(Exit::Code(code))),
             Report::Signal(signal) => exit = exit.or(Some(Exit::Signal(signal))),
-            Report::Entered(..) => {}
+            Report::Entered(..) | Report::Probes(_) => {}
         }
     }
     exit.ok_or_else(|| SandboxError::InitDied(status.to_owned()))

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::{enter::Mode, plan::SandboxPlan};
+use crate::sandbox::{enter::Mode, plan::SandboxPlan, probe::Probe};
 
 /// The hidden first argument that makes the binary an init.
 pub const INIT_ARGUMENT: &str = "sandbox-init";
@@ -22,6 +22,8 @@ pub enum Call {
     Run(Box<SandboxPlan>),
     /// Find out whether a rung works, all the way to a step on an overlay below a directory.
     Try(Mode, PathBuf),
+    /// Find out on that rung which foreign programs steps can run.
+    TryPlatforms(Mode, PathBuf),
 }
 
 /// What the builder wants of a running step.
@@ -75,6 +77,8 @@ pub enum Report {
     Signal(i32),
     /// What a [`Call::Try`] found: the id map it got and the notes of [`super::Entered`].
     Entered(String, Vec<String>),
+    /// What was found out about foreign programs.
+    Probes(Vec<Probe>),
 }
 
 /// Sends a call: its length as four bytes, little-endian, and JSON.

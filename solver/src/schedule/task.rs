@@ -147,7 +147,7 @@ fn identify(world: &World, id: VertexId) -> Result<TreeDigest, StepFailure> {
     }
 }
 
-fn find(world: &World, job: &Job) -> Result<Keyed, StepFailure> {
+pub(super) fn find(world: &World, job: &Job) -> Result<Keyed, StepFailure> {
     let vertex = world.graph.vertex(job.id);
     let read = key::readings(&vertex.op).into_iter().map(|reading| match reading {
         Reading::Whole(input) => Ok(job.inputs[input].digest),

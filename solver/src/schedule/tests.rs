@@ -2,6 +2,7 @@
 
 mod fake;
 mod orders;
+mod possible;
 mod reading;
 mod shared;
 mod told;

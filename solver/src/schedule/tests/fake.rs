@@ -31,6 +31,8 @@ pub struct World {
     ran: Mutex<Vec<String>>,
     selected: Mutex<usize>,
     events: Mutex<Vec<Event>>,
+    /// Commands that this machine cannot run.
+    pub impossible: Mutex<Vec<String>>,
     /// Seed of the disorder in which steps end.
     seed: u64,
 }
@@ -131,6 +133,14 @@ impl Executor for World {
     ) -> Result<TreeDigest, StepFailure> {
         *self.selected.lock().expect("no panic") += 1;
         Ok(digest(&picked(&self.files(snapshot), selector)))
+    }
+
+    fn check(&self, vertex: &Vertex) -> Result<(), StepFailure> {
+        let Op::Exec(exec) = &vertex.op else { return Ok(()) };
+        match self.impossible.lock().expect("no panic").contains(&exec.args.join(" ")) {
+            true => Err(StepFailure::new(FailureKind::Machine, "not on this machine")),
+            false => Ok(()),
+        }
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {

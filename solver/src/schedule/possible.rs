@@ -1,0 +1,50 @@
+//! Before anything runs: open steps that this machine cannot do. One that is sure to be run fails the build here, and not
+//! after an hour of others; of one that a look-up by content may still settle, people are warned.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    SolveError,
+    adopt::Adopted,
+    fail,
+    pool::{Ready, World},
+    steps::Steps,
+    task::{self, Job},
+};
+use crate::{event::Event, graph::VertexId, key, op::Op};
+
+/// Asks for every open step.
+pub(super) fn check(world: &World, steps: &Steps, adopted: &Adopted) -> Result<(), SolveError> {
+    let mut told = BTreeSet::new();
+    for id in adopted.open.iter().copied() {
+        let vertex = world.graph.vertex(id);
+        if matches!(vertex.op, Op::Source(_)) {
+            continue;
+        }
+        let Err(failure) = world.executor.check(vertex) else { continue };
+        if is_certain(world, steps, adopted, id) {
+            return Err(fail(world, id, failure));
+        }
+        if told.insert(vertex.platform.clone()) {
+            let what = "this step will fail unless the cache knows the result of what comes before it";
+            (world.events)(Event::Warning(format!("{}: {what}: {failure}", vertex.label)));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the step will be run: the cache may not answer, or its inputs are here already and the cache does not know
+/// what comes of them.
+fn is_certain(world: &World, steps: &Steps, adopted: &Adopted, id: VertexId) -> bool {
+    if steps.is_forced(id) {
+        return true;
+    }
+    let ready = |input: &VertexId| {
+        let of_source = || steps.source(*input).map(key::source_snapshot);
+        let snapshot = adopted.snapshots.get(input).cloned().or_else(of_source)?;
+        let (digest, identity) = (snapshot.digest(), steps.identity(*input));
+        Some(Ready { id: *input, snapshot: Arc::new(snapshot), digest, identity })
+    };
+    let Some(inputs) = steps.inputs(id).iter().map(ready).collect() else { return false };
+    task::find(world, &Job { id, inputs, use_cache: true }).is_ok_and(|keyed| keyed.found.hit.is_none())
+}
