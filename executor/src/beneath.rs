@@ -1,9 +1,11 @@
 //! What stands below a step, looked up and never written: in the trees of layers that are not on disk, from the top
-//! down, and below those in the merged file system of the ones that are.
+//! down, and below those in the merged file system of the ones that are, or in the [catalogues](crate::catalogue) of a
+//! base image that nobody needs on disk.
 //!
 //! A tree says of a path what image-spec (layer.md, "Whiteouts") has a layer say: something stands there; or nothing does
 //! any more, for it is whited out, or lies below something that is, or below something that is no directory; or it is
-//! silent, and the next lower layer is asked. The file system on disk is opened when the first question gets that far.
+//! silent, and the next lower layer is asked. The file system on disk is opened, and the base image read, when the first
+//! question gets that far.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +15,9 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use oci::{ContentDigest, Entry, EntryKind, EntryTime, Snapshot, Tree, TreeDigest, tree::TIME_LIMIT};
+use oci::{
+    ContentDigest, Entry, EntryKind, EntryTime, Metadata, Snapshot, Tree, TreeDigest, tree::TIME_LIMIT,
+};
 use rustix::{
     fs::{FileType, OFlags, Stat},
     io::Errno,
@@ -21,6 +25,7 @@ use rustix::{
 use solver::Cancel;
 
 use crate::{
+    catalogue::{self, Catalogue, Looked},
     contents::{Contents, Origin},
     copy::CopyError,
     listing::{
@@ -41,7 +46,27 @@ pub struct Beneath {
     contents: Contents,
     /// The layers that are, or that can be pulled; none where there is nothing at all.
     ground: Option<(Snapshots, Snapshot)>,
-    disk: OnceLock<Disk>,
+    bases: Bases,
+    below: OnceLock<Below>,
+}
+
+/// How the layers of a base image are looked at that are not on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bases {
+    /// They are unpacked: somebody needs their files in any case.
+    Unpacked,
+    /// By their catalogues, as long as these tell enough.
+    Catalogued,
+}
+
+/// What is below the trees.
+enum Below {
+    /// Layers on disk.
+    Disk(Disk),
+    /// A base image that is not on disk: its layers, topmost first.
+    Catalogues(Vec<Arc<Catalogue>>),
+    /// Nothing at all.
+    Nothing,
 }
 
 struct Disk {
@@ -70,7 +95,7 @@ pub struct Seen {
 pub enum FileId {
     /// Device and inode.
     Disk(u64, u64),
-    /// Number of the tree and its first name.
+    /// Number of the layer, topmost first, and its first name.
     Tree(usize, Vec<u8>),
 }
 
@@ -88,17 +113,23 @@ enum Said<'a> {
 
 impl Beneath {
     /// A file system of which `trees` are on top, the topmost first, and `ground` is the rest.
-    pub fn new(snapshots: &Snapshots, trees: Vec<(TreeDigest, Arc<Tree>)>, ground: Snapshot) -> Self {
+    pub fn new(
+        snapshots: &Snapshots,
+        trees: Vec<(TreeDigest, Arc<Tree>)>,
+        ground: Snapshot,
+        bases: Bases,
+    ) -> Self {
         let contents = snapshots.contents().clone();
         let ground = ground.chain().next().is_some().then(|| (snapshots.clone(), ground.clone()));
-        Self { trees, contents, ground, disk: OnceLock::new() }
+        Self { trees, contents, ground, bases, below: OnceLock::new() }
     }
 
     /// A file system on disk. `owners` are those that it could not hold.
     #[cfg(test)]
     pub(crate) fn on_disk(root: OwnedFd, owners: Owners) -> Self {
-        let disk = OnceLock::from(Disk { view: View::new(root), owners });
-        Self { trees: Vec::new(), contents: Contents::default(), ground: None, disk }
+        let (trees, contents) = Default::default();
+        let below = Below::Disk(Disk { view: View::new(root), owners }).into();
+        Self { trees, contents, ground: None, bases: Bases::Unpacked, below }
     }
 
     /// The same file system with another layer on top.
@@ -117,23 +148,32 @@ impl Beneath {
     pub fn look(&self, path: &[u8]) -> Result<Option<Seen>, CopyError> {
         for (level, (_, tree)) in self.trees.iter().enumerate() {
             match says(tree, path) {
-                Said::Stands(entry) => return Ok(Some(seen_entry(level, tree, entry))),
+                Said::Stands(entry) => {
+                    return Ok(Some(seen_entry(level, |target| tree.get(target), entry)));
+                }
                 Said::Nothing => return Ok(None),
                 Said::Silence => {}
             }
         }
-        let Some(disk) = self.disk()? else { return Ok(None) };
-        let Some((dir, stat)) = disk.stat(path)? else { return Ok(None) };
-        let kind = NodeKind::of(&dir, path, &stat)?;
-        let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
-        Ok(Some(Seen {
-            kind,
-            mode,
-            owner: disk.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
-            seconds: stat.st_mtime,
-            file: FileId::Disk(stat.st_dev, stat.st_ino),
-            xattrs: None,
-        }))
+        match self.below()? {
+            Below::Disk(disk) => disk.look(path),
+            Below::Catalogues(catalogues) => Ok(self.look_up(catalogues, path)),
+            Below::Nothing => Ok(None),
+        }
+    }
+
+    /// What is at a path of the base image.
+    fn look_up(&self, catalogues: &[Arc<Catalogue>], path: &[u8]) -> Option<Seen> {
+        Some(match catalogue::look(catalogues, path)? {
+            Looked::Entry(layer, entry) => {
+                let first = |target: &[u8]| catalogues[layer].get(target);
+                seen_entry(self.trees.len() + layer, first, entry)
+            }
+            Looked::Plain => {
+                let file = FileId::Tree(usize::MAX, path.to_vec());
+                seen(Some(NodeKind::Directory), &catalogue::plain(), file)
+            }
+        })
     }
 
     /// The attributes that reach layers of a file or directory that was found at a path.
@@ -165,19 +205,32 @@ impl Beneath {
     }
 
     fn open(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
-        let disk = self.disk()?.expect("what was found on disk is there");
+        let Below::Disk(disk) = self.below()? else {
+            unreachable!("only what was found on disk is opened: of all else everything is known");
+        };
         let opened = open_beneath(disk.view.root(), path, OFlags::RDONLY | OFlags::NONBLOCK);
         Ok(opened.map_err(failed("reading", path))?)
     }
 
-    /// The file system on disk; `None` where there is nothing at all.
-    fn disk(&self) -> Result<Option<&Disk>, SnapshotError> {
-        if let Some(disk) = self.disk.get() {
-            return Ok(Some(disk));
+    /// What is below the trees.
+    fn below(&self) -> Result<&Below, SnapshotError> {
+        match self.below.get() {
+            Some(below) => Ok(below),
+            None => {
+                let below =
+                    self.ground.as_ref().map_or(Ok(Below::Nothing), |ground| self.open_ground(ground))?;
+                Ok(self.below.get_or_init(|| below))
+            }
         }
-        let Some((snapshots, ground)) = &self.ground else { return Ok(None) };
-        let disk = Disk { view: snapshots.view(ground)?, owners: snapshots.owners(ground)? };
-        Ok(Some(self.disk.get_or_init(|| disk)))
+    }
+
+    fn open_ground(&self, (snapshots, ground): &(Snapshots, Snapshot)) -> Result<Below, SnapshotError> {
+        if self.bases == Bases::Catalogued
+            && let Some(catalogues) = snapshots.catalogues(ground)?
+        {
+            return Ok(Below::Catalogues(catalogues));
+        }
+        Ok(Below::Disk(Disk { view: snapshots.view(ground)?, owners: snapshots.owners(ground)? }))
     }
 
     /// The bytes of an account file, if it is there and small enough.
@@ -192,6 +245,11 @@ impl Beneath {
         let mut bytes = Vec::with_capacity(size as usize);
         match &seen.file {
             FileId::Disk(..) => File::from(self.open(&path)?).take(FILE_MAX).read_to_end(&mut bytes)?,
+            FileId::Tree(level, _) if *level >= self.trees.len() => {
+                let content = seen.kind.and_then(content_of);
+                let account = content.and_then(|content| self.account(level - self.trees.len(), &content));
+                return Ok(Some(account.ok_or(OnDiskOnly("an account file"))?.to_vec()));
+            }
             FileId::Tree(level, name) => {
                 let origin = self.origin(*level, name).ok_or(OnDiskOnly("an account file"))?;
                 origin.open().map_err(CopyError::from)?.take(FILE_MAX).read_to_end(&mut bytes)?
@@ -204,6 +262,13 @@ impl Beneath {
                 Err(Unread::Io(io::Error::other("changed while reading")))
             }
             _ => Ok(Some(bytes)),
+        }
+    }
+
+    fn account(&self, layer: usize, content: &ContentDigest) -> Option<&[u8]> {
+        match self.below.get() {
+            Some(Below::Catalogues(catalogues)) => catalogues.get(layer)?.account(content),
+            _ => None,
         }
     }
 
@@ -273,6 +338,20 @@ impl From<CopyError> for Unread {
 }
 
 impl Disk {
+    fn look(&self, path: &[u8]) -> Result<Option<Seen>, CopyError> {
+        let Some((dir, stat)) = self.stat(path)? else { return Ok(None) };
+        let kind = NodeKind::of(&dir, path, &stat)?;
+        let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
+        Ok(Some(Seen {
+            kind,
+            mode,
+            owner: self.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
+            seconds: stat.st_mtime,
+            file: FileId::Disk(stat.st_dev, stat.st_ino),
+            xattrs: None,
+        }))
+    }
+
     /// The open parent of a path and what is there.
     fn stat(&self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>, CopyError> {
         let (parent, name) = split(path);
@@ -306,23 +385,22 @@ fn says<'a>(tree: &'a Tree, path: &[u8]) -> Said<'a> {
     }
 }
 
-fn seen_entry(level: usize, tree: &Tree, entry: &Entry) -> Seen {
+/// What an entry of a layer is; `get` finds the first name of a hard link.
+fn seen_entry<'a>(level: usize, get: impl Fn(&[u8]) -> Option<&'a Entry>, entry: &'a Entry) -> Seen {
     let first = match &entry.kind {
-        EntryKind::HardLink { target } => tree.get(target).unwrap_or(entry),
+        EntryKind::HardLink { target } => get(target).unwrap_or(entry),
         _ => entry,
     };
-    let metadata = &entry.metadata;
-    Seen {
-        kind: node_kind(&first.kind),
-        mode: metadata.mode,
-        owner: (metadata.uid, metadata.gid),
-        seconds: match metadata.time {
-            EntryTime::Kept(seconds) => seconds,
-            EntryTime::Epoch | EntryTime::Content => TIME_LIMIT,
-        },
-        file: FileId::Tree(level, first.path.clone()),
-        xattrs: Some(metadata.xattrs.clone()),
-    }
+    seen(node_kind(&first.kind), &entry.metadata, FileId::Tree(level, first.path.clone()))
+}
+
+fn seen(kind: Option<NodeKind>, metadata: &Metadata, file: FileId) -> Seen {
+    let Metadata { mode, uid, gid, time, xattrs } = metadata;
+    let seconds = match time {
+        EntryTime::Kept(seconds) => *seconds,
+        EntryTime::Epoch | EntryTime::Content => TIME_LIMIT,
+    };
+    Seen { kind, mode: *mode, owner: (*uid, *gid), seconds, file, xattrs: Some(xattrs.clone()) }
 }
 
 /// What an entry is that stands for itself.

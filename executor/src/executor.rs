@@ -28,6 +28,7 @@ use solver::{
 use crate::{
     View,
     agents::Agents,
+    beneath::{Bases, Beneath},
     cache_mounts::CacheMounts,
     context::ContextOrigin,
     copy::{self, CopyError, Planned},
@@ -45,7 +46,7 @@ use crate::{
     snapshot::{Events, SnapshotError, Snapshots, Writable},
     users::UserError,
 };
-pub use unwritten::virtual_steps;
+pub use unwritten::{looking_steps, virtual_steps};
 
 use contexts::Contexts;
 use reads::Noted;
@@ -73,6 +74,8 @@ pub struct ExecutorOptions {
     /// The steps whose layers need not be on disk: a sealer takes them, and no other step reads them there. The files
     /// of all others are written as the step runs.
     pub virtual_steps: BTreeSet<VertexId>,
+    /// Those of them whose base image nobody needs on disk: it is looked at without being unpacked.
+    pub looking_steps: BTreeSet<VertexId>,
     /// What becomes of commands that fail, and of what cannot be had at once.
     pub retry: Retry,
     /// Whether [`LocalExecutor::reads`] will be asked, for which contexts are listed also where nothing has changed.
@@ -94,6 +97,7 @@ pub struct LocalExecutor {
     notes_told: Once,
     events: Events,
     virtual_steps: BTreeSet<VertexId>,
+    looking_steps: BTreeSet<VertexId>,
     retry: Retry,
 }
 
@@ -110,6 +114,7 @@ impl LocalExecutor {
             events,
             cancel,
             virtual_steps,
+            looking_steps,
             retry,
             notes_reads,
         } = options;
@@ -138,6 +143,7 @@ impl LocalExecutor {
             notes_told: Once::new(),
             events,
             virtual_steps,
+            looking_steps,
             retry,
         }
     }
@@ -177,7 +183,7 @@ impl LocalExecutor {
 
     fn copy(&self, step: &Step<'_>, copy: &Copy) -> Result<Layer, StepFailure> {
         let sources = copy.items.iter().map(|item| self.source(step, item)).collect::<Result<Vec<_>, _>>()?;
-        let below = self.snapshots.until(step.cancel).beneath(first_input(step)?.snapshot)?;
+        let below = self.beneath(step)?;
         if let Some(planned) = copy::plan(copy, &sources, &below, step.cancel)? {
             return self.adopt(step, planned);
         }
@@ -190,11 +196,20 @@ impl LocalExecutor {
             let told = format!("{error}: the directory belongs to root");
             (step.log)(Stream::Stderr, told.as_bytes());
         };
-        let below = self.snapshots.until(step.cancel).beneath(first_input(step)?.snapshot)?;
+        let below = self.beneath(step)?;
         match copy::plan_dir(make, &below, &warn, step.cancel)? {
             Some(planned) => self.adopt(step, planned),
             None => self.write(step, make.timestamps, |root, _| copy::make_dir(make, root, &warn)),
         }
+    }
+
+    /// What a step stands on, to be looked at.
+    fn beneath(&self, step: &Step<'_>) -> Result<Beneath, StepFailure> {
+        let bases = match self.looking_steps.contains(&step.id) {
+            true => Bases::Catalogued,
+            false => Bases::Unpacked,
+        };
+        Ok(self.snapshots.until(step.cancel).beneath(first_input(step)?.snapshot, bases)?)
     }
 
     /// Makes a layer of what was planned, and writes its files where somebody will read them.

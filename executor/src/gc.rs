@@ -41,7 +41,7 @@ use self::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Unpacked layers of base images.
+    /// Layers of base images, unpacked, and catalogues of those that are not.
     BaseLayers,
     /// Layers that steps made, unpacked.
     BuiltLayers,

@@ -11,6 +11,7 @@
 //! made when somebody needs it.
 
 mod base;
+mod catalogued;
 mod error;
 mod materialise;
 mod meta;
@@ -27,7 +28,7 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, Layer, Snapshot, Tree, TreeDigest,
+    ContentDigest, DiffId, Layer, Snapshot, Tree, TreeDigest,
     fetch::Fetcher,
     store::{Store, StoreError},
 };
@@ -42,7 +43,8 @@ pub use stream::StreamError;
 pub use writable::Writable;
 
 use crate::{
-    beneath::Beneath,
+    beneath::{Bases, Beneath},
+    catalogue::Catalogue,
     contents::Contents,
     copy::Planned,
     diff::Changes,
@@ -67,6 +69,8 @@ pub struct Snapshots {
     cancel: Arc<Cancel>,
     /// What has been read of [`Meta`]; a step asks for that of every layer below it.
     known: Arc<Mutex<BTreeMap<TreeDigest, Meta>>>,
+    /// What base layers hold that are not unpacked.
+    catalogues: Arc<Mutex<BTreeMap<DiffId, Arc<Catalogue>>>>,
     /// Files of layers that are not on disk.
     contents: Contents,
 }
@@ -74,7 +78,8 @@ pub struct Snapshots {
 impl Snapshots {
     /// Snapshots in the fetcher's store. Pulls and warnings are told to `events`, and stop when `cancel` asks.
     pub fn new(fetcher: Fetcher, marks: OverlayMarks, events: Events, cancel: Arc<Cancel>) -> Self {
-        Self { fetcher, marks, events, cancel, known: Arc::default(), contents: Contents::default() }
+        let (known, catalogues, contents) = Default::default();
+        Self { fetcher, marks, events, cancel, known, catalogues, contents }
     }
 
     /// Where files of layers are that are not on disk.
@@ -178,11 +183,12 @@ impl Snapshots {
         Ok(layer)
     }
 
-    /// What a snapshot holds, to be looked up without writing the layers on top that are not on disk.
+    /// What a snapshot holds, to be looked up without writing the layers on top that are not on disk; `bases` says how the
+    /// layers of its base image are looked at if they are not there either.
     ///
     /// # Errors
     /// The tree of such a layer is gone.
-    pub fn beneath(&self, snapshot: &Snapshot) -> Result<Beneath, SnapshotError> {
+    pub fn beneath(&self, snapshot: &Snapshot, bases: Bases) -> Result<Beneath, SnapshotError> {
         let mut chain: Vec<_> = snapshot.chain().collect();
         let mut trees = Vec::new();
         while let Some((digest, Layer::Built(tree))) = chain.last() {
@@ -193,7 +199,7 @@ impl Snapshots {
             chain.pop();
         }
         let layers = chain.into_iter().map(|(_, layer)| layer.clone()).collect();
-        Ok(Beneath::new(self, trees, Snapshot { layers }))
+        Ok(Beneath::new(self, trees, Snapshot { layers }, bases))
     }
 
     /// Makes a layer of what a copy planned: its tree, and a note in this process where its files are.
@@ -360,13 +366,17 @@ impl Snapshots {
 
     /// Waits until nobody else makes a layer.
     fn lock(&self, (chain, layer): &(TreeDigest, &Layer)) -> Result<File, SnapshotError> {
-        let name = format!("snapshot-{}", chain.hex());
-        let file = self.store().lock_file(&name)?;
         let what = match layer {
             Layer::Base(layer) => format!("unpacks {:.19}", layer.descriptor.digest.to_string()),
             Layer::Built(tree) => format!("unpacks {:.19}", tree.to_string()),
         };
-        match lock::wait_for(&file, &what, &self.events, &self.cancel) {
+        self.lock_named(&format!("snapshot-{}", chain.hex()), &what)
+    }
+
+    /// Waits for a lock; `what` says what the one who has it is doing.
+    fn lock_named(&self, name: &str, what: &str) -> Result<File, SnapshotError> {
+        let file = self.store().lock_file(name)?;
+        match lock::wait_for(&file, what, &self.events, &self.cancel) {
             Ok(()) => Ok(file),
             Err(NotLocked::Cancelled) => Err(SnapshotError::Cancelled),
             Err(NotLocked::Io(error)) => {

@@ -36,7 +36,8 @@ pub use error::UnpackError;
 use notes::{Known, Notes};
 pub(crate) use settle::copy_metadata;
 
-use walk::{Directory, Made, Replaced, Walker, names};
+use walk::{Directory, Made, Replaced, Walker};
+pub(crate) use walk::{MAX_LINKS, names};
 
 use crate::{
     listing::Owners,
@@ -47,10 +48,10 @@ use crate::{
 };
 
 /// How removed files are named in layers (image-spec, layer.md, "Whiteouts").
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
-const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+pub(crate) const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 /// Bookkeeping of AUFS, which old layers may still hold and everybody skips.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
+pub(crate) const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
 /// Where a layer is unpacked to.
 #[derive(Debug)]

@@ -25,6 +25,11 @@ const GROUP: &str = "/etc/group";
 /// Larger files are refused.
 pub(crate) const FILE_MAX: u64 = 10 << 20;
 
+/// Whether a path, from the root on and without links, is that of one of the two files.
+pub(crate) fn is_account_file(path: &[u8]) -> bool {
+    [PASSWD, GROUP].iter().any(|file| file.as_bytes()[1..] == *path)
+}
+
 /// Where the two files are read.
 pub trait Accounts: Copy {
     /// The text of one of them; empty where there is none.

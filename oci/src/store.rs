@@ -45,6 +45,7 @@ use crate::digest::Sha256Digest;
 const AREAS: &[&str] = &[
     "blobs/sha256",
     "snapshots",
+    "catalogues",
     "trees",
     "sealed",
     "seeds",

@@ -75,6 +75,7 @@ pub fn executor_options(
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
     let Surroundings { rung, notes, events, cancel, .. } = surroundings;
     let is_sealed = !request.packings().is_empty();
+    let virtual_steps = if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() };
     Ok(ExecutorOptions {
         fetcher: fetcher.clone(),
         contexts,
@@ -84,7 +85,8 @@ pub fn executor_options(
         notes: notes.clone(),
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),
-        virtual_steps: if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() },
+        looking_steps: executor::looking_steps(graph, &virtual_steps),
+        virtual_steps,
         retry: request.retry,
         notes_reads: request.depfile.is_some(),
     })

@@ -1,8 +1,11 @@
-//! Which layers of a build need no files on disk.
+//! Which layers of a build need no files on disk, those of base images included.
 //!
 //! A layer that is sealed into a blob can be had from there, now and in later builds; its files are written when
 //! somebody reads them all the same. So no files are needed of what a COPY or WORKDIR makes for an image and no other
 //! step reads. A layer that nobody seals would be lost with this process, so its files are written at once.
+//!
+//! A base image on which only such layers stand is looked at, and not unpacked. Where any step reads it on disk it is
+//! looked at there, too, so that its blobs are read once.
 
 use std::collections::BTreeSet;
 
@@ -23,6 +26,26 @@ pub fn virtual_steps(graph: &Graph) -> BTreeSet<VertexId> {
             }
         }
     }
+    let read = read_steps(graph);
+    let can_be_virtual = |id: &VertexId| matches!(graph.vertex(*id).op, Op::Copy(_) | Op::MakeDir(_));
+    sealed.difference(&read).copied().filter(can_be_virtual).collect()
+}
+
+/// Of steps whose layers need not be on disk, those that stand on an image which no step of the graph needs there.
+pub fn looking_steps(graph: &Graph, virtual_steps: &BTreeSet<VertexId>) -> BTreeSet<VertexId> {
+    let mut on_disk = read_steps(graph);
+    let bottom = |id| chain(graph, id).last();
+    for (id, vertex) in graph.vertices() {
+        if matches!(vertex.op, Op::Copy(_) | Op::MakeDir(_)) && !virtual_steps.contains(&id) {
+            on_disk.extend(bottom(id));
+        }
+    }
+    let is_unread = |id: &VertexId| bottom(*id).is_some_and(|bottom| !on_disk.contains(&bottom));
+    virtual_steps.iter().copied().filter(is_unread).collect()
+}
+
+/// The steps, and sources, whose files some step reads on disk.
+fn read_steps(graph: &Graph) -> BTreeSet<VertexId> {
     let mut read = BTreeSet::new();
     for (_, vertex) in graph.vertices() {
         let inputs: Vec<VertexId> = match &vertex.op {
@@ -36,8 +59,7 @@ pub fn virtual_steps(graph: &Graph) -> BTreeSet<VertexId> {
             read.extend(unread);
         }
     }
-    let can_be_virtual = |id: &VertexId| matches!(graph.vertex(*id).op, Op::Copy(_) | Op::MakeDir(_));
-    sealed.difference(&read).copied().filter(can_be_virtual).collect()
+    read
 }
 
 /// The steps that a file system is made of, the last one first.
@@ -66,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// A graph in lines: `scratch`, `files`, `dir IN`, `copy IN FROM`, `run IN [MOUNTED]...`, `merge IN LINKED`, by line
+    /// A graph in lines: `scratch` or `image`, `files`, `dir IN`, `copy IN FROM`, `run IN [MOUNTED]...`, `merge IN LINKED`, by line
     /// numbers. The target is the last line unless there are others.
     fn graph(lines: &[&str], targets: &[usize]) -> Graph {
         let mut graph = Graph::default();
@@ -104,7 +126,7 @@ mod tests {
         let timestamps = Timestamps::Auto;
         let item = CopyItem { input: 1, selector: Selector::of_path("f"), unpack: false };
         match name {
-            "scratch" => Op::Source(Source::Scratch),
+            "scratch" | "image" => Op::Source(Source::Scratch),
             "files" => Op::Source(Source::Inline(Default::default())),
             "dir" => Op::MakeDir(MakeDir { path: "/d".to_owned(), owner: String::new(), timestamps }),
             "copy" => Op::Copy(Copy {
@@ -144,6 +166,29 @@ mod tests {
         for (lines, targets, expected) in rows {
             let found: Vec<usize> =
                 virtual_steps(&graph(lines, targets)).into_iter().map(|id| id.0).collect();
+            assert_eq!(found, *expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_read_anywhere_is_looked_at_on_disk() {
+        let rows: &[(&[&str], &[usize], &[usize])] = &[
+            (&["image", "files", "dir 0", "copy 2 1"], &[], &[2, 3]),
+            // A command on the same image; on another one.
+            (&["image", "files", "copy 0 1", "run 0"], &[2, 3], &[]),
+            (&["image", "files", "copy 0 1", "image", "run 3"], &[2, 4], &[2]),
+            // What is copied from another image is read there; what is made here is not.
+            (&["image", "image", "copy 0 1"], &[], &[2]),
+            (&["image", "files", "copy 0 1", "copy 0 2"], &[], &[]),
+            // What nobody seals is written on top of it.
+            (&["image", "files", "copy 0 1", "dir 0"], &[2], &[]),
+            // COPY --link does not look at what it is merged with.
+            (&["image", "files", "scratch", "copy 2 1", "merge 0 3", "dir 4"], &[], &[3, 5]),
+        ];
+        for (lines, targets, expected) in rows {
+            let graph = graph(lines, targets);
+            let found = looking_steps(&graph, &virtual_steps(&graph));
+            let found: Vec<usize> = found.into_iter().map(|id| id.0).collect();
             assert_eq!(found, *expected, "{lines:?}");
         }
     }

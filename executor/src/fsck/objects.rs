@@ -19,7 +19,12 @@ use rayon::prelude::*;
 use solver::{Key, Record};
 
 use super::{Check, Found, FsckError, damage, digest_of, names};
-use crate::{cache, gc, snapshot::Meta};
+use crate::{
+    cache,
+    catalogue::{self, Catalogue, CatalogueError},
+    gc,
+    snapshot::Meta,
+};
 
 /// Read at a time.
 const BLOCK: usize = 256 << 10;
@@ -27,6 +32,7 @@ const BLOCK: usize = 256 << 10;
 const MADE_AGAIN: &str = "the layer is fetched or made again when a build needs it";
 const RUN_AGAIN: &str = "the step runs again";
 const SEALED_AGAIN: &str = "the layer is packed again when a build needs its blob";
+const READ_AGAIN: &str = "the layer is read again when a build looks at what it holds";
 const FORGOTTEN: &str = "it is forgotten; no build needs it";
 
 impl Check<'_> {
@@ -202,6 +208,8 @@ impl Check<'_> {
         if let Some(what) = self.checked(sizes)? {
             found.add(sizes, what, "everything is measured again");
         }
+        let catalogues = self.each(catalogue::AREA, |name| self.catalogue(name))?;
+        catalogues.into_iter().for_each(|(path, what)| found.add(path, what, READ_AGAIN));
         let indices = self.each("contexts", |name| self.index(name))?;
         indices
             .into_iter()
@@ -214,6 +222,15 @@ impl Check<'_> {
         match checked::verify(&self.store.root().join(path)) {
             Ok(_) => Ok(None),
             Err(error) => damage(error).map(Some),
+        }
+    }
+
+    fn catalogue(&self, name: &str) -> Result<Option<String>, FsckError> {
+        let path = Path::new(catalogue::AREA).join(name);
+        match Catalogue::kept(&self.store.root().join(path)) {
+            Ok(_) => Ok(None),
+            Err(CatalogueError::File(error)) => damage(error).map(Some),
+            Err(error) => Ok(Some(error.to_string())),
         }
     }
 

@@ -12,6 +12,7 @@ const COUNTS_AS_CHANGED: &str = "everything counts as changed for the next step 
 const DIGESTS: &[(&str, &[&str])] = &[
     ("blobs/sha256", &[""]),
     ("snapshots", &[""]),
+    ("catalogues", &[""]),
     ("trees", &[""]),
     ("sealed", &[""]),
     ("seeds", &[""]),

@@ -31,7 +31,8 @@ const UPPER: [(&str, Kind); 5] = [
 ];
 
 /// The others, which snapshots may stand on.
-const LOWER: [(&str, Kind); 6] = [
+const LOWER: [(&str, Kind); 7] = [
+    ("catalogues", Kind::BaseLayers),
     ("inventories", Kind::Records),
     ("trees", Kind::Records),
     ("blobs/sha256", Kind::Blobs),

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     imprint,
-    unpack::{Loose, Target},
+    unpack::{Loose, Target, unpack},
 };
 
 /// Layers that are unpacked at the same time; each keeps three threads and a connection busy.
@@ -65,7 +65,7 @@ impl Snapshots {
     ) -> Result<Vec<Meta>, SnapshotError> {
         let missing = self.upwards(chain, &metas)?;
         let bases: Vec<_> = missing.iter().filter_map(Missing::base).collect();
-        let mut pulled = self.pull_all(&bases)?.into_iter();
+        let mut pulled = at_once(&bases, |(layer, stamp)| self.pull_one(layer, *stamp))?.into_iter();
         for missing in missing {
             let digest = chain[metas.len()].0;
             let place = (metas.len().checked_sub(1).map(|below| chain[below].0), digest);
@@ -115,41 +115,24 @@ impl Snapshots {
         Ok(missing)
     }
 
-    /// Unpacks layers, at most [`AT_ONCE`] of them at the same time; the answers come in order. The first failure keeps
-    /// those that have not begun from beginning.
-    fn pull_all(&self, layers: &[(&BaseLayer, Stamp)]) -> Result<Vec<Pulled>, SnapshotError> {
-        let next = AtomicUsize::new(0);
-        let (sender, results) = channel();
-        let work = |sender: Sender<_>| loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some((layer, stamp)) = layers.get(at) else { break };
-            let pulled = self.pull_one(layer, *stamp);
-            if pulled.is_err() {
-                next.store(layers.len(), Ordering::Relaxed);
-            }
-            // The receiver lives until all threads have ended.
-            let _ = sender.send((at, pulled));
-        };
-        thread::scope(|scope| {
-            for _ in 0..layers.len().min(AT_ONCE) {
-                let sender = sender.clone();
-                scope.spawn(|| work(sender));
-            }
-        });
-        drop(sender);
-        let results: BTreeMap<_, _> = results.iter().collect();
-        results.into_values().collect()
+    fn pull_one(&self, layer: &BaseLayer, stamp: Stamp) -> Result<Pulled, SnapshotError> {
+        self.have(layer, || self.pull_into_new(layer, stamp))
     }
 
-    fn pull_one(&self, layer: &BaseLayer, stamp: Stamp) -> Result<Pulled, SnapshotError> {
+    /// Pulls a layer. Outer error of `pull`: the store cannot be written; inner: the layer cannot be had.
+    pub(super) fn have<T>(
+        &self,
+        layer: &BaseLayer,
+        pull: impl Fn() -> Result<Result<T, PullError>, SnapshotError>,
+    ) -> Result<T, SnapshotError> {
         let descriptor = &layer.descriptor;
         let is_stored = || self.store().has_blob(&descriptor.digest, descriptor.size);
         let was_stored = is_stored();
-        let pulled = match self.pull_into_new(layer, stamp)? {
+        let pulled = match pull()? {
             // The fetcher removes a blob that it finds damaged; without it the origin is asked.
             Err(PullError::Stream(StreamError::Read(_))) if was_stored && !is_stored() => {
                 self.warn(format!("the stored blob {} was damaged and is fetched again", descriptor.digest));
-                self.pull_into_new(layer, stamp)?
+                pull()?
             }
             pulled => pulled,
         };
@@ -174,7 +157,7 @@ impl Snapshots {
             marks: self.marks,
             stamp,
         };
-        let loose = pull(&self.fetcher, layer, target, &self.events, &self.cancel);
+        let loose = pull(&self.fetcher, layer, |stream| unpack(stream, target), &self.events, &self.cancel);
         Ok(loose.map(|loose| Pulled { loose, temp, _trash: trash }))
     }
 
@@ -222,4 +205,33 @@ impl Snapshots {
         let hidden = layers.clone().position(|(_, meta)| meta.opaque_root).map_or(usize::MAX, |at| at + 1);
         layers.take(hidden).map(|((digest, _), _)| files(self.store(), digest)).collect()
     }
+}
+
+/// Does some work for each layer, at most [`AT_ONCE`] at the same time; the answers come in order. The first failure keeps
+/// those that have not begun from beginning.
+pub(super) fn at_once<L: Sync, T: Send>(
+    layers: &[L],
+    work: impl Fn(&L) -> Result<T, SnapshotError> + Sync,
+) -> Result<Vec<T>, SnapshotError> {
+    let next = AtomicUsize::new(0);
+    let (sender, results) = channel();
+    let take = |sender: Sender<_>| loop {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let Some(layer) = layers.get(at) else { break };
+        let done = work(layer);
+        if done.is_err() {
+            next.store(layers.len(), Ordering::Relaxed);
+        }
+        // The receiver lives until all threads have ended.
+        let _ = sender.send((at, done));
+    };
+    thread::scope(|scope| {
+        for _ in 0..layers.len().min(AT_ONCE) {
+            let sender = sender.clone();
+            scope.spawn(|| take(sender));
+        }
+    });
+    drop(sender);
+    let results: BTreeMap<_, _> = results.iter().collect();
+    results.into_values().collect()
 }

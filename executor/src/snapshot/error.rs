@@ -11,7 +11,9 @@ use oci::{
 };
 
 use super::PullError;
-use crate::{copy::CopyError, imprint::ImprintError, mount::MountError, unpack::UnpackError};
+use crate::{
+    catalogue::CatalogueError, copy::CopyError, imprint::ImprintError, mount::MountError, unpack::UnpackError,
+};
 
 /// Why a snapshot could not be had or made.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,15 @@ pub enum SnapshotError {
         /// Why not.
         #[source]
         source: Box<PullError>,
+    },
+    /// What the store knows of a layer of a base image cannot be read at the moment.
+    #[error("cannot read {}", path.display())]
+    Catalogue {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: CatalogueError,
     },
     /// A layer of a base image could not be completed.
     #[error("cannot unpack layer {blob} of the base image")]

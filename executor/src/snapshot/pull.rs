@@ -12,7 +12,7 @@ use super::{
     Events,
     stream::{StreamError, Streamed, decompress},
 };
-use crate::unpack::{Loose, Target, UnpackError, unpack};
+use crate::unpack::UnpackError;
 
 /// Bytes between two progress events.
 const PROGRESS_STEP: u64 = 1 << 20;
@@ -45,15 +45,15 @@ pub enum PullError {
     Keep(#[source] FetchError),
 }
 
-/// Unpacks a layer while it is downloaded. A blob that comes from a registry is kept in the store, since an export to
-/// another place will want its bytes; one that lies in a layout is there already.
-pub(super) fn pull(
+/// Lets `consume` have the uncompressed bytes of a layer while it is downloaded. A blob that comes from a registry is kept
+/// in the store, since an export to another place will want its bytes; one that lies in a layout is there already.
+pub(super) fn pull<T>(
     fetcher: &Fetcher,
     layer: &BaseLayer,
-    target: Target,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, UnpackError>,
     events: &Events,
     cancel: &Cancel,
-) -> Result<Loose, PullError> {
+) -> Result<T, PullError> {
     let descriptor = &layer.descriptor;
     if descriptor.media_type.layer_compression().is_none() {
         return Err(PullError::MediaType(descriptor.media_type.clone()));
@@ -62,7 +62,7 @@ pub(super) fn pull(
     let verb = if blob.is_copied() { "pull" } else { "unpack" };
     let task = format!("{verb} {:.19}", descriptor.digest.to_string());
     let watched = Watched { blob: &mut blob, task, done: 0, told: 0, total: descriptor.size, events };
-    let Streamed { consumed, diff_id } = decompress(watched, cancel, |stream| unpack(stream, target))??;
+    let Streamed { consumed, diff_id } = decompress(watched, cancel, consume)??;
     if diff_id != layer.diff_id {
         return Err(PullError::DiffId { expected: layer.diff_id, found: diff_id });
     }

@@ -35,11 +35,11 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    pub(super) fn io(action: &'static str, path: &[u8], source: impl Into<std::io::Error>) -> Self {
+    pub(crate) fn io(action: &'static str, path: &[u8], source: impl Into<std::io::Error>) -> Self {
         Self::Io { action, path: path.to_vec(), source: source.into() }
     }
 
-    pub(super) fn refused(path: &[u8], reason: &'static str) -> Self {
+    pub(crate) fn refused(path: &[u8], reason: &'static str) -> Self {
         Self::Refused { path: path.to_vec(), reason }
     }
 

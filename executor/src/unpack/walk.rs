@@ -20,7 +20,7 @@ use super::error::UnpackError;
 use crate::whiteout::is_whiteout;
 
 /// Links on the way to one entry, as in the kernel.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 
 /// An open directory of the layer (`O_PATH`), and its path without links.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl AsFd for Directory {
 }
 
 /// Splits a path of an archive into names; slashes at both ends and `.` mean nothing.
-pub(super) fn names(path: &[u8]) -> Result<Vec<&[u8]>, UnpackError> {
+pub(crate) fn names(path: &[u8]) -> Result<Vec<&[u8]>, UnpackError> {
     let names: Vec<_> =
         path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
     match names.contains(&&b".."[..]) {

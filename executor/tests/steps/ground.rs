@@ -118,6 +118,7 @@ impl Ground {
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),
             virtual_steps: Default::default(),
+            looking_steps: Default::default(),
         });
         Self { rung, executor, events, busybox: busybox.to_owned(), store, context, layout, root }
     }

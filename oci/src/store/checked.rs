@@ -178,7 +178,16 @@ pub fn write_binary(path: &Path, mut bytes: Vec<u8>) -> Result<(), StoreError> {
     write_new(path, &bytes).map_err(StoreError::io("write", path))
 }
 
-/// Reads what [`write_binary`] made; `None` where there is no file.
+/// Writes bytes and their digest into a file of the store, by rename, as [`write`] does.
+///
+/// # Errors
+/// Those of [`Store::write_atomic`].
+pub fn put_binary(store: &Store, path_in_root: &Path, mut bytes: Vec<u8>) -> Result<(), StoreError> {
+    bytes.extend_from_slice(ContentDigest::of(&bytes).as_bytes());
+    store.write_atomic(path_in_root, &bytes)
+}
+
+/// Reads what [`write_binary`] or [`put_binary`] made; `None` where there is no file.
 ///
 /// # Errors
 /// [`CheckedError::Io`] or [`CheckedError::Damaged`].
