@@ -6,6 +6,7 @@
 
 mod help;
 mod history;
+mod login;
 mod registry;
 mod store;
 
@@ -19,6 +20,7 @@ use solver::op::{Network, Timestamps};
 pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
+pub use self::login::{LoginArgs, LogoutArgs};
 pub use self::registry::RegistryArgs;
 pub use self::store::{DuArgs, GcArgs};
 use crate::{
@@ -68,6 +70,10 @@ pub enum Command {
     Gc(GcArgs),
     /// List past builds: their time, result, hit rate and what the cache saved
     History(HistoryArgs),
+    /// Log in to a registry, in docker's words
+    Login(Box<LoginArgs>),
+    /// Forget a login
+    Logout(LogoutArgs),
     /// Print the version
     Version,
 }

@@ -7,7 +7,10 @@ use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
-use crate::{history::HistoryError, inputs::InputError, mend, request::RequestError, signals::Signal};
+use crate::{
+    history::HistoryError, inputs::InputError, login::LoginError, mend, request::RequestError,
+    signals::Signal,
+};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,9 @@ pub enum Failure {
     /// The pattern of an ignore file.
     #[error(transparent)]
     Context(#[from] executor::context::ContextError),
+    /// A login.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// The registry client.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -155,6 +161,7 @@ impl Failure {
                 HistoryError::Empty { .. } | HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. },
             ) => USAGE,
             Self::NoStore { .. } => USAGE,
+            Self::Login(error) if error.is_usage() => USAGE,
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
@@ -166,6 +173,7 @@ impl Failure {
             | Self::Seal(_)
             | Self::Assemble(_)
             | Self::Start { .. }
+            | Self::Login(_)
             | Self::Write { .. }
             | Self::Clock => MACHINE,
             Self::Stopped(signal) => signal.exit_code(),
@@ -191,6 +199,7 @@ impl Failure {
             }
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
+            Self::Login(error) => error.hint(),
             Self::Seal(error) if lacks_room(error) => Some(MAKE_ROOM),
             Self::Assemble(AssembleError::Seal(error)) if lacks_room(error) => Some(MAKE_ROOM),
             _ if mend::damage(self).is_some() => Some(mend::HINT),

@@ -21,6 +21,7 @@ mod history;
 mod inputs;
 #[cfg(test)]
 mod keys;
+mod login;
 mod mend;
 mod outputs;
 mod progress;
@@ -80,6 +81,8 @@ fn main() -> ExitCode {
             Command::Du(args) => answer(du::run(&args)),
             Command::Gc(args) => answer(gc::run(&args)),
             Command::History(args) => answer(history::run(args)),
+            Command::Login(args) => answer(login::login(&args)),
+            Command::Logout(args) => answer(login::logout(&args)),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
         Err(NotParsed::Clap(error)) => help(&error),

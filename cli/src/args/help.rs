@@ -52,6 +52,7 @@ Environment:
   DOCKER_CONFIG             directory of Docker's config.json, for registry
                             credentials
   REGISTRY_AUTH_FILE        Podman's file of registry credentials
+  DOCKER_AUTH_CONFIG        the text of such a file; goes before all files
   NO_COLOR                  no colours
 
 The other flags of docker buildx build are refused by name, unless they ask

@@ -36,11 +36,11 @@ pub struct RegistryArgs {
     #[arg(long = "registry-client-cert", value_name = "HOST=FILES", help_heading = HEADING)]
     pub client_certificates: Vec<ClientCertificateSpec>,
 
-    /// Credentials, before those of the usual places
+    /// Credentials that go before the usual ones
     #[arg(long = "authfile", value_name = "FILE", help_heading = HEADING)]
     pub auth_file: Option<PathBuf>,
 
-    /// Token service of somebody else to log in to (repeatable)
+    /// Token service to show credentials to
     #[arg(long = "trusted-realm", value_name = "HOST", help_heading = HEADING)]
     pub trusted_realms: Vec<HostName>,
 }

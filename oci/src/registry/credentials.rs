@@ -91,6 +91,11 @@ impl Secret {
         Self(text)
     }
 
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The text, for whoever it is meant for.
     pub(super) fn expose(&self) -> &str {
         &self.0
