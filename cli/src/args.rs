@@ -421,7 +421,7 @@ fn tag(text: &str) -> Result<Reference, String> {
     let reference: Reference =
         text.parse().map_err(|error: oci::reference::ReferenceError| error.to_string())?;
     match reference.digest {
-        None => Ok(reference.with_default_tag()),
+        None => Ok(reference),
         Some(_) => Err("a name to give cannot have a digest".to_owned()),
     }
 }

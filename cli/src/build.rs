@@ -3,11 +3,12 @@
 
 mod options;
 mod results;
+mod sending;
 
 use std::{sync::Arc, time::SystemTime};
 
 use executor::{LocalCache, LocalExecutor, sandbox::Rung};
-use exporter::{SealAhead, Tools};
+use exporter::{SealAhead, Tools, upload};
 use oci::Sha256Digest;
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
@@ -23,6 +24,7 @@ pub use self::{
 use self::{
     options::{sealers, solve_options},
     results::{Made, assemble_all, write_results},
+    sending::Sending,
 };
 use crate::{
     depfile,
@@ -79,10 +81,10 @@ pub fn build(
     let executor =
         LocalExecutor::new(executor_options(request, inputs, &planned.graph, fetcher, surroundings)?);
     let epoch = request.epoch.or(planned.epoch);
-    let made = make(request, epoch, &planned.graph, &executor, surroundings)?;
+    let sending = Sending::new(request, fetcher, surroundings);
+    let made = make(request, epoch, &planned.graph, &executor, surroundings, &sending)?;
     let tools = Tools { fetcher, events: &**events, cancel };
-    let export = |output: &Output| made.export(output, request.time_policy(epoch), &executor, &tools);
-    let destinations = request.outputs.iter().map(export).collect::<Result<Vec<_>, _>>()?;
+    let destinations = made.deliver(request, request.time_policy(epoch), &executor, &sending, &tools)?;
     let image = made.assembled.first().map(|(_, assembled)| assembled);
     image.map(|image| write_results(request, image)).transpose()?;
     if let Some(depfile) = &request.depfile {
@@ -119,7 +121,7 @@ fn plan(
     let source = &inputs.dockerfile;
     let registry = outside.asking()?;
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
-    pushed.into_iter().try_for_each(|name| registry.check_push(name))?;
+    upload::check_rights(&registry, pushed)?;
     let options = plan_options(request, inputs, findings);
     let planned = plan::plan(&dockerfile, &options, &outside.resolver()?);
     // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
@@ -131,37 +133,38 @@ fn plan(
     Ok(planned)
 }
 
-/// Graph to images, sealed and durable.
+/// Graph to images, sealed.
 fn make(
     request: &BuildRequest,
     epoch: Option<i64>,
     graph: &Graph,
     executor: &LocalExecutor,
     surroundings: &Surroundings,
+    sending: &Sending<'_>,
 ) -> Result<Made, Failure> {
-    let Surroundings { id, events, cancel, .. } = surroundings;
+    let Surroundings { id, events, .. } = surroundings;
     let store = executor.snapshots().store();
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = solve_options(request, id);
-    let sealers = sealers(request, request.time_policy(epoch), executor, surroundings);
+    let sealers = sealers(request, request.time_policy(epoch), executor, surroundings, sending);
     let ahead = SealAhead::new(&sealers, graph);
     let told = |event| match event {
         settled @ Event::Settled(..) => ahead.take(&settled),
         event => events(event),
     };
-    let images = solver::schedule::solve(graph, executor, &[&cache], &options, &told, cancel);
-    let images = images.map_err(|error| solve_failure(graph, error));
+    let images = solver::schedule::solve(graph, executor, &[&cache], &options, &told, &sending.stop);
+    let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
+    let images = images.map_err(refused);
     let made = images.and_then(|images| {
         let assembled = assemble_all(request, epoch, &images, &sealers)?;
         Ok(Made { images, assembled })
     });
     cache.flush();
-    // Nothing may point at this build, a pushed tag the least, before what it stands on is durable; and a build that
-    // failed or was stopped keeps what its steps have made.
-    let synced = store.sync();
-    let made = made?;
-    synced?;
-    Ok(made)
+    if made.is_err() {
+        // A build that failed or was stopped keeps what its steps have made; why it failed says more than that it does not.
+        let _ = store.sync();
+    }
+    made
 }
 
 fn warn(found: &[Diagnostic], source: &Source, events: &Events) {

@@ -263,10 +263,11 @@ fn export_code(error: &ExportError) -> u8 {
         ExportError::Unsupported(_)
         | ExportError::NoName
         | ExportError::NameWithDigest(_)
+        | ExportError::TagOfDigest(_)
         | ExportError::SameTag(..)
         | ExportError::NoPlace { .. }
         | ExportError::NotALayout(_) => USAGE,
-        ExportError::Push { .. } | ExportError::Vanished { .. } => REGISTRY,
+        ExportError::Push { .. } | ExportError::Vanished { .. } | ExportError::Overwritten { .. } => REGISTRY,
         other if caused_by_registry(other) => REGISTRY,
         _ => MACHINE,
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use exporter::{Destination, ExportError, FilesOutput, ImageOutput, Packing};
+use exporter::{Destination, ExportError, FilesOutput, ImageOutput, Packing, Tagging};
 use oci::Reference;
 
 use crate::{
@@ -48,7 +48,7 @@ impl Output {
             exporter::Output::Image(
                 ImageOutput::OciLayout { names, .. }
                 | ImageOutput::OciArchive { names, .. }
-                | ImageOutput::Registry { names },
+                | ImageOutput::Registry { names, .. },
             ) => names,
             _ => &[],
         }
@@ -57,7 +57,7 @@ impl Output {
     /// The names it is pushed to.
     pub fn pushed_names(&self) -> &[Reference] {
         match &self.to {
-            exporter::Output::Image(ImageOutput::Registry { names }) => names,
+            exporter::Output::Image(ImageOutput::Registry { names, .. }) => names,
             _ => &[],
         }
     }
@@ -96,20 +96,31 @@ pub fn resolve(specs: &[OutputSpec], tags: &[Reference], push_tags: bool) -> Vec
     let mut outputs: Vec<Output> = specs.iter().filter_map(|spec| output(spec, tags, push_tags)).collect();
     let pushes = specs.iter().any(|spec| matches!(spec, OutputSpec::Image { .. }));
     if push_tags && !pushes {
-        outputs.push(Output::image(ImageOutput::Registry { names: tags.to_vec() }, Packing::default()));
+        let (names, tagging) = (tagged(tags), Tagging::Tags);
+        outputs.push(Output::image(ImageOutput::Registry { names, tagging }, Packing::default()));
     }
     outputs
 }
 
+/// The names with the tag that they mean.
+fn tagged(names: &[Reference]) -> Vec<Reference> {
+    names.iter().map(Reference::with_default_tag).collect()
+}
+
 /// What one `-o` asks for. `--push` makes every image output push.
 fn output(spec: &OutputSpec, tags: &[Reference], push_tags: bool) -> Option<Output> {
-    let names = |image: &ImageOptions| match image.names.is_empty() {
+    let as_given = |image: &ImageOptions| match image.names.is_empty() {
         true => tags.to_vec(),
         false => image.names.clone(),
     };
+    let names = |image: &ImageOptions| tagged(&as_given(image));
     Some(match spec {
-        OutputSpec::Image { push, image, .. } if *push || push_tags => {
-            Output::image(ImageOutput::Registry { names: names(image) }, image.packing)
+        OutputSpec::Image { push, tagging, image, .. } if *push || push_tags => {
+            let names = match tagging {
+                Tagging::Tags => names(image),
+                Tagging::DigestOnly => as_given(image),
+            };
+            Output::image(ImageOutput::Registry { names, tagging: *tagging }, image.packing)
         }
         OutputSpec::Image { image, .. } => Output::image(ImageOutput::ImageStore, image.packing),
         OutputSpec::OciArchive { destination, image } => {
@@ -166,7 +177,8 @@ mod tests {
     }
 
     fn push(names: &[&str]) -> Output {
-        Output::image(ImageOutput::Registry { names: references(names) }, Packing::default())
+        let tagging = Tagging::Tags;
+        Output::image(ImageOutput::Registry { names: references(names), tagging }, Packing::default())
     }
 
     #[test]
@@ -175,6 +187,15 @@ mod tests {
         assert_eq!(resolved(&[], &["a:1"], true), [push(&["a:1"])]);
         assert_eq!(resolved(&["type=registry"], &["a:1", "b:1"], false), [push(&["a:1", "b:1"])]);
         assert_eq!(resolved(&["type=image,name=c:1"], &["a:1"], true), [push(&["c:1"])]);
+        assert_eq!(resolved(&[], &["a"], true), [push(&["a:latest"])]);
+        let by_digest = "type=image,push=true,push-by-digest=true";
+        for (tag, is_refused) in [("a", false), ("a:1", true)] {
+            let outputs = resolved(&[by_digest], &[tag], false);
+            let tagging = Tagging::DigestOnly;
+            let want = ImageOutput::Registry { names: references(&[tag]), tagging };
+            assert_eq!(outputs, [Output::image(want, Packing::default())]);
+            assert_eq!(check(&outputs, ProgressMode::Plain).is_err(), is_refused);
+        }
         let local = Output::files(FilesOutput::Local("out".into()));
         assert_eq!(resolved(&["out"], &["a:1"], true), [local, push(&["a:1"])]);
         assert_eq!(resolved(&["type=cacheonly"], &["a:1"], false), []);

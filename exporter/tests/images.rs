@@ -5,8 +5,8 @@ mod support;
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use exporter::{
-    AssembleOptions, Assembled, Destination, Encoder, ExportError, ImageOutput, Output, TimePolicy, assemble,
-    check, export_image, metadata,
+    AssembleOptions, Assembled, Destination, Encoder, ExportError, ImageOutput, Output, Tagging, TimePolicy,
+    assemble, check, export_image, metadata,
 };
 use oci::{
     BaseLayer, BlobOrigin, ImageConfig, Layer, MediaType, Platform, Snapshot, config::History, image,
@@ -369,8 +369,14 @@ fn what_cannot_be_exported_is_refused_before_anything_is_done() {
     let by_digest = format!("app@{}", oci::Sha256Digest::of(b"x"));
     for (output, want) in [
         (Output::Image(ImageOutput::ImageStore), "type=image needs push=true"),
-        (Output::Image(ImageOutput::Registry { names: vec![] }), "pushing needs a name"),
-        (Output::Image(ImageOutput::Registry { names: names(&[&by_digest]) }), "digest is not known"),
+        (
+            Output::Image(ImageOutput::Registry { names: vec![], tagging: Tagging::Tags }),
+            "pushing needs a name",
+        ),
+        (
+            Output::Image(ImageOutput::Registry { names: names(&[&by_digest]), tagging: Tagging::Tags }),
+            "digest is not known",
+        ),
         (layout(&occupied, &[]), "neither empty nor an OCI layout"),
         (layout(&workshop.path("new"), &["a/x:1", "b/x:1"]), "cannot write both"),
     ] {
@@ -389,7 +395,7 @@ fn metadata_is_what_buildx_writes() {
     let digest = single.root.digest.to_string();
     let config = single.images[0].config.digest.to_string();
     assert_eq!(
-        metadata(&single, &names(&["app", "localhost:5000/x:1"])),
+        metadata(&single, &names(&["app:latest", "localhost:5000/x:1"])),
         serde_json::json!({
             "containerimage.config.digest": config,
             "containerimage.digest": digest,

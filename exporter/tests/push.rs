@@ -10,9 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use exporter::{
-    AssembleOptions, Assembled, Encoder, ExportError, ImageOutput, TimePolicy, assemble, export_image,
-};
+use exporter::{AssembleOptions, Assembled, Encoder, ExportError, Push, Tagging, TimePolicy, assemble};
 use oci::{BlobOrigin, ImageConfig, Layer, Reference, Snapshot, config::History, image, validate};
 use solver::{Event, Image, Target, VertexId, graph::HistoryItem};
 use support::{Described, Workshop, judge};
@@ -105,10 +103,10 @@ fn assembled(workshop: &Workshop, images: &[Image]) -> Assembled {
 }
 
 fn push(workshop: &Workshop, assembled: &Assembled, names: &[Reference]) -> Result<(), ExportError> {
-    let output = ImageOutput::Registry { names: names.to_vec() };
-    export_image(assembled, &output, &workshop.tools()).map(|exported| {
-        assert_eq!(exported.digest, Some(assembled.root.digest));
-    })
+    let uploads = workshop.uploads(names);
+    let parcel = uploads.parcel(assembled, &workshop.fetcher);
+    let push = Push { parcel, names: names.to_vec(), tagging: Tagging::Tags };
+    uploads.name(uploads.bring(&[&push])?)
 }
 
 /// Pulls a name back into a layout and returns the digest of what it names there.
@@ -220,7 +218,7 @@ fn a_registry_that_is_not_there_is_named() {
     let assembled = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
     let name: Reference = format!("127.0.0.1:{port}/app").parse().expect("a reference");
     let failed = push(&workshop, &assembled, std::slice::from_ref(&name)).expect_err("nobody listens");
-    assert_eq!(failed.to_string(), format!("cannot push {name}:latest"));
+    assert_eq!(failed.to_string(), format!("cannot push {name}"));
 }
 
 #[test]

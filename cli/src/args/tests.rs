@@ -34,7 +34,7 @@ fn flags_are_read_as_docker_reads_them() {
     let args = args.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(args.file.as_deref(), Some("-"));
     let tags: Vec<String> = args.tags.iter().map(Reference::to_string).collect();
-    assert_eq!(tags, ["docker.io/library/app:latest", "reg.io/a:1"]);
+    assert_eq!(tags, ["docker.io/library/app", "reg.io/a:1"]);
     assert_eq!(args.build_args, ["A=b=c", "B"]);
     assert_eq!((args.push, args.no_cache, args.pull, args.quiet), (false, true, false, false));
     assert_eq!((args.network, args.progress, args.timestamps), (Network::Default, None, Timestamps::Auto));

@@ -17,7 +17,7 @@ use solver::{
     schedule::SolveOptions,
 };
 
-use super::Surroundings;
+use super::{Surroundings, sending::Sending};
 use crate::{
     failure::Failure,
     history::BuildId,
@@ -104,24 +104,25 @@ pub(super) fn sealers(
     times: TimePolicy,
     executor: &LocalExecutor,
     surroundings: &Surroundings,
+    sending: &Sending<'_>,
 ) -> Vec<Sealer> {
-    let sealer = |(encoder, base)| {
+    let sealer = |packing: Packing| {
         Sealer::new(SealOptions {
             store: Arc::clone(executor.snapshots().store()),
-            encoder,
-            base,
+            encoder: packing.encoder,
+            base: packing.base,
             times,
             jobs: request::processors(),
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
             contents: Some(executor.contents()),
-            on_sealed: Arc::new(|_| ()),
+            on_sealed: sending.taker(request, &packing),
         })
     };
-    let mut kinds = Vec::new();
-    for Packing { encoder, base, media_types: _ } in request.packings() {
-        if !kinds.contains(&(encoder, base)) {
-            kinds.push((encoder, base));
+    let mut kinds: Vec<Packing> = Vec::new();
+    for packing in request.packings() {
+        if !kinds.iter().any(|kind| (kind.encoder, kind.base) == (packing.encoder, packing.base)) {
+            kinds.push(packing);
         }
     }
     kinds.into_iter().map(sealer).collect()

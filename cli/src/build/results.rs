@@ -1,16 +1,20 @@
 //! Where what was made goes: outputs, and the files that say what came of a build. All of them are tried before the build
 //! begins, and written after everything in the store is durable.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+};
 
 use executor::{LocalExecutor, SnapshotError};
 use exporter::{
-    AssembleOptions, Assembled, FileSystem, ImageOutput, Packing, Sealer, TimePolicy, Tools,
+    AssembleOptions, Assembled, FileSystem, ImageOutput, Packing, Push, Sealer, TimePolicy, Tools,
     outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{Reference, tree::NORMAL_TIME};
 use solver::Image;
 
+use super::sending::Sending;
 use crate::{failure::Failure, outputs::Output, request::BuildRequest};
 
 /// What the steps of a build have made.
@@ -83,35 +87,74 @@ pub(super) fn assemble_all(
 }
 
 impl Made {
-    /// Brings the result to one output; returns where it went, in words.
-    pub(super) fn export(
+    /// Brings the result to all outputs, and lets names point at it last of all, when everything is where it belongs and
+    /// durable here; returns where it went, in words.
+    pub(super) fn deliver(
+        &self,
+        request: &BuildRequest,
+        times: TimePolicy,
+        executor: &LocalExecutor,
+        sending: &Sending<'_>,
+        tools: &Tools<'_>,
+    ) -> Result<Vec<String>, Failure> {
+        let store = tools.fetcher.store();
+        thread::scope(|scope| {
+            let synced = scope.spawn(|| store.sync());
+            let write = |output: &Output| self.write(output, times, executor, tools);
+            let written = request.outputs.iter().map(write).collect::<Result<Vec<_>, _>>()?;
+            let pushed = request.outputs.iter().map(|output| self.push(output, sending));
+            let pushed: Vec<_> = pushed.collect();
+            let pushes: Vec<_> = pushed.iter().flatten().collect();
+            let brought = sending.uploads.bring(&pushes)?;
+            synced.join().expect("a panic ends the process")?;
+            sending.uploads.name(brought)?;
+            let told = written.into_iter().zip(&pushed);
+            Ok(told.filter_map(|(written, push)| written.or_else(|| push.as_ref().map(told_of))).collect())
+        })
+    }
+
+    /// What an output asks for, if that is on this machine.
+    fn write(
         &self,
         output: &Output,
         times: TimePolicy,
         executor: &LocalExecutor,
         tools: &Tools<'_>,
-    ) -> Result<String, Failure> {
-        match &output.to {
+    ) -> Result<Option<String>, Failure> {
+        Ok(Some(match &output.to {
+            exporter::Output::Image(ImageOutput::Registry { .. }) => return Ok(None),
             exporter::Output::Image(to) => {
-                let packed = self.assembled.iter().find(|(packing, _)| *packing == output.packing);
-                let (_, assembled) = packed.expect("assemble_all covers every output");
-                let exported = exporter::export_image(assembled, to, tools)?;
-                Ok(match to {
-                    ImageOutput::Registry { .. } => format!("pushed {}", exported.destination),
-                    _ => format!("OCI layout {}", exported.destination),
-                })
+                let exported = exporter::export_image(self.packed(output), to, tools)?;
+                format!("OCI layout {}", exported.destination)
             }
             exporter::Output::Files(to) => {
-                let systems = self.images.iter().map(|image| file_system(image, executor)).collect::<Result<
-                    Vec<_>,
-                    _,
-                >>(
-                )?;
+                let systems = self.images.iter().map(|image| file_system(image, executor));
+                let systems = systems.collect::<Result<Vec<_>, _>>()?;
                 let exported = exporter::export_files(&systems, to, times, tools)?;
-                Ok(format!("files {}", exported.destination))
+                format!("files {}", exported.destination)
             }
-        }
+        }))
     }
+
+    /// What it asks for, if that is in a registry.
+    fn push(&self, output: &Output, sending: &Sending<'_>) -> Option<Push> {
+        let exporter::Output::Image(ImageOutput::Registry { names, tagging }) = &output.to else {
+            return None;
+        };
+        let parcel = sending.parcel(self.packed(output));
+        Some(Push { parcel, names: names.clone(), tagging: *tagging })
+    }
+
+    /// The result as an output wants it.
+    fn packed(&self, output: &Output) -> &Assembled {
+        let packed = self.assembled.iter().find(|(packing, _)| *packing == output.packing);
+        &packed.expect("assemble_all covers every output").1
+    }
+}
+
+fn told_of(push: &Push) -> String {
+    let names: Vec<_> = push.final_names().map(|name| name.to_string()).collect();
+    format!("pushed {}", names.join(", "))
 }
 
 fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Failure> {

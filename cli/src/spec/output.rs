@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use exporter::{Destination, Encoder, GzipLevel, Packing, ZstdLevel};
+use exporter::{Destination, Encoder, GzipLevel, Packing, Tagging, ZstdLevel};
 use oci::{Reference, reference::ReferenceError};
 
 use super::csv;
@@ -34,6 +34,8 @@ pub enum OutputSpec {
         push: bool,
         /// Whether its registry is trusted without TLS.
         insecure: bool,
+        /// What becomes of its names there.
+        tagging: Tagging,
         /// How the layers are packed and what the image is called.
         image: ImageOptions,
     },
@@ -48,7 +50,7 @@ pub enum OutputSpec {
 /// What outputs that hold an image have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// `name=`: names instead of those of `-t`.
+    /// `name=`: names instead of those of `-t`, as they were given.
     pub names: Vec<Reference>,
     /// `compression=` and what else says how it is packed.
     pub packing: Packing,
@@ -144,7 +146,13 @@ fn image(
         });
     }
     let insecure = options.boolean("registry.insecure", "false")?;
-    Ok(OutputSpec::Image { push, insecure, image: options.image()? })
+    let tagging = match options.boolean("push-by-digest", "false")? {
+        true => Tagging::DigestOnly,
+        false => Tagging::Tags,
+    };
+    // Names of the image in a store of images, which BuildKit would give it, too; here is none.
+    options.boolean("name-canonical", "false")?;
+    Ok(OutputSpec::Image { push, insecure, tagging, image: options.image()? })
 }
 
 fn oci(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
@@ -206,7 +214,7 @@ impl Options {
     fn image(&mut self) -> Result<ImageOptions, OutputSpecError> {
         let names = self.take("name").unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let names = names.map(|name| Ok(name.parse::<Reference>()?.with_default_tag()));
+        let names = names.map(|name| Ok(name.parse::<Reference>()?));
         let encoder = self.encoder()?;
         self.always("oci-mediatypes")?;
         self.always("rewrite-timestamp")?;
@@ -261,7 +269,6 @@ impl Options {
         };
         let why = match key.split(['.', '[']).next() {
             Some("annotation" | "annotation-index") => ": --annotation gives one to all images",
-            Some("push-by-digest") => ": pushing without a tag is not implemented yet",
             Some("force-compression") => ": base layers pass through as they are",
             Some("attestation-inline" | "attestation-prefix") => ": attestations are not implemented yet",
             _ => "",
@@ -293,7 +300,7 @@ mod tests {
 
     #[test]
     fn what_can_be_made_is_read() {
-        let image = |push, image| OutputSpec::Image { push, insecure: false, image };
+        let image = |push, image| OutputSpec::Image { push, insecure: false, tagging: Tagging::Tags, image };
         for (text, want) in [
             ("out", OutputSpec::Local("out".into())),
             ("./a=b", OutputSpec::Local("./a=b".into())),
@@ -306,11 +313,17 @@ mod tests {
             ("dest=x,TYPE=oci", archive(path("x"))),
             ("type=oci,oci-mediatypes=true,rewrite-timestamp=true", archive(Destination::Stdout)),
             ("type=registry", image(true, names(&[]))),
-            ("type=registry,name=r.io/a", image(true, names(&["r.io/a:latest"]))),
+            ("type=registry,name=r.io/a", image(true, names(&["r.io/a"]))),
             ("type=image", image(false, names(&[]))),
+            ("type=image,push=true,\"name=r.io/a:1,r.io/b\"", image(true, names(&["r.io/a:1", "r.io/b"]))),
             (
-                "type=image,push=true,\"name=r.io/a:1,r.io/b\"",
-                image(true, names(&["r.io/a:1", "r.io/b:latest"])),
+                "type=image,push=true,push-by-digest=true,name-canonical=true,name=r.io/a",
+                OutputSpec::Image {
+                    push: true,
+                    insecure: false,
+                    tagging: Tagging::DigestOnly,
+                    image: names(&["r.io/a"]),
+                },
             ),
             ("type=cacheonly", OutputSpec::CacheOnly),
         ] {

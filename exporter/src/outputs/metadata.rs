@@ -18,7 +18,7 @@ pub fn metadata(assembled: &Assembled, names: &[Reference]) -> Value {
     metadata["containerimage.descriptor"] =
         json!({ "mediaType": media_type, "digest": digest, "size": size, "annotations": annotations });
     if !names.is_empty() {
-        let names: Vec<_> = names.iter().map(|name| name.with_default_tag().to_string()).collect();
+        let names: Vec<_> = names.iter().map(Reference::to_string).collect();
         metadata["image.name"] = json!(names.join(","));
     }
     metadata

@@ -10,7 +10,6 @@ mod flat;
 mod layout;
 mod local;
 mod metadata;
-mod push;
 mod tarball;
 
 use std::{
@@ -26,7 +25,9 @@ use oci::{
 };
 use solver::{Cancel, Event, EventSink};
 
-use crate::{archive::ArchiveError, assemble::Assembled, layer::TimePolicy, seal::SealError};
+use crate::{
+    archive::ArchiveError, assemble::Assembled, layer::TimePolicy, seal::SealError, upload::Tagging,
+};
 
 pub use metadata::metadata;
 
@@ -56,10 +57,12 @@ pub enum ImageOutput {
         /// Under which names.
         names: Vec<Reference>,
     },
-    /// `type=registry` or `type=image,push=true`.
+    /// `type=registry` or `type=image,push=true`: brought by [`Uploads`](crate::upload::Uploads).
     Registry {
         /// Under which names, at least one.
         names: Vec<Reference>,
+        /// What becomes of the names.
+        tagging: Tagging,
     },
     /// `type=image` without `push=true`: refused by [`check`], as there is no image store.
     ImageStore,
@@ -130,6 +133,9 @@ pub enum ExportError {
     /// A name for an image that is not built yet cannot have a digest.
     #[error("cannot name the image {0}: its digest is not known before it is built")]
     NameWithDigest(Box<Reference>),
+    /// A name that a push by digest would not give.
+    #[error("cannot push {0} by digest: it has a tag")]
+    TagOfDigest(Box<Reference>),
     /// Two names would be the same tag of an OCI layout.
     #[error("cannot write both {0} and {1} to one OCI layout: its tags hold no repository")]
     SameTag(Box<Reference>, Box<Reference>),
@@ -198,9 +204,26 @@ pub enum ExportError {
         /// The blob.
         digest: Sha256Digest,
     },
+    /// A name points at something else right after it was put.
+    #[error("{reference} was pushed as {ours}, but {}", pointing(found))]
+    Overwritten {
+        /// The name.
+        reference: Box<Reference>,
+        /// What was pushed.
+        ours: Sha256Digest,
+        /// What the name points at.
+        found: Option<Sha256Digest>,
+    },
     /// The user stopped the export.
     #[error("stopped while exporting")]
     Cancelled,
+}
+
+fn pointing(found: &Option<Sha256Digest>) -> String {
+    match found {
+        Some(found) => format!("the registry says it is {found}: somebody else has pushed it"),
+        None => "the registry does not know it".to_owned(),
+    }
 }
 
 /// Refuses, before the first step of a build, what an output cannot do. Nothing is written or sent.
@@ -213,8 +236,15 @@ pub fn check(output: &Output) -> Result<(), ExportError> {
         Output::Image(ImageOutput::ImageStore) => Err(ExportError::Unsupported(
             "type=image needs push=true: there is no local image store to put it in",
         )),
-        Output::Image(ImageOutput::Registry { names }) if names.is_empty() => Err(ExportError::NoName),
-        Output::Image(ImageOutput::Registry { names }) => check_names(names),
+        Output::Image(ImageOutput::Registry { names, .. }) if names.is_empty() => Err(ExportError::NoName),
+        Output::Image(ImageOutput::Registry { names, tagging: Tagging::Tags }) => check_names(names),
+        Output::Image(ImageOutput::Registry { names, tagging: Tagging::DigestOnly }) => {
+            check_names(names)?;
+            match names.iter().find(|name| name.tag.is_some()) {
+                Some(name) => Err(ExportError::TagOfDigest(Box::new(name.clone()))),
+                None => Ok(()),
+            }
+        }
         Output::Image(ImageOutput::OciLayout { directory, names }) => {
             check_names(names)?;
             layout::check_tags(names)?;
@@ -275,11 +305,7 @@ pub fn export_image(
                 tarball::export_image(assembled, destination, names, tools)
             })
         }
-        ImageOutput::Registry { names } => {
-            names.iter().try_for_each(|name| push::push(assembled, name, names, tools))?;
-            let names: Vec<_> = names.iter().map(|name| name.with_default_tag().to_string()).collect();
-            Ok(names.join(", "))
-        }
+        ImageOutput::Registry { .. } => unreachable!("uploads bring it, from the first step on"),
         ImageOutput::ImageStore => unreachable!("refused by check"),
     }?;
     Ok(Exported { destination, digest: Some(assembled.root.digest) })

@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use exporter::{Encoder, SealOptions, Sealer, TimePolicy, Tools};
+use exporter::{Encoder, SealOptions, Sealer, TimePolicy, Tools, UploadOptions, Uploads};
 use oci::{
     ContentDigest, Entry, EntryKind, EntryTime, FileSource, Layer, LayerContents, MediaType, Metadata,
     Snapshot, Tree,
@@ -166,6 +166,17 @@ impl Workshop {
 
     pub fn tools(&self) -> Tools<'_> {
         Tools { fetcher: &self.fetcher, events: &*self.sink, cancel: &self.cancel }
+    }
+
+    pub fn uploads(&self, names: &[oci::Reference]) -> Uploads {
+        let events = self.events.clone();
+        let options = UploadOptions {
+            registry: self.fetcher.registry().clone(),
+            events: Arc::new(move |event| events.lock().unwrap().push(event)),
+            cancel: Cancel::clone(&self.cancel),
+            refused: Cancel::default(),
+        };
+        Uploads::new(options, names)
     }
 
     pub fn sealer(&self, encoder: Encoder, times: TimePolicy, jobs: usize) -> Sealer {

@@ -1,0 +1,255 @@
+//! The end of a push: what is left, whether it is all there, and then the names.
+
+use oci::{Reference, Sha256Digest};
+use solver::Event;
+
+use super::{
+    Blob, Document, PARALLEL, Parcel, Phase, Shared, State, Uploads, is_same_repository,
+    queue::{Failed, Outcome},
+};
+use crate::{outputs::ExportError, parallel::in_parallel};
+
+/// How often documents are put into a registry that loses between two requests what they name.
+const ATTEMPTS: usize = 3;
+/// How often a name is put that does not name what it was put to.
+const TAG_ATTEMPTS: usize = 2;
+
+/// An image and where it goes.
+pub struct Push {
+    /// What.
+    pub parcel: Parcel,
+    /// Under which names.
+    pub names: Vec<Reference>,
+    /// What becomes of the names.
+    pub tagging: Tagging,
+}
+
+/// By what an image can be found after a push.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tagging {
+    /// By the tags of its names.
+    #[default]
+    Tags,
+    /// `push-by-digest=true`: by its digest only, in the repositories of its names.
+    DigestOnly,
+}
+
+/// Images that are where they should be, but that nothing names yet.
+#[must_use = "nothing is named yet"]
+pub struct Brought<'a> {
+    destinations: Vec<Destination<'a>>,
+}
+
+/// One repository that an image goes to.
+struct Destination<'a> {
+    parcel: &'a Parcel,
+    /// The repository.
+    place: &'a Reference,
+    /// By which the image will be found there.
+    names: Vec<Reference>,
+}
+
+impl Push {
+    /// By what the image will be found.
+    pub fn final_names(&self) -> impl Iterator<Item = Reference> {
+        let digest = self.parcel.root().descriptor.digest;
+        self.names.iter().map(move |name| match self.tagging {
+            Tagging::Tags => name.with_default_tag(),
+            Tagging::DigestOnly => name.with_digest(digest),
+        })
+    }
+
+    fn destinations(&self) -> Vec<Destination<'_>> {
+        let mut destinations: Vec<Destination<'_>> = Vec::new();
+        for (place, name) in self.names.iter().zip(self.final_names()) {
+            match destinations.iter_mut().find(|other| is_same_repository(other.place, place)) {
+                Some(other) if other.names.contains(&name) => {}
+                Some(other) => other.names.push(name),
+                None => destinations.push(Destination { parcel: &self.parcel, place, names: vec![name] }),
+            }
+        }
+        destinations
+    }
+}
+
+impl Uploads {
+    /// Brings what is left to all destinations at the same time, confirms what was moved, and puts the documents that no
+    /// name will point at.
+    ///
+    /// # Errors
+    /// [`ExportError`]; no name has changed then.
+    pub fn bring<'p>(&self, pushes: &[&'p Push]) -> Result<Brought<'p>, ExportError> {
+        let shared = &self.shared;
+        shared.lock().phase = Phase::Finishing;
+        for push in pushes {
+            push.final_names().for_each(|name| shared.tell(Event::Stage(stage(&name))));
+            shared.offer(push.parcel.blobs.values(), &push.names, Failed::Again);
+        }
+        shared.land(pushes)?;
+        let destinations: Vec<_> = pushes.iter().flat_map(|push| push.destinations()).collect();
+        in_parallel(&destinations, PARALLEL, |destination| {
+            if shared.is_doubtful(destination) {
+                shared.confirm(destination)?;
+            }
+            shared.putting(destination, || shared.put_below_root(destination))
+        })?;
+        Ok(Brought { destinations })
+    }
+
+    /// Lets the names point at what was brought, and looks whether they do.
+    ///
+    /// # Errors
+    /// [`ExportError`]; some names may have changed by then.
+    pub fn name(&self, brought: Brought<'_>) -> Result<(), ExportError> {
+        in_parallel(&brought.destinations, PARALLEL, |destination| {
+            destination.names.iter().try_for_each(|name| {
+                self.shared.name(destination, name)?;
+                self.shared.tell(Event::StageDone(stage(name)));
+                Ok(())
+            })
+        })
+    }
+}
+
+impl Shared {
+    fn tell(&self, event: Event) {
+        (self.options.events)(event);
+    }
+
+    /// Waits until all blobs are where they should be; helps with what is queued.
+    fn land(&self, pushes: &[&Push]) -> Result<(), ExportError> {
+        let mut state = self.lock();
+        loop {
+            match state.outcome(pushes) {
+                Outcome::Done => return Ok(()),
+                Outcome::Failed(error) => {
+                    state.give_up();
+                    return Err(error);
+                }
+                Outcome::Open => {}
+            }
+            state = match state.take_any() {
+                None => self.wait(state),
+                Some((host, job)) => {
+                    drop(state);
+                    self.perform(&host, job);
+                    self.lock()
+                }
+            };
+        }
+    }
+
+    fn is_doubtful(&self, Destination { parcel, place, .. }: &Destination<'_>) -> bool {
+        let state = self.lock();
+        let host = state.hosts.get(&place.registry);
+        host.is_none_or(|host| host.is_doubtful(&place.repository, parcel.blobs.keys()))
+    }
+
+    /// Looks for every blob once more; what is not there after all is sent again.
+    fn confirm(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<(), ExportError> {
+        let blobs: Vec<_> = parcel.blobs.values().collect();
+        in_parallel(&blobs, PARALLEL, |blob| self.confirm_blob(blob, place))
+    }
+
+    fn confirm_blob(&self, blob: &Blob, place: &Reference) -> Result<(), ExportError> {
+        let digest = blob.descriptor.digest;
+        if self.has_blob(place, &digest)? {
+            return Ok(());
+        }
+        self.push(blob, place, None)?;
+        match self.has_blob(place, &digest)? {
+            true => Ok(()),
+            false => Err(ExportError::Vanished { reference: Box::new(place.clone()), digest }),
+        }
+    }
+
+    fn has_blob(&self, place: &Reference, digest: &Sha256Digest) -> Result<bool, ExportError> {
+        self.go_on()?;
+        self.options.registry.has_blob(place, digest).map_err(|error| self.failed(place, error))
+    }
+
+    /// Puts documents; when the registry says that it has lost what they name, that is brought once more.
+    fn putting(
+        &self,
+        destination: &Destination<'_>,
+        put: impl Fn() -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        for _ in 1..ATTEMPTS {
+            match put() {
+                Err(error) if has_lost(&error) => {
+                    self.confirm(destination)?;
+                    self.put_below_root(destination)?;
+                }
+                put => return put,
+            }
+        }
+        put()
+    }
+
+    fn put_below_root(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<(), ExportError> {
+        let put = |document: &Document| {
+            let name = place.with_digest(document.descriptor.digest);
+            self.put(document, &name)
+        };
+        parcel.below_root().iter().try_for_each(put)
+    }
+
+    fn put(&self, document: &Document, name: &Reference) -> Result<(), ExportError> {
+        self.go_on()?;
+        let Document { descriptor, bytes } = document;
+        let put = self.options.registry.push_manifest(name, &descriptor.media_type, bytes);
+        put.map(drop).map_err(|error| self.failed(name, error))
+    }
+
+    /// Lets a name point at the image. One that points elsewhere right after is put once more: some registries forget.
+    fn name(&self, destination: &Destination<'_>, name: &Reference) -> Result<(), ExportError> {
+        let root = destination.parcel.root();
+        let mut found = None;
+        for _ in 0..TAG_ATTEMPTS {
+            self.putting(destination, || self.put(root, name))?;
+            let resolved = self.options.registry.resolve(name).map_err(|error| self.failed(name, error))?;
+            found = resolved.map(|descriptor| descriptor.digest);
+            if found == Some(root.descriptor.digest) {
+                return Ok(());
+            }
+        }
+        let ours = root.descriptor.digest;
+        Err(ExportError::Overwritten { reference: Box::new(name.clone()), ours, found })
+    }
+}
+
+impl State {
+    /// How far what is to be pushed is.
+    fn outcome(&mut self, pushes: &[&Push]) -> Outcome {
+        let mut all = Outcome::Done;
+        for push in pushes {
+            for name in &push.names {
+                let host = self.hosts.entry(name.registry.clone()).or_default();
+                match host.outcome(push.parcel.blobs.keys()) {
+                    Outcome::Done => {}
+                    Outcome::Open => all = Outcome::Open,
+                    failed @ Outcome::Failed(_) => return failed,
+                }
+            }
+        }
+        all
+    }
+
+    /// A job of any registry.
+    fn take_any(&mut self) -> Option<(String, super::Job)> {
+        self.hosts.iter_mut().find_map(|(name, host)| Some((name.clone(), host.take()?)))
+    }
+
+    fn give_up(&mut self) {
+        self.hosts.values_mut().for_each(super::Host::give_up);
+    }
+}
+
+/// Whether the registry lacks what a document names.
+fn has_lost(error: &ExportError) -> bool {
+    matches!(error, ExportError::Push { source, .. } if source.is_blob_unknown())
+}
+
+fn stage(name: &Reference) -> String {
+    format!("pushing {name}")
+}

@@ -1,0 +1,145 @@
+//! What is pushed: blobs with where their bytes are, and the documents that name them.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    sync::Arc,
+};
+
+use oci::{BlobOrigin, Descriptor, Sha256Digest, fetch::Fetcher};
+
+use crate::{assemble::Assembled, outputs::ExportError, seal::SealedLayer};
+
+/// An image, or an index of images, on its way to a registry.
+#[derive(Clone)]
+pub struct Parcel {
+    /// Layers and configs, each once.
+    pub(super) blobs: BTreeMap<Sha256Digest, Blob>,
+    /// Manifests and indexes, each after what it names; a name will point at the last one.
+    pub(super) documents: Vec<Document>,
+}
+
+/// A manifest or index.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// What it is.
+    pub descriptor: Descriptor,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A layer or config.
+#[derive(Clone)]
+pub struct Blob {
+    /// What it is.
+    pub descriptor: Descriptor,
+    /// Where its bytes are.
+    pub place: Place,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Clone)]
+pub enum Place {
+    /// Here.
+    Memory(Arc<[u8]>),
+    /// In the store.
+    Store(Fetcher),
+    /// A base image's: in the store, or else there.
+    Origin(Fetcher, BlobOrigin),
+    /// Wherever this finds them.
+    Source(Arc<dyn BlobSource>),
+}
+
+/// Blobs that are neither in the store nor in a registry.
+pub trait BlobSource: Send + Sync {
+    /// A verified stream of a blob, from its beginning: it fails at its end if it was not what the descriptor says.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>>;
+}
+
+impl Parcel {
+    /// Blobs, and the documents that name them: each after what it names, the one that names will point at last.
+    ///
+    /// # Panics
+    /// Without a document.
+    pub fn new(blobs: impl IntoIterator<Item = Blob>, documents: Vec<Document>) -> Self {
+        assert!(!documents.is_empty(), "there is something to push");
+        let blobs = blobs.into_iter().map(|blob| (blob.descriptor.digest, blob)).collect();
+        Self { blobs, documents }
+    }
+
+    /// What a build has made.
+    pub fn of(assembled: &Assembled, fetcher: &Fetcher) -> Self {
+        let config = |image: &crate::AssembledImage| Blob {
+            descriptor: image.config.clone(),
+            place: Place::Memory(image.config_bytes.as_slice().into()),
+        };
+        let blobs = assembled.images.iter().flat_map(|image| {
+            image.layers.iter().map(|layer| Blob::of(layer, fetcher)).chain([config(image)])
+        });
+        let document = |descriptor: &Descriptor, bytes: &[u8]| Document {
+            descriptor: descriptor.clone(),
+            bytes: bytes.to_vec(),
+        };
+        let images = assembled.images.iter().map(|image| document(&image.manifest, &image.manifest_bytes));
+        let index = assembled.index.iter().map(|index| document(&assembled.root, index));
+        Self::new(blobs, images.chain(index).collect())
+    }
+
+    /// What a name will point at.
+    pub fn root(&self) -> &Document {
+        self.documents.last().expect("there is at least one")
+    }
+
+    /// All that the root names, in an order in which nothing names what is not there.
+    pub(super) fn below_root(&self) -> &[Document] {
+        &self.documents[..self.documents.len() - 1]
+    }
+}
+
+impl Blob {
+    /// A layer: in the store, or where its base image is.
+    pub fn of(layer: &SealedLayer, fetcher: &Fetcher) -> Self {
+        let place = match &layer.origin {
+            Some(origin) => Place::Origin(fetcher.clone(), origin.clone()),
+            None => Place::Store(fetcher.clone()),
+        };
+        Self { descriptor: layer.descriptor.clone(), place }
+    }
+
+    /// Its bytes; the stream fails at the end if they are not what the descriptor says. What this process has written is
+    /// not hashed again.
+    pub(super) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        let Self { descriptor, place } = self;
+        match place {
+            Place::Memory(bytes) => Ok(Box::new(io::Cursor::new(Arc::clone(bytes)))),
+            Place::Origin(fetcher, origin) => fetcher.open(descriptor, origin),
+            Place::Source(source) => source.open(descriptor),
+            Place::Store(fetcher) => {
+                let own = fetcher.store().open_own_blob(&descriptor.digest).map_err(io::Error::other)?;
+                match own {
+                    Some(file) => Ok(Box::new(file)),
+                    None => fetcher.open_stored(descriptor).map_err(io::Error::other),
+                }
+            }
+        }
+    }
+
+    /// Whether the same may go well later: not where the bytes themselves cannot be had here.
+    pub(super) fn is_worth_another_try(&self, failure: &ExportError) -> bool {
+        match failure {
+            ExportError::Blob { .. } => matches!(self.place, Place::Origin(..)),
+            _ => true,
+        }
+    }
+
+    /// A repository that it may be mounted from, of any registry.
+    pub(super) fn home(&self) -> Option<&oci::Reference> {
+        match &self.place {
+            Place::Origin(_, BlobOrigin::Registry(reference)) => Some(reference),
+            _ => None,
+        }
+    }
+}
