@@ -28,10 +28,10 @@ use executor::{
 };
 use oci::{
     fetch::Fetcher,
-    registry::{Hosts, Limits, Registry, RegistryOptions},
+    registry::{Hosts, Limits, Note, Notes, Registry, RegistryOptions},
     store::{Store, TempDir},
 };
-use solver::{Cancel, Resolver, remote::GitAddress};
+use solver::{Cancel, Event, Resolver, remote::GitAddress};
 
 use crate::{
     build::Events,
@@ -167,7 +167,9 @@ impl Outside {
             return Ok(registry.clone());
         }
         let (hosts, limits) = (self.options.hosts.clone(), self.options.limits.clone());
-        let registry = Registry::new(RegistryOptions { hosts, limits, ..RegistryOptions::default() })?;
+        let events = Arc::clone(&self.events);
+        let notes = Notes::to(move |note| tell(&events, note));
+        let registry = Registry::new(RegistryOptions { hosts, limits, notes, ..RegistryOptions::default() })?;
         Ok(self.registry.get_or_init(|| registry).clone())
     }
 
@@ -224,6 +226,17 @@ impl Outside {
             cancel: Arc::clone(&self.cancel),
             retry: self.options.retry,
         }))
+    }
+}
+
+/// A mirror that fails must be seen; one that lacks an image is how mirrors are.
+fn tell(events: &Events, note: Note) {
+    match note {
+        Note::MirrorFails(text) => events(Event::Warning(text)),
+        Note::MirrorLacks(text) => {
+            events(Event::Stage(text.clone()));
+            events(Event::StageDone(text));
+        }
     }
 }
 

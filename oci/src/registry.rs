@@ -6,7 +6,7 @@
 //! - What servers recover from is tried again; a pause that a registry asks for holds for all who talk to it.
 //! - Every wait has a deadline ([`Limits`]).
 //!
-//! How: [`http`] is one authorised exchange, [`scheme`] says by which protocol, [`auth`] answers challenges from [`credentials`], [`login`] tries new
+//! How: [`http`] is one authorised exchange, [`hosts`] says where to look and [`scheme`] by which protocol, [`mirrors`] comes before the registry itself, [`auth`] answers challenges from [`credentials`], [`login`] tries new
 //! ones, [`retry`] says when to
 //! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol. [`download`] is for files
 //! that have nothing to do with a registry.
@@ -16,12 +16,14 @@ mod auth;
 mod challenge;
 mod clock;
 mod credentials;
+mod distrust;
 mod download;
 mod error;
 mod hosts;
 mod http;
 mod login;
 mod manifest;
+mod mirrors;
 mod pull;
 mod push;
 mod retry;
@@ -35,6 +37,7 @@ use bytes::Bytes;
 use self::{
     auth::{Access, Auth, Wish},
     credentials::CredentialStore,
+    hosts::{Sources, Wanted},
     http::{Inner, first},
     tls::Clients,
 };
@@ -42,8 +45,9 @@ pub use self::{
     credentials::{CredentialError, Keeper, Login, LoginFile, Proof, Secret},
     download::{Downloaded, FileRequest, Watch},
     error::RegistryError,
-    hosts::{HostOptions, Hosts, Identity, Location},
+    hosts::{HostOptions, Hosts, HostsError, Identity, Location},
     login::{KeptLogin, LoginName, Welcome, verify, verify_kept},
+    mirrors::{Note, Notes},
     push::{OnProgress, OpenBlob},
     retry::Limits,
 };
@@ -70,6 +74,8 @@ pub struct RegistryOptions {
     pub user_agent: String,
     /// Deadlines and pauses.
     pub limits: Limits,
+    /// Takes what people may want to know of a pull.
+    pub notes: Notes,
 }
 
 /// A manifest as the registry gave it, verified.
@@ -100,6 +106,16 @@ pub struct Registry {
     inner: Arc<Inner>,
     runtime: Arc<Runtime>,
     stop: Stop,
+    way: Way,
+}
+
+/// Where what is pulled comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From mirrors, and from wherever settings say that a registry is.
+    Mirrored,
+    /// From the registry that is named.
+    Direct,
 }
 
 /// How often those who wait look whether they should go on.
@@ -148,15 +164,15 @@ impl Registry {
         credentials: CredentialStore,
         wish: Wish,
     ) -> Result<Registry, RegistryError> {
-        let RegistryOptions { insecure, ca_files, hosts, auth_files: _, trusted_realms, user_agent, limits } =
+        let RegistryOptions { insecure, ca_files, hosts, trusted_realms, user_agent, limits, notes, .. } =
             options;
         let trusted_realms = [hosts.trusted_realms(), &trusted_realms].concat();
         let auth = Auth::new(credentials, trusted_realms, wish);
         let default_agent = || concat!("layerwright/", env!("CARGO_PKG_VERSION")).to_owned();
         let user_agent = Some(user_agent).filter(|agent| !agent.is_empty()).unwrap_or_else(default_agent);
         let clients = Clients::new(insecure, ca_files, hosts, user_agent, limits.clone());
-        let (inner, runtime) = (Arc::new(Inner::new(clients, auth, limits)), Arc::new(Runtime::start()?));
-        Ok(Self { inner, runtime, stop: Stop::default() })
+        let inner = Arc::new(Inner::new(clients, auth, limits, notes));
+        Ok(Self { inner, runtime: Arc::new(Runtime::start()?), stop: Stop::default(), way: Way::Mirrored })
     }
 
     /// The same client, all of whose waiting ends with [`RegistryError::Cancelled`] once this says so, however long the
@@ -165,13 +181,18 @@ impl Registry {
         Self { stop: Stop(Some(Arc::new(is_cancelled))), ..self.clone() }
     }
 
+    /// The same client for what has been pushed: it asks the registry that is named, and no mirror of it.
+    pub fn direct(&self) -> Registry {
+        Self { way: Way::Direct, ..self.clone() }
+    }
+
     /// Gets a manifest or index.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] when it does not exist, [`RegistryError::Digest`] and [`RegistryError::Document`]
     /// when what came is not it.
     pub fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        self.retrying(reference, async || manifest::get(&self.inner, reference).await)
+        self.pulling(reference, async |place| manifest::get(&self.inner, place).await)
     }
 
     /// What a tag or digest points at; `None` when it does not exist.
@@ -179,7 +200,13 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
-        self.retrying(reference, async || manifest::head(&self.inner, reference).await)
+        let missing = |place: &Reference| RegistryError::NotFound { name: place.to_string(), reason: None };
+        let ask =
+            async |place: &Reference| manifest::head(&self.inner, place).await?.ok_or_else(|| missing(place));
+        match self.pulling(reference, ask) {
+            Err(RegistryError::NotFound { .. }) => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     /// Streams a blob of the reference's repository. The reader verifies: where size or digest are wrong it fails with a
@@ -192,7 +219,11 @@ impl Registry {
         reference: &Reference,
         descriptor: &Descriptor,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        pull::pull_blob(&self.runtime, &self.inner, &self.stop, reference, descriptor)
+        let sources = match self.way {
+            Way::Mirrored => self.inner.clients.hosts.sources(reference, Wanted::Blob)?,
+            Way::Direct => Sources { mirrors: Vec::new(), own: reference.clone() },
+        };
+        pull::pull_blob(&self.runtime, &self.inner, &self.stop, sources, descriptor)
     }
 
     /// Whether the repository has a blob.
@@ -218,6 +249,7 @@ impl Registry {
         open: OpenBlob<'_>,
         progress: OnProgress<'_>,
     ) -> Result<Pushed, RegistryError> {
+        self.inner.clients.hosts.permit(reference)?;
         let client = push::Client { runtime: &self.runtime, inner: &self.inner, stop: &self.stop };
         push::push_blob(client, reference, descriptor, mount_from, open, progress)
     }
@@ -245,12 +277,29 @@ impl Registry {
         self.retrying(reference, async || manifest::put(&self.inner, reference, media_type, &bytes).await)
     }
 
+    /// Asks for a document wherever it may be.
+    fn pulling<T>(
+        &self,
+        reference: &Reference,
+        ask: impl AsyncFn(&Reference) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        match self.way {
+            Way::Mirrored => self.answered(self.inner.pulling(reference, Wanted::Manifest, ask)),
+            Way::Direct => self.retrying(reference, async || ask(reference).await),
+        }
+    }
+
+    /// Asks the registry that is named.
     fn retrying<T>(
         &self,
         reference: &Reference,
         operation: impl AsyncFn() -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let asked = self.inner.retrying(&reference.registry, operation);
+        self.inner.clients.hosts.permit(reference)?;
+        self.answered(self.inner.retrying(&reference.registry, operation))
+    }
+
+    fn answered<T>(&self, asked: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
         let answered = async { first(asked, self.stop.requested()).await };
         self.runtime.block_on(answered).unwrap_or(Err(RegistryError::Cancelled))
     }

@@ -255,7 +255,7 @@ impl Auth {
             slot.set(bearer_header(token, &access.name())?, None);
             return Ok(());
         }
-        let registry = http.url(&access.registry, "").await?;
+        let registry = http.home(access).await?;
         let realm = realm::realm_url(&self.trusted_realms, &registry, access, bearer, credential.is_some())?;
         found.iter().for_each(|found| self.note_shown(access, found));
         let asked = Instant::now();

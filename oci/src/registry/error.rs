@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
-use super::{credentials::CredentialError, retry::Limits};
+use super::{credentials::CredentialError, hosts::HostsError, retry::Limits};
 use crate::{digest::Sha256Digest, document::DocumentError};
 
 /// Why the registry could not be used. URLs in it are without user information and query.
@@ -27,6 +27,25 @@ pub enum RegistryError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// A client certificate or its key cannot be used.
+    #[error("cannot use the client certificate {}", path.display())]
+    ClientCertificate {
+        /// The file that is wrong.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The two ends do not trust each other.
+    #[error("cannot talk to {host}: {reason}; {hint}")]
+    Tls {
+        /// Who does not trust us, or is not to be trusted.
+        host: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do about it.
+        hint: String,
     },
     /// HTTPS is asked for, but nobody is trusted.
     #[error(
@@ -114,6 +133,27 @@ pub enum RegistryError {
         #[source]
         source: CredentialError,
     },
+    /// What is set for registries cannot be followed.
+    #[error("the settings of registries cannot be used")]
+    Hosts(#[source] Box<HostsError>),
+    /// A file of settings forbids the image.
+    #[error("{name} is blocked by {}:{line}", path.display())]
+    Blocked {
+        /// The image.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// In which line, the first being 1.
+        line: usize,
+    },
+    /// A whole name is replaced by a host, which leaves no repository.
+    #[error("{name} cannot be looked for at {location}, which names no repository")]
+    NoRepository {
+        /// The image.
+        name: String,
+        /// What takes its name's place.
+        location: String,
+    },
     /// The body of a manifest is not what it should be.
     #[error("{url} sent a wrong document")]
     Document {
@@ -170,6 +210,12 @@ pub enum RegistryError {
     /// Whoever asked wants no answer any more.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<HostsError> for RegistryError {
+    fn from(error: HostsError) -> Self {
+        Self::Hosts(Box::new(error))
+    }
 }
 
 fn note(text: &Option<String>) -> String {
@@ -232,16 +278,34 @@ impl RegistryError {
     /// Whether nobody was there to answer, or could not now: it says nothing about what was asked for.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Transport { .. } | Self::Timeout { .. } => true,
+            Self::Transport { .. } | Self::Tls { .. } | Self::Timeout { .. } => true,
             Self::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }
     }
 
-    /// Whether the other end speaks TLS, but cannot prove who it is.
-    pub(super) fn is_certificate(&self) -> bool {
-        let Self::Transport { cause, .. } = self else { return false };
-        matches!(find::<rustls::Error>(cause.as_ref()), Some(rustls::Error::InvalidCertificate(_)))
+    /// Whether it is this machine's settings or files that must be mended, or nobody wants an answer: nothing that another
+    /// registry could help with.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Setup { .. }
+                | Self::CaFile { .. }
+                | Self::ClientCertificate { .. }
+                | Self::NoRoots { .. }
+                | Self::Credentials { .. }
+                | Self::Hosts(_)
+                | Self::Blocked { .. }
+                | Self::NoRepository { .. }
+                | Self::Source { .. }
+                | Self::Sink { .. }
+                | Self::Cancelled
+        )
+    }
+
+    /// Whether the other end speaks TLS, though the two do not trust each other.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls { .. })
     }
 
     /// Refused, though each attempt came with a new token.

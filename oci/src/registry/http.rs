@@ -28,7 +28,10 @@ use super::{
     auth::{Access, Auth},
     challenge::Challenge,
     clock,
+    distrust::distrust,
     error::{RegistryError, one_line, shown},
+    hosts::Lenience,
+    mirrors::{Mirrors, Notes},
     retry::{Attempts, Limits, Pauses, retry_after},
     scheme::Schemes,
     tls::Clients,
@@ -50,6 +53,7 @@ pub(super) struct Inner {
     pub pauses: Pauses,
     pub limits: Limits,
     pub schemes: Schemes,
+    pub mirrors: Mirrors,
 }
 
 /// A request that can be sent more than once.
@@ -143,8 +147,10 @@ struct Answer {
 }
 
 impl Inner {
-    pub fn new(clients: Clients, auth: Auth, limits: Limits) -> Self {
-        Self { clients, auth, limits, pauses: Pauses::default(), schemes: Schemes::default() }
+    /// `notes` are told of mirrors.
+    pub fn new(clients: Clients, auth: Auth, limits: Limits, notes: Notes) -> Self {
+        let mirrors = Mirrors::new(&limits, notes);
+        Self { clients, auth, limits, pauses: Pauses::default(), schemes: Schemes::default(), mirrors }
     }
 
     /// Repeats an operation while its errors are worth it.
@@ -169,7 +175,7 @@ impl Inner {
     /// Sends a request with the authorisation the registry wants, and follows redirects. Any final status is an `Ok`,
     /// except the one that says that we may not.
     pub async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
-        let home = Origin::of(&self.url(&call.access.registry, "").await?);
+        let home = Origin::of(&self.home(call.access).await?);
         let mut refused = None;
         for renewals in 0..=MAX_RENEWALS {
             let authorization = self.auth.current(self, call.access).await?;
@@ -223,14 +229,15 @@ impl Inner {
         match (from.scheme(), to.scheme()) {
             (_, "https") => Ok(to),
             ("https", "http") => Err(refuse("that would leave HTTPS")),
-            (_, "http") if self.may_be_plain(&to) => Ok(to),
+            (_, "http") if self.may_be_plain(&to)? => Ok(to),
             (_, "http") => Err(refuse("plain HTTP is spoken only to loopback and insecure hosts")),
             _ => Err(refuse("only HTTP is followed")),
         }
     }
 
-    fn may_be_plain(&self, url: &Url) -> bool {
-        is_loopback(url.host_str().unwrap_or_default()) || self.clients.is_insecure(url)
+    fn may_be_plain(&self, url: &Url) -> Result<bool, RegistryError> {
+        let is_loopback = is_loopback(url.host_str().unwrap_or_default());
+        Ok(is_loopback || self.clients.lenience(url)? >= Lenience::Insecure)
     }
 
     /// Sends one request to one host, and waits for the head of its answer.
@@ -262,9 +269,15 @@ impl Inner {
             flow.over.notify_one();
         }
         match sent {
-            Ok(response) => response.map_err(|error| transport(url, error)),
+            Ok(response) => response.map_err(|error| self.broken(url, error)),
             Err(timeout) => Err(timeout),
         }
+    }
+
+    /// Why a request has failed; where it is for want of trust, what to do about it.
+    fn broken(&self, url: &Url, error: reqwest::Error) -> RegistryError {
+        let trust = self.clients.trust(url).unwrap_or_default();
+        distrust(url, &trust, &error).unwrap_or_else(|| transport(url, error))
     }
 
     /// Ends when nothing has moved for too long.
@@ -407,6 +420,7 @@ mod tests {
             clients,
             Auth::new(CredentialStore::new(&[], &|_| None), vec![], Wish::Access),
             Limits::default(),
+            Notes::default(),
         )
     }
 

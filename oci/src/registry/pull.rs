@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::{Buf, Bytes};
@@ -20,6 +20,7 @@ use super::{
     Runtime, Stop,
     auth::Access,
     error::{RegistryError, shown},
+    hosts::Sources,
     http::{Call, Inner, first},
     retry::Attempts,
 };
@@ -38,21 +39,53 @@ pub(super) fn pull_blob(
     runtime: &Arc<Runtime>,
     inner: &Arc<Inner>,
     stop: &Stop,
-    reference: &Reference,
+    sources: Sources,
     descriptor: &Descriptor,
 ) -> Result<Box<dyn Read + Send>, RegistryError> {
+    let Sources { mirrors, own } = sources;
+    let served = Served::default();
     let transfer = Transfer {
         inner: inner.clone(),
-        access: Access::pull(&reference.registry, &reference.repository),
+        access: access(&own),
         digest: descriptor.digest,
         size: descriptor.size,
+        served: served.clone(),
     };
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    runtime.spawn(transfer.run(sender));
+    runtime.spawn(transfer.run(mirrors, own, sender));
     let (runtime, stop) = (runtime.clone(), stop.clone());
     let mut reader = BlobReader { receiver, piece: Bytes::new(), runtime, stop };
     reader.piece = reader.next()?.unwrap_or_default();
-    Ok(Box::new(Verified::new(reader, descriptor)))
+    let verified = Verified::new(reader, descriptor);
+    Ok(Box::new(Blaming { verified, digest: descriptor.digest, inner: inner.clone(), served }))
+}
+
+fn access(place: &Reference) -> Access {
+    Access::pull(&place.registry, &place.repository)
+}
+
+/// The registries of the mirrors that have sent a part of the blob.
+type Served = Arc<Mutex<Vec<String>>>;
+
+/// A verified blob; where its bytes are wrong, the mirrors that have sent any of them are not asked again.
+struct Blaming {
+    verified: Verified<BlobReader>,
+    digest: Sha256Digest,
+    inner: Arc<Inner>,
+    served: Served,
+}
+
+impl Read for Blaming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.verified.read(buffer);
+        if matches!(&read, Err(error) if error.kind() == io::ErrorKind::InvalidData) {
+            let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+            served
+                .iter()
+                .for_each(|mirror| self.inner.mirrors.blame(mirror, &format!("blob {}", self.digest)));
+        }
+        read
+    }
 }
 
 /// The reader's end of a transfer.
@@ -93,6 +126,7 @@ struct Transfer {
     access: Access,
     digest: Sha256Digest,
     size: u64,
+    served: Served,
 }
 
 /// How a transfer stands.
@@ -103,26 +137,53 @@ struct Progress {
 }
 
 impl Transfer {
-    async fn run(self, sender: mpsc::Sender<Piece>) {
-        let limits = self.inner.limits.clone();
-        let mut attempts = Attempts::new(&limits);
-        let mut progress = Progress::default();
-        let mut broke_at = 0;
+    /// From each place in its turn; what one has sent, the next need not send again.
+    async fn run(mut self, mirrors: Vec<Reference>, own: Reference, sender: mpsc::Sender<Piece>) {
+        let (inner, mut progress) = (self.inner.clone(), Progress::default());
+        let mut failure = None;
+        for mirror in mirrors.iter().filter(|mirror| inner.mirrors.is_usable(mirror)) {
+            self.access = access(mirror);
+            let served = || self.served.lock().unwrap_or_else(PoisonError::into_inner);
+            served().push(mirror.registry.clone());
+            let (attempts, begin) = (Attempts::brief(&inner.mirrors.limits), progress.position);
+            let Err(error) = self.transfer(attempts, &sender, &mut progress).await else { return };
+            if progress.position == begin {
+                served().pop();
+            }
+            failure = inner.mirrors.pass_over(mirror, error).err();
+            if failure.is_some() {
+                break;
+            }
+        }
+        if failure.is_none() {
+            self.access = access(&own);
+            failure = self.transfer(Attempts::new(&inner.limits), &sender, &mut progress).await.err();
+        }
+        if let Some(error) = failure {
+            // Whoever no longer listens does not need to know.
+            let _ = sender.send(Err(error)).await;
+        }
+    }
+
+    /// Moves bytes to their end, as long as errors are worth another attempt. `Ok` as well when nobody listens any more.
+    async fn transfer(
+        &self,
+        mut attempts: Attempts<'_>,
+        sender: &mpsc::Sender<Piece>,
+        progress: &mut Progress,
+    ) -> Result<(), RegistryError> {
+        let mut broke_at = progress.position;
         loop {
             self.inner.pauses.wait(&self.access.registry).await;
-            let Err(error) = self.attempt(&sender, &mut progress).await else { return };
+            let Err(error) = self.attempt(sender, progress).await else { return Ok(()) };
             if progress.position >= broke_at + PROGRESS {
                 attempts.reset();
             }
             broke_at = progress.position;
-            let Some(pause) = attempts.pause_after(&error) else {
-                // Whoever no longer listens does not need to know.
-                let _ = sender.send(Err(error)).await;
-                return;
-            };
+            let Some(pause) = attempts.pause_after(&error) else { return Err(error) };
             self.inner.pauses.note(&self.access.registry, &error, pause);
             if tokio::time::timeout(pause, sender.closed()).await.is_ok() {
-                return;
+                return Ok(());
             }
         }
     }

@@ -60,16 +60,23 @@ pub(super) struct Attempts<'a> {
     count: u32,
     waited: Duration,
     obeyed: Duration,
+    /// Whether there is somebody else to ask, so that nobody is obeyed who asks for more than the limit.
+    is_brief: bool,
 }
 
 impl<'a> Attempts<'a> {
     pub fn new(limits: &'a Limits) -> Self {
-        Self { limits, count: 0, waited: Duration::ZERO, obeyed: Duration::ZERO }
+        Self { limits, count: 0, waited: Duration::ZERO, obeyed: Duration::ZERO, is_brief: false }
+    }
+
+    /// For somebody who need not answer, since others can.
+    pub fn brief(limits: &'a Limits) -> Self {
+        Self { is_brief: true, ..Self::new(limits) }
     }
 
     /// Begins to count anew: there has been progress.
     pub fn reset(&mut self) {
-        *self = Self::new(self.limits);
+        *self = Self { is_brief: self.is_brief, ..Self::new(self.limits) };
     }
 
     /// How long to wait before the next attempt, or `None` when there should be none.
@@ -96,6 +103,9 @@ impl<'a> Attempts<'a> {
 
 impl Attempts<'_> {
     fn obey(&mut self, asked: Duration) -> Option<Duration> {
+        if self.is_brief && asked > self.limits.longest_retry_after {
+            return None;
+        }
         let pause = asked.clamp(self.limits.first_pause, self.limits.longest_retry_after);
         self.count += 1;
         self.obeyed += pause;

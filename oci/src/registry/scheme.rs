@@ -1,7 +1,8 @@
 //! HTTPS or plain HTTP: decided once for each registry.
 //!
-//! HTTPS is the rule. Loopback hosts are spoken to plainly unless they speak TLS, and hosts that the user has called
-//! insecure are asked for TLS first; both by a request that carries no credentials.
+//! HTTPS is the rule. Loopback hosts are spoken to plainly unless they speak TLS or a certificate is configured for them,
+//! and hosts that the user has called insecure are asked for TLS first; both by a request that carries no credentials.
+//! Plain HTTP and nothing else is spoken to a mirror whose address says so.
 
 use std::{
     collections::HashMap,
@@ -12,7 +13,9 @@ use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 
 use super::{
     address::{host_of, is_loopback},
+    auth::Access,
     error::RegistryError,
+    hosts::Lenience,
     http::{Inner, Payload},
 };
 
@@ -35,23 +38,41 @@ impl Schemes {
 impl Inner {
     /// The URL of a path below `/v2/` of a registry.
     pub async fn url(&self, registry: &str, path: &str) -> Result<Url, RegistryError> {
-        let scheme = self.scheme(registry).await?;
-        parse_url(&format!("{scheme}://{}/v2/{path}", host_of(registry)))
+        let mut url = parse_url(&format!("https://{}/v2/{path}", host_of(registry)))?;
+        if self.scheme(registry, &url).await? == "http" {
+            url = parse_url(&format!("http://{}/v2/{path}", host_of(registry)))?;
+        }
+        Ok(url)
     }
 
-    /// HTTPS, except for loopback and insecure hosts, which are asked once what they speak.
-    async fn scheme(&self, registry: &str) -> Result<&'static str, RegistryError> {
-        let https = parse_url(&format!("https://{}/v2/", host_of(registry)))?;
-        let loopback = is_loopback(https.host_str().unwrap_or_default());
-        if !loopback && !self.clients.is_insecure(&https) {
-            return Ok("https");
+    /// The URL of a repository, or of a registry as such.
+    pub async fn home(&self, access: &Access) -> Result<Url, RegistryError> {
+        match access.repository.as_str() {
+            "" => self.url(&access.registry, "").await,
+            repository => self.url(&access.registry, &format!("{repository}/")).await,
         }
-        let known = self.schemes.get(registry);
-        if let Some(known) = known {
+    }
+
+    /// HTTPS, except for loopback and insecure hosts, which are asked once what they speak, and where plain HTTP is asked
+    /// for.
+    async fn scheme(&self, registry: &str, https: &Url) -> Result<&'static str, RegistryError> {
+        let trust = self.clients.trust(https)?;
+        let is_loopback = is_loopback(https.host_str().unwrap_or_default());
+        match trust.lenience {
+            Lenience::Plain => return Ok("http"),
+            Lenience::Insecure => {}
+            _ if is_loopback && !trust.needs_tls() => {}
+            _ => return Ok("https"),
+        }
+        if let Some(known) = self.schemes.get(registry) {
             return Ok(known);
         }
-        let http = parse_url(&format!("http://{}/v2/", host_of(registry)))?;
-        let found = match loopback {
+        let root = parse_url(&format!("https://{}/v2/", host_of(registry)))?;
+        let is_whole = self.clients.lenience(&root)? == trust.lenience;
+        let path = if is_whole { root.path() } else { repository(https.path()) };
+        let https = parse_url(&format!("https://{}{path}", host_of(registry)))?;
+        let http = parse_url(&format!("http://{}{path}", host_of(registry)))?;
+        let found = match is_loopback {
             true => self.probe_plain(&https, &http).await?,
             false => self.probe_tls(&https, &http).await?,
         };
@@ -67,7 +88,7 @@ impl Inner {
             // A TLS server may answer plain HTTP with an alert, which is no HTTP. So may a hiccup look.
             Err(error @ RegistryError::Transport { .. }) => {
                 let tls = self.send(&Method::GET, https, &none, None, &Payload::Empty).await;
-                let speaks_tls = tls.map_or_else(|error| error.is_certificate(), |_| true);
+                let speaks_tls = tls.map_or_else(|error| error.is_tls(), |_| true);
                 return if speaks_tls { Ok("https") } else { Err(error) };
             }
             Err(error) => return Err(error),
@@ -88,6 +109,12 @@ impl Inner {
         let plain = self.send(&Method::GET, http, &none, None, &Payload::Empty).await;
         plain.map(|_| "http").map_err(|_| error)
     }
+}
+
+/// The part of a path that names the repository: what holds for it may not hold for all of the host.
+fn repository(path: &str) -> &str {
+    let ends = ["/blobs/", "/manifests/", "/tags/"].iter().filter_map(|part| path.find(part));
+    ends.min().map_or(path, |end| &path[..=end])
 }
 
 fn parse_url(text: &str) -> Result<Url, RegistryError> {
