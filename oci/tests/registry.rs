@@ -12,7 +12,8 @@ use std::{
 };
 
 use common::{
-    DockerRegistry, Setup, client, client_with, layer, login, noise, push, push_mounting, read, skip, told,
+    DockerRegistry, Setup, client, client_with, layer, login, noise, push, push_mounting, read, self_signed,
+    told,
 };
 use oci::{
     BlobOrigin, Descriptor, Fetcher, ImageConfig, MediaType, Platform, Registry, RegistryOptions,
@@ -244,35 +245,7 @@ fn a_password_opens_the_registry_and_is_never_shown() {
 #[test]
 fn certificates_are_verified_against_the_users_authorities() {
     let home = tempfile::tempdir().expect("tempdir");
-    let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=test",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-addext",
-            "basicConstraints=CA:FALSE",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output();
-    if !made.is_ok_and(|output| output.status.success()) {
-        return skip("openssl is not installed");
-    }
+    let Some((certificate, key)) = self_signed(home.path()) else { return };
     let tls = Some((certificate.as_path(), key.as_path()));
     let Some(server) = DockerRegistry::with(&Setup { tls, ..Setup::default() }) else { return };
     let app = server.reference("app");

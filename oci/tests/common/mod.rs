@@ -22,6 +22,11 @@ pub struct DockerRegistry {
     pub address: String,
 }
 
+/// What a registry that takes tokens calls itself, ...
+pub const SERVICE: &str = "test-registry";
+/// ... and whoever gives them.
+pub const ISSUER: &str = "test-issuer";
+
 /// How the registry is to be set up beyond its defaults.
 #[derive(Default)]
 pub struct Setup<'a> {
@@ -29,6 +34,8 @@ pub struct Setup<'a> {
     pub user: Option<(&'a str, &'a str)>,
     /// Certificate and key.
     pub tls: Option<(&'a Path, &'a Path)>,
+    /// URL of the token service whose tokens it takes, and the certificate they are signed with.
+    pub tokens: Option<(&'a str, &'a Path)>,
 }
 
 impl DockerRegistry {
@@ -81,6 +88,13 @@ impl DockerRegistry {
         if let Some((certificate, key)) = setup.tls {
             let (certificate, key) = (certificate.display(), key.display());
             config += &format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+        }
+        if let Some((realm, bundle)) = setup.tokens {
+            config += &format!(
+                "auth:\n  token:\n    realm: {realm}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+                 rootcertbundle: {}\n",
+                bundle.display()
+            );
         }
         if let Some((user, password)) = setup.user {
             let file = directory.join("htpasswd");
@@ -190,6 +204,28 @@ pub fn push_mounting(
 pub fn told(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A certificate for 127.0.0.1 that vouches for itself, and its key: PEM files in a directory. `None`, and a loud line,
+/// without openssl.
+pub fn self_signed(directory: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+    let made = Command::new("openssl")
+        .args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+                .split(' '),
+        )
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output();
+    if made.is_ok_and(|output| output.status.success()) {
+        return Some((certificate, key));
+    }
+    skip("openssl is not installed");
+    None
 }
 
 /// Says on standard error that a test did not run.

@@ -3,6 +3,7 @@
 mod auth;
 #[path = "../common/mod.rs"]
 mod common;
+mod renewal;
 mod schedules;
 mod stopped;
 mod transfers;

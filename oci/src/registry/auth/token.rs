@@ -85,7 +85,8 @@ pub(super) async fn refresh(
         ("refresh_token", token.expose()),
     ];
     let mut encoded = Url::parse("form:").expect("a constant");
-    encoded.query_pairs_mut().extend_pairs(form);
+    // Some take a scope that is there and empty for a mistake.
+    encoded.query_pairs_mut().extend_pairs(form.iter().filter(|(_, value)| !value.is_empty()));
     let body = Bytes::from(encoded.query().unwrap_or_default().to_owned());
     let headers =
         HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))]);
