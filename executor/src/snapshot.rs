@@ -287,6 +287,11 @@ impl Snapshots {
         Ok(self.ensure_chain(&chain)?.iter().map(|meta| meta.stamp).collect())
     }
 
+    /// Brings the blobs of base layers.
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
+    }
+
     /// The store they are in.
     pub fn store(&self) -> &Arc<Store> {
         self.fetcher.store()

@@ -65,6 +65,9 @@ pub(crate) enum EncodeError<E: std::error::Error + 'static> {
     /// The blob cannot be written.
     #[error("cannot write a layer's blob to the store")]
     Write(#[source] io::Error),
+    /// The tar is another one than it should be.
+    #[error("the tar has the digest {0}")]
+    DiffId(DiffId),
 }
 
 /// What there is to encode, beside the bytes.
@@ -76,6 +79,8 @@ pub(crate) struct Encoding<'s> {
     pub(crate) store: &'s Store,
     /// What the tar takes at most, in bytes, for the error of a full disk.
     pub(crate) wanted: u64,
+    /// What the SHA-256 of the tar must be, where that is known.
+    pub(crate) diff_id: Option<DiffId>,
     /// A blob of the same encoder whose chunks may come again.
     pub(crate) old: Option<&'s OldBlob>,
     /// Is told how many bytes of the tar have come; what it answers with an error goes no further.
@@ -131,9 +136,13 @@ impl Pipeline {
             let (blob, chunks) = written.map_err(EncodeError::Write)?;
             produced.map_err(EncodeError::Produce)?;
             flushed.map_err(EncodeError::Write)?;
+            let tar = DiffId::from(diff_id);
+            if encoding.diff_id.is_some_and(|wanted| wanted != tar) {
+                return Err(EncodeError::DiffId(tar));
+            }
             let (digest, size) = blob.commit(diff_id)?;
             let descriptor = Descriptor::new(encoding.encoder.media_type(), digest, size);
-            Ok(Encoded { diff_id: diff_id.into(), descriptor, chunks })
+            Ok(Encoded { diff_id: tar, descriptor, chunks })
         })
     }
 }

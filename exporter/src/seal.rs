@@ -5,10 +5,13 @@
 //! and such a record answers for the layer as long as its blob is in the store with the recorded size: neither the
 //! tree nor a file is touched then. The blob is in place before its record is.
 //!
-//! Layers of base images pass through: their blobs are never made again and their descriptors stay as they are, but for
-//! media types, which get their OCI names.
+//! Layers of base images pass through: their blobs are not made again and their descriptors stay as they are, but for
+//! media types, which get their OCI names. Where `force-compression=true` asks for it, those in another format than the
+//! built ones' are offered and sealed as these are ([`repack`]).
 
 mod progress;
+mod repack;
+mod turn;
 mod work;
 
 use std::{
@@ -23,7 +26,9 @@ use std::{
 };
 
 use oci::{
-    BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, LayerContents, MediaType, Snapshot, Tree, TreeDigest,
+    BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, LayerContents, MediaType, Sha256Digest, Snapshot, Tree,
+    TreeDigest,
+    fetch::Fetcher,
     store::{Store, StoreError, sealed::SealedRecord},
     tree::TreeError,
 };
@@ -137,6 +142,27 @@ pub enum SealError {
     /// A layer of the base image has a type that images in the OCI format cannot have.
     #[error("layer {} of the base image has the unsupported media type {}", .0.digest, .0.media_type)]
     MediaType(Box<Descriptor>),
+    /// A layer of the base image that is to be packed anew cannot be read.
+    #[error("cannot unpack layer {digest} of the base image")]
+    Base {
+        /// Its blob.
+        digest: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer of the base image is not what the image's config says.
+    #[error(
+        "layer {digest} of the base image unpacks to {found}, and not to {wanted} as the image's config has it"
+    )]
+    DiffId {
+        /// Its blob.
+        digest: Sha256Digest,
+        /// What the config says.
+        wanted: DiffId,
+        /// What its tar is.
+        found: DiffId,
+    },
     /// The user stopped the build.
     #[error("stopped while compressing a layer")]
     Cancelled,
@@ -175,6 +201,8 @@ pub struct SealOptions {
     pub cancel: Arc<Cancel>,
     /// Knows the bytes of layers that no directory holds.
     pub contents: Option<Arc<dyn LayerContents>>,
+    /// Brings the layers of base images that are packed anew.
+    pub fetcher: Fetcher,
     /// Is given every layer that has been offered, when its blob can be had.
     pub on_sealed: OnSealed,
 }
@@ -210,9 +238,25 @@ enum Slot {
     Done(Result<Box<SealedLayer>, Arc<SealError>>),
 }
 
+/// A layer whose blob must be made.
+#[derive(Debug, Clone)]
+struct Job {
+    /// The layer's own identity.
+    tree: TreeDigest,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    /// A step, and this is the snapshot that ends in the layer.
+    Built(TreeDigest),
+    /// An image.
+    Base(Box<BaseLayer>),
+}
+
 /// A built layer and the snapshot that ends in it.
 #[derive(Debug, Clone, Copy)]
-struct Job {
+struct Built {
     tree: TreeDigest,
     chain: TreeDigest,
 }
@@ -242,7 +286,7 @@ impl Sealer {
         let mut state = self.shared.lock();
         let State { layers, queue } = &mut *state;
         let mut offered = 0;
-        for job in snapshot.chain().filter_map(|(chain, layer)| Job::of(chain, layer)) {
+        for job in snapshot.chain().filter_map(|(chain, layer)| self.shared.job(chain, layer)) {
             layers.entry(job.tree).or_insert_with(|| {
                 queue.push_back(job);
                 offered += 1;
@@ -273,8 +317,8 @@ impl Sealer {
     pub fn seal(&self, snapshot: &Snapshot) -> Result<Vec<SealedLayer>, Arc<SealError>> {
         self.offer(snapshot);
         let seal = |(chain, layer): (TreeDigest, &Layer)| match layer {
-            Layer::Base(base) => pass_through(base).map_err(Arc::new),
-            Layer::Built(tree) => self.shared.finish(Job { tree: *tree, chain }),
+            Layer::Base(base) if !self.shared.repacks(base) => pass_through(base).map_err(Arc::new),
+            layer => self.shared.finish(Job::of(chain, layer)),
         };
         snapshot.chain().map(seal).collect()
     }
@@ -296,11 +340,12 @@ impl Drop for Sealer {
 }
 
 impl Job {
-    fn of(chain: TreeDigest, layer: &Layer) -> Option<Self> {
-        match layer {
-            Layer::Base(_) => None,
-            Layer::Built(tree) => Some(Self { tree: *tree, chain }),
-        }
+    fn of(chain: TreeDigest, layer: &Layer) -> Self {
+        let origin = match layer {
+            Layer::Base(base) => Origin::Base(base.clone()),
+            Layer::Built(_) => Origin::Built(chain),
+        };
+        Self { tree: layer.tree(), origin }
     }
 }
 
@@ -313,14 +358,30 @@ impl Shared {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a layer of a base image is made anew. What is in no format we know is not: its error is told elsewhere.
+    fn repacks(&self, base: &BaseLayer) -> bool {
+        let SealOptions { encoder, base: wanted, .. } = &self.options;
+        *wanted == BaseLayers::Repacked
+            && pass_through(base).is_ok_and(|kept| kept.descriptor.media_type != encoder.media_type())
+    }
+
+    /// What is to be done for a layer; nothing where it passes through.
+    fn job(&self, chain: TreeDigest, layer: &Layer) -> Option<Job> {
+        match layer {
+            Layer::Base(base) if !self.repacks(base) => None,
+            layer => Some(Job::of(chain, layer)),
+        }
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.options.cancel.is_requested() || self.abandoned.load(Ordering::SeqCst)
+    }
+
     /// What passes through can be had at once; what cannot is the error of whoever needs it.
     fn announce_base(&self, snapshot: &Snapshot) {
-        if self.options.base != BaseLayers::Kept {
-            return;
-        }
         let base = snapshot.layers.iter().filter_map(|layer| match layer {
-            Layer::Base(base) => pass_through(base).ok(),
-            Layer::Built(_) => None,
+            Layer::Base(base) if !self.repacks(base) => pass_through(base).ok(),
+            _ => None,
         });
         base.for_each(|layer| (self.options.on_sealed)(&layer));
     }
@@ -329,7 +390,7 @@ impl Shared {
     fn work(&self) {
         yield_to_steps();
         while let Some(job) = self.next() {
-            self.settle(job);
+            self.settle(&job);
         }
     }
 
@@ -337,7 +398,7 @@ impl Shared {
     fn next(&self) -> Option<Job> {
         let mut state = self.lock();
         loop {
-            if self.abandoned.load(Ordering::SeqCst) || self.options.cancel.is_requested() {
+            if self.is_unwanted() {
                 return None;
             }
             match state.queue.pop_front() {
@@ -361,7 +422,7 @@ impl Shared {
                 Some(Slot::Queued) | None => {
                     state.layers.insert(job.tree, Slot::Running);
                     drop(state);
-                    self.settle(job);
+                    self.settle(&job);
                     state = self.lock();
                 }
             }
@@ -369,7 +430,7 @@ impl Shared {
     }
 
     /// Seals a layer that has been marked as running, and tells those who wait for it.
-    fn settle(&self, job: Job) {
+    fn settle(&self, job: &Job) {
         let sealed = self.run(job).map(Box::new).map_err(Arc::new);
         if let Ok(sealed) = &sealed {
             (self.options.on_sealed)(sealed);
@@ -378,8 +439,14 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn run(&self, job: Job) -> Result<SealedLayer, SealError> {
-        Work { shared: self, options: &self.options, job }.seal()
+    fn run(&self, job: &Job) -> Result<SealedLayer, SealError> {
+        match &job.origin {
+            Origin::Base(base) => repack::repack(self, job.tree, base),
+            Origin::Built(chain) => {
+                let job = Built { tree: job.tree, chain: *chain };
+                Work { shared: self, options: &self.options, job }.seal()
+            }
+        }
     }
 
     fn pipeline(&self) -> Result<&Pipeline, SealError> {

@@ -350,6 +350,7 @@ fn one_of_several_processes_seals_a_layer() {
                 events: Arc::new(|_| ()),
                 cancel: Arc::default(),
                 contents: Some(place.contents.clone()),
+                fetcher: place.workshop.fetcher.clone(),
                 on_sealed: Arc::new(|_| ()),
             };
             Sealer::new(options).seal(&snapshot).expect("sealed").remove(0)

@@ -5,7 +5,11 @@ mod support;
 use std::{fs, process::Command, sync::Arc};
 
 use exporter::{Encoder, SealError, SealedLayer, Sealer, TimePolicy};
-use oci::{BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, MediaType, Sha256Digest, Snapshot};
+use oci::{
+    BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, MediaType, Sha256Digest, Snapshot,
+    fetch::Fetcher,
+    registry::{Registry, RegistryOptions},
+};
 use solver::Event;
 use support::{Described, Workshop, judge, unpacked};
 
@@ -313,9 +317,11 @@ fn child_with_a_file_size_limit() {
     let Some(root) = std::env::var_os("LAYERWRIGHT_TEST_STORE") else { return };
     let snapshot = std::env::var("LAYERWRIGHT_TEST_SNAPSHOT").expect("given");
     let snapshot: Snapshot = serde_json::from_str(&snapshot).expect("a snapshot");
+    let store = Arc::new(oci::store::Store::open(root.as_ref()).expect("a store"));
     let options = exporter::SealOptions {
         base: exporter::BaseLayers::default(),
-        store: Arc::new(oci::store::Store::open(root.as_ref()).expect("a store")),
+        store: store.clone(),
+        fetcher: Fetcher::new(store, Registry::new(RegistryOptions::default()).expect("a client")),
         encoder: Encoder::GZIP,
         times: TimePolicy::Default,
         jobs: 2,

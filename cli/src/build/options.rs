@@ -116,6 +116,7 @@ pub(super) fn sealers(
             events: Arc::clone(&surroundings.events),
             cancel: Arc::clone(&surroundings.cancel),
             contents: Some(executor.contents()),
+            fetcher: executor.snapshots().fetcher().clone(),
             on_sealed: sending.taker(request, &packing),
         })
     };

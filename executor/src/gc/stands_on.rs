@@ -179,20 +179,21 @@ impl Look<'_> {
     }
 
     fn sealed(&self, thing: &Thing) -> Found {
-        let Some(tree) = self.find(Path::new("trees").join(name_of(&thing.path))) else {
-            return Found::useless();
-        };
-        let mut needs = vec![tree];
+        let tree = self.find(Path::new("trees").join(name_of(&thing.path)));
+        let (mut needs, mut blobs) = (Vec::from_iter(tree), 0);
         let directory = self.root.join(&thing.path);
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            // Only that of a base layer stands for itself.
+            if tree.is_none() && !sealed::is_of_base(&entry.path()) {
+                continue;
+            }
             let record = checked::read::<SealedRecord>(&entry.path(), sealed::VERSION).ok().flatten();
             let digest = record.map(|record| record.descriptor.digest.hex());
-            needs.extend(digest.and_then(|digest| self.find(Path::new("blobs/sha256").join(digest))));
+            let blob = digest.and_then(|digest| self.find(Path::new("blobs/sha256").join(digest)));
+            blobs += usize::from(blob.is_some());
+            needs.extend(blob);
         }
-        if needs.len() == 1 {
-            return Found::useless();
-        }
-        Found::standing_on(needs)
+        if blobs == 0 { Found::useless() } else { Found::standing_on(needs) }
     }
 
     fn record(&mut self, thing: &Thing, at: usize) -> Found {

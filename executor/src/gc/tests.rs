@@ -357,6 +357,30 @@ fn all_that_lies_in_a_store_is_counted_as_du_counts_it() {
 }
 
 #[test]
+fn a_base_layer_that_was_packed_anew_stays_without_a_tree() {
+    let ground = ground();
+    let store = open(ground.root.path());
+    let sealed = |bytes: &[u8], name: &str| {
+        let mut blob = store.blob_writer().expect("a temporary");
+        blob.write_all(bytes).expect("written");
+        let (blob, length) = blob.commit().expect("stored");
+        let tree = digest(name);
+        let descriptor = Descriptor::new(MediaType::OciLayerZstd, blob, length);
+        sealed::write(&store, &tree, name, &SealedRecord { diff_id: blob.into(), descriptor })
+            .expect("written");
+        Path::new("sealed").join(tree.hex())
+    };
+    let base = sealed(b"of a base layer", "zstd.base");
+    let nobodys = sealed(b"of a tree that is gone", "zstd.normal");
+    store.release_pins().expect("released");
+    let keep = Keep::Under { cap: Cap::None, unused_for: Duration::ZERO };
+    let removed: Vec<_> =
+        ground.collect(keep, Mode::Remove).removed.into_iter().map(|thing| thing.path).collect();
+    assert!(removed.contains(&nobodys) && !removed.contains(&base), "{removed:?}");
+    ground.check_whole();
+}
+
+#[test]
 fn a_record_whose_layer_is_in_a_blob_only_goes_when_the_blob_does() {
     let ground = ground();
     let (store, top) = (open(ground.root.path()), &ground.records[7]);

@@ -2,16 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oci::{Tree, TreeDigest};
+use oci::{Descriptor, Tree, TreeDigest};
 use solver::Event;
 
 use super::Events;
 use crate::places::content_length;
 
-/// Layers with at least this many bytes of files report how far they are, once for each of as many bytes.
+/// Layers with at least this many bytes report how far they are, once for each of as many bytes.
 const REPORT_STEP: u64 = 8 * 1024 * 1024;
 
-/// Says how far a layer is, by the bytes of its tar against the bytes of its files.
+/// Says how far a layer is: of a built one, by the bytes of its tar against the bytes of its files, of a base image's by
+/// those of its blob.
 pub(super) struct Progress<'a> {
     events: &'a Events,
     task: String,
@@ -26,7 +27,12 @@ impl<'a> Progress<'a> {
         Self { events, task, total, done: AtomicU64::new(0) }
     }
 
-    /// Counts bytes of the tar.
+    pub(super) fn of_base(events: &'a Events, blob: &Descriptor) -> Self {
+        let task = format!("repack sha256:{}", &blob.digest.hex()[..12]);
+        Self { events, task, total: blob.size, done: AtomicU64::new(0) }
+    }
+
+    /// Counts bytes.
     pub(super) fn add(&self, bytes: usize) {
         let before = self.done.fetch_add(bytes as u64, Ordering::Relaxed);
         let after = before + bytes as u64;

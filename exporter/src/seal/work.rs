@@ -1,18 +1,13 @@
 //! Seals one layer: finds its files, and what an older blob has of it, makes the blob, and remembers it.
 //!
-//! Of several processes that want a blob of one layer one makes it, and the others wait for the lock
-//! `locks/seal-TREE.NAME`. The bytes of the files come from the first of these that is there: the directory of the
-//! snapshot, or that in which COPY --link made the layer; the step of this build that made it without writing it down;
-//! another blob of the same layer. Before all of them goes the blob of a layer much like this one ([`crate::seed`]): what
-//! both have in common is neither read nor compressed again. If anything goes wrong with that help, all is done again
-//! without.
+//! The bytes of the files come from the first of these that is there: the directory of the snapshot, or that in which
+//! COPY --link made the layer; the step of this build that made it without writing it down; another blob of the same
+//! layer. Before all of them goes the blob of a layer much like this one ([`crate::seed`]): what both have in common is
+//! neither read nor compressed again. If anything goes wrong with that help, all is done again without.
 
 use std::{
-    fs::File,
     io::{self, Read},
-    sync::{Arc, atomic::Ordering},
-    thread,
-    time::Duration,
+    sync::Arc,
 };
 
 use oci::{
@@ -22,10 +17,10 @@ use oci::{
         sealed::{self, SealedRecord},
     },
 };
-use rustix::{fs::FlockOperation, io::Errno};
+use rustix::io::Errno;
 use solver::Event;
 
-use super::{Job, SealError, SealOptions, SealedLayer, Shared, progress::Progress, read_tree};
+use super::{Built, SealError, SealOptions, SealedLayer, Shared, progress::Progress, read_tree, turn::turn};
 use crate::{
     archive::ArchiveError,
     layer::{LayerError, LayerTar},
@@ -37,14 +32,11 @@ use crate::{
     source::DirectorySource,
 };
 
-/// How often it is looked whether another process has let go of a layer.
-const PAUSE: Duration = Duration::from_millis(20);
-
 /// What sealing a layer needs.
 pub(super) struct Work<'a> {
     pub(super) shared: &'a Shared,
     pub(super) options: &'a SealOptions,
-    pub(super) job: Job,
+    pub(super) job: Built,
 }
 
 /// Where the files of a layer are.
@@ -74,7 +66,7 @@ impl<'a> Work<'a> {
         if let Some(record) = self.recorded() {
             return Ok(record.into());
         }
-        let _turn = self.turn()?;
+        let _turn = turn(self.shared, &self.job.tree, &self.name())?;
         if let Some(record) = self.recorded() {
             return Ok(record.into());
         }
@@ -108,42 +100,10 @@ impl<'a> Work<'a> {
         format!("{}.{}", self.options.encoder.id(), self.options.times.id())
     }
 
-    /// Waits until no other process makes a blob of this layer.
-    fn turn(&self) -> Result<File, SealError> {
-        let name = format!("seal-{}.{}", self.job.tree.hex(), self.name());
-        let file = self.options.store.lock_file(&name)?;
-        let failed = |error: Errno| {
-            let path = self.options.store.area("locks").join(&name);
-            SealError::Lock { path, source: error.into() }
-        };
-        let mut said = None;
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) if self.is_unwanted() => return Err(SealError::Cancelled),
-                Err(Errno::WOULDBLOCK) => {
-                    said.get_or_insert_with(|| self.say_that_we_wait());
-                    thread::sleep(PAUSE);
-                }
-                locked => return locked.map(|()| file).map_err(failed),
-            }
-        }
-    }
-
-    fn say_that_we_wait(&self) -> Said<'a> {
-        let layer = &self.job.tree.hex()[..12];
-        let stage = format!("waiting for another build, which compresses layer {layer}");
-        (self.options.events)(Event::Stage(stage.clone()));
-        Said { options: self.options, stage }
-    }
-
-    fn is_unwanted(&self) -> bool {
-        self.options.cancel.is_requested() || self.shared.abandoned.load(Ordering::SeqCst)
-    }
-
     /// Encodes with the help of a blob that need not be what it should be.
     fn encode_with(&self, tree: &Tree, seed: &Arc<OldBlob>) -> Result<Encoded, SealError> {
         let failed = match self.encode(tree, Some(seed)) {
-            Err(failed) if !self.is_unwanted() => failed,
+            Err(failed) if !self.shared.is_unwanted() => failed,
             encoded => return encoded,
         };
         let encoded = self.encode(tree, None)?;
@@ -166,6 +126,7 @@ impl<'a> Work<'a> {
                 SealError::Write { root: self.options.store.root().to_owned(), source }
             }
             EncodeError::Produce(error) => self.explained(error, &files),
+            EncodeError::DiffId(_) => unreachable!("nobody knows the diff ID of a built layer"),
         })
     }
 
@@ -182,14 +143,15 @@ impl<'a> Work<'a> {
         let runs = runs(&tar, chunked).map_err(|error| EncodeError::Produce(error.into()))?;
         let progress = Progress::new(&self.options.events, self.job.tree, tree);
         let watch = |count: usize| {
-            if self.is_unwanted() {
+            if self.shared.is_unwanted() {
                 return Err(io::Error::other("nobody waits for this layer any more"));
             }
             progress.add(count);
             Ok(())
         };
         let wanted = tar_bytes(tree);
-        let encoding = Encoding { encoder: *encoder, store, wanted, old: chunked, watch: &watch };
+        let encoding =
+            Encoding { encoder: *encoder, store, wanted, old: chunked, diff_id: None, watch: &watch };
         let production = Production { tar, files, old: chunked };
         let encoded = pipeline.encode(encoding, |sink| production.write(&runs, sink))?;
         progress.finish();
@@ -226,7 +188,7 @@ impl<'a> Work<'a> {
 
     /// What it means for the layer that its tar could not be written.
     fn explained(&self, error: LayerError, files: &Files) -> SealError {
-        let Job { tree, chain } = self.job;
+        let Built { tree, chain } = self.job;
         let (path, what) = match &error {
             LayerError::Archive(ArchiveError::Changed { path, what }) => (path.clone(), (*what).to_owned()),
             LayerError::Archive(ArchiveError::Read { path, source }) if is_gone(source) => {
@@ -256,18 +218,6 @@ fn tar_bytes(tree: &Tree) -> u64 {
         _ => 0,
     };
     tree.entries().iter().map(|entry| bytes(entry) + 3 * BLOCK).sum::<u64>() + 2 * BLOCK
-}
-
-/// Tells that waiting is over.
-struct Said<'a> {
-    options: &'a SealOptions,
-    stage: String,
-}
-
-impl Drop for Said<'_> {
-    fn drop(&mut self) {
-        (self.options.events)(Event::StageDone(std::mem::take(&mut self.stage)));
-    }
 }
 
 impl FileSource for Files<'_> {

@@ -204,6 +204,12 @@ impl Workshop {
         Sealer::new(SealOptions { on_sealed, ..self.seal_options(None, encoder, times, jobs) })
     }
 
+    /// One that makes base layers anew, and tells of what it has sealed.
+    pub fn repacker(&self, encoder: Encoder, on_sealed: exporter::seal::OnSealed) -> Sealer {
+        let options = self.seal_options(None, encoder, TimePolicy::Default, 2);
+        Sealer::new(SealOptions { base: exporter::BaseLayers::Repacked, on_sealed, ..options })
+    }
+
     fn seal_options(
         &self,
         contents: Option<Arc<dyn LayerContents>>,
@@ -221,6 +227,7 @@ impl Workshop {
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: self.cancel.clone(),
             contents,
+            fetcher: self.fetcher.clone(),
             on_sealed: Arc::new(|_| ()),
         }
     }

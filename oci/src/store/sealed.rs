@@ -1,6 +1,9 @@
 //! What the store remembers of built layers that have been made into blobs: `sealed/TREE/NAME.json`.
 //!
 //! NAME says all that decides a blob's bytes beside the tree: the encoder and how times enter (`gzip-...-cdc1.normal`).
+//! A layer of a base image that was packed anew has no tree: TREE is [`crate::Layer::tree`] there, and NAME ends in
+//! [`BASE`].
+//!
 //! One tree may have several blobs, and each of them holds the content of all its files. A blob is durable before its
 //! record is written, but may be collected after; so whoever reads a record asks whether the blob is still there. A file
 //! that cannot be read, or proves to be damaged, is no record: the layer is sealed again and the record replaced.
@@ -26,6 +29,8 @@ pub const VERSION: u32 = 1;
 const EXTENSION: &str = "json";
 /// What the name of a blob's chunk table ends in, a checked file beside the record that only its writer reads.
 pub const CHUNKS: &str = "chunks";
+/// What the name of a base layer's blob has in the place of how times enter: they stay as they are.
+pub const BASE: &str = "base";
 
 /// The blob of a built layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +47,12 @@ impl SealedRecord {
     pub fn is_held(&self, store: &Store) -> bool {
         store.has_blob(&self.descriptor.digest, self.descriptor.size)
     }
+}
+
+/// Whether a file of a layer's records is that of a base layer, which no tree stands for.
+pub fn is_of_base(file: &Path) -> bool {
+    let name = file.extension().filter(|extension| *extension == EXTENSION).and_then(|_| file.file_stem());
+    name.is_some_and(|name| Path::new(name).extension().is_some_and(|suffix| suffix == BASE))
 }
 
 /// Where the records of a built layer are, relative to the store's root.
