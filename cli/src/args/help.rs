@@ -14,7 +14,8 @@ Outputs (-o, repeatable; without one the result stays in the store):
   -                                short for type=tar,dest=-
   A FILE called - is standard output. Images also take
   compression=gzip|zstd|uncompressed and
-  compression-level=N (gzip 0 to 9, default 4; zstd 0 to 22, default 3).
+  compression-level=N (gzip 0 to 9, default 4; zstd 0 to 22, default 3),
+  which hold for base layers in another format with force-compression=true.
   A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
 
 Contexts:

@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use exporter::{Destination, Encoder, GzipLevel, Packing, Tagging, ZstdLevel};
+use exporter::{BaseLayers, Destination, Encoder, GzipLevel, Packing, Tagging, ZstdLevel};
 use oci::{Reference, reference::ReferenceError};
 
 use super::csv;
@@ -215,10 +215,10 @@ impl Options {
         let names = self.take("name").unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names = names.map(|name| Ok(name.parse::<Reference>()?));
-        let encoder = self.encoder()?;
+        let (encoder, base) = (self.encoder()?, self.base_layers()?);
         self.always("oci-mediatypes")?;
         self.always("rewrite-timestamp")?;
-        let packing = Packing { encoder, ..Packing::default() };
+        let packing = Packing { encoder, base, ..Packing::default() };
         Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, packing })
     }
 
@@ -246,6 +246,19 @@ impl Options {
         encoder.map_or_else(|| refused("compression-level", &level.unwrap_or_default(), expected), Ok)
     }
 
+    /// `force-compression=`, which is true where it is empty.
+    fn base_layers(&mut self) -> Result<BaseLayers, OutputSpecError> {
+        let key = "force-compression";
+        self.0
+            .iter_mut()
+            .filter(|(name, value)| name == key && value.is_empty())
+            .for_each(|(_, value)| value.push('1'));
+        Ok(match self.boolean(key, "false")? {
+            true => BaseLayers::Repacked,
+            false => BaseLayers::Kept,
+        })
+    }
+
     /// An option of BuildKit that is always on here: `true` says nothing new, `false` cannot be had.
     fn always(&mut self, key: &'static str) -> Result<(), OutputSpecError> {
         match self.boolean(key, "true")? {
@@ -269,7 +282,6 @@ impl Options {
         };
         let why = match key.split(['.', '[']).next() {
             Some("annotation" | "annotation-index") => ": --annotation gives one to all images",
-            Some("force-compression") => ": base layers pass through as they are",
             Some("attestation-inline" | "attestation-prefix") => ": attestations are not implemented yet",
             _ => "",
         };
@@ -347,7 +359,14 @@ mod tests {
         ] {
             let spec = format!("type=oci{keys}").parse::<OutputSpec>();
             let Ok(OutputSpec::OciArchive { image, .. }) = spec else { panic!("{keys}: {spec:?}") };
-            assert_eq!(image.packing.encoder, want, "{keys}");
+            assert_eq!((image.packing.encoder, image.packing.base), (want, BaseLayers::Kept), "{keys}");
+        }
+        for (value, want) in
+            [("", BaseLayers::Repacked), ("true", BaseLayers::Repacked), ("0", BaseLayers::Kept)]
+        {
+            let spec = format!("type=oci,compression=zstd,force-compression={value}").parse::<OutputSpec>();
+            let Ok(OutputSpec::OciArchive { image, .. }) = spec else { panic!("{value}: {spec:?}") };
+            assert_eq!((image.packing.encoder, image.packing.base), (Encoder::ZSTD, want), "{value}");
         }
     }
 
@@ -370,6 +389,7 @@ mod tests {
             ("type=oci,compression-level=best", "compression-level=best is not supported"),
             ("type=oci,compression-level=", "compression-level= is not supported"),
             ("type=oci,compression=uncompressed,compression-level=1", "no level for what is not compressed"),
+            ("type=oci,force-compression=yes", "force-compression=yes is not supported"),
             ("type=tar,compression=zstd", "type=tar has no option compression="),
             ("type=oci,tar=no", "tar=no is not supported"),
             ("type=oci,tar=false", "type=oci,tar=false needs dest="),
