@@ -132,11 +132,11 @@ pub fn resolve_layout(
 }
 
 /// One repository as a source of documents.
-struct RegistryImage<'a> {
-    registry: &'a Registry,
-    reference: &'a Reference,
+pub(crate) struct RegistryImage<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) reference: &'a Reference,
     /// Where documents are kept.
-    store: Option<&'a Store>,
+    pub(crate) store: Option<&'a Store>,
 }
 
 impl RegistryImage<'_> {
@@ -158,7 +158,7 @@ impl RegistryImage<'_> {
         })
     }
 
-    fn root(&self) -> Result<Found, ImageError> {
+    pub(crate) fn root(&self) -> Result<Found, ImageError> {
         if let Some(found) = self.known_root()? {
             return Ok(found);
         }
@@ -206,6 +206,12 @@ impl RegistryImage<'_> {
         });
     }
 
+    /// A manifest or index below the root.
+    pub(crate) fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        document::check_size(descriptor.size).map_err(|error| self.unusable(error))?;
+        self.manifest(descriptor).map_err(|failure| self.failed(failure))
+    }
+
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Failure> {
         if let Some(bytes) = self.known(descriptor) {
             return Ok(bytes);
@@ -221,7 +227,7 @@ impl RegistryImage<'_> {
     }
 
     /// Asked for twice where what comes is not it: bytes that were damaged on their way are not the image's fault.
-    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+    pub(crate) fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         document::check_size(descriptor.size).map_err(|error| self.unusable(error))?;
         if let Some(bytes) = self.known(descriptor) {
             return Ok(bytes);

@@ -3,6 +3,8 @@
 //! A layout is input like any other: every document is verified against the descriptor that names it, and read only
 //! from regular files, so that a FIFO in it cannot hold a build up.
 
+mod archive;
+
 use std::{
     fs::File,
     io::{self, Read},
@@ -19,6 +21,8 @@ use crate::{
     manifest::{Index, Manifest},
     platform::Platform,
 };
+
+pub use archive::LayoutArchive;
 
 /// The annotation that tags an entry of `index.json` (image-spec, annotations.md).
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -109,6 +113,21 @@ pub fn find_image(
     Ok(LayoutManifest { descriptor: found.descriptor, bytes: found.bytes, manifest, root_digest })
 }
 
+/// Finds what a tag or digest stands for, an index or a manifest; without one, the only image or the one tagged `latest`.
+///
+/// # Errors
+/// [`LayoutError`].
+pub fn find_root(directory: &Path, selector: Option<&str>) -> Result<Found, LayoutError> {
+    let index = read_index(directory)?;
+    let descriptor = match candidates(&index, selector).as_slice() {
+        [only] => (*only).clone(),
+        [] => unlisted(directory, &index, selector)?,
+        _ => return Err(LayoutError::Ambiguous { directory: directory.to_owned(), tags: tags(&index) }),
+    };
+    let bytes = read_document(directory, &descriptor)?;
+    Ok(Found { descriptor, bytes })
+}
+
 /// Reads and verifies a small document: a manifest, an index or a config.
 ///
 /// # Errors
@@ -141,20 +160,18 @@ fn blob_path(directory: &Path, digest: &Sha256Digest) -> PathBuf {
 pub fn read_index(directory: &Path) -> Result<Index, LayoutError> {
     check_version(directory)?;
     let path = directory.join("index.json");
-    let bytes = read_limited(open_regular(&path)?, &path)?;
+    parse_index(directory, &read_limited(open_regular(&path)?, &path)?)
+}
+
+fn parse_index(directory: &Path, bytes: &[u8]) -> Result<Index, LayoutError> {
     let wrong = |error: DocumentError| Failure::Document(error).at(directory);
-    match document::Document::parse(&MediaType::OciIndex, &bytes).map_err(wrong)? {
+    match document::Document::parse(&MediaType::OciIndex, bytes).map_err(wrong)? {
         document::Document::Index(index) => Ok(index),
         document::Document::Manifest(_) => unreachable!("an index was asked for"),
     }
 }
 
 fn check_version(directory: &Path) -> Result<(), LayoutError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Marker {
-        image_layout_version: String,
-    }
     let refuse = |reason: String| LayoutError::NotALayout { directory: directory.to_owned(), reason };
     let path = directory.join("oci-layout");
     let file = match open_regular(&path) {
@@ -165,7 +182,17 @@ fn check_version(directory: &Path) -> Result<(), LayoutError> {
         }
         opened => opened?,
     };
-    let marker: Marker = serde_json::from_slice(&read_limited(file, &path)?)
+    check_marker(directory, &read_limited(file, &path)?)
+}
+
+fn check_marker(directory: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Marker {
+        image_layout_version: String,
+    }
+    let refuse = |reason: String| LayoutError::NotALayout { directory: directory.to_owned(), reason };
+    let marker: Marker = serde_json::from_slice(bytes)
         .map_err(|error| refuse(format!("its file oci-layout is damaged: {error}")))?;
     match marker.image_layout_version.as_str() {
         version if version.starts_with("1.") => Ok(()),
@@ -180,18 +207,9 @@ fn choose(
     selector: Option<&str>,
     platform: &Platform,
 ) -> Result<Descriptor, LayoutError> {
-    let directory_of = || directory.to_owned();
-    let tags = || index.manifests.iter().filter_map(tag).map(str::to_owned).collect::<Vec<_>>();
     let candidates = candidates(index, selector);
     if candidates.is_empty() {
-        let unlisted = selector.and_then(|text| text.parse().ok());
-        return match unlisted.filter(|digest| blob_path(directory, digest).exists()) {
-            Some(digest) => describe(directory, &digest),
-            None => {
-                let selector = selector.unwrap_or("latest").to_owned();
-                Err(LayoutError::NotFound { directory: directory_of(), selector, tags: tags() })
-            }
-        };
+        return unlisted(directory, index, selector);
     }
     if let [only] = candidates.as_slice() {
         return Ok((*only).clone());
@@ -199,8 +217,26 @@ fn choose(
     let fits = |entry: &&&Descriptor| entry.platform.as_ref().is_some_and(|own| own.satisfies(platform));
     match candidates.iter().filter(fits).collect::<Vec<_>>().as_slice() {
         [only] => Ok((**only).clone()),
-        _ => Err(LayoutError::Ambiguous { directory: directory_of(), tags: tags() }),
+        _ => Err(LayoutError::Ambiguous { directory: directory.to_owned(), tags: tags(index) }),
     }
+}
+
+/// What a digest stands for that `index.json` does not list.
+fn unlisted(directory: &Path, index: &Index, selector: Option<&str>) -> Result<Descriptor, LayoutError> {
+    let digest = selector.and_then(|text| text.parse().ok());
+    match digest.filter(|digest| blob_path(directory, digest).exists()) {
+        Some(digest) => describe(directory, &digest),
+        None => Err(not_found(directory, index, selector)),
+    }
+}
+
+fn not_found(directory: &Path, index: &Index, selector: Option<&str>) -> LayoutError {
+    let selector = selector.unwrap_or("latest").to_owned();
+    LayoutError::NotFound { directory: directory.to_owned(), selector, tags: tags(index) }
+}
+
+fn tags(index: &Index) -> Vec<String> {
+    index.manifests.iter().filter_map(tag).map(str::to_owned).collect()
 }
 
 fn tag(entry: &Descriptor) -> Option<&str> {
@@ -246,7 +282,7 @@ fn open_regular(path: &Path) -> Result<File, LayoutError> {
     Ok(file)
 }
 
-fn read_limited(file: File, path: &Path) -> Result<Vec<u8>, LayoutError> {
+fn read_limited(file: impl Read, path: &Path) -> Result<Vec<u8>, LayoutError> {
     let failed = |source| LayoutError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     file.take(document::MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;

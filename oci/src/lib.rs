@@ -2,7 +2,8 @@
 //!
 //! Nouns ([`digest`], [`descriptor`], [`platform`], [`reference`], [`manifest`], [`config`], [`tree`], [`layer`])
 //! are plain values: they can be cloned, compared and printed, and none of them does I/O. The leaves are
-//! [`store`] (content-addressed files on disk), [`registry`] (the distribution-spec client), [`layout`] (reading an OCI layout) and [`fetch`]
+//! [`store`] (content-addressed files on disk), [`registry`] (the distribution-spec client), [`layout`] (reading an OCI layout),
+//! [`documents`] (what names an image, wherever that lies) and [`fetch`]
 //! (a blob from wherever it lies, into the store).
 //!
 //! Nothing here knows what a Dockerfile is.
@@ -13,6 +14,7 @@ pub mod config;
 pub mod descriptor;
 pub mod digest;
 pub mod document;
+pub mod documents;
 pub mod fetch;
 pub mod image;
 pub mod layer;
