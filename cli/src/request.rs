@@ -85,6 +85,8 @@ pub struct BuildRequest {
     pub outputs: Vec<Output>,
     /// How large the store may grow.
     pub cap: Cap,
+    /// By how much all deadlines and pauses of registries are divided.
+    pub hurry: u32,
     /// `--progress`, with `auto` decided.
     pub progress: ProgressMode,
     /// `--explain`
@@ -145,7 +147,8 @@ impl BuildRequest {
             limits: match self.call.call {
                 Call::Build => Limits::default(),
                 Call::Check | Call::Outline | Call::Targets => hasty(),
-            },
+            }
+            .hurried(self.hurry),
             secrets: self.secrets.clone(),
             agents: self.agents.clone(),
             retry: self.retry,
@@ -235,6 +238,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         depfile: args.depfile.filter(|_| builds),
         root: store_root(args.root, environment)?,
         cap: gc::cap(environment)?,
+        hurry: hurry(environment)?,
         jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
         notices,
     })
@@ -317,6 +321,9 @@ fn keep_git_dir(build_args: &BTreeMap<String, String>) -> Result<bool, RequestEr
     let wrong = |expected| RequestError::Value { name: NAME, value: value.clone(), expected };
     args::go_bool(value).map_err(wrong)
 }
+
+/// For tests of what takes minutes; not for people, so it is not in `--help`.
+const HURRY: &str = "LAYERWRIGHT_DEBUG_HURRY";
 
 const NO_OUTPUT: &str = "no output was asked for: the result stays in the store. Use --push to push it to its -t \
                          names, or -o type=oci,dest=FILE to write it";
@@ -507,6 +514,13 @@ pub fn processors() -> usize {
 /// not wait need memory, and eight compilers at once are what most machines can bear.
 fn default_jobs() -> usize {
     (2 * processors()).max(8)
+}
+
+/// By how much all deadlines and pauses of registries are divided.
+fn hurry(environment: &Environment) -> Result<u32, RequestError> {
+    let Some(text) = environment.text(HURRY) else { return Ok(1) };
+    let times = text.parse().ok().filter(|times| *times > 0);
+    times.ok_or_else(|| RequestError::Hurry(text.to_owned()))
 }
 
 /// Whoever asks about a Dockerfile is not kept waiting for a registry that is not there.

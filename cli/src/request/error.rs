@@ -123,6 +123,9 @@ pub enum RequestError {
         /// What is in the way.
         reason: &'static str,
     },
+    /// A test asks for what makes no sense.
+    #[error("LAYERWRIGHT_DEBUG_HURRY={0}: expected a number from 1 on")]
+    Hurry(String),
     /// No directory for the store.
     #[error("no place for the store: set --root or LAYERWRIGHT_ROOT, or HOME")]
     NoRoot,

@@ -48,6 +48,30 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same, so many times as quick: for tests of what takes minutes.
+    pub fn hurried(self, times: u32) -> Self {
+        let Self {
+            connect,
+            idle,
+            first_pause,
+            longest_pause,
+            longest_retry_after,
+            patience,
+            short_patience,
+        } = self;
+        Self {
+            connect: connect / times,
+            idle: idle / times,
+            first_pause: first_pause / times,
+            longest_pause: longest_pause / times,
+            longest_retry_after: longest_retry_after / times,
+            patience: patience / times,
+            short_patience: short_patience / times,
+        }
+    }
+}
+
 /// A registry that asks for pauses is obeyed for this many of the longest ones, ...
 const OBEYED_PAUSES: u32 = 4;
 /// ... and not more often than this, then given up on.

@@ -67,6 +67,12 @@ pub enum Reply {
     Stall,
     /// The registry is no more after so many bytes of the body: this connection and all others end, and nobody listens.
     Vanish(usize, Box<Reply>),
+    /// The same, but the first so many bytes of the body come at 1 KiB/s.
+    Trickle(usize, Box<Reply>),
+    /// The same, sent twice on the connection.
+    Twice(Box<Reply>),
+    /// The same; what is guarded is dropped when it has been sent.
+    Guarded(Box<dyn std::any::Any>, Box<Reply>),
 }
 
 pub fn status(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
@@ -75,6 +81,8 @@ pub fn status(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> 
 }
 
 type Rule = dyn Fn(&Request) -> Reply + Send + Sync;
+/// After how many bytes of a request's body the connection is reset; it is asked before the body is read.
+type Break = dyn Fn(&Request) -> Option<u64> + Send + Sync;
 
 /// The server; it ends with the test's process.
 pub struct Server {
@@ -98,18 +106,32 @@ impl Server {
     where
         R: Fn(&Request) -> Reply + Send + Sync + 'static,
     {
+        Self::breaking(upstream, |_| None, rule)
+    }
+
+    /// The same, but some requests do not arrive whole.
+    pub fn breaking<R>(
+        upstream: &str,
+        breaks: impl Fn(&Request) -> Option<u64> + Send + Sync + 'static,
+        rule: impl FnOnce(&str) -> R,
+    ) -> Self
+    where
+        R: Fn(&Request) -> Reply + Send + Sync + 'static,
+    {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = socket.local_addr().expect("bound").to_string();
-        let rule: Arc<Rule> = Arc::new(rule(&address));
+        let (rule, breaks): (Arc<Rule>, Arc<Break>) = (Arc::new(rule(&address)), Arc::new(breaks));
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (upstream, log, gone) = (upstream.to_owned(), requests.clone(), Arc::new(AtomicBool::new(false)));
         std::thread::spawn(move || {
             let is_here = |_: &TcpStream| !gone.load(Ordering::SeqCst);
             for connection in socket.incoming().map_while(Result::ok).take_while(is_here) {
-                let (rule, upstream, log) = (rule.clone(), upstream.clone(), log.clone());
-                let gone = gone.clone();
+                let (rule, breaks, log) = (rule.clone(), breaks.clone(), log.clone());
+                let (upstream, gone) = (upstream.clone(), gone.clone());
                 // What breaks on the way to the client is the client's to notice.
-                std::thread::spawn(move || drop(serve(connection, &upstream, &*rule, &log, &gone)));
+                std::thread::spawn(move || {
+                    drop(serve(connection, &upstream, (&*rule, &*breaks), &log, &gone))
+                });
             }
         });
         Self { address, requests }
@@ -133,13 +155,17 @@ impl Server {
 fn serve(
     connection: TcpStream,
     upstream: &str,
-    rule: &Rule,
+    (rule, breaks): (&Rule, &Break),
     log: &Mutex<Vec<Request>>,
     gone: &AtomicBool,
 ) -> io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
-    while let Some(request) = read_request(&mut reader)? {
+    while let Some((request, broken)) = read_request(&mut reader, breaks)? {
         if gone.load(Ordering::SeqCst) {
+            break;
+        }
+        if broken {
+            reset(&connection)?;
             break;
         }
         log.lock().expect("no test panics in it").push(request.clone());
@@ -179,9 +205,7 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
             answer(connection, &request, Reply::Forward, upstream)
         }
         Reply::Bent(bend) => {
-            let Reply::Send(status, mut headers, mut body) = forward(request, upstream)? else {
-                unreachable!("the registry's answers are sent whole");
-            };
+            let (status, mut headers, mut body) = whole(request, Reply::Forward, upstream)?;
             bend(&mut headers, &mut body);
             answer(connection, request, Reply::Send(status, headers, body), upstream)
         }
@@ -211,6 +235,28 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
             }
         }
         Reply::Vanish(..) => unreachable!("the server ends before it answers"),
+        Reply::Trickle(count, reply) => {
+            let (status, headers, body) = whole(request, *reply, upstream)?;
+            write_head(connection, status, &headers, body.len())?;
+            let (slow, rest) = body.split_at(count.min(body.len()));
+            for piece in slow.chunks(1 << 7) {
+                connection.write_all(piece)?;
+                std::thread::sleep(std::time::Duration::from_millis(125));
+            }
+            connection.write_all(rest)?;
+            Ok(true)
+        }
+        Reply::Twice(reply) => {
+            let (status, headers, body) = whole(request, *reply, upstream)?;
+            let again = Reply::Send(status, headers.clone(), body.clone());
+            answer(connection, request, Reply::Send(status, headers, body), upstream)?;
+            answer(connection, request, again, upstream)
+        }
+        Reply::Guarded(guard, reply) => {
+            let usable = answer(connection, request, *reply, upstream);
+            drop(guard);
+            usable
+        }
         Reply::Stall => {
             // Nothing is sent, and nothing read: whatever else the client sends stays where it is.
             loop {
@@ -232,10 +278,16 @@ fn send_part(
     upstream: &str,
     count: usize,
 ) -> io::Result<()> {
-    let reply = if matches!(reply, Reply::Forward) { forward(request, upstream)? } else { reply };
-    let Reply::Send(status, headers, body) = reply else { panic!("only whole answers can be cut") };
+    let (status, headers, body) = whole(request, reply, upstream)?;
     write_head(connection, status, &headers, body.len())?;
     connection.write_all(&body[..count.min(body.len())])
+}
+
+/// Status, headers and body of an answer that is made up or the registry's; one to HEAD has no body.
+fn whole(request: &Request, reply: Reply, upstream: &str) -> io::Result<(u16, Headers, Vec<u8>)> {
+    let reply = if matches!(reply, Reply::Forward) { forward(request, upstream)? } else { reply };
+    let Reply::Send(status, headers, body) = reply else { panic!("only whole answers can be damaged") };
+    Ok((status, headers, body))
 }
 
 fn write_head(
@@ -274,18 +326,29 @@ fn length(headers: &[(String, String)]) -> Option<u64> {
     headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()
 }
 
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+/// A request, and whether it is to be broken off.
+fn read_request(reader: &mut impl BufRead, breaks: &Break) -> io::Result<Option<(Request, bool)>> {
     let Some((first, headers)) = read_head(reader)? else { return Ok(None) };
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut body = Vec::new();
-    let mut sent = reader.take(length(&headers).unwrap_or(0));
-    if path.contains(SWALLOW) {
+    let mut request = Request { method, path, headers, body: Vec::new() };
+    let whole = length(&request.headers).unwrap_or(0);
+    let broken = breaks(&request).filter(|part| *part < whole);
+    let mut sent = reader.take(broken.unwrap_or(whole));
+    if request.path.contains(SWALLOW) {
         io::copy(&mut sent, &mut io::sink())?;
-    } else if !path.contains(UNREAD) {
-        sent.read_to_end(&mut body)?;
+    } else if !request.path.contains(UNREAD) {
+        sent.read_to_end(&mut request.body)?;
     }
-    Ok(Some(Request { method, path, headers, body }))
+    Ok(Some((request, broken.is_some())))
+}
+
+/// Asks a registry directly; gives status and body.
+pub fn ask(registry: &str, method: &str, path: &str) -> io::Result<(u16, Vec<u8>)> {
+    let headers = vec![("host".to_owned(), registry.to_owned())];
+    let request = Request { method: method.to_owned(), path: path.to_owned(), headers, body: Vec::new() };
+    let (status, _, body) = whole(&request, Reply::Forward, registry)?;
+    Ok((status, body))
 }
 
 /// Asks the registry behind us, in our own name, so that the locations it gives lead back here.
