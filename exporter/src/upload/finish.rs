@@ -207,7 +207,8 @@ impl Shared {
         let mut found = None;
         for _ in 0..TAG_ATTEMPTS {
             self.putting(destination, || self.put(root, name))?;
-            let resolved = self.options.registry.resolve(name).map_err(|error| self.failed(name, error))?;
+            let resolved =
+                self.options.registry.direct().resolve(name).map_err(|error| self.failed(name, error))?;
             found = resolved.map(|descriptor| descriptor.digest);
             if found == Some(root.descriptor.digest) {
                 return Ok(());

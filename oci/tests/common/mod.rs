@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub mod fault;
+pub mod pki;
 
 use std::{
     fs,
@@ -36,6 +37,10 @@ pub struct Setup<'a> {
     pub tls: Option<(&'a Path, &'a Path)>,
     /// URL of the token service whose tokens it takes, and the certificate they are signed with.
     pub tokens: Option<(&'a str, &'a Path)>,
+    /// The authority of the clients that it speaks to, if not to all.
+    pub clients: Option<&'a Path>,
+    /// The address it listens at, if not the loopback's.
+    pub host: Option<&'a str>,
 }
 
 impl DockerRegistry {
@@ -55,11 +60,10 @@ impl DockerRegistry {
 
     fn try_start(setup: &Setup<'_>) -> Option<Self> {
         let directory = tempfile::tempdir().expect("tempdir");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("a free port")
-            .port();
-        let address = format!("127.0.0.1:{port}");
+        let host = setup.host.unwrap_or("127.0.0.1");
+        let port =
+            TcpListener::bind((host, 0)).and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let address = format!("{host}:{port}");
         let config = directory.path().join("config.yml");
         fs::write(&config, Self::config(setup, directory.path(), &address)).expect("written");
         let mut process = Command::new("docker-registry")
@@ -88,6 +92,9 @@ impl DockerRegistry {
         if let Some((certificate, key)) = setup.tls {
             let (certificate, key) = (certificate.display(), key.display());
             config += &format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+        }
+        if let Some(authority) = setup.clients {
+            config += &format!("    clientcas:\n      - {}\n", authority.display());
         }
         if let Some((realm, bundle)) = setup.tokens {
             config += &format!(
