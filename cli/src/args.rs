@@ -7,6 +7,7 @@
 mod help;
 mod history;
 mod login;
+mod push;
 mod registry;
 mod store;
 
@@ -21,6 +22,7 @@ pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
 pub use self::login::{LoginArgs, LogoutArgs};
+pub use self::push::PushArgs;
 pub use self::registry::RegistryArgs;
 pub use self::store::{DuArgs, GcArgs};
 use crate::{
@@ -74,6 +76,8 @@ pub enum Command {
     Login(Box<LoginArgs>),
     /// Forget a login
     Logout(LogoutArgs),
+    /// Push an image that a build has written to an OCI layout
+    Push(Box<PushArgs>),
     /// Print the version
     Version,
 }

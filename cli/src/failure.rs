@@ -2,8 +2,10 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use exporter::{AssembleError, ExportError, SealError};
-use oci::{fetch::FetchError, registry::RegistryError, store::StoreError};
+use exporter::{AssembleError, ExportError, SealError, upload::FoundError};
+use oci::{
+    fetch::FetchError, image::ImageError, layout::LayoutError, registry::RegistryError, store::StoreError,
+};
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
@@ -66,6 +68,15 @@ pub enum Failure {
     /// A login.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// An image of a layout that cannot be pushed.
+    #[error("cannot push {}", path.display())]
+    Found {
+        /// The layout.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<FoundError>,
+    },
     /// The registry client.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -164,6 +175,7 @@ impl Failure {
             Self::Login(error) if error.is_usage() => USAGE,
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
+            Self::Found { source, .. } => found_code(source),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
             Self::Store(_)
             | Self::Fsck(_)
@@ -270,6 +282,20 @@ fn export_code(error: &ExportError) -> u8 {
         ExportError::Push { .. } | ExportError::Vanished { .. } | ExportError::Overwritten { .. } => REGISTRY,
         other if caused_by_registry(other) => REGISTRY,
         _ => MACHINE,
+    }
+}
+
+/// A layout that is there, but cannot be read, is the machine's; that there is none, or not this image in it, is what the
+/// command line says.
+fn found_code(error: &FoundError) -> u8 {
+    match error {
+        FoundError::Image(ImageError::Registry(_)) => REGISTRY,
+        FoundError::Image(ImageError::Layout(LayoutError::Io { source, .. }))
+            if source.kind() != io::ErrorKind::NotFound =>
+        {
+            MACHINE
+        }
+        _ => USAGE,
     }
 }
 

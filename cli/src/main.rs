@@ -25,6 +25,7 @@ mod login;
 mod mend;
 mod outputs;
 mod progress;
+mod push;
 mod redact;
 mod refused;
 mod report;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
             Command::History(args) => answer(history::run(args)),
             Command::Login(args) => answer(login::login(&args)),
             Command::Logout(args) => answer(login::logout(&args)),
+            Command::Push(args) => push::run(&args),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
         Err(NotParsed::Clap(error)) => help(&error),

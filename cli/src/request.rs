@@ -200,7 +200,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let build_args = build_args(&args.build_args, environment)?;
     let places = places(&args, &build_args)?;
     let platforms = platforms(&args.platforms, environment)?;
-    let progress = progress(&args, environment)?;
+    let progress = progress_mode(args.progress, args.quiet, environment)?;
     let wanted = wanted_outputs(&args, call, progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     let annotations = annotations::resolve(&args.annotations, &wanted, &platforms)?;
@@ -453,15 +453,23 @@ fn platforms(given: &[Platform], environment: &Environment) -> Result<Vec<Platfo
     Ok(platforms)
 }
 
-fn progress(args: &BuildArgs, environment: &Environment) -> Result<ProgressMode, RequestError> {
+/// `--progress` and `--quiet`, with `auto` decided.
+///
+/// # Errors
+/// They contradict each other, or the variable means nothing.
+pub fn progress_mode(
+    progress: Option<ProgressMode>,
+    quiet: bool,
+    environment: &Environment,
+) -> Result<ProgressMode, RequestError> {
     const NAME: &str = "BUILDKIT_PROGRESS";
-    if args.quiet {
-        return match args.progress {
+    if quiet {
+        return match progress {
             None | Some(ProgressMode::Auto | ProgressMode::Quiet) => Ok(ProgressMode::Quiet),
             Some(_) => Err(RequestError::Conflict("--quiet and --progress contradict each other")),
         };
     }
-    let mode = match (args.progress, environment.text(NAME)) {
+    let mode = match (progress, environment.text(NAME)) {
         (Some(mode), _) => mode,
         (None, Some(text)) => text.parse().map_err(|expected| RequestError::Value {
             name: NAME,

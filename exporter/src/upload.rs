@@ -10,6 +10,7 @@
 //! refuses us for good is that said at once (`refused`): what still runs would be for nothing.
 
 mod finish;
+mod found;
 mod parcel;
 mod progress;
 mod queue;
@@ -31,6 +32,7 @@ use solver::Cancel;
 
 pub use self::{
     finish::{Brought, Push, Tagging},
+    found::FoundError,
     parcel::{Blob, BlobSource, Document, Parcel, Place},
     rights::check_rights,
 };

@@ -109,7 +109,7 @@ impl Made {
             synced.join().expect("a panic ends the process")?;
             sending.uploads.name(brought)?;
             let told = written.into_iter().zip(&pushed);
-            Ok(told.filter_map(|(written, push)| written.or_else(|| push.as_ref().map(told_of))).collect())
+            Ok(told.filter_map(|(written, push)| written.or_else(|| push.as_ref().map(Push::told))).collect())
         })
     }
 
@@ -150,11 +150,6 @@ impl Made {
         let packed = self.assembled.iter().find(|(packing, _)| *packing == output.packing);
         &packed.expect("assemble_all covers every output").1
     }
-}
-
-fn told_of(push: &Push) -> String {
-    let names: Vec<_> = push.final_names().map(|name| name.to_string()).collect();
-    format!("pushed {}", names.join(", "))
 }
 
 fn file_system(image: &Image, executor: &LocalExecutor) -> Result<FileSystem, Failure> {

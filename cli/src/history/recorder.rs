@@ -89,7 +89,9 @@ impl Recorder {
                 digest: digest.map(|digest| digest.to_string()),
                 destinations: destinations.iter().map(|place| redact(place).into_owned()).collect(),
             },
-            End::Answered => Ending::Completed { digest: None, destinations: Vec::new() },
+            End::Answered | End::Pushed { .. } => {
+                Ending::Completed { digest: None, destinations: Vec::new() }
+            }
             End::Failed { exit_code, .. } if *exit_code > 128 => Ending::Canceled { exit_code: *exit_code },
             End::Failed { message, exit_code, .. } => {
                 Ending::Error { exit_code: *exit_code, message: self.plain.out().clean(message) }

@@ -187,6 +187,9 @@ impl<W: Write + Send> View for Json<W> {
                 steps: board.steps_but_sources(),
                 cached: board.cached(),
             },
+            End::Pushed { digest, destinations } => {
+                Kind::Result { digest: Some(digest), destinations, seconds, steps: 0, cached: 0 }
+            }
             End::Answered => return,
             End::Failed { message, exit_code, report } => {
                 Kind::Error { message, exit_code: *exit_code, report, seconds }

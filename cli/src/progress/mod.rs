@@ -53,6 +53,13 @@ pub enum End {
         /// Where it went, in words: `pushed localhost:5000/app:1`.
         destinations: Vec<String>,
     },
+    /// Nothing was built, but an image was brought somewhere.
+    Pushed {
+        /// Digest of the manifest or index.
+        digest: Sha256Digest,
+        /// Where it went, in words.
+        destinations: Vec<String>,
+    },
     /// It was asked about, and nothing was built.
     Answered,
     /// It did not.
@@ -192,18 +199,22 @@ pub fn shown(line: &[u8]) -> String {
     }
 }
 
-/// The last words of a build that made an image.
-fn summary(
-    out: &mut impl Write,
-    board: &Board,
-    at: Duration,
-    digest: Option<&Sha256Digest>,
-    destinations: &[String],
-) {
-    let (steps, cached) = (board.steps_but_sources(), board.cached());
-    let plural = if steps == 1 { "" } else { "s" };
-    let what = digest.map_or_else(|| "files".to_owned(), Sha256Digest::to_string);
-    let _ = writeln!(out, "Built {what} in {}: {steps} step{plural}, {cached} cached", text::seconds(at));
+/// The last words where all went well.
+fn summary(out: &mut impl Write, board: &Board, at: Duration, end: &End) {
+    let (first, destinations) = match end {
+        End::Built { digest, destinations } => {
+            let (steps, cached) = (board.steps_but_sources(), board.cached());
+            let plural = if steps == 1 { "" } else { "s" };
+            let what = digest.map_or_else(|| "files".to_owned(), |digest| digest.to_string());
+            let took = text::seconds(at);
+            (format!("Built {what} in {took}: {steps} step{plural}, {cached} cached"), destinations)
+        }
+        End::Pushed { digest, destinations } => {
+            (format!("Pushed {digest} in {}", text::seconds(at)), destinations)
+        }
+        End::Answered | End::Failed { .. } => return,
+    };
+    let _ = writeln!(out, "{first}");
     for destination in destinations {
         let _ = writeln!(out, "  {destination}");
     }

@@ -232,8 +232,6 @@ impl<W: Write + Send> View for Plain<W> {
         if self.separate {
             let _ = writeln!(self.out);
         }
-        if let End::Built { digest, destinations } = end {
-            summary(&mut self.out, board, at, digest.as_ref(), destinations);
-        }
+        summary(&mut self.out, board, at, end);
     }
 }

@@ -107,14 +107,12 @@ impl<W: Write + Send> View for Tty<W> {
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         let frame = Frame { board, at, size: (self.size)(), colour: self.colour };
-        let lines = frame.last(matches!(end, End::Built { .. } | End::Answered));
+        let lines = frame.last(!matches!(end, End::Failed { .. }));
         self.replace(&lines);
         for warning in board.warnings() {
             let _ = writeln!(self.out, "warning: {warning}");
         }
-        if let End::Built { digest, destinations } = end {
-            summary(&mut self.out, board, at, digest.as_ref(), destinations);
-        }
+        summary(&mut self.out, board, at, end);
     }
 }
 

@@ -59,6 +59,12 @@ impl Push {
         })
     }
 
+    /// Where it went, in words.
+    pub fn told(&self) -> String {
+        let names: Vec<_> = self.final_names().map(|name| name.to_string()).collect();
+        format!("pushed {}", names.join(", "))
+    }
+
     fn destinations(&self) -> Vec<Destination<'_>> {
         let mut destinations: Vec<Destination<'_>> = Vec::new();
         for (place, name) in self.names.iter().zip(self.final_names()) {

@@ -1,0 +1,104 @@
+//! `layerwright push`: an image that a build has written, or anybody else, into registries. No store is needed.
+
+use std::{io, path::Path, sync::Arc};
+
+use exporter::{
+    ImageOutput, Output, Push, Tagging, UploadOptions, Uploads, check,
+    upload::{FoundError, Parcel},
+};
+use oci::{
+    Sha256Digest,
+    documents::Documents,
+    image::ImageError,
+    registry::{Registry, RegistryOptions},
+};
+use solver::Cancel;
+
+use crate::{
+    args::{ProgressMode, PushArgs},
+    build::Events,
+    complain,
+    failure::{self, Failure},
+    print,
+    progress::{End, Progress},
+    redact::redact,
+    report,
+    request::{self, Environment},
+    signals::Watch,
+};
+
+/// Pushes; gives the exit code.
+pub fn run(args: &PushArgs) -> u8 {
+    let environment = Environment::of_process();
+    let mode = match request::progress_mode(args.progress, args.quiet, &environment) {
+        Ok(mode) => mode,
+        Err(error) => return end(&error.into(), ProgressMode::Plain),
+    };
+    // No step has lines that would have to be kept anywhere.
+    let progress = match Progress::start(mode, Path::new("."), None, None) {
+        Ok(progress) => progress,
+        Err(source) => return end(&Failure::Start { what: "a thread for the progress", source }, mode),
+    };
+    match watched(args, &environment, progress.sink()) {
+        Ok(pushed) => {
+            let Pushed { digest, destination } = pushed;
+            progress.end(End::Pushed { digest, destinations: vec![destination] });
+            if mode == ProgressMode::Quiet { print(&format!("{digest}\n")) } else { 0 }
+        }
+        Err(failure) => {
+            let message = redact(&failure::chain(&failure)).into_owned();
+            let text = report::render(&failure, None);
+            let report = anstream::adapter::strip_str(&text).to_string();
+            progress.end(End::Failed { message, exit_code: failure.exit_code(), report });
+            end(&failure, mode)
+        }
+    }
+}
+
+/// What has gone where.
+struct Pushed {
+    digest: Sha256Digest,
+    destination: String,
+}
+
+/// Tells people why not, unless the progress has told their program.
+fn end(failure: &Failure, mode: ProgressMode) -> u8 {
+    match mode {
+        ProgressMode::Json => failure.exit_code(),
+        _ => complain(&report::render(failure, None), failure.exit_code()),
+    }
+}
+
+/// A signal stops it, and explains every failure that comes after.
+fn watched(args: &PushArgs, environment: &Environment, events: Events) -> Result<Pushed, Failure> {
+    let cancel = Arc::new(Cancel::default());
+    let started = |source: io::Error| Failure::Start { what: "to watch for signals", source };
+    let watch = Watch::start(Arc::clone(&cancel), Arc::clone(&events)).map_err(started)?;
+    push(args, environment, events, &cancel)
+        .map_err(|failure| watch.received().map_or(failure, Failure::Stopped))
+}
+
+fn push(
+    args: &PushArgs,
+    environment: &Environment,
+    events: Events,
+    cancel: &Cancel,
+) -> Result<Pushed, Failure> {
+    let PushArgs { source, names, platform, .. } = args;
+    let names: Vec<_> = names.iter().map(oci::Reference::with_default_tag).collect();
+    let tagging = Tagging::Tags;
+    check(&Output::Image(ImageOutput::Registry { names: names.clone(), tagging }))?;
+    let failed =
+        |source: FoundError| Failure::Found { path: args.source.path.clone(), source: Box::new(source) };
+    let hosts = args.registries.hosts(environment)?;
+    let registry = Registry::new(RegistryOptions { hosts, ..RegistryOptions::default() })?;
+    let documents = Documents::of_path(&source.path, source.selector.clone());
+    let documents = documents.map_err(|error: ImageError| failed(error.into()))?;
+    let parcel = Parcel::found(&documents, platform.as_ref()).map_err(failed)?;
+    let digest = parcel.root().descriptor.digest;
+    let push = Push { parcel, names, tagging };
+    let options = UploadOptions { registry, events, cancel: cancel.clone(), refused: Cancel::default() };
+    let uploads = Uploads::new(options, &push.names);
+    uploads.name(uploads.bring(&[&push])?)?;
+    Ok(Pushed { digest, destination: push.told() })
+}

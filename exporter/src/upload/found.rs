@@ -1,0 +1,106 @@
+//! Images that exist already, on their way to registries: from an OCI layout, a tar of one, or another registry.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+    sync::Arc,
+};
+
+use oci::{
+    Descriptor, MediaType, Platform, Sha256Digest,
+    document::{self, Document as Parsed, DocumentError, Found},
+    documents::Documents,
+    image::ImageError,
+    manifest::Manifest,
+};
+
+use super::parcel::{Blob, BlobSource, Document, Parcel, Place};
+
+/// How deep indexes may lie in one another.
+const MAX_DEPTH: usize = 4;
+
+/// Why an image that exists cannot be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    /// It cannot be had.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// It is no image.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+}
+
+impl Parcel {
+    /// What lies there, whole; or, with a platform, the only manifest for that. Layers that may not be distributed are left
+    /// where their URLs say they are.
+    ///
+    /// # Errors
+    /// [`FoundError`]: every document is read and verified; the blobs are when they are sent.
+    pub fn found(documents: &Documents, platform: Option<&Platform>) -> Result<Self, FoundError> {
+        let root = documents.root()?;
+        let root = match platform {
+            None => root,
+            Some(platform) => {
+                let mut read = |descriptor: &Descriptor| Ok(documents.document(descriptor)?);
+                document::select::<FoundError>(root, platform, &mut read)?.0
+            }
+        };
+        let source: Arc<dyn BlobSource> = Arc::new(Source(documents.clone()));
+        let mut walk =
+            Walk { documents, source, seen: BTreeSet::new(), blobs: Vec::new(), found: Vec::new() };
+        walk.visit(root, 0)?;
+        Ok(Self::new(walk.blobs, walk.found))
+    }
+}
+
+/// Collects an image from its root down.
+struct Walk<'a> {
+    documents: &'a Documents,
+    source: Arc<dyn BlobSource>,
+    seen: BTreeSet<Sha256Digest>,
+    blobs: Vec<Blob>,
+    found: Vec<Document>,
+}
+
+impl Walk<'_> {
+    /// What a document names, then the document.
+    fn visit(&mut self, Found { descriptor, bytes }: Found, depth: usize) -> Result<(), FoundError> {
+        if !self.seen.insert(descriptor.digest) {
+            return Ok(());
+        }
+        match Parsed::parse(&descriptor.media_type, &bytes)? {
+            Parsed::Manifest(manifest) => self.take(&manifest),
+            Parsed::Index(_) if depth == MAX_DEPTH => return Err(DocumentError::TooDeep.into()),
+            Parsed::Index(index) => {
+                for descriptor in index.manifests {
+                    let bytes = self.documents.document(&descriptor)?;
+                    self.visit(Found { descriptor, bytes }, depth + 1)?;
+                }
+            }
+        }
+        self.found.push(Document { descriptor, bytes });
+        Ok(())
+    }
+
+    fn take(&mut self, manifest: &Manifest) {
+        let layers = manifest.layers.iter().filter(|layer| is_distributable(&layer.media_type));
+        self.blobs.extend(layers.chain([&manifest.config]).map(|descriptor| Blob {
+            descriptor: descriptor.clone(),
+            place: Place::Source(Arc::clone(&self.source)),
+        }));
+    }
+}
+
+/// Windows base layers once were not to leave the servers of their maker (image-spec, "Non-Distributable Layers").
+fn is_distributable(media_type: &MediaType) -> bool {
+    let name = media_type.as_str();
+    !name.contains("nondistributable") && !name.contains(".foreign.")
+}
+
+struct Source(Documents);
+
+impl BlobSource for Source {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        self.0.open_blob(descriptor)
+    }
+}
