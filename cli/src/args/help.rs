@@ -4,7 +4,7 @@
 pub const BUILD: &str = "\
 Outputs (-o, repeatable; without one the result stays in the store):
   type=registry[,name=REF]         push to REF, or to every -t
-  type=image,push=true[,name=REF]  the same
+  type=image,push=true[,name=REF]  the same; push-by-digest=true puts no tag
   type=oci,dest=FILE               OCI layout as a tar archive
   type=oci,dest=DIR,tar=false      OCI layout as a directory
   type=tar,dest=FILE               the root file system as a tar archive
