@@ -70,6 +70,10 @@ fn lost(error: &(dyn Error + 'static)) -> Option<Vec<PathBuf>> {
             error => error.is_lost().then(Vec::new),
         };
     }
+    // What was there when the layer was sealed: whoever read it first has found it damaged.
+    if let Some(StoreError::NoBlob { .. }) = error.downcast_ref() {
+        return Some(Vec::new());
+    }
     // Out of the way by now.
     let blob = error.downcast_ref::<DamagedBlob>().map(|_| Vec::new());
     blob.or_else(|| error.downcast_ref::<SealError>().and_then(unsealable))
@@ -106,6 +110,7 @@ mod tests {
         let damaged =
             || SealError::Damaged { chain: digest, tree: digest, path: vec![], what: String::new() };
         let blob = || io::Error::other(DamagedBlob::new(Sha256Digest::of(b""), io::Error::other("bits")));
+        let no_blob = || StoreError::NoBlob { digest: Sha256Digest::of(b"") };
         let gone = || SnapshotError::Gone { layer: digest, path: "x".into() };
         let export = |source| ExportError::Blob { digest: Sha256Digest::of(b""), source };
         for (failure, found) in [
@@ -113,6 +118,7 @@ mod tests {
             (AssembleError::Seal(Arc::new(damaged())).into(), Some(vec![snapshot])),
             (step(gone()), Some(vec![])),
             (export(blob()).into(), Some(vec![])),
+            (export(io::Error::other(no_blob())).into(), Some(vec![])),
             (export(io::Error::other("disk")).into(), None),
             (step(SnapshotError::Clock), None),
             (Failure::Clock, None),

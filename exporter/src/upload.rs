@@ -42,6 +42,7 @@ use self::{
 };
 use crate::{
     outputs::ExportError,
+    pipeline::yield_to_steps,
     seal::{Events, OnSealed},
 };
 
@@ -179,10 +180,13 @@ impl Shared {
                 *work.entry(&name.registry).or_default() += usize::from(host.want(blob, name, failed));
             }
         }
-        let work: Vec<_> = work.into_iter().map(|(host, count)| (host, state.hire(host, count))).collect();
+        if work.values().all(|count| *count == 0) {
+            return;
+        }
+        let hired: Vec<_> = work.into_iter().map(|(host, count)| (host, state.hire(host, count))).collect();
         drop(state);
         self.changed.notify_all();
-        work.into_iter().for_each(|(host, count)| self.start(host, count));
+        hired.into_iter().for_each(|(host, count)| self.start(host, count));
     }
 
     /// Starts workers for a registry. What no thread can be had for is brought by who waits for it.
@@ -197,6 +201,7 @@ impl Shared {
 
     /// A worker's life.
     fn work(&self, host: &str) {
+        yield_to_steps();
         while let Some(job) = self.next(host) {
             self.perform(host, job);
         }
@@ -239,26 +244,25 @@ impl Shared {
         for repository in &job.to {
             let to = Reference { repository: repository.clone(), ..registry_of(host) };
             let sibling = from.as_ref().map(|name| Reference { repository: name.clone(), ..to.clone() });
-            let how = self.push(&job.blob, &to, sibling.as_ref())?;
+            let home = job.blob.home().filter(|home| home.registry == host);
+            let how = self.push(&job.blob, &to, home.or(sibling.as_ref()))?;
             landed.push((repository.clone(), Landed { how, at: Instant::now() }));
             from.get_or_insert_with(|| repository.clone());
         }
         Ok(())
     }
 
-    /// Makes sure that a repository has a blob. `sibling` is another one of the registry that does.
+    /// Makes sure that a repository has a blob. `other` is one of the same registry that it may be mounted from.
     fn push(
         &self,
         blob: &Blob,
         to: &Reference,
-        sibling: Option<&Reference>,
+        other: Option<&Reference>,
     ) -> Result<oci::registry::Pushed, ExportError> {
         self.go_on()?;
         let progress = Progress::new(&self.options.events, &blob.descriptor, self.several.then_some(to));
         let (open, advance) = (|| blob.open(), |bytes| progress.add(bytes));
-        let home = blob.home().filter(|home| home.registry == to.registry);
-        let registry = &self.options.registry;
-        let pushed = registry.push_blob(to, &blob.descriptor, home.or(sibling), &open, &advance);
+        let pushed = self.options.registry.push_blob(to, &blob.descriptor, other, &open, &advance);
         let pushed = pushed.map_err(|error| self.failed(to, error))?;
         progress.finish();
         Ok(pushed)

@@ -250,3 +250,51 @@ fn progress_of_a_large_blob_is_told_and_ends_complete() {
     assert!(done.is_sorted(), "{done:?}");
     assert_eq!(done.last(), Some(&(layer.size, layer.size)));
 }
+
+#[test]
+fn what_is_taken_early_is_not_sent_again() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let names = [registry.reference("app:1"), registry.reference("other:1")];
+    let image = sample(&workshop, "linux/amd64");
+    let uploads = workshop.uploads(&names);
+    let taker = uploads.taker(&names, &workshop.fetcher);
+    let sealer = workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 2, taker);
+    sealer.offer(&image.snapshot);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while registry.requests("POST", "/v2/other/blobs/uploads/?mount=") < 2 {
+        assert!(Instant::now() < deadline, "nothing is sent before the end:\n{}", registry.log());
+        std::thread::yield_now();
+    }
+    let built = assemble(&[image], &sealer, &AssembleOptions::default()).expect("assembled");
+    let parcel = uploads.parcel(&built, &workshop.fetcher);
+    let push = Push { parcel, names: names.to_vec(), tagging: Tagging::DigestOnly };
+    uploads.name(uploads.bring(&[&push]).expect("brought")).expect("named");
+    assert_eq!(registry.requests("PUT", "/v2/app/blobs/uploads/"), 3, "two layers and a config");
+    assert_eq!(registry.requests("PUT", "/v2/other/blobs/uploads/"), 0);
+    for name in names {
+        let found = workshop.fetcher.registry().resolve(&name).expect("asked");
+        assert_eq!(found, None, "no tag is put");
+        let by_digest = name.with_digest(built.root.digest);
+        assert!(workshop.fetcher.registry().resolve(&by_digest).expect("asked").is_some());
+        assert!(push.final_names().any(|name| name == by_digest));
+    }
+}
+
+#[test]
+fn who_gives_up_waits_for_nobody() {
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let name: Reference =
+        format!("{}/app", silent.local_addr().expect("bound")).parse().expect("a reference");
+    let workshop = Workshop::new();
+    let image = sample(&workshop, "linux/amd64");
+    let uploads = workshop.uploads(std::slice::from_ref(&name));
+    let taker = uploads.taker(std::slice::from_ref(&name), &workshop.fetcher);
+    let sealer = workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 2, taker);
+    sealer.seal(&image.snapshot).expect("sealed");
+    drop(silent.accept().expect("somebody asks").1);
+    let begun = Instant::now();
+    drop(uploads);
+    assert!(begun.elapsed() < Duration::from_secs(10), "far less than the registry's deadlines");
+}

@@ -317,7 +317,8 @@ impl Running {
         if request.path.starts_with("/loop") {
             return redirect("/loop");
         }
-        let begun = self.begun.lock().expect("no test panics in it").get_mut(&request.line()).and_then(Vec::pop);
+        let begun =
+            self.begun.lock().expect("no test panics in it").get_mut(&request.line()).and_then(Vec::pop);
         if let Some(tokens) = &self.tokens {
             if matches!(begun, Some(Fault::TokenRevoked)) {
                 tokens.revoke();

@@ -49,7 +49,8 @@ fn no_schedule_of_faults_gives_a_wrong_image() {
     std::thread::scope(|scope| {
         for _ in 0..PARALLEL {
             scope.spawn(|| {
-                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|s| seeds.contains(s)) {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|s| seeds.contains(s))
+                {
                     let schedule = Schedule::random(seed);
                     let (ended, verdict) = carry_out(&site, &schedule);
                     tally.lock().expect("no panic").count(&schedule, &ended, verdict);
@@ -75,7 +76,9 @@ impl Tally {
     fn count(&mut self, schedule: &Schedule, ended: &Ended, verdict: Verdict) {
         let failed = usize::from(!matches!(verdict, Verdict::Right));
         match schedule.permanent {
-            true => (self.permanent, self.failed_permanent) = (self.permanent + 1, self.failed_permanent + failed),
+            true => {
+                (self.permanent, self.failed_permanent) = (self.permanent + 1, self.failed_permanent + failed)
+            }
             false => (self.passing, self.failed_passing) = (self.passing + 1, self.failed_passing + failed),
         }
         self.longest = self.longest.max(ended.took);
@@ -124,7 +127,8 @@ fn carry_out(site: &Site, schedule: &Schedule) -> (Ended, Verdict) {
     let ended = site.run(&mut site.app(base, &store, &names.iter().collect::<Vec<_>>()));
     let mut verdict = judge(site, &ended, &proxy.address, &direct);
     if matches!(verdict, Verdict::Refused) {
-        let again = site.run(&mut site.app(&site.upstream.address, &store, &direct.iter().collect::<Vec<_>>()));
+        let again =
+            site.run(&mut site.app(&site.upstream.address, &store, &direct.iter().collect::<Vec<_>>()));
         if again.code != Some(0) {
             verdict = Verdict::Wrong(format!("the next build fails: {}", again.stderr));
         }

@@ -162,6 +162,7 @@ impl Shared {
         if self.has_blob(place, &digest)? {
             return Ok(());
         }
+        // Sent, not mounted: that another repository has it may be as wrong.
         self.push(blob, place, None)?;
         match self.has_blob(place, &digest)? {
             true => Ok(()),

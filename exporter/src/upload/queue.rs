@@ -169,3 +169,84 @@ impl Task {
         self.wanted.iter().any(|name| !self.landed.contains_key(name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oci::{Descriptor, MediaType};
+
+    use super::*;
+    use crate::upload::Place;
+
+    fn blob(bytes: &[u8]) -> Blob {
+        Blob { descriptor: Descriptor::of(MediaType::OciLayer, bytes), place: Place::Memory(bytes.into()) }
+    }
+
+    fn name(repository: &str) -> Reference {
+        format!("localhost:5000/{repository}").parse().expect("a reference")
+    }
+
+    fn landed(repository: &str, how: Pushed) -> Vec<(String, Landed)> {
+        vec![(repository.to_owned(), Landed { how, at: Instant::now() })]
+    }
+
+    fn is_done(host: &mut Host, blob: &Blob) -> bool {
+        matches!(host.outcome([&blob.descriptor.digest].into_iter()), Outcome::Done)
+    }
+
+    #[test]
+    fn a_blob_is_brought_once_to_each_repository_that_wants_it() {
+        let (mut host, blob) = (Host::default(), blob(b"layer"));
+        let digest = blob.descriptor.digest;
+        assert!(host.want(&blob, &name("a"), Failed::Final));
+        assert!(!host.want(&blob, &name("a"), Failed::Final) && !host.want(&blob, &name("b"), Failed::Final));
+        let job = host.take().expect("wanted");
+        assert_eq!((job.to, job.from), (vec!["a".to_owned(), "b".to_owned()], None));
+        assert!(host.take().is_none() && !is_done(&mut host, &blob));
+        // Meanwhile a third one, and the second one fails to get it.
+        assert!(!host.want(&blob, &name("c"), Failed::Final));
+        host.settle(digest, landed("a", Pushed::Uploaded), Err(ExportError::Cancelled));
+        assert!(host.take().is_none());
+        assert!(host.want(&blob, &name("c"), Failed::Again));
+        let job = host.take().expect("tried again");
+        assert_eq!((job.to, job.from), (vec!["b".to_owned(), "c".to_owned()], Some("a".to_owned())));
+        host.settle(digest, landed("b", Pushed::Mounted), Ok(()));
+        assert_eq!(host.take().expect("one is left").to, ["c"]);
+        host.settle(digest, landed("c", Pushed::Mounted), Ok(()));
+        assert!(is_done(&mut host, &blob) && !host.want(&blob, &name("a"), Failed::Again));
+    }
+
+    #[test]
+    fn what_cannot_be_read_here_stays_a_failure() {
+        let blob = blob(b"layer");
+        let digest = blob.descriptor.digest;
+        let unreadable = ExportError::Blob { digest, source: std::io::ErrorKind::NotFound.into() };
+        let vanished = ExportError::Vanished { reference: Box::new(name("a")), digest };
+        for (failure, is_tried_again) in [(unreadable, false), (vanished, true)] {
+            let mut host = Host::default();
+            host.want(&blob, &name("a"), Failed::Final);
+            host.take().expect("wanted");
+            host.settle(digest, Vec::new(), Err(failure));
+            assert!(!host.want(&blob, &name("a"), Failed::Final), "nothing is tried again early");
+            assert_eq!(host.want(&blob, &name("a"), Failed::Again), is_tried_again);
+            assert_eq!(host.take().is_some(), is_tried_again);
+        }
+    }
+
+    #[test]
+    fn a_repository_is_asked_again_if_anything_was_moved() {
+        let blobs = [blob(b"one"), blob(b"two")];
+        for (how, is_doubtful) in
+            [(Pushed::Existed, false), (Pushed::Mounted, true), (Pushed::Uploaded, true)]
+        {
+            let mut host = Host::default();
+            for (blob, how) in blobs.iter().zip([Pushed::Existed, how]) {
+                host.want(blob, &name("a"), Failed::Final);
+                host.take().expect("wanted");
+                host.settle(blob.descriptor.digest, landed("a", how), Ok(()));
+            }
+            let digests = || blobs.iter().map(|blob| &blob.descriptor.digest);
+            assert_eq!(host.is_doubtful("a", digests()), is_doubtful);
+            assert!(host.is_doubtful("b", digests()), "nothing is known of it");
+        }
+    }
+}
