@@ -183,6 +183,12 @@ pub struct BuildArgs {
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
     pub push: bool,
 
+    /// Load the image into docker or podman: short for -o type=docker
+    #[arg(help_heading = RESULT)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub load: bool,
+
     /// Write the image ID, the digest of its config, to a file
     #[arg(long, value_name = "FILE", help_heading = RESULT)]
     pub iidfile: Option<PathBuf>,

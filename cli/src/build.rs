@@ -8,7 +8,7 @@ mod sending;
 use std::{sync::Arc, time::SystemTime};
 
 use executor::{LocalCache, LocalExecutor, sandbox::Rung};
-use exporter::{SealAhead, Tools, upload};
+use exporter::{LoadHelper, SealAhead, Tools, upload};
 use oci::Sha256Digest;
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
@@ -58,6 +58,8 @@ pub struct Surroundings {
     pub rung: Rung,
     /// What a person should know of the sandbox before a RUN step.
     pub notes: Vec<String>,
+    /// Loads images into docker or podman.
+    pub helper: Option<LoadHelper>,
     /// Takes what happens.
     pub events: Events,
     /// Stops everything.
@@ -74,7 +76,7 @@ pub fn build(
     outside: &Outside,
     surroundings: &Surroundings,
 ) -> Result<Built, Failure> {
-    let Surroundings { events, cancel, .. } = surroundings;
+    let Surroundings { events, cancel, helper, .. } = surroundings;
     let parsed = parse(request, inputs, events)?;
     let fetcher = outside.fetcher()?;
     let planned = plan(request, inputs, outside, parsed, events)?;
@@ -83,7 +85,7 @@ pub fn build(
     let epoch = request.epoch.or(planned.epoch);
     let sending = Sending::new(request, fetcher, surroundings);
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &sending)?;
-    let tools = Tools { fetcher, events: &**events, cancel };
+    let tools = Tools { fetcher, events: &**events, cancel, helper: helper.as_ref() };
     let destinations = made.deliver(request, request.time_policy(epoch), &executor, &sending, &tools)?;
     let image = made.assembled.first().map(|(_, assembled)| assembled);
     image.map(|image| write_results(request, image)).transpose()?;

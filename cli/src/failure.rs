@@ -10,8 +10,8 @@ use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
 
 use crate::{
-    history::HistoryError, inputs::InputError, login::LoginError, mend, request::RequestError,
-    signals::Signal,
+    history::HistoryError, inputs::InputError, loader::LoaderError, login::LoginError, mend,
+    outputs::OutputError, request::RequestError, signals::Signal,
 };
 
 /// Why a command did not do what it was asked for.
@@ -98,6 +98,9 @@ pub enum Failure {
     /// What the store holds could not be counted or removed.
     #[error(transparent)]
     Gc(executor::gc::GcError),
+    /// Nobody takes the image of `--load`.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
@@ -173,6 +176,7 @@ impl Failure {
             ) => USAGE,
             Self::NoStore { .. } => USAGE,
             Self::Login(error) if error.is_usage() => USAGE,
+            Self::Loader(LoaderError::Unknown(_) | LoaderError::ContextOfPodman(_)) => USAGE,
             Self::Registry(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Found { source, .. } => found_code(source),
@@ -181,6 +185,7 @@ impl Failure {
             | Self::Fsck(_)
             | Self::Gc(_)
             | Self::History(_)
+            | Self::Loader(_)
             | Self::Sandbox(_)
             | Self::Seal(_)
             | Self::Assemble(_)
@@ -204,6 +209,10 @@ impl Failure {
                 failure.hint.as_deref()
             }
             Self::Sandbox(error) => error.hint(),
+            Self::Loader(LoaderError::None(_)) => Some(LOAD_A_FILE),
+            Self::Request(RequestError::Output(OutputError::Unsupported(ExportError::SeveralPlatforms(
+                _,
+            )))) => Some(WRITE_A_LAYOUT),
             Self::Store(error) | Self::History(HistoryError::Store(error)) => store_hint(error),
             Self::History(error) => error.hint(),
             Self::NoStore { .. } => {
@@ -219,6 +228,13 @@ impl Failure {
         }
     }
 }
+
+/// What to do where nothing takes an image.
+const LOAD_A_FILE: &str = "start docker, or install podman, or write a file with -o type=docker,dest=FILE and load that \
+                           where one of them is";
+/// What holds the images of several platforms.
+const WRITE_A_LAYOUT: &str =
+    "type=oci and type=registry hold the images of several platforms; or give one --platform";
 
 /// How another store is named.
 const ELSEWHERE: &str = "this is the store; --root or LAYERWRIGHT_ROOT puts it elsewhere";
@@ -277,6 +293,7 @@ fn export_code(error: &ExportError) -> u8 {
         | ExportError::NameWithDigest(_)
         | ExportError::TagOfDigest(_)
         | ExportError::SameTag(..)
+        | ExportError::SeveralPlatforms(_)
         | ExportError::NoPlace { .. }
         | ExportError::NotALayout(_) => USAGE,
         ExportError::Push { .. } | ExportError::Vanished { .. } | ExportError::Overwritten { .. } => REGISTRY,

@@ -125,6 +125,7 @@ impl Side {
             began: std::time::SystemTime::now(),
             rung: Rung::Root,
             notes: Vec::new(),
+            helper: None,
             events,
             cancel,
         };

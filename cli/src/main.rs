@@ -1,7 +1,8 @@
 //! The command line of layerwright: flags → [`request::BuildRequest`] → [`inputs::Inputs`] → [`build::build`] → progress,
 //! report and exit code.
 //!
-//! Order matters in [`main`]. A process started as the init of a sandbox goes there at once; the builder enters its
+//! Order matters in [`main`]. A process started as the init of a sandbox, or as the helper of `--load`, goes there at
+//! once; the builder enters its
 //! own namespaces while it still has one thread; only then do threads start, and only then is anything fetched.
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ mod history;
 mod inputs;
 #[cfg(test)]
 mod keys;
+mod loader;
 mod login;
 mod mend;
 mod outputs;
@@ -43,6 +45,7 @@ use std::{
 };
 
 use executor::sandbox::{self, Entered};
+use exporter::LoadHelper;
 use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
@@ -68,6 +71,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     if sandbox::is_init_call() {
         sandbox::init_main();
+    }
+    if exporter::outputs::load::is_helper_call() {
+        exporter::outputs::load::serve();
     }
     std::panic::set_hook(Box::new(end_with_bug));
     signals::survive_file_size_limit();
@@ -175,18 +181,28 @@ fn show_tree(file: &Path) -> u8 {
 
 fn build(args: BuildArgs) -> u8 {
     match prepare(args) {
-        Ok((request, entered)) => run(&request, entered),
+        Ok(Prepared { request, helper, entered }) => run(&request, helper, entered),
         Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }
 }
 
+/// What there is before the first thread.
+struct Prepared {
+    request: BuildRequest,
+    /// What loads images from outside of the namespaces that the builder then enters.
+    helper: Option<LoadHelper>,
+    entered: Option<Entered>,
+}
+
 /// Everything that is done while the process has one thread.
-fn prepare(args: BuildArgs) -> Result<(BuildRequest, Option<Entered>), Failure> {
+fn prepare(args: BuildArgs) -> Result<Prepared, Failure> {
     check_clock()?;
-    let request = request::read(args, &Environment::of_process())?;
+    let environment = Environment::of_process();
+    let request = request::read(args, &environment)?;
     build::try_destinations(&request)?;
+    let helper = loader::prepare(&request, &environment)?;
     let entered = request.needs_store().then(|| sandbox::enter_builder(sandbox::Mode::Auto)).transpose()?;
-    Ok((request, entered))
+    Ok(Prepared { request, helper, entered })
 }
 
 /// Times from before the limit are kept in images, so a clock that stands there would leak into them.
@@ -198,7 +214,7 @@ fn check_clock() -> Result<(), Failure> {
     }
 }
 
-fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
+fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Entered>) -> u8 {
     let cancel = Arc::new(Cancel::default());
     let (id, began) = (BuildId::now(), SystemTime::now());
     let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
@@ -229,7 +245,7 @@ fn run(request: &BuildRequest, entered: Option<Entered>) -> u8 {
         (Call::Build, Some(entered)) => {
             let is_quiet = request.progress == ProgressMode::Quiet;
             let notes = if is_quiet { Vec::new() } else { entered.notes };
-            let surroundings = Surroundings { id, began, rung: entered.rung, notes, events, cancel };
+            let surroundings = Surroundings { id, began, rung: entered.rung, notes, helper, events, cancel };
             build_mended(request, &inputs, &outside, &surroundings).map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),

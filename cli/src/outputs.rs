@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use exporter::{Destination, ExportError, FilesOutput, ImageOutput, Packing, Tagging};
-use oci::Reference;
+use exporter::{Destination, ExportError, FilesOutput, Form, ImageOutput, MediaTypes, Packing, Tagging};
+use oci::{MediaType, Reference};
 
 use crate::{
     args::ProgressMode,
-    spec::output::{ImageOptions, OutputSpec},
+    spec::{
+        annotation::{self, AnnotationSpec},
+        output::{ImageOptions, OutputSpec},
+    },
 };
 
 /// Where the result goes.
@@ -15,8 +18,23 @@ use crate::{
 pub struct Output {
     /// Where.
     pub to: exporter::Output,
-    /// How it is packed, where the result is an image.
-    pub packing: Packing,
+    /// What it is like there, where the result is an image.
+    pub form: Form,
+}
+
+/// What the command line says about outputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// `-o`
+    pub specs: &'a [OutputSpec],
+    /// `-t`
+    pub tags: &'a [Reference],
+    /// `--annotation`
+    pub annotations: &'a [AnnotationSpec],
+    /// `--push`
+    pub push: bool,
+    /// `--load`
+    pub load: bool,
 }
 
 /// Why the outputs cannot be made.
@@ -34,12 +52,12 @@ pub enum OutputError {
 }
 
 impl Output {
-    fn image(to: ImageOutput, packing: Packing) -> Self {
-        Self { to: exporter::Output::Image(to), packing }
+    fn image(to: ImageOutput, form: Form) -> Self {
+        Self { to: exporter::Output::Image(to), form }
     }
 
     fn files(to: FilesOutput) -> Self {
-        Self { to: exporter::Output::Files(to), packing: Packing::default() }
+        Self { to: exporter::Output::Files(to), form: Form::default() }
     }
 
     /// The names an image gets there.
@@ -48,6 +66,8 @@ impl Output {
             exporter::Output::Image(
                 ImageOutput::OciLayout { names, .. }
                 | ImageOutput::OciArchive { names, .. }
+                | ImageOutput::DockerArchive { names, .. }
+                | ImageOutput::Load { names, .. }
                 | ImageOutput::Registry { names, .. },
             ) => names,
             _ => &[],
@@ -65,10 +85,21 @@ impl Output {
     /// The file that is written there.
     pub fn file(&self) -> Option<&Path> {
         match &self.to {
-            exporter::Output::Image(ImageOutput::OciArchive {
-                destination: Destination::File(path), ..
-            })
-            | exporter::Output::Files(FilesOutput::Tar(Destination::File(path))) => Some(path),
+            exporter::Output::Image(
+                ImageOutput::OciArchive { destination: Destination::File(path), .. }
+                | ImageOutput::DockerArchive { destination: Destination::File(path), .. },
+            )
+            | exporter::Output::Files(FilesOutput::Tar { destination: Destination::File(path), .. }) => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
+    /// The docker context that it is loaded into, if it is loaded: the outer `None` says that it is not.
+    pub fn loaded_into(&self) -> Option<Option<&str>> {
+        match &self.to {
+            exporter::Output::Image(ImageOutput::Load { context, .. }) => Some(context.as_deref()),
             _ => None,
         }
     }
@@ -77,7 +108,7 @@ impl Output {
     pub fn directory(&self) -> Option<&Path> {
         match &self.to {
             exporter::Output::Image(ImageOutput::OciLayout { directory, .. })
-            | exporter::Output::Files(FilesOutput::Local(directory)) => Some(directory),
+            | exporter::Output::Files(FilesOutput::Local { directory, .. }) => Some(directory),
             _ => None,
         }
     }
@@ -85,19 +116,28 @@ impl Output {
     fn is_stdout(&self) -> bool {
         matches!(
             self.to,
-            exporter::Output::Image(ImageOutput::OciArchive { destination: Destination::Stdout, .. })
-                | exporter::Output::Files(FilesOutput::Tar(Destination::Stdout))
+            exporter::Output::Image(
+                ImageOutput::OciArchive { destination: Destination::Stdout, .. }
+                    | ImageOutput::DockerArchive { destination: Destination::Stdout, .. }
+            ) | exporter::Output::Files(FilesOutput::Tar { destination: Destination::Stdout, .. })
         )
     }
 }
 
-/// `-o` with `-t` and `--push` worked in.
-pub fn resolve(specs: &[OutputSpec], tags: &[Reference], push_tags: bool) -> Vec<Output> {
-    let mut outputs: Vec<Output> = specs.iter().filter_map(|spec| output(spec, tags, push_tags)).collect();
-    let pushes = specs.iter().any(|spec| matches!(spec, OutputSpec::Image { .. }));
-    if push_tags && !pushes {
-        let (names, tagging) = (tagged(tags), Tagging::Tags);
-        outputs.push(Output::image(ImageOutput::Registry { names, tagging }, Packing::default()));
+/// `-o` with `-t`, `--annotation`, `--push` and `--load` worked in. `--load` adds nothing where an output loads already.
+pub fn resolve(asked: Asked<'_>) -> Vec<Output> {
+    let mut outputs: Vec<Output> = asked.specs.iter().filter_map(|spec| output(spec, asked)).collect();
+    let pushes = asked.specs.iter().any(|spec| matches!(spec, OutputSpec::Image { .. }));
+    let names = tagged(asked.tags);
+    if asked.push && !pushes {
+        let (names, tagging) = (names.clone(), Tagging::Tags);
+        let form = form(&ImageOptions::default(), asked);
+        outputs.push(Output::image(ImageOutput::Registry { names, tagging }, form));
+    }
+    if asked.load && !outputs.iter().any(|output| output.loaded_into().is_some()) {
+        let packing = Packing { media_types: MediaTypes::Docker, ..Packing::default() };
+        let form = form(&ImageOptions { packing, ..ImageOptions::default() }, asked);
+        outputs.push(Output::image(ImageOutput::Load { context: None, names }, form));
     }
     outputs
 }
@@ -108,33 +148,54 @@ fn tagged(names: &[Reference]) -> Vec<Reference> {
 }
 
 /// What one `-o` asks for. `--push` makes every image output push.
-fn output(spec: &OutputSpec, tags: &[Reference], push_tags: bool) -> Option<Output> {
+fn output(spec: &OutputSpec, asked: Asked<'_>) -> Option<Output> {
     let as_given = |image: &ImageOptions| match image.names.is_empty() {
-        true => tags.to_vec(),
+        true => asked.tags.to_vec(),
         false => image.names.clone(),
     };
     let names = |image: &ImageOptions| tagged(&as_given(image));
-    Some(match spec {
-        OutputSpec::Image { push, tagging, image, .. } if *push || push_tags => {
+    let (to, image) = match spec {
+        OutputSpec::Image { push, tagging, image, .. } if *push || asked.push => {
             let names = match tagging {
                 Tagging::Tags => names(image),
                 Tagging::DigestOnly => as_given(image),
             };
-            Output::image(ImageOutput::Registry { names, tagging: *tagging }, image.packing)
+            (ImageOutput::Registry { names, tagging: *tagging }, image)
         }
-        OutputSpec::Image { image, .. } => Output::image(ImageOutput::ImageStore, image.packing),
+        OutputSpec::Image { image, .. } => (ImageOutput::ImageStore, image),
         OutputSpec::OciArchive { destination, image } => {
-            let (destination, names) = (destination.clone(), names(image));
-            Output::image(ImageOutput::OciArchive { destination, names }, image.packing)
+            (ImageOutput::OciArchive { destination: destination.clone(), names: names(image) }, image)
         }
         OutputSpec::OciLayout { directory, image } => {
-            let (directory, names) = (directory.clone(), names(image));
-            Output::image(ImageOutput::OciLayout { directory, names }, image.packing)
+            (ImageOutput::OciLayout { directory: directory.clone(), names: names(image) }, image)
         }
-        OutputSpec::Tar(destination) => Output::files(FilesOutput::Tar(destination.clone())),
-        OutputSpec::Local(directory) => Output::files(FilesOutput::Local(directory.clone())),
+        OutputSpec::DockerArchive { destination, image } => {
+            (ImageOutput::DockerArchive { destination: destination.clone(), names: names(image) }, image)
+        }
+        OutputSpec::Load { context, image } => {
+            (ImageOutput::Load { context: context.clone(), names: names(image) }, image)
+        }
+        OutputSpec::Tar { destination, split } => {
+            let (destination, split) = (destination.clone(), *split);
+            return Some(Output::files(FilesOutput::Tar { destination, split }));
+        }
+        OutputSpec::Local { directory, split } => {
+            let (directory, split) = (directory.clone(), *split);
+            return Some(Output::files(FilesOutput::Local { directory, split }));
+        }
         OutputSpec::CacheOnly => return None,
-    })
+    };
+    Some(Output::image(to, form(image, asked)))
+}
+
+/// What an image is like in an output: `--annotation` goes before the output's own. Docker's media types are given up for
+/// what they have no place for, as BuildKit does, where nobody has asked for them.
+fn form(image: &ImageOptions, asked: Asked<'_>) -> Form {
+    let annotations = annotation::sorted(image.annotations.iter().chain(asked.annotations));
+    let needs_oci = !annotations.is_empty() || image.packing.encoder.media_type() == MediaType::OciLayerZstd;
+    let usual = if needs_oci { MediaTypes::Oci } else { image.packing.media_types };
+    let media_types = image.media_types.unwrap_or(usual);
+    Form { packing: Packing { media_types, ..image.packing }, annotations }
 }
 
 /// Refuses what cannot be done before anything is done: what [`exporter::check`] refuses, and two things that want
@@ -142,7 +203,8 @@ fn output(spec: &OutputSpec, tags: &[Reference], push_tags: bool) -> Option<Outp
 ///
 /// # Errors
 /// [`OutputError`]
-pub fn check(outputs: &[Output], progress: ProgressMode) -> Result<(), OutputError> {
+pub fn check(outputs: &[Output], platforms: usize, progress: ProgressMode) -> Result<(), OutputError> {
+    outputs.iter().try_for_each(|output| exporter::check_platforms(&output.to, platforms))?;
     outputs.iter().try_for_each(|output| exporter::check(&output.to))?;
     match outputs.iter().filter(|output| output.is_stdout()).count() {
         0 => Ok(()),
@@ -165,6 +227,8 @@ pub fn insecure_registries(specs: &[OutputSpec], outputs: &[Output]) -> Vec<Stri
 
 #[cfg(test)]
 mod tests {
+    use exporter::PlatformSplit;
+
     use super::*;
 
     fn references(texts: &[&str]) -> Vec<Reference> {
@@ -173,12 +237,16 @@ mod tests {
 
     fn resolved(specs: &[&str], tags: &[&str], push: bool) -> Vec<Output> {
         let specs: Vec<OutputSpec> = specs.iter().map(|text| text.parse().expect("an output")).collect();
-        resolve(&specs, &references(tags), push)
+        resolve(Asked { specs: &specs, tags: &references(tags), annotations: &[], push, load: false })
     }
 
     fn push(names: &[&str]) -> Output {
         let tagging = Tagging::Tags;
-        Output::image(ImageOutput::Registry { names: references(names), tagging }, Packing::default())
+        Output::image(ImageOutput::Registry { names: references(names), tagging }, Form::default())
+    }
+
+    fn local(directory: &str) -> Output {
+        Output::files(FilesOutput::Local { directory: directory.into(), split: PlatformSplit::default() })
     }
 
     #[test]
@@ -193,19 +261,58 @@ mod tests {
             let outputs = resolved(&[by_digest], &[tag], false);
             let tagging = Tagging::DigestOnly;
             let want = ImageOutput::Registry { names: references(&[tag]), tagging };
-            assert_eq!(outputs, [Output::image(want, Packing::default())]);
-            assert_eq!(check(&outputs, ProgressMode::Plain).is_err(), is_refused);
+            assert_eq!(outputs, [Output::image(want, Form::default())]);
+            assert_eq!(check(&outputs, 1, ProgressMode::Plain).is_err(), is_refused);
         }
-        let local = Output::files(FilesOutput::Local("out".into()));
-        assert_eq!(resolved(&["out"], &["a:1"], true), [local, push(&["a:1"])]);
+        assert_eq!(resolved(&["out"], &["a:1"], true), [local("out"), push(&["a:1"])]);
         assert_eq!(resolved(&["type=cacheonly"], &["a:1"], false), []);
     }
 
     #[test]
+    fn load_is_worked_in_once() {
+        let resolved = |specs: &[&str], load| {
+            let specs: Vec<OutputSpec> = specs.iter().map(|text| text.parse().expect("an output")).collect();
+            let tags = references(&["a:1"]);
+            let outputs = resolve(Asked { specs: &specs, tags: &tags, annotations: &[], push: false, load });
+            outputs.iter().map(|output| output.loaded_into().is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(resolved(&[], true), [true]);
+        assert_eq!(resolved(&["type=docker"], true), [true]);
+        assert_eq!(resolved(&["type=docker,context=c"], false), [true]);
+        assert_eq!(resolved(&["type=docker,dest=x", "out"], true), [false, false, true]);
+    }
+
+    #[test]
+    fn media_types_fit_what_an_image_holds() {
+        use MediaTypes::{Docker, Oci};
+        for (spec, annotations, want) in [
+            ("type=oci", &[][..], Oci),
+            ("type=oci,oci-mediatypes=false", &[], Docker),
+            ("type=docker", &[], Docker),
+            ("type=docker,oci-mediatypes=", &[], Oci),
+            ("type=docker,annotation.a=b", &[], Oci),
+            ("type=docker", &["a=b"], Oci),
+            ("type=docker,tar=false,dest=d", &[], Docker),
+        ] {
+            let annotations: Vec<AnnotationSpec> =
+                annotations.iter().map(|text| text.parse().expect("an annotation")).collect();
+            let specs = [spec.parse().expect("an output")];
+            let asked =
+                Asked { specs: &specs, tags: &[], annotations: &annotations, push: false, load: false };
+            assert_eq!(resolve(asked)[0].form.packing.media_types, want, "{spec}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_made_is_refused() {
-        let refused = |specs: &[&str], push| check(&resolved(specs, &[], push), ProgressMode::Plain).is_err();
+        let refused =
+            |specs: &[&str], push| check(&resolved(specs, &[], push), 1, ProgressMode::Plain).is_err();
         assert!(refused(&["type=registry"], false) && refused(&[], true) && refused(&["type=image"], false));
         assert!(!refused(&["out"], false));
+        let docker = resolved(&["type=docker,dest=x"], &[], false);
+        assert!(check(&docker, 1, ProgressMode::Plain).is_ok());
+        let error = check(&docker, 2, ProgressMode::Plain).expect_err("an index").to_string();
+        assert!(error.contains("one platform, not of 2"), "{error}");
     }
 
     #[test]
@@ -218,10 +325,11 @@ mod tests {
     #[test]
     fn standard_output_takes_one_thing() {
         // Under a test runner that does not capture it, standard output may be a terminal; all are refused then.
-        let archives = |count| vec![Output::files(FilesOutput::Tar(Destination::Stdout)); count];
-        assert!(check(&archives(1), ProgressMode::Quiet).is_err());
-        assert!(check(&archives(2), ProgressMode::Plain).is_err());
-        assert!(check(&[Output::files(FilesOutput::Local("d".into()))], ProgressMode::Quiet).is_ok());
+        let tar = FilesOutput::Tar { destination: Destination::Stdout, split: PlatformSplit::default() };
+        let archives = |count| vec![Output::files(tar.clone()); count];
+        assert!(check(&archives(1), 1, ProgressMode::Quiet).is_err());
+        assert!(check(&archives(2), 1, ProgressMode::Plain).is_err());
+        assert!(check(&[local("d")], 1, ProgressMode::Quiet).is_ok());
     }
 
     #[test]

@@ -71,11 +71,6 @@ const FLAGS: &[Flag] = &[
     switch("force-rm", NO_CONTAINERS),
     option("invoke", "opening a shell in a build is not implemented yet"),
     option("isolation", "there is one kind of isolation on Linux; `layerwright doctor` describes it"),
-    switch(
-        "load",
-        "loading into another program's image store is not implemented yet; write an OCI archive with \
-                    `-o type=oci,dest=FILE` and load that",
-    ),
     option("memory", NO_LIMITS).short('m'),
     option("memory-swap", NO_LIMITS),
     option("policy", "source policies are not implemented yet"),
@@ -154,11 +149,11 @@ mod tests {
 
     #[test]
     fn asking_for_what_happens_anyway_is_fine() {
-        for text in ["--provenance=false", "--sbom=0", "--load=false", "--rm", "--rm=true"] {
+        for text in ["--provenance=false", "--sbom=0", "--rm", "--rm=true"] {
             let matches = add_to(Command::new("build")).try_get_matches_from(["build", text]).expect("known");
             assert_eq!(check(&matches), Ok(()), "{text}");
         }
-        for text in ["--provenance=mode=max", "--load", "--rm=false", "--rm=x", "--attest=false"] {
+        for text in ["--provenance=mode=max", "--rm=false", "--rm=x", "--attest=false"] {
             let matches = add_to(Command::new("build")).try_get_matches_from(["build", text]).expect("known");
             assert!(check(&matches).is_err(), "{text}");
         }

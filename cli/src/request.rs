@@ -19,7 +19,7 @@ use std::{
 };
 
 use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap};
-use exporter::{Packing, TimePolicy};
+use exporter::{Annotations, Form, Packing, TimePolicy};
 use oci::{
     Platform,
     registry::{Hosts, Limits},
@@ -30,13 +30,14 @@ use solver::{
     plan::Entitlement,
 };
 
-pub use self::{annotations::Annotations, environment::Environment, error::RequestError};
+pub use self::{environment::Environment, error::RequestError};
 use crate::{
     args::{self, BuildArgs, ProgressMode},
     depfile, gc,
     inputs::OutsideOptions,
-    outputs::{self, Output},
+    outputs::{self, Asked, Output},
     spec::{
+        annotation,
         call::{Call, CallSpec},
         context::{ContextSpec, FilesSource, NamedContextSpec, NamedSource},
     },
@@ -155,22 +156,27 @@ impl BuildRequest {
         }
     }
 
-    /// The ways in which images are packed for the outputs, the first one's first. Without an output, or when the digest
-    /// is asked for, there is one; there is none when only files are wanted.
-    pub fn packings(&self) -> Vec<Packing> {
+    /// What images are like in the outputs, the first one's first. Without an output, or when the digest is asked for,
+    /// there is one; there is none when only files are wanted.
+    pub fn forms(&self) -> Vec<Form> {
         let is_image = |output: &&Output| matches!(output.to, exporter::Output::Image(_));
-        let mut packings: Vec<Packing> = Vec::new();
+        let mut forms: Vec<Form> = Vec::new();
         for output in self.outputs.iter().filter(is_image) {
-            if !packings.contains(&output.packing) {
-                packings.push(output.packing);
+            if !forms.contains(&output.form) {
+                forms.push(output.form.clone());
             }
         }
         let asked =
             self.iidfile.is_some() || self.metadata_file.is_some() || self.progress == ProgressMode::Quiet;
-        if packings.is_empty() && (asked || self.outputs.is_empty()) {
-            packings.push(Packing::default());
+        if forms.is_empty() && (asked || self.outputs.is_empty()) {
+            forms.push(Form { annotations: self.annotations.clone(), ..Form::default() });
         }
-        packings
+        forms
+    }
+
+    /// The ways in which images are packed for the outputs, as [`Self::forms`] has them.
+    pub fn packings(&self) -> Vec<Packing> {
+        self.forms().into_iter().map(|form| form.packing).collect()
     }
 
     /// What SOURCE_DATE_EPOCH (this request's or the Dockerfile's) and `--timestamps` make of the times in the image.
@@ -201,11 +207,11 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let places = places(&args, &build_args)?;
     let platforms = platforms(&args.platforms, environment)?;
     let progress = progress_mode(args.progress, args.quiet, environment)?;
-    let wanted = wanted_outputs(&args, call, progress)?;
+    let wanted = wanted_outputs(&args, call, platforms.len(), progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
-    let annotations = annotations::resolve(&args.annotations, &wanted, &platforms)?;
+    annotations::check(&args.annotations, &wanted, &platforms)?;
     let builds = call.call == Call::Build;
-    if builds && args.outputs.is_empty() && !args.push {
+    if builds && args.outputs.is_empty() && !args.push && !args.load {
         notices.push(NO_OUTPUT.to_owned());
     }
     Ok(BuildRequest {
@@ -226,7 +232,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         agents: exposed::agents(&args.ssh, environment)?,
         allow: exposed::entitlements(args.allow, args.network),
         hosts: exposed::hosts(&args.hosts),
-        annotations,
+        annotations: annotation::sorted(&args.annotations),
         registries: args
             .registries
             .hosts_and_insecure(environment, outputs::insecure_registries(&args.outputs, &wanted))?,
@@ -248,13 +254,15 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
 fn wanted_outputs(
     args: &BuildArgs,
     call: CallSpec,
+    platforms: usize,
     progress: ProgressMode,
 ) -> Result<Vec<Output>, RequestError> {
     if call.call != Call::Build {
         return Ok(Vec::new());
     }
-    let wanted = outputs::resolve(&args.outputs, &args.tags, args.push);
-    outputs::check(&wanted, progress)?;
+    let BuildArgs { outputs: specs, tags, annotations, push, load, .. } = args;
+    let wanted = outputs::resolve(Asked { specs, tags, annotations, push: *push, load: *load });
+    outputs::check(&wanted, platforms, progress)?;
     check_place("iidfile", args.iidfile.as_deref())?;
     check_place("metadata-file", args.metadata_file.as_deref())?;
     check_place("depfile", args.depfile.as_deref())?;

@@ -3,10 +3,10 @@
 //! The bytes are a pure function of the images, their sealed layers and the options. Every layer has a history entry
 //! and every entry that is not `empty_layer` has a layer, also where a base image got that wrong.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use oci::{
-    Descriptor, History, ImageConfig, MediaType, Platform,
+    Descriptor, History, ImageConfig, MediaType, Platform, Sha256Digest,
     config::RootFs,
     manifest::{Index, Manifest},
     tree::NORMAL_TIME,
@@ -15,6 +15,7 @@ use serde::Serialize;
 use solver::{Image, graph::HistoryItem};
 
 use crate::{
+    annotations::Annotations,
     packing::MediaTypes,
     seal::{SealError, SealedLayer, Sealer},
 };
@@ -29,43 +30,13 @@ pub struct AssembleOptions {
     pub created: i64,
     /// By which names manifest, config and layers are called.
     pub media_types: MediaTypes,
-    /// Annotations of each manifest.
-    pub manifest_annotations: PlatformAnnotations,
-    /// Annotations of each manifest's descriptor: in the index where there is one, else in that of an OCI layout.
-    pub manifest_descriptor_annotations: PlatformAnnotations,
-    /// Annotations of the index, where there is one.
-    pub index_annotations: BTreeMap<String, String>,
-    /// Annotations of the index's descriptor in an OCI layout.
-    pub index_descriptor_annotations: BTreeMap<String, String>,
-}
-
-/// Annotations of the images of several platforms.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PlatformAnnotations {
-    /// Of every image.
-    pub all: BTreeMap<String, String>,
-    /// Of the image of one platform; these go before those of all.
-    pub only: BTreeMap<Platform, BTreeMap<String, String>>,
-}
-
-impl PlatformAnnotations {
-    /// Those of the image of this platform.
-    fn of(&self, platform: &Platform) -> BTreeMap<String, String> {
-        let only = self.only.get(platform).into_iter().flatten();
-        self.all.iter().chain(only).map(|(key, value)| (key.clone(), value.clone())).collect()
-    }
+    /// What is written about them.
+    pub annotations: Annotations,
 }
 
 impl Default for AssembleOptions {
     fn default() -> Self {
-        Self {
-            created: NORMAL_TIME,
-            media_types: MediaTypes::default(),
-            manifest_annotations: PlatformAnnotations::default(),
-            manifest_descriptor_annotations: PlatformAnnotations::default(),
-            index_annotations: BTreeMap::new(),
-            index_descriptor_annotations: BTreeMap::new(),
-        }
+        Self { created: NORMAL_TIME, media_types: MediaTypes::default(), annotations: Annotations::default() }
     }
 }
 
@@ -89,6 +60,12 @@ pub enum AssembleError {
         /// Layers of the base.
         base: usize,
     },
+    /// Docker's image format has no name for layers in zstd, and Docker's own tools refuse the one that some use.
+    #[error(
+        "layer {0} is compressed with zstd, which images with Docker's media types cannot have: leave \
+         oci-mediatypes=false out"
+    )]
+    NoDockerType(Sha256Digest),
     /// There is nothing to put together: our bug.
     #[error("internal error: no image to assemble")]
     Empty,
@@ -141,9 +118,11 @@ pub fn assemble(
         [] => Err(AssembleError::Empty),
         [only] => Ok(Assembled { root: only.manifest.clone(), index: None, images, created }),
         several => {
-            let index = json(&index_of(several, options));
-            let annotations = options.index_descriptor_annotations.clone();
-            let root = Descriptor { annotations, ..Descriptor::of(MediaType::OciIndex, &index) };
+            let index = index_of(several, options);
+            let media_type = index.media_type.clone().expect("index_of sets it");
+            let index = json(&index);
+            let annotations = options.annotations.index_descriptor.clone();
+            let root = Descriptor { annotations, ..Descriptor::of(media_type, &index) };
             Ok(Assembled { root, index: Some(index), images, created })
         }
     }
@@ -156,9 +135,9 @@ fn index_of(images: &[AssembledImage], options: &AssembleOptions) -> Index {
     };
     Index {
         schema_version: 2,
-        media_type: Some(MediaType::OciIndex),
+        media_type: Some(options.media_types.name(&MediaType::OciIndex)),
         manifests: images.iter().map(entry).collect(),
-        annotations: options.index_annotations.clone(),
+        annotations: options.annotations.index.clone(),
     }
 }
 
@@ -169,19 +148,37 @@ fn assemble_image(
 ) -> Result<AssembledImage, AssembleError> {
     let platform = image.target.platform.clone();
     let config_bytes = json(&config_of(image, &layers, options)?);
-    let config = Descriptor::of(MediaType::OciConfig, &config_bytes);
+    let AssembleOptions { media_types, annotations, .. } = options;
+    let config = Descriptor::of(media_types.name(&MediaType::OciConfig), &config_bytes);
+    let layers = layers.into_iter().map(|layer| called(layer, *media_types));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let media_type = media_types.name(&MediaType::OciManifest);
     let manifest_bytes = json(&Manifest {
         schema_version: 2,
-        media_type: Some(MediaType::OciManifest),
+        media_type: Some(media_type.clone()),
         config: config.clone(),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
-        annotations: options.manifest_annotations.of(&platform),
+        annotations: annotations.manifest.of(&platform),
     });
     let manifest = Descriptor {
-        annotations: options.manifest_descriptor_annotations.of(&platform),
-        ..Descriptor::of(MediaType::OciManifest, &manifest_bytes)
+        annotations: annotations.manifest_descriptor.of(&platform),
+        ..Descriptor::of(media_type, &manifest_bytes)
     };
     Ok(AssembledImage { platform, manifest, manifest_bytes, config, config_bytes, layers })
+}
+
+/// A layer under the name that its media type has here. Docker's descriptors hold no annotations.
+fn called(layer: SealedLayer, media_types: MediaTypes) -> Result<SealedLayer, AssembleError> {
+    let SealedLayer { diff_id, descriptor, origin } = layer;
+    let media_type = media_types.name(&descriptor.media_type);
+    let descriptor = match media_types {
+        MediaTypes::Oci => Descriptor { media_type, ..descriptor },
+        MediaTypes::Docker if media_type == MediaType::DockerLayerZstd => {
+            return Err(AssembleError::NoDockerType(descriptor.digest));
+        }
+        MediaTypes::Docker => Descriptor::new(media_type, descriptor.digest, descriptor.size),
+    };
+    Ok(SealedLayer { diff_id, descriptor, origin })
 }
 
 fn config_of(

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ahead;
+pub mod annotations;
 mod archive;
 pub mod assemble;
 pub mod chunk;
@@ -26,17 +27,16 @@ mod source;
 pub mod upload;
 
 pub use ahead::SealAhead;
+pub use annotations::{Annotations, PlatformAnnotations};
 pub use archive::ArchiveError;
-pub use assemble::{
-    AssembleError, AssembleOptions, Assembled, AssembledImage, PlatformAnnotations, assemble,
-};
+pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::{Encoder, GzipLevel, ZstdLevel};
 pub use layer::{LayerError, TimePolicy, write_tar};
 pub use outputs::{
-    Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, Output, Tools, check,
-    export_files, export_image, metadata,
+    Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, LoadError, LoadHelper, Loader,
+    Output, PlatformSplit, Tools, check, check_platforms, export_files, export_image, metadata,
 };
-pub use packing::{BaseLayers, MediaTypes, Packing};
+pub use packing::{BaseLayers, Form, MediaTypes, Packing};
 pub use pax::HeaderError;
 pub use seal::{SealError, SealOptions, SealedLayer, Sealer};
 pub use source::DirectorySource;

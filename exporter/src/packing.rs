@@ -3,7 +3,18 @@
 //! Outputs that are packed alike share their layers, manifests and digests; whatever two outputs can differ in must be
 //! a field here.
 
-use crate::encode::Encoder;
+use oci::MediaType;
+
+use crate::{annotations::Annotations, encode::Encoder};
+
+/// All that two outputs of one build can differ in. Outputs of one form have one manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Form {
+    /// How the image is packed.
+    pub packing: Packing,
+    /// What is written about it.
+    pub annotations: Annotations,
+}
 
 /// How an image is packed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -34,4 +45,14 @@ pub enum MediaTypes {
     Oci,
     /// `oci-mediatypes=false`: those of Docker's "Image Manifest Version 2, Schema 2".
     Docker,
+}
+
+impl MediaTypes {
+    /// What something with this OCI media type is called.
+    pub fn name(self, media_type: &MediaType) -> MediaType {
+        match self {
+            Self::Oci => media_type.clone(),
+            Self::Docker => media_type.to_docker(),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use exporter::{Destination, ExportError, FileSystem, FilesOutput, TimePolicy, export_files};
+use exporter::{Destination, ExportError, FileSystem, FilesOutput, PlatformSplit, TimePolicy, export_files};
 use oci::Snapshot;
 use solver::Event;
 use support::{Described, Workshop, judge};
@@ -58,13 +58,14 @@ fn brought(content: &str) -> i64 {
 
 fn tar(workshop: &Workshop, systems: &[FileSystem], name: &str) -> Result<Vec<u8>, ExportError> {
     let path = workshop.path(name);
-    let output = FilesOutput::Tar(Destination::File(path.clone()));
+    let output =
+        FilesOutput::Tar { destination: Destination::File(path.clone()), split: PlatformSplit::default() };
     export_files(systems, &output, TimePolicy::Default, &workshop.tools())?;
     Ok(fs::read(path).expect("readable"))
 }
 
 fn local(workshop: &Workshop, systems: &[FileSystem], directory: &Path) -> Result<(), ExportError> {
-    let output = FilesOutput::Local(directory.to_owned());
+    let output = FilesOutput::Local { directory: directory.to_owned(), split: PlatformSplit::default() };
     export_files(systems, &output, TimePolicy::Default, &workshop.tools()).map(drop)
 }
 
@@ -105,7 +106,10 @@ fn a_tar_has_what_the_layers_say_and_normal_times_for_the_base() {
 #[test]
 fn a_tar_that_takes_no_more_is_named() {
     let workshop = Workshop::new();
-    let output = FilesOutput::Tar(Destination::File("/dev/full".into()));
+    let output = FilesOutput::Tar {
+        destination: Destination::File("/dev/full".into()),
+        split: PlatformSplit::default(),
+    };
     let exported = export_files(&[file_system(&workshop)], &output, TimePolicy::Default, &workshop.tools());
     let error = exported.expect_err("nothing fits");
     assert_eq!(error.to_string(), "cannot write /dev/full");
@@ -200,4 +204,74 @@ fn a_file_that_is_not_what_its_layer_says_is_not_exported() {
         local(&workshop, &[mounted(&workshop, snapshot)], &workshop.path("out")).expect_err("changed");
     assert!(failed.to_string().contains("\"d/a\" has changed"), "{failed}");
     assert!(!workshop.path("out/d/a").exists());
+}
+
+/// Two platforms: what the second has is told by a description.
+fn two_platforms(workshop: &Workshop, second: &str) -> [FileSystem; 2] {
+    let described = Described::parse(second);
+    let snapshot = workshop.step(&Snapshot::default(), &described);
+    let arm = FileSystem {
+        platform: "linux/arm64".parse().expect("a platform"),
+        owners: BTreeMap::new(),
+        ..mounted(workshop, snapshot)
+    };
+    [file_system(workshop), arm]
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("readable");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("readable").file_name().into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn platforms_are_split_as_asked() {
+    let workshop = Workshop::new();
+    let both = two_platforms(&workshop, "dir d 0700 0:0 epoch\nfile d/arm 0644 0:0 epoch arm");
+    for (name, split, systems, want) in [
+        ("several", PlatformSplit::Several, &both[..], &["linux_amd64", "linux_arm64"][..]),
+        ("one", PlatformSplit::Several, &both[1..], &["d"]),
+        ("always", PlatformSplit::Always, &both[1..], &["linux_arm64"]),
+        (
+            "never",
+            PlatformSplit::Never,
+            &both,
+            &["base", "base-old", "base-owned", "d", "kept", "owned", "s"],
+        ),
+    ] {
+        let (directory, file) = (workshop.path(name), workshop.path(&format!("{name}.tar")));
+        let destination = Destination::File(file.clone());
+        for output in [
+            FilesOutput::Local { directory: directory.clone(), split },
+            FilesOutput::Tar { destination, split },
+        ] {
+            export_files(systems, &output, TimePolicy::Default, &workshop.tools()).expect(name);
+        }
+        assert_eq!(names(&directory), want, "{name}");
+        let unpacked = workshop.path(&format!("unpacked-{name}"));
+        fs::create_dir(&unpacked).expect("made");
+        judge(Command::new("tar").arg("-xf").arg(file).arg("-C").arg(&unpacked));
+        assert_eq!(names(&unpacked), want, "{name}");
+    }
+    let together = workshop.path("never/d");
+    assert_eq!(names(&together), ["a", "arm", "b"]);
+    let mode = fs::metadata(&together).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o750, "a directory is the first platform's");
+}
+
+#[test]
+fn no_file_is_of_two_platforms() {
+    let workshop = Workshop::new();
+    for second in ["file kept 0600 0:0 epoch other", "file d 0600 0:0 epoch d", "dir kept 0755 0:0 epoch"] {
+        let both = two_platforms(&workshop, second);
+        let split = PlatformSplit::Never;
+        let file = workshop.path("files.tar");
+        fs::write(&file, "old").expect("written");
+        let output = FilesOutput::Tar { destination: Destination::File(file.clone()), split };
+        let refused = export_files(&both, &output, TimePolicy::Default, &workshop.tools()).expect_err(second);
+        assert!(refused.to_string().contains("of linux/arm64 over that of linux/amd64"), "{refused}");
+        assert_eq!(fs::read(&file).expect("readable"), b"old");
+    }
 }

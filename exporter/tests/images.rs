@@ -5,8 +5,8 @@ mod support;
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use exporter::{
-    AssembleOptions, Assembled, Destination, Encoder, ExportError, ImageOutput, Output, Tagging, TimePolicy,
-    assemble, check, export_image, metadata,
+    AssembleOptions, Assembled, Destination, Encoder, ExportError, ImageOutput, MediaTypes, Output, Tagging,
+    TimePolicy, assemble, check, check_platforms, export_image, metadata,
 };
 use oci::{
     BaseLayer, BlobOrigin, ImageConfig, Layer, MediaType, Platform, Snapshot, config::History, image,
@@ -149,6 +149,53 @@ fn the_digest_of_an_image_is_part_of_the_format() {
     let workshop = Workshop::new();
     let digest = assembled(&workshop, &[sample(&workshop, "linux/amd64")]).root.digest.to_string();
     assert_eq!(digest, "sha256:7625c321201cf383d6ba6d51f049cf9cf830ce3d454bf80c2657f1ccc9454852");
+}
+
+#[test]
+fn with_dockers_media_types_all_but_the_config_is_called_otherwise() {
+    let workshop = Workshop::new();
+    let sealer = workshop.sealer(Encoder::GZIP, TimePolicy::Default, 1);
+    let images = [sample(&workshop, "linux/amd64"), sample(&workshop, "linux/arm64")];
+    let options = AssembleOptions { media_types: MediaTypes::Docker, ..AssembleOptions::default() };
+    let docker = assemble(&images, &sealer, &options).expect("assembled");
+    let oci = assembled(&workshop, &images);
+    assert_eq!(docker.root.media_type, MediaType::DockerIndex);
+    for (docker, oci) in docker.images.iter().zip(&oci.images) {
+        assert_eq!(docker.config_bytes, oci.config_bytes);
+        let manifest: oci::manifest::Manifest =
+            serde_json::from_slice(&docker.manifest_bytes).expect("a manifest");
+        assert_eq!(manifest.media_type, Some(MediaType::DockerManifest));
+        assert_eq!(manifest.config.media_type, MediaType::DockerConfig);
+        assert!(manifest.layers.iter().all(|layer| layer.media_type == MediaType::DockerLayerGzip));
+        let digests = |image: &exporter::AssembledImage| {
+            image.layers.iter().map(|layer| layer.descriptor.digest).collect::<Vec<_>>()
+        };
+        assert_eq!(digests(docker), digests(oci));
+    }
+}
+
+#[test]
+fn zstd_has_no_name_among_dockers_media_types() {
+    let workshop = Workshop::new();
+    let sealer = workshop.sealer(Encoder::ZSTD, TimePolicy::Default, 1);
+    let options = AssembleOptions { media_types: MediaTypes::Docker, ..AssembleOptions::default() };
+    let refused = assemble(&[sample(&workshop, "linux/amd64")], &sealer, &options).expect_err("no name");
+    assert!(refused.to_string().contains("is compressed with zstd"), "{refused}");
+}
+
+#[test]
+fn a_docker_archive_holds_one_image() {
+    let workshop = Workshop::new();
+    let two = assembled(&workshop, &[sample(&workshop, "linux/amd64"), sample(&workshop, "linux/arm64")]);
+    let path = workshop.path("image.tar");
+    fs::write(&path, "old").expect("written");
+    let destination = Destination::File(path.clone());
+    let output = ImageOutput::DockerArchive { destination, names: names(&["app:1"]) };
+    assert!(check_platforms(&Output::Image(output.clone()), 2).is_err());
+    assert!(check_platforms(&Output::Image(output.clone()), 1).is_ok());
+    let refused = export_image(&two, &output, &workshop.tools()).expect_err("two images");
+    assert!(matches!(refused, ExportError::SeveralPlatforms(2)), "{refused}");
+    assert_eq!(fs::read(&path).expect("readable"), b"old");
 }
 
 #[test]

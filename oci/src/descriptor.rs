@@ -136,6 +136,19 @@ impl MediaType {
             other => other.clone(),
         }
     }
+
+    /// Docker's name of an OCI type; the bytes behind both are the same.
+    pub fn to_docker(&self) -> MediaType {
+        match self {
+            Self::OciIndex => Self::DockerIndex,
+            Self::OciManifest => Self::DockerManifest,
+            Self::OciConfig => Self::DockerConfig,
+            Self::OciLayer => Self::DockerLayer,
+            Self::OciLayerGzip => Self::DockerLayerGzip,
+            Self::OciLayerZstd => Self::DockerLayerZstd,
+            other => other.clone(),
+        }
+    }
 }
 
 impl From<String> for MediaType {

@@ -7,6 +7,8 @@ Outputs (-o, repeatable; without one the result stays in the store):
   type=image,push=true[,name=REF]  the same; push-by-digest=true puts no tag
   type=oci,dest=FILE               OCI layout as a tar archive
   type=oci,dest=DIR,tar=false      OCI layout as a directory
+  type=docker,dest=FILE            an archive for docker load and podman load
+  type=docker                      that archive, loaded into docker or podman
   type=tar,dest=FILE               the root file system as a tar archive
   type=local,dest=DIR              the root file system as a directory
   type=cacheonly                   nothing: the result stays in the store
@@ -15,7 +17,8 @@ Outputs (-o, repeatable; without one the result stays in the store):
   A FILE called - is standard output. Images also take
   compression=gzip|zstd|uncompressed and
   compression-level=N (gzip 0 to 9, default 4; zstd 0 to 22, default 3),
-  which hold for base layers in another format with force-compression=true.
+  which hold for base layers in another format with force-compression=true,
+  oci-mediatypes=BOOL and annotation[-TYPE][[PLATFORM]].KEY=VALUE.
   A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
 
 Contexts:
@@ -45,6 +48,8 @@ Environment:
   LAYERWRIGHT_ROOT          the store, where --root is not given
   LAYERWRIGHT_KEEP_STORAGE  how large the store may grow: 10GB, 512MiB, 20% (of
                             the disk), off; see layerwright gc --help
+  LAYERWRIGHT_LOAD          docker or podman: who takes the image of --load;
+                            else docker if its daemon answers, else podman
   SOURCE_DATE_EPOCH         sets the build argument of that name, and with it
                             the times in the image
   SSH_AUTH_SOCK             the agent of --ssh default
@@ -58,7 +63,7 @@ Environment:
 
 The other flags of docker buildx build are refused by name, unless they ask
 for what is done in any case: --provenance=false and --sbom=false (no
-attestations are made), --load=false, --rm.
+attestations are made), --rm.
 
 Exit codes:
   0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or

@@ -66,7 +66,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("--secret src=x .", "id= is missing"),
         ("--attest type=sbom .", "--attest: "),
         ("-m 1g .", "--memory: "),
-        ("--load .", "--load: "),
+        ("--load=perhaps .", "expected true or false"),
         ("--rm=false .", "--rm: "),
     ] {
         let error = build(line).expect_err(line);
@@ -91,7 +91,7 @@ fn every_flag_is_one_line_of_the_help() {
         assert!(text.ends_with(&arg.get_help().expect("told").to_string()), "{text}\n{help}");
     }
     assert!(!help.contains("--attest"), "{help}");
-    for kind in ["registry", "image", "oci", "tar", "local", "cacheonly"] {
+    for kind in ["registry", "image", "oci", "docker", "tar", "local", "cacheonly"] {
         assert!(help.contains(&format!("type={kind}")), "{kind}: {help}");
     }
 }

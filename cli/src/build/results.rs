@@ -8,7 +8,7 @@ use std::{
 
 use executor::{LocalExecutor, SnapshotError};
 use exporter::{
-    AssembleOptions, Assembled, FileSystem, ImageOutput, Packing, Push, Sealer, TimePolicy, Tools,
+    AssembleOptions, Assembled, FileSystem, Form, ImageOutput, Push, Sealer, TimePolicy, Tools,
     outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{Reference, tree::NORMAL_TIME};
@@ -22,7 +22,7 @@ pub(super) struct Made {
     /// One for each target and platform.
     pub(super) images: Vec<Image>,
     /// The same as every kind of output wants them, the first output's first.
-    pub(super) assembled: Vec<(Packing, Assembled)>,
+    pub(super) assembled: Vec<(Form, Assembled)>,
 }
 
 /// Tries every path that the build is to write, before it begins: what is no place for files is refused with the request,
@@ -66,24 +66,16 @@ pub(super) fn assemble_all(
     epoch: Option<i64>,
     images: &[Image],
     sealers: &[Sealer],
-) -> Result<Vec<(Packing, Assembled)>, Failure> {
+) -> Result<Vec<(Form, Assembled)>, Failure> {
     let created = epoch.unwrap_or(NORMAL_TIME);
-    let annotations = request.annotations.clone();
-    let options = AssembleOptions {
-        created,
-        manifest_annotations: annotations.manifest,
-        manifest_descriptor_annotations: annotations.manifest_descriptor,
-        index_annotations: annotations.index,
-        index_descriptor_annotations: annotations.index_descriptor,
-        ..AssembleOptions::default()
-    };
-    let assemble = |packing: Packing| {
-        let sealer = sealers.iter().find(|sealer| sealer.packs(&packing));
+    let assemble = |form: Form| {
+        let sealer = sealers.iter().find(|sealer| sealer.packs(&form.packing));
         let sealer = sealer.expect("there is one for each packing");
-        let options = AssembleOptions { media_types: packing.media_types, ..options.clone() };
-        Ok((packing, exporter::assemble(images, sealer, &options)?))
+        let Form { packing, annotations } = form.clone();
+        let options = AssembleOptions { created, media_types: packing.media_types, annotations };
+        Ok((form, exporter::assemble(images, sealer, &options)?))
     };
-    request.packings().into_iter().map(assemble).collect()
+    request.forms().into_iter().map(assemble).collect()
 }
 
 impl Made {
@@ -125,7 +117,11 @@ impl Made {
             exporter::Output::Image(ImageOutput::Registry { .. }) => return Ok(None),
             exporter::Output::Image(to) => {
                 let exported = exporter::export_image(self.packed(output), to, tools)?;
-                format!("OCI layout {}", exported.destination)
+                match to {
+                    ImageOutput::DockerArchive { .. } => format!("docker archive {}", exported.destination),
+                    ImageOutput::Load { .. } => format!("loaded into {}", exported.destination),
+                    _ => format!("OCI layout {}", exported.destination),
+                }
             }
             exporter::Output::Files(to) => {
                 let systems = self.images.iter().map(|image| file_system(image, executor));
@@ -147,7 +143,7 @@ impl Made {
 
     /// The result as an output wants it.
     fn packed(&self, output: &Output) -> &Assembled {
-        let packed = self.assembled.iter().find(|(packing, _)| *packing == output.packing);
+        let packed = self.assembled.iter().find(|(form, _)| *form == output.form);
         &packed.expect("assemble_all covers every output").1
     }
 }

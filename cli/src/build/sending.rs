@@ -36,7 +36,7 @@ impl<'a> Sending<'a> {
     /// Takes the layers that are packed like this to where images are pushed that are.
     pub(super) fn taker(&self, request: &BuildRequest, packing: &Packing) -> OnSealed {
         let layers = |packing: &Packing| (packing.encoder, packing.base);
-        let takes = |output: &&Output| layers(&output.packing) == layers(packing);
+        let takes = |output: &&Output| layers(&output.form.packing) == layers(packing);
         let names = request.outputs.iter().filter(takes).flat_map(Output::pushed_names);
         self.uploads.taker(&names.cloned().collect::<Vec<_>>(), self.fetcher)
     }

@@ -1,77 +1,39 @@
-//! `--annotation`: which of them apply to this build, and where they go.
+//! Annotations, of `--annotation` and of single outputs: whether each has a place.
 //!
-//! What has no place is refused: an annotation that was asked for and is in no image would go unnoticed.
+//! What has none is refused: an annotation that was asked for and is in no image would go unnoticed.
 
-use std::collections::BTreeMap;
-
-use exporter::{ImageOutput, Output as To, PlatformAnnotations};
+use exporter::{Annotations, ImageOutput, MediaTypes, Output as To, PlatformAnnotations};
 use oci::Platform;
 
 use crate::{
     outputs::Output,
-    spec::annotation::{AnnotationSpec, Kind, Place},
+    spec::annotation::{self, AnnotationSpec, Kind},
 };
-
-/// Annotations by the place that they have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Annotations {
-    /// Of the manifests.
-    pub manifest: PlatformAnnotations,
-    /// Of the manifests' descriptors.
-    pub manifest_descriptor: PlatformAnnotations,
-    /// Of the index of several images.
-    pub index: BTreeMap<String, String>,
-    /// Of the index's descriptor in an OCI layout.
-    pub index_descriptor: BTreeMap<String, String>,
-}
-
-impl Annotations {
-    fn of(&mut self, place: &Place) -> &mut BTreeMap<String, String> {
-        let annotations = match place.kind {
-            Kind::Index => return &mut self.index,
-            Kind::IndexDescriptor => return &mut self.index_descriptor,
-            Kind::Manifest => &mut self.manifest,
-            Kind::ManifestDescriptor => &mut self.manifest_descriptor,
-        };
-        match &place.platform {
-            None => &mut annotations.all,
-            Some(platform) => annotations.only.entry(platform.clone()).or_default(),
-        }
-    }
-}
 
 /// Why an annotation has no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationError {
     /// There is no index.
-    #[error("--annotation {}:{key}: an image of one platform has no index: annotate its manifest", kind.name())]
+    #[error("annotation {}:{key}: an image of one platform has no index: annotate its manifest", kind.name())]
     NoIndex {
         /// What it was meant for.
         kind: Kind,
         /// Which.
         key: String,
     },
-    /// There is no index whose descriptor would hold it.
+    /// Nothing there keeps a descriptor.
     #[error(
-        "--annotation manifest-descriptor:{0}: a pushed image of one platform has no index that would hold its \
-         descriptor; an OCI layout has one"
+        "annotation {}:{key}: the descriptor of what is pushed or loaded is held by nothing there; an OCI layout's \
+         index.json holds it", kind.name()
     )]
-    NoDescriptor(String),
-    /// A registry keeps no descriptor of what a tag names.
-    #[error(
-        "--annotation index-descriptor:{0}: in a registry nothing holds the descriptor of an index; an OCI layout does"
-    )]
-    NoIndexDescriptor(String),
-    /// An index is of all platforms.
-    #[error("--annotation {}:{key}: an index has no platform", kind.name())]
-    IndexOfPlatform {
+    NoDescriptor {
         /// What it was meant for.
         kind: Kind,
         /// Which.
         key: String,
     },
     /// A platform that is not built.
-    #[error("--annotation {key}: no image for {platform} is built, only for {built}")]
+    #[error("annotation {key}: no image for {platform} is built, only for {built}")]
     Platform {
         /// Which.
         key: String,
@@ -80,117 +42,131 @@ pub enum AnnotationError {
         /// What is built.
         built: String,
     },
+    /// Docker's manifests have no annotations.
+    #[error(
+        "annotation {0}: Docker's media types have no place for annotations: leave oci-mediatypes=false out"
+    )]
+    DockerTypes(String),
     /// No image comes of the build.
     #[error("--annotation {0}: none of the outputs is an image")]
     NoImage(String),
 }
 
-/// Sorts annotations for an image of these platforms (none: this machine's) that goes to these outputs. The last one of
-/// a key wins; one for a platform goes before one for all.
+/// Checks `--annotation` and what outputs say about their own images, for a build of these platforms (none: this
+/// machine's).
 ///
 /// # Errors
 /// [`AnnotationError`]
-pub fn resolve(
-    specs: &[AnnotationSpec],
+pub fn check(
+    general: &[AnnotationSpec],
     outputs: &[Output],
     platforms: &[Platform],
-) -> Result<Annotations, AnnotationError> {
+) -> Result<(), AnnotationError> {
     let host = [Platform::host()];
     let built = if platforms.is_empty() { &host[..] } else { platforms };
-    let mut annotations = Annotations::default();
-    for AnnotationSpec { places, key, value } in specs {
-        if !outputs.is_empty() && !outputs.iter().any(|output| matches!(output.to, To::Image(_))) {
-            return Err(AnnotationError::NoImage(key.clone()));
-        }
-        for place in places {
-            check(place, key, outputs, built)?;
-            annotations.of(place).insert(key.clone(), value.clone());
-        }
+    let is_image = |output: &&Output| matches!(output.to, To::Image(_));
+    if let Some(first) = general.first()
+        && !outputs.is_empty()
+        && !outputs.iter().any(|output| is_image(&output))
+    {
+        return Err(AnnotationError::NoImage(first.key.clone()));
     }
-    Ok(annotations)
+    // What has no output yet can go anywhere.
+    check_places(&annotation::sorted(general), None, built)?;
+    outputs.iter().filter(is_image).try_for_each(|output| check_output(output, built))
 }
 
-fn check(place: &Place, key: &str, outputs: &[Output], built: &[Platform]) -> Result<(), AnnotationError> {
-    let pushed = |output: &Output| matches!(output.to, To::Image(ImageOutput::Registry { .. }));
-    let (kind, key, has_index) = (place.kind, key.to_owned(), built.len() > 1);
-    let is_pushed = outputs.iter().any(pushed);
-    match kind {
-        Kind::Index | Kind::IndexDescriptor if !has_index => Err(AnnotationError::NoIndex { kind, key }),
-        Kind::Index | Kind::IndexDescriptor if place.platform.is_some() => {
-            Err(AnnotationError::IndexOfPlatform { kind, key })
-        }
-        Kind::IndexDescriptor if is_pushed => Err(AnnotationError::NoIndexDescriptor(key)),
-        Kind::ManifestDescriptor if is_pushed && !has_index => Err(AnnotationError::NoDescriptor(key)),
-        _ => match &place.platform {
-            Some(platform) if !built.contains(platform) => {
-                let built = built.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ");
-                Err(AnnotationError::Platform { key, platform: Box::new(platform.clone()), built })
-            }
-            _ => Ok(()),
-        },
+fn check_output(output: &Output, built: &[Platform]) -> Result<(), AnnotationError> {
+    let annotations = &output.form.annotations;
+    if output.form.packing.media_types == MediaTypes::Docker
+        && let Some(key) = keys(annotations).next()
+    {
+        return Err(AnnotationError::DockerTypes(key.to_owned()));
     }
+    check_places(annotations, Some(&output.to), built)
+}
+
+fn check_places(
+    annotations: &Annotations,
+    to: Option<&To>,
+    built: &[Platform],
+) -> Result<(), AnnotationError> {
+    let Annotations { manifest, manifest_descriptor, index, index_descriptor } = annotations;
+    let has_index = built.len() > 1;
+    let keeps_none = matches!(to, Some(To::Image(ImageOutput::Registry { .. } | ImageOutput::Load { .. })));
+    for (kind, key) in
+        [(Kind::Index, index.keys().next()), (Kind::IndexDescriptor, index_descriptor.keys().next())]
+    {
+        let Some(key) = key.cloned() else { continue };
+        if !has_index {
+            return Err(AnnotationError::NoIndex { kind, key });
+        }
+        if keeps_none && kind == Kind::IndexDescriptor {
+            return Err(AnnotationError::NoDescriptor { kind, key });
+        }
+    }
+    if let Some(key) = keys_of(manifest_descriptor).next()
+        && keeps_none
+        && !has_index
+    {
+        return Err(AnnotationError::NoDescriptor { kind: Kind::ManifestDescriptor, key: key.to_owned() });
+    }
+    check_platforms(manifest, built)?;
+    check_platforms(manifest_descriptor, built)
+}
+
+fn check_platforms(annotations: &PlatformAnnotations, built: &[Platform]) -> Result<(), AnnotationError> {
+    match annotations.only.iter().find(|(platform, _)| !built.contains(platform)) {
+        None => Ok(()),
+        Some((platform, annotations)) => Err(AnnotationError::Platform {
+            key: annotations.keys().next().cloned().unwrap_or_default(),
+            platform: Box::new(platform.clone()),
+            built: built.iter().map(Platform::to_string).collect::<Vec<_>>().join(", "),
+        }),
+    }
+}
+
+fn keys(annotations: &Annotations) -> impl Iterator<Item = &str> {
+    let Annotations { manifest, manifest_descriptor, index, index_descriptor } = annotations;
+    let of_indexes = index.keys().chain(index_descriptor.keys()).map(String::as_str);
+    keys_of(manifest).chain(keys_of(manifest_descriptor)).chain(of_indexes)
+}
+
+fn keys_of(annotations: &PlatformAnnotations) -> impl Iterator<Item = &str> {
+    let PlatformAnnotations { all, only } = annotations;
+    all.keys().chain(only.values().flat_map(|annotations| annotations.keys())).map(String::as_str)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{outputs, spec::output::OutputSpec};
+    use crate::{
+        outputs::{self, Asked},
+        spec::output::OutputSpec,
+    };
 
-    fn resolved(annotations: &[&str], specs: &[&str], built: &str) -> Result<Annotations, String> {
+    fn checked(annotations: &[&str], specs: &[&str], built: &str) -> Result<(), String> {
         let annotations: Vec<AnnotationSpec> =
             annotations.iter().map(|text| text.parse().expect("an annotation")).collect();
         let specs: Vec<OutputSpec> = specs.iter().map(|text| text.parse().expect("an output")).collect();
         let built: Vec<Platform> = built.split(',').map(|text| text.parse().expect("a platform")).collect();
-        resolve(&annotations, &outputs::resolve(&specs, &[], false), &built)
-            .map_err(|error| error.to_string())
-    }
-
-    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        let asked = Asked { specs: &specs, tags: &[], annotations: &annotations, push: false, load: false };
+        check(&annotations, &outputs::resolve(asked), &built).map_err(|error| error.to_string())
     }
 
     const ONE: &str = "linux/amd64";
     const TWO: &str = "linux/amd64,linux/arm64";
-
-    #[test]
-    fn each_goes_to_its_place_and_the_last_one_wins() {
-        let given = [
-            "a=1",
-            "a=2",
-            "manifest,manifest-descriptor:b=2",
-            "manifest[linux/amd64]:a=3",
-            "manifest-descriptor:c=",
-        ];
-        let amd64: Platform = ONE.parse().expect("a platform");
-        let mut want = Annotations {
-            manifest: PlatformAnnotations {
-                all: map(&[("a", "2"), ("b", "2")]),
-                only: BTreeMap::from([(amd64, map(&[("a", "3")]))]),
-            },
-            manifest_descriptor: PlatformAnnotations {
-                all: map(&[("b", "2"), ("c", "")]),
-                ..PlatformAnnotations::default()
-            },
-            ..Annotations::default()
-        };
-        assert_eq!(resolved(&given, &["type=oci,dest=x"], ONE), Ok(want.clone()));
-        assert_eq!(resolved(&given, &[], ONE), Ok(want.clone()));
-        let given = [&given[..], &["index:i=1", "index-descriptor:j=2"]].concat();
-        want.index = map(&[("i", "1")]);
-        want.index_descriptor = map(&[("j", "2")]);
-        assert_eq!(resolved(&given, &["type=oci,dest=x"], TWO), Ok(want));
-    }
+    const OCI: &str = "type=oci,dest=x";
+    const PUSH: &str = "type=registry,name=h/x";
 
     #[test]
     fn what_has_no_place_is_refused_by_name() {
-        const OCI: &str = "type=oci,dest=x";
-        const PUSH: &str = "type=registry,name=h/x";
         for (annotation, output, built, want) in [
             ("index:a=b", OCI, ONE, "index:a: an image of one platform has no index"),
             ("index-descriptor:a=b", OCI, ONE, "index-descriptor:a: an image of one platform"),
-            ("index[linux/amd64]:a=b", OCI, TWO, "index:a: an index has no platform"),
-            ("manifest-descriptor:a=b", PUSH, ONE, "a pushed image of one platform has no index"),
-            ("index-descriptor:a=b", PUSH, TWO, "in a registry nothing holds the descriptor"),
+            ("manifest-descriptor:a=b", PUSH, ONE, "manifest-descriptor:a: the descriptor of what is pushed"),
+            ("manifest-descriptor:a=b", "type=docker", ONE, "manifest-descriptor:a: the descriptor of what"),
+            ("index-descriptor:a=b", PUSH, TWO, "index-descriptor:a: the descriptor of what is pushed"),
             (
                 "manifest[linux/arm64]:a=b",
                 OCI,
@@ -198,11 +174,31 @@ mod tests {
                 "no image for linux/arm64 is built, only for linux/amd64",
             ),
             ("manifest[s390x]:a=b", OCI, TWO, "is built, only for linux/amd64, linux/arm64"),
+            ("a=b", "type=oci,dest=x,oci-mediatypes=false", ONE, "Docker's media types have no place"),
             ("a=b", "type=local,dest=x", ONE, "none of the outputs is an image"),
         ] {
-            let error = resolved(&[annotation], &[output], built).expect_err(annotation);
+            let error = checked(&[annotation], &[output], built).expect_err(annotation);
             assert!(error.contains(want), "{annotation}: {error}");
         }
-        assert!(resolved(&["manifest-descriptor:a=b"], &[PUSH], TWO).is_ok());
+    }
+
+    #[test]
+    fn what_an_output_says_is_checked_for_that_output() {
+        let index = "type=oci,dest=x,annotation-index.a=b";
+        assert!(checked(&[], &[index], ONE).is_err());
+        let descriptor = "type=oci,dest=x,annotation-manifest-descriptor.a=b";
+        assert_eq!(checked(&[], &[descriptor, PUSH], ONE), Ok(()));
+        let docker = "type=registry,name=h/x,oci-mediatypes=false";
+        assert_eq!(checked(&[], &[descriptor, docker], ONE), Ok(()));
+    }
+
+    #[test]
+    fn what_has_a_place_is_taken() {
+        assert_eq!(checked(&["manifest-descriptor:a=b"], &[PUSH], TWO), Ok(()));
+        let all = ["a=1", "manifest,manifest-descriptor:b=2", "manifest[linux/amd64]:a=3"];
+        assert_eq!(checked(&all, &[OCI], ONE), Ok(()));
+        assert_eq!(checked(&all, &[], ONE), Ok(()));
+        let all = [&all[..], &["index:i=1", "index-descriptor:j=2"]].concat();
+        assert_eq!(checked(&all, &[OCI], TWO), Ok(()));
     }
 }

@@ -6,10 +6,15 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use exporter::{BaseLayers, Destination, Encoder, GzipLevel, Packing, Tagging, ZstdLevel};
-use oci::{Reference, reference::ReferenceError};
+use exporter::{
+    BaseLayers, Destination, Encoder, GzipLevel, MediaTypes, Packing, PlatformSplit, Tagging, ZstdLevel,
+};
+use oci::{MediaType, Reference, reference::ReferenceError};
 
-use super::csv;
+use super::{
+    annotation::{AnnotationSpec, AnnotationSpecError},
+    csv,
+};
 
 /// One `--output`, before `-t` and `--push` are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,20 @@ pub enum OutputSpec {
         /// How the layers are packed and what the image is called.
         image: ImageOptions,
     },
+    /// `type=docker,dest=`: an archive for `docker load`.
+    DockerArchive {
+        /// Where it goes.
+        destination: Destination,
+        /// How the layers are packed and what the image is called.
+        image: ImageOptions,
+    },
+    /// `type=docker` without `dest=`: loaded into docker or podman.
+    Load {
+        /// `context=`: the docker context.
+        context: Option<String>,
+        /// How the layers are packed and what the image is called.
+        image: ImageOptions,
+    },
     /// `type=image` and `type=registry`: an image, pushed or left in the store.
     Image {
         /// Whether it is pushed.
@@ -40,9 +59,19 @@ pub enum OutputSpec {
         image: ImageOptions,
     },
     /// `type=tar`: the root file system as one tar archive.
-    Tar(Destination),
+    Tar {
+        /// Where it goes.
+        destination: Destination,
+        /// Where in it the files of each platform go.
+        split: PlatformSplit,
+    },
     /// `type=local`: the root file system as a directory.
-    Local(PathBuf),
+    Local {
+        /// Where it goes.
+        directory: PathBuf,
+        /// Where in it the files of each platform go.
+        split: PlatformSplit,
+    },
     /// `type=cacheonly`: the result stays in the store, and that is what was wanted.
     CacheOnly,
 }
@@ -52,8 +81,13 @@ pub enum OutputSpec {
 pub struct ImageOptions {
     /// `name=`: names instead of those of `-t`, as they were given.
     pub names: Vec<Reference>,
-    /// `compression=` and what else says how it is packed.
+    /// `compression=` and what else says how it is packed. The media types are those that this kind of output usually
+    /// has.
     pub packing: Packing,
+    /// `oci-mediatypes=`, where it is given.
+    pub media_types: Option<MediaTypes>,
+    /// `annotation.KEY=` and its kin.
+    pub annotations: Vec<AnnotationSpec>,
 }
 
 /// Why an output cannot be made.
@@ -66,10 +100,10 @@ pub enum OutputSpecError {
     #[error("{0:?} is not a key=value pair")]
     NotAPair(String),
     /// No `type=`.
-    #[error("type= is missing: expected type=registry, image, oci, tar, local or cacheonly")]
+    #[error("type= is missing: expected type=registry, image, oci, docker, tar, local or cacheonly")]
     NoType,
     /// A type that does not exist here.
-    #[error("type={0} is not implemented: expected registry, image, oci, tar, local or cacheonly")]
+    #[error("type={0} is not implemented: expected registry, image, oci, docker, tar, local or cacheonly")]
     Type(String),
     /// A key that does not exist here.
     #[error("type={kind} has no option {key}= here{why}")]
@@ -94,6 +128,17 @@ pub enum OutputSpecError {
     /// No `dest=` where there must be one.
     #[error("type={0} needs dest=")]
     NoDestination(&'static str),
+    /// Docker's image format has no zstd.
+    #[error(
+        "oci-mediatypes=false and compression=zstd contradict each other: Docker's media types have none for zstd"
+    )]
+    ZstdForDocker,
+    /// A place for the archive, and a place to load it into.
+    #[error("dest= and context= contradict each other: an archive goes to a file, or into a docker context")]
+    DestinationAndContext,
+    /// An annotation that makes no sense.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationSpecError),
     /// A name no registry takes.
     #[error(transparent)]
     Name(#[from] ReferenceError),
@@ -104,7 +149,7 @@ impl FromStr for OutputSpec {
 
     fn from_str(text: &str) -> Result<Self, OutputSpecError> {
         if text == "-" {
-            return Ok(Self::Tar(Destination::Stdout));
+            return Ok(Self::Tar { destination: Destination::Stdout, split: PlatformSplit::default() });
         }
         let fields = csv::fields(text)?;
         if let [only] = &fields[..]
@@ -113,7 +158,7 @@ impl FromStr for OutputSpec {
         {
             return match text.is_empty() {
                 true => Err(OutputSpecError::NoType),
-                false => Ok(Self::Local(PathBuf::from(text))),
+                false => Ok(Self::Local { directory: text.into(), split: PlatformSplit::default() }),
             };
         }
         let mut options = Options::read(&fields)?;
@@ -121,7 +166,10 @@ impl FromStr for OutputSpec {
             Some("registry") => image(&mut options, "registry", "true")?,
             Some("image") => image(&mut options, "image", "false")?,
             Some("oci") => oci(&mut options)?,
-            Some("tar") => Self::Tar(options.destination("tar")?),
+            Some("docker") => docker(&mut options)?,
+            Some("tar") => {
+                Self::Tar { destination: options.destination("tar")?, split: options.platform_split()? }
+            }
             Some("local") => local(&mut options)?,
             Some("cacheonly") => Self::CacheOnly,
             Some(other) => return Err(OutputSpecError::Type(other.to_owned())),
@@ -150,25 +198,49 @@ fn image(
         true => Tagging::DigestOnly,
         false => Tagging::Tags,
     };
-    // Names of the image in a store of images, which BuildKit would give it, too; here is none.
+    // Names of the image in a store of images, which BuildKit would give it, too; here is none, and it cannot be unpacked
+    // there either. Whoever pulls from a registry can always give NAME@DIGEST.
     options.boolean("name-canonical", "false")?;
-    Ok(OutputSpec::Image { push, insecure, tagging, image: options.image()? })
+    options.only("store", "false")?;
+    options.only("unpack", "false")?;
+    Ok(OutputSpec::Image { push, insecure, tagging, image: options.image(MediaTypes::Oci)? })
 }
 
 fn oci(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
     let archive = options.boolean("tar", "true")?;
     match (archive, options.destination("oci")?) {
-        (true, destination) => Ok(OutputSpec::OciArchive { destination, image: options.image()? }),
+        (true, destination) => {
+            Ok(OutputSpec::OciArchive { destination, image: options.image(MediaTypes::Oci)? })
+        }
         (false, Destination::File(directory)) => {
-            Ok(OutputSpec::OciLayout { directory, image: options.image()? })
+            Ok(OutputSpec::OciLayout { directory, image: options.image(MediaTypes::Oci)? })
         }
         (false, Destination::Stdout) => Err(OutputSpecError::NoDestination("oci,tar=false")),
     }
 }
 
+/// As with buildx: an archive where there is a `dest=`, else the image is loaded; `tar=false` is a layout with Docker's
+/// media types.
+fn docker(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
+    let archive = options.boolean("tar", "true")?;
+    let context = options.take("context").filter(|context| !context.is_empty());
+    let destination = options.has("dest").then(|| options.destination("docker")).transpose()?;
+    let image = options.image(MediaTypes::Docker)?;
+    match (archive, destination, context) {
+        (_, Some(_), Some(_)) => Err(OutputSpecError::DestinationAndContext),
+        (true, None, context) => Ok(OutputSpec::Load { context, image }),
+        (true, Some(destination), None) => Ok(OutputSpec::DockerArchive { destination, image }),
+        (false, Some(Destination::File(directory)), None) => {
+            let media_types = image.media_types.or(Some(MediaTypes::Docker));
+            Ok(OutputSpec::OciLayout { directory, image: ImageOptions { media_types, ..image } })
+        }
+        (false, ..) => Err(OutputSpecError::NoDestination("docker,tar=false")),
+    }
+}
+
 fn local(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
     match options.destination("local")? {
-        Destination::File(directory) => Ok(OutputSpec::Local(directory)),
+        Destination::File(directory) => Ok(OutputSpec::Local { directory, split: options.platform_split()? }),
         Destination::Stdout => Err(OutputSpecError::NoDestination("local")),
     }
 }
@@ -181,7 +253,14 @@ impl Options {
         let pair = |field: &String| {
             let (key, value) =
                 field.split_once('=').ok_or_else(|| OutputSpecError::NotAPair(field.clone()))?;
-            Ok((key.trim().to_ascii_lowercase(), value.to_owned()))
+            // What an annotation is called is not ours to change; buildx makes it small, too.
+            let key = match key.trim().split_once('.') {
+                Some((option, rest)) if option.to_ascii_lowercase().starts_with("annotation") => {
+                    format!("{}.{rest}", option.to_ascii_lowercase())
+                }
+                _ => key.trim().to_ascii_lowercase(),
+            };
+            Ok((key, value.to_owned()))
         };
         fields.iter().map(pair).collect::<Result<_, _>>().map(Self)
     }
@@ -190,6 +269,10 @@ impl Options {
         let value = self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone());
         self.0.retain(|(name, _)| name != key);
         value
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(name, _)| name == key)
     }
 
     fn boolean(&mut self, key: &'static str, default: &str) -> Result<bool, OutputSpecError> {
@@ -211,22 +294,64 @@ impl Options {
         }
     }
 
-    fn image(&mut self) -> Result<ImageOptions, OutputSpecError> {
+    /// `platform-split=`
+    fn platform_split(&mut self) -> Result<PlatformSplit, OutputSpecError> {
+        if !self.has("platform-split") {
+            return Ok(PlatformSplit::Several);
+        }
+        let splits = self.boolean("platform-split", "true")?;
+        Ok(if splits { PlatformSplit::Always } else { PlatformSplit::Never })
+    }
+
+    /// `annotation.KEY=` and its kin, in their order.
+    fn annotations(&mut self) -> Result<Vec<AnnotationSpec>, OutputSpecError> {
+        let mut annotations = Vec::new();
+        let mut failed = None;
+        self.0.retain(|(key, value)| match AnnotationSpec::of_output(key, value) {
+            None => true,
+            Some(Ok(annotation)) => {
+                annotations.push(annotation);
+                false
+            }
+            Some(Err(error)) => {
+                failed.get_or_insert(error);
+                false
+            }
+        });
+        failed.map_or(Ok(annotations), |error| Err(error.into()))
+    }
+
+    /// `oci-mediatypes=`, where it is given.
+    fn media_types(&mut self) -> Result<Option<MediaTypes>, OutputSpecError> {
+        const KEY: &str = "oci-mediatypes";
+        if !self.has(KEY) {
+            return Ok(None);
+        }
+        self.empty_is_true(KEY);
+        Ok(Some(if self.boolean(KEY, "true")? { MediaTypes::Oci } else { MediaTypes::Docker }))
+    }
+
+    /// What outputs that hold an image have in common, for one that usually has these media types.
+    fn image(&mut self, usual: MediaTypes) -> Result<ImageOptions, OutputSpecError> {
         let names = self.take("name").unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names = names.map(|name| Ok(name.parse::<Reference>()?));
         let (encoder, base) = (self.encoder()?, self.base_layers()?);
-        self.always("oci-mediatypes")?;
-        self.always("rewrite-timestamp")?;
-        let packing = Packing { encoder, base, ..Packing::default() };
-        Ok(ImageOptions { names: names.collect::<Result<_, OutputSpecError>>()?, packing })
+        self.only("rewrite-timestamp", "true")?;
+        self.only("prefer-nondist-layers", "false")?;
+        self.only("attestation-inline", "false")?;
+        let (annotations, media_types) = (self.annotations()?, self.media_types()?);
+        if media_types == Some(MediaTypes::Docker) && encoder.media_type() == MediaType::OciLayerZstd {
+            return Err(OutputSpecError::ZstdForDocker);
+        }
+        let packing = Packing { encoder, base, media_types: usual };
+        let names = names.collect::<Result<_, OutputSpecError>>()?;
+        Ok(ImageOptions { names, packing, media_types, annotations })
     }
 
     /// `compression=` and `compression-level=`, whose numbers are BuildKit's.
     fn encoder(&mut self) -> Result<Encoder, OutputSpecError> {
-        let refused = |key, value: &str, expected| {
-            Err(OutputSpecError::Value { key, value: value.to_owned(), expected })
-        };
+        let refused = |key, value: &str, expected| Err(refused(key, value, expected));
         let level = self.take("compression-level");
         let number = || level.as_deref().map(|level| level.parse().ok());
         let (encoder, expected) = match self.take("compression").as_deref() {
@@ -246,28 +371,28 @@ impl Options {
         encoder.map_or_else(|| refused("compression-level", &level.unwrap_or_default(), expected), Ok)
     }
 
-    /// `force-compression=`, which is true where it is empty.
+    /// `force-compression=`
     fn base_layers(&mut self) -> Result<BaseLayers, OutputSpecError> {
-        let key = "force-compression";
-        self.0
-            .iter_mut()
-            .filter(|(name, value)| name == key && value.is_empty())
-            .for_each(|(_, value)| value.push('1'));
-        Ok(match self.boolean(key, "false")? {
+        self.empty_is_true("force-compression");
+        Ok(match self.boolean("force-compression", "false")? {
             true => BaseLayers::Repacked,
             false => BaseLayers::Kept,
         })
     }
 
-    /// An option of BuildKit that is always on here: `true` says nothing new, `false` cannot be had.
-    fn always(&mut self, key: &'static str) -> Result<(), OutputSpecError> {
-        match self.boolean(key, "true")? {
-            true => Ok(()),
-            false => Err(OutputSpecError::Value {
-                key,
-                value: "false".to_owned(),
-                expected: "true, or leave it out",
-            }),
+    /// What some keys of BuildKit are where they have no value.
+    fn empty_is_true(&mut self, key: &str) {
+        let empty = self.0.iter_mut().filter(|(name, value)| name == key && value.is_empty());
+        empty.for_each(|(_, value)| value.push_str("true"));
+    }
+
+    /// An option of BuildKit that has one value here: to ask for that says nothing new, the other cannot be had.
+    fn only(&mut self, key: &'static str, had: &'static str) -> Result<(), OutputSpecError> {
+        let asked = self.boolean(key, had)?;
+        match (asked.to_string() == had, asked) {
+            (true, _) => Ok(()),
+            (false, true) => Err(refused(key, "true", "false, or leave it out")),
+            (false, false) => Err(refused(key, "false", "true, or leave it out")),
         }
     }
 
@@ -275,23 +400,43 @@ impl Options {
         let Some((key, _)) = self.0.first() else { return Ok(()) };
         let kind = match spec {
             OutputSpec::OciArchive { .. } | OutputSpec::OciLayout { .. } => "oci",
+            OutputSpec::DockerArchive { .. } | OutputSpec::Load { .. } => "docker",
             OutputSpec::Image { .. } => "image",
-            OutputSpec::Tar(_) => "tar",
-            OutputSpec::Local(_) => "local",
+            OutputSpec::Tar { .. } => "tar",
+            OutputSpec::Local { .. } => "local",
             OutputSpec::CacheOnly => "cacheonly",
         };
         let why = match key.split(['.', '[']).next() {
-            Some("annotation" | "annotation-index") => ": --annotation gives one to all images",
-            Some("attestation-inline" | "attestation-prefix") => ": attestations are not implemented yet",
+            Some("attestation-prefix") => ": attestations are not implemented yet",
+            Some("dangling-name-prefix") => ": an image without a name gets none, it is found by its digest",
+            Some("source-date-epoch") => ": SOURCE_DATE_EPOCH, or the build argument, counts for all outputs",
+            Some("buildinfo" | "buildinfo-attrs") => ": build information is gone from BuildKit, too",
             _ => "",
         };
         Err(OutputSpecError::Key { kind, key: key.clone(), why })
     }
 }
 
+fn refused(key: &'static str, value: &str, expected: &'static str) -> OutputSpecError {
+    OutputSpecError::Value { key, value: value.to_owned(), expected }
+}
+
+#[cfg(test)]
+mod documented;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use PlatformSplit::{Always, Never, Several};
+
+    fn local(directory: &str, split: PlatformSplit) -> OutputSpec {
+        OutputSpec::Local { directory: directory.into(), split }
+    }
+
+    fn tar(destination: Destination) -> OutputSpec {
+        OutputSpec::Tar { destination, split: Several }
+    }
 
     fn archive(destination: Destination) -> OutputSpec {
         OutputSpec::OciArchive { destination, image: ImageOptions::default() }
@@ -314,16 +459,18 @@ mod tests {
     fn what_can_be_made_is_read() {
         let image = |push, image| OutputSpec::Image { push, insecure: false, tagging: Tagging::Tags, image };
         for (text, want) in [
-            ("out", OutputSpec::Local("out".into())),
-            ("./a=b", OutputSpec::Local("./a=b".into())),
-            ("-", OutputSpec::Tar(Destination::Stdout)),
-            ("type=local,dest=out", OutputSpec::Local("out".into())),
-            ("type=tar,dest=x.tar", OutputSpec::Tar(path("x.tar"))),
-            ("type=tar", OutputSpec::Tar(Destination::Stdout)),
+            ("out", local("out", Several)),
+            ("./a=b", local("./a=b", Several)),
+            ("-", tar(Destination::Stdout)),
+            ("type=local,dest=out", local("out", Several)),
+            ("type=local,dest=out,platform-split=true", local("out", Always)),
+            ("type=local,dest=out,platform-split=false", local("out", Never)),
+            ("type=tar,dest=x.tar", tar(path("x.tar"))),
+            ("type=tar", tar(Destination::Stdout)),
             ("type=oci,dest=x.tar", archive(path("x.tar"))),
             ("type=oci,tar=false,dest=d", layout("d")),
             ("dest=x,TYPE=oci", archive(path("x"))),
-            ("type=oci,oci-mediatypes=true,rewrite-timestamp=true", archive(Destination::Stdout)),
+            ("type=oci,rewrite-timestamp=true", archive(Destination::Stdout)),
             ("type=registry", image(true, names(&[]))),
             ("type=registry,name=r.io/a", image(true, names(&["r.io/a"]))),
             ("type=image", image(false, names(&[]))),
@@ -375,9 +522,18 @@ mod tests {
         for (text, want) in [
             ("", "type= is missing"),
             ("dest=x,tar=false", "type= is missing"),
-            ("type=docker,dest=x", "type=docker is not implemented"),
+            ("type=moby", "type=moby is not implemented"),
+            ("type=docker,tar=false", "type=docker,tar=false needs dest="),
+            ("type=docker,dest=x,context=y", "contradict each other"),
+            ("type=image,unpack=true", "unpack=true is not supported: expected false"),
+            ("type=image,store=true", "store=true is not supported"),
+            ("type=oci,rewrite-timestamp=false", "rewrite-timestamp=false is not supported"),
+            ("type=oci,source-date-epoch=1", "SOURCE_DATE_EPOCH"),
+            ("type=image,dangling-name-prefix=x", "found by its digest"),
+            ("type=tar,annotation.a=b", "type=tar has no option annotation.a="),
             ("type=oci,dest", "\"dest\" is not a key=value pair"),
-            ("type=oci,annotation.a=b", "has no option annotation.a= here: --annotation"),
+            ("type=oci,annotation-layer.a=b", "unknown annotation type \"layer\""),
+            ("type=oci,annotation.=b", "invalid annotation"),
             ("type=oci,compresion=gzip", "has no option compresion="),
             ("type=oci,compression=estargz", "compression=estargz is not supported: expected gzip, zstd or"),
             (
@@ -397,7 +553,7 @@ mod tests {
             ("type=local,dest=out,compression=gzip", "type=local has no option compression="),
             ("type=registry,push=false", "push=false"),
             ("type=image,name=UPPER", "lowercase"),
-            ("type=oci,oci-mediatypes=false", "oci-mediatypes=false"),
+            ("type=oci,oci-mediatypes=no", "oci-mediatypes=no is not supported"),
             ("type=oci,name=\"a\"", "a quote stands inside a field"),
         ] {
             let error = text.parse::<OutputSpec>().expect_err(text).to_string();

@@ -25,7 +25,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{ExportError, FileSystem, Tools, go_on};
+use super::{ExportError, FileSystem, PlatformSplit, Tools, go_on};
 use crate::{archive::ArchiveError, layer::TimePolicy, pax::Kind, seal::read_tree};
 
 /// One file of an image.
@@ -108,9 +108,48 @@ impl FlatKind {
     }
 }
 
-/// The directory of one platform among several: `linux_amd64`. A single platform has none.
-pub fn prefix(systems: &[FileSystem], platform: &Platform) -> Option<String> {
-    (systems.len() > 1).then(|| platform.to_string().replace('/', "_"))
+/// The directory of one platform: `linux_amd64`, or none where its files go beside those of the others.
+pub fn prefix(systems: &[FileSystem], split: PlatformSplit, platform: &Platform) -> Option<String> {
+    let is_split = match split {
+        PlatformSplit::Several => systems.len() > 1,
+        PlatformSplit::Always => true,
+        PlatformSplit::Never => false,
+    };
+    is_split.then(|| platform.to_string().replace('/', "_"))
+}
+
+/// What the platforms before have written where the files of several go into one place.
+#[derive(Debug, Default)]
+pub struct Taken<'a> {
+    /// Whose a path is, and whether it is a directory.
+    paths: BTreeMap<Vec<u8>, (&'a Platform, bool)>,
+}
+
+/// Keeps watch where the files of several platforms go into one place.
+pub fn together<'a>(systems: &[FileSystem], split: PlatformSplit) -> Option<Taken<'a>> {
+    (systems.len() > 1 && split == PlatformSplit::Never).then(Taken::default)
+}
+
+impl<'a> Taken<'a> {
+    /// Whether an entry is to be written: a directory that is there stays as the first platform has it.
+    ///
+    /// # Errors
+    /// [`ExportError::Collision`]
+    pub fn take(&mut self, platform: &'a Platform, entry: &FlatEntry<'_>) -> Result<bool, ExportError> {
+        let is_directory = entry.kind == FlatKind::Directory;
+        match self.paths.get(&entry.path) {
+            None => {
+                self.paths.insert(entry.path.clone(), (platform, is_directory));
+                Ok(true)
+            }
+            Some((_, true)) if is_directory => Ok(false),
+            Some((first, _)) => Err(ExportError::Collision {
+                path: entry.path.clone(),
+                first: Box::new((*first).clone()),
+                second: Box::new(platform.clone()),
+            }),
+        }
+    }
 }
 
 /// Shows every file below the root to `visit`: directories before what is in them, names in byte order. Sockets are

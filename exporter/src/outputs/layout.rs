@@ -12,11 +12,17 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use oci::{Descriptor, MediaType, Reference, manifest::Index};
-use rustix::fs::{AtFlags, FileType, FlockOperation};
+use rustix::{
+    fs::{AtFlags, FileType, FlockOperation},
+    io::Errno,
+};
 use serde_json::Value;
+use solver::Event;
 
 use super::{
     ExportError, Interrupted, Tools,
@@ -110,7 +116,7 @@ pub fn export(
     if written.load(Ordering::SeqCst) {
         rustix::fs::syncfs(&parent).map_err(|error| failed("sync", &blob_directory)(error.into()))?;
     }
-    name_image(assembled, directory, names)
+    name_image(assembled, directory, names, tools)
 }
 
 fn is_present(blob: &Blob<'_>, parent: &OwnedFd) -> bool {
@@ -162,11 +168,14 @@ fn copy_verified(
 }
 
 /// Puts the image in `index.json`, in place of what had one of its names.
-fn name_image(assembled: &Assembled, directory: &Path, names: &[Reference]) -> Result<(), ExportError> {
+fn name_image(
+    assembled: &Assembled,
+    directory: &Path,
+    names: &[Reference],
+    tools: &Tools<'_>,
+) -> Result<(), ExportError> {
     let marker = directory.join("oci-layout");
-    let lock = File::open(&marker).map_err(failed("open", &marker))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|error| failed("lock", &marker)(error.into()))?;
+    let _lock = lock(&marker, tools)?;
     let path = directory.join("index.json");
     let old = read_index(&path)?;
     let new = match &old {
@@ -178,6 +187,27 @@ fn name_image(assembled: &Assembled, directory: &Path, names: &[Reference]) -> R
         return Ok(());
     }
     write_file(&path, &new).map_err(failed("write", &path))
+}
+
+/// The lock of a layout. Whoever holds it writes one small file, so a wait that can be seen is worth a word.
+fn lock(marker: &Path, tools: &Tools<'_>) -> Result<File, ExportError> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let file = File::open(marker).map_err(failed("open", marker))?;
+    let (began, mut is_told) = (Instant::now(), false);
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(error) => return Err(failed("lock", marker)(error.into())),
+        }
+        go_on(tools.cancel)?;
+        if began.elapsed() >= PATIENCE && !is_told {
+            is_told = true;
+            let told = format!("waiting for another program that holds the lock of {}", marker.display());
+            (tools.events)(Event::Warning(told));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn read_index(path: &Path) -> Result<Option<Vec<u8>>, ExportError> {

@@ -24,25 +24,27 @@ use rustix::{
 use solver::Event;
 
 use super::{
-    ExportError, FileSystem, Tools, failed,
+    ExportError, FileSystem, PlatformSplit, Tools, failed,
     file::{NewFile, open_directory, replace},
-    flat::{self, FlatEntry, FlatKind},
+    flat::{self, FlatEntry, FlatKind, Taken},
 };
 use crate::{archive::ArchiveError, layer::TimePolicy};
 
-/// Writes the files of images, those of several platforms each below its own directory.
+/// Writes the files of images, each platform's where `split` says.
 pub fn export(
     systems: &[FileSystem],
     directory: &Path,
+    split: PlatformSplit,
     times: TimePolicy,
     tools: &Tools<'_>,
 ) -> Result<(), ExportError> {
+    let mut together = flat::together(systems, split);
     for system in systems {
-        let prefix = flat::prefix(systems, &system.platform);
+        let prefix = flat::prefix(systems, split, &system.platform);
         let directory = prefix.map_or_else(|| directory.to_owned(), |prefix| directory.join(prefix));
         let is_new = !directory.exists();
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
-        if let Err(error) = export_system(system, &directory, times, tools) {
+        if let Err(error) = export_system(system, &directory, together.as_mut(), times, tools) {
             if is_new {
                 // Only an empty one can be removed, and one that holds something is to stay.
                 let _ = fs::remove_dir(&directory);
@@ -53,15 +55,19 @@ pub fn export(
     Ok(())
 }
 
-fn export_system(
-    system: &FileSystem,
+fn export_system<'a>(
+    system: &'a FileSystem,
     directory: &Path,
+    mut together: Option<&mut Taken<'a>>,
     times: TimePolicy,
     tools: &Tools<'_>,
 ) -> Result<(), ExportError> {
     let root = open_directory(directory).map_err(failed("open", directory))?;
     let mut target = Target { root, path: directory, directories: Vec::new(), losses: BTreeMap::new() };
-    flat::walk(system, times, tools, &mut |entry| target.write(entry))?;
+    flat::walk(system, times, tools, &mut |entry| {
+        let wanted = together.as_mut().map_or(Ok(true), |taken| taken.take(&system.platform, entry))?;
+        if wanted { target.write(entry) } else { Ok(()) }
+    })?;
     target.finish_directories()?;
     target.report(tools);
     Ok(())

@@ -1,13 +1,16 @@
-//! Where images go: a registry, an OCI layout (directory or tar), or, flattened, a tar or a directory.
+//! Where images go: a registry, an OCI layout (directory or tar), a docker archive, the image store of docker or podman,
+//! or, flattened, a tar or a directory.
 //!
 //! Everything an export writes appears whole or not at all, in an order in which nothing points at what is not there
 //! yet: blobs, then manifests, then the index or tag that names them. An export that is interrupted leaves what was
 //! there before.
 
 mod blobs;
+mod docker;
 pub mod file;
 mod flat;
 mod layout;
+pub mod load;
 mod local;
 mod metadata;
 mod tarball;
@@ -29,6 +32,7 @@ use crate::{
     archive::ArchiveError, assemble::Assembled, layer::TimePolicy, seal::SealError, upload::Tagging,
 };
 
+pub use load::{LoadError, LoadHelper, Loader};
 pub use metadata::metadata;
 
 /// One `--output`.
@@ -57,6 +61,20 @@ pub enum ImageOutput {
         /// Under which names.
         names: Vec<Reference>,
     },
+    /// `type=docker,dest=`: an archive that `docker load` takes.
+    DockerArchive {
+        /// Where the archive goes.
+        destination: Destination,
+        /// Under which names.
+        names: Vec<Reference>,
+    },
+    /// `--load`, `type=docker` without `dest=`: that archive, given to docker or podman.
+    Load {
+        /// `context=`: the docker context to load into; `None` where the first that answers is right.
+        context: Option<String>,
+        /// Under which names.
+        names: Vec<Reference>,
+    },
     /// `type=registry` or `type=image,push=true`: brought by [`Uploads`](crate::upload::Uploads).
     Registry {
         /// Under which names, at least one.
@@ -72,9 +90,31 @@ pub enum ImageOutput {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FilesOutput {
     /// `type=tar`
-    Tar(Destination),
+    Tar {
+        /// Where the tar goes.
+        destination: Destination,
+        /// Where in it the files of each platform go.
+        split: PlatformSplit,
+    },
     /// `type=local`: into a directory, over what is there.
-    Local(PathBuf),
+    Local {
+        /// The directory.
+        directory: PathBuf,
+        /// Where in it the files of each platform go.
+        split: PlatformSplit,
+    },
+}
+
+/// `platform-split=`: whether the files of a platform go below a directory of its own, `linux_amd64`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PlatformSplit {
+    /// Where there are several platforms.
+    #[default]
+    Several,
+    /// `true`: also where there is one.
+    Always,
+    /// `false`: never. No file may be of two platforms then.
+    Never,
 }
 
 /// Where a stream goes.
@@ -110,6 +150,8 @@ pub struct Tools<'a> {
     pub events: &'a EventSink<'a>,
     /// Stops the export.
     pub cancel: &'a Cancel,
+    /// Runs what loads images into docker or podman; there is one where an output is [`ImageOutput::Load`].
+    pub helper: Option<&'a LoadHelper>,
 }
 
 /// What an export has done.
@@ -214,6 +256,25 @@ pub enum ExportError {
         /// What the name points at.
         found: Option<Sha256Digest>,
     },
+    /// One archive for docker holds one image.
+    #[error("a docker archive holds the image of one platform, not of {0}")]
+    SeveralPlatforms(usize),
+    /// Two platforms have a file in one place.
+    #[error(
+        "cannot write {} of {second} over that of {first}: with platform-split=false no file may be of two platforms",
+        String::from_utf8_lossy(path)
+    )]
+    Collision {
+        /// The file's path in both images.
+        path: Vec<u8>,
+        /// Whose file was there.
+        first: Box<Platform>,
+        /// Whose file comes next.
+        second: Box<Platform>,
+    },
+    /// What was to take the image did not.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The user stopped the export.
     #[error("stopped while exporting")]
     Cancelled,
@@ -255,11 +316,33 @@ pub fn check(output: &Output) -> Result<(), ExportError> {
             layout::check_tags(names)?;
             check_destination(destination)
         }
-        Output::Files(FilesOutput::Tar(destination)) => check_destination(destination),
-        Output::Files(FilesOutput::Local(directory)) => match directory.is_dir() || !directory.exists() {
-            true => Ok(()),
-            false => Err(ExportError::NoPlace { path: directory.clone(), reason: "it is not a directory" }),
-        },
+        Output::Image(ImageOutput::DockerArchive { destination, names }) => {
+            check_names(names)?;
+            check_destination(destination)
+        }
+        Output::Image(ImageOutput::Load { names, .. }) => check_names(names),
+        Output::Files(FilesOutput::Tar { destination, .. }) => check_destination(destination),
+        Output::Files(FilesOutput::Local { directory, .. }) => {
+            match directory.is_dir() || !directory.exists() {
+                true => Ok(()),
+                false => {
+                    Err(ExportError::NoPlace { path: directory.clone(), reason: "it is not a directory" })
+                }
+            }
+        }
+    }
+}
+
+/// Refuses, before the first step of a build, what cannot hold the images of so many platforms.
+///
+/// # Errors
+/// [`ExportError::SeveralPlatforms`]
+pub fn check_platforms(output: &Output, platforms: usize) -> Result<(), ExportError> {
+    match output {
+        Output::Image(ImageOutput::DockerArchive { .. } | ImageOutput::Load { .. }) if platforms > 1 => {
+            Err(ExportError::SeveralPlatforms(platforms))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -305,14 +388,21 @@ pub fn export_image(
                 tarball::export_image(assembled, destination, names, tools)
             })
         }
+        ImageOutput::DockerArchive { destination, names } => staged(
+            tools,
+            format!("exporting to docker archive {destination}"),
+            destination.to_string(),
+            || docker::export(assembled, destination, names, tools),
+        ),
+        ImageOutput::Load { context, names } => load::export(assembled, context.as_deref(), names, tools),
         ImageOutput::Registry { .. } => unreachable!("uploads bring it, from the first step on"),
         ImageOutput::ImageStore => unreachable!("refused by check"),
     }?;
     Ok(Exported { destination, digest: Some(assembled.root.digest) })
 }
 
-/// Brings the files of images to where they are wanted: for several platforms each below a directory like
-/// `linux_amd64`.
+/// Brings the files of images to where they are wanted: those of several platforms each below a directory like
+/// `linux_amd64`, unless [`PlatformSplit`] says otherwise.
 ///
 /// # Errors
 /// Any [`ExportError`]. A tar appears whole or not at all; in a directory that holds for each file.
@@ -324,16 +414,16 @@ pub fn export_files(
 ) -> Result<Exported, ExportError> {
     check(&Output::Files(output.clone()))?;
     let destination = match output {
-        FilesOutput::Tar(destination) => {
+        FilesOutput::Tar { destination, split } => {
             staged(tools, format!("exporting files to tar {destination}"), destination.to_string(), || {
-                tarball::export_files(systems, destination, times, tools)
+                tarball::export_files(systems, destination, *split, times, tools)
             })
         }
-        FilesOutput::Local(directory) => staged(
+        FilesOutput::Local { directory, split } => staged(
             tools,
             format!("exporting files to {}", directory.display()),
             directory.display().to_string(),
-            || local::export(systems, directory, times, tools),
+            || local::export(systems, directory, *split, times, tools),
         ),
     }?;
     Ok(Exported { destination, digest: None })

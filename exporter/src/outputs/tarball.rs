@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write};
 use oci::{EntryTime, Reference};
 
 use super::{
-    Destination, ExportError, FileSystem, Tools,
+    Destination, ExportError, FileSystem, PlatformSplit, Tools,
     blobs::{self, Blob},
     flat::{self, FlatEntry},
     go_on, layout,
@@ -17,28 +17,41 @@ use crate::{
     pax::{Header, Kind},
 };
 
-/// Writes an OCI layout with one image as a tar: blobs by digest, then `index.json` and `oci-layout`.
+/// Writes an OCI layout with one image as a tar.
 pub fn export_image(
     assembled: &Assembled,
     destination: &Destination,
     names: &[Reference],
     tools: &Tools<'_>,
 ) -> Result<(), ExportError> {
+    destination.write(|out| write_image(assembled, names, None, out, tools))
+}
+
+/// The tar of an OCI layout: blobs by digest, then `index.json`, `manifest.json` where it is one that docker loads, too,
+/// and `oci-layout`. What names the blobs comes last, so half an archive is no image.
+pub fn write_image(
+    assembled: &Assembled,
+    names: &[Reference],
+    manifest_json: Option<&[u8]>,
+    out: &mut dyn Write,
+    tools: &Tools<'_>,
+) -> Result<(), ExportError> {
     let mut all = blobs::contents(assembled);
     all.extend(blobs::manifests(assembled).into_iter().map(|blob| (blob.descriptor.digest, blob)));
-    destination.write(|out| {
-        let mut tar = ImageTar { archive: ArchiveWriter::new(out), time: assembled.created };
-        tar.directory("blobs")?;
-        tar.directory("blobs/sha256")?;
-        for blob in all.values() {
-            go_on(tools.cancel)?;
-            tar.blob(blob, tools)?;
-        }
-        tar.file("index.json", &layout::index_json(assembled, names))?;
-        tar.file("oci-layout", layout::LAYOUT_FILE.as_bytes())?;
-        tar.archive.finish()?;
-        Ok(())
-    })
+    let mut tar = ImageTar { archive: ArchiveWriter::new(out), time: assembled.created };
+    tar.directory("blobs")?;
+    tar.directory("blobs/sha256")?;
+    for blob in all.values() {
+        go_on(tools.cancel)?;
+        tar.blob(blob, tools)?;
+    }
+    tar.file("index.json", &layout::index_json(assembled, names))?;
+    if let Some(bytes) = manifest_json {
+        tar.file("manifest.json", bytes)?;
+    }
+    tar.file("oci-layout", layout::LAYOUT_FILE.as_bytes())?;
+    tar.archive.finish()?;
+    Ok(())
 }
 
 struct ImageTar<'a> {
@@ -91,22 +104,29 @@ fn directory(path: &str, time: i64) -> Header<'_> {
     Header { path: path.as_bytes(), kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, time, xattrs: &NONE }
 }
 
-/// Writes the files of images as a tar, those of several platforms each below its own directory.
+/// Writes the files of images as a tar, each platform's where `split` says.
 pub fn export_files(
     systems: &[FileSystem],
     destination: &Destination,
+    split: PlatformSplit,
     times: TimePolicy,
     tools: &Tools<'_>,
 ) -> Result<(), ExportError> {
     destination.write(|out| {
         let mut archive = ArchiveWriter::new(out);
+        let mut together = flat::together(systems, split);
         for system in systems {
-            let prefix = flat::prefix(systems, &system.platform);
+            let prefix = flat::prefix(systems, split, &system.platform);
             if let Some(prefix) = &prefix {
                 archive.entry(&directory(prefix, times.seconds(EntryTime::Epoch, None)))?;
             }
             flat::walk(system, times, tools, &mut |entry| {
-                Ok(write_entry(&mut archive, prefix.as_deref(), entry)?)
+                let wanted =
+                    together.as_mut().map_or(Ok(true), |taken| taken.take(&system.platform, entry))?;
+                if wanted {
+                    write_entry(&mut archive, prefix.as_deref(), entry)?;
+                }
+                Ok(())
             })?;
         }
         archive.finish()?;

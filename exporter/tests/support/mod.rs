@@ -165,7 +165,7 @@ impl Workshop {
     }
 
     pub fn tools(&self) -> Tools<'_> {
-        Tools { fetcher: &self.fetcher, events: &*self.sink, cancel: &self.cancel }
+        Tools { fetcher: &self.fetcher, events: &*self.sink, cancel: &self.cancel, helper: None }
     }
 
     pub fn uploads(&self, names: &[oci::Reference]) -> Uploads {
