@@ -28,4 +28,5 @@ bench:
 	scripts/setup bench
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked -p executor --example limits
+	$(CARGO) build --release --locked -p exporter --example packing
 	bench/run

@@ -20,18 +20,34 @@ class Row:
 
     def __init__(self, name, command, prepare=None, user="root", runs=None):
         self.name, self.command, self.prepare, self.user, self.runs = name, command, prepare, user, runs
-        self.seconds, self.memory = [], []
+        self.seconds, self.memory, self.cpu = [], [], []
 
     def measure(self):
         if self.prepare:
             self.prepare()
-        seconds, memory = measured(self.command, self.user)
+        seconds, memory, cpu = measured(self.command, self.user)
         self.seconds.append(seconds)
         self.memory.append(memory)
+        self.cpu.append(cpu)
 
     @property
     def median(self):
         return statistics.median(self.seconds)
+
+    @property
+    def cpu_median(self):
+        return statistics.median(self.cpu)
+
+
+class MemoryGate:
+    """What a row may take at most, in MiB."""
+
+    def __init__(self, row, limit):
+        self.row, self.limit = row, limit
+
+    def __str__(self):
+        verdict = "reached" if max(self.row.memory) <= self.limit else "**missed**"
+        return f"- {self.row.name}: {max(self.row.memory):.0f} MiB, at most {self.limit} MiB: {verdict}"
 
 
 class Gate:
@@ -57,7 +73,7 @@ def quiet(*command, **options):
 
 
 def measured(command, user):
-    """Wall seconds and peak memory in MiB of a command, which must succeed."""
+    """Wall seconds, peak memory in MiB and CPU seconds of a command, which must succeed."""
     entry = pwd.getpwnam(user)
     options = {} if user == "root" else {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     environment = {"HOME": entry.pw_dir, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -65,11 +81,11 @@ def measured(command, user):
         os.chown(output.name, entry.pw_uid, entry.pw_gid)
         done = subprocess.run([sys.executable, "-IBS", "-c", TIMED, output.name, *map(str, command)], stdout=subprocess.PIPE,
                               env=environment, cwd="/", text=True, timeout=WATCHDOG, check=True, **options)
-        seconds, code, memory = done.stdout.split()
+        seconds, code, memory, cpu = done.stdout.split()
         if int(code):
             tail = pathlib.Path(output.name).read_text(errors="replace")[-4000:]
             sys.exit(f"{user}: {' '.join(map(str, command))}: exit code {code}\n{tail}")
-    return float(seconds), int(memory) / 1024
+    return float(seconds), int(memory) / 1024, float(cpu)
 
 
 def table(title, rows, gates=(), runs=5):
@@ -79,10 +95,10 @@ def table(title, rows, gates=(), runs=5):
             if turn < (row.runs or runs):
                 row.measure()
     load = os.getloadavg()[0]
-    print(f"\n### {title}\n\n| what | median | min | memory | runs |\n|---|---|---|---|---|")
+    print(f"\n### {title}\n\n| what | median | min | CPU | memory | runs |\n|---|---|---|---|---|---|")
     for row in rows:
         memory = f"{max(row.memory):.0f} MiB" if "layerwright" in row.name else ""
-        print(f"| {row.name} | {shown(row.median)} | {shown(min(row.seconds))} | {memory} | {len(row.seconds)} |")
+        print(f"| {row.name} | {shown(row.median)} | {shown(min(row.seconds))} | {shown(row.cpu_median)} | {memory} | {len(row.seconds)} |")
     print(f"\nLoad {load:.1f}.")
     for gate in gates(*rows) if callable(gates) else gates:
         print(gate)
