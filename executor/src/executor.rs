@@ -155,8 +155,9 @@ impl LocalExecutor {
         }
         let scratch = self.snapshots.store().temp_dir("platform").map_err(SnapshotError::from)?;
         let support = self.emulation.support(platform, &scratch.path().join("trial"));
-        let failure =
-            |error: Unsupported| StepFailure::new(FailureKind::Machine, error.to_string()).hint(error.hint());
+        let failure = |error: Box<Unsupported>| {
+            StepFailure::new(FailureKind::Machine, error.to_string()).hint(error.hint())
+        };
         support.map(|_| ()).map_err(failure)
     }
 

@@ -172,7 +172,7 @@ fn probe(text: &str, platforms: &[(String, Option<Reason>)]) -> Probe {
 #[derive(Debug)]
 pub struct Emulation {
     rung: Rung,
-    trials: OnceMap<&'static str, Result<Support, Unsupported>>,
+    trials: OnceMap<&'static str, Result<Support, Box<Unsupported>>>,
     /// Our own binfmt_misc, which lives as long as its file system does.
     registered: OnceLock<Result<OwnedFd, String>>,
 }
@@ -188,12 +188,12 @@ impl Emulation {
     ///
     /// # Errors
     /// [`Unsupported`]
-    pub fn support(&self, platform: &Platform, scratch: &Path) -> Result<Support, Unsupported> {
+    pub fn support(&self, platform: &Platform, scratch: &Path) -> Result<Support, Box<Unsupported>> {
         if is_native(platform) {
             return Ok(Support::Host);
         }
         let machine = Machine::of(&platform.architecture).filter(|_| platform.os == "linux");
-        let unsupported = |reason| Unsupported { platform: platform.clone(), reason };
+        let unsupported = |reason| Box::new(Unsupported { platform: platform.clone(), reason });
         let machine = machine.ok_or_else(|| unsupported(Reason::Unknown))?;
         let found = self.trials.get_or_make(&machine.architecture, || {
             Ok::<_, std::convert::Infallible>(self.find(machine, scratch).map_err(unsupported))
@@ -203,7 +203,7 @@ impl Emulation {
             Err(never) => match never {},
         };
         // Of another variant, which is the same to an emulator, may have been asked first.
-        found.map_err(|error| Unsupported { platform: platform.clone(), ..error })
+        found.map_err(|error| unsupported(error.reason))
     }
 
     fn has_registered(&self) -> bool {
