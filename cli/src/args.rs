@@ -6,6 +6,7 @@
 
 mod help;
 mod history;
+mod image;
 mod login;
 mod push;
 mod registry;
@@ -21,6 +22,7 @@ use solver::op::{Network, Timestamps};
 pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
+pub use self::image::{IndexCommand, IndexCreateArgs, InspectArgs};
 pub use self::login::{LoginArgs, LogoutArgs};
 pub use self::push::PushArgs;
 pub use self::registry::RegistryArgs;
@@ -72,6 +74,11 @@ pub enum Command {
     Gc(GcArgs),
     /// List past builds: their time, result, hit rate and what the cache saved
     History(HistoryArgs),
+    /// Join images to an index, or show one
+    #[command(subcommand)]
+    Index(IndexCommand),
+    /// Show an image: index, manifests, config, and each layer with its instruction
+    Inspect(Box<InspectArgs>),
     /// Log in to a registry, in docker's words
     Login(Box<LoginArgs>),
     /// Forget a login

@@ -65,6 +65,18 @@ pub enum Failure {
     /// The pattern of an ignore file.
     #[error(transparent)]
     Context(#[from] executor::context::ContextError),
+    /// An image that cannot be looked at.
+    #[error("cannot inspect {name}")]
+    Inspect {
+        /// What was asked for.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Box<ImageError>,
+    },
+    /// Images that cannot be joined.
+    #[error(transparent)]
+    Index(#[from] exporter::IndexError),
     /// A login.
     #[error(transparent)]
     Login(#[from] LoginError),
@@ -175,6 +187,8 @@ impl Failure {
                 HistoryError::Empty { .. } | HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. },
             ) => USAGE,
             Self::NoStore { .. } => USAGE,
+            Self::Inspect { source, .. } => image_code(source),
+            Self::Index(_) => USAGE,
             Self::Login(error) if error.is_usage() => USAGE,
             Self::Loader(LoaderError::Unknown(_) | LoaderError::ContextOfPodman(_)) => USAGE,
             Self::Registry(_) => REGISTRY,
@@ -283,6 +297,15 @@ fn kind_code(kind: FailureKind) -> u8 {
         FailureKind::Registry | FailureKind::Unavailable => REGISTRY,
         FailureKind::Machine => MACHINE,
         FailureKind::Cancelled => BUG,
+    }
+}
+
+/// The code of an image that cannot be had or used.
+fn image_code(error: &ImageError) -> u8 {
+    match error {
+        ImageError::Registry(_) | ImageError::Read { .. } => REGISTRY,
+        ImageError::Document { .. } | ImageError::Layout(LayoutError::Document { .. }) => BUILD,
+        ImageError::Layout(_) => USAGE,
     }
 }
 

@@ -19,13 +19,16 @@ mod failure;
 mod fsck;
 mod gc;
 mod history;
+mod index;
 mod inputs;
+mod inspect;
 #[cfg(test)]
 mod keys;
 mod loader;
 mod login;
 mod mend;
 mod outputs;
+mod place;
 mod progress;
 mod push;
 mod redact;
@@ -50,7 +53,10 @@ use oci::tree::TIME_LIMIT;
 use solver::{Cancel, Event};
 
 use crate::{
-    args::{BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, FsckArgs, NotParsed, ProgressMode},
+    args::{
+        BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, FsckArgs, IndexCommand, NotParsed,
+        ProgressMode,
+    },
     build::{Built, Surroundings},
     call::Answer,
     explain::Explainer,
@@ -88,6 +94,9 @@ fn main() -> ExitCode {
             Command::Du(args) => answer(du::run(&args)),
             Command::Gc(args) => answer(gc::run(&args)),
             Command::History(args) => answer(history::run(args)),
+            Command::Index(IndexCommand::Create(args)) => index::create(&args),
+            Command::Index(IndexCommand::Inspect(args)) => answer(inspect::index(&args)),
+            Command::Inspect(args) => answer(inspect::run(&args)),
             Command::Login(args) => answer(login::login(&args)),
             Command::Logout(args) => answer(login::logout(&args)),
             Command::Push(args) => push::run(&args),

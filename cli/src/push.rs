@@ -29,8 +29,17 @@ use crate::{
 
 /// Pushes; gives the exit code.
 pub fn run(args: &PushArgs) -> u8 {
+    shown(args.progress, args.quiet, |environment, events, cancel| push(args, environment, events, cancel))
+}
+
+/// Work that brings something to registries, with its progress shown; gives the exit code.
+pub fn shown(
+    progress: Option<ProgressMode>,
+    quiet: bool,
+    work: impl FnOnce(&Environment, Events, &Cancel) -> Result<Pushed, Failure>,
+) -> u8 {
     let environment = Environment::of_process();
-    let mode = match request::progress_mode(args.progress, args.quiet, &environment) {
+    let mode = match request::progress_mode(progress, quiet, &environment) {
         Ok(mode) => mode,
         Err(error) => return end(&error.into(), ProgressMode::Plain),
     };
@@ -39,7 +48,7 @@ pub fn run(args: &PushArgs) -> u8 {
         Ok(progress) => progress,
         Err(source) => return end(&Failure::Start { what: "a thread for the progress", source }, mode),
     };
-    match watched(args, &environment, progress.sink()) {
+    match watched(&environment, progress.sink(), work) {
         Ok(pushed) => {
             let Pushed { digest, destination } = pushed;
             progress.end(End::Pushed { digest, destinations: vec![destination] });
@@ -56,9 +65,11 @@ pub fn run(args: &PushArgs) -> u8 {
 }
 
 /// What has gone where.
-struct Pushed {
-    digest: Sha256Digest,
-    destination: String,
+pub struct Pushed {
+    /// Digest of the manifest or index.
+    pub digest: Sha256Digest,
+    /// Where, in words.
+    pub destination: String,
 }
 
 /// Tells people why not, unless the progress has told their program.
@@ -70,12 +81,15 @@ fn end(failure: &Failure, mode: ProgressMode) -> u8 {
 }
 
 /// A signal stops it, and explains every failure that comes after.
-fn watched(args: &PushArgs, environment: &Environment, events: Events) -> Result<Pushed, Failure> {
+fn watched(
+    environment: &Environment,
+    events: Events,
+    work: impl FnOnce(&Environment, Events, &Cancel) -> Result<Pushed, Failure>,
+) -> Result<Pushed, Failure> {
     let cancel = Arc::new(Cancel::default());
     let started = |source: io::Error| Failure::Start { what: "to watch for signals", source };
     let watch = Watch::start(Arc::clone(&cancel), Arc::clone(&events)).map_err(started)?;
-    push(args, environment, events, &cancel)
-        .map_err(|failure| watch.received().map_or(failure, Failure::Stopped))
+    work(environment, events, &cancel).map_err(|failure| watch.received().map_or(failure, Failure::Stopped))
 }
 
 fn push(

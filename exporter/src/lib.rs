@@ -12,6 +12,7 @@ mod archive;
 pub mod assemble;
 pub mod chunk;
 pub mod encode;
+pub mod index;
 pub mod layer;
 mod old;
 pub mod outputs;
@@ -31,6 +32,7 @@ pub use annotations::{Annotations, PlatformAnnotations};
 pub use archive::ArchiveError;
 pub use assemble::{AssembleError, AssembleOptions, Assembled, AssembledImage, assemble};
 pub use encode::{Encoder, GzipLevel, ZstdLevel};
+pub use index::{IndexError, Joining, join};
 pub use layer::{LayerError, TimePolicy, write_tar};
 pub use outputs::{
     Destination, ExportError, Exported, FileSystem, FilesOutput, ImageOutput, LoadError, LoadHelper, Loader,

@@ -8,9 +8,9 @@ use std::{
 
 use crate::{
     descriptor::Descriptor,
-    document::Found,
+    document::{Document, DocumentError, Found, MAX_DEPTH},
     image::{ImageError, RegistryImage},
-    layout::{self, LayoutArchive},
+    layout::{self, LayoutArchive, LayoutError},
     reference::Reference,
     registry::Registry,
     verify::Verified,
@@ -74,6 +74,52 @@ impl Documents {
             }
             _ => self.config(descriptor),
         }
+    }
+
+    /// The descriptors of all manifests that a root names, in its order and each once; an index in an index is looked
+    /// through. A manifest names itself.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn manifests(&self, root: &Found) -> Result<Vec<Descriptor>, ImageError> {
+        let mut found: Vec<Descriptor> = Vec::new();
+        self.flatten(root, 0, &mut found)?;
+        Ok(found)
+    }
+
+    fn flatten(&self, root: &Found, depth: usize, found: &mut Vec<Descriptor>) -> Result<(), ImageError> {
+        if depth > MAX_DEPTH {
+            return Err(self.unusable(DocumentError::TooDeep));
+        }
+        let parsed = Document::parse(&root.descriptor.media_type, &root.bytes);
+        let Document::Index(index) = parsed.map_err(|error| self.unusable(error))? else {
+            if !found.iter().any(|other| other.digest == root.descriptor.digest) {
+                found.push(root.descriptor.clone());
+            }
+            return Ok(());
+        };
+        for descriptor in index.manifests {
+            if descriptor.media_type.is_index() {
+                let bytes = self.document(&descriptor)?;
+                self.flatten(&Found { descriptor, bytes }, depth + 1, found)?;
+            } else if !found.iter().any(|other| other.digest == descriptor.digest) {
+                found.push(descriptor);
+            }
+        }
+        Ok(())
+    }
+
+    /// The failure of a document that makes no sense.
+    pub fn unusable(&self, source: DocumentError) -> ImageError {
+        let source = Box::new(source);
+        let directory = match &self.place {
+            Place::Registry(_, reference) => {
+                return ImageError::Document { reference: Box::new(reference.clone()), source };
+            }
+            Place::Layout(directory) => directory,
+            Place::Archive(archive) => archive.path(),
+        };
+        LayoutError::Document { directory: directory.to_owned(), source }.into()
     }
 
     /// A config, verified.

@@ -52,6 +52,9 @@ pub enum RequestError {
         /// What was given.
         value: String,
     },
+    /// What should be an image's name.
+    #[error(transparent)]
+    Reference(#[from] oci::reference::ReferenceError),
     /// A value from the environment or a flag that means nothing.
     #[error("{name}={value:?}: {expected}")]
     Value {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use oci::{
-    Descriptor, MediaType, Platform, Sha256Digest,
+    Descriptor, MediaType, Platform, Reference, Sha256Digest,
     document::{self, Document as Parsed, DocumentError, Found},
     documents::Documents,
     image::ImageError,
@@ -51,6 +51,24 @@ impl Parcel {
         walk.visit(root, 0)?;
         Ok(Self::new(walk.blobs, walk.found))
     }
+
+    /// Manifests, each with the place where what it names lies, below an index of them.
+    ///
+    /// # Errors
+    /// One of them makes no sense.
+    pub fn joined(manifests: &[(Documents, Found)], index: Document) -> Result<Self, ImageError> {
+        let (mut blobs, mut documents) = (Vec::new(), Vec::new());
+        for (place, Found { descriptor, bytes }) in manifests {
+            let parsed = Parsed::parse(&descriptor.media_type, bytes);
+            if let Parsed::Manifest(manifest) = parsed.map_err(|error| place.unusable(error))? {
+                let source: Arc<dyn BlobSource> = Arc::new(Source(place.clone()));
+                blobs.extend(named_by(&manifest, &source));
+            }
+            documents.push(Document { descriptor: descriptor.clone(), bytes: bytes.clone() });
+        }
+        documents.push(index);
+        Ok(Self::new(blobs, documents))
+    }
 }
 
 /// Collects an image from its root down.
@@ -83,12 +101,18 @@ impl Walk<'_> {
     }
 
     fn take(&mut self, manifest: &Manifest) {
-        let layers = manifest.layers.iter().filter(|layer| is_distributable(&layer.media_type));
-        self.blobs.extend(layers.chain([&manifest.config]).map(|descriptor| Blob {
-            descriptor: descriptor.clone(),
-            place: Place::Source(Arc::clone(&self.source)),
-        }));
+        self.blobs.extend(named_by(manifest, &self.source));
     }
+}
+
+/// The blobs of a manifest that may be brought elsewhere.
+fn named_by<'a>(manifest: &'a Manifest, source: &'a Arc<dyn BlobSource>) -> impl Iterator<Item = Blob> + 'a {
+    let layers = manifest.layers.iter().filter(|layer| is_distributable(&layer.media_type));
+    let blob = |descriptor: &Descriptor| Blob {
+        descriptor: descriptor.clone(),
+        place: Place::Source(Arc::clone(source)),
+    };
+    layers.chain([&manifest.config]).map(blob)
 }
 
 /// Windows base layers once were not to leave the servers of their maker (image-spec, "Non-Distributable Layers").
@@ -102,5 +126,9 @@ struct Source(Documents);
 impl BlobSource for Source {
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
         self.0.open_blob(descriptor)
+    }
+
+    fn home(&self) -> Option<&Reference> {
+        self.0.repository()
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use oci::{BlobOrigin, Descriptor, Sha256Digest, fetch::Fetcher};
+use oci::{BlobOrigin, Descriptor, Reference, Sha256Digest, fetch::Fetcher};
 
 use crate::{assemble::Assembled, outputs::ExportError, seal::SealedLayer};
 
@@ -57,6 +57,11 @@ pub trait BlobSource: Send + Sync {
     /// # Errors
     /// It cannot be had.
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>>;
+
+    /// The repository they lie in, where they can be mounted from.
+    fn home(&self) -> Option<&Reference> {
+        None
+    }
 }
 
 impl Parcel {
@@ -136,9 +141,10 @@ impl Blob {
     }
 
     /// A repository that it may be mounted from, of any registry.
-    pub(super) fn home(&self) -> Option<&oci::Reference> {
+    pub(super) fn home(&self) -> Option<&Reference> {
         match &self.place {
             Place::Origin(_, BlobOrigin::Registry(reference)) => Some(reference),
+            Place::Source(source) => source.home(),
             _ => None,
         }
     }

@@ -58,6 +58,11 @@ impl LayoutArchive {
         Ok(archive)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What a tag or digest stands for; see [`super::find_root`].
     ///
     /// # Errors

@@ -51,15 +51,8 @@ impl Default for Limits {
 impl Limits {
     /// The same, so many times as quick: for tests of what takes minutes.
     pub fn hurried(self, times: u32) -> Self {
-        let Self {
-            connect,
-            idle,
-            first_pause,
-            longest_pause,
-            longest_retry_after,
-            patience,
-            short_patience,
-        } = self;
+        let Self { connect, idle, first_pause, longest_pause, longest_retry_after, patience, short_patience } =
+            self;
         Self {
             connect: connect / times,
             idle: idle / times,

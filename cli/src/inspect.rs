@@ -1,0 +1,65 @@
+//! `layerwright inspect` and `layerwright index inspect`: what a name stands for, down to the instruction that made each
+//! layer. Nothing is written and no store is needed.
+
+mod json;
+mod look;
+mod text;
+
+use std::str::FromStr;
+
+use oci::{
+    image::ImageError,
+    registry::{Limits, Registry, RegistryOptions},
+};
+
+use self::look::{Depth, look};
+use crate::{
+    args::{InspectArgs, RegistryArgs},
+    call::pretty,
+    failure::Failure,
+    place::ImagePlace,
+    request::{Environment, RequestError},
+    spec::call::Format,
+};
+
+/// `layerwright inspect`: what goes to standard output.
+///
+/// # Errors
+/// The image cannot be had, or is none.
+pub fn run(args: &InspectArgs) -> Result<String, Failure> {
+    show(args, Depth::Images)
+}
+
+/// `layerwright index inspect`: the index, or the manifest, and none of what it names.
+///
+/// # Errors
+/// As those of [`run`].
+pub fn index(args: &InspectArgs) -> Result<String, Failure> {
+    show(args, Depth::Root)
+}
+
+fn show(args: &InspectArgs, depth: Depth) -> Result<String, Failure> {
+    let place = ImagePlace::from_str(&args.name).map_err(RequestError::from)?;
+    let registry = client(&args.registries)?;
+    let failed = |source: ImageError| Failure::Inspect { name: place.to_string(), source: Box::new(source) };
+    let documents = place.documents(&registry).map_err(failed)?;
+    if args.raw {
+        let bytes = look::raw(&documents, args.platform.as_ref()).map_err(failed)?;
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    let found = look(&documents, args.platform.as_ref(), depth).map_err(failed)?;
+    let name = place.to_string();
+    Ok(match if args.json { Format::Json } else { args.format } {
+        Format::Json => pretty(&json::shown(&name, &found)),
+        Format::Text => text::shown(&name, &found),
+    })
+}
+
+/// A client for commands that have no store.
+///
+/// # Errors
+/// A variable means nothing, or the client cannot be made.
+pub fn client(registries: &RegistryArgs) -> Result<Registry, Failure> {
+    let hosts = registries.hosts(&Environment::of_process())?;
+    Ok(Registry::new(RegistryOptions { hosts, limits: Limits::default(), ..RegistryOptions::default() })?)
+}
