@@ -13,6 +13,7 @@
 mod error;
 mod notes;
 mod place;
+mod room;
 mod settle;
 mod walk;
 
@@ -36,6 +37,8 @@ pub use error::UnpackError;
 use notes::{Known, Notes};
 pub(crate) use settle::copy_metadata;
 
+pub use room::NoRoom;
+use room::Room;
 use walk::{Directory, Made, Replaced, Walker};
 pub(crate) use walk::{MAX_LINKS, names};
 
@@ -71,6 +74,7 @@ pub struct Loose {
     walker: Walker,
     notes: Notes,
     marks: OverlayMarks,
+    room: Room,
 }
 
 /// What is known of an unpacked layer beside its files.
@@ -96,7 +100,8 @@ pub struct Unpacked {
 /// The archive is malformed, an entry is refused, or the disk fails; what is in the directory then is of no use.
 pub fn unpack(stream: impl Read, target: Target) -> Result<Loose, UnpackError> {
     let walker = Walker::new(target.root, target.trash);
-    let mut loose = Loose { walker, notes: Notes::new(target.stamp), marks: target.marks };
+    let mut loose =
+        Loose { walker, notes: Notes::new(target.stamp), marks: target.marks, room: Room::default() };
     let mut archive = TarReader::new(stream);
     while let Some(entry) = archive.next_entry()? {
         loose.place(&entry, &mut archive.content())?;
@@ -116,7 +121,7 @@ impl Loose {
     /// # Errors
     /// The disk fails.
     pub fn settle(self, lowers: &[OwnedFd], owners: &Owners) -> Result<Unpacked, UnpackError> {
-        let Self { walker, notes, marks } = self;
+        let Self { walker, notes, marks, .. } = self;
         let lowers = if notes.opaque_root { &[] } else { lowers };
         let stack = settle::Stack { own: &walker, lowers, marks };
         for (path, _) in notes.paths().filter(|(_, known)| *known == Known::Whiteout) {
@@ -180,7 +185,7 @@ impl Loose {
 
     /// The directory for an entry; those that are missing on the way are implied.
     fn parent(&mut self, names: &[&[u8]]) -> Result<Arc<Directory>, UnpackError> {
-        let Self { walker, notes, marks } = self;
+        let Self { walker, notes, marks, .. } = self;
         let mut fresh = Vec::new();
         let parent = walker.find_or_make(names, &mut |Made { path, replaced }| match replaced {
             Replaced::Nothing => notes.remember(path, Known::Implied),
@@ -236,7 +241,7 @@ impl Loose {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = self.create(parent, name, || openat(parent, name, flags, Mode::RUSR | Mode::WUSR))?;
         let mut file = File::from(file);
-        let digest = place::write_content(content, &mut file, entry)
+        let digest = place::write_content(content, &mut file, entry, &mut self.room)
             .map_err(|error| UnpackError::io("write", &entry.path, error))?;
         let inode = fstat(&file).map_err(UnpackError::at("look at", &entry.path))?.st_ino;
         self.notes.content(inode, digest);

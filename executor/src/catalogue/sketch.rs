@@ -363,3 +363,22 @@ fn time(entry: &TarEntry, kind: &EntryKind) -> EntryTime {
         _ => EntryTime::Kept(entry.seconds),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tarball::{TarReader, craft::Archive};
+
+    #[test]
+    fn what_is_too_much_to_remember_is_for_a_disk_to_tell() {
+        let archive = Archive::default().file("a", b"").symlink("b", "a").file("c/d", b"").finish();
+        for (room, needs_disk) in [(10 * ENTRY, false), (ENTRY, true)] {
+            let mut sketch = Sketch { remembered: MAX_REMEMBERED - room, ..Sketch::default() };
+            let mut reader = TarReader::new(&archive[..]);
+            while let Some(entry) = reader.next_entry().expect("well-formed") {
+                sketch.place(&entry, &mut reader.content()).expect("no layer is refused for its length");
+            }
+            assert_eq!(sketch.finish().expect("no error").needs_disk(), needs_disk);
+        }
+    }
+}

@@ -341,6 +341,17 @@ fn what_only_a_disk_can_tell_is_looked_at_there() {
     assert!(causes(&error).contains("needs files on disk"), "{}", causes(&error));
 }
 
+#[test]
+fn an_account_file_that_is_too_long_is_neither_kept_nor_read() {
+    let Some(ground) = Ground::new() else { return };
+    let long = Archive::default().file("etc/passwd", &vec![b'\n'; (10 << 20) + 1]).finish();
+    let image = ground.image([long]);
+    let beneath = ground.snapshots().beneath(&image, Bases::Catalogued).expect("nothing is looked at yet");
+    let error = file_owner(&beneath, "app").expect_err("too long").to_string();
+    assert!(error.contains("not a regular file of at most 10 MiB"), "{error}");
+    assert!(ground.kept().iter().all(|file| fs::metadata(file).expect("there").len() < 4096));
+}
+
 /// `user::rwx,user:1:rwx,group::r-x,mask::rwx,other::r-x` as the kernel has it.
 fn access_list() -> Vec<u8> {
     let entries: [(u16, u16, u32); 5] =

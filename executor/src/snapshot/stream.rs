@@ -1,4 +1,6 @@
-//! From a blob to the bytes of its tar: decompressed in one thread, hashed in a second, unpacked in a third.
+//! From a blob to the bytes of its tar: read, verified and kept in one thread, decompressed in a second, hashed in a third,
+//! and unpacked by the caller's. What one of them has done waits for the next in a bounded channel, so that the slowest
+//! slows all down, to the registry's end.
 //!
 //! The compression is told by the first bytes, not by the media type, which registries hold wrong ones of; what comes out
 //! is checked against the diff ID in any case. Windows and sizes are bounded (RELIABILITY R21).
@@ -56,10 +58,13 @@ pub(super) fn decompress<T, E>(
     cancel: &Cancel,
     consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
 ) -> Result<Result<Streamed<T>, E>, StreamError> {
+    let (to_decoder, for_decoder) = sync_channel(CHUNKS);
     let (to_hash, for_hash) = sync_channel(CHUNKS);
     let (to_consumer, for_consumer) = sync_channel(CHUNKS);
     thread::scope(|scope| {
-        let reader = scope.spawn(move || read(blob, cancel, [to_hash, to_consumer]));
+        scope.spawn(move || fetch(blob, &to_decoder));
+        let blob = Pieces { pieces: for_decoder, current: Cursor::default() };
+        let reader = scope.spawn(move || read(blob, MAX_LAYER, cancel, [to_hash, to_consumer]));
         let hasher = scope.spawn(move || hash(for_hash));
         let mut chunks =
             Chunks { chunks: for_consumer, current: Chunk::default(), position: 0, is_over: false };
@@ -76,8 +81,43 @@ pub(super) fn decompress<T, E>(
 
 type Chunk = Arc<Vec<u8>>;
 
+/// Reads a blob to its end, or until nobody takes its bytes any more.
+fn fetch(mut blob: impl Read, taker: &SyncSender<io::Result<Vec<u8>>>) {
+    loop {
+        let mut piece = Vec::with_capacity(CHUNK);
+        let read = blob.by_ref().take(CHUNK as u64).read_to_end(&mut piece);
+        let is_last = !matches!(read, Ok(1..));
+        if taker.send(read.map(|_| piece)).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The decoder's end of a blob. An empty piece says that the blob is over.
+struct Pieces {
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    current: Cursor<Vec<u8>>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.current.read(buffer)?;
+        if count > 0 || buffer.is_empty() {
+            return Ok(count);
+        }
+        // After the last piece, or an error, nothing comes.
+        self.current = Cursor::new(self.pieces.recv().unwrap_or(Ok(Vec::new()))?);
+        self.current.read(buffer)
+    }
+}
+
 /// Ends early, without an error, when nobody takes the bytes any more: the taker has one of his own.
-fn read(blob: impl Read + Send, cancel: &Cancel, takers: [SyncSender<Chunk>; 2]) -> Result<(), StreamError> {
+fn read(
+    blob: impl Read + Send,
+    most: u64,
+    cancel: &Cancel,
+    takers: [SyncSender<Chunk>; 2],
+) -> Result<(), StreamError> {
     let mut decoder = decoder(blob).map_err(StreamError::Read)?;
     let mut total = 0;
     loop {
@@ -87,7 +127,7 @@ fn read(blob: impl Read + Send, cancel: &Cancel, takers: [SyncSender<Chunk>; 2])
         let mut chunk = Vec::with_capacity(CHUNK);
         decoder.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(StreamError::Read)?;
         total += chunk.len() as u64;
-        if total > MAX_LAYER {
+        if total > most {
             return Err(StreamError::TooLarge);
         }
         let chunk = Arc::new(chunk);
@@ -208,6 +248,22 @@ mod tests {
         let cancel = Cancel::default();
         cancel.request();
         assert!(matches!(decompress(io::repeat(7), &cancel, all), Err(StreamError::Cancelled)));
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_a_layer_may_have_is_refused_while_it_does() {
+        let bomb = gzip(&vec![0; 8 << 20]);
+        assert!(bomb.len() < 256 << 10);
+        for (most, is_taken) in [(8 << 20, true), ((8 << 20) - 1, false), (CHUNK as u64, false)] {
+            let (takers, given): (Vec<_>, Vec<_>) = (0..2).map(|_| sync_channel(100)).unzip();
+            let takers = <[SyncSender<Chunk>; 2]>::try_from(takers).expect("two");
+            let result = read(&bomb[..], most, &Cancel::default(), takers);
+            assert_eq!(result.is_ok(), is_taken);
+            assert!(is_taken || matches!(result, Err(StreamError::TooLarge)));
+            let taken: u64 = given[0].try_iter().map(|chunk| chunk.len() as u64).sum();
+            assert!(taken <= most);
+        }
+        assert_eq!(StreamError::TooLarge.to_string(), "the layer is larger than 64 GiB");
     }
 
     #[test]

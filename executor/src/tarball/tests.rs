@@ -105,6 +105,18 @@ fn the_end_is_where_a_header_would_stand() {
 }
 
 #[test]
+fn headers_are_counted() {
+    let bytes = Archive::default().file("a", b"").pax(&[("uid", b"1")]).file("b", b"").finish();
+    for (more, is_read) in [(3, true), (2, false)] {
+        let mut archive = TarReader::new(&bytes[..]);
+        archive.headers = MAX_HEADERS - more;
+        archive.next_entry().expect("one more is taken");
+        let second = archive.next_entry();
+        assert!(if is_read { second.is_ok() } else { matches!(second, Err(TarError::TooManyEntries)) });
+    }
+}
+
+#[test]
 fn what_readers_disagree_about_or_do_not_know_is_an_error() {
     let mut wrong_sum = block(&Fields::default());
     wrong_sum[0] = b'F';

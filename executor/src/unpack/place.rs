@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Notes, UnpackError, walk::Directory};
+use super::{Notes, UnpackError, room::Room, walk::Directory};
 use crate::{snapshot::Stamp, tarball::TarEntry, whiteout::is_overlay_xattr};
 
 /// How much is read, written and looked at for holes at once.
@@ -33,6 +33,7 @@ pub(super) fn write_content(
     mut content: impl Read,
     file: &mut File,
     entry: &TarEntry,
+    room: &mut Room,
 ) -> io::Result<ContentDigest> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; BUFFER.min(usize::try_from(entry.size).unwrap_or(BUFFER))];
@@ -47,7 +48,10 @@ pub(super) fn write_content(
         ends_in_hole = bytes.iter().all(|byte| *byte == 0);
         match ends_in_hole {
             true => drop(file.seek(SeekFrom::Current(filled as i64))?),
-            false => file.write_all(bytes)?,
+            false => {
+                room.take(&*file, filled as u64)?;
+                file.write_all(bytes)?;
+            }
         }
     }
     if ends_in_hole {
