@@ -75,5 +75,27 @@ def w5(directory):
     write(directory / "Dockerfile", (stages + "FROM busybox\n" + copies).encode())
 
 
+def pull(directory):
+    """The least that makes a builder unpack a base."""
+    write(directory / "Dockerfile", b"FROM large\nRUN true\n")
+
+
+def w7(directory):
+    """A small application on a large base, which nothing runs on."""
+    write(directory / "Dockerfile", b"FROM large\nWORKDIR /app\nCOPY app /app\nCMD [\"python3\", \"/app/main.py\"]\n")
+    write(directory / "app" / "main.py", b"print('hello')\n")
+    for number in range(20):
+        write(directory / "app" / "lib" / f"m{number}.py", f"value = {number}\n".encode() * 50)
+
+
+def w8(directory):
+    """The step that most images have."""
+    write(directory / "Dockerfile", f"FROM debian:bookworm\nRUN {APT}\n".encode())
+
+
+APT = ("apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends curl git ca-certificates"
+       " && rm -rf /var/lib/apt/lists/*")
+
+
 if __name__ == "__main__":
-    {"w1": w1, "w2": w2, "w3": w3, "w4": w4, "w5": w5}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    {"w1": w1, "w2": w2, "w3": w3, "w4": w4, "w5": w5, "pull": pull, "w7": w7, "w8": w8}[sys.argv[1]](pathlib.Path(sys.argv[2]))

@@ -1,0 +1,88 @@
+"""What the benchmarks need of registries beside docker-registry itself: base images as others pack them, and a count of what
+goes over the wire."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+import threading
+
+from harness import quiet
+
+GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def repacked(source, target, scratch):
+    """Copies an image to another name, each layer packed as one gzip member by gzip -6, as most images of the world are: ours
+    have many members."""
+    layout = scratch / "repacked"
+    shutil.rmtree(layout, ignore_errors=True)
+    quiet("skopeo", "copy", "--src-tls-verify=false", f"docker://{source}", f"oci:{layout}:x")
+    blobs = layout / "blobs" / "sha256"
+
+    def put(data):
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return f"sha256:{digest}", len(data)
+
+    def blob(descriptor):
+        return blobs / descriptor["digest"].split(":")[1]
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(blob(index["manifests"][0]).read_text())
+    for layer in manifest["layers"]:
+        packed = subprocess.run(["gzip", "-6", "-n"], input=gzip.decompress(blob(layer).read_bytes()), stdout=subprocess.PIPE, check=True)
+        layer["digest"], layer["size"] = put(packed.stdout)
+        layer["mediaType"] = GZIP
+    index["manifests"][0]["digest"], index["manifests"][0]["size"] = put(json.dumps(manifest).encode())
+    (layout / "index.json").write_text(json.dumps(index))
+    quiet("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:x", f"docker://{target}")
+    shutil.rmtree(layout)
+    return [layer["digest"] for layer in manifest["layers"]]
+
+
+class Counter:
+    """Stands before a registry, on a port of its own, and counts bytes: those that go up to it, and those that come down. For a
+    run of its own, since it takes time; a context manager."""
+
+    def __init__(self, registry):
+        host, port = registry.split(":")
+        self.registry, self.up, self.down = (host, int(port)), 0, 0
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self.registry)
+            threading.Thread(target=self.pump, args=(client, server, "up"), daemon=True).start()
+            threading.Thread(target=self.pump, args=(server, client, "down"), daemon=True).start()
+
+    def pump(self, source, sink, way):
+        try:
+            while piece := source.recv(1 << 18):
+                # Each way of a connection has a thread; the sum over threads may not lose one.
+                with LOCK:
+                    setattr(self, way, getattr(self, way) + len(piece))
+                sink.sendall(piece)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for end in (source, sink):
+                end.close()
+
+    def __str__(self):
+        return f"{self.down / 1e6:.1f} MB down, {self.up / 1e6:.1f} MB up"
+
+
+LOCK = threading.Lock()
