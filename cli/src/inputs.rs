@@ -173,7 +173,7 @@ impl Outside {
         Ok(self.registry.get_or_init(|| registry).clone())
     }
 
-    /// The registry client for what is asked before there are steps: it gives up when the build is stopped.
+    /// The registry client that gives up when the build is stopped.
     ///
     /// # Errors
     /// It cannot be made.
@@ -204,7 +204,7 @@ impl Outside {
             return Ok(fetcher);
         }
         let store = Arc::new(Store::open(&self.options.root)?);
-        let fetcher = Fetcher::new(store, self.registry()?);
+        let fetcher = Fetcher::new(store, self.asking()?);
         Ok(self.fetcher.get_or_init(|| fetcher))
     }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often a blob is asked for when what came was not it.
-const ATTEMPTS: usize = 2;
+const ATTEMPTS: usize = 3;
 
 /// Why a blob could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,14 @@ pub enum FetchError {
         #[source]
         source: io::Error,
     },
+}
+
+impl FetchError {
+    /// Whether the bytes that came were others than those of the blob: asked for again they may be right.
+    pub fn is_damage(&self) -> bool {
+        let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+        matches!(self, Self::Copy { source, .. } if damaged.contains(&source.kind()))
+    }
 }
 
 /// Brings blobs. Cheap to clone; clones share what is under way.
@@ -78,8 +86,8 @@ impl Fetcher {
     /// A verified stream of a blob: from the store, else from its origin. Nothing is stored.
     ///
     /// # Errors
-    /// An [`io::Error`] around a [`FetchError`]. The reader fails with one around a [`crate::verify::BlobError`] when the
-    /// bytes are not the blob's.
+    /// An [`io::Error`] around a [`FetchError`]. The reader fails with one around a [`crate::verify::BlobError`], or
+    /// around a [`RegistryError::Damaged`] that holds one, when the bytes are not the blob's.
     pub fn open(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> io::Result<Box<dyn Read + Send>> {
         if self.store.has_blob(&descriptor.digest, descriptor.size) {
             return self.open_stored(descriptor).map_err(io::Error::other);
@@ -130,7 +138,7 @@ impl Fetcher {
             }
             result = self.copy(descriptor, origin);
             match &result {
-                Err(FetchError::Copy { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {}
+                Err(error) if error.is_damage() => {}
                 _ => return result,
             }
         }

@@ -209,8 +209,8 @@ impl Registry {
         }
     }
 
-    /// Streams a blob of the reference's repository. The reader verifies: where size or digest are wrong it fails with a
-    /// [`crate::verify::BlobError`] instead of handing out the last bytes. A break is mended behind its back.
+    /// Streams a blob of the reference's repository. The reader verifies: where size or digest are wrong it fails with
+    /// [`RegistryError::Damaged`] instead of handing out the last bytes. A break is mended behind its back.
     ///
     /// # Errors
     /// [`RegistryError`] when the transfer cannot begin; later ones come inside the reader's [`std::io::Error`].

@@ -31,6 +31,9 @@ use crate::{
 /// Layers that are unpacked at the same time; each keeps three threads and a connection busy.
 const AT_ONCE: usize = 4;
 
+/// How often a layer is asked for when what came was not it.
+const ATTEMPTS: usize = 3;
+
 /// A layer from the first missing one up; one that must be made has a time later than that of the one below.
 enum Missing<'a> {
     Base(&'a BaseLayer, Stamp),
@@ -128,14 +131,15 @@ impl Snapshots {
         let descriptor = &layer.descriptor;
         let is_stored = || self.store().has_blob(&descriptor.digest, descriptor.size);
         let was_stored = is_stored();
-        let pulled = match pull()? {
+        let mut pulled = pull()?;
+        for _ in 1..ATTEMPTS {
+            let Err(PullError::Damaged(_)) = pulled else { break };
             // The fetcher removes a blob that it finds damaged; without it the origin is asked.
-            Err(PullError::Stream(StreamError::Read(_))) if was_stored && !is_stored() => {
+            if was_stored && !is_stored() {
                 self.warn(format!("the stored blob {} was damaged and is fetched again", descriptor.digest));
-                pull()?
             }
-            pulled => pulled,
-        };
+            pulled = pull()?;
+        }
         pulled.map_err(|error| match error {
             PullError::Stream(StreamError::Cancelled) => SnapshotError::Cancelled,
             error => SnapshotError::Base { blob: descriptor.digest, source: Box::new(error) },

@@ -32,6 +32,9 @@ pub enum PullError {
     /// What is in it cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// The blob has arrived with other bytes than it should have.
+    #[error("cannot read the blob")]
+    Damaged(#[source] FetchError),
     /// It is not the layer that the image's config speaks of.
     #[error("its diff ID is {found}, but the image's config says {expected}")]
     DiffId {
@@ -62,12 +65,29 @@ pub(super) fn pull<T>(
     let verb = if blob.is_copied() { "pull" } else { "unpack" };
     let task = format!("{verb} {:.19}", descriptor.digest.to_string());
     let watched = Watched { blob: &mut blob, task, done: 0, told: 0, total: descriptor.size, events };
-    let Streamed { consumed, diff_id } = decompress(watched, cancel, consume)??;
-    if diff_id != layer.diff_id {
-        return Err(PullError::DiffId { expected: layer.diff_id, found: diff_id });
+    let consumed = consume_layer(watched, layer.diff_id, consume, cancel);
+    if let Err(PullError::Stream(StreamError::Cancelled)) = consumed {
+        return consumed;
     }
-    blob.keep().map_err(PullError::Keep)?;
-    Ok(consumed)
+    // What makes no sense may have been damaged on its way, which only all of it can tell.
+    match (consumed, blob.keep()) {
+        (_, Err(error)) if error.is_damage() => Err(PullError::Damaged(error)),
+        (Err(error), _) => Err(error),
+        (Ok(consumed), kept) => kept.map(|()| consumed).map_err(PullError::Keep),
+    }
+}
+
+fn consume_layer<T>(
+    blob: impl Read + Send,
+    expected: DiffId,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, UnpackError>,
+    cancel: &Cancel,
+) -> Result<T, PullError> {
+    let Streamed { consumed, diff_id } = decompress(blob, cancel, consume)??;
+    match diff_id == expected {
+        true => Ok(consumed),
+        false => Err(PullError::DiffId { expected, found: diff_id }),
+    }
 }
 
 /// A blob on its way, counted.

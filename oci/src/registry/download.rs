@@ -21,7 +21,7 @@ use super::{
     Registry,
     address::Origin,
     error::{RegistryError, shown},
-    http::{Inner, Payload, first},
+    http::{Inner, PROGRESS, Pace, Payload, first},
     retry::{Attempts, retry_after},
     wait_until,
 };
@@ -30,8 +30,6 @@ use crate::digest::{Sha256Digest, Sha256Hasher};
 /// Largest file that is downloaded (RELIABILITY R21).
 const FILE_MAX: u64 = 64 << 30;
 const MAX_REDIRECTS: usize = 10;
-/// So much between two breaks is progress: the pauses begin anew.
-const PROGRESS: u64 = 64 << 10;
 
 /// What to download.
 #[derive(Clone, Default)]
@@ -179,7 +177,8 @@ impl<'a> Transfer<'a> {
                 });
             }
         }
-        while let Some(chunk) = self.inner.chunk(&mut response).await? {
+        let mut pace = Pace::default();
+        while let Some(chunk) = pace.chunk(self.inner, &mut response).await? {
             self.write(&chunk).map_err(|source| RegistryError::Sink { url: shown(&self.url), source })?;
         }
         self.finish()

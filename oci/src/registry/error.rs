@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use reqwest::Url;
 
 use super::{credentials::CredentialError, hosts::HostsError, retry::Limits};
-use crate::{digest::Sha256Digest, document::DocumentError};
+use crate::{digest::Sha256Digest, document::DocumentError, verify::BlobError};
 
 /// Why the registry could not be used. URLs in it are without user information and query.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,16 @@ pub enum RegistryError {
         /// Who did not.
         url: String,
         /// For how long.
+        waited: Duration,
+    },
+    /// Something moved, but not fast enough to ever end.
+    #[error("{url} sent no more than {bytes} bytes in {} s", waited.as_secs())]
+    Slow {
+        /// Who.
+        url: String,
+        /// How little.
+        bytes: u64,
+        /// In which time.
         waited: Duration,
     },
     /// The answer was an error.
@@ -162,6 +172,15 @@ pub enum RegistryError {
         /// What is wrong.
         #[source]
         source: Box<DocumentError>,
+    },
+    /// The bytes of a blob are not the blob's.
+    #[error("{name} sent a wrong blob")]
+    Damaged {
+        /// The repository.
+        name: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<BlobError>,
     },
     /// The digest of the body, the one asked for and the one in the header are not the same.
     #[error("{url} sent content with digest {found} where {expected} was promised")]
@@ -278,7 +297,7 @@ impl RegistryError {
     /// Whether nobody was there to answer, or could not now: it says nothing about what was asked for.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Transport { .. } | Self::Tls { .. } | Self::Timeout { .. } => true,
+            Self::Transport { .. } | Self::Tls { .. } | Self::Timeout { .. } | Self::Slow { .. } => true,
             Self::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }
@@ -321,7 +340,7 @@ impl RegistryError {
     /// How long it took to fail, where that was the failure.
     pub(super) fn waited(&self, limits: &Limits) -> Duration {
         match self {
-            Self::Timeout { waited, .. } => *waited,
+            Self::Timeout { waited, .. } | Self::Slow { waited, .. } => *waited,
             Self::Transport { cause, .. } if cause.is_timeout() => limits.connect,
             _ => Duration::ZERO,
         }
@@ -330,11 +349,20 @@ impl RegistryError {
     pub(super) fn patience(&self) -> Patience {
         match self {
             Self::Transport { cause, .. } => transport_patience(cause),
-            Self::Timeout { .. } => Patience::Long,
+            Self::Timeout { .. } | Self::Slow { .. } => Patience::Long,
             Self::Status { status: 408 | 425 | 429 | 500 | 502 | 503 | 504, .. } => Patience::Long,
+            // No error at all, or none of a registry: an answer to something else, from something in between.
+            Self::Status { status, codes, .. } if *status < 400 || *status == 404 && codes.is_empty() => {
+                Patience::Short
+            }
             Self::Status { codes, .. } if codes.iter().any(|code| is_lost_upload(code)) => Patience::Short,
+            Self::Redirect { .. } | Self::Protocol { .. } => Patience::Short,
+            Self::Source { source, .. } => match find(source) {
+                Some(Self::Damaged { .. }) => Patience::Short,
+                _ => Patience::None,
+            },
             // A body that was damaged on its way.
-            Self::Digest { .. } | Self::Document { .. } => Patience::Short,
+            Self::Digest { .. } | Self::Document { .. } | Self::Damaged { .. } => Patience::Short,
             _ => Patience::None,
         }
     }

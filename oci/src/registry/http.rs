@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -40,6 +40,9 @@ use super::{
 /// Longest body of an error that is read.
 const MAX_ERROR_BODY: u64 = 64 << 10;
 const MAX_REDIRECTS: usize = 10;
+/// Fewer bytes than these in as long as silence is borne are as good as silence; more of them between two breaks are
+/// progress, after which pauses begin anew.
+pub(super) const PROGRESS: u64 = 64 << 10;
 /// How often a request is sent again because the registry wants another authorisation.
 const MAX_RENEWALS: usize = 3;
 /// A registry that has received a blob hashes it, and may move it, before it answers: a second for so many bytes.
@@ -93,6 +96,8 @@ pub(super) struct Feed {
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     sent: AtomicU64,
+    /// The socket would take more than there is: whoever reads the blob is waited for, not the registry.
+    starved: AtomicBool,
     ended: AtomicBool,
     over: Notify,
 }
@@ -102,7 +107,7 @@ pub(super) struct Flow {
 enum Motion {
     /// It has come so far.
     Moves(u64),
-    /// Nothing, though it is not at its end.
+    /// Next to nothing, though there is more of it.
     Stands,
     /// It is at its end, or broken: the registry's turn.
     Ended,
@@ -120,7 +125,8 @@ impl Flow {
         if sent >= size || self.ended.load(Ordering::Relaxed) {
             return Motion::Ended;
         }
-        if before == Some(sent) { Motion::Stands } else { Motion::Moves(sent) }
+        let is_slow = before.is_some_and(|before| sent - before < PROGRESS);
+        if is_slow && !self.starved.load(Ordering::Relaxed) { Motion::Stands } else { Motion::Moves(sent) }
     }
 }
 
@@ -129,6 +135,7 @@ impl futures_core::Stream for Feed {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.receiver.poll_recv(context);
+        self.flow.starved.store(polled.is_pending(), Ordering::Relaxed);
         match &polled {
             Poll::Ready(Some(Ok(bytes))) => {
                 self.flow.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -137,6 +144,45 @@ impl futures_core::Stream for Feed {
             Poll::Pending => {}
         }
         polled
+    }
+}
+
+/// Says that a request is over, however it ends: also when nobody waits for it any more.
+struct Over(Arc<Flow>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.over.notify_one();
+    }
+}
+
+/// How fast a body comes while it is waited for: a reader that takes its time is not the server's fault.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// The next piece of a body, which must not come in crumbs for ever.
+    pub async fn chunk(
+        &mut self,
+        inner: &Inner,
+        response: &mut Response,
+    ) -> Result<Option<Bytes>, RegistryError> {
+        let asked = Instant::now();
+        let chunk = inner.chunk(response).await?;
+        self.waited += asked.elapsed();
+        self.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        let Self { waited, bytes } = *self;
+        if waited < inner.limits.idle || chunk.is_none() {
+            return Ok(chunk);
+        }
+        if bytes < PROGRESS {
+            return Err(RegistryError::Slow { url: shown(response.url()), bytes, waited });
+        }
+        *self = Self::default();
+        Ok(chunk)
     }
 }
 
@@ -260,15 +306,12 @@ impl Inner {
             Payload::Bytes(bytes) => request = request.body(bytes.clone()),
             Payload::Stream { size, open } => {
                 let feed = open();
-                flow = Some((feed.flow.clone(), *size));
+                flow = Some((Over(feed.flow.clone()), *size));
                 request = request.header(CONTENT_LENGTH, *size).body(Body::wrap_stream(feed));
             }
         }
-        let sent = first(request.send(), self.watch(flow.clone(), url)).await;
-        if let Some((flow, _)) = flow {
-            flow.over.notify_one();
-        }
-        match sent {
+        let watched = flow.as_ref().map(|(over, size)| (&*over.0, *size));
+        match first(request.send(), self.watch(watched, url)).await {
             Ok(response) => response.map_err(|error| self.broken(url, error)),
             Err(timeout) => Err(timeout),
         }
@@ -281,7 +324,7 @@ impl Inner {
     }
 
     /// Ends when nothing has moved for too long.
-    async fn watch(&self, flow: Option<(Arc<Flow>, u64)>, url: &Url) -> RegistryError {
+    async fn watch(&self, flow: Option<(&Flow, u64)>, url: &Url) -> RegistryError {
         let idle = self.limits.idle;
         let timeout = |waited| RegistryError::Timeout { url: shown(url), waited };
         let Some((flow, size)) = flow else {
@@ -303,7 +346,7 @@ impl Inner {
     }
 
     /// The next piece of a body.
-    pub async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, RegistryError> {
+    async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, RegistryError> {
         let idle = self.limits.idle;
         match tokio::time::timeout(idle, response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| transport(response.url(), error)),
@@ -313,8 +356,8 @@ impl Inner {
 
     /// A whole body, or `None` when it is longer than `limit`.
     pub async fn body(&self, response: &mut Response, limit: u64) -> Result<Option<Vec<u8>>, RegistryError> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk(response).await? {
+        let (mut body, mut pace) = (Vec::new(), Pace::default());
+        while let Some(chunk) = pace.chunk(self, response).await? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Ok(None);
             }
@@ -324,8 +367,8 @@ impl Inner {
     }
 
     pub async fn read_error_body(&self, mut response: Response) -> String {
-        let mut body = Vec::new();
-        while let Ok(Some(chunk)) = self.chunk(&mut response).await {
+        let (mut body, mut pace) = (Vec::new(), Pace::default());
+        while let Ok(Some(chunk)) = pace.chunk(self, &mut response).await {
             let room = MAX_ERROR_BODY as usize - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if body.len() as u64 == MAX_ERROR_BODY {
@@ -338,21 +381,26 @@ impl Inner {
     /// The error of an answer that is not a success. `name` is what was asked for. What the server writes is shown without
     /// our credentials, which it may echo.
     pub async fn failure(&self, response: Response, registry: &str, name: &str) -> RegistryError {
-        let (url, status) = (shown(response.url()), response.status().as_u16());
-        let retry_after = retry_after(response.headers());
-        let ahead = clock::ahead(response.headers());
-        let (codes, reason) = explain(&self.auth.scrub(&self.read_error_body(response).await));
-        let name = name.to_owned();
-        match status {
-            401 | 403 => {
-                let hint = self.auth.hint(registry, ahead);
-                RegistryError::Denied { name, reason, hint }
+        let (name, ahead) = (name.to_owned(), clock::ahead(response.headers()));
+        match self.answered(response).await {
+            RegistryError::Status { status: 401 | 403, reason, .. } => {
+                RegistryError::Denied { name, reason, hint: self.auth.hint(registry, ahead) }
             }
-            404 if !codes.iter().any(|code| code.starts_with("BLOB_UPLOAD")) => {
+            RegistryError::Status { status: 404, codes, reason, .. }
+                if !codes.iter().any(|code| code.starts_with("BLOB_UPLOAD")) =>
+            {
                 RegistryError::NotFound { name, reason }
             }
-            _ => RegistryError::Status { url, status, codes, reason, retry_after },
+            other => other,
         }
+    }
+
+    /// The same, but nothing is made of the status.
+    pub async fn answered(&self, response: Response) -> RegistryError {
+        let (url, status) = (shown(response.url()), response.status().as_u16());
+        let retry_after = retry_after(response.headers());
+        let (codes, reason) = explain(&self.auth.scrub(&self.read_error_body(response).await));
+        RegistryError::Status { url, status, codes, reason, retry_after }
     }
 }
 
@@ -462,15 +510,18 @@ mod tests {
 
     #[test]
     fn a_body_that_moves_is_waited_for_and_one_that_stands_is_not() {
-        let flow = Flow::default();
-        assert_eq!(flow.since(None, 10), Motion::Moves(0));
-        assert_eq!(flow.since(Some(0), 10), Motion::Stands);
-        flow.sent.store(5, Ordering::Relaxed);
-        assert_eq!(flow.since(Some(0), 10), Motion::Moves(5));
-        assert_eq!(flow.since(Some(5), 10), Motion::Stands);
-        flow.sent.store(10, Ordering::Relaxed);
-        assert_eq!(flow.since(Some(5), 10), Motion::Ended);
-        let broken = Flow { sent: AtomicU64::new(5), ended: AtomicBool::new(true), over: Notify::new() };
-        assert_eq!(broken.since(None, 10), Motion::Ended);
+        let (flow, half, whole) = (Flow::default(), PROGRESS, 2 * PROGRESS);
+        assert_eq!(flow.since(None, whole), Motion::Moves(0));
+        assert_eq!(flow.since(Some(0), whole), Motion::Stands);
+        flow.sent.store(half, Ordering::Relaxed);
+        assert_eq!(flow.since(Some(0), whole), Motion::Moves(half));
+        assert_eq!(flow.since(Some(half), whole), Motion::Stands);
+        assert_eq!(flow.since(Some(1), whole), Motion::Stands, "crumbs");
+        flow.starved.store(true, Ordering::Relaxed);
+        assert_eq!(flow.since(Some(half), whole), Motion::Moves(half), "not the registry's fault");
+        flow.sent.store(whole, Ordering::Relaxed);
+        assert_eq!(flow.since(Some(half), whole), Motion::Ended);
+        let broken = Flow { ended: AtomicBool::new(true), ..Flow::default() };
+        assert_eq!(broken.since(None, whole), Motion::Ended);
     }
 }

@@ -124,7 +124,7 @@ fn check_digest(
 }
 
 /// `Docker-Content-Digest`; one of another algorithm than ours says nothing to us.
-fn announced_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
+pub(super) fn announced_digest(headers: &HeaderMap) -> Option<Sha256Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 

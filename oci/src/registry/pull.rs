@@ -21,15 +21,18 @@ use super::{
     auth::Access,
     error::{RegistryError, shown},
     hosts::Sources,
-    http::{Call, Inner, first},
+    http::{Call, Inner, PROGRESS, Pace, first},
     retry::Attempts,
 };
-use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference, verify::Verified};
+use crate::{
+    descriptor::Descriptor,
+    digest::Sha256Digest,
+    reference::Reference,
+    verify::{BlobError, Verified},
+};
 
 /// Pieces on their way between socket and reader; each is what one read of the socket gave, at most some 400 KiB.
 const IN_FLIGHT: usize = 8;
-/// So much between two breaks is progress: the pauses begin anew.
-const PROGRESS: u64 = 64 << 10;
 
 /// What the task sends: an empty piece first, when the transfer has begun.
 type Piece = Result<Bytes, RegistryError>;
@@ -51,13 +54,14 @@ pub(super) fn pull_blob(
         size: descriptor.size,
         served: served.clone(),
     };
+    let name = transfer.access.name();
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     runtime.spawn(transfer.run(mirrors, own, sender));
     let (runtime, stop) = (runtime.clone(), stop.clone());
     let mut reader = BlobReader { receiver, piece: Bytes::new(), runtime, stop };
     reader.piece = reader.next()?.unwrap_or_default();
     let verified = Verified::new(reader, descriptor);
-    Ok(Box::new(Blaming { verified, digest: descriptor.digest, inner: inner.clone(), served }))
+    Ok(Box::new(Blaming { verified, name, digest: descriptor.digest, inner: inner.clone(), served }))
 }
 
 fn access(place: &Reference) -> Access {
@@ -67,9 +71,11 @@ fn access(place: &Reference) -> Access {
 /// The registries of the mirrors that have sent a part of the blob.
 type Served = Arc<Mutex<Vec<String>>>;
 
-/// A verified blob; where its bytes are wrong, the mirrors that have sent any of them are not asked again.
+/// A verified blob; where its bytes are wrong, it says who has sent them, and the mirrors among those are not asked again.
 struct Blaming {
     verified: Verified<BlobReader>,
+    /// The repository.
+    name: String,
     digest: Sha256Digest,
     inner: Arc<Inner>,
     served: Served,
@@ -77,14 +83,22 @@ struct Blaming {
 
 impl Read for Blaming {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.verified.read(buffer);
-        if matches!(&read, Err(error) if error.kind() == io::ErrorKind::InvalidData) {
-            let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-            served
-                .iter()
-                .for_each(|mirror| self.inner.mirrors.blame(mirror, &format!("blob {}", self.digest)));
-        }
-        read
+        self.verified.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            match error.downcast::<BlobError>() {
+                Ok(source) => io::Error::new(kind, self.damaged(source)),
+                Err(other) => other,
+            }
+        })
+    }
+}
+
+impl Blaming {
+    fn damaged(&self, source: BlobError) -> RegistryError {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.iter().for_each(|mirror| self.inner.mirrors.blame(mirror, &format!("blob {}", self.digest)));
+        let mirrors: String = served.iter().map(|mirror| format!(", or its mirror {mirror},")).collect();
+        RegistryError::Damaged { name: format!("{}{mirrors}", self.name), source: Box::new(source) }
     }
 }
 
@@ -134,6 +148,8 @@ struct Transfer {
 struct Progress {
     begun: bool,
     position: u64,
+    /// The server sends all of it or nothing.
+    whole: bool,
 }
 
 impl Transfer {
@@ -194,7 +210,7 @@ impl Transfer {
         sender: &mpsc::Sender<Piece>,
         progress: &mut Progress,
     ) -> Result<(), RegistryError> {
-        let mut response = self.request(progress.position).await?;
+        let mut response = self.request(progress).await?;
         if !progress.begun {
             progress.begun = true;
             if sender.send(Ok(Bytes::new())).await.is_err() {
@@ -202,7 +218,8 @@ impl Transfer {
             }
         }
         let mut skip = self.start_of(&response, progress.position)?;
-        while let Some(mut chunk) = self.inner.chunk(&mut response).await? {
+        let mut pace = Pace::default();
+        while let Some(mut chunk) = pace.chunk(&self.inner, &mut response).await? {
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             chunk.advance(skipped as usize);
@@ -218,11 +235,12 @@ impl Transfer {
         Ok(())
     }
 
-    async fn request(&self, position: u64) -> Result<Response, RegistryError> {
+    async fn request(&self, progress: &mut Progress) -> Result<Response, RegistryError> {
+        let position = progress.position;
         let path = format!("{}/blobs/{}", self.access.repository, self.digest);
         let url = self.inner.url(&self.access.registry, &path).await?;
         let mut call = Call::new(Method::GET, url, &self.access);
-        if position > 0 {
+        if position > 0 && !progress.whole {
             let range =
                 HeaderValue::from_str(&format!("bytes={position}-")).expect("digits are a header value");
             call.headers = HeaderMap::from_iter([(RANGE, range)]);
@@ -230,6 +248,11 @@ impl Transfer {
         let response = self.inner.exchange(&call).await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            // It has the blob, but will not begin in its middle.
+            StatusCode::RANGE_NOT_SATISFIABLE if position > 0 && !progress.whole => {
+                progress.whole = true;
+                Box::pin(self.request(progress)).await
+            }
             _ => {
                 let name = format!("blob {} of {}", self.digest, self.access.name());
                 Err(self.inner.failure(response, &self.access.registry, &name).await)

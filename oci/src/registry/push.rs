@@ -23,8 +23,9 @@ use super::{
     Pushed, Runtime, Stop,
     address::Origin,
     auth::Access,
-    error::RegistryError,
+    error::{RegistryError, shown},
     http::{Call, Feed, Flow, Inner, Payload, first},
+    manifest::announced_digest,
 };
 use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference, verify::Verified};
 
@@ -264,11 +265,21 @@ pub(super) async fn has_blob(
     let home = Origin::of(&url);
     let response = inner.exchange(&Call::new(Method::HEAD, url, access)).await?;
     match response.status() {
-        StatusCode::OK => Ok(true),
+        StatusCode::OK => is_of(digest, &response),
         StatusCode::NOT_FOUND => Ok(false),
         // A storage service to which the registry sends downloads may not answer HEAD: then nothing is known.
         status if status.is_client_error() && Origin::of(response.url()) != home => Ok(false),
         _ => Err(inner.failure(response, &access.registry, &access.name()).await),
+    }
+}
+
+/// Whether an answer is about this blob, as far as it says so: on a connection that is out of step it is about another.
+fn is_of(digest: &Sha256Digest, response: &Response) -> Result<bool, RegistryError> {
+    match announced_digest(response.headers()) {
+        Some(found) if found != *digest => {
+            Err(RegistryError::Digest { url: shown(response.url()), expected: *digest, found })
+        }
+        _ => Ok(true),
     }
 }
 
@@ -286,13 +297,19 @@ async fn start(inner: &Inner, access: &Access) -> Result<Url, RegistryError> {
     let response = inner.exchange(&call).await?;
     match response.status() {
         StatusCode::ACCEPTED | StatusCode::CREATED => inner.location(response.url(), response.headers()),
-        _ => Err(failure_of_repository(inner, response, access).await),
+        // Registries say in JSON that a repository does not exist; whoever does not, is none.
+        StatusCode::NOT_FOUND => match inner.answered(response).await {
+            RegistryError::Status { codes, reason, .. } if !codes.is_empty() => {
+                Err(RegistryError::NotFound { name: repository(access), reason })
+            }
+            other => Err(other),
+        },
+        _ => Err(inner.failure(response, &access.registry, &repository(access)).await),
     }
 }
 
-async fn failure_of_repository(inner: &Inner, response: Response, access: &Access) -> RegistryError {
-    let name = format!("repository {}", access.name());
-    inner.failure(response, &access.registry, &name).await
+fn repository(access: &Access) -> String {
+    format!("repository {}", access.name())
 }
 
 async fn uploads(inner: &Inner, access: &Access) -> Result<Url, RegistryError> {

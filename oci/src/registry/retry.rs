@@ -233,7 +233,7 @@ mod tests {
         assert!(long[0] >= Duration::from_millis(125) && long[0] <= Duration::from_millis(250));
         assert!(long.iter().sum::<Duration>() >= Duration::from_secs(55), "{long:?}");
         assert!(long.iter().all(|pause| *pause <= Duration::from_secs(20)));
-        assert_eq!(pauses(&status(404, None)), []);
+        assert_eq!(pauses(&status(400, None)), []);
         let lost = RegistryError::Status {
             url: String::new(),
             status: 404,

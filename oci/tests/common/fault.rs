@@ -248,9 +248,11 @@ fn answer(mut connection: &TcpStream, request: &Request, reply: Reply, upstream:
         }
         Reply::Twice(reply) => {
             let (status, headers, body) = whole(request, *reply, upstream)?;
-            let again = Reply::Send(status, headers.clone(), body.clone());
-            answer(connection, request, Reply::Send(status, headers, body), upstream)?;
-            answer(connection, request, again, upstream)
+            let mut once = Vec::new();
+            write_head(&mut once, status, &headers, body.len())?;
+            once.extend(body);
+            connection.write_all(&once.repeat(2))?;
+            Ok(true)
         }
         Reply::Guarded(guard, reply) => {
             let usable = answer(connection, request, *reply, upstream);
@@ -291,7 +293,7 @@ fn whole(request: &Request, reply: Reply, upstream: &str) -> io::Result<(u16, He
 }
 
 fn write_head(
-    mut connection: &TcpStream,
+    mut connection: impl Write,
     status: u16,
     headers: &[(String, String)],
     length: usize,

@@ -89,15 +89,14 @@ fn wrong_bytes_never_pass() {
 }
 
 #[test]
-fn what_comes_out_wrong_is_a_blob_error_inside_an_io_error() {
+fn what_comes_out_wrong_is_told_with_who_sent_it() {
     let server = Server::start(|_| status(200, &[], b"l4yer"));
     let reader = client(vec![]).pull_blob(&reference(&server.address, "app"), &layer(b"layer"));
     let error = read(reader.expect("it begins")).expect_err("other bytes");
-    let inner = error.into_inner().expect("ours").downcast::<BlobError>().expect("ours");
-    assert_eq!(
-        *inner,
-        BlobError::WrongDigest { digest: Sha256Digest::of(b"layer"), found: Sha256Digest::of(b"l4yer") }
-    );
+    let inner = error.into_inner().expect("ours").downcast::<RegistryError>().expect("ours");
+    let wrong =
+        BlobError::WrongDigest { digest: Sha256Digest::of(b"layer"), found: Sha256Digest::of(b"l4yer") };
+    assert!(matches!(*inner, RegistryError::Damaged { source, .. } if *source == wrong));
 }
 
 #[test]
