@@ -92,14 +92,14 @@ impl Tally {
 
     fn judge(self) {
         let Self { passing, failed_passing, permanent, failed_permanent, longest, wrong, failures } = self;
-        println!(
+        eprintln!(
             "{passing} schedules of faults that end, of which {failed_passing} failed; {permanent} of faults that \
              do not, of which {failed_permanent} failed; the longest took {longest:?}"
         );
         assert!(wrong.is_empty(), "{wrong}{failures}");
         assert!(failed_passing * 1000 <= passing * MAY_FAIL_PER_MILLE, "{failures}");
         if !failures.is_empty() {
-            println!("{failures}");
+            eprintln!("{failures}");
         }
     }
 }

@@ -214,15 +214,27 @@ impl Shared {
         let mut found = None;
         for _ in 0..TAG_ATTEMPTS {
             self.putting(destination, || self.put(root, name))?;
-            let resolved =
-                self.options.registry.direct().resolve(name).map_err(|error| self.failed(name, error))?;
-            found = resolved.map(|descriptor| descriptor.digest);
+            found = self.named(name, root.descriptor.digest)?;
             if found == Some(root.descriptor.digest) {
                 return Ok(());
             }
         }
         let ours = root.descriptor.digest;
         Err(ExportError::Overwritten { reference: Box::new(name.clone()), ours, found })
+    }
+
+    /// What a name points at. If that is not what is expected, the header that said so may be wrong: the bytes are hashed.
+    fn named(&self, name: &Reference, expected: Sha256Digest) -> Result<Option<Sha256Digest>, ExportError> {
+        let registry = self.options.registry.direct();
+        let resolved = registry.resolve(name).map_err(|error| self.failed(name, error))?;
+        match resolved.map(|descriptor| descriptor.digest) {
+            Some(found) if found != expected => match registry.manifest(name) {
+                Ok(fetched) => Ok(Some(fetched.digest)),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(self.failed(name, error)),
+            },
+            found => Ok(found),
+        }
     }
 }
 
