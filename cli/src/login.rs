@@ -14,7 +14,7 @@ use oci::registry::{
 
 use crate::{
     args::{LoginArgs, LogoutArgs},
-    failure::Failure,
+    failure::{Failure, chain},
     redact::redact,
     request::Environment,
     signals::Signal,
@@ -102,15 +102,14 @@ pub fn login(args: &LoginArgs) -> Result<String, Failure> {
     };
     let (user, password) = match given {
         Given { user: Some(user), password: Some(password) } => (user, password),
-        Given { user: None, password: None } => {
-            let kept = verify_kept(options()?, &file, &name)?;
-            match kept {
-                Some(KeptLogin { refusal: None, user }) => return Ok(greet_again(&name, user)),
-                Some(KeptLogin { refusal: Some(_), .. }) => tell("the login that is kept is good no more"),
-                None => {}
+        Given { user: None, password: None } => match verify_kept(options()?, &file, &name)? {
+            Some(KeptLogin { refusal: None, user }) => return Ok(greet_again(&name, user)),
+            Some(KeptLogin { refusal: Some(refusal), user }) => {
+                tell(&format!("the login that is kept is good no more: {}", chain(&refusal)));
+                ask(&name, Given { user: None, password: None }, user)?
             }
-            ask(&name, Given { user: None, password: None }, kept.and_then(|kept| kept.user))?
-        }
+            None => ask(&name, Given { user: None, password: None }, None)?,
+        },
         given => ask(&name, given, None)?,
     };
     let proof = match verify(options()?, &name, &user, &password)? {

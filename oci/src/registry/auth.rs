@@ -237,7 +237,11 @@ impl Auth {
         let found = tokio::task::spawn_blocking(look_up).await;
         let found =
             found.map_err(|error| RegistryError::Setup { what: "credentials", source: error.into() })?;
-        found.map_err(|source| RegistryError::Credentials { registry: access.registry.clone(), source })
+        let failed = |source| RegistryError::Credentials {
+            registry: access.registry.clone(),
+            source: Box::new(source),
+        };
+        found.map_err(failed)
     }
 
     /// Gets a token from the realm of a challenge.

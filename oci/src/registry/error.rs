@@ -141,7 +141,7 @@ pub enum RegistryError {
         registry: String,
         /// Why not.
         #[source]
-        source: CredentialError,
+        source: Box<CredentialError>,
     },
     /// What is set for registries cannot be followed.
     #[error("the settings of registries cannot be used")]
@@ -325,6 +325,22 @@ impl RegistryError {
     /// Whether the other end speaks TLS, though the two do not trust each other.
     pub(super) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls { .. })
+    }
+
+    /// The same, with what a server has chosen of its text rewritten.
+    pub(super) fn rewritten(mut self, rewrite: impl Fn(&str) -> String) -> Self {
+        let again = |text: &mut String| *text = rewrite(text);
+        match &mut self {
+            Self::Transport { url, .. } | Self::Timeout { url, .. } | Self::Realm { realm: url, .. } => {
+                again(url)
+            }
+            Self::Redirect { from, to, .. } => [from, to].into_iter().for_each(again),
+            Self::Protocol { url, reason } => [url, reason].into_iter().for_each(again),
+            Self::Status { url, reason, .. } => std::iter::once(url).chain(reason).for_each(again),
+            Self::NotFound { reason, .. } | Self::Denied { reason, .. } => reason.iter_mut().for_each(again),
+            _ => {}
+        }
+        self
     }
 
     /// Refused, though each attempt came with a new token.

@@ -221,6 +221,11 @@ impl Inner {
     /// Sends a request with the authorisation the registry wants, and follows redirects. Any final status is an `Ok`,
     /// except the one that says that we may not.
     pub async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
+        // A server that sends us elsewhere chooses the text of the address, and may put into it what it has seen.
+        self.authorised(call).await.map_err(|error| error.rewritten(|text| self.auth.scrub(text)))
+    }
+
+    async fn authorised(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
         let home = Origin::of(&self.home(call.access).await?);
         let mut refused = None;
         for renewals in 0..=MAX_RENEWALS {
@@ -397,7 +402,7 @@ impl Inner {
 
     /// The same, but nothing is made of the status.
     pub async fn answered(&self, response: Response) -> RegistryError {
-        let (url, status) = (shown(response.url()), response.status().as_u16());
+        let (url, status) = (self.auth.scrub(&shown(response.url())), response.status().as_u16());
         let retry_after = retry_after(response.headers());
         let (codes, reason) = explain(&self.auth.scrub(&self.read_error_body(response).await));
         RegistryError::Status { url, status, codes, reason, retry_after }

@@ -89,7 +89,8 @@ pub fn verify_kept(
     name: &LoginName,
 ) -> Result<Option<KeptLogin>, RegistryError> {
     let found = file.find(name.registry(), name.path());
-    let failed = |source| RegistryError::Credentials { registry: name.registry().to_owned(), source };
+    let registry = name.registry().to_owned();
+    let failed = |source| RegistryError::Credentials { registry, source: Box::new(source) };
     let Some(credential) = found.map_err(failed)? else { return Ok(None) };
     let user = match &credential {
         Credential::Password { user, .. } => Some(user.clone()),

@@ -329,7 +329,7 @@ fn length(headers: &[(String, String)]) -> Option<u64> {
 }
 
 /// A request, and whether it is to be broken off.
-fn read_request(reader: &mut impl BufRead, breaks: &Break) -> io::Result<Option<(Request, bool)>> {
+pub fn read_request(reader: &mut impl BufRead, breaks: &Break) -> io::Result<Option<(Request, bool)>> {
     let Some((first, headers)) = read_head(reader)? else { return Ok(None) };
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -20,8 +20,11 @@ use crate::{
     first,
 };
 
+/// Whether it is the call that is meant.
+type Fits = fn(&Request) -> bool;
+
 /// The calls of a push and a pull: what they are, and how they are known.
-const CALLS: [(&str, fn(&Request) -> bool); 13] = [
+const CALLS: [(&str, Fits); 13] = [
     ("the first call of all", |_| true),
     ("HEAD of a blob", |request| request.is("HEAD", "/app/blobs/")),
     ("POST of an upload", |request| {
@@ -40,7 +43,7 @@ const CALLS: [(&str, fn(&Request) -> bool); 13] = [
 ];
 
 /// A guard with tokens before a registry: one is good until the next is given, or a call that `ends` it.
-fn guarded(upstream: &str, ends: fn(&Request) -> bool) -> (Server, Arc<AtomicUsize>) {
+fn guarded(upstream: &str, ends: Fits) -> (Server, Arc<AtomicUsize>) {
     let ended = Arc::new(AtomicUsize::new(0));
     let (count, good, given) = (Arc::clone(&ended), Mutex::new(String::new()), AtomicUsize::new(0));
     let (once, cut) = (first(1, ends), first(1, |request| request.is("GET", "/app/blobs/")));

@@ -6,7 +6,7 @@ use super::Access;
 use crate::registry::{
     address::{Reach, are_related},
     challenge::Bearer,
-    error::{RegistryError, shown},
+    error::{RegistryError, one_line, shown},
 };
 
 /// The URL of a token service, if it may be asked (RELIABILITY R26).
@@ -26,7 +26,7 @@ pub(super) fn realm_url(
     // A realm without a host has no user information either, and is refused just below.
     let _ = realm.set_username("");
     let _ = realm.set_password(None);
-    let refuse = |reason| Err(refuse(&shown(&realm), reason));
+    let refuse = |reason| Err(refuse(&one_line(&shown(&realm)), reason));
     let (own, host) = (registry.host_str().unwrap_or_default(), realm.host_str().unwrap_or_default());
     let both_loopback = Reach::of(own) == Reach::Loopback && Reach::of(host) == Reach::Loopback;
     let same_host = own.eq_ignore_ascii_case(host) || both_loopback;
