@@ -1,6 +1,6 @@
 //! Asking a person at the terminal.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -67,10 +67,10 @@ impl Drop for Quiet {
 }
 
 /// A line, with the keys that a terminal would obey by itself.
-fn read_line(input: &mut impl Read) -> io::Result<String> {
+fn read_line(input: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     let mut pending = Vec::new();
-    for byte in input.bytes() {
+    for byte in io::Read::bytes(input) {
         match byte? {
             b'\n' | b'\r' => return Ok(line),
             INTERRUPT => return Err(io::ErrorKind::Interrupted.into()),
