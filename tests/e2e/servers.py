@@ -1,8 +1,11 @@
 """Servers of files and git repositories on free loopback ports, each a context manager that ends with its test."""
 
+import base64
+import http.client
 import http.server
 import os
 import pathlib
+import select
 import socket
 import subprocess
 import threading
@@ -92,6 +95,79 @@ class GitDaemon:
     def __exit__(self, *_):
         self.process.terminate()
         self.process.wait(WATCHDOG)
+
+
+class Proxy:
+    """A proxy for those who know its name and password: tunnels by CONNECT, and plain requests with a whole URL."""
+
+    LOGIN = "me:pr0xy-pw"
+
+    def __enter__(self):
+        log = self.log = []
+        wanted = "Basic " + base64.b64encode(self.LOGIN.encode()).decode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def admit(self):
+                log.append(f"{self.command} {self.path}")
+                if self.headers.get("Proxy-Authorization") == wanted:
+                    return True
+                self.send_response(407)
+                self.send_header("Proxy-Authenticate", "Basic realm=proxy")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return False
+
+            def do_CONNECT(self):
+                if not self.admit():
+                    return
+                host, port = self.path.rsplit(":", 1)
+                with socket.create_connection((host, int(port)), WATCHDOG) as far:
+                    self.send_response(200)
+                    self.end_headers()
+                    ends = {self.connection: far, far: self.connection}
+                    while True:
+                        for end in select.select(list(ends), [], [], WATCHDOG)[0]:
+                            received = end.recv(1 << 16)
+                            if not received:
+                                self.close_connection = True
+                                return
+                            ends[end].sendall(received)
+
+            def forward(self):
+                if not self.admit():
+                    return
+                url = urllib.parse.urlsplit(self.path)
+                far = http.client.HTTPConnection(url.netloc, timeout=WATCHDOG)
+                path = url.path + (f"?{url.query}" if url.query else "")
+                headers = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
+                far.request(self.command, path, self.rfile.read(int(self.headers.get("Content-Length", 0))), headers)
+                answer = far.getresponse()
+                content = answer.read()
+                far.close()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("transfer-encoding", "connection"):
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        port = self.server.server_address[1]
+        self.url, self.stranger = f"http://{self.LOGIN}@127.0.0.1:{port}", f"http://me:wr0ng-pw@127.0.0.1:{port}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
 
 
 def repository(path, files, branch="main"):

@@ -155,27 +155,33 @@ def validate(schema, document):
 
 
 class Registry:
-    """A docker-registry on a free loopback port; a context manager."""
+    """A docker-registry on a free loopback port; a context manager.
 
-    def __init__(self, directory, htpasswd=None):
+    `tls` is a certificate with its key, `clients` the authority of the clients it speaks to, `address` another one of
+    this machine."""
+
+    def __init__(self, directory, htpasswd=None, tls=None, clients=None, address="127.0.0.1"):
         self.directory = pathlib.Path(directory)
-        self.htpasswd = htpasswd
+        self.htpasswd, self.tls, self.clients, self.address = htpasswd, tls, clients, address
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((self.address, 0))
             port = probe.getsockname()[1]
-        self.host = f"127.0.0.1:{port}"
+        self.host = f"{self.address}:{port}"
+        tls = f", tls: {{certificate: {self.tls[0]}, key: {self.tls[1]}" if self.tls else ""
+        tls += f", clientcas: [{self.clients}]" if self.clients else ""
+        tls += "}" if tls else ""
         auth = f"auth: {{htpasswd: {{realm: test, path: {self.htpasswd}}}}}\n" if self.htpasswd else ""
         config = self.directory / "config.yml"
         config.write_text(
             f"version: 0.1\nlog: {{level: info, formatter: json}}\n"
             f"storage: {{filesystem: {{rootdirectory: {self.directory}/data}}, delete: {{enabled: true}}}}\n"
-            f"http: {{addr: 127.0.0.1:{port}}}\n{auth}")
+            f"http: {{addr: '{self.host}'{tls}}}\n{auth}")
         self.log = open(self.directory / "log", "w+")
         self.process = subprocess.Popen(["docker-registry", "serve", config], stdout=self.log, stderr=self.log)
-        wait_for(lambda: accepts(port), "the registry to listen")
+        wait_for(lambda: accepts(port, self.address), "the registry to listen")
         return self
 
     def __exit__(self, *_):
@@ -193,9 +199,9 @@ class Registry:
         return found
 
 
-def accepts(port):
+def accepts(port, address="127.0.0.1"):
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 def wait_for(condition, what):

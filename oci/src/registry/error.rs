@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
-use super::{credentials::CredentialError, hosts::HostsError, retry::Limits};
+use super::{address::is_loopback, credentials::CredentialError, hosts::HostsError, retry::Limits};
 use crate::{digest::Sha256Digest, document::DocumentError, verify::BlobError};
 
 /// Why the registry could not be used. URLs in it are without user information and query.
@@ -249,9 +249,24 @@ fn broken(url: &str, error: &reqwest::Error) -> String {
         Some(format!("{}{port}", url.host_str()?))
     });
     match host {
-        Some(host) if error.is_connect() => format!("cannot connect to {host}: {last}"),
+        Some(host) if error.is_connect() => format!("cannot connect to {host}: {last}{}", proxies(url)),
         _ => format!("cannot talk to {url}: {last}"),
     }
+}
+
+/// The variable that names a proxy for a URL, which may be what cannot be reached. What it holds is not told: it may have a
+/// password in it.
+fn proxies(url: &str) -> String {
+    let url = Url::parse(url).ok().filter(|url| !is_loopback(url.host_str().unwrap_or_default()));
+    let names = match url.as_ref().map(Url::scheme) {
+        Some("http") => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+        Some(_) => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+        None => return String::new(),
+    };
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let set = names.into_iter().find(is_set);
+    set.map(|name| format!(" (by the proxy that {name} names, unless NO_PROXY has the host)"))
+        .unwrap_or_default()
 }
 
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
