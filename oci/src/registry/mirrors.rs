@@ -18,6 +18,9 @@ use super::{
 };
 use crate::reference::Reference;
 
+/// A mirror is waited for by this part of the patience with errors that seldom go away.
+const MIRRORS_SHARE: u32 = 3;
+
 /// Something about a pull that a person may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
@@ -56,8 +59,9 @@ pub(super) struct Mirrors {
 
 impl Mirrors {
     pub fn new(limits: &Limits, notes: Notes) -> Self {
-        let brief = limits.short_patience;
-        let limits = Limits { patience: brief, longest_retry_after: brief, ..limits.clone() };
+        let brief = limits.short_patience / MIRRORS_SHARE;
+        let limits =
+            Limits { patience: brief, short_patience: brief, longest_retry_after: brief, ..limits.clone() };
         Self { limits, notes, given_up: Mutex::default(), told: Mutex::default() }
     }
 
