@@ -237,7 +237,7 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
     let events = progress.sink();
     let outside = Outside::new(request.outside(), Arc::clone(&events), Arc::clone(&cancel));
     let session = Session { request, outside: &outside, progress };
-    let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events)) {
+    let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events), signals::STEPS_END) {
         Ok(watch) => watch,
         Err(source) => return session.fail(None, &Failure::Start { what: "to watch for signals", source }),
     };

@@ -24,7 +24,7 @@ use crate::{
     redact::redact,
     report,
     request::{self, Environment},
-    signals::Watch,
+    signals::{STOPPING, Watch},
 };
 
 /// Pushes; gives the exit code.
@@ -88,7 +88,7 @@ fn watched(
 ) -> Result<Pushed, Failure> {
     let cancel = Arc::new(Cancel::default());
     let started = |source: io::Error| Failure::Start { what: "to watch for signals", source };
-    let watch = Watch::start(Arc::clone(&cancel), Arc::clone(&events)).map_err(started)?;
+    let watch = Watch::start(Arc::clone(&cancel), Arc::clone(&events), STOPPING).map_err(started)?;
     work(environment, events, &cancel).map_err(|failure| watch.received().map_or(failure, Failure::Stopped))
 }
 

@@ -64,7 +64,10 @@ pub fn survive_file_size_limit() {
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
-const STOPPING: &str = "stopping: steps get 10 seconds to end; a second signal ends everything at once";
+/// What is told of the first signal where steps may run.
+pub const STEPS_END: &str = "stopping: steps get 10 seconds to end; a second signal ends everything at once";
+/// What is told of it where nothing runs that would have to end.
+pub const STOPPING: &str = "stopping; a second signal ends everything at once";
 
 /// Remembers the first signal.
 #[derive(Debug, Clone, Default)]
@@ -73,11 +76,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch, on a thread of its own. `events` is told when the build has been asked to stop.
+    /// Starts to watch, on a thread of its own. `events` is told so when the build has been asked to stop.
     ///
     /// # Errors
     /// The handlers cannot be set, or the thread cannot be started.
-    pub fn start(cancel: Arc<Cancel>, events: Events) -> io::Result<Self> {
+    pub fn start(cancel: Arc<Cancel>, events: Events, told: &'static str) -> io::Result<Self> {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let watch = Self::default();
         let first = Arc::clone(&watch.first);
@@ -87,7 +90,7 @@ impl Watch {
                     end_at_once(number);
                 }
                 cancel.request();
-                events(Event::Warning(STOPPING.to_owned()));
+                events(Event::Warning(told.to_owned()));
             }
         })?;
         Ok(watch)

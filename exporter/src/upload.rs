@@ -117,12 +117,17 @@ impl Uploads {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Takes the layers of a sealer and brings them to the repositories of `names`.
+    /// Takes the layers of a sealer and brings them to the repositories of `names`. Those that would have to be downloaded
+    /// wait until they are announced again after a step has done that, or for the end.
     pub fn taker(&self, names: &[Reference], fetcher: &Fetcher) -> OnSealed {
         let shared = Arc::clone(&self.shared);
         let fetcher = shared.stopping(fetcher);
         let names = names.to_vec();
-        Arc::new(move |layer| shared.offer([&Blob::of(layer, &fetcher)], &names, Failed::Final))
+        Arc::new(move |layer| {
+            let blob = Blob::of(layer, &fetcher);
+            let now: Vec<_> = names.iter().filter(|name| blob.is_at_hand(name)).cloned().collect();
+            shared.offer([&blob], &now, Failed::Final);
+        })
     }
 
     /// The refusal for which `refused` was requested.

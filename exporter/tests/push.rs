@@ -282,6 +282,40 @@ fn what_is_taken_early_is_not_sent_again() {
 }
 
 #[test]
+fn layers_of_a_base_elsewhere_are_not_downloaded_for_the_push_and_for_a_step() {
+    let (Some(here), Some(there)) = (Registry::start(), Registry::start()) else { return };
+    let workshop = Workshop::new();
+    let base_name = there.reference("base");
+    let base = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    push(&workshop, &base, std::slice::from_ref(&base_name)).expect("pushed");
+    let fresh = Workshop::new();
+    let platform = &base.images[0].platform;
+    let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
+    let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
+    let snapshot = Snapshot { layers: layers.iter().cloned().map(Box::new).map(Layer::Base).collect() };
+    let name = here.reference("app");
+    let uploads = fresh.uploads(std::slice::from_ref(&name));
+    let taker = uploads.taker(std::slice::from_ref(&name), &fresh.fetcher);
+    let sealer = fresh.sealer_telling(Encoder::GZIP, TimePolicy::Default, 1, taker);
+    sealer.offer(&snapshot);
+    // A step reads them, and ends.
+    for layer in &layers {
+        fresh.fetcher.ensure(&layer.descriptor, &layer.origin).expect("pulled");
+    }
+    sealer.offer(&snapshot);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while here.requests("PUT", "/v2/app/blobs/uploads/") < layers.len() {
+        assert!(Instant::now() < deadline, "nothing is sent before the end:\n{}", here.log());
+        std::thread::yield_now();
+    }
+    let built = assemble(&[image_of(snapshot, resolved.config, 2, 0)], &sealer, &AssembleOptions::default());
+    let parcel = uploads.parcel(&built.expect("assembled"), &fresh.fetcher);
+    let push = Push { parcel, names: vec![name], tagging: Tagging::Tags };
+    uploads.name(uploads.bring(&[&push]).expect("brought")).expect("named");
+    assert_eq!(there.requests("GET", "/v2/base/blobs/"), 1 + layers.len(), "the config, and each layer once");
+}
+
+#[test]
 fn who_gives_up_waits_for_nobody() {
     // Takes connections, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -293,7 +327,7 @@ fn who_gives_up_waits_for_nobody() {
     let taker = uploads.taker(std::slice::from_ref(&name), &workshop.fetcher);
     let sealer = workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 2, taker);
     sealer.seal(&image.snapshot).expect("sealed");
-    drop(silent.accept().expect("somebody asks").1);
+    let (_asked, _) = silent.accept().expect("somebody asks");
     let begun = Instant::now();
     drop(uploads);
     assert!(begun.elapsed() < Duration::from_secs(10), "far less than the registry's deadlines");

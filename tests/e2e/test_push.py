@@ -52,7 +52,7 @@ class Cases(support.Case):
 
     def push(self, context, *names, extra=(), **options):
         tags = [argument for name in names for argument in ("-t", name)]
-        return self.run_layerwright("build", "--progress", "plain", "--push", *LOOPBACK, *tags, *extra, context, **options)
+        return self.run_layerwright("build", *(extra or ("--progress", "plain")), "--push", *LOOPBACK, *tags, context, **options)
 
     def manifest(self, host, name, reference):
         status, headers, body = call(host, "GET", f"/v2/{name}/manifests/{reference}", headers=ACCEPT)
@@ -127,6 +127,21 @@ COPY --from=tools /tool /tool
         more = self.context("more", Dockerfile=(context / "Dockerfile").read_text() +
                             "RUN " + ASK.format(host=proxy.host, path="uploads/new/11") + "\n")
         self.push(more, f"{proxy.host}/new:1")
+
+    def test_ordinary_users_push_the_same_while_steps_run(self):
+        digests = set()
+        for user in support.USERS:
+            proxy = self.proxy()
+            context = self.dockerfile(proxy.host, "RUN {ask:uploads/app/1} && mkdir -p /d && echo 1 > /d/1")
+            subprocess.run(["chmod", "-R", "a+rX", context], check=True)
+            done = self.push(context, f"{proxy.host}/app:{user}", extra=("-q",), user=user)
+            digests.add(self.manifest(self.registry.host, "app", user)["layers"][-1]["digest"])
+            self.check_whole(self.registry.host, "app", done.stdout.strip())
+            # The next one has to send everything.
+            call(self.registry.host, "DELETE", f"/v2/app/manifests/{done.stdout.strip()}")
+            for blob in self.in_repository("app"):
+                call(self.registry.host, "DELETE", f"/v2/app/blobs/{blob}")
+        self.assertEqual(len(digests), 1)
 
     def test_two_registries_at_once(self):
         """Neither registry takes a byte before the other one is asked to."""

@@ -4,14 +4,12 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    sync::{Mutex, PoisonError},
 };
 
 use oci::{BlobOrigin, Descriptor, Sha256Digest};
 
 use super::{ExportError, Tools};
-use crate::assemble::Assembled;
+use crate::{assemble::Assembled, parallel};
 
 /// Blobs that are brought at the same time.
 const PARALLEL: usize = 4;
@@ -103,44 +101,5 @@ pub fn in_parallel<'a>(
 ) -> Result<(), ExportError> {
     let mut blobs: Vec<_> = blobs.into_iter().collect();
     blobs.sort_by_key(|blob| (std::cmp::Reverse(blob.descriptor.size), blob.descriptor.digest));
-    let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let failures = Mutex::new(BTreeMap::new());
-    let worker = || {
-        while !stopped.load(Ordering::SeqCst) {
-            let index = next.fetch_add(1, Ordering::SeqCst);
-            let Some(blob) = blobs.get(index) else { return };
-            if let Err(error) = work(blob) {
-                stopped.store(true, Ordering::SeqCst);
-                failures.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..PARALLEL.min(blobs.len()) {
-            scope.spawn(worker);
-        }
-        worker();
-    });
-    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failures.into_values().next().map_or(Ok(()), Err)
-}
-
-#[cfg(test)]
-mod tests {
-    use oci::MediaType;
-
-    use super::*;
-
-    #[test]
-    fn the_first_failure_stops_the_rest() {
-        let descriptors: Vec<_> = (0..50u8).map(|n| Descriptor::of(MediaType::OciLayer, &[n])).collect();
-        let blobs = descriptors.iter().map(|descriptor| Blob { descriptor, place: Place::Store });
-        let begun = AtomicUsize::new(0);
-        let failed = in_parallel(blobs, |blob| {
-            begun.fetch_add(1, Ordering::SeqCst);
-            Err(blob.failed()(io::ErrorKind::NotFound.into()))
-        });
-        assert!(matches!(failed, Err(ExportError::Blob { .. })));
-        assert!(begun.load(Ordering::SeqCst) <= PARALLEL);
-    }
+    parallel::in_parallel(&blobs, PARALLEL, work)
 }

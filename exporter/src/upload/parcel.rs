@@ -132,6 +132,18 @@ impl Blob {
         }
     }
 
+    /// Whether nothing has to be downloaded to bring it there: what a step needs, too, is not downloaded twice.
+    pub(super) fn is_at_hand(&self, destination: &oci::Reference) -> bool {
+        let Self { descriptor, place } = self;
+        match place {
+            Place::Origin(fetcher, BlobOrigin::Registry(origin)) => {
+                let can_be_mounted = origin.registry == destination.registry;
+                can_be_mounted || fetcher.store().has_blob(&descriptor.digest, descriptor.size)
+            }
+            _ => true,
+        }
+    }
+
     /// Whether the same may go well later: not where the bytes themselves cannot be had here.
     pub(super) fn is_worth_another_try(&self, failure: &ExportError) -> bool {
         match failure {
