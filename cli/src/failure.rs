@@ -81,10 +81,10 @@ pub enum Failure {
     #[error(transparent)]
     Login(#[from] LoginError),
     /// An image of a layout that cannot be pushed.
-    #[error("cannot push {}", path.display())]
+    #[error("cannot push {name}")]
     Found {
-        /// The layout.
-        path: PathBuf,
+        /// The layout, and which image of it.
+        name: String,
         /// Why not.
         #[source]
         source: Box<FoundError>,

@@ -8,8 +8,6 @@ use exporter::{
 };
 use oci::{
     Sha256Digest,
-    documents::Documents,
-    image::ImageError,
     registry::{Registry, RegistryOptions},
 };
 use solver::Cancel;
@@ -102,12 +100,10 @@ fn push(
     let names: Vec<_> = names.iter().map(oci::Reference::with_default_tag).collect();
     let tagging = Tagging::Tags;
     check(&Output::Image(ImageOutput::Registry { names: names.clone(), tagging }))?;
-    let failed =
-        |source: FoundError| Failure::Found { path: args.source.path.clone(), source: Box::new(source) };
+    let failed = |error: FoundError| Failure::Found { name: source.to_string(), source: Box::new(error) };
     let hosts = args.registries.hosts(environment)?;
     let registry = Registry::new(RegistryOptions { hosts, ..RegistryOptions::default() })?;
-    let documents = Documents::of_path(&source.path, source.selector.clone());
-    let documents = documents.map_err(|error: ImageError| failed(error.into()))?;
+    let documents = source.documents(&registry).map_err(|error| failed(error.into()))?;
     let parcel = Parcel::found(&documents, platform.as_ref()).map_err(failed)?;
     let digest = parcel.root().descriptor.digest;
     let push = Push { parcel, names, tagging };

@@ -1,19 +1,18 @@
 //! `layerwright push`
 
-use std::path::PathBuf;
-
 use clap::{ArgAction, Args};
 use oci::{Platform, Reference};
 
 use super::{ProgressMode, go_bool, registry::RegistryArgs, tag};
+use crate::place::ImagePlace;
 
 /// `layerwright push`
 #[derive(Debug, Args)]
 #[command(after_help = PUSH)]
 pub struct PushArgs {
     /// An OCI layout, a directory or a tar, and which image of it: a tag or @DIGEST
-    #[arg(value_name = "LAYOUT[:TAG]")]
-    pub source: Source,
+    #[arg(value_name = "LAYOUT[:TAG]", value_parser = layout)]
+    pub source: ImagePlace,
 
     /// Name to push to (repeatable)
     #[arg(value_name = "REF", required = true, value_parser = tag)]
@@ -38,28 +37,11 @@ pub struct PushArgs {
     pub registries: RegistryArgs,
 }
 
-/// An image in a layout.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// The directory or tar.
-    pub path: PathBuf,
-    /// Which image, by tag or digest.
-    pub selector: Option<String>,
-}
-
-impl From<&str> for Source {
-    /// What is there is not cut, whatever its name holds.
-    fn from(text: &str) -> Self {
-        let whole = || Self { path: text.into(), selector: None };
-        if whole().path.exists() {
-            return whole();
-        }
-        let cut =
-            text.split_once('@').or_else(|| text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')));
-        match cut {
-            Some((path, selector)) => Self { path: path.into(), selector: Some(selector.to_owned()) },
-            None => whole(),
-        }
+/// A path; nothing is sought in registries that is not on this machine.
+fn layout(text: &str) -> Result<ImagePlace, &'static str> {
+    match text.parse() {
+        Ok(place @ ImagePlace::Path { .. }) => Ok(place),
+        _ => Err("there is no OCI layout of this name, and no tar"),
     }
 }
 
@@ -72,26 +54,3 @@ at the same time.
 
 Exit codes: 0 every REF names the image, 2 usage, or no image of that name, 3
 the registry refuses it or does not answer, 4 the layout cannot be read.";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_that_is_there_is_not_cut() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let odd = directory.path().join("a:b@c");
-        std::fs::create_dir(&odd).expect("made");
-        let odd = odd.display().to_string();
-        for (text, path, selector) in [
-            (odd.as_str(), odd.as_str(), None),
-            ("./none", "./none", None),
-            ("./none:1", "./none", Some("1")),
-            ("none.tar@sha256:0", "none.tar", Some("sha256:0")),
-            ("x:1/y", "x:1/y", None),
-        ] {
-            let want = Source { path: path.into(), selector: selector.map(str::to_owned) };
-            assert_eq!(Source::from(text), want, "{text}");
-        }
-    }
-}
