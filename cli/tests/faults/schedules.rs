@@ -23,7 +23,7 @@ use crate::{
 const SHORT: u64 = 50;
 const LONG: u64 = 1000;
 /// Schedules at a time: they wait more than they work.
-const PARALLEL: usize = 4;
+const PARALLEL: usize = 8;
 /// Of a thousand schedules whose faults end, so many may fail.
 const MAY_FAIL_PER_MILLE: usize = 5;
 

@@ -2,6 +2,8 @@
 //!
 //! The calling thread drives the requests; a second one reads the blob, as often as a request has to be sent anew. A
 //! session that the registry has lost is not resumed but begun again: registries disagree on what a broken one is worth.
+//! docker-registry forgets it when a PATCH breaks in its middle, so pieces would cost time (256 MiB on loopback: 2.4 s by
+//! one PUT, 3.8 s in pieces of 64 MiB) and save nothing.
 
 use std::{
     io::{self, Read},

@@ -4,7 +4,6 @@ mod auth;
 #[path = "../common/mod.rs"]
 mod common;
 mod renewal;
-mod schedules;
 mod stopped;
 mod transfers;
 

@@ -67,6 +67,44 @@ fn a_server_without_ranges_is_read_from_its_beginning_again() {
 }
 
 #[test]
+fn a_server_that_refuses_ranges_is_read_from_its_beginning_again() {
+    let content = Arc::new(noise(600_000));
+    let (served, once) = (content.clone(), first(1, |request| request.path.contains("/blobs/")));
+    let server = Server::start(move |request| match request.header("range") {
+        Some(_) => status(416, &[], ""),
+        None if once(request) => Reply::End(250_000, Box::new(status(200, &[], &*served))),
+        None => status(200, &[], &*served),
+    });
+    assert_eq!(pull(&client(vec![]), &server, &content).as_ref(), Ok(&*content));
+    assert_eq!(server.count("GET", "/blobs/"), 3);
+}
+
+#[test]
+fn crumbs_are_as_good_as_silence() {
+    let content = Arc::new(noise(100_000));
+    let served = content.clone();
+    let server = Server::start(move |request| match request.path.as_str() {
+        "/v2/" => status(200, &[], ""),
+        _ => Reply::Trickle(usize::MAX, Box::new(blob(request, &served))),
+    });
+    let error = pull(&client(vec![]), &server, &content).expect_err("it would take 100 s");
+    assert!(error.contains("sent no more than") && error.contains("bytes in 2 s"), "{error}");
+}
+
+#[test]
+fn an_answer_about_another_blob_is_not_believed() {
+    let Some(upstream) = DockerRegistry::start() else { return };
+    let once = first(1, |request| request.method == "HEAD");
+    let other = Sha256Digest::of(b"other").to_string();
+    let server = Server::before(&upstream.address, move |request| match once(request) {
+        true => status(200, &[("Docker-Content-Digest", &other)], ""),
+        false => Reply::Forward,
+    });
+    let pushed = push(&client(vec![]), &reference(&server.address, "app"), b"layer").expect("pushed");
+    assert_eq!(pushed, Pushed::Uploaded);
+}
+
+#[test]
 fn wrong_bytes_never_pass() {
     let content = noise(100_000);
     let (mut wrong, mut long) = (content.clone(), content.clone());
@@ -149,35 +187,52 @@ fn a_pause_that_is_asked_for_is_kept() {
     }
 }
 
+/// RELIABILITY B4.
 #[test]
 fn many_pulls_from_a_registry_that_allows_few_all_end() {
-    let active = Arc::new(AtomicUsize::new(0));
-    let refused = Arc::new(AtomicUsize::new(0));
+    const PULLS: usize = 64;
+    const ALLOWED: usize = 2;
+    let Some(upstream) = DockerRegistry::start() else { return };
+    let contents: Vec<_> = (0..PULLS).map(|number| noise(20_000 + number)).collect();
+    for content in &contents {
+        push(&client(vec![]), &upstream.reference("app"), content).expect("pushed");
+    }
+    let (active, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (now, no) = (active.clone(), refused.clone());
-    let content = Arc::new(noise(20_000));
-    let served = content.clone();
-    let server = Server::start(move |request| {
-        if now.fetch_add(1, Ordering::SeqCst) >= 2 && request.path != "/v2/" {
-            now.fetch_sub(1, Ordering::SeqCst);
+    let server = Server::before(&upstream.address, move |request| {
+        let guard = Turn::take(&now);
+        if now.load(Ordering::SeqCst) > ALLOWED && request.path != "/v2/" {
             no.fetch_add(1, Ordering::SeqCst);
             return status(429, &[("Retry-After", "0")], "");
         }
-        let reply = blob(request, &served);
-        std::thread::sleep(Duration::from_millis(2));
-        now.fetch_sub(1, Ordering::SeqCst);
-        reply
+        Reply::Guarded(Box::new(guard), Box::new(Reply::Forward))
     });
-    let registry = client(vec![]);
+    let (registry, server) = (&client(vec![]), &server);
     std::thread::scope(|scope| {
-        for _ in 0..64 {
-            scope.spawn(|| assert_eq!(pull(&registry, &server, &content).as_ref(), Ok(&*content)));
+        for content in &contents {
+            scope.spawn(move || assert_eq!(pull(registry, server, content).as_ref(), Ok(content)));
         }
     });
-    assert_eq!(
-        server.requests().len(),
-        64 + refused.load(Ordering::SeqCst),
-        "one more request for each refusal"
-    );
+    let (asked, refused) = (server.requests().len(), refused.load(Ordering::SeqCst));
+    assert!(refused > 0, "the limit has been met");
+    assert_eq!(asked, PULLS + refused, "one more request for each refusal, and no other");
+    assert!(refused < PULLS * 20, "{refused} refusals: nobody has paused");
+}
+
+/// One of the requests that are being answered.
+struct Turn(Arc<AtomicUsize>);
+
+impl Turn {
+    fn take(active: &Arc<AtomicUsize>) -> Self {
+        active.fetch_add(1, Ordering::SeqCst);
+        Self(active.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[test]
