@@ -264,7 +264,11 @@ fn platforms_are_split_as_asked() {
 #[test]
 fn no_file_is_of_two_platforms() {
     let workshop = Workshop::new();
-    for second in ["file kept 0600 0:0 epoch other", "file d 0600 0:0 epoch d", "dir kept 0755 0:0 epoch"] {
+    for second in [
+        "file kept 0600 0:0 epoch other",
+        "file d 0600 0:0 epoch d",
+        "dir kept 0755 0:0 epoch\nfile kept/x 0644 0:0 epoch x",
+    ] {
         let both = two_platforms(&workshop, second);
         let split = PlatformSplit::Never;
         let file = workshop.path("files.tar");
