@@ -16,11 +16,11 @@ const HEADING: &str = "Registries";
 /// whose values are separated by blanks.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RegistryArgs {
-    /// HOST[:PORT] to talk to in HTTP or unverified (repeatable)
+    /// HOST[:PORT] to reach by HTTP or unverified (repeatable)
     #[arg(long = "insecure-registry", value_name = "HOST", help_heading = HEADING)]
     pub insecure: Vec<HostName>,
 
-    /// HOST[:PORT] whose certificate is not verified (repeatable)
+    /// HOST[:PORT] whose certificate may be bad (repeatable)
     #[arg(long = "skip-tls-verify-registry", value_name = "HOST", help_heading = HEADING)]
     pub skip_verify: Vec<HostName>,
 
@@ -28,7 +28,7 @@ pub struct RegistryArgs {
     #[arg(long = "registry-mirror", value_name = "MIRROR", help_heading = HEADING)]
     pub mirrors: Vec<MirrorSpec>,
 
-    /// Trust an authority there: HOST[:PORT]=CA.pem (repeatable)
+    /// Trust an authority there: HOST[:PORT]=CA.pem
     #[arg(long = "registry-certificate", value_name = "HOST=FILE", help_heading = HEADING)]
     pub certificates: Vec<CertificateSpec>,
 
