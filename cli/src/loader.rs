@@ -56,9 +56,12 @@ pub fn prepare(request: &BuildRequest, environment: &Environment) -> Result<Opti
     Ok(if loaders.is_empty() { None } else { Some(LoadHelper::start(loaders)?) })
 }
 
+/// Looks for one program in PATH; what it lacks is for people.
+type Candidate = fn(context: Option<&str>, path: &OsStr) -> Result<Loader, String>;
+
 fn find(context: Option<&str>, environment: &Environment) -> Result<Loader, LoaderError> {
     let wish = environment.text(VARIABLE);
-    let candidates: &[fn(Option<&str>, &OsStr) -> Result<Loader, String>] = match (wish, context) {
+    let candidates: &[Candidate] = match (wish, context) {
         (Some("podman"), Some(context)) => return Err(LoaderError::ContextOfPodman(context.to_owned())),
         (Some("podman"), None) => &[podman],
         (Some("docker"), _) | (None, Some(_)) => &[docker],
@@ -129,33 +132,29 @@ fn answers(program: &Path, arguments: &[String]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, ffi::OsString, fs};
+    use std::{collections::BTreeMap, ffi::OsString, os::unix::fs::symlink};
 
     use super::*;
 
-    /// A PATH with programs that are these shell scripts.
-    fn programs(scripts: &[(&str, &str)]) -> tempfile::TempDir {
+    /// A PATH with programs that are in truth others. Links: what one test writes another's child would hold open.
+    fn programs(links: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for (name, script) in scripts {
-            let path = directory.path().join(name);
-            // Copied, so that no other thread's child holds it open for writing when it is executed.
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
-        }
+        links.iter().for_each(|(name, to)| symlink(to, directory.path().join(name)).expect("linked"));
         directory
     }
 
-    fn found(scripts: &[(&str, &str)], wish: &str, context: Option<&str>) -> Result<Loader, String> {
-        let directory = programs(scripts);
+    fn found(links: &[(&str, &str)], wish: &str, context: Option<&str>) -> Result<Loader, String> {
+        let directory = programs(links);
         let variables: BTreeMap<OsString, OsString> =
             BTreeMap::from([("PATH".into(), directory.path().into()), (VARIABLE.into(), wish.into())]);
         find(context, &Environment { variables, stderr_is_terminal: false })
             .map_err(|error| error.to_string())
     }
 
-    const UP: (&str, &str) = ("docker", "exit 0");
-    const DOWN: (&str, &str) = ("docker", "echo Cannot connect to the daemon >&2; exit 1");
-    const PODMAN: (&str, &str) = ("podman", "exit 0");
+    const UP: (&str, &str) = ("docker", "/bin/true");
+    /// Says on standard error that it has no option `--format`.
+    const DOWN: (&str, &str) = ("docker", "/bin/cat");
+    const PODMAN: (&str, &str) = ("podman", "/bin/true");
 
     #[test]
     fn docker_goes_first_where_it_answers() {
@@ -176,8 +175,9 @@ mod tests {
     fn what_was_looked_for_is_named() {
         for (scripts, wish, context, want) in [
             (&[][..], "", None, "docker is not in PATH; podman is not in PATH"),
-            (&[DOWN], "", None, "does not answer: Cannot connect to the daemon; podman is not in PATH"),
-            (&[DOWN, PODMAN], "docker", None, "Cannot connect to the daemon"),
+            (&[DOWN], "", None, "docker does not answer: "),
+            (&[DOWN], "", None, "; podman is not in PATH"),
+            (&[DOWN, PODMAN], "docker", None, "option"),
             (&[PODMAN], "", Some("remote"), "docker is not in PATH"),
             (&[UP], "podman", None, "podman is not in PATH"),
             (&[UP], "podman", Some("remote"), "is a docker context"),
