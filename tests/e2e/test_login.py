@@ -235,6 +235,7 @@ class Login(Case):
         seen, code = self.at_terminal(["login", self.host], [(f"Username for {self.host} (me): ", "\n"), ("Password: ", "\x03")])
         self.assertEqual(code, 130, seen)
         self.assertIn("the login that is kept is good no more", seen)
+        self.assertIn(f"the credentials from {file} were sent", seen.replace("\r\n", ""))
         self.assertEqual(file.read_text(), stale)
         seen, code = self.at_terminal(["login", "-u", "me", self.host], [("Password: ", "s3cret-pw\n")])
         self.assertEqual((code, file.read_text()), (0, kept), seen)

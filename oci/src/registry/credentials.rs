@@ -157,7 +157,7 @@ pub(super) enum CredentialStore {
     /// Here, in this order.
     Sources(Vec<Source>),
     /// This, for whoever asks.
-    Given(Credential),
+    Given(Found),
 }
 
 #[derive(Debug, Clone)]
@@ -202,10 +202,7 @@ impl CredentialStore {
     ) -> Result<Option<Found>, CredentialError> {
         let sources = match self {
             Self::Sources(sources) => sources,
-            Self::Given(credential) => {
-                let (credential, source_name) = (credential.clone(), "the command line".to_owned());
-                return Ok(Some(Found { credential, source_name }));
-            }
+            Self::Given(found) => return Ok(Some(found.clone())),
         };
         for source in sources {
             let Some(file) = source.load()? else { continue };

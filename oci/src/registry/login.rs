@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use super::{
     Registry, RegistryError, RegistryOptions,
     auth::{Access, Wish},
-    credentials::{Credential, CredentialStore, LoginFile, Proof, Secret, normalised},
+    credentials::{Credential, CredentialStore, Found, LoginFile, Proof, Secret, normalised},
     http::Call,
 };
 use crate::reference::{self, DEFAULT_REGISTRY, ReferenceError};
@@ -70,7 +70,8 @@ pub fn verify(
     user: &str,
     password: &Secret,
 ) -> Result<Welcome, RegistryError> {
-    let given = Credential::Password { user: user.to_owned(), password: password.clone() };
+    let credential = Credential::Password { user: user.to_owned(), password: password.clone() };
+    let given = Found { credential, source_name: "the command line".to_owned() };
     let client = Registry::with_credentials(options, CredentialStore::Given(given), Wish::Identity)?;
     if !client.is_asked_who(name)? {
         return Ok(Welcome::NotAsked);
@@ -96,7 +97,8 @@ pub fn verify_kept(
         Credential::Password { user, .. } => Some(user.clone()),
         Credential::IdentityToken(_) | Credential::RegistryToken(_) => None,
     };
-    let client = Registry::with_credentials(options, CredentialStore::Given(credential), Wish::Access)?;
+    let given = Found { credential, source_name: file.path().display().to_string() };
+    let client = Registry::with_credentials(options, CredentialStore::Given(given), Wish::Access)?;
     match client.is_asked_who(name) {
         Ok(_) => Ok(Some(KeptLogin { user, refusal: None })),
         Err(refusal @ RegistryError::Denied { .. }) => Ok(Some(KeptLogin { user, refusal: Some(refusal) })),
