@@ -44,6 +44,8 @@ def emulation(doctor):
 @unittest.skipUnless(os.uname().machine == "x86_64", "SKIPPED: the foreign platform of these tests is arm64")
 @unittest.skipUnless(BUSYBOX["arm64"].exists(), f"SKIPPED: {BUSYBOX['arm64']} is not there: scripts/setup test")
 class Platforms(Case):
+    emulating = {}
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -57,7 +59,7 @@ class Platforms(Case):
         (context / "Dockerfile").write_text(BASE)
         cls.bases = cls.shared / "bases"
         subprocess.run([cls.binary, "build", "-q", "--root", cls.shared / "base-store", "--platform", TWO,
-                        "-o", f"type=oci,tar=false,dest={cls.bases}", context], check=True)
+                        "-o", f"type=oci,tar=false,dest={cls.bases}", context], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["chmod", "-R", "a+rX", cls.bases], check=True)
 
     def build_both(self, dockerfile, *arguments, platforms=TWO, **options):
@@ -83,6 +85,11 @@ class Platforms(Case):
         return images
 
     def can_emulate(self, user):
+        if user not in self.emulating:
+            self.emulating[user] = self.find_emulation(user)
+        return self.emulating[user]
+
+    def find_emulation(self, user):
         store = self.store(user)
         lines = emulation(self.run_layerwright("doctor", "--root", store, user=user, code=None).stdout)
         self.assertTrue(lines, "doctor tells of foreign programs")
