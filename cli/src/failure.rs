@@ -195,6 +195,7 @@ impl Failure {
             Self::Export(error) => export_code(error),
             Self::Found { source, .. } => found_code(source),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
+            Self::Assemble(AssembleError::Seal(error)) if caused_by_registry(&**error) => REGISTRY,
             Self::Store(_)
             | Self::Fsck(_)
             | Self::Gc(_)
@@ -409,12 +410,17 @@ mod tests {
     #[test]
     fn a_registry_is_blamed_wherever_it_stands() {
         let refused = || RegistryError::Setup { what: "x", source: "no".into() };
-        let fetched = io::Error::other(FetchError::from(refused()));
+        let fetched = || io::Error::other(FetchError::from(refused()));
         let digest = oci::Sha256Digest::of(b"");
         let reference = Box::new("h/a:1".parse().expect("a reference"));
         for (failure, code) in [
             (Failure::from(refused()), REGISTRY),
-            (ExportError::Blob { digest, source: fetched }.into(), REGISTRY),
+            (ExportError::Blob { digest, source: fetched() }.into(), REGISTRY),
+            (
+                AssembleError::from(std::sync::Arc::new(SealError::Base { digest, source: fetched() }))
+                    .into(),
+                REGISTRY,
+            ),
             (ExportError::Blob { digest, source: io::Error::other("disk") }.into(), MACHINE),
             (ExportError::Push { reference, source: Box::new(refused()) }.into(), REGISTRY),
             (ExportError::NoName.into(), USAGE),
