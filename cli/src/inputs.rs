@@ -232,7 +232,7 @@ impl Outside {
 /// A mirror that fails must be seen; one that lacks an image is how mirrors are.
 fn tell(events: &Events, note: Note) {
     match note {
-        Note::MirrorFails(text) => events(Event::Warning(text)),
+        Note::MirrorFails(text) | Note::PutOff(text) => events(Event::Warning(text)),
         Note::MirrorLacks(text) => {
             events(Event::Stage(text.clone()));
             events(Event::StageDone(text));

@@ -88,6 +88,7 @@ fn told_of(notes: &Mutex<Vec<Note>>) -> Vec<String> {
         .map(|note| match note {
             Note::MirrorLacks(text) => format!("lacks: {text}"),
             Note::MirrorFails(text) => format!("fails: {text}"),
+            Note::PutOff(text) => format!("put off: {text}"),
         })
         .collect()
 }

@@ -213,7 +213,7 @@ impl Inner {
                 Err(error) => error,
             };
             let Some(pause) = attempts.pause_after(&error) else { return Err(error) };
-            self.pauses.note(registry, &error, pause);
+            self.put_off(registry, &error, pause);
             tokio::time::sleep(pause).await;
         }
     }

@@ -8,6 +8,7 @@ use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use super::{
@@ -21,13 +22,15 @@ use crate::reference::Reference;
 /// A mirror is waited for by this part of the patience with errors that seldom go away.
 const MIRRORS_SHARE: u32 = 3;
 
-/// Something about a pull that a person may want to know.
+/// Something about a registry that a person may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// A mirror does not have an image; told once for each mirror.
     MirrorLacks(String),
     /// A mirror is of no use; told once for each mirror.
     MirrorFails(String),
+    /// A registry has failed and will be asked again, but not soon; told once for each such pause.
+    PutOff(String),
 }
 
 /// Takes notes, from any thread; the default forgets them.
@@ -46,6 +49,9 @@ impl fmt::Debug for Notes {
         f.write_str(if self.0.is_some() { "Notes(taken)" } else { "Notes(forgotten)" })
     }
 }
+
+/// Who waits longer than this is told what for.
+const LONG_WAIT: Duration = Duration::from_secs(5);
 
 /// What is known of mirrors, by their registries.
 #[derive(Debug)]
@@ -115,6 +121,18 @@ fn told(error: &RegistryError) -> String {
 }
 
 impl Inner {
+    /// Takes note of an error after which there is another attempt; says so where people would wonder what is waited for.
+    pub fn put_off(&self, registry: &str, error: &RegistryError, pause: Duration) {
+        self.pauses.note(registry, error, pause);
+        let is_long = pause + error.waited(&self.limits) >= LONG_WAIT;
+        if let Some(sink) = self.mirrors.notes.0.as_ref()
+            && is_long
+            && self.pauses.is_news(registry, pause)
+        {
+            sink(Note::PutOff(format!("{}; trying again in {} s", told(error), pause.as_secs_f32().ceil())));
+        }
+    }
+
     /// What the first place gives that has it; the registry itself is the last.
     pub async fn pulling<T>(
         &self,

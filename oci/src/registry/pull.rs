@@ -197,7 +197,7 @@ impl Transfer {
             }
             broke_at = progress.position;
             let Some(pause) = attempts.pause_after(&error) else { return Err(error) };
-            self.inner.pauses.note(&self.access.registry, &error, pause);
+            self.inner.put_off(&self.access.registry, &error, pause);
             if tokio::time::timeout(pause, sender.closed()).await.is_ok() {
                 return Ok(());
             }

@@ -146,6 +146,8 @@ fn jittered(duration: Duration) -> Duration {
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     until: Mutex<HashMap<String, Instant>>,
+    /// Until when people know that somebody waits.
+    told: Mutex<HashMap<String, Instant>>,
 }
 
 impl Pauses {
@@ -154,6 +156,18 @@ impl Pauses {
         while let Some(rest) = self.remaining(registry) {
             tokio::time::sleep(rest).await;
         }
+    }
+
+    /// Whether nobody has told yet of a pause that lasts as long.
+    pub fn is_news(&self, registry: &str, pause: Duration) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // What ends a moment later is the same pause of another transfer.
+        let is_known = told.get(registry).is_some_and(|until| now + pause.mul_f64(0.5) <= *until);
+        if !is_known {
+            told.insert(registry.to_owned(), now + pause);
+        }
+        !is_known
     }
 
     fn remaining(&self, registry: &str) -> Option<Duration> {
@@ -264,6 +278,14 @@ mod tests {
         assert_eq!((pauses.remaining("broken"), pauses.remaining("other")), (None, None));
         pauses.note("quick", &status(429, Some(0)), Duration::ZERO);
         assert_eq!(pauses.remaining("quick"), None);
+    }
+
+    #[test]
+    fn a_pause_is_told_once() {
+        let (pauses, pause) = (Pauses::default(), Duration::from_secs(60));
+        assert!(pauses.is_news("busy", pause) && !pauses.is_news("busy", pause));
+        assert!(pauses.is_news("other", pause));
+        assert!(pauses.is_news("busy", pause * 5), "a much longer one");
     }
 
     #[test]

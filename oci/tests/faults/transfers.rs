@@ -3,7 +3,7 @@
 use std::{
     io::Read,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 
 use oci::{
     RegistryOptions, Sha256Digest,
-    registry::{Pushed, RegistryError},
+    registry::{Note, Notes, Pushed, RegistryError},
     verify::BlobError,
 };
 
@@ -185,6 +185,23 @@ fn a_pause_that_is_asked_for_is_kept() {
         let took = started.elapsed();
         assert!((1.0..3.0).contains(&took.as_secs_f64()), "{retry_after}: {took:?}");
     }
+}
+
+#[test]
+fn a_long_pause_is_told_once_to_people() {
+    let once = first(1, |request| request.path.contains("/blobs/"));
+    let server = Server::start(move |request| match once(request) {
+        true => status(429, &[("Retry-After", "5")], ""),
+        false => blob(request, b"layer"),
+    });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let notes = Notes::to(move |note| sink.lock().expect("no panic").push(note));
+    let registry = client_with(RegistryOptions { notes, ..RegistryOptions::default() });
+    assert_eq!(pull(&registry, &server, b"layer"), Ok(b"layer".to_vec()));
+    let told = told.lock().expect("no panic");
+    let [Note::PutOff(text)] = told.as_slice() else { panic!("{told:?}") };
+    assert!(text.contains("answered 429; trying again in "), "{text}");
 }
 
 /// RELIABILITY B4.
