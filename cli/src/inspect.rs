@@ -5,11 +5,11 @@ mod json;
 mod look;
 mod text;
 
-use std::str::FromStr;
+use std::{io::Write, str::FromStr};
 
 use oci::{
     image::ImageError,
-    registry::{Limits, Registry, RegistryOptions},
+    registry::{Limits, Note, Notes, Registry, RegistryOptions},
 };
 
 use self::look::{Depth, look};
@@ -18,6 +18,7 @@ use crate::{
     call::pretty,
     failure::Failure,
     place::ImagePlace,
+    redact::redact,
     request::{Environment, RequestError},
     spec::call::Format,
 };
@@ -61,5 +62,13 @@ fn show(args: &InspectArgs, depth: Depth) -> Result<String, Failure> {
 /// A variable means nothing, or the client cannot be made.
 pub fn client(registries: &RegistryArgs) -> Result<Registry, Failure> {
     let hosts = registries.hosts(&Environment::of_process())?;
-    Ok(Registry::new(RegistryOptions { hosts, limits: Limits::default(), ..RegistryOptions::default() })?)
+    let (limits, notes) = (Limits::default(), Notes::to(tell));
+    Ok(Registry::new(RegistryOptions { hosts, limits, notes, ..RegistryOptions::default() })?)
+}
+
+/// A mirror that fails must be seen, and is no part of the answer.
+fn tell(note: Note) {
+    if let Note::MirrorFails(text) = note {
+        let _ = writeln!(anstream::stderr(), "warning: {}", redact(&text));
+    }
 }

@@ -135,6 +135,8 @@ class Registries(Case):
             gone = self.pushed(own.host, "--registry-mirror", f"{own.host}=127.0.0.1:1",
                                dockerfile=f"FROM {own.host}/team/app\nCOPY Dockerfile /3\n")
             self.assertEqual(gone.count("mirror 127.0.0.1:1 is passed over: cannot connect"), 1, gone)
+            shown = self.run_layerwright("inspect", "--registry-mirror", f"{own.host}=127.0.0.1:1", f"{own.host}/team/app")
+            self.assertEqual(shown.stderr.count("warning: mirror 127.0.0.1:1 is passed over"), 1, shown.stderr)
 
     def test_proxies_are_gone_through_and_their_passwords_not_told(self):
         address = other_address()
