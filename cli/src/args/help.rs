@@ -58,6 +58,7 @@ Environment:
   DOCKER_CONFIG             directory of Docker's config.json, for registry
                             credentials
   REGISTRY_AUTH_FILE        Podman's file of registry credentials
+  DOCKER_AUTH_CONFIG        the text of such a file; goes before all files
   LAYERWRIGHT_...           the flags under Registries: INSECURE_REGISTRY,
                             SKIP_TLS_VERIFY_REGISTRY, REGISTRY_MIRROR,
                             REGISTRY_CERTIFICATE, REGISTRY_CLIENT_CERT and
@@ -65,7 +66,6 @@ Environment:
   CONTAINERS_REGISTRIES_CONF  the registries.conf to read
   SSL_CERT_FILE, SSL_CERT_DIR  authorities in place of the system's
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY  in capitals or not
-  DOCKER_AUTH_CONFIG        the text of such a file; goes before all files
   NO_COLOR                  no colours
 
 The other flags of docker buildx build are refused by name, unless they ask
