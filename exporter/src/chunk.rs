@@ -1,7 +1,7 @@
 //! Cuts a byte stream where its content says so, so that an insertion changes one or two chunks and not all after it.
 //!
-//! The cuts are part of the output format: each chunk becomes one gzip member, so they decide the digests of layers.
-//! They are a pure function of the bytes, whatever the sizes of the writes they came in.
+//! The cuts are part of the output format: each chunk becomes one gzip member or zstd frame, so they decide the digests of
+//! layers. They are a pure function of the bytes, whatever the sizes of the writes they came in.
 //!
 //! The rule, in full. A rolling hash over the last 64 bytes is kept: `hash = (hash << 1) + TABLE[byte]` in 64 bits.
 //! `TABLE` is the first 256 outputs of SplitMix64 from the seed `0x6c61796572777231` ("layerwr1"). The hash is 0 at 64

@@ -47,3 +47,18 @@ pub(super) fn decompress(member: &[u8], length: usize, chunk: &mut Vec<u8>) -> b
     let found = DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.gzip_decompress(member, chunk));
     found == Ok(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The library cannot be asked for its version; the crate that compiles it in has the same one.
+    #[test]
+    fn the_id_names_the_library_that_is_linked() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).expect("a lock file");
+        let (_, package) = lock.split_once("name = \"libdeflate-sys\"\nversion = \"").expect("it is used");
+        let (version, _) = package.split_once('"').expect("a version");
+        assert_eq!(version.rsplit_once('.').expect("three numbers").0, LIBDEFLATE);
+    }
+}
