@@ -259,16 +259,21 @@ RUN {ASK.format(host=proxy.host, path="uploads/app/2")} && false
             proxy.say("end")
 
     def test_a_name_that_somebody_else_has_taken_is_no_success(self):
-        other = "sha256:" + 64 * "0"
+        """Somebody puts another image under the name each time before we look."""
+        others = []
 
         def rule(request):
             if request.method == "HEAD" and "/manifests/" in request.path:
-                return 200, {"Docker-Content-Digest": other, "Content-Length": "7",
-                             "Content-Type": "application/vnd.oci.image.manifest.v1+json"}, b""
+                manifest = self.manifest(self.registry.host, "app", 1) | {"layers": [], "annotations": {"whose": "theirs"}}
+                body = json.dumps(manifest).encode()
+                others.append("sha256:" + hashlib.sha256(body).hexdigest())
+                headers = {"Content-Type": manifest["mediaType"]}
+                self.assertEqual(call(self.registry.host, "PUT", request.path, body, headers)[0], 201)
 
         proxy = self.proxy(rule)
         done = self.push(self.dockerfile("", "RUN echo 1 > /1"), f"{proxy.host}/app:1", code=3)
-        self.assertIn(f"the registry says it is {other}", done.stderr)
+        self.assertEqual(len(others), 2, "it is put once more")
+        self.assertIn(f"the registry says it is {others[0]}", done.stderr)
 
     def test_by_digest(self):
         proxy = self.proxy()
