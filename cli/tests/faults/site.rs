@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -18,9 +18,9 @@ use crate::common::{DockerRegistry, client, noise, skip, told};
 /// Statically linked, so it runs in an image that holds little else.
 const BUSYBOX: &str = "/bin/busybox";
 /// Deadlines and pauses of registries are a thirtieth of what people get.
-pub const HURRY: u32 = 30;
+const HURRY: u32 = 30;
 /// Whatever runs longer than this is taken for hanging: ten times what the slowest schedule needs.
-pub const WATCHDOG: Duration = Duration::from_secs(120);
+const WATCHDOG: Duration = Duration::from_secs(120);
 
 const BASE: &str = "FROM scratch\nCOPY busybox /bin/busybox\nCOPY noise /data\n";
 const APP: &str = "\
@@ -141,16 +141,16 @@ fn read_blob(registry: &Registry, name: &Reference, blob: &Descriptor) -> Result
     reader.read_to_end(&mut bytes).map(drop).map_err(|error| told(&error))
 }
 
-pub fn start(command: &mut Command, stderr: &File) -> Child {
+fn start(command: &mut Command, stderr: &File) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.try_clone().expect("cloned"));
     command.spawn().expect("the binary runs")
 }
 
 /// Its exit code; `None` for one that had to be killed.
-pub fn wait(child: &mut Child) -> Option<i32> {
+fn wait(child: &mut Child) -> Option<i32> {
     let began = Instant::now();
     while began.elapsed() < WATCHDOG {
-        if let Some(status) = ended(child).expect("it is ours") {
+        if let Some(status) = child.try_wait().expect("it is ours") {
             return status.code();
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -158,8 +158,4 @@ pub fn wait(child: &mut Child) -> Option<i32> {
     child.kill().expect("it is ours");
     child.wait().expect("it is ours");
     None
-}
-
-fn ended(child: &mut Child) -> io::Result<Option<std::process::ExitStatus>> {
-    child.try_wait()
 }
