@@ -167,6 +167,8 @@ impl Fault {
     /// How often at most; `None` for what may hold for ever.
     fn most(self) -> u64 {
         match self {
+            // A manifest is put three times.
+            Self::NotFound => 2,
             // Whoever asks for a second asks for half a minute of people's time.
             Self::Busy(RetryAfter::Seconds | RetryAfter::Date) | Self::Crawl => 1,
             // Wrong bytes that are told only at the end are asked for again once.
@@ -203,7 +205,7 @@ impl Fault {
             Self::RangeIgnored => Reply::ForwardWithout("range"),
             Self::SessionLost => error(404, "BLOB_UPLOAD_UNKNOWN"),
             Self::Twice => Reply::Twice(forward()),
-            Self::RedirectHost => redirect(&format!("http://{}{}", other_name(request), request.path)),
+            Self::RedirectHost => redirect(&elsewhere(request)),
             Self::RedirectPlain => redirect(&format!("http://registry.invalid{}", request.path)),
             Self::RedirectLoop => redirect("/loop"),
             // Done elsewhere: to the body before it is read, to the tokens.
@@ -230,6 +232,15 @@ fn error(code: u16, name: &str) -> Reply {
 fn redirect(to: &str) -> Reply {
     status(307, &[("Location", to)], "")
 }
+
+/// The same by the host's other name, as storage services want it: with a signature and without our token.
+fn elsewhere(request: &Request) -> String {
+    let separator = if request.path.contains('?') { '&' } else { '?' };
+    format!("http://{}{}{separator}{SIGNED}", other_name(request), request.path)
+}
+
+/// In the query of what needs no token.
+const SIGNED: &str = "signed=yes";
 
 /// `localhost:PORT` for `127.0.0.1:PORT`, and the other way round.
 fn other_name(request: &Request) -> String {
@@ -360,7 +371,8 @@ impl Tokens {
         let shown = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let number = shown.and_then(|token| token.strip_prefix(TOKEN)?.parse::<usize>().ok());
         let is_valid = |number: usize| given.get(number).is_some_and(|when| when.elapsed() < LIFE);
-        if request.path == "/v2/" || number.is_some_and(is_valid) {
+        let is_open = request.path == "/v2/" || request.path.ends_with(SIGNED);
+        if is_open || number.is_some_and(is_valid) {
             return None;
         }
         let host = request.header("host").unwrap_or_default();

@@ -392,7 +392,7 @@ impl Inner {
                 RegistryError::Denied { name, reason, hint: self.auth.hint(registry, ahead) }
             }
             RegistryError::Status { status: 404, codes, reason, .. }
-                if !codes.iter().any(|code| code.starts_with("BLOB_UPLOAD")) =>
+                if !codes.iter().any(|code| is_of_push(code)) =>
             {
                 RegistryError::NotFound { name, reason }
             }
@@ -407,6 +407,11 @@ impl Inner {
         let (codes, reason) = explain(&self.auth.scrub(&self.read_error_body(response).await));
         RegistryError::Status { url, status, codes, reason, retry_after }
     }
+}
+
+/// Whether "unknown" is not what was asked for, but what a push leans on.
+fn is_of_push(code: &str) -> bool {
+    code.starts_with("BLOB_UPLOAD") || code == "MANIFEST_BLOB_UNKNOWN"
 }
 
 /// What the first of two futures to end gives; the other is dropped.

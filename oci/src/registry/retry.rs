@@ -70,20 +70,31 @@ const OBEYED_PAUSES: u32 = 4;
 /// ... and not more often than this, then given up on.
 const OBEYED_TIMES: u32 = 200;
 
+/// What has been spent on further attempts.
+#[derive(Debug, Default, Clone, Copy)]
+struct Spent {
+    count: u32,
+    waited: Duration,
+}
+
 /// The attempts of one operation.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     limits: &'a Limits,
-    count: u32,
-    waited: Duration,
-    obeyed: Duration,
+    /// After errors of short patience, ...
+    short: Spent,
+    /// ... of long patience, whose pauses say nothing about the others, ...
+    long: Spent,
+    /// ... and because the registry has asked for it.
+    obeyed: Spent,
     /// Whether there is somebody else to ask, so that nobody is obeyed who asks for more than the limit.
     is_brief: bool,
 }
 
 impl<'a> Attempts<'a> {
     pub fn new(limits: &'a Limits) -> Self {
-        Self { limits, count: 0, waited: Duration::ZERO, obeyed: Duration::ZERO, is_brief: false }
+        let none = Spent::default();
+        Self { limits, short: none, long: none, obeyed: none, is_brief: false }
     }
 
     /// For somebody who need not answer, since others can.
@@ -98,22 +109,22 @@ impl<'a> Attempts<'a> {
 
     /// How long to wait before the next attempt, or `None` when there should be none.
     pub fn pause_after(&mut self, error: &RegistryError) -> Option<Duration> {
-        let budget = match error.patience() {
+        let limits = self.limits;
+        let (spent, budget) = match error.patience() {
             Patience::None => return None,
-            Patience::Short => self.limits.short_patience,
-            Patience::Long => self.limits.patience,
+            Patience::Short => (&mut self.short, limits.short_patience),
+            Patience::Long => (&mut self.long, limits.patience),
         };
         if let Some(asked) = error.retry_after() {
             return self.obey(asked);
         }
-        self.waited += error.waited(self.limits);
-        let nominal =
-            self.limits.first_pause.saturating_mul(1 << self.count.min(16)).min(self.limits.longest_pause);
-        self.count += 1;
-        if self.waited + nominal > budget {
+        spent.waited += error.waited(limits);
+        let nominal = limits.first_pause.saturating_mul(1 << spent.count.min(16)).min(limits.longest_pause);
+        spent.count += 1;
+        if spent.waited + nominal > budget {
             return None;
         }
-        self.waited += nominal;
+        spent.waited += nominal;
         Some(jittered(nominal))
     }
 }
@@ -124,10 +135,10 @@ impl Attempts<'_> {
             return None;
         }
         let pause = asked.clamp(self.limits.first_pause, self.limits.longest_retry_after);
-        self.count += 1;
-        self.obeyed += pause;
-        let patient =
-            self.obeyed <= self.limits.longest_retry_after * OBEYED_PAUSES && self.count <= OBEYED_TIMES;
+        self.obeyed.count += 1;
+        self.obeyed.waited += pause;
+        let patient = self.obeyed.waited <= self.limits.longest_retry_after * OBEYED_PAUSES
+            && self.obeyed.count <= OBEYED_TIMES;
         // Whoever waits for the same moment must not come back at the same moment.
         patient.then(|| pause + jittered(self.limits.first_pause * 4))
     }
@@ -256,6 +267,15 @@ mod tests {
             retry_after: None,
         };
         assert!((3..6).contains(&pauses(&lost).len()));
+    }
+
+    #[test]
+    fn a_hiccup_after_a_long_one_is_still_worth_an_attempt() {
+        let limits = Limits::default();
+        let mut attempts = Attempts::new(&limits);
+        assert!((0..6).all(|_| attempts.pause_after(&status(503, None)).is_some()));
+        let shifted = attempts.pause_after(&status(204, None));
+        assert!(shifted.is_some_and(|pause| pause <= limits.first_pause), "{shifted:?}");
     }
 
     #[test]
