@@ -20,7 +20,7 @@ use reqwest::{
 use super::{
     Registry,
     address::Origin,
-    error::{RegistryError, shown},
+    error::{Patience, RegistryError, shown},
     http::{Inner, PROGRESS, Pace, Payload, first},
     retry::{Attempts, retry_after},
     wait_until,
@@ -154,7 +154,11 @@ impl<'a> Transfer<'a> {
                 attempts.reset();
             }
             broke_at = bytes;
-            let Some(pause) = attempts.pause_after(&error) else { return Err(error) };
+            // What no registry would say, a web server means.
+            let is_meant =
+                matches!(error, RegistryError::Status { .. }) && error.patience() == Patience::Short;
+            let pause = if is_meant { None } else { attempts.pause_after(&error) };
+            let Some(pause) = pause else { return Err(error) };
             tokio::time::sleep(pause).await;
         }
     }
