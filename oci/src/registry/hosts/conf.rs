@@ -271,7 +271,11 @@ mod tests {
     fn what_is_wrong_is_told_with_its_line() {
         let registry = "[[registry]]\nlocation = \"a\"\n";
         for (text, want) in [
-            ("[[registry]]\n\nlocation = ".to_owned(), "@/x:3: "),
+            ("[[registry]]\n\nlocation = ".to_owned(), "@/x:3: unexpected eof encountered"),
+            (
+                "[[registry]\nlocation = \"a\"\n".to_owned(),
+                "@/x:1: expected a right bracket, found a newline",
+            ),
             ("[[registry]]\n".to_owned(), "@/x:1: this [[registry]] has neither prefix nor location"),
             ("[registry]\n".to_owned(), "@/x:1: registry is no array of tables"),
             ("[[registry]]\nlocation = 1\n".to_owned(), "@/x:2: location is no text"),

@@ -75,7 +75,7 @@ impl Document {
 
     /// All of it.
     pub fn root(&self) -> Result<Value<'_>, HostsError> {
-        toml_span::parse(&self.text).map_err(|error| self.wrong(error.span, &error.kind.to_string()))
+        toml_span::parse(&self.text).map_err(|error| self.wrong(error.span, &error.to_string()))
     }
 
     /// The line in which something begins.
