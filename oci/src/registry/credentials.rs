@@ -221,7 +221,8 @@ fn docker_config(path: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     Some(directory.join("config.json"))
 }
 
-/// Where Podman looks for what lasts until the machine stops, if nobody says where that is. A builder in a user
+/// Where Podman looks for what lasts until the machine stops, if nobody says where that is and we may look there: root's
+/// Podman makes `/run/containers` for itself alone, and there is nothing of ours in it then. A builder in a user
 /// namespace is still the user outside.
 fn runtime_directory() -> Option<PathBuf> {
     let map = fs::read_to_string("/proc/self/uid_map").ok()?;
@@ -232,7 +233,13 @@ fn runtime_directory() -> Option<PathBuf> {
             (inside.parse().ok()?, outside.parse().ok()?, count.parse().ok()?);
         own.checked_sub(inside).filter(|offset| *offset < count).map(|offset| outside + offset)
     })?;
-    Some(PathBuf::from(format!("/run/containers/{outside}")))
+    Some(PathBuf::from(format!("/run/containers/{outside}"))).filter(|directory| !is_closed(directory))
+}
+
+/// Whether a directory lies where we may not look.
+fn is_closed(directory: &Path) -> bool {
+    let error = fs::symlink_metadata(directory.join("containers")).err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 impl Source {
