@@ -106,14 +106,14 @@ pub enum OutputSpecError {
     #[error("type={0} is not implemented: expected registry, image, oci, docker, tar, local or cacheonly")]
     Type(String),
     /// A key that does not exist here.
-    #[error("type={kind} has no option {key}= here{why}")]
+    #[error("type={kind} has no option {key}={why}")]
     Key {
         /// The type.
-        kind: &'static str,
+        kind: String,
         /// The key.
         key: String,
         /// More about it, where there is more to say.
-        why: &'static str,
+        why: String,
     },
     /// A value its key does not take.
     #[error("{key}={value} is not supported: expected {expected}")]
@@ -162,7 +162,8 @@ impl FromStr for OutputSpec {
             };
         }
         let mut options = Options::read(&fields)?;
-        let spec = match options.take("type").as_deref() {
+        let kind = options.take("type");
+        let spec = match kind.as_deref() {
             Some("registry") => image(&mut options, "registry", "true")?,
             Some("image") => image(&mut options, "image", "false")?,
             Some("oci") => oci(&mut options)?,
@@ -175,7 +176,7 @@ impl FromStr for OutputSpec {
             Some(other) => return Err(OutputSpecError::Type(other.to_owned())),
             None => return Err(OutputSpecError::NoType),
         };
-        options.refuse_rest(&spec)?;
+        options.refuse_rest(&kind.unwrap_or_default())?;
         Ok(spec)
     }
 }
@@ -246,7 +247,11 @@ fn local(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
 }
 
 /// The pairs that nobody has asked for yet. The last of two equal keys wins, as in BuildKit.
-struct Options(Vec<(String, String)>);
+struct Options {
+    pairs: Vec<(String, String)>,
+    /// The keys that were asked for, whether they were there or not: those that the type has.
+    known: Vec<&'static str>,
+}
 
 impl Options {
     fn read(fields: &[String]) -> Result<Self, OutputSpecError> {
@@ -262,17 +267,20 @@ impl Options {
             };
             Ok((key, value.to_owned()))
         };
-        fields.iter().map(pair).collect::<Result<_, _>>().map(Self)
+        let pairs: Result<_, OutputSpecError> = fields.iter().map(pair).collect();
+        Ok(Self { pairs: pairs?, known: Vec::new() })
     }
 
-    fn take(&mut self, key: &str) -> Option<String> {
-        let value = self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone());
-        self.0.retain(|(name, _)| name != key);
+    fn take(&mut self, key: &'static str) -> Option<String> {
+        self.known.push(key);
+        let value = self.pairs.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+        self.pairs.retain(|(name, _)| name != key);
         value
     }
 
-    fn has(&self, key: &str) -> bool {
-        self.0.iter().any(|(name, _)| name == key)
+    fn has(&mut self, key: &'static str) -> bool {
+        self.known.push(key);
+        self.pairs.iter().any(|(name, _)| name == key)
     }
 
     fn boolean(&mut self, key: &'static str, default: &str) -> Result<bool, OutputSpecError> {
@@ -307,7 +315,7 @@ impl Options {
     fn annotations(&mut self) -> Result<Vec<AnnotationSpec>, OutputSpecError> {
         let mut annotations = Vec::new();
         let mut failed = None;
-        self.0.retain(|(key, value)| match AnnotationSpec::of_output(key, value) {
+        self.pairs.retain(|(key, value)| match AnnotationSpec::of_output(key, value) {
             None => true,
             Some(Ok(annotation)) => {
                 annotations.push(annotation);
@@ -382,7 +390,7 @@ impl Options {
 
     /// What some keys of BuildKit are where they have no value.
     fn empty_is_true(&mut self, key: &str) {
-        let empty = self.0.iter_mut().filter(|(name, value)| name == key && value.is_empty());
+        let empty = self.pairs.iter_mut().filter(|(name, value)| name == key && value.is_empty());
         empty.for_each(|(_, value)| value.push_str("true"));
     }
 
@@ -396,16 +404,8 @@ impl Options {
         }
     }
 
-    fn refuse_rest(&self, spec: &OutputSpec) -> Result<(), OutputSpecError> {
-        let Some((key, _)) = self.0.first() else { return Ok(()) };
-        let kind = match spec {
-            OutputSpec::OciArchive { .. } | OutputSpec::OciLayout { .. } => "oci",
-            OutputSpec::DockerArchive { .. } | OutputSpec::Load { .. } => "docker",
-            OutputSpec::Image { .. } => "image",
-            OutputSpec::Tar { .. } => "tar",
-            OutputSpec::Local { .. } => "local",
-            OutputSpec::CacheOnly => "cacheonly",
-        };
+    fn refuse_rest(&self, kind: &str) -> Result<(), OutputSpecError> {
+        let Some((key, _)) = self.pairs.first() else { return Ok(()) };
         let why = match key.split(['.', '[']).next() {
             Some("attestation-prefix") => ": attestations are not implemented yet",
             Some("dangling-name-prefix") => ": an image without a name gets none, it is found by its digest",
@@ -413,7 +413,10 @@ impl Options {
             Some("buildinfo" | "buildinfo-attrs") => ": build information is gone from BuildKit, too",
             _ => "",
         };
-        Err(OutputSpecError::Key { kind, key: key.clone(), why })
+        let near =
+            solver::pattern::suggest::nearest(key, self.known.iter().copied()).filter(|_| why.is_empty());
+        let hint = near.map(|near| format!(" (did you mean {near}=?)")).unwrap_or_default();
+        Err(OutputSpecError::Key { kind: kind.to_owned(), key: key.clone(), why: format!("{why}{hint}") })
     }
 }
 
@@ -534,7 +537,8 @@ mod tests {
             ("type=oci,dest", "\"dest\" is not a key=value pair"),
             ("type=oci,annotation-layer.a=b", "unknown annotation type \"layer\""),
             ("type=oci,annotation.=b", "invalid annotation"),
-            ("type=oci,compresion=gzip", "has no option compresion="),
+            ("type=oci,compresion=gzip", "type=oci has no option compresion= (did you mean compression=?)"),
+            ("type=registry,nonsense=1", "type=registry has no option nonsense="),
             ("type=oci,compression=estargz", "compression=estargz is not supported: expected gzip, zstd or"),
             (
                 "type=oci,compression-level=10",
