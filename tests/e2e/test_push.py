@@ -330,6 +330,12 @@ class PushLayout(Cases):
         self.assertEqual(pushed.stdout.strip(), told["manifests"][1]["digest"])
         self.run_layerwright("push", "--platform", "linux/s390x", out, f"{self.registry.host}/one:2", code=2)
 
+    def test_an_image_without_an_index_is_not_pushed_for_another_platform(self):
+        out = self.build(self.context(Dockerfile="FROM scratch\nCOPY Dockerfile /\n"), "--platform", "linux/amd64")
+        self.run_layerwright("push", "--platform", "linux/amd64", out, f"{self.registry.host}/one:3")
+        refused = self.run_layerwright("push", "--platform", "linux/arm64", out, f"{self.registry.host}/one:4", code=2)
+        self.assertIn("there is no image for linux/arm64, only for linux/amd64", refused.stderr)
+
     def test_what_cannot_be_pushed_is_told(self):
         out, _ = self.built()
         other = self.dockerfile("", "RUN echo 2 > /1")

@@ -95,11 +95,13 @@ pub fn look(
                 images.extend(image(documents, descriptor)?);
             }
         }
-        images.retain(|image| platform.is_none_or(|wanted| image.platform.satisfies(wanted)));
     }
+    let others: Vec<Image> = images
+        .extract_if(.., |image| platform.is_some_and(|wanted| !image.platform.satisfies(wanted)))
+        .collect();
     if images.is_empty() && depth == Depth::Images {
         return Err(unusable(match platform {
-            Some(platform) => missing(platform, index.as_ref()),
+            Some(platform) => missing(platform, index.as_ref(), &others),
             None => DocumentError::Inconsistent("none of what it names is an image".to_owned()),
         }));
     }
@@ -126,8 +128,11 @@ fn is_attestation(platform: &Platform) -> bool {
     platform.os == "unknown" && platform.architecture == "unknown"
 }
 
-fn missing(platform: &Platform, index: Option<&Index>) -> DocumentError {
+/// What there is instead: what the index says, else what the images say themselves.
+fn missing(platform: &Platform, index: Option<&Index>, others: &[Image]) -> DocumentError {
     let known = index.into_iter().flat_map(|index| &index.manifests).filter_map(|one| one.platform.as_ref());
+    let own = others.iter().filter(|image| image.descriptor.platform.is_none()).map(|image| &image.platform);
+    let known = known.chain(own);
     let available = known.filter(|own| !is_attestation(own)).map(Platform::to_string).collect();
     DocumentError::NoPlatform { platform: Box::new(platform.clone()), available }
 }

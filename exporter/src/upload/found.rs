@@ -42,7 +42,9 @@ impl Parcel {
             None => root,
             Some(platform) => {
                 let mut read = |descriptor: &Descriptor| Ok(documents.document(descriptor)?);
-                document::select::<FoundError>(root, platform, &mut read)?.0
+                let (found, manifest) = document::select::<FoundError>(root, platform, &mut read)?;
+                is_for(documents, &found.descriptor, &manifest, platform)?;
+                found
             }
         };
         let source: Arc<dyn BlobSource> = Arc::new(Source(documents.clone()));
@@ -69,6 +71,28 @@ impl Parcel {
         documents.push(index);
         Ok(Self::new(blobs, documents))
     }
+}
+
+/// Refuses an image for another platform: a manifest that no index names a platform for is chosen whatever its own is.
+fn is_for(
+    documents: &Documents,
+    descriptor: &Descriptor,
+    manifest: &Manifest,
+    platform: &Platform,
+) -> Result<(), FoundError> {
+    let is_config = matches!(manifest.config.media_type, MediaType::OciConfig | MediaType::DockerConfig);
+    let own = match &descriptor.platform {
+        Some(own) => own.clone(),
+        None if is_config => {
+            document::image_config(manifest, &documents.document(&manifest.config)?)?.platform()
+        }
+        None => return Ok(()),
+    };
+    if own.satisfies(platform) {
+        return Ok(());
+    }
+    Err(DocumentError::NoPlatform { platform: Box::new(platform.clone()), available: vec![own.to_string()] }
+        .into())
 }
 
 /// Collects an image from its root down.
