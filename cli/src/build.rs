@@ -87,7 +87,7 @@ pub fn build(
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &sending)?;
     let tools = Tools { fetcher, events: &**events, cancel, helper: helper.as_ref() };
     let destinations = made.deliver(request, request.time_policy(epoch), &executor, &sending, &tools)?;
-    let image = made.assembled.first().map(|(_, assembled)| assembled);
+    let image = made.told(request);
     image.map(|image| write_results(request, image)).transpose()?;
     if let Some(depfile) = &request.depfile {
         depfile::write(depfile, request, inputs, &executor.reads(), surroundings.began, events)?;

@@ -336,6 +336,18 @@ class PushLayout(Cases):
         refused = self.run_layerwright("push", "--platform", "linux/arm64", out, f"{self.registry.host}/one:4", code=2)
         self.assertIn("there is no image for linux/arm64, only for linux/amd64", refused.stderr)
 
+    def test_the_digest_that_is_printed_is_that_of_the_name(self):
+        """A docker archive has a manifest of its own; what was pushed is told of whatever comes first."""
+        name, archive = f"{self.registry.host}/told:1", self.scratch / "app.tar"
+        outputs = ("-o", f"type=docker,dest={archive}", "-o", f"type=registry,name={name}")
+        context = self.context(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
+        printed = self.run_layerwright("build", "-q", *outputs, context).stdout.strip()
+        status, _, _ = call(self.registry.host, "GET", f"/v2/told/manifests/{printed}", headers=ACCEPT)
+        self.assertEqual(status, 200)
+        told = self.run_layerwright("build", "--progress", "plain", *outputs, context).stderr
+        self.assertIn(f"Built {printed} in", told)
+        self.assertRegex(told, rf"docker archive {archive} \(sha256:[0-9a-f]{{64}}\)\n  pushed {name}\n")
+
     def test_what_cannot_be_pushed_is_told(self):
         out, _ = self.built()
         other = self.dockerfile("", "RUN echo 2 > /1")

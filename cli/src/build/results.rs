@@ -92,7 +92,7 @@ impl Made {
         let store = tools.fetcher.store();
         thread::scope(|scope| {
             let synced = scope.spawn(|| store.sync());
-            let write = |output: &Output| self.write(output, times, executor, tools);
+            let write = |output: &Output| self.write(request, output, times, executor, tools);
             let written = request.outputs.iter().map(write).collect::<Result<Vec<_>, _>>()?;
             let pushed = request.outputs.iter().map(|output| self.push(output, sending));
             let pushed: Vec<_> = pushed.collect();
@@ -100,14 +100,18 @@ impl Made {
             let brought = sending.uploads.bring(&pushes)?;
             synced.join().expect("a panic ends the process")?;
             sending.uploads.name(brought)?;
-            let told = written.into_iter().zip(&pushed);
-            Ok(told.filter_map(|(written, push)| written.or_else(|| push.as_ref().map(Push::told))).collect())
+            let gone = |(output, push): (&Output, &Option<Push>)| {
+                Some(self.gone(request, output, push.as_ref()?.told()))
+            };
+            let pushed = request.outputs.iter().zip(&pushed).map(gone);
+            Ok(written.into_iter().zip(pushed).filter_map(|(written, pushed)| written.or(pushed)).collect())
         })
     }
 
     /// What an output asks for, if that is on this machine.
     fn write(
         &self,
+        request: &BuildRequest,
         output: &Output,
         times: TimePolicy,
         executor: &LocalExecutor,
@@ -117,11 +121,12 @@ impl Made {
             exporter::Output::Image(ImageOutput::Registry { .. }) => return Ok(None),
             exporter::Output::Image(to) => {
                 let exported = exporter::export_image(self.packed(output), to, tools)?;
-                match to {
-                    ImageOutput::DockerArchive { .. } => format!("docker archive {}", exported.destination),
-                    ImageOutput::Load { .. } => format!("loaded into {}", exported.destination),
-                    _ => format!("OCI layout {}", exported.destination),
-                }
+                let words = match to {
+                    ImageOutput::DockerArchive { .. } => "docker archive",
+                    ImageOutput::Load { .. } => "loaded into",
+                    _ => "OCI layout",
+                };
+                self.gone(request, output, format!("{words} {}", exported.destination))
             }
             exporter::Output::Files(to) => {
                 let systems = self.images.iter().map(|image| file_system(image, executor));
@@ -139,6 +144,23 @@ impl Made {
         };
         let parcel = sending.parcel(self.packed(output));
         Some(Push { parcel, names: names.clone(), tagging: *tagging })
+    }
+
+    /// The image that is told of, by `-q` and in files: the first that is pushed, since names resolve to it, else the
+    /// first output's.
+    pub(super) fn told(&self, request: &BuildRequest) -> Option<&Assembled> {
+        let pushed = request.outputs.iter().find(|output| !output.pushed_names().is_empty());
+        let first = self.assembled.first().map(|(_, assembled)| assembled);
+        pushed.map(|output| self.packed(output)).or(first)
+    }
+
+    /// Where an image went, in words, with its digest where that is not the one that is told.
+    fn gone(&self, request: &BuildRequest, output: &Output, to: String) -> String {
+        let digest = self.packed(output).root.digest;
+        match self.told(request) {
+            Some(told) if told.root.digest != digest => format!("{to} ({digest})"),
+            _ => to,
+        }
     }
 
     /// The result as an output wants it.
