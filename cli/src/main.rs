@@ -63,7 +63,7 @@ use crate::{
     failure::Failure,
     history::{BuildId, Entry},
     inputs::{Inputs, Outside, Source, Stdin},
-    progress::{Board, End, Ended, Progress},
+    progress::{Board, End, Ended, Progress, Work},
     request::{BuildRequest, Environment},
     signals::Watch,
     spec::call::Call,
@@ -227,7 +227,8 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
     let cancel = Arc::new(Cancel::default());
     let (id, began) = (BuildId::now(), SystemTime::now());
     let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
-    let progress = match Progress::start(request.progress, &request.root, recorder, explainer(request)) {
+    let root = &request.root;
+    let progress = match Progress::start(request.progress, Work::Build, root, recorder, explainer(request)) {
         Ok(progress) => progress,
         Err(source) => {
             let failure = Failure::Start { what: "a thread for the progress", source };

@@ -18,7 +18,7 @@ use crate::{
     complain,
     failure::{self, Failure},
     print,
-    progress::{End, Progress},
+    progress::{End, Progress, Work},
     redact::redact,
     report,
     request::{self, Environment},
@@ -42,7 +42,7 @@ pub fn shown(
         Err(error) => return end(&error.into(), ProgressMode::Plain),
     };
     // No step has lines that would have to be kept anywhere.
-    let progress = match Progress::start(mode, Path::new("."), None, None) {
+    let progress = match Progress::start(mode, Work::Push, Path::new("."), None, None) {
         Ok(progress) => progress,
         Err(source) => return end(&Failure::Start { what: "a thread for the progress", source }, mode),
     };

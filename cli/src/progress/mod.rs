@@ -73,6 +73,15 @@ pub enum End {
     },
 }
 
+/// What is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A build, which has steps.
+    Build,
+    /// Something that exists, brought to registries.
+    Push,
+}
+
 /// A way to show a build.
 pub trait View: Send {
     /// Something has happened, `at` after the start; the board knows it already.
@@ -121,12 +130,13 @@ impl Progress {
     /// The thread cannot be started.
     pub fn start(
         mode: ProgressMode,
+        work: Work,
         directory: &Path,
         recorder: Option<Recorder>,
         explainer: Option<Explainer>,
     ) -> io::Result<Self> {
         let view: Box<dyn View> = match mode {
-            ProgressMode::Tty => Box::new(tty::Tty::on_stderr()),
+            ProgressMode::Tty => Box::new(tty::Tty::on_stderr(work)),
             ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(io::stderr())),
             ProgressMode::Json => Box::new(json::Json::new(io::stderr(), SystemTime::now())),
             ProgressMode::Quiet => Box::new(quiet::Quiet::new(io::stderr())),

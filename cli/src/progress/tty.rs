@@ -12,7 +12,7 @@ use std::{
 use solver::Event;
 
 use super::{
-    Board, End, View,
+    Board, End, View, Work,
     board::{Row, State, Step, Task},
     summary,
     text::{self, Colour},
@@ -35,6 +35,7 @@ pub struct Size {
 /// The live view.
 pub struct Tty<W> {
     out: W,
+    work: Work,
     size: Box<dyn Fn() -> Size + Send>,
     colour: Colour,
     /// Lines of the last frame.
@@ -44,10 +45,10 @@ pub struct Tty<W> {
 
 impl Tty<io::Stderr> {
     /// The view on standard error, in colour unless NO_COLOR is set.
-    pub fn on_stderr() -> Self {
+    pub fn on_stderr(work: Work) -> Self {
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colour = if no_colour { Colour::Dropped } else { Colour::Kept };
-        Self::new(io::stderr(), Box::new(stderr_size), colour)
+        Self { work, ..Self::new(io::stderr(), Box::new(stderr_size), colour) }
     }
 }
 
@@ -61,13 +62,13 @@ fn stderr_size() -> Size {
 }
 
 impl<W: Write + Send> Tty<W> {
-    /// Draws on `out`, asking for its size before each frame.
+    /// Draws a build on `out`, asking for its size before each frame.
     pub fn new(out: W, size: Box<dyn Fn() -> Size + Send>, colour: Colour) -> Self {
-        Self { out, size, colour, drawn: 0, last_frame: None }
+        Self { out, work: Work::Build, size, colour, drawn: 0, last_frame: None }
     }
 
     fn draw(&mut self, board: &Board, at: Duration) {
-        let frame = Frame { board, at, size: (self.size)(), colour: self.colour };
+        let frame = Frame { board, work: self.work, at, size: (self.size)(), colour: self.colour };
         let lines = frame.live();
         self.last_frame = Some(at);
         self.replace(&lines);
@@ -106,7 +107,7 @@ impl<W: Write + Send> View for Tty<W> {
     }
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
-        let frame = Frame { board, at, size: (self.size)(), colour: self.colour };
+        let frame = Frame { board, work: self.work, at, size: (self.size)(), colour: self.colour };
         let lines = frame.last(!matches!(end, End::Failed { .. }));
         self.replace(&lines);
         for warning in board.warnings() {
@@ -119,6 +120,7 @@ impl<W: Write + Send> View for Tty<W> {
 /// What is drawn at one moment.
 struct Frame<'a> {
     board: &'a Board,
+    work: Work,
     at: Duration,
     size: Size,
     colour: Colour,
@@ -164,8 +166,11 @@ impl Frame<'_> {
     }
 
     fn header(&self, end: &str) -> String {
-        let (finished, all) = (self.board.finished(), self.board.steps().len());
-        let text = format!("[+] Building {} ({finished}/{all}){end}", text::seconds(self.at));
+        let (took, finished, all) = (text::seconds(self.at), self.board.finished(), self.board.steps().len());
+        let text = match self.work {
+            Work::Build => format!("[+] Building {took} ({finished}/{all}){end}"),
+            Work::Push => format!("[+] Pushing {took}{end}"),
+        };
         text::fit(&text, self.columns())
     }
 
