@@ -23,6 +23,8 @@ use crate::{reference::DEFAULT_REGISTRY, registry::error::one_line};
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// Longest answer of a helper that is read, and longest complaint.
 const MAX_OUTPUT: u64 = 64 << 10;
+/// How often it is looked whether a helper has ended that has said all.
+const PAUSE: Duration = Duration::from_millis(2);
 /// User name by which helpers say that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 /// In what helpers say when they have nothing.
@@ -230,6 +232,7 @@ fn run(program: &str, action: &str, input: &[u8], deadline: Duration, leash: &Le
     let group = Pid::from_child(&child);
     leash.hold(group);
     let outputs = converse(&mut child, input, until);
+    let outputs = outputs.filter(|_| ends(group, until));
     if outputs.is_none() {
         end(group);
     }
@@ -243,6 +246,19 @@ fn run(program: &str, action: &str, input: &[u8], deadline: Duration, leash: &Le
         io::Error::new(io::ErrorKind::TimedOut, reason)
     })?;
     Ok(Output { success: status.success(), stdout, stderr })
+}
+
+/// Whether a helper that says nothing any more ends in time. It stays to be waited for.
+fn ends(helper: Pid, until: Instant) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let ended = || !matches!(waitid(WaitId::Pid(helper), options), Ok(None));
+    loop {
+        let is_late = Instant::now() >= until;
+        if ended() || is_late {
+            return !is_late;
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Hands the input over and reads both outputs to their ends; `None` when that takes too long. The threads are not joined:
@@ -425,6 +441,13 @@ mod tests {
             slow.to_string()
         });
         assert!(slow.ends_with("did not answer within 2 s and was ended"), "{slow}");
+    }
+
+    #[test]
+    fn a_helper_that_has_answered_and_does_not_end_is_ended() {
+        let (_directory, program) = install("exec >&- 2>&-; exec sleep 600");
+        let stuck = helper(program, Duration::from_secs(1)).get("r").expect_err("it does not end");
+        assert!(stuck.to_string().ends_with("did not answer within 1 s and was ended"), "{stuck}");
     }
 
     #[test]
