@@ -7,7 +7,8 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
-    net::UdpSocket,
+    io::{Read, Write},
+    net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -221,6 +222,29 @@ fn plain_http_beyond_the_loopback_is_for_those_that_are_called_insecure() {
     for location in [server.address.clone(), format!("{}/team", server.address), image_name(&image)] {
         assert_eq!(used(with(HostOptions::default(), &insecure(&location)), &image), Ok(()), "{location}");
     }
+}
+
+#[test]
+fn a_hiccup_of_tls_does_not_lead_to_plain_http() {
+    let Some(host) = other_address() else { return skip("this machine has no address but its loopback's") };
+    let socket = TcpListener::bind((host.as_str(), 0)).expect("a free port");
+    let address = socket.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for mut connection in socket.incoming().flatten() {
+            let mut first = [0];
+            let is_tls = connection.read_exact(&mut first).is_ok() && first == [22];
+            let answer: &[u8] = match is_tls {
+                true => b"",
+                false => b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+            };
+            let _ = connection.write_all(answer);
+        }
+    });
+    let options = HostOptions { insecure: vec![address.clone()], ..HostOptions::default() };
+    let home = tempfile::tempdir().expect("tempdir");
+    let image = format!("{address}/app").parse().expect("a reference");
+    let error = used(hosts(options, home.path(), &[]), &image).expect_err("TLS never works");
+    assert!(error.contains("cannot talk to https://") || error.contains("cannot connect to "), "{error}");
 }
 
 fn image_name(image: &Reference) -> String {

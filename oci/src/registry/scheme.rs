@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use reqwest::{Method, StatusCode, Url, header::HeaderMap};
+use reqwest::{Method, Response, StatusCode, Url, header::HeaderMap};
 
 use super::{
     address::{host_of, is_loopback},
@@ -93,11 +93,13 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        if response.status() != StatusCode::BAD_REQUEST {
-            return Ok("http");
-        }
-        let text = self.read_error_body(response).await.to_ascii_uppercase();
-        Ok(if text.contains("HTTPS") { "https" } else { "http" })
+        Ok(if self.wants_tls(response).await { "https" } else { "http" })
+    }
+
+    /// Whether an answer to plain HTTP says that the port is one for HTTPS, as Go's and nginx's servers do.
+    async fn wants_tls(&self, response: Response) -> bool {
+        response.status() == StatusCode::BAD_REQUEST
+            && self.read_error_body(response).await.to_ascii_uppercase().contains("HTTPS")
     }
 
     /// HTTPS with whatever certificate, else plain HTTP.
@@ -106,8 +108,11 @@ impl Inner {
         let Err(error) = self.send(&Method::GET, https, &none, None, &Payload::Empty).await else {
             return Ok("https");
         };
-        let plain = self.send(&Method::GET, http, &none, None, &Payload::Empty).await;
-        plain.map(|_| "http").map_err(|_| error)
+        let Ok(plain) = self.send(&Method::GET, http, &none, None, &Payload::Empty).await else {
+            return Err(error);
+        };
+        // Where the port is one for HTTPS, that was a hiccup.
+        if self.wants_tls(plain).await { Err(error) } else { Ok("http") }
     }
 }
 
