@@ -278,11 +278,12 @@ impl Content {
         let settings = parse(text, source_name)?.unwrap_or_default();
         let mut members: Members = parse(text, source_name)?.unwrap_or_default();
         let place = members.0.iter().position(|(name, _)| name == "auths");
-        let logins = match place.map(|place| members.0.remove(place)) {
-            Some((_, logins)) => parse(logins.get().as_bytes(), source_name)?.unwrap_or_default(),
-            None => Members::default(),
+        let logins: Option<Members> = match place.map(|place| members.0.remove(place)) {
+            Some((_, logins)) => parse::<Option<_>>(logins.get().as_bytes(), source_name)?.flatten(),
+            None => None,
         };
-        Ok(Self { members, place: place.unwrap_or(0), logins, settings, indent: indent(text) })
+        let (place, logins) = (place.unwrap_or(0), logins.unwrap_or_default());
+        Ok(Self { members, place, logins, settings, indent: indent(text) })
     }
 
     /// Puts a login where one of this name is, or at the end.
@@ -367,6 +368,16 @@ mod tests {
         assert!(file.forget("r:5000").expect("forgotten"));
         assert!(!file.forget("r:5000").expect("nothing there"));
         assert_eq!(fs::read_to_string(file.path()).expect("readable"), old);
+    }
+
+    #[test]
+    fn a_login_takes_the_place_of_null() {
+        let (_directory, file) = in_directory();
+        fs::create_dir(file.path().parent().expect("has one")).expect("made");
+        fs::write(file.path(), "{\n\t\"auths\": null\n}\n").expect("written");
+        assert_eq!(file.keep("r", &password("p")).expect("kept"), Keeper::File);
+        let kept = fs::read_to_string(file.path()).expect("readable");
+        assert_eq!(kept, "{\n\t\"auths\": {\n\t\t\"r\": {\"auth\": \"dTpw\"}\n\t}\n}\n");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Credential, CredentialError, DOCKER_HUB_SERVER, Secret,
@@ -19,9 +19,17 @@ use crate::reference::DEFAULT_REGISTRY;
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct CredentialFile {
+    #[serde(deserialize_with = "or_nothing")]
     pub auths: BTreeMap<String, Entry>,
+    #[serde(deserialize_with = "or_nothing")]
     pub cred_helpers: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_nothing")]
     pub creds_store: String,
+}
+
+/// Programs written in Go write `null` for what is empty.
+fn or_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 /// What it says about one registry.

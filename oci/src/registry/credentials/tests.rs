@@ -80,7 +80,10 @@ fn what_is_damaged_is_an_error_that_shows_no_secret() {
         assert!(error.contains("$DOCKER_AUTH_CONFIG") && !error.contains("hunter2"), "{error}");
     }
     assert_eq!(format!("{:?}", password("u", "hunter2")).find("hunter2"), None);
-    assert_eq!(in_file("", "r", "x"), Ok(None));
+    let nulls = r#"{"auths":null,"credHelpers":null,"credsStore":null}"#;
+    for nothing in ["", "{}", nulls] {
+        assert_eq!(in_file(nothing, "r", "x"), Ok(None), "{nothing}");
+    }
 }
 
 #[test]
