@@ -250,7 +250,8 @@ impl Shared {
             let to = Reference { repository: repository.clone(), ..registry_of(host) };
             let sibling = from.as_ref().map(|name| Reference { repository: name.clone(), ..to.clone() });
             let home = job.blob.home().filter(|home| home.registry == host);
-            let how = self.push(&job.blob, &to, home.or(sibling.as_ref()))?;
+            // We have been there, so it has the blob and lets us read it; the base image's may do neither.
+            let how = self.push(&job.blob, &to, sibling.as_ref().or(home))?;
             landed.push((repository.clone(), Landed { how, at: Instant::now() }));
             from.get_or_insert_with(|| repository.clone());
         }

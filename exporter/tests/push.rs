@@ -166,14 +166,30 @@ fn blobs_are_mounted_from_the_base_and_from_the_first_name() {
     let built = assembled(&fresh, &[image_of(snapshot, resolved.config, 2, 1)]);
     let names = [registry.reference("app:1"), registry.reference("other/app:2"), registry.reference("app:3")];
     push(&fresh, &built, &names).expect("pushed");
-    assert_eq!(registry.requests("POST", "from=base"), 4, "two layers, twice\n{}", registry.log());
-    assert_eq!(registry.requests("POST", "from=app"), 2, "our layer and the config\n{}", registry.log());
+    assert_eq!(registry.requests("POST", "from=base"), 2, "two layers\n{}", registry.log());
+    assert_eq!(registry.requests("POST", "from=app"), 4, "all layers and the config\n{}", registry.log());
     let pulls = registry.requests("GET", "/v2/base/blobs/");
     assert_eq!(pulls, 1, "only the config of the base was read");
     for name in &names {
         let digest = workshop.fetcher.registry().resolve(name).expect("asked").expect("there").digest;
         assert_eq!(digest, built.root.digest);
     }
+}
+
+#[test]
+fn what_the_base_does_not_give_is_sent_once_all_the_same() {
+    let Some(registry) = Registry::start() else { return };
+    let workshop = Workshop::new();
+    let image = sample(&workshop, "linux/amd64");
+    let mut base = assembled(&workshop, std::slice::from_ref(&image));
+    for layer in &mut base.images[0].layers {
+        layer.origin = Some(BlobOrigin::Registry(registry.reference("gone")));
+    }
+    let names = [registry.reference("app"), registry.reference("other")];
+    push(&workshop, &base, &names).expect("pushed");
+    assert_eq!(registry.requests("POST", "from=gone"), 2, "two layers\n{}", registry.log());
+    assert_eq!(registry.requests("PUT", "/v2/app/blobs/uploads/"), 3, "and the config\n{}", registry.log());
+    assert_eq!(registry.requests("PUT", "/v2/other/blobs/uploads/"), 0, "{}", registry.log());
 }
 
 #[test]
