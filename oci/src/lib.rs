@@ -1,10 +1,10 @@
-//! The nouns of the OCI world that every other crate shares, and the two leaves that move their bytes.
+//! The nouns of the OCI world that every other crate shares, and the leaves that move their bytes.
 //!
 //! Nouns ([`digest`], [`descriptor`], [`platform`], [`reference`], [`manifest`], [`config`], [`tree`], [`layer`])
 //! are plain values: they can be cloned, compared and printed, and none of them does I/O. The leaves are
 //! [`store`] (content-addressed files on disk), [`registry`] (the distribution-spec client), [`layout`] (reading an OCI layout),
-//! [`documents`] (what names an image, wherever that lies) and [`fetch`]
-//! (a blob from wherever it lies, into the store).
+//! [`documents`] (what names an image, wherever that lies), [`fetch`]
+//! (a blob from wherever it lies, into the store) and [`mod@unpacked`] (the tar in a layer's blob).
 //!
 //! Nothing here knows what a Dockerfile is.
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod reference;
 pub mod registry;
 pub mod store;
 pub mod tree;
+pub mod unpacked;
 pub mod validate;
 pub mod verify;
 

@@ -4,12 +4,12 @@
 //! The tar is not looked into: the bytes that come out of the old blob go into the new one. They must have the diff ID
 //! that the image's config has for them, or the new blob is none.
 
-use std::io::{self, BufReader, Cursor, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 
-use flate2::bufread::MultiGzDecoder;
 use oci::{
     BaseLayer, TreeDigest,
     store::sealed::{self, SealedRecord},
+    unpacked::{MAX_LAYER, unpacked},
 };
 
 use super::{SealError, SealedLayer, Shared, progress::Progress, turn::turn};
@@ -17,10 +17,6 @@ use crate::pipeline::{EncodeError, Encoded, Encoding};
 
 /// Bytes that are read at once.
 const BLOCK: usize = 256 << 10;
-/// A zstd stream may ask for a window of this many bytes, as a power of two: 128 MiB.
-const MAX_ZSTD_WINDOW: u32 = 27;
-/// Bytes of an uncompressed layer (RELIABILITY R21).
-const MAX_LAYER: u64 = 64 << 30;
 
 /// The layer in the sealer's format.
 pub(super) fn repack(shared: &Shared, tree: TreeDigest, base: &BaseLayer) -> Result<SealedLayer, SealError> {
@@ -45,7 +41,7 @@ fn encode(shared: &Shared, base: &BaseLayer) -> Result<Encoded, SealError> {
     let unreadable = |source| SealError::Base { digest, source };
     let progress = Progress::of_base(&options.events, &base.descriptor);
     let blob = options.fetcher.open(&base.descriptor, &base.origin).map_err(unreadable)?;
-    let tar = plain(Counted { blob, progress: &progress }).map_err(unreadable)?;
+    let tar = unpacked(Counted { blob, progress: &progress }).map_err(unreadable)?;
     let watch = |_| match shared.is_unwanted() {
         true => Err(io::Error::other("nobody waits for this layer any more")),
         false => Ok(()),
@@ -101,21 +97,4 @@ fn copy(tar: impl Read, sink: &mut impl Write) -> io::Result<()> {
         }
         sink.write_all(&block[..count])?;
     }
-}
-
-/// The bytes of the tar. The compression is told by the first bytes, since registries hold wrong media types.
-fn plain<'a>(mut blob: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut head = Vec::new();
-    blob.by_ref().take(4).read_to_end(&mut head)?;
-    let (is_gzip, is_zstd) = (head.starts_with(b"\x1f\x8b"), head == b"\x28\xb5\x2f\xfd");
-    let blob = BufReader::with_capacity(BLOCK, Cursor::new(head).chain(blob));
-    if is_gzip {
-        return Ok(Box::new(MultiGzDecoder::new(blob)));
-    }
-    if is_zstd {
-        let mut decoder = zstd::Decoder::with_buffer(blob)?;
-        decoder.window_log_max(MAX_ZSTD_WINDOW)?;
-        return Ok(Box::new(decoder));
-    }
-    Ok(Box::new(blob))
 }
