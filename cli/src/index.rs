@@ -22,8 +22,8 @@ use solver::Cancel;
 use crate::{
     args::IndexCreateArgs,
     build::Events,
+    client,
     failure::Failure,
-    inspect::client,
     place::ImagePlace,
     push::{self, Pushed},
     request::RequestError,
@@ -33,9 +33,13 @@ use crate::{
 /// Creates an index; gives the exit code.
 pub fn create(args: &IndexCreateArgs) -> u8 {
     if args.dry_run {
-        return crate::answer(joined(args).map(|(_, index)| text(&index) + "\n"));
+        let joined = client::asking(&args.registries).and_then(|registry| joined(args, &registry));
+        return crate::answer(joined.map(|(_, index)| text(&index) + "\n"));
     }
-    push::shown(args.progress, args.quiet, |_, events, cancel| bring(args, events, cancel))
+    push::shown(args.progress, args.quiet, |environment, events, cancel| {
+        let registry = client::until(&args.registries, environment, &events, cancel)?;
+        bring(args, registry, events, cancel)
+    })
 }
 
 fn text(index: &Document) -> String {
@@ -43,12 +47,16 @@ fn text(index: &Document) -> String {
 }
 
 /// Joins, brings and names.
-fn bring(args: &IndexCreateArgs, events: Events, cancel: &Cancel) -> Result<Pushed, Failure> {
-    let (manifests, index) = joined(args)?;
+fn bring(
+    args: &IndexCreateArgs,
+    registry: Registry,
+    events: Events,
+    cancel: &Cancel,
+) -> Result<Pushed, Failure> {
+    let (manifests, index) = joined(args, &registry)?;
     let digest = index.descriptor.digest;
     let parcel = Parcel::joined(&manifests, index).map_err(|source| failed("the sources", source))?;
     let push = Push { parcel, names: args.tags.clone(), tagging: Tagging::Tags };
-    let registry = client(&args.registries)?;
     let options = UploadOptions { registry, events, cancel: cancel.clone(), refused: Cancel::default() };
     let uploads = Uploads::new(options, &push.names);
     uploads.name(uploads.bring(&[&push])?)?;
@@ -64,8 +72,7 @@ struct Source {
 }
 
 impl Source {
-    fn find(text: &str, registry: &Registry) -> Result<Self, Failure> {
-        let place = ImagePlace::from_str(text).map_err(RequestError::from)?;
+    fn find(place: &ImagePlace, registry: &Registry) -> Result<Self, Failure> {
         let found = || {
             let documents = place.documents(registry)?;
             let root = documents.root()?;
@@ -126,13 +133,18 @@ fn platform(
 }
 
 /// The index, and the manifests it names with the places where what they name is.
-fn joined(args: &IndexCreateArgs) -> Result<(Vec<(Documents, Found)>, Document), Failure> {
+fn joined(
+    args: &IndexCreateArgs,
+    registry: &Registry,
+) -> Result<(Vec<(Documents, Found)>, Document), Failure> {
     let mut joining = annotated(&args.annotations)?;
-    let registry = client(&args.registries)?;
-    let find = |text: &String| Source::find(text, &registry);
+    let find = |text: &String| {
+        let place = ImagePlace::from_str(text).map_err(RequestError::from)?;
+        Source::find(&place, registry)
+    };
     let sources = args.sources.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let kept = args.tags.first().filter(|_| args.append);
-    let kept = kept.map(|name| Source::find(&name.to_string(), &registry)).transpose()?;
+    let kept = kept.map(|name| Source::find(&ImagePlace::Registry(name.clone()), registry)).transpose()?;
     joining.sources = sources.iter().flat_map(Source::descriptors).collect();
     joining.kept = kept.iter().flat_map(Source::descriptors).collect();
     let (index, media_type) = join(&joining)?;

@@ -28,13 +28,14 @@ use executor::{
 };
 use oci::{
     fetch::Fetcher,
-    registry::{Hosts, Limits, Note, Notes, Registry, RegistryOptions},
+    registry::{Hosts, Limits, Registry},
     store::{Store, TempDir},
 };
-use solver::{Cancel, Event, Resolver, remote::GitAddress};
+use solver::{Cancel, Resolver, remote::GitAddress};
 
 use crate::{
     build::Events,
+    client,
     failure::Failure,
     request::{DockerfilePlace, Places},
     spec::context::{ContextSpec, FilesSource, NamedSource},
@@ -167,9 +168,7 @@ impl Outside {
             return Ok(registry.clone());
         }
         let (hosts, limits) = (self.options.hosts.clone(), self.options.limits.clone());
-        let events = Arc::clone(&self.events);
-        let notes = Notes::to(move |note| tell(&events, note));
-        let registry = Registry::new(RegistryOptions { hosts, limits, notes, ..RegistryOptions::default() })?;
+        let registry = client::with_events(hosts, limits, &self.events)?;
         Ok(self.registry.get_or_init(|| registry).clone())
     }
 
@@ -226,17 +225,6 @@ impl Outside {
             cancel: Arc::clone(&self.cancel),
             retry: self.options.retry,
         }))
-    }
-}
-
-/// A mirror that fails must be seen; one that lacks an image is how mirrors are.
-fn tell(events: &Events, note: Note) {
-    match note {
-        Note::MirrorFails(text) | Note::PutOff(text) => events(Event::Warning(text)),
-        Note::MirrorLacks(text) => {
-            events(Event::Stage(text.clone()));
-            events(Event::StageDone(text));
-        }
     }
 }
 

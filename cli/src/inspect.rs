@@ -5,21 +5,13 @@ mod json;
 mod look;
 mod text;
 
-use std::{io::Write, str::FromStr};
+use std::str::FromStr;
 
-use oci::{
-    image::ImageError,
-    registry::{Limits, Note, Notes, Registry, RegistryOptions},
-};
+use oci::image::ImageError;
 
 use self::look::{Depth, look};
 use crate::{
-    args::{InspectArgs, RegistryArgs},
-    call::pretty,
-    failure::Failure,
-    place::ImagePlace,
-    redact::redact,
-    request::{Environment, RequestError},
+    args::InspectArgs, call::pretty, client, failure::Failure, place::ImagePlace, request::RequestError,
     spec::call::Format,
 };
 
@@ -41,7 +33,7 @@ pub fn index(args: &InspectArgs) -> Result<String, Failure> {
 
 fn show(args: &InspectArgs, depth: Depth) -> Result<String, Failure> {
     let place = ImagePlace::from_str(&args.name).map_err(RequestError::from)?;
-    let registry = client(&args.registries)?;
+    let registry = client::asking(&args.registries)?;
     let failed = |source: ImageError| Failure::Inspect { name: place.to_string(), source: Box::new(source) };
     let documents = place.documents(&registry).map_err(failed)?;
     if args.raw {
@@ -54,21 +46,4 @@ fn show(args: &InspectArgs, depth: Depth) -> Result<String, Failure> {
         Format::Json => pretty(&json::shown(&name, &found)),
         Format::Text => text::shown(&name, &found),
     })
-}
-
-/// A client for commands that have no store.
-///
-/// # Errors
-/// A variable means nothing, or the client cannot be made.
-pub fn client(registries: &RegistryArgs) -> Result<Registry, Failure> {
-    let hosts = registries.hosts(&Environment::of_process())?;
-    let (limits, notes) = (Limits::default(), Notes::to(tell));
-    Ok(Registry::new(RegistryOptions { hosts, limits, notes, ..RegistryOptions::default() })?)
-}
-
-/// A mirror that fails must be seen, and is no part of the answer.
-fn tell(note: Note) {
-    if let Note::MirrorFails(text) = note {
-        let _ = writeln!(anstream::stderr(), "warning: {}", redact(&text));
-    }
 }

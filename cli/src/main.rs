@@ -9,6 +9,7 @@
 mod args;
 mod build;
 mod call;
+mod client;
 mod context;
 mod debug;
 mod depfile;

@@ -6,16 +6,13 @@ use exporter::{
     ImageOutput, Output, Push, Tagging, UploadOptions, Uploads, check,
     upload::{FoundError, Parcel},
 };
-use oci::{
-    Sha256Digest,
-    registry::{Registry, RegistryOptions},
-};
+use oci::Sha256Digest;
 use solver::Cancel;
 
 use crate::{
     args::{ProgressMode, PushArgs},
     build::Events,
-    complain,
+    client, complain,
     failure::{self, Failure},
     print,
     progress::{End, Progress, Work},
@@ -101,8 +98,7 @@ fn push(
     let tagging = Tagging::Tags;
     check(&Output::Image(ImageOutput::Registry { names: names.clone(), tagging }))?;
     let failed = |error: FoundError| Failure::Found { name: source.to_string(), source: Box::new(error) };
-    let hosts = args.registries.hosts(environment)?;
-    let registry = Registry::new(RegistryOptions { hosts, ..RegistryOptions::default() })?;
+    let registry = client::until(&args.registries, environment, &events, cancel)?;
     let documents = source.documents(&registry).map_err(|error| failed(error.into()))?;
     let parcel = Parcel::found(&documents, platform.as_ref()).map_err(failed)?;
     let digest = parcel.root().descriptor.digest;

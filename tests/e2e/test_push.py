@@ -94,9 +94,10 @@ COPY --from=tools /tool /tool
         requests = proxy.requests
         self.assertEqual(len(proxy.uploads("app")), 3, "two layers and the config")
         self.assertTrue(base.isdisjoint(request.digest() for request in proxy.uploads("app")))
-        self.assertEqual(proxy.uploads("other/app"), [], "the second repository mounts from the first, or from the base")
+        self.assertEqual(proxy.uploads("other/app"), [], "the second repository mounts from the first")
         mounts = [request.path for request in requests if "mount=" in request.path and request.status == 201]
-        self.assertEqual(len([path for path in mounts if path.endswith("from=team%2Fbase")]), 2 * len(base), mounts)
+        self.assertEqual(len([path for path in mounts if path.endswith("from=team%2Fbase")]), len(base), mounts)
+        self.assertEqual(len([path for path in mounts if path.endswith("from=app")]), len(base) + 3, mounts)
         # Every blob is there before the first manifest, every name is looked at after it was put, and that is the end.
         lines = [(request.method, request.path.split("?")[0]) for request in requests]
         first = next(index for index, line in enumerate(lines) if line[0] == "PUT" and "/manifests/" in line[1])
@@ -370,6 +371,23 @@ class PushLayout(Cases):
         done = self.run_layerwright("push", f"{out}:2", name, code=4)
         self.assertIn(layer.name, done.stderr)
         self.assertEqual(call(self.registry.host, "GET", "/v2/told/manifests/1")[0], 404)
+
+    def test_a_signal_ends_the_wait_for_an_image_that_is_to_be_joined(self):
+        waiting = threading.Event()
+
+        def rule(request):
+            if "/manifests/" in request.path:
+                waiting.set()
+                proxy.when(lambda: "end" in proxy.names)
+
+        proxy = self.proxy(rule)
+        command = self.command("index", "create", "-t", f"{self.registry.host}/joined:1", f"{proxy.host}/app:1")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self.scratch)
+        self.assertTrue(waiting.wait(support.WATCHDOG / 5))
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=9)
+        self.assertEqual(process.returncode, 130, told)
+        proxy.say("end")
 
 
 if __name__ == "__main__":
