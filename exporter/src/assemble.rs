@@ -62,8 +62,8 @@ pub enum AssembleError {
     },
     /// Docker's image format has no name for layers in zstd, and Docker's own tools refuse the one that some use.
     #[error(
-        "layer {0} is compressed with zstd, which images with Docker's media types cannot have: leave \
-         oci-mediatypes=false out"
+        "layer {0} is compressed with zstd, which images with Docker's media types cannot have: give \
+         oci-mediatypes=true"
     )]
     NoDockerType(Sha256Digest),
     /// There is nothing to put together: our bug.
