@@ -58,6 +58,9 @@ impl Walk<'_, '_> {
             if let Some(value) = value.as_ref().filter(|_| !variables::is_for_the_builder(name)) {
                 self.state.environment.set(name, value);
             }
+            if variables::is_of_target(name) {
+                self.labels.know(self.target);
+            }
             let is_given = self.planner.options.build_args.contains_key(name);
             let inherits = default.is_none() && !is_given && self.globals.get(name).is_some();
             let own = || OutlineArg {

@@ -220,9 +220,15 @@ fn history(created_by: String, produces_layer: bool) -> HistoryItem {
     HistoryItem { entry, produces_layer }
 }
 
-/// Numbers the steps of a stage as BuildKit does: `[build 2/5] RUN make`.
-struct Labels {
-    prefix: String,
+/// Numbers the steps of a stage as BuildKit does: `[build 2/5] RUN make`, and with several platforms
+/// `[linux/amd64->arm64 build 2/5] RUN make` where the step can know for which of them it is made.
+pub(super) struct Labels {
+    /// Where the steps run, where there are several platforms.
+    platform: Option<Platform>,
+    /// `->arm64`
+    target: String,
+    /// Of the stage, with a blank after it; empty where there is one stage.
+    name: String,
     total: usize,
     done: usize,
 }
@@ -234,14 +240,26 @@ impl Labels {
             matches!(task.instruction.kind, Add(_) | Copy(_) | Run(_) | Workdir(_))
         };
         let from = usize::from(!matches!(surveyed.base, Base::Scratch | Base::Stage(_)));
-        let mut prefix = String::new();
-        if planner.options.platforms.len() > 1 {
-            prefix.push_str(&format!("{} ", surveyed.platform));
-        }
-        if planner.dockerfile.stages.len() > 1 {
-            prefix.push_str(&format!("{} ", planner.shown_stage_name(number)));
-        }
-        Self { prefix, total: from + surveyed.program.iter().filter(is_step).count(), done: 0 }
+        let platform = (planner.options.platforms.len() > 1).then(|| surveyed.platform.clone());
+        let name = match planner.dockerfile.stages.len() {
+            1 => String::new(),
+            _ => format!("{} ", planner.shown_stage_name(number)),
+        };
+        let total = from + surveyed.program.iter().filter(is_step).count();
+        Self { platform, target: String::new(), name, total, done: 0 }
+    }
+
+    /// From here on the steps know the platform that the image is for.
+    pub(super) fn know(&mut self, target: &Platform) {
+        let Some(own) = &self.platform else { return };
+        self.target = match (own.os == target.os, own.architecture == target.architecture) {
+            (false, _) => format!("->{target}"),
+            (true, false) => {
+                let variant = target.variant.as_ref().map(|variant| format!("/{variant}"));
+                format!("->{}{}", target.architecture, variant.unwrap_or_default())
+            }
+            (true, true) => String::new(),
+        };
     }
 
     fn next(&mut self, text: &str) -> String {
@@ -252,7 +270,9 @@ impl Labels {
     /// Another label of the same number.
     fn again(&self, text: &str) -> String {
         let width = self.total.max(1).ilog10() as usize + 1;
-        format!("[{}{:width$}/{}] {text}", self.prefix, self.done, self.total)
+        let platform = self.platform.as_ref().map(|platform| format!("{platform}{} ", self.target));
+        let platform = platform.unwrap_or_default();
+        format!("[{platform}{}{:width$}/{}] {text}", self.name, self.done, self.total)
     }
 }
 
@@ -270,7 +290,7 @@ pub(super) struct Walk<'w, 'a> {
     pub(super) target: &'w Platform,
     /// The stages planned so far.
     pub(super) done: &'w BTreeMap<usize, StageState>,
-    labels: Labels,
+    pub(super) labels: Labels,
     pub(super) state: StageState,
     uses_cache: bool,
     /// CMD has been gone through in this very stage.

@@ -71,6 +71,11 @@ pub(super) fn predefined(options: &PlanOptions, target: &Platform, target_stage:
     environment
 }
 
+/// Whether a variable tells a step for which platform the image is made.
+pub(super) fn is_of_target(name: &str) -> bool {
+    matches!(name, "TARGETPLATFORM" | "TARGETOS" | "TARGETARCH" | "TARGETVARIANT")
+}
+
 /// Whether a variable means something to every build, whatever ARG there is.
 pub(super) fn is_predefined(name: &str) -> bool {
     let of_platform = ["BUILD", "TARGET"].into_iter().filter_map(|side| name.strip_prefix(side));
