@@ -17,7 +17,7 @@ use crate::{
 pub const MAX_SIZE: u64 = 4 << 20;
 
 /// How deep indexes may lie in one another.
-pub(crate) const MAX_DEPTH: usize = 4;
+pub const MAX_DEPTH: usize = 4;
 
 /// A parsed manifest or index.
 #[derive(Debug, Clone, PartialEq, Eq)]

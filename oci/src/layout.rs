@@ -263,11 +263,15 @@ fn candidates<'a>(index: &'a Index, selector: Option<&str>) -> Vec<&'a Descripto
 
 /// The descriptor of a document that `index.json` does not list, but that is there: one of a nested index.
 fn describe(directory: &Path, digest: &Sha256Digest) -> Result<Descriptor, LayoutError> {
-    let wrong = |error: DocumentError| Failure::Document(error).at(directory);
     let bytes = read_limited(open_blob(directory, digest)?, &blob_path(directory, digest))?;
-    let media_type = document::media_type(None, &bytes).map_err(wrong)?;
-    let descriptor = Descriptor::new(media_type, *digest, bytes.len() as u64);
-    document::verify(&descriptor, &bytes).map_err(wrong)?;
+    described(directory, *digest, &bytes)
+}
+
+fn described(directory: &Path, digest: Sha256Digest, bytes: &[u8]) -> Result<Descriptor, LayoutError> {
+    let wrong = |error: DocumentError| Failure::Document(error).at(directory);
+    let media_type = document::media_type(None, bytes).map_err(wrong)?;
+    let descriptor = Descriptor::new(media_type, digest, bytes.len() as u64);
+    document::verify(&descriptor, bytes).map_err(wrong)?;
     Ok(descriptor)
 }
 

@@ -320,7 +320,8 @@ class PushLayout(Cases):
 
     def test_an_index_with_all_its_images_or_one_of_them(self):
         context = self.context(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
-        out = self.build(context, "--platform", "linux/amd64,linux/arm64")
+        tar = self.scratch / "several.tar"
+        out = self.build(context, "--platform", "linux/amd64,linux/arm64", "-o", f"type=oci,dest={tar}")
         index = json.loads((out / "index.json").read_text())["manifests"][0]["digest"]
         self.assertEqual(self.run_layerwright("push", "-q", out, f"{self.registry.host}/index:1").stdout.strip(), index)
         told = self.manifest(self.registry.host, "index", 1)
@@ -330,6 +331,12 @@ class PushLayout(Cases):
         pushed = self.run_layerwright("push", "-q", "--platform", "linux/arm64", out, f"{self.registry.host}/one:1")
         self.assertEqual(pushed.stdout.strip(), told["manifests"][1]["digest"])
         self.run_layerwright("push", "--platform", "linux/s390x", out, f"{self.registry.host}/one:2", code=2)
+        one = told["manifests"][0]["digest"]
+        for source in (out, tar):
+            pushed = self.run_layerwright("push", "-q", f"{source}@{one}", f"{self.registry.host}/{source.name}:1")
+            self.assertEqual(pushed.stdout.strip(), one, "no index.json lists it")
+            absent = f"{source}@sha256:{64 * '0'}"
+            self.assertIn("has no image", self.run_layerwright("push", absent, f"{self.registry.host}/one:2", code=2).stderr)
 
     def test_an_image_without_an_index_is_not_pushed_for_another_platform(self):
         out = self.build(self.context(Dockerfile="FROM scratch\nCOPY Dockerfile /\n"), "--platform", "linux/amd64")

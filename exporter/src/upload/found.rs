@@ -16,9 +16,6 @@ use oci::{
 
 use super::parcel::{Blob, BlobSource, Document, Parcel, Place};
 
-/// How deep indexes may lie in one another.
-const MAX_DEPTH: usize = 4;
-
 /// Why an image that exists cannot be pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum FoundError {
@@ -112,7 +109,7 @@ impl Walk<'_> {
         }
         match Parsed::parse(&descriptor.media_type, &bytes)? {
             Parsed::Manifest(manifest) => self.take(&manifest),
-            Parsed::Index(_) if depth == MAX_DEPTH => return Err(DocumentError::TooDeep.into()),
+            Parsed::Index(_) if depth > document::MAX_DEPTH => return Err(DocumentError::TooDeep.into()),
             Parsed::Index(index) => {
                 for descriptor in index.manifests {
                     let bytes = self.documents.document(&descriptor)?;

@@ -10,12 +10,14 @@ use std::{
 };
 
 use super::{
-    Failure, LayoutError, candidates, check_marker, not_found, open_regular, parse_index, read_limited, tags,
+    Failure, LayoutError, candidates, check_marker, described, not_found, open_regular, parse_index,
+    read_limited, tags,
 };
 use crate::{
     descriptor::Descriptor,
     digest::Sha256Digest,
     document::{self, DocumentError, Found},
+    manifest::Index,
 };
 
 /// An OCI layout in a tar.
@@ -68,11 +70,12 @@ impl LayoutArchive {
     /// # Errors
     /// [`LayoutError`].
     pub fn find_root(&self, selector: Option<&str>) -> Result<Found, LayoutError> {
-        let index = self.read(Path::new("index.json"))?.ok_or_else(|| self.missing("index.json"))?;
+        let index =
+            self.read(Path::new("index.json"))?.ok_or_else(|| self.missing(Path::new("index.json")))?;
         let index = parse_index(&self.path, &index)?;
         let descriptor = match candidates(&index, selector).as_slice() {
             [only] => (*only).clone(),
-            [] => return Err(not_found(&self.path, &index, selector)),
+            [] => self.unlisted(&index, selector)?,
             _ => {
                 let (directory, tags) = (self.path.clone(), tags(&index));
                 return Err(LayoutError::Ambiguous { directory, tags });
@@ -80,6 +83,14 @@ impl LayoutArchive {
         };
         let bytes = self.read_document(&descriptor)?;
         Ok(Found { descriptor, bytes })
+    }
+
+    /// What a digest stands for that `index.json` does not list.
+    fn unlisted(&self, index: &Index, selector: Option<&str>) -> Result<Descriptor, LayoutError> {
+        let digest = selector.and_then(|text| text.parse().ok());
+        let named = digest.and_then(|digest| Some((digest, self.member(&blob_name(&digest))?)));
+        let Some((digest, blob)) = named else { return Err(not_found(&self.path, index, selector)) };
+        described(&self.path, digest, &read_limited(blob, &self.path)?)
     }
 
     /// Reads and verifies a small document.
@@ -100,8 +111,8 @@ impl LayoutArchive {
     /// # Errors
     /// [`LayoutError::Io`].
     pub fn open_blob(&self, digest: &Sha256Digest) -> Result<impl Read + Send + use<>, LayoutError> {
-        let name = format!("blobs/sha256/{}", digest.hex());
-        self.member(Path::new(&name)).ok_or_else(|| self.missing(&name))
+        let name = blob_name(digest);
+        self.member(&name).ok_or_else(|| self.missing(&name))
     }
 
     fn read(&self, name: &Path) -> Result<Option<Vec<u8>>, LayoutError> {
@@ -113,10 +124,14 @@ impl LayoutArchive {
         Some(Member { file: Arc::clone(&self.file), offset, left: size })
     }
 
-    fn missing(&self, name: &str) -> LayoutError {
-        let source = io::Error::new(io::ErrorKind::NotFound, format!("it has no file {name}"));
+    fn missing(&self, name: &Path) -> LayoutError {
+        let source = io::Error::new(io::ErrorKind::NotFound, format!("it has no file {}", name.display()));
         LayoutError::Io { path: self.path.clone(), source }
     }
+}
+
+fn blob_name(digest: &Sha256Digest) -> PathBuf {
+    Path::new("blobs/sha256").join(digest.hex())
 }
 
 /// The bytes of one file of the tar.
