@@ -87,6 +87,14 @@ impl Source {
     fn descriptors(&self) -> impl Iterator<Item = Descriptor> {
         self.manifests.iter().map(|found| found.descriptor.clone())
     }
+
+    /// Those of the root, if that is an index.
+    fn annotations(&self) -> BTreeMap<String, String> {
+        match Parsed::parse(&self.root.descriptor.media_type, &self.root.bytes) {
+            Ok(Parsed::Index(index)) => index.annotations,
+            _ => BTreeMap::new(),
+        }
+    }
 }
 
 fn failed(name: &str, source: ImageError) -> Failure {
@@ -137,7 +145,7 @@ fn joined(
     args: &IndexCreateArgs,
     registry: &Registry,
 ) -> Result<(Vec<(Documents, Found)>, Document), Failure> {
-    let mut joining = annotated(&args.annotations)?;
+    let given = annotated(&args.annotations)?;
     let find = |text: &String| {
         let place = ImagePlace::from_str(text).map_err(RequestError::from)?;
         Source::find(&place, registry)
@@ -145,9 +153,16 @@ fn joined(
     let sources = args.sources.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let kept = args.tags.first().filter(|_| args.append);
     let kept = kept.map(|name| Source::find(&ImagePlace::Registry(name.clone()), registry)).transpose()?;
-    joining.sources = sources.iter().flat_map(Source::descriptors).collect();
-    joining.kept = kept.iter().flat_map(Source::descriptors).collect();
-    let (index, media_type) = join(&joining)?;
+    // What there is to be kept of an index: with --append that of the name, else that of the only source.
+    let whole = kept.as_ref().or(if let [only] = &sources[..] { Some(only) } else { None });
+    let mut annotations = whole.map(Source::annotations).unwrap_or_default();
+    annotations.extend(given.annotations);
+    let (index, media_type) = join(&Joining {
+        sources: sources.iter().flat_map(Source::descriptors).collect(),
+        kept: kept.iter().flat_map(Source::descriptors).collect(),
+        annotations,
+        ..given
+    })?;
     let document = match sources.as_slice() {
         [only] if is_same(&only.root, &index) => {
             Document { descriptor: only.root.descriptor.clone(), bytes: only.root.bytes.clone() }

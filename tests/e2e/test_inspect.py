@@ -158,6 +158,15 @@ class Index(Case):
             self.assertEqual(platforms(), ["arm64", "amd64"])
             self.assertEqual(self.pulled(name, "amd64").read("file"), b"new\n")
 
+    def test_an_index_alone_keeps_what_it_says_of_itself(self):
+        context = self.context(Dockerfile=COPIED, file="content\n")
+        out = self.build(context, "--platform", "linux/amd64,linux/arm64", "--annotation", "index:who=we")
+        [root] = json.loads((out / "index.json").read_text())["manifests"]
+        same = self.create("--dry-run", out).stdout.rstrip("\n")
+        self.assertEqual(same, (out / "blobs" / root["digest"].replace(":", "/")).read_text())
+        more = json.loads(self.create("--dry-run", "--annotation", "index:more=1", out).stdout)
+        self.assertEqual(more["annotations"], {"who": "we", "more": "1"})
+
     def test_what_cannot_be_joined_is_told_and_names_nothing(self):
         with Registry(self.scratch / "registry") as registry:
             host = registry.host
