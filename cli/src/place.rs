@@ -85,7 +85,11 @@ impl fmt::Display for ImagePlace {
         match self {
             Self::Registry(reference) => write!(f, "{}", reference.with_default_tag()),
             Self::Path { path, selector: None } => write!(f, "{}", path.display()),
-            Self::Path { path, selector: Some(selector) } => write!(f, "{}:{selector}", path.display()),
+            Self::Path { path, selector: Some(selector) } => {
+                // Only a digest has a colon in it.
+                let mark = if selector.contains(':') { '@' } else { ':' };
+                write!(f, "{}{mark}{selector}", path.display())
+            }
         }
     }
 }
@@ -111,6 +115,9 @@ mod tests {
         ] {
             let want = ImagePlace::Path { path: path.into(), selector: selector.map(str::to_owned) };
             assert_eq!(text.parse(), Ok(want), "{text}");
+        }
+        for text in [format!("./x@{digest}"), "./x:1".to_owned(), "./x".to_owned()] {
+            assert_eq!(text.parse::<ImagePlace>().expect("a path").to_string(), text);
         }
         for text in ["debian", "debian:bookworm", "localhost:5000/a/b:1"] {
             assert!(matches!(text.parse(), Ok(ImagePlace::Registry(_))), "{text}");
