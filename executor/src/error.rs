@@ -5,7 +5,7 @@
 
 use std::{error::Error, io, path::Path};
 
-use oci::{fetch::FetchError, image::ImageError, registry::RegistryError};
+use oci::{fetch::FetchError, image::ImageError, registry::RegistryError, store::free_bytes};
 use solver::{FailureKind, StepFailure};
 
 use crate::{
@@ -182,10 +182,7 @@ pub(crate) fn in_store(failure: StepFailure, store: &Path) -> StepFailure {
 
 /// What this user may write to the disk of the store now that what failed has given back what it had.
 fn free(store: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(store).ok()?;
-    // What is set aside for root is of use to root only.
-    let blocks = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
-    Some(blocks.saturating_mul(disk.f_frsize))
+    Some(free_bytes(&rustix::fs::statvfs(store).ok()?))
 }
 
 /// What to do about a store whose disk takes nothing more.

@@ -36,7 +36,7 @@ pub use self::{
     blob::{BlobCopy, BlobWriter},
     owner::Owner,
     pins::{Pinned, Removal, Taken},
-    space::NoSpace,
+    space::{NoSpace, free_bytes},
     temp::TempDir,
 };
 use crate::digest::Sha256Digest;

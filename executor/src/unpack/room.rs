@@ -3,6 +3,7 @@
 
 use std::{io, os::fd::AsFd};
 
+use oci::store::free_bytes;
 use rustix::fs::fstatvfs;
 
 /// What stays free, in bytes: this, or a hundredth of a small disk.
@@ -38,11 +39,7 @@ impl Room {
     pub(super) fn take(&mut self, file: impl AsFd, bytes: u64) -> io::Result<()> {
         self.take_of(bytes, || {
             let disk = fstatvfs(file)?;
-            // What is set aside for root is of use to root only.
-            let is_root = rustix::process::geteuid().is_root();
-            let free = if is_root { disk.f_bfree } else { disk.f_bavail };
-            let size_of = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-            Ok(Disk { size: size_of(disk.f_blocks), free: size_of(free) })
+            Ok(Disk { size: disk.f_blocks.saturating_mul(disk.f_frsize), free: free_bytes(&disk) })
         })
     }
 
