@@ -5,6 +5,7 @@ import http.server
 import threading
 import urllib.parse
 
+from servers import Serving
 from support import WATCHDOG
 
 HOP = ("connection", "transfer-encoding", "keep-alive")
@@ -28,7 +29,7 @@ class Request:
         return urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["digest"][0]
 
 
-class Proxy:
+class Proxy(Serving):
     """A context manager. `rule` gets every request before it is passed on; what it returns, (status, headers, body), is
     the answer instead. Steps may ask `/wait/NAME`, which is answered when the test says so, `/uploads/REPOSITORY/N`,
     when so many blobs have been sent there, and `/mark`, which leaves a mark among the requests."""
@@ -47,7 +48,7 @@ class Proxy:
             def log_message(self, *_):
                 pass
 
-            def serve(self):
+            def pass_on(self):
                 size = int(self.headers.get("Content-Length") or 0)
                 request = Request(self.command, self.path, size)
                 body = self.rfile.read(size)
@@ -73,24 +74,10 @@ class Proxy:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = serve
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
 
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_):
-                """A client that has gone is none of the test's business."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
+        self.host = self.serve(Handler)
         return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
     def control(self, request):
         kind, *rest = request.path.strip("/").split("/")

@@ -8,13 +8,37 @@ import pathlib
 import select
 import socket
 import subprocess
+import sys
 import threading
 import urllib.parse
 
 from support import WATCHDOG, accepts, wait_for
 
 
-class Files:
+class Serving:
+    """A context manager: an HTTP server on a free port, begun by `serve`, which gives its `HOST:PORT`."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *arguments):
+            """A client that has gone is none of the test's business."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(*arguments)
+
+    def serve(self, handler):
+        self.server = self.Server(("127.0.0.1", 0), handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        return f"127.0.0.1:{self.server.server_address[1]}"
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+class Files(Serving):
     """Files by their path over HTTP, and repositories below the same directory through `git http-backend`."""
 
     def __init__(self, directory):
@@ -60,16 +84,8 @@ class Files:
                 self.end_headers()
                 self.wfile.write(content)
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
+        self.url = f"http://{self.serve(Handler)}"
         return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 class GitDaemon:
@@ -97,7 +113,7 @@ class GitDaemon:
         self.process.wait(WATCHDOG)
 
 
-class Proxy:
+class Proxy(Serving):
     """A proxy for those who know its name and password: tunnels by CONNECT, and plain requests with a whole URL."""
 
     LOGIN = "me:pr0xy-pw"
@@ -156,18 +172,9 @@ class Proxy:
 
             do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        port = self.server.server_address[1]
-        self.url, self.stranger = f"http://{self.LOGIN}@127.0.0.1:{port}", f"http://me:wr0ng-pw@127.0.0.1:{port}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
+        host = self.serve(Handler)
+        self.url, self.stranger = f"http://{self.LOGIN}@{host}", f"http://me:wr0ng-pw@{host}"
         return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 def repository(path, files, branch="main"):
