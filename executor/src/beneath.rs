@@ -305,8 +305,8 @@ impl Accounts for &Beneath {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()),
             Err(Unread::NotAFile) => Err(UserError::NotAFile { file }),
             Err(Unread::Io(source)) => Err(UserError::Read { file, source }),
-            Err(Unread::OnDiskOnly(error)) => Err(UserError::Read { file, source: io::Error::other(error) }),
-            Err(Unread::Copy(error)) => Err(UserError::Read { file, source: io::Error::other(error) }),
+            Err(Unread::OnDiskOnly(error)) => Err(UserError::Below(Box::new(CopyError::OnDiskOnly(error)))),
+            Err(Unread::Copy(error)) => Err(UserError::Below(Box::new(error))),
         }
     }
 }

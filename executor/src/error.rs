@@ -101,6 +101,9 @@ impl From<CopyError> for StepFailure {
 
 impl From<UserError> for StepFailure {
     fn from(error: UserError) -> Self {
+        if let UserError::Below(error) = error {
+            return (*error).into();
+        }
         let hint = error.hint();
         let failure = blame(FailureKind::Build, error);
         match hint {
@@ -235,6 +238,7 @@ mod tests {
     fn the_end_of_the_causes_is_to_blame() {
         let registry = || RegistryError::NotFound { name: "debian".to_owned(), reason: None };
         let refused = UnpackError::Refused { path: b"x".to_vec(), reason: "it is bad" };
+        let below = |error| CopyError::User(UserError::Below(Box::new(error))).into();
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let written = UnpackError::Io { action: "write", path: b"x".to_vec(), source: full() };
         let path = std::path::PathBuf::new();
@@ -250,6 +254,11 @@ mod tests {
             (SnapshotError::Cancelled.into(), FailureKind::Cancelled),
             (SnapshotError::Io { action: "open", path, source: full() }.into(), FailureKind::Machine),
             (blame(FailureKind::Build, ImageError::from(registry())), FailureKind::Registry),
+            (below(CopyError::Below(Box::new(SnapshotError::Cancelled))), FailureKind::Cancelled),
+            (
+                below(CopyError::Below(Box::new(base(PullError::Open(io::Error::other(registry())))))),
+                FailureKind::Registry,
+            ),
             (CopyError::NotADirectory("x".to_owned()).into(), FailureKind::Build),
             (PlanError::NoCommand.into(), FailureKind::Usage),
         ];

@@ -18,7 +18,7 @@ use rustix::{
 
 use solver::pattern::suggest;
 
-use crate::{rootfs::file_type, view::open_in_root};
+use crate::{copy::CopyError, rootfs::file_type, view::open_in_root};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -96,6 +96,9 @@ pub enum UserError {
         /// The file in the image.
         file: &'static str,
     },
+    /// What is below the step, where the file would be, cannot be looked at.
+    #[error(transparent)]
+    Below(Box<CopyError>),
     /// The file cannot be read.
     #[error("reading {file} of the image")]
     Read {

@@ -1,6 +1,6 @@
 //! A copy without a copy: the layer that [`copy`](super::copy) would write, from listings and a look at what is below.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use oci::Tree;
 use solver::{
@@ -9,12 +9,7 @@ use solver::{
 };
 
 use super::{CopyError, copy_onto, draft::Draft, make_dir_onto};
-use crate::{
-    beneath::{Beneath, OnDiskOnly},
-    contents::Origins,
-    listing::Listing,
-    users::UserError,
-};
+use crate::{beneath::Beneath, contents::Origins, listing::Listing, users::UserError};
 
 /// A layer whose files are elsewhere.
 #[derive(Debug)]
@@ -69,10 +64,9 @@ fn drawn<'a>(
 }
 
 fn needs_disk(error: &CopyError) -> bool {
-    let says_so = |error: &io::Error| error.get_ref().is_some_and(|error| error.is::<OnDiskOnly>());
     match error {
         CopyError::OnDiskOnly(_) => true,
-        CopyError::User(UserError::Read { source, .. }) => says_so(source),
+        CopyError::User(UserError::Below(error)) => needs_disk(error),
         _ => false,
     }
 }
