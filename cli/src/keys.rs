@@ -160,10 +160,13 @@ impl Side {
     }
 }
 
+/// With the modes that git knows, whatever the umask of the checkout was.
 fn copy(from: &Path, to: &Path) {
     if from.is_dir() {
         let done = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
         assert!(done.expect("cp").success());
+        let done = Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(to).status();
+        assert!(done.expect("chmod").success());
     }
 }
 
