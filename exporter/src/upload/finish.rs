@@ -181,16 +181,15 @@ impl Shared {
         destination: &Destination<'_>,
         put: impl Fn() -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
+        let mut done = put();
         for _ in 1..ATTEMPTS {
-            match put() {
-                Err(error) if has_lost(&error) => {
-                    self.confirm(destination)?;
-                    self.put_below_root(destination)?;
-                }
-                put => return put,
+            if !done.as_ref().is_err_and(has_lost) {
+                break;
             }
+            self.confirm(destination)?;
+            done = self.put_below_root(destination).and_then(|()| put());
         }
-        put()
+        done
     }
 
     fn put_below_root(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<(), ExportError> {
