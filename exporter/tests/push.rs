@@ -11,7 +11,7 @@ use std::{
 };
 
 use exporter::{AssembleOptions, Assembled, Encoder, ExportError, Push, Tagging, TimePolicy, assemble};
-use oci::{BlobOrigin, ImageConfig, Layer, Reference, Snapshot, config::History, image, validate};
+use oci::{BaseLayer, BlobOrigin, ImageConfig, Layer, Reference, Snapshot, config::History, image, validate};
 use solver::{Event, Image, Target, VertexId, graph::HistoryItem};
 use support::{Described, Workshop, judge};
 
@@ -192,19 +192,25 @@ fn what_the_base_does_not_give_is_sent_once_all_the_same() {
     assert_eq!(registry.requests("PUT", "/v2/other/blobs/uploads/"), 0, "{}", registry.log());
 }
 
+/// A workshop that knows nothing but the base image in this registry: its config and its layers.
+fn with_base_in(registry: &Registry) -> (Workshop, ImageConfig, Vec<BaseLayer>) {
+    let workshop = Workshop::new();
+    let name = registry.reference("base");
+    let base = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    push(&workshop, &base, std::slice::from_ref(&name)).expect("pushed");
+    let fresh = Workshop::new();
+    let platform = &base.images[0].platform;
+    let resolved = image::resolve_registry(fresh.fetcher.registry(), &name, platform).expect("resolved");
+    let layers = resolved.base_layers(&BlobOrigin::Registry(name));
+    (fresh, resolved.config, layers)
+}
+
 #[test]
 fn layers_of_a_base_elsewhere_are_copied_without_the_store() {
     let (Some(here), Some(there)) = (Registry::start(), Registry::start()) else { return };
-    let workshop = Workshop::new();
-    let base_name = there.reference("base");
-    let base = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
-    push(&workshop, &base, std::slice::from_ref(&base_name)).expect("pushed");
-    let fresh = Workshop::new();
-    let platform = &base.images[0].platform;
-    let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
-    let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
+    let (fresh, config, layers) = with_base_in(&there);
     let snapshot = Snapshot { layers: layers.into_iter().map(Box::new).map(Layer::Base).collect() };
-    let built = assembled(&fresh, &[image_of(snapshot, resolved.config, 2, 0)]);
+    let built = assembled(&fresh, &[image_of(snapshot, config, 2, 0)]);
     let name = here.reference("copy");
     push(&fresh, &built, std::slice::from_ref(&name)).expect("pushed");
     assert_eq!(fs::read_dir(fresh.store.area("blobs/sha256")).expect("readable").count(), 0);
@@ -300,14 +306,7 @@ fn what_is_taken_early_is_not_sent_again() {
 #[test]
 fn layers_of_a_base_elsewhere_are_not_downloaded_for_the_push_and_for_a_step() {
     let (Some(here), Some(there)) = (Registry::start(), Registry::start()) else { return };
-    let workshop = Workshop::new();
-    let base_name = there.reference("base");
-    let base = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
-    push(&workshop, &base, std::slice::from_ref(&base_name)).expect("pushed");
-    let fresh = Workshop::new();
-    let platform = &base.images[0].platform;
-    let resolved = image::resolve_registry(fresh.fetcher.registry(), &base_name, platform).expect("resolved");
-    let layers = resolved.base_layers(&BlobOrigin::Registry(base_name));
+    let (fresh, config, layers) = with_base_in(&there);
     let snapshot = Snapshot { layers: layers.iter().cloned().map(Box::new).map(Layer::Base).collect() };
     let name = here.reference("app");
     let uploads = fresh.uploads(std::slice::from_ref(&name));
@@ -324,7 +323,7 @@ fn layers_of_a_base_elsewhere_are_not_downloaded_for_the_push_and_for_a_step() {
         assert!(Instant::now() < deadline, "nothing is sent before the end:\n{}", here.log());
         std::thread::yield_now();
     }
-    let built = assemble(&[image_of(snapshot, resolved.config, 2, 0)], &sealer, &AssembleOptions::default());
+    let built = assemble(&[image_of(snapshot, config, 2, 0)], &sealer, &AssembleOptions::default());
     let parcel = uploads.parcel(&built.expect("assembled"), &fresh.fetcher);
     let push = Push { parcel, names: vec![name], tagging: Tagging::Tags };
     uploads.name(uploads.bring(&[&push]).expect("brought")).expect("named");
