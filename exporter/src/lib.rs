@@ -10,6 +10,7 @@ pub mod ahead;
 pub mod annotations;
 mod archive;
 pub mod assemble;
+pub mod cache;
 pub mod chunk;
 pub mod encode;
 pub mod index;

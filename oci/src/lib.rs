@@ -3,7 +3,7 @@
 //! Nouns ([`digest`], [`descriptor`], [`platform`], [`reference`], [`manifest`], [`config`], [`tree`], [`layer`])
 //! are plain values: they can be cloned, compared and printed, and none of them does I/O. The leaves are
 //! [`store`] (content-addressed files on disk), [`registry`] (the distribution-spec client), [`layout`] (reading an OCI layout),
-//! [`documents`] (what names an image, wherever that lies), [`fetch`]
+//! [`documents`] (what names an image, wherever that lies), [`elsewhere`] (built layers that a remote cache has), [`fetch`]
 //! (a blob from wherever it lies, into the store) and [`mod@unpacked`] (the tar in a layer's blob).
 //!
 //! Nothing here knows what a Dockerfile is.
@@ -15,6 +15,7 @@ pub mod descriptor;
 pub mod digest;
 pub mod document;
 pub mod documents;
+pub mod elsewhere;
 pub mod fetch;
 pub mod image;
 pub mod layer;
@@ -32,6 +33,7 @@ pub mod verify;
 pub use config::{History, ImageConfig};
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{ContentDigest, DiffId, Sha256Digest, TreeDigest};
+pub use elsewhere::{RemoteLayer, RemoteLayers};
 pub use fetch::Fetcher;
 pub use layer::{BaseLayer, BlobOrigin, FileSource, Layer, LayerContents, Snapshot};
 pub use platform::Platform;

@@ -138,6 +138,28 @@ pub trait CacheBackend: Sync {
     }
 }
 
+/// A cache that is far away: every question is a round trip, and may take forever. So nobody waits for it who has something
+/// else to do; what it answers late still counts. Called from several threads at the same time. As any cache it never
+/// fails a build: trouble is a warning of its own, and a miss.
+pub trait DistantCache: Sync {
+    /// Looks keys up, all at the same time, and tells each answer as it comes: once for every key, from any thread. Returns
+    /// when all are told, or soon after `cancel` asks, with some untold.
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync));
+
+    /// Takes a record to be written in the background, and returns at once. Its layers are in the store, or in a cache
+    /// already.
+    fn store(&self, record: &Record);
+}
+
+/// A record of a distant cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What is remembered. All its layers can be had, as far as the cache knows.
+    pub record: Record,
+    /// What the cache is called, for people: `registry.example/app/cache:main`.
+    pub cache: String,
+}
+
 /// Asks every step of a build to stop. A clone is the same request, not another one.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {

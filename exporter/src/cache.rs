@@ -1,0 +1,13 @@
+//! The remote cache: what one machine built, no machine builds again.
+//!
+//! A cache is a place that holds blobs and small *artifacts* under names ([`storage`]). There is one artifact for each key
+//! of a step that ran, under a name derived from the key, so writers never overwrite each other; at its end a build
+//! writes one *bundle*, which is all records it used, so the next one needs a single look. A record names the layers
+//! of its file system, where their blobs are, and what its keys were made of. docs/remote-cache.md has the format byte by
+//! byte.
+//!
+//! A cache never fails a build, never holds one up, and is never believed: what comes from it is verified when it is read.
+
+pub mod storage;
+
+pub use storage::{Artifact, ArtifactKind, Storage, StorageError};
