@@ -8,6 +8,7 @@
 //!
 //! A cache never fails a build, never holds one up, and is never believed: what comes from it is verified when it is read.
 
+pub mod care;
 pub mod storage;
 
 pub use storage::{Artifact, ArtifactKind, Storage, StorageError};
