@@ -8,6 +8,7 @@ pub mod context;
 mod csv;
 pub mod duration;
 pub mod host;
+mod options;
 pub mod output;
 pub mod registry;
 pub mod secret;

@@ -6,14 +6,13 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use exporter::{
-    BaseLayers, Destination, Encoder, GzipLevel, MediaTypes, Packing, PlatformSplit, Tagging, ZstdLevel,
-};
+use exporter::{Destination, MediaTypes, Packing, PlatformSplit, Tagging};
 use oci::{MediaType, Reference, reference::ReferenceError};
 
 use super::{
     annotation::{AnnotationSpec, AnnotationSpecError},
     csv,
+    options::{OptionError, Options},
 };
 
 /// One `--output`, before `-t` and `--push` are looked at.
@@ -93,38 +92,15 @@ pub struct ImageOptions {
 /// Why an output cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutputSpecError {
-    /// The record cannot be read.
+    /// The record is malformed, or has a key or a value that does not exist.
     #[error(transparent)]
-    Csv(#[from] csv::CsvError),
-    /// A field without `=`.
-    #[error("{0:?} is not a key=value pair")]
-    NotAPair(String),
+    Option(#[from] OptionError),
     /// No `type=`.
     #[error("type= is missing: expected type=registry, image, oci, docker, tar, local or cacheonly")]
     NoType,
     /// A type that does not exist here.
     #[error("type={0} is not implemented: expected registry, image, oci, docker, tar, local or cacheonly")]
     Type(String),
-    /// A key that does not exist here.
-    #[error("type={kind} has no option {key}={why}")]
-    Key {
-        /// The type.
-        kind: String,
-        /// The key.
-        key: String,
-        /// More about it, where there is more to say.
-        why: String,
-    },
-    /// A value its key does not take.
-    #[error("{key}={value} is not supported: expected {expected}")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// The value.
-        value: String,
-        /// What it takes.
-        expected: &'static str,
-    },
     /// No `dest=` where there must be one.
     #[error("type={0} needs dest=")]
     NoDestination(&'static str),
@@ -151,7 +127,7 @@ impl FromStr for OutputSpec {
         if text == "-" {
             return Ok(Self::Tar { destination: Destination::Stdout, split: PlatformSplit::default() });
         }
-        let fields = csv::fields(text)?;
+        let fields = csv::fields(text).map_err(OptionError::from)?;
         if let [only] = &fields[..]
             && only == text
             && !text.starts_with("type=")
@@ -176,7 +152,7 @@ impl FromStr for OutputSpec {
             Some(other) => return Err(OutputSpecError::Type(other.to_owned())),
             None => return Err(OutputSpecError::NoType),
         };
-        options.refuse_rest(&kind.unwrap_or_default())?;
+        options.refuse_rest(&kind.unwrap_or_default(), why_not)?;
         Ok(spec)
     }
 }
@@ -188,11 +164,7 @@ fn image(
 ) -> Result<OutputSpec, OutputSpecError> {
     let push = options.boolean("push", default_push)?;
     if kind == "registry" && !push {
-        return Err(OutputSpecError::Value {
-            key: "push",
-            value: "false".into(),
-            expected: "true with type=registry",
-        });
+        return Err(OptionError::value("push", "false", "true with type=registry").into());
     }
     let insecure = options.boolean("registry.insecure", "false")?;
     let tagging = match options.boolean("push-by-digest", "false")? {
@@ -246,52 +218,7 @@ fn local(options: &mut Options) -> Result<OutputSpec, OutputSpecError> {
     }
 }
 
-/// The pairs that nobody has asked for yet. The last of two equal keys wins, as in BuildKit.
-struct Options {
-    pairs: Vec<(String, String)>,
-    /// The keys that were asked for, whether they were there or not: those that the type has.
-    known: Vec<&'static str>,
-}
-
 impl Options {
-    fn read(fields: &[String]) -> Result<Self, OutputSpecError> {
-        let pair = |field: &String| {
-            let (key, value) =
-                field.split_once('=').ok_or_else(|| OutputSpecError::NotAPair(field.clone()))?;
-            // What an annotation is called is not ours to change; buildx makes it small, too.
-            let key = match key.trim().split_once('.') {
-                Some((option, rest)) if option.to_ascii_lowercase().starts_with("annotation") => {
-                    format!("{}.{rest}", option.to_ascii_lowercase())
-                }
-                _ => key.trim().to_ascii_lowercase(),
-            };
-            Ok((key, value.to_owned()))
-        };
-        let pairs: Result<_, OutputSpecError> = fields.iter().map(pair).collect();
-        Ok(Self { pairs: pairs?, known: Vec::new() })
-    }
-
-    fn take(&mut self, key: &'static str) -> Option<String> {
-        self.known.push(key);
-        let value = self.pairs.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone());
-        self.pairs.retain(|(name, _)| name != key);
-        value
-    }
-
-    fn has(&mut self, key: &'static str) -> bool {
-        self.known.push(key);
-        self.pairs.iter().any(|(name, _)| name == key)
-    }
-
-    fn boolean(&mut self, key: &'static str, default: &str) -> Result<bool, OutputSpecError> {
-        let value = self.take(key).unwrap_or_else(|| default.to_owned());
-        match value.as_str() {
-            "true" | "1" | "t" | "True" | "TRUE" | "T" => Ok(true),
-            "false" | "0" | "f" | "False" | "FALSE" | "F" => Ok(false),
-            _ => Err(OutputSpecError::Value { key, value, expected: "true or false" }),
-        }
-    }
-
     /// `dest=`; missing for an archive means standard output, as in buildx.
     fn destination(&mut self, kind: &'static str) -> Result<Destination, OutputSpecError> {
         match self.take("dest").as_deref() {
@@ -356,72 +283,17 @@ impl Options {
         let names = names.collect::<Result<_, OutputSpecError>>()?;
         Ok(ImageOptions { names, packing, media_types, annotations })
     }
-
-    /// `compression=` and `compression-level=`, whose numbers are BuildKit's.
-    fn encoder(&mut self) -> Result<Encoder, OutputSpecError> {
-        let refused = |key, value: &str, expected| Err(refused(key, value, expected));
-        let level = self.take("compression-level");
-        let number = || level.as_deref().map(|level| level.parse().ok());
-        let (encoder, expected) = match self.take("compression").as_deref() {
-            None | Some("gzip") => match number() {
-                None => (Some(Encoder::GZIP), ""),
-                Some(level) => (level.and_then(GzipLevel::new).map(Encoder::Gzip), "0 to 9 for gzip"),
-            },
-            Some("zstd") => match number() {
-                None => (Some(Encoder::ZSTD), ""),
-                Some(level) => (level.and_then(ZstdLevel::new).map(Encoder::Zstd), "0 to 22 for zstd"),
-            },
-            Some("uncompressed") => {
-                (level.is_none().then_some(Encoder::Uncompressed), "no level for what is not compressed")
-            }
-            Some(other) => return refused("compression", other, "gzip, zstd or uncompressed"),
-        };
-        encoder.map_or_else(|| refused("compression-level", &level.unwrap_or_default(), expected), Ok)
-    }
-
-    /// `force-compression=`
-    fn base_layers(&mut self) -> Result<BaseLayers, OutputSpecError> {
-        self.empty_is_true("force-compression");
-        Ok(match self.boolean("force-compression", "false")? {
-            true => BaseLayers::Repacked,
-            false => BaseLayers::Kept,
-        })
-    }
-
-    /// What some keys of BuildKit are where they have no value.
-    fn empty_is_true(&mut self, key: &str) {
-        let empty = self.pairs.iter_mut().filter(|(name, value)| name == key && value.is_empty());
-        empty.for_each(|(_, value)| value.push_str("true"));
-    }
-
-    /// An option of BuildKit that has one value here: to ask for that says nothing new, the other cannot be had.
-    fn only(&mut self, key: &'static str, had: &'static str) -> Result<(), OutputSpecError> {
-        let asked = self.boolean(key, had)?;
-        match (asked.to_string() == had, asked) {
-            (true, _) => Ok(()),
-            (false, true) => Err(refused(key, "true", "false, or leave it out")),
-            (false, false) => Err(refused(key, "false", "true, or leave it out")),
-        }
-    }
-
-    fn refuse_rest(&self, kind: &str) -> Result<(), OutputSpecError> {
-        let Some((key, _)) = self.pairs.first() else { return Ok(()) };
-        let why = match key.split(['.', '[']).next() {
-            Some("attestation-prefix") => ": attestations are not implemented yet",
-            Some("dangling-name-prefix") => ": an image without a name gets none, it is found by its digest",
-            Some("source-date-epoch") => ": SOURCE_DATE_EPOCH, or the build argument, counts for all outputs",
-            Some("buildinfo" | "buildinfo-attrs") => ": build information is gone from BuildKit, too",
-            _ => "",
-        };
-        let near =
-            solver::pattern::suggest::nearest(key, self.known.iter().copied()).filter(|_| why.is_empty());
-        let hint = near.map(|near| format!(" (did you mean {near}=?)")).unwrap_or_default();
-        Err(OutputSpecError::Key { kind: kind.to_owned(), key: key.clone(), why: format!("{why}{hint}") })
-    }
 }
 
-fn refused(key: &'static str, value: &str, expected: &'static str) -> OutputSpecError {
-    OutputSpecError::Value { key, value: value.to_owned(), expected }
+/// What is to be said of options that BuildKit has and that do not exist here.
+fn why_not(key: &str) -> &'static str {
+    match key.split(['.', '[']).next() {
+        Some("attestation-prefix") => ": attestations are not implemented yet",
+        Some("dangling-name-prefix") => ": an image without a name gets none, it is found by its digest",
+        Some("source-date-epoch") => ": SOURCE_DATE_EPOCH, or the build argument, counts for all outputs",
+        Some("buildinfo" | "buildinfo-attrs") => ": build information is gone from BuildKit, too",
+        _ => "",
+    }
 }
 
 #[cfg(test)]
@@ -429,6 +301,8 @@ mod documented;
 
 #[cfg(test)]
 mod tests {
+    use exporter::{BaseLayers, Encoder, GzipLevel, ZstdLevel};
+
     use super::*;
 
     use PlatformSplit::{Always, Never, Several};
