@@ -3,7 +3,7 @@
 //! A layer is certain once the file system of a step on a target's own chain is known, whether the step ran or the cache
 //! had it; those of base images are from the beginning. What is merely copied from never becomes a blob.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use oci::Snapshot;
 use solver::{Event, Graph, Op, VertexId, key::source_snapshot};
@@ -12,13 +12,13 @@ use crate::seal::Sealer;
 
 /// Offers the layers of a build's targets to sealers.
 pub struct SealAhead<'a> {
-    sealers: &'a [Sealer],
+    sealers: &'a [Arc<Sealer>],
     wanted: BTreeSet<VertexId>,
 }
 
 impl<'a> SealAhead<'a> {
     /// Offers the base layers of the targets of `graph`, and will offer what [`SealAhead::take`] hears of.
-    pub fn new(sealers: &'a [Sealer], graph: &Graph) -> Self {
+    pub fn new(sealers: &'a [Arc<Sealer>], graph: &Graph) -> Self {
         let parent = |id: &VertexId| graph.vertex(*id).inputs.first().copied();
         let chain = |id| std::iter::successors(Some(id), parent);
         let wanted: BTreeSet<_> = graph.targets.iter().flat_map(|target| chain(target.vertex)).collect();

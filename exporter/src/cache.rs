@@ -9,6 +9,10 @@
 //! A cache never fails a build, never holds one up, and is never believed: what comes from it is verified when it is read.
 
 pub mod care;
+pub mod seen;
 pub mod storage;
+pub mod writer;
 
+pub use seen::{Seen, SeenBundle, SeenRecord};
 pub use storage::{Artifact, ArtifactKind, Storage, StorageError};
+pub use writer::{BuildEnd, Mode, OnError, OwnChain, WriteError, Writer, WriterOptions};

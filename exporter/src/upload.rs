@@ -11,6 +11,7 @@
 
 mod finish;
 mod found;
+mod landings;
 mod parcel;
 mod progress;
 mod queue;
@@ -20,7 +21,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use oci::{
@@ -33,6 +34,7 @@ use solver::Cancel;
 pub use self::{
     finish::{Brought, Push, Tagging},
     found::FoundError,
+    landings::Landings,
     parcel::{Blob, BlobSource, Document, Parcel, Place},
     rights::check_rights,
 };
@@ -162,6 +164,10 @@ impl Shared {
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// The same fetcher, stopping with us.

@@ -65,7 +65,8 @@ fn the_layers_of_the_target_are_sealed_while_the_build_runs() {
     let on_sealed = move |layer: &exporter::SealedLayer| {
         taking.lock().expect("no panic").insert(layer.descriptor.digest);
     };
-    let sealers = [workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 1, Arc::new(on_sealed))];
+    let sealer = workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 1, Arc::new(on_sealed));
+    let sealers = [Arc::new(sealer)];
     let ahead = SealAhead::new(&sealers, &graph);
     let has = |digest| announced.lock().expect("no panic").contains(&digest);
     assert!(has(Sha256Digest::of(b"base")), "a base layer is known from the beginning");

@@ -105,9 +105,9 @@ pub(super) fn sealers(
     executor: &LocalExecutor,
     surroundings: &Surroundings,
     sending: &Sending<'_>,
-) -> Vec<Sealer> {
+) -> Vec<Arc<Sealer>> {
     let sealer = |packing: Packing| {
-        Sealer::new(SealOptions {
+        Arc::new(Sealer::new(SealOptions {
             store: Arc::clone(executor.snapshots().store()),
             encoder: packing.encoder,
             base: packing.base,
@@ -118,7 +118,7 @@ pub(super) fn sealers(
             contents: Some(executor.contents()),
             fetcher: executor.snapshots().fetcher().clone(),
             on_sealed: sending.taker(request, &packing),
-        })
+        }))
     };
     let mut kinds: Vec<Packing> = Vec::new();
     for packing in request.packings() {

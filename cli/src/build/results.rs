@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -65,7 +66,7 @@ pub(super) fn assemble_all(
     request: &BuildRequest,
     epoch: Option<i64>,
     images: &[Image],
-    sealers: &[Sealer],
+    sealers: &[Arc<Sealer>],
 ) -> Result<Vec<(Form, Assembled)>, Failure> {
     let created = epoch.unwrap_or(NORMAL_TIME);
     let assemble = |form: Form| {

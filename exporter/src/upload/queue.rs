@@ -118,6 +118,16 @@ impl Host {
         }
     }
 
+    /// A repository that a blob has come into.
+    pub(super) fn landed(&self, blob: &Sha256Digest) -> Option<&str> {
+        self.blobs.get(blob).and_then(|task| task.landed.keys().next()).map(String::as_str)
+    }
+
+    /// Whether a blob is on its way.
+    pub(super) fn is_coming(&self, blob: &Sha256Digest) -> bool {
+        self.blobs.get(blob).is_some_and(|task| matches!(task.turn, Turn::Queued | Turn::Running))
+    }
+
     /// Begins nothing more.
     pub(super) fn give_up(&mut self) {
         self.queue.clear();
