@@ -9,6 +9,7 @@ use std::{borrow::Cow, io::Write};
 
 use oci::{
     ContentDigest, Entry, EntryKind, EntryTime, FileSource, Metadata, Tree,
+    store::sealed,
     tree::{NORMAL_TIME, content_time},
 };
 
@@ -50,7 +51,7 @@ impl TimePolicy {
     /// Names the policy in file names; policies that give equal bytes share a name.
     pub fn id(self) -> String {
         match self {
-            Self::Default | Self::Preserve => "normal".to_owned(),
+            Self::Default | Self::Preserve => sealed::NORMAL.to_owned(),
             Self::Epoch(seconds) => format!("epoch{seconds}"),
         }
     }

@@ -3,6 +3,10 @@
 //! Whoever reads a remote cache notes here what it says of each layer; whoever needs a layer's tree, or its blob, finds out
 //! here where to get it. Nothing is downloaded before that. What turns out to be gone or wrong there is *lost*: from then on
 //! nobody is told of it any more, and the records that name it are misses. Lives as long as the process.
+//!
+//! [`bring`] is how such a layer comes into the store.
+
+pub mod bring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +15,7 @@ use std::{
 
 use crate::{
     descriptor::Descriptor,
-    digest::{DiffId, TreeDigest},
+    digest::{DiffId, Sha256Digest, TreeDigest},
     layer::BlobOrigin,
 };
 
@@ -40,20 +44,42 @@ pub struct RemoteLayers {
 struct State {
     layers: BTreeMap<TreeDigest, RemoteLayer>,
     lost: BTreeSet<TreeDigest>,
+    /// Caches that nothing can be had from.
+    shut: BTreeSet<BlobOrigin>,
+}
+
+impl RemoteLayer {
+    /// All its blobs.
+    pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        self.blobs.values().chain([&self.tree_blob])
+    }
 }
 
 impl RemoteLayers {
-    /// Notes a layer; what was noted first stands. Nothing happens to one that is lost.
+    /// Notes a layer; what was noted first stands. Nothing happens to one that is lost, and one of a cache that has been
+    /// lost whole is lost unless another has it.
     pub fn note(&self, layer: RemoteLayer) {
         let mut state = self.lock();
-        if !state.lost.contains(&layer.tree) {
-            state.layers.entry(layer.tree).or_insert(layer);
+        if state.lost.contains(&layer.tree) || state.layers.contains_key(&layer.tree) {
+            return;
         }
+        if state.shut.contains(&layer.origin) {
+            state.lost.insert(layer.tree);
+            return;
+        }
+        state.layers.insert(layer.tree, layer);
     }
 
     /// Where the layer with this tree can be had.
     pub fn get(&self, tree: &TreeDigest) -> Option<RemoteLayer> {
         self.lock().layers.get(tree).cloned()
+    }
+
+    /// The same, if the layer has a blob by this encoder.
+    pub fn sealed_by(&self, tree: &TreeDigest, encoder: &str) -> Option<(RemoteLayer, Descriptor)> {
+        let layer = self.get(tree)?;
+        let descriptor = layer.blobs.get(encoder)?.clone();
+        Some((layer, descriptor))
     }
 
     /// The layer is not to be had, or not what it should be.
@@ -63,6 +89,31 @@ impl RemoteLayers {
         state.lost.insert(tree);
     }
 
+    /// This blob of a layer is not to be had, or not what it should be. Says whether it is one of ours.
+    pub fn lose_blob(&self, digest: &Sha256Digest) -> bool {
+        self.lose_all(|layer| layer.descriptors().any(|blob| blob.digest == *digest))
+    }
+
+    /// Nothing can be had from there: all its layers are lost.
+    pub fn lose_origin(&self, origin: &BlobOrigin) {
+        self.lock().shut.insert(origin.clone());
+        self.lose_all(|layer| layer.origin == *origin);
+    }
+
+    fn lose_all(&self, is_lost: impl Fn(&RemoteLayer) -> bool) -> bool {
+        let mut state = self.lock();
+        let lost: Vec<_> =
+            state.layers.extract_if(.., |_, layer| is_lost(layer)).map(|(tree, _)| tree).collect();
+        let is_any = !lost.is_empty();
+        state.lost.extend(lost);
+        is_any
+    }
+
+    /// How many layers have been lost: a build that fails is worth another try if more are than when it began.
+    pub fn count_lost(&self) -> usize {
+        self.lock().lost.len()
+    }
+
     /// Whether the layer has been lost.
     pub fn is_lost(&self, tree: &TreeDigest) -> bool {
         self.lock().lost.contains(tree)
@@ -70,5 +121,52 @@ impl RemoteLayers {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MediaType, Reference};
+
+    fn layer(name: u8, repository: &str) -> RemoteLayer {
+        let blob = |what: &str| Descriptor::of(MediaType::OciLayerGzip, format!("{what}{name}").as_bytes());
+        let reference: Reference = format!("localhost:5000/{repository}").parse().expect("a reference");
+        RemoteLayer {
+            tree: TreeDigest::new([name; 32]),
+            diff_id: Sha256Digest::of(&[name]).into(),
+            blobs: [("gzip".to_owned(), blob("layer"))].into(),
+            tree_blob: blob("tree"),
+            origin: BlobOrigin::Registry(reference),
+        }
+    }
+
+    #[test]
+    fn what_was_noted_first_stands_until_it_is_lost_and_then_nothing_brings_it_back() {
+        let layers = RemoteLayers::default();
+        layers.note(layer(1, "a"));
+        layers.note(layer(1, "b"));
+        let tree = layer(1, "a").tree;
+        assert_eq!(layers.get(&tree), Some(layer(1, "a")));
+        assert!(layers.sealed_by(&tree, "gzip").is_some() && layers.sealed_by(&tree, "zstd").is_none());
+        layers.lose(tree);
+        layers.note(layer(1, "b"));
+        assert!(layers.get(&tree).is_none() && layers.is_lost(&tree));
+        assert_eq!(layers.count_lost(), 1);
+    }
+
+    #[test]
+    fn a_blob_takes_its_layer_with_it_and_a_cache_all_of_its() {
+        let layers = RemoteLayers::default();
+        (1..=3).for_each(|name| layers.note(layer(name, "a")));
+        layers.note(layer(4, "b"));
+        assert!(!layers.lose_blob(&Sha256Digest::of(b"base")));
+        for (name, blob) in [(1, layer(1, "a").tree_blob), (2, layer(2, "a").blobs["gzip"].clone())] {
+            assert!(layers.lose_blob(&blob.digest) && layers.is_lost(&layer(name, "a").tree));
+        }
+        layers.lose_origin(&layer(3, "a").origin);
+        layers.note(layer(5, "a"));
+        assert!(layers.is_lost(&layer(3, "a").tree) && layers.is_lost(&layer(5, "a").tree));
+        assert!(layers.get(&layer(4, "b").tree).is_some() && layers.count_lost() == 4);
     }
 }

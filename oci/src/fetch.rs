@@ -13,6 +13,7 @@ use std::{
 use crate::{
     descriptor::Descriptor,
     digest::Sha256Digest,
+    elsewhere::RemoteLayers,
     layer::BlobOrigin,
     layout::{self, LayoutError},
     registry::{Registry, RegistryError},
@@ -60,12 +61,13 @@ pub struct Fetcher {
     store: Arc<Store>,
     registry: Registry,
     under_way: Arc<Mutex<HashMap<Sha256Digest, Arc<Mutex<()>>>>>,
+    elsewhere: RemoteLayers,
 }
 
 impl Fetcher {
     /// Brings blobs into `store`.
     pub fn new(store: Arc<Store>, registry: Registry) -> Self {
-        Self { store, registry, under_way: Arc::default() }
+        Self { store, registry, under_way: Arc::default(), elsewhere: RemoteLayers::default() }
     }
 
     /// The same, whose transfers end once this says so (see [`Registry::until`]).
@@ -81,6 +83,12 @@ impl Fetcher {
     /// The client behind [`BlobOrigin::Registry`].
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The built layers that remote caches have: whoever reads a cache notes them here, and whoever holds this fetcher, or
+    /// a clone of it, finds them.
+    pub fn elsewhere(&self) -> &RemoteLayers {
+        &self.elsewhere
     }
 
     /// A verified stream of a blob: from the store, else from its origin. Nothing is stored.
@@ -112,13 +120,18 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`].
     pub fn ensure(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> Result<(), FetchError> {
-        let turn = self.turn(descriptor.digest);
-        let copied = {
+        self.in_turn(descriptor.digest, || self.copy_if_missing(descriptor, origin))
+    }
+
+    /// Does something with a blob while nobody else who asks in this way does.
+    pub(crate) fn in_turn<T>(&self, digest: Sha256Digest, work: impl FnOnce() -> T) -> T {
+        let turn = self.turn(digest);
+        let done = {
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            self.copy_if_missing(descriptor, origin)
+            work()
         };
-        self.under_way().remove(&descriptor.digest);
-        copied
+        self.under_way().remove(&digest);
+        done
     }
 
     /// What callers that want the same blob wait on.

@@ -9,6 +9,7 @@
 //! and images.
 
 use std::{
+    fmt,
     io::{self, Read},
     path::PathBuf,
 };
@@ -52,6 +53,16 @@ pub enum BlobOrigin {
     Registry(Reference),
     /// The OCI layout in this directory.
     OciLayout(PathBuf),
+}
+
+impl fmt::Display for BlobOrigin {
+    /// The repository or directory.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(reference) => write!(f, "{}/{}", reference.registry, reference.repository),
+            Self::OciLayout(directory) => write!(f, "{}", directory.display()),
+        }
+    }
 }
 
 /// A file system: its layers, the base first.

@@ -34,6 +34,7 @@ use std::{fmt, future::Future, io::Read, path::PathBuf, sync::Arc, time::Duratio
 
 use bytes::Bytes;
 
+pub(crate) use self::error::find;
 use self::{
     auth::{Access, Auth, Wish},
     credentials::CredentialStore,

@@ -431,7 +431,7 @@ fn causes<'a>(
 }
 
 /// The first cause of a type.
-pub(super) fn find<'a, T: std::error::Error + 'static>(
+pub(crate) fn find<'a, T: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a T> {
     causes(error).find_map(|error| error.downcast_ref())

@@ -31,6 +31,8 @@ const EXTENSION: &str = "json";
 pub const CHUNKS: &str = "chunks";
 /// What the name of a base layer's blob has in the place of how times enter: they stay as they are.
 pub const BASE: &str = "base";
+/// What the name of a built layer's blob ends in where times enter as the layer's tree has them.
+pub const NORMAL: &str = "normal";
 
 /// The blob of a built layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

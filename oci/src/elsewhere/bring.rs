@@ -1,0 +1,349 @@
+//! Brings a layer out of a remote cache into the store: its tree, or a blob of it. From then on it is like any that was
+//! built here.
+//!
+//! Nothing that comes is believed. The tree must have the digest that names the layer; a blob has the size and digest of
+//! its descriptor, and is unpacked on its way, since its tar must have the diff ID that the cache has told. (That the files in
+//! it are those of the tree is seen by whoever writes them.) What is missing or wrong is *lost* at once, so that who tries
+//! again does without; and when a cache does not answer at all, everything in it is.
+
+use std::{
+    error::Error,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use super::RemoteLayer;
+use crate::{
+    descriptor::Descriptor,
+    digest::{DiffId, Sha256Hasher, TreeDigest},
+    fetch::Fetcher,
+    registry::{RegistryError, find},
+    store::{
+        BlobCopy, StoreError,
+        sealed::{self, SealedRecord},
+    },
+    tree::{Tree, TreeError},
+    unpacked::{MAX_LAYER, unpacked},
+    verify::BlobError,
+};
+
+/// Bytes of a tree, packed or not; one that has more is refused. Ours take some 150 an entry.
+const MAX_TREE: u64 = 512 << 20;
+/// How often a blob is asked for when what came was not it.
+const ATTEMPTS: usize = 3;
+/// Bytes read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Is told how many bytes have come; an error ends the transfer, and means that the build is stopped.
+pub type Watch<'a> = &'a (dyn Fn(usize) -> io::Result<()> + Sync);
+
+/// Why a layer did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum BringError {
+    /// It cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its bytes cannot be written.
+    #[error("cannot copy a layer out of the cache {from} into the store")]
+    Write {
+        /// What the cache is called.
+        from: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The cache does not have it after all, or something else in its place. [`super::RemoteLayers`] tells nobody of it any
+    /// more.
+    #[error("layer {:.12} cannot be had from the cache {from}", layer.hex())]
+    Lost {
+        /// The layer.
+        layer: TreeDigest,
+        /// What the cache is called.
+        from: String,
+        /// What is wrong.
+        #[source]
+        source: Loss,
+    },
+    /// The user stopped the build.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What is wrong with a layer in a cache.
+#[derive(Debug, thiserror::Error)]
+pub enum Loss {
+    /// A blob cannot be had, or cannot be read.
+    #[error("cannot read blob {}", blob.digest)]
+    Blob {
+        /// Which.
+        blob: Box<Descriptor>,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Its tree is none.
+    #[error("its tree makes no sense")]
+    Tree(#[source] TreeError),
+    /// Its tree is another layer's.
+    #[error("its tree is that of layer {:.12}", .0.hex())]
+    OtherTree(TreeDigest),
+    /// Its blob is another layer's.
+    #[error("its tar is {found}, and the cache says {told}")]
+    DiffId {
+        /// What the cache says.
+        told: DiffId,
+        /// What it is.
+        found: DiffId,
+    },
+    /// The cache names an encoder that cannot be one.
+    #[error("its encoder has the impossible name {0:?}")]
+    Encoder(String),
+}
+
+/// Makes sure that the store has the tree of a layer. `false` where it has not, and no cache is known to have it.
+///
+/// # Errors
+/// [`BringError`]
+pub fn tree(fetcher: &Fetcher, tree: &TreeDigest) -> Result<bool, BringError> {
+    let path = tree_path(tree);
+    fetcher.store().pin(&[&path])?;
+    let is_there = || fetcher.store().root().join(&path).is_file();
+    if is_there() {
+        return Ok(true);
+    }
+    let Some(layer) = fetcher.elsewhere().get(tree) else { return Ok(false) };
+    fetcher.in_turn(layer.tree_blob.digest, || {
+        if is_there() {
+            return Ok(true);
+        }
+        let bytes = tree_bytes(fetcher, &layer).map_err(|failed| failed.of(fetcher, &layer))?;
+        fetcher.store().write_atomic(&path, &bytes)?;
+        Ok(true)
+    })
+}
+
+/// Makes sure that the store has a blob of a layer: one by this encoder where the cache has one, else the smallest. `None`
+/// where no cache is known to have the layer.
+///
+/// # Errors
+/// [`BringError`]
+pub fn blob(
+    fetcher: &Fetcher,
+    tree: &TreeDigest,
+    encoder: Option<&str>,
+    watch: Watch<'_>,
+) -> Result<Option<SealedRecord>, BringError> {
+    let Some(layer) = fetcher.elsewhere().get(tree) else { return Ok(None) };
+    let Some((encoder, descriptor)) = best(&layer, encoder) else { return Ok(None) };
+    let name = format!("{encoder}.{}", sealed::NORMAL);
+    fetcher.in_turn(descriptor.digest, || {
+        if let Some(record) = sealed::read(fetcher.store(), tree, &name) {
+            return Ok(Some(record));
+        }
+        let copied = named(encoder).and_then(|()| copy(fetcher, &layer, descriptor, watch));
+        copied.map_err(|failed| failed.of(fetcher, &layer))?;
+        let record = SealedRecord { diff_id: layer.diff_id, descriptor: descriptor.clone() };
+        sealed::write(fetcher.store(), tree, &name, &record)?;
+        Ok(Some(record))
+    })
+}
+
+/// The blob of a layer that is brought.
+pub fn best<'a>(layer: &'a RemoteLayer, encoder: Option<&str>) -> Option<(&'a str, &'a Descriptor)> {
+    let wanted = encoder.and_then(|encoder| layer.blobs.get_key_value(encoder));
+    let chosen = wanted.or_else(|| layer.blobs.iter().min_by_key(|(_, blob)| blob.size));
+    chosen.map(|(encoder, blob)| (encoder.as_str(), blob))
+}
+
+/// Whether what stands behind an error says that nothing can be had from a cache, and not only that one blob cannot.
+pub fn is_shut(error: &(dyn Error + 'static)) -> bool {
+    let shut =
+        |error: &RegistryError| error.is_unavailable() || matches!(error, RegistryError::Denied { .. });
+    find(error).is_some_and(shut)
+}
+
+/// Why a layer did not come, before it is known of which cache that is told.
+enum Failed {
+    Store(StoreError),
+    Write(io::Error),
+    Loss(Loss),
+    Cancelled,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Failed {
+    /// A blob could not be read.
+    fn reading(blob: &Descriptor, source: io::Error) -> Self {
+        match find(&source) {
+            Some(RegistryError::Cancelled) => Self::Cancelled,
+            _ => Self::Loss(Loss::Blob { blob: Box::new(blob.clone()), source }),
+        }
+    }
+
+    /// What it means for the layer.
+    fn of(self, fetcher: &Fetcher, layer: &RemoteLayer) -> BringError {
+        let from = layer.origin.to_string();
+        match self {
+            Self::Store(error) => error.into(),
+            Self::Write(source) => BringError::Write { from, source },
+            Self::Cancelled => BringError::Cancelled,
+            Self::Loss(source) => {
+                fetcher.elsewhere().lose(layer.tree);
+                if is_shut(&source) {
+                    fetcher.elsewhere().lose_origin(&layer.origin);
+                }
+                BringError::Lost { layer: layer.tree, from, source }
+            }
+        }
+    }
+
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Loss(loss) if find::<BlobError>(loss).is_some())
+    }
+}
+
+/// Names of encoders are names of files in the store.
+fn named(encoder: &str) -> Result<(), Failed> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_name = encoder.len() <= 100 && encoder.starts_with(|c: char| c.is_ascii_alphanumeric());
+    match is_name && encoder.chars().all(is_plain) {
+        true => Ok(()),
+        false => Err(Failed::Loss(Loss::Encoder(encoder.chars().take(100).collect()))),
+    }
+}
+
+fn tree_path(tree: &TreeDigest) -> PathBuf {
+    Path::new("trees").join(tree.hex())
+}
+
+/// The canonical encoding of a layer's tree.
+fn tree_bytes(fetcher: &Fetcher, layer: &RemoteLayer) -> Result<Vec<u8>, Failed> {
+    let blob = &layer.tree_blob;
+    let wrong = |source| Failed::reading(blob, source);
+    let packed = again_if_damaged(|| read(fetcher, layer, blob).map_err(wrong))?;
+    let bytes = unpacked(&packed[..]).and_then(limited).map_err(wrong)?;
+    let tree = Tree::from_bytes(&bytes).map_err(|error| Failed::Loss(Loss::Tree(error)))?;
+    match tree.digest() {
+        digest if digest == layer.tree => Ok(bytes),
+        other => Err(Failed::Loss(Loss::OtherTree(other))),
+    }
+}
+
+fn read(fetcher: &Fetcher, layer: &RemoteLayer, blob: &Descriptor) -> io::Result<Vec<u8>> {
+    if blob.size > MAX_TREE {
+        return Err(too_large(blob.size));
+    }
+    limited(fetcher.open(blob, &layer.origin)?)
+}
+
+fn limited(stream: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.take(MAX_TREE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 {
+        size if size > MAX_TREE => Err(too_large(size)),
+        _ => Ok(bytes),
+    }
+}
+
+fn too_large(size: u64) -> io::Error {
+    io::Error::other(format!("a tree of {size} bytes is larger than {} MiB", MAX_TREE >> 20))
+}
+
+/// Tries again as long as what comes is not what was asked for.
+fn again_if_damaged<T>(attempt: impl Fn() -> Result<T, Failed>) -> Result<T, Failed> {
+    let mut done = attempt();
+    for _ in 1..ATTEMPTS {
+        if !done.as_ref().is_err_and(Failed::is_damage) {
+            break;
+        }
+        done = attempt();
+    }
+    done
+}
+
+/// Copies a blob into the store if it is not there, once its tar has turned out to be that of the layer.
+fn copy(fetcher: &Fetcher, layer: &RemoteLayer, blob: &Descriptor, watch: Watch<'_>) -> Result<(), Failed> {
+    again_if_damaged(|| copy_once(fetcher, layer, blob, watch))
+}
+
+fn copy_once(
+    fetcher: &Fetcher,
+    layer: &RemoteLayer,
+    blob: &Descriptor,
+    watch: Watch<'_>,
+) -> Result<(), Failed> {
+    let store = fetcher.store();
+    let is_stored = store.has_blob(&blob.digest, blob.size);
+    let copy = (!is_stored).then(|| store.blob_copy()).transpose()?;
+    let copy = copy.map(|copy| copy.expecting(blob.size));
+    let inner = fetcher.open(blob, &layer.origin).map_err(|error| Failed::reading(blob, error))?;
+    let mut arriving = Arriving { inner, copy, watch, failed: None };
+    let found = diff_id(&mut arriving);
+    if let Some(failed) = arriving.failed {
+        return Err(failed);
+    }
+    let found = found.map_err(|error| Failed::reading(blob, error))?;
+    if found != layer.diff_id {
+        return Err(Failed::Loss(Loss::DiffId { told: layer.diff_id, found }));
+    }
+    match arriving.copy {
+        Some(copy) => Ok(copy.commit_verified(&blob.digest, blob.size)?),
+        None => Ok(()),
+    }
+}
+
+/// The digest of the tar in a blob, which is read to its end.
+fn diff_id(blob: &mut Arriving<'_>) -> io::Result<DiffId> {
+    let mut hasher = Sha256Hasher::default();
+    {
+        let mut tar = unpacked(&mut *blob)?.take(MAX_LAYER + 1);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match tar.read(&mut chunk)? {
+                0 => break,
+                count => hasher.update(&chunk[..count]),
+            }
+        }
+        if tar.limit() == 0 {
+            return Err(io::Error::other(format!("the layer is larger than {} GiB", MAX_LAYER >> 30)));
+        }
+    }
+    // What the decoder leaves belongs to the blob, too.
+    io::copy(blob, &mut io::sink())?;
+    Ok(hasher.finish().into())
+}
+
+/// A verified blob that is written to the store while it is read.
+struct Arriving<'a> {
+    inner: Box<dyn Read + Send>,
+    copy: Option<BlobCopy>,
+    watch: Watch<'a>,
+    /// What failed on this side.
+    failed: Option<Failed>,
+}
+
+impl Arriving<'_> {
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+        (self.watch)(bytes.len()).map_err(|_| Failed::Cancelled)?;
+        match &mut self.copy {
+            Some(copy) => copy.write_all(bytes).map_err(Failed::Write),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Read for Arriving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.take(&buffer[..count]).map_err(|failed| {
+            self.failed = Some(failed);
+            io::Error::other("nobody takes the bytes any more")
+        })?;
+        Ok(count)
+    }
+}
