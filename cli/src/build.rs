@@ -12,7 +12,7 @@ use exporter::{LoadHelper, SealAhead, Tools, upload};
 use oci::Sha256Digest;
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
-    Cancel, Event, Graph,
+    CacheBackend, Caches, Cancel, Event, Graph,
     plan::{self, PlanError, Planned},
     schedule::SolveError,
 };
@@ -154,7 +154,9 @@ fn make(
         settled @ Event::Settled(..) => ahead.take(&settled),
         event => events(event),
     };
-    let images = solver::schedule::solve(graph, executor, &[&cache], &options, &told, &sending.stop);
+    let caches: &[&dyn CacheBackend] = &[&cache];
+    let images =
+        solver::schedule::solve(graph, executor, &Caches::near(caches), &options, &told, &sending.stop);
     let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
     let images = images.map_err(refused);
     let made = images.and_then(|images| {

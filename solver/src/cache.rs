@@ -62,6 +62,8 @@ pub struct Hit {
     /// Who made it; `None` where the same build did (an equal step ran), or where the answer is the chain of a later
     /// step and the step's own record is gone.
     pub made: Option<Made>,
+    /// What the distant cache is called that the answer is from; `None` where it is from a near one, or from this build.
+    pub from: Option<String>,
 }
 
 /// What is known of a step that the cache does not answer, before it runs.

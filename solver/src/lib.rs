@@ -25,10 +25,10 @@ pub use graph::{Graph, Target, Vertex, VertexId};
 pub use op::Op;
 pub use parser::ast::Span;
 pub use plan::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, plan};
-pub use schedule::{SolveError, SolveOptions, solve};
+pub use schedule::{Caches, SolveError, SolveOptions, solve};
 pub use traits::{
-    BaseImage, CacheBackend, Cancel, Executed, Executor, FailureKind, ImageName, Input, Resolver, Step,
-    StepFailure,
+    BaseImage, CacheBackend, Cancel, DistantCache, Executed, Executor, FailureKind, Found, ImageName, Input,
+    RecordWriter, Resolver, Step, StepFailure,
 };
 
 /// A solved image: everything but its bytes.

@@ -22,7 +22,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, thread};
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 use oci::{Snapshot, TreeDigest};
 
@@ -32,7 +32,7 @@ use crate::{
     event::{Event, EventSink},
     graph::{Graph, Target, VertexId},
     op::{Op, Source},
-    traits::{CacheBackend, Cancel, Executor, FailureKind, StepFailure},
+    traits::{CacheBackend, Cancel, DistantCache, Executor, FailureKind, RecordWriter, StepFailure},
 };
 use pool::{Pool, World};
 use steps::Steps;
@@ -47,6 +47,28 @@ pub struct SolveOptions {
     pub oldest: u64,
     /// Goes into the records.
     pub maker: Maker,
+}
+
+/// Everything that remembers results for a build.
+#[derive(Clone, Copy)]
+pub struct Caches<'a> {
+    /// Asked first, each for what those before it lack, and waited for. Every record is stored in each of them.
+    pub near: &'a [&'a dyn CacheBackend],
+    /// Asked for what those lack, all at the same time, and hardly waited for: what they answer late still counts. A
+    /// look-up that has not returned when the build ends is asked to, and left behind.
+    pub distant: &'a [Arc<dyn DistantCache>],
+    /// Get the records of all steps that ran, and of those cached whose record is known, each once.
+    pub writers: &'a [&'a dyn RecordWriter],
+    /// Time since the distant caches were first asked for anything: steps wait for them a quarter of a second, of which
+    /// what came before the schedule has used up its part.
+    pub clock: &'a (dyn Fn() -> Duration + Sync),
+}
+
+impl<'a> Caches<'a> {
+    /// Nothing is far away.
+    pub fn near(near: &'a [&'a dyn CacheBackend]) -> Self {
+        Self { near, distant: &[], writers: &[], clock: &|| Duration::MAX }
+    }
 }
 
 /// The step that failed, and why.
@@ -71,14 +93,21 @@ pub struct SolveError {
 pub fn solve(
     graph: &Graph,
     executor: &dyn Executor,
-    caches: &[&dyn CacheBackend],
+    caches: &Caches<'_>,
     options: &SolveOptions,
     events: &EventSink,
     cancel: &Cancel,
 ) -> Result<Vec<Image>, SolveError> {
     let stop = cancel.child();
-    let world =
-        World { graph, executor, caches, events, stop: &stop, maker: &options.maker, oldest: options.oldest };
+    let world = World {
+        graph,
+        executor,
+        caches: caches.near,
+        events,
+        stop: &stop,
+        maker: &options.maker,
+        oldest: options.oldest,
+    };
     let needed = steps::needed(graph);
     events(Event::Planned(shown(graph, &needed)));
     thread::scope(|scope| {

@@ -141,13 +141,18 @@ pub trait CacheBackend: Sync {
 /// A cache that is far away: every question is a round trip, and may take forever. So nobody waits for it who has something
 /// else to do; what it answers late still counts. Called from several threads at the same time. As any cache it never
 /// fails a build: trouble is a warning of its own, and a miss.
-pub trait DistantCache: Sync {
-    /// Looks keys up, all at the same time, and tells each answer as it comes: once for every key, from any thread. Returns
-    /// when all are told, or soon after `cancel` asks, with some untold.
+pub trait DistantCache: Send + Sync {
+    /// Looks keys up, all at the same time, those first that come first, and tells each answer as it comes: once for every
+    /// key, from any thread. Returns when all are told, or soon after `cancel` asks, with some untold; those are misses. A
+    /// build ends without waiting for that.
     fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync));
+}
 
-    /// Takes a record to be written in the background, and returns at once. Its layers are in the store, or in a cache
-    /// already.
+/// Writes records where other machines find them. Called from several threads at the same time; never fails a build.
+pub trait RecordWriter: Sync {
+    /// Takes a record to be written in the background, and returns at once. Its layers are in the store, or in a distant
+    /// cache that the build reads; it may be one that this very writer's cache has given. Called once for every step that
+    /// ran, and for every step that a cache has answered and whose record is known.
     fn store(&self, record: &Record);
 }
 

@@ -12,7 +12,7 @@ use solver::{Event, Hit, Stream, VertexId};
 use super::{Board, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty};
 
 fn hit() -> Hit {
-    Hit { definition: Tree::empty_digest(), made: None }
+    Hit { definition: Tree::empty_digest(), made: None, from: None }
 }
 
 /// Collects what a view writes.

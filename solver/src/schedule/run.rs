@@ -156,7 +156,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
     }
 
     fn tell_hit(&self, id: VertexId, made: Option<Made>) {
-        let hit = Hit { definition: self.steps.definition(self.steps.same(id)), made };
+        let hit = Hit { definition: self.steps.definition(self.steps.same(id)), made, from: None };
         (self.world.events)(Event::Cached(id, Box::new(hit)));
     }
 

@@ -17,7 +17,7 @@ use crate::{
     event::{Event, EventSink, Stream},
     graph::{Graph, Target, Vertex, VertexId},
     op::{BindMount, ContextSource, Copy, CopyItem, Exec, Mount, Op, Place, Selector, Source, Timestamps},
-    schedule::{SolveError, SolveOptions, solve},
+    schedule::{Caches, SolveError, SolveOptions, solve},
     traits::{CacheBackend, Cancel, Executed, Executor, FailureKind, Step, StepFailure},
 };
 
@@ -318,7 +318,7 @@ impl Dockerfile {
         events: &EventSink<'_>,
         cancel: &Cancel,
     ) -> Result<Vec<Snapshot>, SolveError> {
-        let images = solve(&self.0, world, caches, options, events, cancel)?;
+        let images = solve(&self.0, world, &Caches::near(caches), options, events, cancel)?;
         Ok(images.into_iter().map(|image| image.snapshot).collect())
     }
 }
