@@ -8,7 +8,7 @@
 //!
 //! How: [`http`] is one authorised exchange, [`hosts`] says where to look and [`scheme`] by which protocol, [`mirrors`] comes before the registry itself, [`auth`] answers challenges from [`credentials`], [`login`] tries new
 //! ones, [`retry`] says when to
-//! try again, [`tls`] whom to trust; [`manifest`], [`pull`] and [`push`] are the calls of the protocol. [`download`] is for files
+//! try again, [`tls`] whom to trust; [`manifest`], [`pull`], [`push`] and [`tags`] are the calls of the protocol. [`download`] is for files
 //! that have nothing to do with a registry.
 
 mod address;
@@ -28,6 +28,7 @@ mod pull;
 mod push;
 mod retry;
 mod scheme;
+mod tags;
 mod tls;
 
 use std::{fmt, future::Future, io::Read, path::PathBuf, sync::Arc, time::Duration};
@@ -276,6 +277,23 @@ impl Registry {
     ) -> Result<Sha256Digest, RegistryError> {
         let bytes = Bytes::copy_from_slice(bytes);
         self.retrying(reference, async || manifest::put(&self.inner, reference, media_type, &bytes).await)
+    }
+
+    /// All tags of the reference's repository, sorted; none where there is no repository.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
+        self.retrying(reference, async || tags::list(&self.inner, reference).await)
+    }
+
+    /// Takes a manifest out of the reference's repository, and with it the tags that stand for it; `false` where there was
+    /// none. Blobs go when the registry collects its garbage.
+    ///
+    /// # Errors
+    /// [`RegistryError`], for which [`RegistryError::is_unsupported`] says whether the registry deletes nothing.
+    pub fn delete(&self, reference: &Reference, digest: &Sha256Digest) -> Result<bool, RegistryError> {
+        self.retrying(reference, async || tags::delete(&self.inner, reference, digest).await)
     }
 
     /// Asks for a document wherever it may be.

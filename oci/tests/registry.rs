@@ -288,3 +288,38 @@ fn trusts_ssl_cert_file() {
     let result = checked.map_or_else(|error| told(&error), |()| "pushed".to_owned());
     writeln!(std::io::stdout(), "\nresult: {result}").expect("the parent listens");
 }
+
+#[test]
+fn what_is_deleted_is_gone_with_its_tags() {
+    let Some(server) = DockerRegistry::start() else { return };
+    let (registry, app) = (client(vec![]), server.reference("team/app"));
+    assert_eq!(registry.tags(&app).expect("answers"), Vec::<String>::new(), "no repository yet");
+    let config = Descriptor::of(MediaType::OciConfig, b"{}");
+    let open = || Ok(Box::new(Cursor::new(b"{}")) as Box<dyn Read + Send>);
+    registry.push_blob(&app, &config, None, &open, &|_| {}).expect("pushed");
+    let put = |tag: &str, note: &str| {
+        let annotations = [("note".to_owned(), note.to_owned())].into();
+        let media_type = Some(MediaType::OciManifest);
+        let manifest =
+            Manifest { schema_version: 2, media_type, config: config.clone(), layers: vec![], annotations };
+        let bytes = serde_json::to_vec(&manifest).expect("JSON");
+        let reference = oci::Reference { tag: Some(tag.to_owned()), ..app.clone() };
+        registry.push_manifest(&reference, &MediaType::OciManifest, &bytes).expect("pushed")
+    };
+    let (one, same, two) = (put("one", "1"), put("same", "1"), put("two", "2"));
+    assert_eq!(one, same);
+    assert_eq!(registry.tags(&app).expect("answers"), ["one", "same", "two"]);
+    assert!(registry.delete(&app, &one).expect("deleted"));
+    assert!(!registry.delete(&app, &one).expect("answers"), "it is gone");
+    assert_eq!(registry.tags(&app).expect("answers"), ["two"]);
+    let left = oci::Reference { digest: Some(two), ..app.clone() };
+    assert_eq!(registry.manifest(&left).expect("there").digest, two);
+}
+
+#[test]
+fn a_registry_that_deletes_nothing_says_so() {
+    let Some(server) = DockerRegistry::with(&Setup { keeps: true, ..Setup::default() }) else { return };
+    let (registry, app) = (client(vec![]), server.reference("app"));
+    let error = registry.delete(&app, &Sha256Digest::of(b"x")).expect_err("it may not");
+    assert!(error.is_unsupported(), "{error}");
+}

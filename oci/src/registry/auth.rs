@@ -53,6 +53,12 @@ impl Access {
         Self { registry: registry.to_owned(), repository: repository.to_owned(), scopes }
     }
 
+    /// To remove things from a repository.
+    pub fn delete(registry: &str, repository: &str) -> Self {
+        let scopes = vec![format!("repository:{repository}:delete")];
+        Self { registry: registry.to_owned(), repository: repository.to_owned(), scopes }
+    }
+
     /// To write to this repository what is read from another one of the registry.
     pub fn and_pull(mut self, repository: &str) -> Self {
         self.scopes.push(format!("repository:{repository}:pull"));

@@ -304,6 +304,12 @@ impl RegistryError {
         matches!(self, Self::Status { codes, .. } if codes.iter().any(|code| unknown.contains(&code.as_str())))
     }
 
+    /// Whether the registry does not do such a thing at all (distribution-spec: code `UNSUPPORTED`).
+    pub fn is_unsupported(&self) -> bool {
+        let says_so = |codes: &[String]| codes.iter().any(|code| code == "UNSUPPORTED");
+        matches!(self, Self::Status { status, codes, .. } if *status == 405 || says_so(codes))
+    }
+
     /// Whether what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })

@@ -41,6 +41,8 @@ pub struct Setup<'a> {
     pub clients: Option<&'a Path>,
     /// The address it listens at, if not the loopback's.
     pub host: Option<&'a str>,
+    /// Whether it deletes nothing, as most do unless they are told otherwise.
+    pub keeps: bool,
 }
 
 impl DockerRegistry {
@@ -84,8 +86,9 @@ impl DockerRegistry {
 
     fn config(setup: &Setup<'_>, directory: &Path, address: &str) -> String {
         let root = directory.join("data");
+        let deletes = !setup.keeps;
         let mut config = format!(
-            "version: 0.1\nlog:\n  level: info\nstorage:\n  delete:\n    enabled: true\n  filesystem:\n    \
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  delete:\n    enabled: {deletes}\n  filesystem:\n    \
              rootdirectory: {}\nhttp:\n  addr: {address}\n",
             root.display()
         );
