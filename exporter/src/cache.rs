@@ -8,11 +8,18 @@
 //!
 //! A cache never fails a build, never holds one up, and is never believed: what comes from it is verified when it is read.
 
+pub mod artifact;
 pub mod care;
+pub mod directory;
+pub mod reader;
+pub mod registry;
 pub mod seen;
 pub mod storage;
 pub mod writer;
 
+pub use directory::DirectoryStorage;
+pub use reader::{Reading, RemoteCache};
+pub use registry::RegistryStorage;
 pub use seen::{Seen, SeenBundle, SeenRecord};
-pub use storage::{Artifact, ArtifactKind, Storage, StorageError};
+pub use storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind};
 pub use writer::{BuildEnd, Mode, OnError, OwnChain, WriteError, Writer, WriterOptions};

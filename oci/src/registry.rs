@@ -188,6 +188,11 @@ impl Registry {
         Self { way: Way::Direct, ..self.clone() }
     }
 
+    /// The same client for what need not be had: what fails is tried again for seconds, not for minutes.
+    pub fn briefly(&self) -> Registry {
+        Self { inner: Arc::new(self.inner.with_limits(self.inner.limits.brief())), ..self.clone() }
+    }
+
     /// Gets a manifest or index.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
 //! Where a cache lies: a place for blobs, and for small artifacts under names.
 //!
-//! An implementation is one small file: a registry's repository, or a directory. An object store would be one more.
+//! An implementation is one small file: a registry's repository ([`super::registry`]), or a directory
+//! ([`super::directory`]). An object store would be one more: all it has to do is to keep bytes under names; what the bytes of
+//! an artifact are, [`super::artifact`] says.
 
 use std::io::{self, Read};
 
-use oci::{BlobOrigin, Descriptor, Reference};
+use oci::{BlobOrigin, Descriptor, MediaType, Reference, manifest::Manifest};
 use solver::Cancel;
 
 /// What an artifact is; decides its media types.
@@ -14,6 +16,22 @@ pub enum ArtifactKind {
     Record,
     /// All records that a build has used.
     Bundle,
+}
+
+impl ArtifactKind {
+    /// The type of its document, which is that of the artifact too.
+    pub fn media_type(self) -> MediaType {
+        let name = match self {
+            Self::Record => "application/vnd.layerwright.cache.record.v1+json",
+            Self::Bundle => "application/vnd.layerwright.cache.bundle.v1+zstd",
+        };
+        MediaType::Other(name.to_owned())
+    }
+
+    /// The kind with documents of a type.
+    pub fn of(media_type: &MediaType) -> Option<Self> {
+        [Self::Record, Self::Bundle].into_iter().find(|kind| kind.media_type() == *media_type)
+    }
 }
 
 /// A small document with a name, and the blobs that must live as long as it does.
@@ -29,15 +47,60 @@ pub struct Artifact {
     pub blobs: Vec<Descriptor>,
 }
 
+/// What a name stands for: whoever gives a cache's name may mean an image, which can be its own cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// Something a cache has written.
+    Artifact(Artifact),
+    /// An image.
+    Image(Box<Image>),
+    /// Images for several platforms, to be had by their digests.
+    Index(Vec<Descriptor>),
+}
+
+impl Named {
+    /// What a cache has written under the name.
+    pub fn artifact(self) -> Option<Artifact> {
+        match self {
+            Self::Artifact(artifact) => Some(artifact),
+            Self::Image(_) | Self::Index(_) => None,
+        }
+    }
+}
+
+/// An image as it lies in a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The bytes of its config, verified.
+    pub config: Vec<u8>,
+}
+
 /// Why a place for a cache gave or took nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct StorageError {
+    /// What it means for the next call.
+    pub kind: StorageErrorKind,
     /// What was tried, and where.
     pub what: String,
     /// Why it failed.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What a failure says of the place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorageErrorKind {
+    /// It did not do what was asked, and may not do the next thing either.
+    Failed,
+    /// It does not let us.
+    Denied,
+    /// It has a thing of that name, but not one that can be used.
+    Damaged,
+    /// Nobody wants an answer any more.
+    Cancelled,
 }
 
 /// A place for a cache. Called from several threads at the same time. Every call ends soon after `cancel` asks.
@@ -48,12 +111,12 @@ pub trait Storage: Send + Sync {
     /// Where its blobs can be had.
     fn origin(&self) -> BlobOrigin;
 
-    /// The artifact under a name, in one round trip where it is small; `None` where there is none. What is damaged or of no
-    /// known form is an error.
+    /// What a name, or the digest of what a name stands for (`sha256:...`), stands for: in one round trip where it is small;
+    /// `None` where there is nothing. What is damaged or of no known form is an error.
     ///
     /// # Errors
     /// It cannot be had, or is damaged.
-    fn get(&self, name: &str, cancel: &Cancel) -> Result<Option<Artifact>, StorageError>;
+    fn get(&self, name: &str, cancel: &Cancel) -> Result<Option<Named>, StorageError>;
 
     /// Puts an artifact under some names, the last writer's stays. Its blobs are there already.
     ///
@@ -62,7 +125,7 @@ pub trait Storage: Send + Sync {
     fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError>;
 
     /// Makes sure that a blob is there, and says whether its bytes had to be sent. `from` is another repository that may
-    /// have it.
+    /// have it; `open` begins the blob anew each time it is sent.
     ///
     /// # Errors
     /// It cannot be written, or `open` fails.
@@ -70,7 +133,7 @@ pub trait Storage: Send + Sync {
         &self,
         blob: &Descriptor,
         from: Option<&Reference>,
-        open: &dyn Fn() -> io::Result<Box<dyn Read + Send>>,
+        open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
         cancel: &Cancel,
     ) -> Result<bool, StorageError>;
 }

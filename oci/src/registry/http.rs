@@ -51,12 +51,12 @@ const SETTLED_PER_SECOND: u64 = 16 << 20;
 /// Everything that outlives a single call.
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub clients: Clients,
-    pub auth: Auth,
-    pub pauses: Pauses,
+    pub clients: Arc<Clients>,
+    pub auth: Arc<Auth>,
+    pub pauses: Arc<Pauses>,
     pub limits: Limits,
-    pub schemes: Schemes,
-    pub mirrors: Mirrors,
+    pub schemes: Arc<Schemes>,
+    pub mirrors: Arc<Mirrors>,
 }
 
 /// A request that can be sent more than once.
@@ -195,8 +195,21 @@ struct Answer {
 impl Inner {
     /// `notes` are told of mirrors.
     pub fn new(clients: Clients, auth: Auth, limits: Limits, notes: Notes) -> Self {
-        let mirrors = Mirrors::new(&limits, notes);
-        Self { clients, auth, limits, pauses: Pauses::default(), schemes: Schemes::default(), mirrors }
+        Self {
+            mirrors: Arc::new(Mirrors::new(&limits, notes)),
+            clients: Arc::new(clients),
+            auth: Arc::new(auth),
+            limits,
+            pauses: Arc::default(),
+            schemes: Arc::default(),
+        }
+    }
+
+    /// With another patience; all else is shared.
+    pub fn with_limits(&self, limits: Limits) -> Self {
+        let Self { clients, auth, pauses, limits: _, schemes, mirrors } = self;
+        let (clients, auth, pauses) = (Arc::clone(clients), Arc::clone(auth), Arc::clone(pauses));
+        Self { clients, auth, pauses, limits, schemes: Arc::clone(schemes), mirrors: Arc::clone(mirrors) }
     }
 
     /// Repeats an operation while its errors are worth it.

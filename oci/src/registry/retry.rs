@@ -48,7 +48,19 @@ impl Default for Limits {
     }
 }
 
+/// Who need not answer is waited for by this part of the patience with errors that seldom go away, ...
+const BRIEF: u32 = 3;
+/// ... and may be silent for this part of the time.
+const SILENT: u32 = 4;
+
 impl Limits {
+    /// For somebody who need not answer: others can, or nobody has to.
+    pub(super) fn brief(&self) -> Self {
+        let brief = self.short_patience / BRIEF;
+        let idle = self.idle / SILENT;
+        Self { idle, patience: brief, short_patience: brief, longest_retry_after: brief, ..self.clone() }
+    }
+
     /// The same, so many times as quick: for tests of what takes minutes.
     pub fn hurried(self, times: u32) -> Self {
         let Self { connect, idle, first_pause, longest_pause, longest_retry_after, patience, short_patience } =

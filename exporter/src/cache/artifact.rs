@@ -1,0 +1,144 @@
+//! The form of what a name stands for: an OCI manifest whose config is the artifact's document.
+//!
+//! The document is a blob like any other, and where it is small it is embedded in the config's descriptor too (`data`,
+//! image-spec, descriptor.md), so that who has the manifest has all. The layers are the blobs that must live as long. The same
+//! manifest lies in a registry under a tag, and in a directory in a file.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use oci::{
+    Descriptor, MediaType, Sha256Digest,
+    document::{self, Document, DocumentError},
+    manifest::Manifest,
+};
+use serde::{Deserialize, Serialize};
+
+use super::storage::{Artifact, ArtifactKind};
+
+/// Longest document that is read, in bytes.
+pub const MAX_DOCUMENT: u64 = 32 << 20;
+/// Documents up to this many bytes are embedded: with them, and base64's third more, a manifest stays well below the 4 MiB that
+/// registries take.
+const MAX_EMBEDDED: usize = 512 << 10;
+/// The annotation that holds the signature of the document, in base64.
+pub const SIGNATURE: &str = "dev.layerwright.cache.signature";
+
+/// The manifest of an artifact. Field order is the order of the JSON we write.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ArtifactManifest {
+    schema_version: u32,
+    media_type: MediaType,
+    artifact_type: MediaType,
+    config: Embedding,
+    layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// A descriptor with the bytes it describes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Embedding {
+    #[serde(flatten)]
+    descriptor: Descriptor,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+}
+
+/// Why a manifest is not that of an artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// Not a manifest, or not the document that it names.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The document is longer than anybody would write.
+    #[error("its document has {0} bytes, and the limit is {MAX_DOCUMENT}")]
+    TooLarge(u64),
+    /// Not JSON of the right shape.
+    #[error("not the manifest of an artifact")]
+    Json(#[from] serde_json::Error),
+    /// What should be base64 is not.
+    #[error("{0} is not base64")]
+    Base64(&'static str),
+}
+
+/// What a manifest says.
+#[derive(Debug)]
+pub enum Parsed {
+    /// An artifact with its document in it.
+    Whole(Artifact),
+    /// An artifact whose document has to be read: the blob of this descriptor.
+    Apart(Descriptor, Apart),
+    /// An image.
+    Image(Manifest),
+    /// Several.
+    Index(Vec<Descriptor>),
+}
+
+/// An artifact that lacks its document.
+#[derive(Debug)]
+pub struct Apart(Artifact);
+
+impl Apart {
+    /// With the bytes that the descriptor describes.
+    ///
+    /// # Errors
+    /// They are others.
+    pub fn with(self, descriptor: &Descriptor, document: Vec<u8>) -> Result<Artifact, ArtifactError> {
+        document::verify(descriptor, &document)?;
+        Ok(Artifact { document, ..self.0 })
+    }
+}
+
+/// The descriptor of an artifact's document.
+pub fn config(artifact: &Artifact) -> Descriptor {
+    Descriptor::of(artifact.kind.media_type(), &artifact.document)
+}
+
+/// The manifest of an artifact: the same bytes for the same artifact.
+pub fn manifest(artifact: &Artifact) -> Vec<u8> {
+    let embedded = artifact.document.len() <= MAX_EMBEDDED;
+    let data = embedded.then(|| BASE64_STANDARD.encode(&artifact.document));
+    let signature =
+        artifact.signature.iter().map(|bytes| (SIGNATURE.to_owned(), BASE64_STANDARD.encode(bytes)));
+    let manifest = ArtifactManifest {
+        schema_version: 2,
+        media_type: MediaType::OciManifest,
+        artifact_type: artifact.kind.media_type(),
+        config: Embedding { descriptor: config(artifact), data },
+        layers: artifact.blobs.clone(),
+        annotations: signature.collect(),
+    };
+    serde_json::to_vec(&manifest).expect("it has no map with keys that are not text")
+}
+
+/// What the bytes of a manifest say; its digest is for the caller to look at.
+///
+/// # Errors
+/// They are none.
+pub fn parse(media_type: &MediaType, bytes: &[u8]) -> Result<Parsed, ArtifactError> {
+    let manifest = match Document::parse(media_type, bytes)? {
+        Document::Index(index) => return Ok(Parsed::Index(index.manifests)),
+        Document::Manifest(manifest) => manifest,
+    };
+    let Some(kind) = ArtifactKind::of(&manifest.config.media_type) else {
+        return Ok(Parsed::Image(manifest));
+    };
+    let ArtifactManifest { config, layers, annotations, .. } = serde_json::from_slice(bytes)?;
+    let decoded = |text: &String, what| BASE64_STANDARD.decode(text).map_err(|_| ArtifactError::Base64(what));
+    let signature = annotations.get(SIGNATURE).map(|text| decoded(text, "its signature")).transpose()?;
+    let apart = Apart(Artifact { kind, document: Vec::new(), signature, blobs: layers });
+    if config.descriptor.size > MAX_DOCUMENT {
+        return Err(ArtifactError::TooLarge(config.descriptor.size));
+    }
+    match &config.data {
+        Some(data) => Ok(Parsed::Whole(apart.with(&config.descriptor, decoded(data, "its document")?)?)),
+        None => Ok(Parsed::Apart(config.descriptor, apart)),
+    }
+}
+
+/// The digest a name is, where it is one.
+pub fn as_digest(name: &str) -> Option<Sha256Digest> {
+    name.parse().ok()
+}

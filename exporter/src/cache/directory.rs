@@ -1,0 +1,201 @@
+//! A cache in a directory: blobs in `blobs/sha256/HEX`, as in an OCI layout, and manifests in `names/NAME.json`.
+//!
+//! Several builds may write at the same time, and one may read while others write: every file is written beside its place and
+//! renamed into it, so it is there whole or not at all, and the last writer of a name stays. What a directory has lost or what
+//! somebody has changed in it is found out by its digest. Reading needs no right to write.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use oci::{BlobOrigin, Descriptor, Reference, Sha256Digest, document, layout, verify::Verified};
+use solver::Cancel;
+
+use super::{
+    artifact::{self, Parsed},
+    storage::{Artifact, Image, Named, Storage, StorageError, StorageErrorKind},
+};
+use crate::outputs::file::{NewFile, open_directory, write_file};
+
+/// Bytes that are copied between two looks at whether somebody wants them.
+const PIECE: usize = 256 << 10;
+
+/// A cache in a directory.
+#[derive(Debug, Clone)]
+pub struct DirectoryStorage {
+    directory: PathBuf,
+    name: String,
+}
+
+impl DirectoryStorage {
+    /// In this directory, which is made when something is written to it.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), name: directory.display().to_string() }
+    }
+
+    /// The file of a name; `None` for what can be no name.
+    fn name_path(&self, name: &str) -> Option<PathBuf> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let is_name =
+            !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(plain);
+        is_name.then(|| self.directory.join("names").join(format!("{name}.json")))
+    }
+
+    fn blob_path(&self, digest: &Sha256Digest) -> PathBuf {
+        self.directory.join("blobs/sha256").join(digest.hex())
+    }
+}
+
+impl Storage for DirectoryStorage {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn origin(&self) -> BlobOrigin {
+        BlobOrigin::OciLayout(self.directory.clone())
+    }
+
+    fn get(&self, name: &str, _cancel: &Cancel) -> Result<Option<Named>, StorageError> {
+        let manifest = match artifact::as_digest(name) {
+            Some(digest) => read(&self.blob_path(&digest), document::MAX_SIZE),
+            None => self.name_path(name).map_or(Ok(None), |path| read(&path, document::MAX_SIZE)),
+        };
+        let named = manifest.and_then(|bytes| bytes.map(|bytes| self.named(name, &bytes)).transpose());
+        named.map_err(|source| failed(format!("cannot read {name} in {}", self.name), source))
+    }
+
+    fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError> {
+        let written = self.write_document(artifact, cancel).and_then(|()| {
+            let manifest = artifact::manifest(artifact);
+            names.iter().try_for_each(|name| self.write_name(name, &manifest))
+        });
+        written
+            .map_err(|source| failed(format!("cannot write {} to {}", names.join(", "), self.name), source))
+    }
+
+    fn put_blob(
+        &self,
+        blob: &Descriptor,
+        _from: Option<&Reference>,
+        open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
+        cancel: &Cancel,
+    ) -> Result<bool, StorageError> {
+        let put = self.write_blob(blob, open, cancel);
+        put.map_err(|source| failed(format!("cannot write blob {} to {}", blob.digest, self.name), source))
+    }
+}
+
+impl DirectoryStorage {
+    /// What a manifest stands for.
+    fn named(&self, name: &str, manifest: &[u8]) -> io::Result<Named> {
+        if let Some(digest) = artifact::as_digest(name)
+            && Sha256Digest::of(manifest) != digest
+        {
+            return Err(invalid("its bytes have another digest"));
+        }
+        let media_type = document::media_type(None, manifest).map_err(invalid)?;
+        Ok(match artifact::parse(&media_type, manifest).map_err(invalid)? {
+            Parsed::Whole(artifact) => Named::Artifact(artifact),
+            Parsed::Apart(config, apart) => {
+                let document = self.document(&config)?;
+                Named::Artifact(apart.with(&config, document).map_err(invalid)?)
+            }
+            Parsed::Image(manifest) => {
+                let config = self.document(&manifest.config)?;
+                Named::Image(Box::new(Image { manifest, config }))
+            }
+            Parsed::Index(manifests) => Named::Index(manifests),
+        })
+    }
+
+    /// The verified bytes of a document.
+    fn document(&self, descriptor: &Descriptor) -> io::Result<Vec<u8>> {
+        let bytes = read(&self.blob_path(&descriptor.digest), artifact::MAX_DOCUMENT)?;
+        let bytes = bytes.ok_or_else(|| invalid(format!("blob {} is gone", descriptor.digest)))?;
+        document::verify(descriptor, &bytes).map_err(invalid)?;
+        Ok(bytes)
+    }
+
+    fn write_document(&self, artifact: &Artifact, cancel: &Cancel) -> io::Result<()> {
+        let open = || Ok(Box::new(io::Cursor::new(artifact.document.clone())) as Box<dyn Read + Send>);
+        self.write_blob(&artifact::config(artifact), &open, cancel).map(drop)
+    }
+
+    fn write_name(&self, name: &str, manifest: &[u8]) -> io::Result<()> {
+        let path = self.name_path(name).ok_or_else(|| invalid("not a name"))?;
+        fs::create_dir_all(self.directory.join("names"))?;
+        write_file(&path, manifest)
+    }
+
+    /// Whether the bytes had to be written. A blob that is there is read once, so that a damaged one is mended.
+    fn write_blob(
+        &self,
+        blob: &Descriptor,
+        open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
+        cancel: &Cancel,
+    ) -> io::Result<bool> {
+        let path = self.blob_path(&blob.digest);
+        if let Ok(file) = layout::open_blob(&self.directory, &blob.digest)
+            && copy(&mut Verified::new(file, blob), &mut io::sink(), cancel).is_ok()
+        {
+            return Ok(false);
+        }
+        let directory = self.directory.join("blobs/sha256");
+        fs::create_dir_all(&directory)?;
+        let parent = open_directory(&directory)?;
+        let mut file = NewFile::create(&parent, path.file_name().expect("a blob's path ends in its name"))?;
+        copy(&mut Verified::new(open()?, blob), &mut file, cancel)?;
+        file.commit()?;
+        Ok(true)
+    }
+}
+
+/// The bytes of a small regular file; `None` where there is none.
+fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    // Without O_NONBLOCK, to open a FIFO would wait for its writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = match File::options().read(true).custom_flags(nonblocking).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(invalid("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(invalid(format!("longer than {limit} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+fn copy(from: &mut impl Read, to: &mut impl Write, cancel: &Cancel) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        if cancel.is_requested() {
+            // Not `Interrupted`, which is tried again.
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "cancelled"));
+        }
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => to.write_all(&buffer[..count])?,
+        }
+    }
+}
+
+fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+fn failed(what: String, source: io::Error) -> StorageError {
+    let kind = match source.kind() {
+        io::ErrorKind::PermissionDenied => StorageErrorKind::Denied,
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StorageErrorKind::Damaged,
+        io::ErrorKind::TimedOut => StorageErrorKind::Cancelled,
+        _ => StorageErrorKind::Failed,
+    };
+    StorageError { kind, what, source: Some(source.into()) }
+}
