@@ -9,7 +9,7 @@ use std::sync::Arc;
 use oci::RemoteLayers;
 use solver::{
     Cancel,
-    cache::{Key, Record},
+    cache::Key,
     traits::{DistantCache, Found},
 };
 
@@ -51,11 +51,7 @@ impl RemoteCache {
 
 impl DistantCache for RemoteCache {
     fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
-        let _ = cancel;
+        let _ = (cancel, &self.reading);
         keys.iter().for_each(|key| tell(*key, None));
-    }
-
-    fn store(&self, record: &Record) {
-        let _ = (record, &self.reading);
     }
 }
