@@ -4,7 +4,8 @@
 //! are plain values: they can be cloned, compared and printed, and none of them does I/O. The leaves are
 //! [`store`] (content-addressed files on disk), [`registry`] (the distribution-spec client), [`layout`] (reading an OCI layout),
 //! [`documents`] (what names an image, wherever that lies), [`elsewhere`] (built layers that a remote cache has), [`fetch`]
-//! (a blob from wherever it lies, into the store) and [`mod@unpacked`] (the tar in a layer's blob).
+//! (a blob from wherever it lies, into the store), [`packed`] (small documents of a remote cache) and [`mod@unpacked`] (the tar
+//! in a layer's blob).
 //!
 //! Nothing here knows what a Dockerfile is.
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod image;
 pub mod layer;
 pub mod layout;
 pub mod manifest;
+pub mod packed;
 pub mod platform;
 pub mod reference;
 pub mod registry;
