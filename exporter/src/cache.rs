@@ -9,17 +9,26 @@
 //! A cache never fails a build, never holds one up, and is never believed: what comes from it is verified when it is read.
 
 pub mod artifact;
+pub mod bundle;
 pub mod care;
 pub mod directory;
+pub mod inline;
+pub mod names;
 pub mod reader;
+pub mod record;
 pub mod registry;
 pub mod seen;
+pub mod sign;
 pub mod storage;
 pub mod writer;
 
+pub use bundle::{Bundle, SignedRecord};
 pub use directory::DirectoryStorage;
+pub use inline::{Inline, InlineStep};
 pub use reader::{Reading, RemoteCache};
+pub use record::{Described, FormatError, RemoteRecord};
 pub use registry::RegistryStorage;
 pub use seen::{Seen, SeenBundle, SeenRecord};
+pub use sign::{KeyError, SignKey, TrustKeys};
 pub use storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind};
 pub use writer::{BuildEnd, Mode, OnError, OwnChain, WriteError, Writer, WriterOptions};
