@@ -19,16 +19,7 @@ pub struct SealAhead<'a> {
 impl<'a> SealAhead<'a> {
     /// Offers the base layers of the targets of `graph`, and will offer what [`SealAhead::take`] hears of.
     pub fn new(sealers: &'a [Arc<Sealer>], graph: &Graph) -> Self {
-        let parent = |id: &VertexId| graph.vertex(*id).inputs.first().copied();
-        let chain = |id| std::iter::successors(Some(id), parent);
-        let wanted: BTreeSet<_> = graph.targets.iter().flat_map(|target| chain(target.vertex)).collect();
-        // The only layer of what a merge lays on top is one of its own.
-        let merged = |id: &VertexId| match graph.vertex(*id) {
-            vertex if vertex.op == Op::Merge => vertex.inputs.get(1).copied(),
-            _ => None,
-        };
-        let merged: Vec<_> = wanted.iter().filter_map(merged).collect();
-        let ahead = Self { sealers, wanted: wanted.into_iter().chain(merged).collect() };
+        let ahead = Self { sealers, wanted: own_chain(graph) };
         for id in &ahead.wanted {
             if let Op::Source(source) = &graph.vertex(*id).op {
                 ahead.offer(&source_snapshot(source));
@@ -49,4 +40,18 @@ impl<'a> SealAhead<'a> {
     fn offer(&self, snapshot: &Snapshot) {
         self.sealers.iter().for_each(|sealer| sealer.offer(snapshot));
     }
+}
+
+/// The vertices whose layers the targets of a graph have for their own.
+pub(crate) fn own_chain(graph: &Graph) -> BTreeSet<VertexId> {
+    let parent = |id: &VertexId| graph.vertex(*id).inputs.first().copied();
+    let chain = |id| std::iter::successors(Some(id), parent);
+    let wanted: BTreeSet<_> = graph.targets.iter().flat_map(|target| chain(target.vertex)).collect();
+    // The only layer of what a merge lays on top is one of its own.
+    let merged = |id: &VertexId| match graph.vertex(*id) {
+        vertex if vertex.op == Op::Merge => vertex.inputs.get(1).copied(),
+        _ => None,
+    };
+    let merged: Vec<_> = wanted.iter().filter_map(merged).collect();
+    wanted.into_iter().chain(merged).collect()
 }

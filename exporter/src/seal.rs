@@ -15,7 +15,7 @@ mod turn;
 mod work;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     path::PathBuf,
     sync::{
@@ -23,6 +23,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use oci::{
@@ -52,6 +53,8 @@ pub type OnSealed = Arc<dyn Fn(&SealedLayer) + Send + Sync>;
 
 /// Layers whose serial parts (reading, hashing) are done at the same time; their chunks share the pipeline's threads.
 const WORKERS: usize = 4;
+/// How often who waits for a layer, but not for its own sake, looks whether it is to stop.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// A layer as an image names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,6 +232,8 @@ struct State {
     layers: BTreeMap<TreeDigest, Slot>,
     /// Offered layers, in order; those that somebody has taken since are no longer [`Slot::Queued`].
     queue: VecDeque<Job>,
+    /// Those that [`SealOptions::on_sealed`] hears of.
+    announced: BTreeSet<TreeDigest>,
 }
 
 /// How far a built layer is.
@@ -284,9 +289,14 @@ impl Sealer {
     /// that were offered before.
     pub fn offer(&self, snapshot: &Snapshot) {
         let mut state = self.shared.lock();
-        let State { layers, queue } = &mut *state;
-        let mut offered = 0;
+        let State { layers, queue, announced } = &mut *state;
+        let (mut offered, mut late) = (0, Vec::new());
         for job in snapshot.chain().filter_map(|(chain, layer)| self.shared.job(chain, layer)) {
+            if announced.insert(job.tree)
+                && let Some(Slot::Done(Ok(sealed))) = layers.get(&job.tree)
+            {
+                late.push(sealed.clone());
+            }
             layers.entry(job.tree).or_insert_with(|| {
                 queue.push_back(job);
                 offered += 1;
@@ -296,7 +306,52 @@ impl Sealer {
         drop(state);
         self.shared.changed.notify_all();
         self.hire(offered);
+        late.iter().for_each(|sealed| (self.shared.options.on_sealed)(sealed));
         self.shared.announce_base(snapshot);
+    }
+
+    /// What built layers are made into.
+    pub fn encoder(&self) -> Encoder {
+        self.shared.options.encoder
+    }
+
+    /// How times enter them.
+    pub fn times(&self) -> TimePolicy {
+        self.shared.options.times
+    }
+
+    /// Seals one layer for somebody who is not the image: [`SealOptions::on_sealed`] hears of it only if it is offered as
+    /// well. `chain` is the digest of the snapshot that ends in the layer. Waits for its turn among the offered ones, and
+    /// no longer than until `stop` asks.
+    ///
+    /// # Errors
+    /// It could not be sealed.
+    pub fn seal_aside(
+        &self,
+        chain: TreeDigest,
+        layer: &Layer,
+        stop: &Cancel,
+    ) -> Result<SealedLayer, Arc<SealError>> {
+        let job = Job::of(chain, layer);
+        let tree = job.tree;
+        let mut state = self.shared.lock();
+        if !state.layers.contains_key(&tree) {
+            state.layers.insert(tree, Slot::Queued);
+            state.queue.push_back(job);
+            drop(state);
+            self.shared.changed.notify_all();
+            self.hire(1);
+            state = self.shared.lock();
+        }
+        loop {
+            match state.layers.get(&tree) {
+                Some(Slot::Done(sealed)) => return sealed.clone().map(|sealed| *sealed),
+                _ if stop.is_requested() || self.shared.is_unwanted() => {
+                    return Err(Arc::new(SealError::Cancelled));
+                }
+                _ => state = self.shared.wait_briefly(state),
+            }
+        }
     }
 
     /// Starts workers for so many more layers. What no thread can be had for is sealed by who needs it.
@@ -356,6 +411,11 @@ impl Shared {
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for who looks around now and then.
+    fn wait_briefly<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Whether a layer of a base image is made anew. What is in no format we know is not: its error is told elsewhere.
@@ -432,10 +492,16 @@ impl Shared {
     /// Seals a layer that has been marked as running, and tells those who wait for it.
     fn settle(&self, job: &Job) {
         let sealed = self.run(job).map(Box::new).map_err(Arc::new);
-        if let Ok(sealed) = &sealed {
+        let mut state = self.lock();
+        if let Ok(sealed) = &sealed
+            && state.announced.contains(&job.tree)
+        {
+            drop(state);
             (self.options.on_sealed)(sealed);
+            state = self.lock();
         }
-        self.lock().layers.insert(job.tree, Slot::Done(sealed));
+        state.layers.insert(job.tree, Slot::Done(sealed));
+        drop(state);
         self.changed.notify_all();
     }
 

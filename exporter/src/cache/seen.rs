@@ -11,24 +11,24 @@ use std::{
 use oci::{BlobOrigin, TreeDigest};
 use solver::Record;
 
+use super::{bundle::SignedRecord, record::RemoteRecord};
+
 /// A record as it stands in a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenRecord {
     /// What it says.
-    pub record: Record,
-    /// The document that says it.
-    pub document: Arc<[u8]>,
-    /// Ed25519 signature of the document, where it has one.
-    pub signature: Option<Vec<u8>>,
+    pub remote: RemoteRecord,
+    /// The bytes that say it.
+    pub signed: SignedRecord,
 }
 
 /// A bundle as it stands in a cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SeenBundle {
     /// Its document.
-    pub document: Arc<[u8]>,
-    /// The good records in it.
-    pub records: Vec<SeenRecord>,
+    pub document: Vec<u8>,
+    /// The records in it that may be believed.
+    pub records: Vec<Arc<SeenRecord>>,
 }
 
 /// What has been read. Cheap to clone; a clone is the same list.
@@ -40,42 +40,51 @@ pub struct Seen {
 #[derive(Debug, Default)]
 struct State {
     /// By content and definition key: the record, and the places that have it.
-    records: BTreeMap<(TreeDigest, TreeDigest), (SeenRecord, BTreeSet<BlobOrigin>)>,
+    records: BTreeMap<(TreeDigest, TreeDigest), (Arc<SeenRecord>, BTreeSet<BlobOrigin>)>,
     /// By place and name.
-    bundles: BTreeMap<(BlobOrigin, String), SeenBundle>,
+    bundles: BTreeMap<(BlobOrigin, String), Arc<SeenBundle>>,
 }
 
 impl Seen {
-    /// A good record was read at a place. What was noted first stands.
-    pub fn note(&self, place: &BlobOrigin, record: SeenRecord) {
+    /// A record that may be believed was read at a place. What was noted first stands.
+    pub fn note(&self, place: &BlobOrigin, seen: Arc<SeenRecord>) {
         let mut state = self.lock();
-        let key = (record.record.content, record.record.definition);
-        let (known, places) =
-            state.records.entry(key).or_insert_with(|| (record.clone(), BTreeSet::default()));
-        if known.document == record.document {
-            places.insert(place.clone());
+        let key = (seen.remote.record.content, seen.remote.record.definition);
+        let known = state.records.entry(key).or_insert_with(|| (Arc::clone(&seen), BTreeSet::default()));
+        if known.0.signed == seen.signed {
+            known.1.insert(place.clone());
         }
     }
 
-    /// A bundle was read at a place; its good records are noted, too.
+    /// A bundle was read at a place; its records are noted, too.
     pub fn note_bundle(&self, place: &BlobOrigin, name: &str, bundle: SeenBundle) {
-        bundle.records.iter().for_each(|record| self.note(place, record.clone()));
-        self.lock().bundles.insert((place.clone(), name.to_owned()), bundle);
+        bundle.records.iter().for_each(|seen| self.note(place, Arc::clone(seen)));
+        self.lock().bundles.insert((place.clone(), name.to_owned()), Arc::new(bundle));
     }
 
-    /// This very record as some cache has it, and whether it is known to be at `place`.
-    pub fn record(&self, record: &Record, place: &BlobOrigin) -> Option<(SeenRecord, bool)> {
+    /// This very record as some cache has it, and whether it is known to be at `place`. Where its base layers can be had
+    /// makes no difference.
+    pub fn record(&self, record: &Record, place: &BlobOrigin) -> Option<(Arc<SeenRecord>, bool)> {
         let state = self.lock();
         let (seen, places) = state.records.get(&(record.content, record.definition))?;
-        (seen.record == *record).then(|| (seen.clone(), places.contains(place)))
+        is_same(&seen.remote.record, record).then(|| (Arc::clone(seen), places.contains(place)))
     }
 
     /// The bundle of a name that was read at a place.
-    pub fn bundle(&self, place: &BlobOrigin, name: &str) -> Option<SeenBundle> {
+    pub fn bundle(&self, place: &BlobOrigin, name: &str) -> Option<Arc<SeenBundle>> {
         self.lock().bundles.get(&(place.clone(), name.to_owned())).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether two records say the same.
+fn is_same(one: &Record, other: &Record) -> bool {
+    let Record { definition, content, parent, snapshot, pre_image, made } = one;
+    (definition, content, parent) == (&other.definition, &other.content, &other.parent)
+        && (pre_image, made) == (&other.pre_image, &other.made)
+        && snapshot.layers.len() == other.snapshot.layers.len()
+        && snapshot.digest() == other.snapshot.digest()
 }

@@ -1,0 +1,249 @@
+//! Which records are to be written, what has to be at the cache's place before, and how far that is. Pure bookkeeping:
+//! nothing is sent here.
+//!
+//! A need is met once, however many records have it. A record is ready as soon as all its needs are met, and goes before
+//! needs of others: what is published is not lost when the build is killed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use oci::TreeDigest;
+
+/// Needs that are met at the same time; those who meet them wait most of the time, and records must get through.
+const BRINGING: usize = 4;
+
+/// What must be at the place before a record names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Need {
+    /// Blob and tree of a built layer.
+    Layer(TreeDigest),
+    /// The list of the files that this digest stands for in a pre-image.
+    Inventory(TreeDigest),
+}
+
+/// What a worker is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Task<R> {
+    /// Bring something to the place.
+    Bring(Need),
+    /// Put a record there: all that it names is there.
+    Publish(usize, Arc<R>),
+}
+
+/// The records of a build on their way to a cache.
+pub(super) struct Ledger<R> {
+    entries: Vec<Entry<R>>,
+    needs: BTreeMap<Need, State>,
+    /// Needs that nobody is at.
+    open: VecDeque<Need>,
+    /// Records that nobody is at and that need nothing more.
+    ready: VecDeque<usize>,
+    bringing: usize,
+    publishing: usize,
+}
+
+struct Entry<R> {
+    record: Arc<R>,
+    /// What is not there yet.
+    missing: BTreeSet<Need>,
+    state: Progress,
+}
+
+/// How far a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    There,
+    Lost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    There,
+    Failed,
+}
+
+impl<R> Default for Ledger<R> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            needs: BTreeMap::new(),
+            open: VecDeque::new(),
+            ready: VecDeque::new(),
+            bringing: 0,
+            publishing: 0,
+        }
+    }
+}
+
+impl<R> Ledger<R> {
+    /// Wants a record at the place; says how much more there is to do.
+    pub(super) fn want(&mut self, record: R, needs: impl IntoIterator<Item = Need>) -> usize {
+        let (mut missing, mut work, mut state) = (BTreeSet::new(), 1, Progress::Waiting);
+        for need in needs {
+            let open = &mut self.open;
+            let known = self.needs.entry(need).or_insert_with(|| {
+                open.push_back(need);
+                work += 1;
+                State::Open
+            });
+            match known {
+                State::Open => _ = missing.insert(need),
+                State::There => {}
+                State::Failed => state = Progress::Lost,
+            }
+        }
+        if missing.is_empty() && state == Progress::Waiting {
+            self.ready.push_back(self.entries.len());
+        }
+        self.entries.push(Entry { record: Arc::new(record), missing, state });
+        work
+    }
+
+    /// A record that is at the place already.
+    pub(super) fn know(&mut self, record: R) {
+        self.entries.push(Entry {
+            record: Arc::new(record),
+            missing: BTreeSet::new(),
+            state: Progress::There,
+        });
+    }
+
+    /// The next thing to do, if anything can be done now.
+    pub(super) fn take(&mut self) -> Option<Task<R>> {
+        if let Some(index) = self.ready.pop_front() {
+            self.publishing += 1;
+            return Some(Task::Publish(index, Arc::clone(&self.entries[index].record)));
+        }
+        if self.bringing == BRINGING {
+            return None;
+        }
+        let need = self.open.pop_front()?;
+        self.bringing += 1;
+        Some(Task::Bring(need))
+    }
+
+    /// What came of a need.
+    pub(super) fn brought(&mut self, need: Need, is_there: bool) {
+        self.bringing -= 1;
+        self.needs.insert(need, if is_there { State::There } else { State::Failed });
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            if !entry.missing.remove(&need) {
+                continue;
+            }
+            match entry.state {
+                Progress::Waiting if !is_there => entry.state = Progress::Lost,
+                Progress::Waiting if entry.missing.is_empty() => self.ready.push_back(index),
+                _ => {}
+            }
+        }
+    }
+
+    /// What came of a record.
+    pub(super) fn published(&mut self, index: usize, is_there: bool) {
+        self.publishing -= 1;
+        self.entries[index].state = if is_there { Progress::There } else { Progress::Lost };
+    }
+
+    /// Begins nothing more.
+    pub(super) fn give_up(&mut self) {
+        self.open.clear();
+        self.ready.clear();
+        let waiting = self.entries.iter_mut().filter(|entry| entry.state == Progress::Waiting);
+        waiting.for_each(|entry| entry.state = Progress::Lost);
+    }
+
+    /// Whether there is nothing under way and nothing to begin.
+    pub(super) fn is_idle(&self) -> bool {
+        self.bringing + self.publishing == 0 && self.open.is_empty() && self.ready.is_empty()
+    }
+
+    /// All records so far, in the order in which they came.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Arc<R>> {
+        self.entries.iter().map(|entry| &entry.record)
+    }
+
+    /// Those that are at the place.
+    pub(super) fn there(&self) -> impl Iterator<Item = &Arc<R>> {
+        let there = self.entries.iter().filter(|entry| entry.state == Progress::There);
+        there.map(|entry| &entry.record)
+    }
+
+    /// How many will not get there.
+    pub(super) fn lost(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.state == Progress::Lost).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(name: &str) -> Need {
+        Need::Layer(TreeDigest::from(blake3::hash(name.as_bytes())))
+    }
+
+    fn there(ledger: &Ledger<&'static str>) -> Vec<&'static str> {
+        ledger.there().map(|record| **record).collect()
+    }
+
+    #[test]
+    fn a_need_is_met_once_and_a_record_goes_when_all_of_its_are() {
+        let mut ledger = Ledger::default();
+        let [a, b] = ["a", "b"].map(need);
+        assert_eq!(ledger.want("first", [a]), 2);
+        assert_eq!(ledger.want("second", [a, b]), 2, "the record, and what is new");
+        assert_eq!((ledger.take(), ledger.take(), ledger.take()), (Some(Task::Bring(a)), Some(Task::Bring(b)), None));
+        ledger.brought(b, true);
+        assert_eq!(ledger.take(), None, "the first one is needed by both");
+        ledger.brought(a, true);
+        assert_eq!(ledger.take(), Some(Task::Publish(0, Arc::new("first"))));
+        assert_eq!(ledger.want("third", [b]), 1, "it is there");
+        ledger.published(0, true);
+        assert_eq!(there(&ledger), ["first"]);
+        for index in [1, 2] {
+            assert!(matches!(ledger.take(), Some(Task::Publish(found, _)) if found == index));
+            assert!(!ledger.is_idle());
+            ledger.published(index, true);
+        }
+        assert!(ledger.is_idle() && ledger.take().is_none() && ledger.lost() == 0);
+    }
+
+    #[test]
+    fn what_cannot_be_brought_loses_the_records_that_stand_on_it_and_no_other() {
+        let mut ledger = Ledger::default();
+        let [a, b] = ["a", "b"].map(need);
+        ledger.want("lost", [a, b]);
+        ledger.want("good", [b]);
+        ledger.know("known");
+        assert_eq!((ledger.take(), ledger.take()), (Some(Task::Bring(a)), Some(Task::Bring(b))));
+        ledger.brought(a, false);
+        ledger.want("late", [a]);
+        ledger.brought(b, true);
+        assert!(matches!(ledger.take(), Some(Task::Publish(1, _))));
+        ledger.published(1, true);
+        assert!(ledger.is_idle());
+        assert_eq!((there(&ledger), ledger.lost()), (vec!["good", "known"], 2));
+    }
+
+    #[test]
+    fn records_go_before_needs_and_some_workers_are_left_for_them() {
+        let mut ledger = Ledger::default();
+        let needs: Vec<_> = (0..BRINGING + 2).map(|number| need(&number.to_string())).collect();
+        needs.iter().for_each(|need| _ = ledger.want("one", [*need]));
+        let begun: Vec<_> = std::iter::from_fn(|| ledger.take()).collect();
+        assert_eq!(begun.len(), BRINGING);
+        ledger.brought(needs[0], true);
+        assert!(matches!(ledger.take(), Some(Task::Publish(0, _))));
+        assert!(matches!(ledger.take(), Some(Task::Bring(_))));
+        ledger.give_up();
+        needs[1..=BRINGING].iter().for_each(|need| ledger.brought(*need, true));
+        assert!(!ledger.is_idle(), "one is being published");
+        ledger.published(0, true);
+        assert!(ledger.is_idle());
+        assert_eq!((there(&ledger).len(), ledger.lost()), (1, BRINGING + 1));
+    }
+}
