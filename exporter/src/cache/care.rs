@@ -9,15 +9,29 @@
 //! newest bundle that names it, whichever is younger. A bundle therefore always goes before any of its records.
 
 mod choose;
+mod directory;
+mod registry;
+mod survey;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use oci::{Descriptor, DiffId, Layer, RemoteLayer, Sha256Digest, TreeDigest};
-use solver::{Cancel, Record};
+use oci::{DiffId, Layer, Sha256Digest, TreeDigest};
+use solver::{Cancel, Key};
 
-use super::storage::{Artifact, Storage, StorageError};
+use super::{
+    names::{self, Name},
+    record::{Described, RemoteRecord},
+    storage::{Named, Storage, StorageError},
+};
+use crate::parallel::in_parallel;
 
-pub use self::choose::{Keep, choose, distinct};
+pub use self::{
+    choose::{Keep, choose, distinct},
+    survey::{survey, survey_of},
+};
+
+/// Requests that are under way at the same time.
+const AT_ONCE: usize = 16;
 
 /// A place for a cache that tells what it has, and from which things can be removed.
 pub trait Tidy: Storage {
@@ -31,7 +45,7 @@ pub trait Tidy: Storage {
     ///
     /// # Errors
     /// It cannot be had.
-    fn look(&self, name: &str, cancel: &Cancel) -> Result<Option<Seen>, StorageError>;
+    fn look(&self, name: &str, cancel: &Cancel) -> Result<Option<Standing>, StorageError>;
 
     /// Removes a document and the names that stand for it. A name that stands for another one by now stays, and what is
     /// gone already is fine.
@@ -49,24 +63,13 @@ pub trait Tidy: Storage {
 
 /// What a name stands for.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Standing {
     /// SHA-256 of the manifest.
     pub digest: Sha256Digest,
     /// Length of the manifest in bytes.
     pub size: u64,
-    /// What it is.
-    pub what: What,
-}
-
-/// Whether a document is one of ours.
-#[derive(Debug)]
-pub enum What {
-    /// It is.
-    Artifact(Artifact),
-    /// It should be, by its type, and is damaged: why.
-    Damaged(String),
-    /// It is an image, or something else.
-    Other,
+    /// What it says, or why that cannot be told.
+    pub named: Result<Named, StorageError>,
 }
 
 /// What became of blobs that nothing names.
@@ -85,8 +88,17 @@ pub enum Swept {
     ByRegistry,
 }
 
+/// What is in a cache.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Its documents, in the order of their first names.
+    pub entries: Vec<Entry>,
+    /// Names of what is not ours, or of another version.
+    pub others: Vec<String>,
+}
+
 /// A document of a cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// What it is found under, sorted.
     pub names: Vec<String>,
@@ -94,16 +106,14 @@ pub struct Entry {
     pub digest: Sha256Digest,
     /// Length of its manifest in bytes.
     pub size: u64,
-    /// What it keeps alive: its own document, and blobs.
-    pub blobs: Vec<Descriptor>,
-    /// Whether it is signed.
-    pub seal: Seal,
+    /// What it keeps alive, its content included: digest and length.
+    pub blobs: BTreeMap<Sha256Digest, u64>,
     /// What it holds.
     pub content: Content,
 }
 
 /// What a document holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Content {
     /// What one step left.
     Record(Box<Kept>),
@@ -113,13 +123,11 @@ pub enum Content {
     Unusable(String),
 }
 
-/// A record with what is known of its layers.
+/// A record as it lies in a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// The record.
-    pub record: Record,
-    /// Its built layers, each once, the lowest first; none for empty ones.
-    pub layers: Vec<RemoteLayer>,
+    /// What it says.
+    pub remote: RemoteRecord,
     /// Whether it is signed.
     pub seal: Seal,
 }
@@ -128,36 +136,44 @@ pub struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seal {
     /// Nobody does.
-    None,
+    Missing,
     /// It is signed, and no key was given to tell by whom.
     Unverified,
     /// One of the keys that are trusted has signed it.
     Trusted,
-    /// It is signed with another key, or is not what was signed.
-    Wrong,
 }
 
 impl Kept {
-    /// The diff IDs of the file system, as an image on it has them. `None` where the record does not tell one.
-    pub fn diff_ids(&self) -> Option<Vec<DiffId>> {
-        let built = |tree: &TreeDigest| {
-            self.layers.iter().find(|layer| layer.tree == *tree).map(|layer| layer.diff_id)
+    /// The diff IDs of the file system, as an image on it has them.
+    pub fn diff_ids(&self) -> Vec<DiffId> {
+        let RemoteRecord { record, layers, .. } = &self.remote;
+        let layer_of = |layer: &Layer| match layer {
+            Layer::Base(base) => Some(base.diff_id),
+            // Nothing is said of empty layers, which no image has.
+            Layer::Built(tree) => layers.get(tree).map(|described| described.diff_id),
         };
-        let layers = self.record.snapshot.layers.iter().filter(|layer| !layer.is_empty());
-        layers
-            .map(|layer| match layer {
-                Layer::Base(base) => Some(base.diff_id),
-                Layer::Built(tree) => built(tree),
-            })
-            .collect()
+        record.snapshot.layers.iter().filter_map(layer_of).collect()
     }
 
-    /// The layer that the step itself made; `None` for an empty one.
-    pub fn own_layer(&self) -> Option<&RemoteLayer> {
-        match self.record.snapshot.layers.last()? {
-            Layer::Built(tree) => self.layers.iter().find(|layer| layer.tree == *tree),
+    /// The layer that the step itself made; `None` where it wrote nothing.
+    pub fn own_layer(&self) -> Option<(&TreeDigest, &Described)> {
+        match self.remote.record.snapshot.layers.last()? {
+            Layer::Built(tree) => self.remote.layers.get_key_value(tree),
             Layer::Base(_) => None,
         }
+    }
+
+    /// Bytes of the blobs of its own layer.
+    pub fn own_bytes(&self) -> u64 {
+        let Some((_, Described { blobs, tree_blob, .. })) = self.own_layer() else { return 0 };
+        let sizes: BTreeMap<_, _> =
+            blobs.values().chain([tree_blob]).map(|blob| (blob.digest, blob.size)).collect();
+        sizes.values().sum()
+    }
+
+    /// When the build began that made it, Unix seconds.
+    pub fn made_at(&self) -> u64 {
+        self.remote.record.made.by.at
     }
 }
 
@@ -173,22 +189,21 @@ impl Entry {
 
     /// When the newest of its records was made, Unix seconds; the beginning of time where it holds none.
     pub fn made_at(&self) -> u64 {
-        self.records().iter().map(|kept| kept.record.made.by.at).max().unwrap_or(0)
+        self.records().iter().map(Kept::made_at).max().unwrap_or(0)
+    }
+
+    /// Whether one of its names is that of a key.
+    pub fn is_named(&self, key: &Key) -> bool {
+        self.names.iter().any(|name| names::parse(name) == Some(Name::Record(*key)))
     }
 }
 
-/// What is in a cache.
-#[derive(Debug, Default)]
-pub struct Survey {
-    /// Its documents, in the order of their first names.
-    pub entries: Vec<Entry>,
-    /// Names of what is not ours.
-    pub others: Vec<String>,
-}
-
-impl Survey {
-    /// The blobs of all documents, each once.
-    pub fn blobs(&self) -> BTreeSet<Sha256Digest> {
-        self.entries.iter().flat_map(|entry| &entry.blobs).map(|blob| blob.digest).collect()
-    }
+/// Removes documents, in this order, and frees the room of what nothing names then, where that is not the place's own
+/// affair.
+///
+/// # Errors
+/// Something cannot be removed; what was removed before is gone.
+pub fn prune(place: &dyn Tidy, going: &[&Entry], cancel: &Cancel) -> Result<Swept, StorageError> {
+    in_parallel(going, AT_ONCE, |entry| place.remove(&entry.names, &entry.digest, cancel))?;
+    place.sweep(cancel)
 }

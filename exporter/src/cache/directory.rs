@@ -7,8 +7,9 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use oci::{BlobOrigin, Descriptor, Reference, Sha256Digest, document, layout, verify::Verified};
@@ -36,16 +37,24 @@ impl DirectoryStorage {
         Self { directory: directory.to_owned(), name: directory.display().to_string() }
     }
 
+    pub(super) fn names_directory(&self) -> PathBuf {
+        self.directory.join("names")
+    }
+
+    pub(super) fn blobs_directory(&self) -> PathBuf {
+        self.directory.join("blobs/sha256")
+    }
+
     /// The file of a name; `None` for what can be no name.
-    fn name_path(&self, name: &str) -> Option<PathBuf> {
+    pub(super) fn name_path(&self, name: &str) -> Option<PathBuf> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         let is_name =
             !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(plain);
-        is_name.then(|| self.directory.join("names").join(format!("{name}.json")))
+        is_name.then(|| self.names_directory().join(format!("{name}.json")))
     }
 
     fn blob_path(&self, digest: &Sha256Digest) -> PathBuf {
-        self.directory.join("blobs/sha256").join(digest.hex())
+        self.blobs_directory().join(digest.hex())
     }
 }
 
@@ -90,7 +99,7 @@ impl Storage for DirectoryStorage {
 
 impl DirectoryStorage {
     /// What a manifest stands for.
-    fn named(&self, name: &str, manifest: &[u8]) -> io::Result<Named> {
+    pub(super) fn named(&self, name: &str, manifest: &[u8]) -> io::Result<Named> {
         if let Some(digest) = artifact::as_digest(name)
             && Sha256Digest::of(manifest) != digest
         {
@@ -126,7 +135,7 @@ impl DirectoryStorage {
 
     fn write_name(&self, name: &str, manifest: &[u8]) -> io::Result<()> {
         let path = self.name_path(name).ok_or_else(|| invalid("not a name"))?;
-        fs::create_dir_all(self.directory.join("names"))?;
+        fs::create_dir_all(self.names_directory())?;
         write_file(&path, manifest)
     }
 
@@ -139,11 +148,12 @@ impl DirectoryStorage {
     ) -> io::Result<bool> {
         let path = self.blob_path(&blob.digest);
         if let Ok(file) = layout::open_blob(&self.directory, &blob.digest)
-            && copy(&mut Verified::new(file, blob), &mut io::sink(), cancel).is_ok()
+            && copy(&mut Verified::new(&file, blob), &mut io::sink(), cancel).is_ok()
+            && keep_young(&file, &path).is_ok()
         {
             return Ok(false);
         }
-        let directory = self.directory.join("blobs/sha256");
+        let directory = self.blobs_directory();
         fs::create_dir_all(&directory)?;
         let parent = open_directory(&directory)?;
         let mut file = NewFile::create(&parent, path.file_name().expect("a blob's path ends in its name"))?;
@@ -153,8 +163,21 @@ impl DirectoryStorage {
     }
 }
 
+/// Keeps a blob from whoever removes what nothing names ([`super::care`]), until it is named.
+///
+/// # Errors
+/// It is going already, or not ours to touch: it has to be written anew.
+fn keep_young(file: &File, path: &Path) -> io::Result<()> {
+    file.set_modified(SystemTime::now())?;
+    let (held, there) = (file.metadata()?, path.symlink_metadata()?);
+    match (held.dev(), held.ino()) == (there.dev(), there.ino()) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
 /// The bytes of a small regular file; `None` where there is none.
-fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     // Without O_NONBLOCK, to open a FIFO would wait for its writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = match File::options().read(true).custom_flags(nonblocking).open(path) {
@@ -190,7 +213,7 @@ fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::E
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-fn failed(what: String, source: io::Error) -> StorageError {
+pub(super) fn failed(what: String, source: io::Error) -> StorageError {
     let kind = match source.kind() {
         io::ErrorKind::PermissionDenied => StorageErrorKind::Denied,
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StorageErrorKind::Damaged,

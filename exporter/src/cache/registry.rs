@@ -11,7 +11,7 @@ use std::{
 
 use oci::{
     BlobOrigin, Descriptor, Reference, Registry,
-    registry::{Pushed, RegistryError},
+    registry::{FetchedManifest, Pushed, RegistryError},
 };
 use solver::Cancel;
 
@@ -38,6 +38,10 @@ impl RegistryStorage {
         let repository = Reference { tag: None, digest: None, ..reference.clone() };
         let name = repository.to_string();
         Self { registry: registry.direct().briefly(), repository, name }
+    }
+
+    pub(super) fn repository(&self) -> &Reference {
+        &self.repository
     }
 
     /// A client that gives up when it is asked to, or at the deadline.
@@ -80,31 +84,8 @@ impl Storage for RegistryStorage {
     }
 
     fn get(&self, name: &str, cancel: &Cancel) -> Result<Option<Named>, StorageError> {
-        let (registry, reference) = (self.asking(cancel), self.named(name));
-        let what = || format!("cannot read {reference}");
-        let failed = |error: RegistryError| self.failed(what(), error, cancel);
-        let damaged = |error: ArtifactError| StorageError {
-            kind: StorageErrorKind::Damaged,
-            what: what(),
-            source: Some(error.into()),
-        };
-        let fetched = match registry.manifest(&reference) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            fetched => fetched.map_err(failed)?,
-        };
-        let named = match artifact::parse(&fetched.media_type, &fetched.bytes).map_err(damaged)? {
-            Parsed::Whole(artifact) => Named::Artifact(artifact),
-            Parsed::Apart(config, apart) => {
-                let document = self.read(&registry, &config).map_err(failed)?;
-                Named::Artifact(apart.with(&config, document).map_err(damaged)?)
-            }
-            Parsed::Image(manifest) => {
-                let config = self.read(&registry, &manifest.config).map_err(failed)?;
-                Named::Image(Box::new(Image { manifest, config }))
-            }
-            Parsed::Index(manifests) => Named::Index(manifests),
-        };
-        Ok(Some(named))
+        let fetched = self.fetch(name, cancel)?;
+        fetched.map(|fetched| self.understand(name, &fetched, cancel)).transpose()
     }
 
     fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError> {
@@ -136,7 +117,46 @@ impl Storage for RegistryStorage {
 }
 
 impl RegistryStorage {
-    fn failed(&self, what: String, error: RegistryError, cancel: &Cancel) -> StorageError {
+    /// The manifest that a name stands for.
+    pub(super) fn fetch(&self, name: &str, cancel: &Cancel) -> Result<Option<FetchedManifest>, StorageError> {
+        let reference = self.named(name);
+        match self.asking(cancel).manifest(&reference) {
+            Err(error) if error.is_not_found() => Ok(None),
+            fetched => fetched
+                .map(Some)
+                .map_err(|error| self.failed(format!("cannot read {reference}"), error, cancel)),
+        }
+    }
+
+    /// What a manifest says, and the document that it may name.
+    pub(super) fn understand(
+        &self,
+        name: &str,
+        fetched: &FetchedManifest,
+        cancel: &Cancel,
+    ) -> Result<Named, StorageError> {
+        let what = || format!("cannot read {}", self.named(name));
+        let failed = |error: RegistryError| self.failed(what(), error, cancel);
+        let damaged = |error: ArtifactError| StorageError {
+            kind: StorageErrorKind::Damaged,
+            what: what(),
+            source: Some(error.into()),
+        };
+        let read = |blob: &Descriptor| self.read(&self.asking(cancel), blob).map_err(failed);
+        Ok(match artifact::parse(&fetched.media_type, &fetched.bytes).map_err(damaged)? {
+            Parsed::Whole(artifact) => Named::Artifact(artifact),
+            Parsed::Apart(config, apart) => {
+                Named::Artifact(apart.with(&config, read(&config)?).map_err(damaged)?)
+            }
+            Parsed::Image(manifest) => {
+                let config = read(&manifest.config)?;
+                Named::Image(Box::new(Image { manifest, config }))
+            }
+            Parsed::Index(manifests) => Named::Index(manifests),
+        })
+    }
+
+    pub(super) fn failed(&self, what: String, error: RegistryError, cancel: &Cancel) -> StorageError {
         let kind = match &error {
             RegistryError::Cancelled if cancel.is_requested() => StorageErrorKind::Cancelled,
             RegistryError::Denied { .. } => StorageErrorKind::Denied,

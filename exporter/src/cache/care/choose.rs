@@ -1,12 +1,8 @@
 //! What goes and what stays: decided on what a survey found, without asking anybody.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
-use oci::{Descriptor, DiffId, Sha256Digest, TreeDigest};
+use oci::{DiffId, Sha256Digest, TreeDigest};
 
 use super::{Content, Entry, Kept};
 
@@ -57,7 +53,7 @@ fn uses(entries: &[Entry]) -> BTreeMap<TreeDigest, u64> {
     let mut used = BTreeMap::new();
     for entry in entries {
         for kept in entry.records() {
-            let at = used.entry(kept.record.content).or_insert(0);
+            let at = used.entry(kept.remote.record.content).or_insert(0);
             *at = entry.made_at().max(*at);
         }
     }
@@ -67,7 +63,7 @@ fn uses(entries: &[Entry]) -> BTreeMap<TreeDigest, u64> {
 /// A bundle that was not written again since is of no use to anybody, whoever has used its records.
 fn last_used(entry: &Entry, used: &BTreeMap<TreeDigest, u64>) -> u64 {
     match &entry.content {
-        Content::Record(kept) => used[&kept.record.content],
+        Content::Record(kept) => used[&kept.remote.record.content],
         Content::Bundle(_) | Content::Unusable(_) => entry.made_at(),
     }
 }
@@ -79,21 +75,21 @@ fn rank<'a>(entry: &'a Entry, used: &BTreeMap<TreeDigest, u64>) -> impl Ord + us
     let (is_usable, height) = match &entry.content {
         Content::Unusable(_) => (false, usize::MAX),
         Content::Bundle(_) => (true, usize::MAX),
-        Content::Record(kept) => (true, kept.record.snapshot.layers.len()),
+        Content::Record(kept) => (true, kept.remote.record.snapshot.layers.len()),
     };
     (is_usable, last_used(entry, used), Reverse(height), names)
 }
 
 /// Whether the record's file system is the lower part of one of the images.
 fn is_below(kept: &Kept, images: &[Vec<DiffId>]) -> bool {
-    kept.diff_ids().is_some_and(|own| images.iter().any(|image| image.starts_with(&own)))
+    let own = kept.diff_ids();
+    images.iter().any(|image| image.starts_with(&own))
 }
 
 /// What a document takes: its manifest, its content, and what these keep alive.
 fn things(entry: &Entry) -> impl Iterator<Item = (Sha256Digest, u64)> {
-    let blobs = entry.blobs.iter().map(|Descriptor { digest, size, .. }| (*digest, *size));
-    let all: BTreeSet<_> = blobs.chain([(entry.digest, entry.size)]).collect();
-    all.into_iter()
+    let blobs = entry.blobs.iter().map(|(digest, size)| (*digest, *size));
+    blobs.chain([(entry.digest, entry.size)])
 }
 
 /// What is taken by all that has not gone yet.
