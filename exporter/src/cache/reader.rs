@@ -2,24 +2,55 @@
 //!
 //! The bundle is asked for as soon as its name is known, in the background; the keys that it lacks, all at the same time, as they
 //! are asked for, within a budget. What comes is verified before anybody hears of it, and what the layers are is noted where
-//! those look who want one ([`oci::RemoteLayers`]); nothing else is downloaded. Whatever is wrong is a miss.
+//! those look who want one ([`oci::RemoteLayers`]); nothing else is downloaded. Whatever is wrong is a miss: a place that
+//! fails some times in a row is not asked again, and people are told once.
 
-use std::sync::Arc;
+mod answers;
+mod trouble;
 
-use oci::RemoteLayers;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use oci::{Descriptor, RemoteLayers, Sha256Digest};
 use solver::{
-    Cancel,
+    Cancel, Record,
     cache::Key,
     traits::{DistantCache, Found},
 };
 
-use super::{seen::Seen, storage::Storage};
+use self::{
+    answers::Answers,
+    trouble::{Outcome, Trouble},
+};
+use super::{
+    bundle::{Bundle, SignedRecord},
+    names,
+    record::FormatError,
+    seen::{Seen, SeenBundle, SeenRecord},
+    sign::TrustKeys,
+    storage::{Artifact, ArtifactKind, Image, Named, Storage},
+};
 use crate::seal::Events;
+
+/// Keys that are asked for at the same time.
+const PARALLEL: usize = 16;
+/// Keys that are asked for in a build, besides those that the bundle has.
+const BUDGET: usize = 256;
+/// Platforms of an image that are looked at.
+const PLATFORMS: usize = 16;
+/// How often who waits looks whether anybody still wants to know.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// What a cache is read with.
 pub struct Reading {
     /// Where it lies.
     pub storage: Arc<dyn Storage>,
+    /// Whom to believe.
+    pub trust: TrustKeys,
     /// Is told of the layers.
     pub layers: RemoteLayers,
     /// Is told of what was read, for who writes a cache.
@@ -30,28 +61,298 @@ pub struct Reading {
     pub cancel: Cancel,
 }
 
-/// A remote cache to read from.
+/// A remote cache to read from. When it is dropped, what is under way is given up.
 pub struct RemoteCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     reading: Reading,
+    /// Requested with the build's, or when nobody reads any more.
+    stop: Cancel,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    bundle: Stage,
+    answers: Answers,
+    trouble: Trouble,
+    /// Keys that are being asked for.
+    running: usize,
+    /// Keys that have been asked for.
+    asked: usize,
+}
+
+/// How far the bundle is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Stage {
+    /// Its name is not known.
+    #[default]
+    Unnamed,
+    /// It is on its way.
+    Coming,
+    /// It has come, or never will.
+    Settled,
+    /// What stands in its place is an image, which has no records but its own.
+    Image,
 }
 
 impl RemoteCache {
     /// Begins to fetch the bundle of this name, if it is known by now; else [`RemoteCache::ask`] says it later.
     pub fn new(reading: Reading, bundle: Option<String>) -> Self {
-        let cache = Self { reading };
+        let stop = reading.cancel.child();
+        let shared = Shared { reading, stop, state: Mutex::default(), changed: Condvar::new() };
+        let cache = Self { shared: Arc::new(shared) };
         bundle.into_iter().for_each(|bundle| cache.ask(bundle));
         cache
     }
 
     /// Begins to fetch the bundle of this name; only the first name counts.
     pub fn ask(&self, bundle: String) {
-        drop(bundle);
+        {
+            let mut state = self.shared.lock();
+            if state.bundle != Stage::Unnamed {
+                return;
+            }
+            state.bundle = Stage::Coming;
+        }
+        let shared = Arc::clone(&self.shared);
+        let fetch = move || shared.fetch_bundle(&bundle);
+        if thread::Builder::new().name("cache bundle".to_owned()).spawn(fetch).is_err() {
+            self.shared.settle(Stage::Settled);
+        }
+    }
+
+    /// What the cache is called.
+    pub fn name(&self) -> &str {
+        self.shared.reading.storage.name()
+    }
+
+    /// The records that the bundle has brought, for `explain`.
+    pub fn records(&self) -> Vec<Record> {
+        self.shared.lock().answers.records()
+    }
+
+    /// How many records were ignored because nobody who is trusted has signed them.
+    pub fn ignored(&self) -> usize {
+        self.shared.lock().answers.untrusted
+    }
+
+    /// A manifest or config of a base image, if the bundle has it, and comes in time. It has this digest.
+    pub fn document(&self, digest: &Sha256Digest, patience: Duration) -> Option<Vec<u8>> {
+        let deadline = Instant::now() + patience;
+        self.shared.wait_for_bundle(&|| Instant::now() >= deadline).answers.documents.get(digest).cloned()
+    }
+}
+
+impl Drop for RemoteCache {
+    fn drop(&mut self) {
+        self.shared.stop.request();
     }
 }
 
 impl DistantCache for RemoteCache {
     fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
-        let _ = (cancel, &self.reading);
-        keys.iter().for_each(|key| tell(*key, None));
+        let shared = &*self.shared;
+        let is_over = || cancel.is_requested() || shared.stop.is_requested();
+        drop(shared.wait_for_bundle(&is_over));
+        let (known, unknown): (Vec<&Key>, Vec<&Key>) =
+            keys.iter().partition(|key| shared.lock().answers.has(key));
+        known.into_iter().for_each(|key| tell(*key, shared.answer(key)));
+        let queue = Mutex::new(VecDeque::from(unknown));
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let work = || {
+            while let Some(key) = next().filter(|_| !is_over()) {
+                shared.look(key, cancel);
+                tell(*key, shared.answer(key));
+            }
+        };
+        let count = queue.lock().unwrap_or_else(PoisonError::into_inner).len().min(PARALLEL);
+        thread::scope(|scope| {
+            for _ in 1..count {
+                // Where there are no threads, one does all of it.
+                let _ = thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the bundle has come, or never will.
+    fn wait_for_bundle(&self, is_over: &dyn Fn() -> bool) -> MutexGuard<'_, State> {
+        self.wait(is_over, |state| state.bundle == Stage::Coming)
+    }
+
+    fn wait(&self, is_over: &dyn Fn() -> bool, is_waiting: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while is_waiting(&state) && !is_over() {
+            let waited = self.changed.wait_timeout(state, GLANCE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
+    }
+
+    fn settle(&self, bundle: Stage) {
+        self.lock().bundle = bundle;
+        self.changed.notify_all();
+    }
+
+    fn fetch_bundle(&self, name: &str) {
+        let settled = match self.get(name, &self.stop) {
+            None => Stage::Settled,
+            Some(Named::Artifact(artifact)) => {
+                self.take(name, None, artifact);
+                Stage::Settled
+            }
+            Some(Named::Image(image)) => {
+                self.take_image(&image);
+                Stage::Image
+            }
+            Some(Named::Index(manifests)) => {
+                self.take_index(&manifests);
+                Stage::Image
+            }
+        };
+        self.settle(settled);
+    }
+
+    /// What a name stands for; nothing where that cannot be had.
+    fn get(&self, name: &str, cancel: &Cancel) -> Option<Named> {
+        if self.lock().trouble.is_down() {
+            return None;
+        }
+        let got = self.reading.storage.get(name, cancel);
+        let (named, outcome) = match got {
+            Ok(named) => (named, Outcome::Answered),
+            Err(error) => (None, Outcome::of(error)),
+        };
+        self.note(outcome);
+        named
+    }
+
+    fn note(&self, outcome: Outcome) {
+        let told = self.lock().trouble.note(self.reading.storage.name(), outcome);
+        told.into_iter().for_each(|warning| (self.reading.events)(solver::Event::Warning(warning)));
+    }
+
+    /// Takes what a cache has written under a name; with `asked` it must be the record of this key.
+    fn take(&self, name: &str, asked: Option<&Key>, artifact: Artifact) {
+        let Artifact { kind, document, signature, blobs: _ } = artifact;
+        match kind {
+            ArtifactKind::Record => {
+                let signed = SignedRecord { document, signature };
+                if let Some(seen) = self.take_record(name, asked, signed) {
+                    self.reading.seen.note(&self.reading.storage.origin(), seen);
+                }
+            }
+            ArtifactKind::Bundle if asked.is_none() => self.take_bundle(name, document),
+            ArtifactKind::Bundle => {
+                self.note(Outcome::Damaged(format!("{name} is a bundle where a record should be")));
+            }
+        }
+    }
+
+    fn take_bundle(&self, name: &str, document: Vec<u8>) {
+        let Bundle { records, documents } = match Bundle::decode(&document) {
+            Ok(bundle) => bundle,
+            Err(error) => return self.note(Outcome::unusable(name, &error)),
+        };
+        self.lock().answers.documents = documents;
+        let records = records.into_iter().filter_map(|signed| self.take_record(name, None, signed)).collect();
+        let bundle = SeenBundle { document: document.into(), records };
+        self.reading.seen.note_bundle(&self.reading.storage.origin(), name, bundle);
+    }
+
+    /// Takes a record, if it can be believed.
+    fn take_record(&self, name: &str, asked: Option<&Key>, signed: SignedRecord) -> Option<SeenRecord> {
+        let origin = self.reading.storage.origin();
+        let remote = match signed.open(asked, &self.reading.trust, &origin) {
+            Ok(remote) => remote,
+            Err(error) => {
+                self.lock().answers.untrusted += usize::from(matches!(error, FormatError::Untrusted));
+                self.note(Outcome::unusable(name, &error));
+                return None;
+            }
+        };
+        let SignedRecord { document, signature } = signed;
+        let seen = SeenRecord { record: remote.record.clone(), document: document.into(), signature };
+        self.lock().answers.add(remote);
+        Some(seen)
+    }
+
+    /// Takes what images for several platforms say of their steps.
+    fn take_index(&self, manifests: &[Descriptor]) {
+        let is_image = |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|own| own.os != "unknown");
+        for entry in manifests.iter().filter(is_image).take(PLATFORMS) {
+            if let Some(Named::Image(image)) = self.get(&entry.digest.to_string(), &self.stop) {
+                self.take_image(&image);
+            }
+        }
+    }
+
+    /// Takes what an image says of its own steps. Nobody has signed it, so it is nothing to those who trust only some.
+    fn take_image(&self, image: &Image) {
+        let records = match answers::of_image(image, &self.reading.storage.origin()) {
+            Ok(records) => records,
+            Err(outcome) => return self.note(outcome),
+        };
+        let mut state = self.lock();
+        match self.reading.trust.is_empty() {
+            true => records.into_iter().for_each(|remote| state.answers.add(remote)),
+            false => state.answers.untrusted += records.len(),
+        }
+    }
+
+    /// Asks for the record of a key that the bundle lacks.
+    fn look(&self, key: &Key, cancel: &Cancel) {
+        if !self.begin(cancel) {
+            return;
+        }
+        let name = names::of(key);
+        if let Some(Named::Artifact(artifact)) = self.get(&name, cancel) {
+            self.take(&name, Some(key), artifact);
+        }
+        self.lock().running -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits for its turn; `false` where there is none.
+    fn begin(&self, cancel: &Cancel) -> bool {
+        let is_over = || cancel.is_requested() || self.stop.is_requested();
+        let mut state = self.wait(&is_over, |state| state.running >= PARALLEL);
+        if is_over() || state.bundle == Stage::Image || state.trouble.is_down() {
+            return false;
+        }
+        if state.asked >= BUDGET {
+            let is_news = state.trouble.note_spent();
+            drop(state);
+            if is_news {
+                let name = self.reading.storage.name();
+                let text = format!("the cache {name} was asked for {BUDGET} steps, and is asked for no more");
+                (self.reading.events)(solver::Event::Warning(text));
+            }
+            return false;
+        }
+        state.asked += 1;
+        state.running += 1;
+        true
+    }
+
+    /// What is known of a key. Its layers are noted before anybody hears of it; where one is lost, there is nothing.
+    fn answer(&self, key: &Key) -> Option<Found> {
+        let remote = self.lock().answers.get(key)?;
+        let layers = &self.reading.layers;
+        if remote.layers.keys().any(|tree| layers.is_lost(tree)) {
+            return None;
+        }
+        remote.layers_at(&self.reading.storage.origin()).for_each(|layer| layers.note(layer));
+        Some(Found { record: remote.record.clone(), cache: self.reading.storage.name().to_owned() })
     }
 }
