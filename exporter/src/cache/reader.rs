@@ -266,12 +266,12 @@ impl Shared {
         };
         self.lock().answers.documents = documents;
         let records = records.into_iter().filter_map(|signed| self.take_record(name, None, signed)).collect();
-        let bundle = SeenBundle { document: document.into(), records };
+        let bundle = SeenBundle { document, records };
         self.reading.seen.note_bundle(&self.reading.storage.origin(), name, bundle);
     }
 
     /// Takes a record, if it can be believed.
-    fn take_record(&self, name: &str, asked: Option<&Key>, signed: SignedRecord) -> Option<SeenRecord> {
+    fn take_record(&self, name: &str, asked: Option<&Key>, signed: SignedRecord) -> Option<Arc<SeenRecord>> {
         let origin = self.reading.storage.origin();
         let remote = match signed.open(asked, &self.reading.trust, &origin) {
             Ok(remote) => remote,
@@ -281,9 +281,8 @@ impl Shared {
                 return None;
             }
         };
-        let SignedRecord { document, signature } = signed;
-        let seen = SeenRecord { record: remote.record.clone(), document: document.into(), signature };
-        self.lock().answers.add(remote);
+        let seen = Arc::new(SeenRecord { remote, signed });
+        self.lock().answers.add(Arc::clone(&seen));
         Some(seen)
     }
 
@@ -305,7 +304,7 @@ impl Shared {
         };
         let mut state = self.lock();
         match self.reading.trust.is_empty() {
-            true => records.into_iter().for_each(|remote| state.answers.add(remote)),
+            true => records.into_iter().for_each(|seen| state.answers.add(seen)),
             false => state.answers.untrusted += records.len(),
         }
     }
@@ -347,8 +346,8 @@ impl Shared {
 
     /// What is known of a key. Its layers are noted before anybody hears of it; where one is lost, there is nothing.
     fn answer(&self, key: &Key) -> Option<Found> {
-        let remote = self.lock().answers.get(key)?;
-        let layers = &self.reading.layers;
+        let seen = self.lock().answers.get(key)?;
+        let (remote, layers) = (&seen.remote, &self.reading.layers);
         if remote.layers.keys().any(|tree| layers.is_lost(tree)) {
             return None;
         }

@@ -6,12 +6,14 @@ use oci::{BlobOrigin, Sha256Digest, document};
 use solver::{Record, cache::Key};
 
 use super::trouble::Outcome;
-use crate::cache::{inline::Inline, record::RemoteRecord, storage::Image};
+use crate::cache::{
+    bundle::SignedRecord, inline::Inline, record::RemoteRecord, seen::SeenRecord, storage::Image,
+};
 
 /// Records by their keys, and documents by their digests.
 #[derive(Debug, Default)]
 pub struct Answers {
-    by_key: BTreeMap<Key, Arc<RemoteRecord>>,
+    by_key: BTreeMap<Key, Arc<SeenRecord>>,
     /// Manifests and configs of base images.
     pub documents: BTreeMap<Sha256Digest, Vec<u8>>,
     /// Records that nobody who is trusted has signed.
@@ -25,35 +27,39 @@ impl Answers {
     }
 
     /// The record of a key.
-    pub fn get(&self, key: &Key) -> Option<Arc<RemoteRecord>> {
+    pub fn get(&self, key: &Key) -> Option<Arc<SeenRecord>> {
         self.by_key.get(key).cloned()
     }
 
     /// All records, each once.
     pub fn records(&self) -> Vec<Record> {
         let of_content = self.by_key.iter().filter(|(key, _)| matches!(key, Key::Content(_)));
-        of_content.map(|(_, remote)| remote.record.clone()).collect()
+        of_content.map(|(_, seen)| seen.remote.record.clone()).collect()
     }
 
     /// Takes a verified record under both its keys. Of two that answer the same one, the newer one does.
-    pub fn add(&mut self, remote: RemoteRecord) {
-        let remote = Arc::new(remote);
-        let (definition, content) = (remote.record.definition, remote.record.content);
+    pub fn add(&mut self, seen: Arc<SeenRecord>) {
+        let Record { definition, content, .. } = seen.remote.record;
         for key in [Key::Definition(definition), Key::Content(content)] {
-            let known = self.by_key.entry(key).or_insert_with(|| Arc::clone(&remote));
-            if known.record.made.by.at < remote.record.made.by.at {
-                *known = Arc::clone(&remote);
+            let known = self.by_key.entry(key).or_insert_with(|| Arc::clone(&seen));
+            if known.remote.record.made.by.at < seen.remote.record.made.by.at {
+                *known = Arc::clone(&seen);
             }
         }
     }
 }
 
 /// The records that an image brings; most images bring none.
-pub fn of_image(image: &Image, origin: &BlobOrigin) -> Result<Vec<RemoteRecord>, Outcome> {
+pub fn of_image(image: &Image, origin: &BlobOrigin) -> Result<Vec<Arc<SeenRecord>>, Outcome> {
     let unusable = |error| Outcome::unusable("the image", &error);
     let Some(inline) = Inline::from_config(&image.config).map_err(unusable)? else { return Ok(Vec::new()) };
     let config = document::image_config(&image.manifest, &image.config)
         .map_err(|error| Outcome::Damaged(format!("the image: {error}")))?;
     let layers = config.rootfs.diff_ids.into_iter().zip(image.manifest.layers.iter().cloned());
-    inline.records(&layers.collect::<Vec<_>>(), origin).map_err(unusable)
+    let records = inline.records(&layers.collect::<Vec<_>>(), origin).map_err(unusable)?;
+    let seen = |remote: RemoteRecord| {
+        let signed = SignedRecord { document: remote.to_document()?, signature: None };
+        Ok(Arc::new(SeenRecord { remote, signed }))
+    };
+    records.into_iter().map(seen).collect::<Result<_, _>>().map_err(unusable)
 }
