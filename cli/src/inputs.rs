@@ -207,6 +207,11 @@ impl Outside {
         Ok(self.fetcher.get_or_init(|| fetcher))
     }
 
+    /// The store with the registry client, if somebody has opened it.
+    pub fn opened(&self) -> Option<&Fetcher> {
+        self.fetcher.get()
+    }
+
     /// The store if it is open, or is there to be opened: a build that failed before it needed one makes none.
     pub fn store(&self) -> Option<Arc<Store>> {
         if let Some(fetcher) = self.fetcher.get() {

@@ -277,26 +277,35 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
     }
 }
 
-/// Builds; and once more if the store turned out to be damaged and the damage could be taken out of the way.
+/// Builds; once more if the store turned out to be damaged and the damage could be taken out of the way, and as often as a
+/// remote cache turned out to have lost something: nothing is lost twice.
 fn build_mended(
     request: &BuildRequest,
     inputs: &Inputs,
     outside: &Outside,
     surroundings: &Surroundings,
 ) -> Result<Built, Failure> {
-    let failure = match build::build(request, inputs, outside, surroundings) {
-        Err(failure) if !surroundings.cancel.is_requested() => failure,
-        built => return built,
-    };
-    let Some(damaged) = mend::damage(&failure) else { return Err(failure) };
-    if !mend::remove(outside.fetcher()?.store(), &damaged)? {
-        return Err(failure);
+    let mut is_mended = false;
+    loop {
+        let count_lost = || outside.opened().map_or(0, |fetcher| fetcher.elsewhere().count_lost());
+        let lost = count_lost();
+        let failure = match build::build(request, inputs, outside, surroundings) {
+            Err(failure) if !surroundings.cancel.is_requested() => failure,
+            built => return built,
+        };
+        let Some(fetcher) = outside.opened() else { return Err(failure) };
+        let loss = mend::loss(&failure, fetcher);
+        let has_lost = count_lost() > lost;
+        let Some(damaged) = loss.or_else(|| mend::damage(&failure)) else { return Err(failure) };
+        if is_mended && !has_lost || !mend::remove(fetcher.store(), &damaged)? {
+            return Err(failure);
+        }
+        is_mended |= !has_lost;
+        let what = if has_lost { "a remote cache has lost a layer" } else { "the store was damaged" };
+        let told = mend::told(&failure);
+        let text = format!("the build is made once more, since {what}: {told}");
+        (surroundings.events)(Event::Warning(text));
     }
-    let told = mend::told(&failure);
-    (surroundings.events)(Event::Warning(format!(
-        "the build is made once more, since the store was damaged: {told}"
-    )));
-    build::build(request, inputs, outside, surroundings)
 }
 
 /// `--explain`

@@ -1,5 +1,5 @@
-//! A build that fails because the store has lost something, or holds it damaged, is made once more: what is damaged is
-//! taken out of the way, so that it is made again. What another running build uses stays where it is; then the failure is
+//! A build that fails because the store, or a remote cache, has lost something, or holds it damaged, is made once more: what is
+//! damaged is taken out of the way, so that it is made again. What another running build uses stays where it is; then the failure is
 //! told, with what to do about it.
 
 use std::{
@@ -10,7 +10,8 @@ use std::{
 use executor::SnapshotError;
 use exporter::{AssembleError, ExportError, SealError};
 use oci::{
-    fetch::DamagedBlob,
+    elsewhere::bring::{self, BringError, Loss},
+    fetch::{DamagedBlob, Fetcher},
     store::{Store, StoreError, Taken},
 };
 
@@ -35,6 +36,18 @@ pub fn damage(failure: &Failure) -> Option<Vec<PathBuf>> {
     found.or_else(|| {
         std::iter::successors(failure::cause(failure), |error| failure::cause(*error)).find_map(lost)
     })
+}
+
+/// Whether an output could not read a layer that only a remote cache has, which is lost then; nothing has to go from the
+/// store for that.
+pub fn loss(failure: &Failure, fetcher: &Fetcher) -> Option<Vec<PathBuf>> {
+    let Failure::Export(ExportError::Blob { digest, source }) = failure else { return None };
+    let layers = fetcher.elsewhere();
+    let origin = layers.lose_blob(digest)?;
+    if bring::is_shut(source) {
+        layers.lose_origin(&origin);
+    }
+    Some(Vec::new())
 }
 
 /// What was damaged, in a line: a damaged blob says it all itself.
@@ -74,6 +87,9 @@ fn lost(error: &(dyn Error + 'static)) -> Option<Vec<PathBuf>> {
     if let Some(StoreError::NoBlob { .. }) = error.downcast_ref() {
         return Some(Vec::new());
     }
+    if error.is::<Loss>() {
+        return Some(Vec::new());
+    }
     // Out of the way by now.
     let blob = error.downcast_ref::<DamagedBlob>().map(|_| Vec::new());
     blob.or_else(|| error.downcast_ref::<SealError>().and_then(unsealable))
@@ -84,6 +100,7 @@ fn unsealable(error: &SealError) -> Option<Vec<PathBuf>> {
         SealError::Damaged { chain, .. } => Some(vec![Path::new("snapshots").join(chain.hex())]),
         SealError::DamagedTree { path, .. } => Some(vec![path.clone()]),
         SealError::Gone { .. } => Some(Vec::new()),
+        SealError::Elsewhere(error) if matches!(**error, BringError::Lost { .. }) => Some(Vec::new()),
         SealError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
         _ => None,
     }

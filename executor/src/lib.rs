@@ -12,6 +12,7 @@ pub mod agents;
 pub mod archive;
 mod background;
 pub mod beneath;
+mod bring;
 pub mod cache;
 pub mod cache_mounts;
 pub mod catalogue;

@@ -35,6 +35,7 @@ use oci::{
 use rustix::fs::{Mode, OFlags};
 use solver::{Cancel, Event};
 
+pub(crate) use base::at_once;
 pub use error::SnapshotError;
 pub(crate) use meta::read_brought;
 pub use meta::{Meta, Stamp};
@@ -92,16 +93,21 @@ impl Snapshots {
         Self { cancel: Arc::new(cancel.clone()), ..self.clone() }
     }
 
+    /// Takes what happens.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Asks to stop.
     pub(crate) fn cancel(&self) -> &Cancel {
         &self.cancel
     }
 
     /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one. Missing base layers are
-    /// pulled and unpacked; threads and processes that want the same one wait for each other.
+    /// pulled and unpacked, and so are built ones that a remote cache has; threads and processes that want the same one wait for each other.
     ///
     /// # Errors
-    /// A layer that a step made is gone, or a base layer cannot be had or is not what its digests say.
+    /// A layer that a step made is gone, or it or a base layer cannot be had or is not what its digests say.
     pub fn ensure(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
         let chain: Vec<_> = snapshot.chain().collect();
         let metas = self.ensure_chain(&chain)?;
@@ -187,17 +193,20 @@ impl Snapshots {
     /// layers of its base image are looked at if they are not there either.
     ///
     /// # Errors
-    /// The tree of such a layer is gone.
+    /// The tree of such a layer is gone, or cannot be brought.
     pub fn beneath(&self, snapshot: &Snapshot, bases: Bases) -> Result<Beneath, SnapshotError> {
         let mut chain: Vec<_> = snapshot.chain().collect();
-        let mut trees = Vec::new();
+        let mut above = Vec::new();
         while let Some((digest, Layer::Built(tree))) = chain.last() {
             if self.meta(digest)?.is_some() {
                 break;
             }
-            trees.push((*tree, self.tree(tree)?));
+            above.push(*tree);
             chain.pop();
         }
+        self.bring_trees(&above)?;
+        let trees = above.into_iter().map(|tree| Ok((tree, self.tree(&tree)?)));
+        let trees = trees.collect::<Result<Vec<_>, SnapshotError>>()?;
         let layers = chain.into_iter().map(|(_, layer)| layer.clone()).collect();
         Ok(Beneath::new(self, trees, Snapshot { layers }, bases))
     }

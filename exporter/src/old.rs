@@ -20,11 +20,13 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, Descriptor, EntryKind, FileSource, MediaType, Tree, TreeDigest,
+    ContentDigest, Descriptor, EntryKind, FileSource, MediaType, Sha256Digest, Tree, TreeDigest,
     store::{
         Store, StoreError, checked,
         sealed::{self, SealedRecord},
     },
+    unpacked::{MAX_LAYER, unpacked},
+    verify::Verified,
 };
 use serde::{Deserialize, Serialize};
 
@@ -97,18 +99,46 @@ impl OldBlob {
         name: &str,
         record: &SealedRecord,
     ) -> Option<Self> {
-        let times = TimePolicy::from_id(name.rsplit_once('.')?.1)?;
-        let tree = crate::seal::read_tree(store, *digest).ok()?;
-        let tar = LayerTar::new(&tree, times).ok()?;
-        let places = Places::of(&tar).ok()?;
         let chunks = match record.descriptor.media_type {
             MediaType::OciLayer => Vec::new(),
             MediaType::OciLayerGzip | MediaType::OciLayerZstd => read_table(store, digest, name, record)?,
             _ => return None,
         };
+        let file = store.open_blob(&record.descriptor.digest).ok()?;
+        Self::with(store, digest, name, record, (file, chunks))
+    }
+
+    /// Opens the blob of a record that has no table, since it was made elsewhere: its tar is written to a temporary file.
+    /// `None` if that cannot be.
+    pub(crate) fn unpack(
+        store: &Store,
+        digest: &TreeDigest,
+        name: &str,
+        record: &SealedRecord,
+    ) -> Option<Self> {
+        let blob = Verified::new(store.open_blob(&record.descriptor.digest).ok()?, &record.descriptor);
+        // An open file outlives its directory.
+        let temporary = store.temp_dir("tar").ok()?;
+        let path = temporary.path().join("tar");
+        let mut file = File::options().read(true).write(true).create_new(true).open(path).ok()?;
+        io::copy(&mut unpacked(blob).ok()?.take(MAX_LAYER), &mut file).ok()?;
+        Self::with(store, digest, name, record, (file, Vec::new()))
+    }
+
+    /// A blob in this file: cut into these chunks, or a plain tar where there are none.
+    fn with(
+        store: &Store,
+        digest: &TreeDigest,
+        name: &str,
+        record: &SealedRecord,
+        (file, chunks): (File, Vec<Placed>),
+    ) -> Option<Self> {
+        let times = TimePolicy::from_id(name.rsplit_once('.')?.1)?;
+        let tree = crate::seal::read_tree(store, *digest).ok()?;
+        let places = Places::of(&LayerTar::new(&tree, times).ok()?).ok()?;
         let by_content = chunks.iter().enumerate().map(|(index, placed)| (placed.chunk.content, index));
         Some(Self {
-            file: store.open_blob(&record.descriptor.digest).ok()?,
+            file,
             descriptor: record.descriptor.clone(),
             name: name.to_owned(),
             contents: contents(&tree, &places),
@@ -118,6 +148,11 @@ impl OldBlob {
             kept: Mutex::default(),
             spoiled: AtomicBool::new(false),
         })
+    }
+
+    /// What it is called in the store.
+    pub(crate) fn digest(&self) -> Sha256Digest {
+        self.descriptor.digest
     }
 
     /// Where everything is in its tar.

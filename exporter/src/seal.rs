@@ -5,6 +5,9 @@
 //! and such a record answers for the layer as long as its blob is in the store with the recorded size: neither the
 //! tree nor a file is touched then. The blob is in place before its record is.
 //!
+//! A layer of which nothing is here, but that a remote cache has as the blob that is wanted, is sealed by that: nothing of it is
+//! brought. Where another encoder or other times are wanted, it is brought and sealed like any other.
+//!
 //! Layers of base images pass through: their blobs are not made again and their descriptors stay as they are, but for
 //! media types, which get their OCI names. Where `force-compression=true` asks for it, those in another format than the
 //! built ones' are offered and sealed as these are ([`repack`]).
@@ -29,6 +32,7 @@ use std::{
 use oci::{
     BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, LayerContents, MediaType, Sha256Digest, Snapshot, Tree,
     TreeDigest,
+    elsewhere::bring::BringError,
     fetch::Fetcher,
     store::{Store, StoreError, sealed::SealedRecord},
     tree::TreeError,
@@ -63,7 +67,8 @@ pub struct SealedLayer {
     pub diff_id: DiffId,
     /// The blob.
     pub descriptor: Descriptor,
-    /// Where the blob can be had, for layers of base images; all others are in the store.
+    /// Where the blob can be had if the store has not got it, and mounted from if it has: for layers of base images, and
+    /// for built ones that a remote cache has. All others are in the store.
     pub origin: Option<BlobOrigin>,
 }
 
@@ -130,6 +135,9 @@ pub enum SealError {
         /// The built layer.
         tree: TreeDigest,
     },
+    /// A layer of a remote cache could not be brought.
+    #[error(transparent)]
+    Elsewhere(Box<BringError>),
     /// The layer's tar could not be written.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -204,7 +212,7 @@ pub struct SealOptions {
     pub cancel: Arc<Cancel>,
     /// Knows the bytes of layers that no directory holds.
     pub contents: Option<Arc<dyn LayerContents>>,
-    /// Brings the layers of base images that are packed anew.
+    /// Brings the layers of base images that are packed anew, and those of remote caches; knows which these have.
     pub fetcher: Fetcher,
     /// Is given every layer that has been offered, when its blob can be had.
     pub on_sealed: OnSealed,
@@ -528,6 +536,16 @@ pub(crate) fn read_tree(store: &Store, digest: TreeDigest) -> Result<Tree, SealE
     let damaged = |source| SealError::DamagedTree { path: path.clone(), source };
     let tree = Tree::from_bytes(&bytes).map_err(|error| damaged(Some(error)))?;
     if tree.digest() == digest { Ok(tree) } else { Err(damaged(None)) }
+}
+
+impl From<BringError> for SealError {
+    fn from(error: BringError) -> Self {
+        match error {
+            BringError::Cancelled => Self::Cancelled,
+            BringError::Store(error) => error.into(),
+            error => Self::Elsewhere(Box::new(error)),
+        }
+    }
 }
 
 impl From<SealedRecord> for SealedLayer {

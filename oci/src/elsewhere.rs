@@ -89,8 +89,9 @@ impl RemoteLayers {
         state.lost.insert(tree);
     }
 
-    /// This blob of a layer is not to be had, or not what it should be. Says whether it is one of ours.
-    pub fn lose_blob(&self, digest: &Sha256Digest) -> bool {
+    /// This blob of a layer is not to be had, or not what it should be. Says where it should have been; `None` if it is of
+    /// no layer here.
+    pub fn lose_blob(&self, digest: &Sha256Digest) -> Option<BlobOrigin> {
         self.lose_all(|layer| layer.descriptors().any(|blob| blob.digest == *digest))
     }
 
@@ -100,13 +101,12 @@ impl RemoteLayers {
         self.lose_all(|layer| layer.origin == *origin);
     }
 
-    fn lose_all(&self, is_lost: impl Fn(&RemoteLayer) -> bool) -> bool {
+    /// Says where one of them was.
+    fn lose_all(&self, is_lost: impl Fn(&RemoteLayer) -> bool) -> Option<BlobOrigin> {
         let mut state = self.lock();
-        let lost: Vec<_> =
-            state.layers.extract_if(.., |_, layer| is_lost(layer)).map(|(tree, _)| tree).collect();
-        let is_any = !lost.is_empty();
-        state.lost.extend(lost);
-        is_any
+        let lost: Vec<_> = state.layers.extract_if(.., |_, layer| is_lost(layer)).collect();
+        state.lost.extend(lost.iter().map(|(tree, _)| *tree));
+        lost.into_iter().next().map(|(_, layer)| layer.origin)
     }
 
     /// How many layers have been lost: a build that fails is worth another try if more are than when it began.
@@ -160,9 +160,9 @@ mod tests {
         let layers = RemoteLayers::default();
         (1..=3).for_each(|name| layers.note(layer(name, "a")));
         layers.note(layer(4, "b"));
-        assert!(!layers.lose_blob(&Sha256Digest::of(b"base")));
+        assert_eq!(layers.lose_blob(&Sha256Digest::of(b"base")), None);
         for (name, blob) in [(1, layer(1, "a").tree_blob), (2, layer(2, "a").blobs["gzip"].clone())] {
-            assert!(layers.lose_blob(&blob.digest) && layers.is_lost(&layer(name, "a").tree));
+            assert!(layers.lose_blob(&blob.digest).is_some() && layers.is_lost(&layer(name, "a").tree));
         }
         layers.lose_origin(&layer(3, "a").origin);
         layers.note(layer(5, "a"));

@@ -1,5 +1,5 @@
 //! Makes the missing layers of a chain. Those of base images are unpacked at the same time, then settled one on the
-//! other from the base up; between and above them come those that a step made and that are not on disk ([`super::materialise`]).
+//! other from the base up, and what only a remote cache has is brought meanwhile; between and above them come those that a step made and that are not on disk ([`super::materialise`]).
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +38,8 @@ const ATTEMPTS: usize = 3;
 enum Missing<'a> {
     Base(&'a BaseLayer, Stamp),
     Built(TreeDigest, Stamp),
+    /// Made by a step, and only a remote cache has it.
+    Elsewhere(TreeDigest, Stamp),
     /// Only what is below it is missing.
     There(Box<Meta>),
 }
@@ -54,7 +56,14 @@ impl<'a> Missing<'a> {
     fn base(&self) -> Option<(&'a BaseLayer, Stamp)> {
         match self {
             Self::Base(layer, stamp) => Some((layer, *stamp)),
-            Self::Built(..) | Self::There(_) => None,
+            Self::Built(..) | Self::Elsewhere(..) | Self::There(_) => None,
+        }
+    }
+
+    fn elsewhere(&self) -> Option<TreeDigest> {
+        match self {
+            Self::Elsewhere(layer, _) => Some(*layer),
+            Self::Base(..) | Self::Built(..) | Self::There(_) => None,
         }
     }
 }
@@ -68,14 +77,21 @@ impl Snapshots {
     ) -> Result<Vec<Meta>, SnapshotError> {
         let missing = self.upwards(chain, &metas)?;
         let bases: Vec<_> = missing.iter().filter_map(Missing::base).collect();
-        let mut pulled = at_once(&bases, |(layer, stamp)| self.pull_one(layer, *stamp))?.into_iter();
+        let elsewhere: Vec<_> = missing.iter().filter_map(Missing::elsewhere).collect();
+        let (pulled, brought) = thread::scope(|scope| {
+            let brought = scope.spawn(|| self.bring_layers(&elsewhere));
+            let pulled = at_once(&bases, |(layer, stamp)| self.pull_one(layer, *stamp));
+            (pulled, brought.join().expect("bringing does not panic"))
+        });
+        brought?;
+        let mut pulled = pulled?.into_iter();
         for missing in missing {
             let digest = chain[metas.len()].0;
             let place = (metas.len().checked_sub(1).map(|below| chain[below].0), digest);
             let lowers = self.lowers(chain, &metas);
             metas.push(match missing {
                 Missing::There(meta) => *meta,
-                Missing::Built(layer, stamp) => {
+                Missing::Built(layer, stamp) | Missing::Elsewhere(layer, stamp) => {
                     let (on, chain) = place;
                     self.rebuild(layer, &Place { on, chain, lowers, stamp }, metas.last())?
                 }
@@ -110,6 +126,9 @@ impl Snapshots {
             missing.push(match layer {
                 Layer::Base(layer) => Missing::Base(layer, stamp),
                 Layer::Built(tree) if self.bytes_of(tree)?.is_some() => Missing::Built(*tree, stamp),
+                Layer::Built(tree) if self.fetcher.elsewhere().get(tree).is_some() => {
+                    Missing::Elsewhere(*tree, stamp)
+                }
                 Layer::Built(tree) => {
                     return Err(SnapshotError::Gone { layer: *tree, path: directory(self.store(), digest) });
                 }
@@ -213,7 +232,7 @@ impl Snapshots {
 
 /// Does some work for each layer, at most [`AT_ONCE`] at the same time; the answers come in order. The first failure keeps
 /// those that have not begun from beginning.
-pub(super) fn at_once<L: Sync, T: Send>(
+pub(crate) fn at_once<L: Sync, T: Send>(
     layers: &[L],
     work: impl Fn(&L) -> Result<T, SnapshotError> + Sync,
 ) -> Result<Vec<T>, SnapshotError> {

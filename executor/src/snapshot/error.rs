@@ -7,6 +7,7 @@ use std::{
 
 use oci::{
     Sha256Digest, TreeDigest,
+    elsewhere::bring::BringError,
     store::{StoreError, checked::CheckedError},
 };
 
@@ -85,6 +86,9 @@ pub enum SnapshotError {
         /// Where it was.
         path: PathBuf,
     },
+    /// A layer of a remote cache could not be brought.
+    #[error(transparent)]
+    Elsewhere(Box<BringError>),
     /// The files of a layer could not be written.
     #[error(transparent)]
     Files(Box<CopyError>),
@@ -148,9 +152,13 @@ impl From<CopyError> for SnapshotError {
 }
 
 impl SnapshotError {
-    /// Whether the store has lost something that a further build would make again by itself.
+    /// Whether the store, or a remote cache, has lost something that a further build would make again by itself.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::InUse { .. } | Self::Gone { .. })
+        match self {
+            Self::Damaged { .. } | Self::InUse { .. } | Self::Gone { .. } => true,
+            Self::Elsewhere(error) => matches!(**error, BringError::Lost { .. }),
+            _ => false,
+        }
     }
 
     /// The error of writing files that take so many bytes.

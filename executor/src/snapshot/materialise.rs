@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::BufReader,
+    io::{self, BufReader},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -89,7 +89,10 @@ impl Snapshots {
         below: Option<&Meta>,
     ) -> Result<Meta, SnapshotError> {
         let gone = || SnapshotError::Gone { layer, path: directory(self.store(), &place.chain) };
-        let mut bytes = self.bytes_of(&layer)?.ok_or_else(gone)?;
+        let mut bytes = match self.bytes_of(&layer)? {
+            Some(bytes) => bytes,
+            None => self.brought_of(&layer)?.ok_or_else(gone)?,
+        };
         loop {
             let error = match self.materialise(layer, place, &bytes, below) {
                 Err(error) => error,
@@ -99,17 +102,24 @@ impl Snapshots {
                 (Bytes::Sealed(_), SnapshotError::Sealed { blob, .. }) => {
                     self.warn(format!("{error}, and is removed"));
                     self.store().remove_blob(blob)?;
+                    // Its bytes were right when they came, if it came from there: then what is told of them is wrong.
+                    self.fetcher().elsewhere().lose_blob(blob);
                 }
                 (Bytes::Origins(_), error) if has_changed(error) => {}
                 _ => return Err(error),
             }
             let was_sealed = matches!(bytes, Bytes::Sealed(_));
-            bytes = match self.sealed(&layer) {
-                Some(sealed) => sealed,
-                None if was_sealed => return Err(gone()),
-                None => return Err(error),
+            bytes = match (self.sealed(&layer), was_sealed) {
+                (Some(sealed), _) => sealed,
+                (None, true) => self.brought_of(&layer)?.ok_or_else(gone)?,
+                (None, false) => return Err(error),
             };
         }
+    }
+
+    /// A blob that is brought from a remote cache.
+    fn brought_of(&self, layer: &TreeDigest) -> Result<Option<Bytes>, SnapshotError> {
+        Ok(self.bring_layer(layer)?.map(|record| Bytes::Sealed(Box::new(record))))
     }
 
     fn sealed(&self, layer: &TreeDigest) -> Option<Bytes> {
@@ -168,10 +178,19 @@ impl Snapshots {
 }
 
 impl Snapshots {
-    /// Reads the tree of a built layer.
+    /// Reads the tree of a built layer, which is brought where only a remote cache has it.
     pub(crate) fn read_tree(&self, digest: &TreeDigest) -> Result<Tree, SnapshotError> {
         let path = self.store().root().join(tree_file(digest));
-        let bytes = fs::read(&path).map_err(SnapshotError::io("read", &path))?;
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let mut read = fs::read(&path);
+        if read.as_ref().is_err_and(gone) {
+            self.bring_trees(&[*digest])?;
+            read = fs::read(&path);
+        }
+        let bytes = read.map_err(|error| match gone(&error) {
+            true => SnapshotError::Gone { layer: *digest, path: path.clone() },
+            false => SnapshotError::io("read", &path)(error),
+        })?;
         match Tree::from_bytes(&bytes) {
             Ok(tree) if tree.digest() == *digest => Ok(tree),
             Ok(_) => Err(SnapshotError::Tree { path, source: TreeError::Damaged(0) }),

@@ -32,6 +32,11 @@ impl<'a> Progress<'a> {
         Self { events, task, total: blob.size, done: AtomicU64::new(0) }
     }
 
+    pub(super) fn of_cached(events: &'a Events, blob: &Descriptor) -> Self {
+        let task = format!("pull sha256:{}", &blob.digest.hex()[..12]);
+        Self { events, task, total: blob.size, done: AtomicU64::new(0) }
+    }
+
     /// Counts bytes.
     pub(super) fn add(&self, bytes: usize) {
         let before = self.done.fetch_add(bytes as u64, Ordering::Relaxed);

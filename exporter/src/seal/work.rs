@@ -2,7 +2,7 @@
 //!
 //! The bytes of the files come from the first of these that is there: the directory of the snapshot, or that in which
 //! COPY --link made the layer; the step of this build that made it without writing it down; another blob of the same
-//! layer. Before all of them goes the blob of a layer much like this one ([`crate::seed`]): what both have in common is
+//! layer, which is brought if only a remote cache has one. Before all of them goes the blob of a layer much like this one ([`crate::seed`]): what both have in common is
 //! neither read nor compressed again. If anything goes wrong with that help, all is done again without.
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
 
 use oci::{
     FileSource, Layer, Snapshot, Tree, TreeDigest,
+    elsewhere::bring,
     store::{
         Store,
         sealed::{self, SealedRecord},
@@ -63,17 +64,18 @@ impl FileSource for Nowhere {
 impl<'a> Work<'a> {
     /// The sealed layer.
     pub(super) fn seal(&self) -> Result<SealedLayer, SealError> {
-        if let Some(record) = self.recorded() {
-            return Ok(record.into());
+        if let Some(layer) = self.recorded().or_else(|| self.elsewhere()) {
+            return Ok(layer);
         }
         let _turn = turn(self.shared, &self.job.tree, &self.name())?;
-        if let Some(record) = self.recorded() {
-            return Ok(record.into());
+        if let Some(layer) = self.recorded() {
+            return Ok(layer);
         }
         let (store, digest) = (&*self.options.store, &self.job.tree);
         if let Some(damage) = sealed::damage(store, digest, &self.name()) {
             (self.options.events)(Event::Warning(format!("{damage}; the layer is packed again")));
         }
+        bring::tree(&self.options.fetcher, digest)?;
         let tree = read_tree(store, *digest)?;
         let seed = seed::find(store, digest, &tree, &self.name()).map(Arc::new);
         let Encoded { diff_id, descriptor, chunks } = match seed {
@@ -89,10 +91,42 @@ impl<'a> Work<'a> {
         Ok(record.into())
     }
 
-    /// What the store remembers, if its blob is still there.
-    fn recorded(&self) -> Option<SealedRecord> {
+    /// What the store remembers, if its blob is still there. What came out of a cache can be mounted from there.
+    fn recorded(&self) -> Option<SealedLayer> {
         let record = sealed::read(&self.options.store, &self.job.tree, &self.name())?;
-        (record.descriptor.media_type == self.options.encoder.media_type()).then_some(record)
+        if record.descriptor.media_type != self.options.encoder.media_type() {
+            return None;
+        }
+        let cached = self.cached().filter(|cached| cached.descriptor.digest == record.descriptor.digest);
+        Some(SealedLayer { origin: cached.and_then(|cached| cached.origin), ..record.into() })
+    }
+
+    /// The layer as a remote cache has it, unless its files are here: these are known to be right.
+    fn elsewhere(&self) -> Option<SealedLayer> {
+        let store = &*self.options.store;
+        let is_here = |chain| store.area("snapshots").join(TreeDigest::hex(&chain)).is_dir();
+        let is_known =
+            || self.options.contents.as_ref().is_some_and(|known| known.files_of(&self.job.tree).is_some());
+        if self.chains().into_iter().any(is_here) || is_known() {
+            return None;
+        }
+        self.cached()
+    }
+
+    /// The blob that is wanted, in a remote cache.
+    fn cached(&self) -> Option<SealedLayer> {
+        let SealOptions { fetcher, encoder, times, .. } = self.options;
+        if times.id() != sealed::NORMAL {
+            return None;
+        }
+        let (layer, descriptor) = fetcher.elsewhere().sealed_by(&self.job.tree, &encoder.id())?;
+        let is_wanted = descriptor.media_type == encoder.media_type();
+        is_wanted.then(|| SealedLayer { diff_id: layer.diff_id, descriptor, origin: Some(layer.origin) })
+    }
+
+    /// The snapshots that may hold the layer's files: that of its chain, and that of the layer alone.
+    fn chains(&self) -> [TreeDigest; 2] {
+        [self.job.chain, Snapshot::digest_of_one(&Layer::Built(self.job.tree))]
     }
 
     /// Under which name blobs are remembered that this sealer makes.
@@ -161,8 +195,7 @@ impl<'a> Work<'a> {
     /// Where the layer's files are.
     fn files<'t>(&self, tree: &'t Tree) -> Result<Files<'t>, SealError> {
         let store = &*self.options.store;
-        let linked = Snapshot::digest_of_one(&Layer::Built(self.job.tree));
-        for chain in [self.job.chain, linked] {
+        for chain in self.chains() {
             let directory = store.area("snapshots").join(chain.hex()).join("fs");
             match DirectorySource::open(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -175,15 +208,39 @@ impl<'a> Work<'a> {
         if let Some(files) = self.options.contents.as_ref().and_then(|known| known.files_of(&self.job.tree)) {
             return Ok(Files::Contents(files));
         }
-        let blob = self.other_blob(store).map(|old| OldFirst { tree, old, rest: &Nowhere });
+        let mut old = self.other_blob(store);
+        if old.is_none() && self.bring(tree)? {
+            old = self.other_blob(store);
+        }
+        let blob = old.map(|old| OldFirst { tree, old, rest: &Nowhere });
         Ok(blob.map_or(Files::Nowhere, Files::Blob))
+    }
+
+    /// Brings a blob of the layer, if a remote cache has one.
+    fn bring(&self, tree: &Tree) -> Result<bool, SealError> {
+        let SealOptions { fetcher, events, .. } = self.options;
+        let Some(layer) = fetcher.elsewhere().get(&self.job.tree) else { return Ok(false) };
+        let Some((_, blob)) = bring::best(&layer, None) else { return Ok(false) };
+        let progress = Progress::of_cached(events, blob);
+        let watch = |count: usize| {
+            if self.shared.is_unwanted() {
+                return Err(io::Error::other("nobody waits for this layer any more"));
+            }
+            progress.add(count);
+            Ok(())
+        };
+        let brought = bring::blob(fetcher, &tree.digest(), None, &watch)?;
+        progress.finish();
+        Ok(brought.is_some())
     }
 
     /// Another blob of the same layer.
     fn other_blob(&self, store: &Store) -> Option<Arc<OldBlob>> {
-        let open =
-            |(name, record): (String, SealedRecord)| OldBlob::open(store, &self.job.tree, &name, &record);
-        sealed::all(store, &self.job.tree).into_iter().find_map(open).map(Arc::new)
+        let tree = &self.job.tree;
+        let all = sealed::all(store, tree);
+        let open = |(name, record): &(String, SealedRecord)| OldBlob::open(store, tree, name, record);
+        let unpack = |(name, record): &(String, SealedRecord)| OldBlob::unpack(store, tree, name, record);
+        all.iter().find_map(open).or_else(|| all.iter().find_map(unpack)).map(Arc::new)
     }
 
     /// What it means for the layer that its tar could not be written.
@@ -201,10 +258,13 @@ impl<'a> Work<'a> {
             Files::Contents(_) => SealError::Changed { path },
             Files::Nowhere => SealError::Gone { chain, tree },
             // One that stays will be found damaged again.
-            Files::Blob(blob) => match blob.old.remove(&self.options.store) {
-                Ok(()) => SealError::Gone { chain, tree },
-                Err(error) => error.into(),
-            },
+            Files::Blob(blob) => {
+                self.options.fetcher.elsewhere().lose_blob(&blob.old.digest());
+                match blob.old.remove(&self.options.store) {
+                    Ok(()) => SealError::Gone { chain, tree },
+                    Err(error) => error.into(),
+                }
+            }
         }
     }
 }
