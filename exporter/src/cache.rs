@@ -12,11 +12,14 @@ pub mod artifact;
 pub mod bundle;
 pub mod care;
 pub mod directory;
+pub mod fuzz;
 pub mod inline;
 pub mod names;
 pub mod reader;
 pub mod record;
 pub mod registry;
+#[cfg(test)]
+mod samples;
 pub mod seen;
 pub mod sign;
 pub mod storage;

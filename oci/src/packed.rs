@@ -10,7 +10,7 @@ pub const TREE_MEDIA_TYPE: &str = "application/vnd.layerwright.cache.tree.v1+zst
 /// Media type of a blob that holds the list of files behind a digest of a key, as JSON, packed.
 pub const INVENTORY_MEDIA_TYPE: &str = "application/vnd.layerwright.cache.inventory.v1+zstd";
 /// How long a packed tree, and what it unpacks to, may be: a layer of some millions of files.
-pub const TREE_MAX: u64 = 1 << 30;
+pub const TREE_MAX: u64 = 512 << 20;
 /// How long a packed inventory, and what it unpacks to, may be.
 pub const INVENTORY_MAX: u64 = 256 << 20;
 

@@ -206,3 +206,6 @@ fn length(bytes: &[u8]) -> [u8; 4] {
 fn damaged(why: impl Into<String>) -> FormatError {
     FormatError::Inconsistent { what: CALLED, why: why.into() }
 }
+
+#[cfg(test)]
+mod tests;

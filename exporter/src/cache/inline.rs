@@ -21,6 +21,8 @@ use super::record::{BlobForm, Described, FormatError, RemoteRecord};
 pub const CONFIG_KEY: &str = "layerwright.cache.v1";
 /// How long an image's config may be that is looked at.
 pub const CONFIG_MAX: usize = 8 << 20;
+/// How many steps above its base an image may have: twice the layers that anything unpacks. One with more is no cache.
+pub const STEPS_MAX: usize = 256;
 const CALLED: &str = "the cache in an image";
 
 /// What an image says of its own steps.
@@ -49,15 +51,18 @@ pub struct InlineStep {
 }
 
 impl Inline {
-    /// What stands under [`CONFIG_KEY`].
-    pub fn to_value(&self) -> serde_json::Value {
+    /// What stands under [`CONFIG_KEY`]; nothing for an image of more than [`STEPS_MAX`] steps.
+    pub fn to_value(&self) -> Option<serde_json::Value> {
+        if self.steps.len() > STEPS_MAX {
+            return None;
+        }
         let form = Form {
             encoder: self.encoder.clone(),
             base: self.base,
             steps: self.steps.clone(),
             trees: self.trees.iter().map(|(tree, blob)| (*tree, blob.into())).collect(),
         };
-        serde_json::to_value(form).expect("keys of its maps are text")
+        Some(serde_json::to_value(form).expect("keys of its maps are text"))
     }
 
     /// What the config of an image says of its steps; `None` for an image that says nothing.
@@ -86,6 +91,10 @@ impl Inline {
         layers: &[(DiffId, Descriptor)],
         origin: &BlobOrigin,
     ) -> Result<Vec<RemoteRecord>, FormatError> {
+        // A record names all layers below its own: so many steps are so many layers, squared.
+        if self.steps.len() > STEPS_MAX {
+            return Err(inconsistent("it has too many steps"));
+        }
         let (base, above) =
             layers.split_at_checked(self.base).ok_or_else(|| inconsistent("no such layers"))?;
         let base = base.iter().map(|(diff_id, descriptor)| {
@@ -154,3 +163,6 @@ struct Form {
     steps: Vec<InlineStep>,
     trees: BTreeMap<TreeDigest, BlobForm>,
 }
+
+#[cfg(test)]
+mod tests;

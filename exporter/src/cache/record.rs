@@ -290,3 +290,6 @@ impl From<LayerForm> for Described {
         Self { diff_id, blobs, tree_blob: tree.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,11 +90,7 @@ impl SignKey {
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let (text, warning) = read_private(path)?;
         let form = |why: String| KeyError::Form { path: path.to_owned(), kind: KeyKind::Private, why };
-        let der = pem::decode(&text, KeyKind::Private).map_err(form)?;
-        // What openssl writes has no public key to compare with.
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
-            .map_err(|error| form(format!("it is not an Ed25519 key ({error})")))?;
-        Ok(Self { pair, warning })
+        Ok(Self { pair: private(&text).map_err(form)?, warning })
     }
 
     /// That others can read the file, if they can.
@@ -158,10 +154,22 @@ fn message(kind: ArtifactKind, document: &[u8]) -> Vec<u8> {
 
 fn read_public(path: &Path) -> Result<[u8; 32], KeyError> {
     let (text, _) = read_file(path)?;
-    let form = |why: String| KeyError::Form { path: path.to_owned(), kind: KeyKind::Public, why };
-    let der = pem::decode(&text, KeyKind::Public).map_err(form)?;
+    public(&text).map_err(|why| KeyError::Form { path: path.to_owned(), kind: KeyKind::Public, why })
+}
+
+/// The key in a text, or what is wrong with it.
+pub(super) fn public(text: &str) -> Result<[u8; 32], String> {
+    let der = pem::decode(text, KeyKind::Public)?;
     let key = der.strip_prefix(&SPKI).and_then(|key| key.try_into().ok());
-    key.ok_or_else(|| form("it is not an Ed25519 key".to_owned()))
+    key.ok_or_else(|| "its key is not an Ed25519 key".to_owned())
+}
+
+/// The pair in a text, or what is wrong with it.
+pub(super) fn private(text: &str) -> Result<Ed25519KeyPair, String> {
+    let der = pem::decode(text, KeyKind::Private)?;
+    // What openssl writes has no public key to compare with.
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
+        .map_err(|error| format!("its key is not an Ed25519 key ({error})"))
 }
 
 /// The text of a private key, and a warning where it is not private.
@@ -184,3 +192,6 @@ fn read_file(path: &Path) -> Result<(String, u32), KeyError> {
     file.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
     Ok((text, mode))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -22,7 +22,9 @@ const FIELDS_MAX: usize = 16_384;
 const BLOBS_MAX: usize = 16;
 /// Bytes of a layer's blob: 1 TiB.
 const BLOB_MAX: u64 = 1 << 40;
-/// Bytes of what names an encoder, a builder, a machine or a build.
+/// Bytes of what names an encoder; it becomes part of a file's name.
+const ENCODER_MAX: usize = 100;
+/// Bytes of what names a builder, a machine or a build.
 const NAME_MAX: usize = 255;
 
 /// Whether a record is one that a builder can have made.
@@ -88,8 +90,8 @@ fn layer(Described { diff_id, blobs, tree_blob }: &Described) -> Result<(), Form
 
 /// The id of an encoder begins with its format.
 fn layer_blob(encoder: &str, blob: &Descriptor, diff_id: &DiffId) -> Result<(), FormatError> {
-    let is_name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b".-_".contains(&c);
-    if encoder.is_empty() || encoder.len() > NAME_MAX || !encoder.bytes().all(is_name) {
+    let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b".-_".contains(&c);
+    if encoder.len() > ENCODER_MAX || !encoder.bytes().all(is_plain) {
         return Err(inconsistent("the name of an encoder is malformed"));
     }
     let fits = match blob.media_type {
