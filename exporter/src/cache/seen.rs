@@ -62,12 +62,11 @@ impl Seen {
         self.lock().bundles.insert((place.clone(), name.to_owned()), Arc::new(bundle));
     }
 
-    /// This very record as some cache has it, and whether it is known to be at `place`. Where its base layers can be had
-    /// makes no difference.
-    pub fn record(&self, record: &Record, place: &BlobOrigin) -> Option<(Arc<SeenRecord>, bool)> {
+    /// This very record as some caches have it, and which. Where its base layers can be had makes no difference.
+    pub fn record(&self, record: &Record) -> Option<(Arc<SeenRecord>, BTreeSet<BlobOrigin>)> {
         let state = self.lock();
         let (seen, places) = state.records.get(&(record.content, record.definition))?;
-        is_same(&seen.remote.record, record).then(|| (Arc::clone(seen), places.contains(place)))
+        is_same(&seen.remote.record, record).then(|| (Arc::clone(seen), places.clone()))
     }
 
     /// The bundle of a name that was read at a place.

@@ -5,19 +5,58 @@
 //! build that fails or is killed has published what it finished. [`Writer::finish`] waits for what is under way, and writes
 //! the bundle of all records that the build used.
 //!
-//! What goes wrong is one warning, after which nothing more is tried; a build fails by it only if it is asked to
-//! (`ignore-error=false`), and then in its end.
+//! What other caches have is passed on as it is: records byte by byte, so that their signatures stay good, blobs mounted or
+//! streamed through. What is at the place already, as far as is known, is not sent again.
+//!
+//! What goes wrong with the place is one warning, after which nothing more is tried; a build fails by it only if it is asked
+//! to (`ignore-error=false`), and then in its end.
 
-use std::sync::Arc;
+mod blobs;
+mod bring;
+mod bundle;
+mod chain;
+mod finish;
+mod ledger;
+mod store;
 
-use oci::{RemoteLayers, Sha256Digest, fetch::Fetcher};
-use solver::{Cancel, Event, Graph, Record};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
-use super::{seen::Seen, storage::Storage};
+use oci::{Descriptor, Sha256Digest, TreeDigest, fetch::Fetcher};
+use solver::{Cancel, Event, Record, RecordWriter, explain::Inventory};
+
+pub use self::chain::OwnChain;
+use self::{
+    blobs::Blobs,
+    bring::Brought,
+    ledger::{Ledger, Task},
+};
+use super::{
+    bundle::SignedRecord,
+    record::FormatError,
+    seen::{Seen, SeenRecord},
+    sign::SignKey,
+    storage::{Storage, StorageError},
+};
 use crate::{
-    seal::{Events, Sealer},
+    pipeline::yield_to_steps,
+    seal::{Events, SealError, Sealer},
     upload::Landings,
 };
+
+/// Threads that write one cache; all but a few wait for answers most of the time.
+const WORKERS: usize = 8;
+/// How often those who wait look around.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// Finds the list of files that a digest of a pre-image stands for.
+pub type FindInventory = Arc<dyn Fn(&TreeDigest) -> Option<Inventory> + Send + Sync>;
 
 /// What a writer works with.
 pub struct WriterOptions {
@@ -27,20 +66,24 @@ pub struct WriterOptions {
     pub mode: Mode,
     /// The name of the bundle.
     pub bundle: String,
+    /// Whether the bundle is known already.
+    pub prior: Prior,
     /// What becomes of an error.
     pub on_error: OnError,
-    /// The build's graph: which steps are on a target's own chain.
+    /// Signs what this build has made.
+    pub sign: Option<Arc<SignKey>>,
+    /// Which steps are on a target's own chain.
     pub chain: OwnChain,
-    /// Makes blobs of layers: the image's, or one for the cache where no output has one.
+    /// Makes blobs of layers: the image's, or one for the cache where no output has one that [`fits`].
     pub sealer: Arc<Sealer>,
     /// Where the image's blobs are on their way to.
     pub landings: Option<Landings>,
-    /// What remote caches have.
-    pub layers: RemoteLayers,
-    /// What was read of them.
+    /// What was read of remote caches.
     pub seen: Seen,
-    /// Brings the blobs of other caches.
+    /// Has the store, knows the layers of other caches, and brings their blobs.
     pub fetcher: Fetcher,
+    /// Finds what goes with a record for who explains it.
+    pub inventories: FindInventory,
     /// Takes warnings and stages.
     pub events: Events,
     /// Stops everything, [`Writer::finish`] at once.
@@ -55,6 +98,16 @@ pub enum Mode {
     /// `mode=max`: of every step.
     #[default]
     Max,
+}
+
+/// Whether the bundle that is there is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Prior {
+    /// Somebody reads this very cache, and notes what is there.
+    Read,
+    /// Nobody does, so the writer looks before it writes.
+    #[default]
+    Unread,
 }
 
 /// What becomes of an error.
@@ -72,11 +125,11 @@ pub enum OnError {
 pub enum BuildEnd {
     /// All steps are done.
     Made,
-    /// One failed, or the build was stopped: what it has not come to may be in the bundle that was read.
+    /// One failed: what the build has not come to may be in the bundle that was read.
     Failed,
 }
 
-/// Why a cache was not written; told only where it was asked for.
+/// Why a cache was not written, or not whole; told only where it was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the cache {cache}")]
 pub struct WriteError {
@@ -84,49 +137,269 @@ pub struct WriteError {
     pub cache: String,
     /// Why not.
     #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+    pub source: Arc<dyn std::error::Error + Send + Sync>,
 }
 
-/// Which vertices are on a target's own chain, and what file systems they are known to have.
-#[derive(Debug, Clone)]
-pub struct OwnChain {}
-
-impl OwnChain {
-    /// The chains of a graph's targets.
-    pub fn of(graph: &Graph) -> Self {
-        let _ = graph;
-        Self {}
-    }
+/// Whether the blobs that a sealer makes may be in a cache: layers there have the times of their trees.
+pub fn fits(sealer: &Sealer) -> bool {
+    sealer.times().id() == oci::store::sealed::NORMAL
 }
 
 /// Writes one cache. When it is dropped, what is still under way is given up.
 pub struct Writer {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why something did not get to the place.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// The place does not take it, and is not tried again.
+    #[error(transparent)]
+    Place(#[from] StorageError),
+    /// It cannot be had here; the place has nothing to do with it.
+    #[error("cannot read blob {digest}")]
+    Blob {
+        digest: Sha256Digest,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A layer could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] Arc<SealError>),
+    /// Nobody would read the record.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Nobody waits for it any more.
+    #[error("cancelled")]
+    Stopped,
+}
+
+/// A record on its way.
+struct Item {
+    record: Record,
+    /// What another cache has of it.
+    seen: Option<Arc<SeenRecord>>,
+    /// What was put at the place, and what that names.
+    put: OnceLock<(SignedRecord, Vec<Descriptor>)>,
+}
+
+struct Shared {
     options: WriterOptions,
+    /// Requested with the user's, or when nobody waits any more.
+    stop: Cancel,
+    blobs: Blobs,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Counts whatever moves.
+    moved: Arc<AtomicU64>,
+    /// Layers that are being sealed.
+    sealing: AtomicUsize,
+}
+
+struct State {
+    ledger: Ledger<Item>,
+    brought: Brought,
+    chain: OwnChain,
+    /// Records of steps that are on no target's chain, as far as is known.
+    held: Vec<Record>,
+    look: Look,
+    /// Why the place is not tried any more.
+    failure: Option<Arc<Trouble>>,
+    /// The first thing that could not be had here.
+    lack: Option<Arc<Trouble>>,
+    is_closed: bool,
+}
+
+/// The look at the bundle that is there, before anything is written.
+enum Look {
+    /// To be had, with the records that wait for it.
+    Open(Vec<Record>),
+    Running(Vec<Record>),
+    Over,
+}
+
+impl State {
+    /// Whether there is nothing under way and nothing to begin.
+    fn is_idle(&self) -> bool {
+        let has_looked = match &self.look {
+            Look::Open(waiting) => waiting.is_empty(),
+            Look::Running(_) => false,
+            Look::Over => true,
+        };
+        has_looked && self.ledger.is_idle()
+    }
+}
+
+/// What a worker does next.
+enum Work {
+    Look,
+    Task(Task<Item>),
 }
 
 impl Writer {
     /// Nothing is contacted and no thread started before something is stored.
     pub fn new(options: WriterOptions) -> Self {
-        Self { options }
-    }
-
-    /// Takes a record to be written in the background, and returns at once. Its layers are in the store, or in a cache.
-    pub fn store(&self, record: &Record) {
-        let _ = record;
+        let is_known = options.seen.bundle(&options.storage.origin(), &options.bundle).is_some();
+        let state = State {
+            ledger: Ledger::default(),
+            brought: Brought::default(),
+            chain: options.chain.clone(),
+            held: Vec::new(),
+            look: if options.prior == Prior::Read || is_known { Look::Over } else { Look::Open(Vec::new()) },
+            failure: None,
+            lack: None,
+            is_closed: false,
+        };
+        let shared = Shared {
+            stop: options.cancel.child(),
+            blobs: Blobs::default(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            moved: Arc::default(),
+            sealing: AtomicUsize::new(0),
+            options,
+        };
+        Self { shared: Arc::new(shared), threads: Mutex::default() }
     }
 
     /// Hears of what the scheduler does, as [`crate::SealAhead::take`] does. Does not block.
     pub fn take(&self, event: &Event) {
-        let _ = event;
+        let Event::Settled(id, snapshot) = event else { return };
+        if self.shared.options.mode == Mode::Max {
+            return;
+        }
+        let mut state = self.shared.lock();
+        if state.chain.settle(*id, snapshot) {
+            let digest = snapshot.digest();
+            let own: Vec<_> = state.held.extract_if(.., |held| held.snapshot.digest() == digest).collect();
+            let work = own.into_iter().map(|record| self.shared.want(&mut state, record)).sum();
+            drop(state);
+            self.hire(work);
+        }
     }
 
-    /// Waits for what is under way, as long as it moves, and writes the bundle. `documents` are the manifests and configs of
-    /// base images that the build has resolved, as far as the store holds them.
-    ///
-    /// # Errors
-    /// [`WriteError`] with [`OnError::Fail`] only.
-    pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), WriteError> {
-        let _ = (end, documents, &self.options);
-        Ok(())
+    /// Starts threads for so many more things to do. What no thread can be had for is done by those that are there.
+    fn hire(&self, work: usize) {
+        self.shared.changed.notify_all();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in threads.len()..WORKERS.min(threads.len() + work) {
+            let shared = Arc::clone(&self.shared);
+            let worker = thread::Builder::new().name("cache".to_owned());
+            threads.extend(worker.spawn(move || shared.work()));
+        }
     }
+}
+
+impl RecordWriter for Writer {
+    fn store(&self, record: &Record) {
+        let mut state = self.shared.lock();
+        let is_own = self.shared.options.mode == Mode::Max || state.chain.has(&record.snapshot);
+        let work = match is_own {
+            true => self.shared.want(&mut state, record.clone()),
+            false => {
+                state.held.push(record.clone());
+                0
+            }
+        };
+        drop(state);
+        self.hire(work);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.stop.request();
+        self.shared.lock().is_closed = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A worker that panicked has said so already.
+            thread.join().unwrap_or_default();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for who looks around now and then.
+    fn wait_briefly<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// A worker's life.
+    fn work(&self) {
+        yield_to_steps();
+        while let Some(work) = self.next() {
+            match work {
+                Work::Look => self.look(),
+                Work::Task(Task::Bring(need)) => {
+                    let brought = self.bring(need);
+                    self.settle(brought, |state, is_there| state.ledger.brought(need, is_there));
+                }
+                Work::Task(Task::Publish(index, item)) => {
+                    let published = self.publish(&item);
+                    self.settle(published, |state, is_there| state.ledger.published(index, is_there));
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            if let Look::Open(waiting) = &mut state.look {
+                state.look = Look::Running(std::mem::take(waiting));
+                return Some(Work::Look);
+            }
+            match state.ledger.take() {
+                Some(task) => return Some(Work::Task(task)),
+                None => state = self.wait(state),
+            }
+        }
+    }
+
+    /// What came of a piece of work; the first trouble with the place is the last.
+    fn settle(&self, result: Result<(), Trouble>, note: impl FnOnce(&mut State, bool)) {
+        let mut state = self.lock();
+        note(&mut state, result.is_ok());
+        match result {
+            Ok(()) | Err(Trouble::Stopped) => {}
+            Err(trouble @ Trouble::Place(_)) => self.give_up(&mut state, trouble),
+            Err(trouble) => _ = state.lack.get_or_insert(Arc::new(trouble)),
+        }
+        drop(state);
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is tried, and that is said once.
+    fn give_up(&self, state: &mut State, trouble: Trouble) {
+        state.ledger.give_up();
+        state.held.clear();
+        if state.failure.is_some() || self.stop.is_requested() {
+            return;
+        }
+        if self.options.on_error == OnError::Warn {
+            let cache = self.options.storage.name();
+            let warning = format!("the cache {cache} is not written any further: {}", told(&trouble));
+            (self.options.events)(Event::Warning(warning));
+        }
+        state.failure = Some(Arc::new(trouble));
+    }
+}
+
+/// An error and what caused it.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -116,7 +116,7 @@ impl Blob {
 
     /// Its bytes; the stream fails at the end if they are not what the descriptor says. What this process has written is
     /// not hashed again.
-    pub(super) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+    pub(crate) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         let Self { descriptor, place } = self;
         match place {
             Place::Memory(bytes) => Ok(Box::new(io::Cursor::new(Arc::clone(bytes)))),
@@ -153,7 +153,7 @@ impl Blob {
     }
 
     /// A repository that it may be mounted from, of any registry.
-    pub(super) fn home(&self) -> Option<&Reference> {
+    pub(crate) fn home(&self) -> Option<&Reference> {
         match &self.place {
             Place::Origin(_, BlobOrigin::Registry(reference)) => Some(reference),
             Place::Source(source) => source.home(),

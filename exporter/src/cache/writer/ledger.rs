@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use oci::TreeDigest;
+use oci::{Sha256Digest, TreeDigest};
 
 /// Needs that are met at the same time; those who meet them wait most of the time, and records must get through.
 const BRINGING: usize = 4;
@@ -21,6 +21,8 @@ pub(super) enum Need {
     Layer(TreeDigest),
     /// The list of the files that this digest stands for in a pre-image.
     Inventory(TreeDigest),
+    /// A blob that another cache has.
+    Blob(Sha256Digest),
 }
 
 /// What a worker is to do.
@@ -196,7 +198,10 @@ mod tests {
         let [a, b] = ["a", "b"].map(need);
         assert_eq!(ledger.want("first", [a]), 2);
         assert_eq!(ledger.want("second", [a, b]), 2, "the record, and what is new");
-        assert_eq!((ledger.take(), ledger.take(), ledger.take()), (Some(Task::Bring(a)), Some(Task::Bring(b)), None));
+        assert_eq!(
+            (ledger.take(), ledger.take(), ledger.take()),
+            (Some(Task::Bring(a)), Some(Task::Bring(b)), None)
+        );
         ledger.brought(b, true);
         assert_eq!(ledger.take(), None, "the first one is needed by both");
         ledger.brought(a, true);

@@ -1,0 +1,218 @@
+//! Brings to the place what a record names: blobs and trees of layers, lists of files.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use oci::{
+    BlobOrigin, Descriptor, Layer, MediaType, Reference, Sha256Digest, TreeDigest,
+    packed::{self, INVENTORY_MEDIA_TYPE, TREE_MEDIA_TYPE},
+};
+
+use super::{Shared, Trouble, ledger::Need};
+use crate::{
+    cache::record::Described,
+    seal::{SealedLayer, read_tree},
+    upload::Blob,
+};
+
+/// What has been brought, and what is known of the rest.
+#[derive(Default)]
+pub(super) struct Brought {
+    layers: BTreeMap<TreeDigest, Described>,
+    inventories: BTreeMap<TreeDigest, Descriptor>,
+    /// For layers of this store, the digest of a snapshot that ends in it.
+    chains: BTreeMap<TreeDigest, TreeDigest>,
+    /// Blobs of other caches.
+    elsewhere: BTreeMap<Sha256Digest, (Descriptor, BlobOrigin)>,
+}
+
+impl Brought {
+    /// A layer that may have to be sealed.
+    pub(super) fn built(&mut self, tree: TreeDigest, chain: TreeDigest) {
+        self.chains.entry(tree).or_insert(chain);
+    }
+
+    /// Blobs that a record of another cache names.
+    pub(super) fn know(&mut self, place: &BlobOrigin, blobs: Vec<Descriptor>) {
+        for blob in blobs {
+            self.elsewhere.entry(blob.digest).or_insert_with(|| (blob, place.clone()));
+        }
+    }
+
+    /// What is at the place of a layer.
+    pub(super) fn layer(&self, tree: &TreeDigest) -> Option<&Described> {
+        self.layers.get(tree)
+    }
+
+    /// A list of files that is at the place.
+    pub(super) fn inventory(&self, files: &TreeDigest) -> Option<&Descriptor> {
+        self.inventories.get(files)
+    }
+}
+
+impl Shared {
+    /// Makes sure that the place has what a record needs.
+    pub(super) fn bring(&self, need: Need) -> Result<(), Trouble> {
+        match need {
+            Need::Layer(tree) => {
+                let described = self.bring_layer(tree)?;
+                self.lock().brought.layers.insert(tree, described);
+            }
+            Need::Inventory(files) => {
+                if let Some(descriptor) = self.bring_inventory(&files)? {
+                    self.lock().brought.inventories.insert(files, descriptor);
+                }
+            }
+            Need::Blob(digest) => {
+                let (blob, origin) = self
+                    .lock()
+                    .brought
+                    .elsewhere
+                    .get(&digest)
+                    .cloned()
+                    .expect("a need is known before it is met");
+                self.bring_from(&blob, &origin)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A layer: what another cache has, as it is; else what the image's sealer makes of it.
+    fn bring_layer(&self, tree: TreeDigest) -> Result<Described, Trouble> {
+        if let Some(layer) = self.options.fetcher.elsewhere().get(&tree) {
+            layer.descriptors().try_for_each(|blob| self.bring_from(blob, &layer.origin))?;
+            return Ok(layer.into());
+        }
+        let sealed = self.seal(tree)?;
+        let tree_blob = self.bring_tree(tree)?;
+        self.bring_sealed(&sealed)?;
+        let SealedLayer { diff_id, descriptor, origin: _ } = sealed;
+        let Descriptor { media_type, digest, size, annotations: _, platform: _ } = descriptor;
+        let blobs = [(self.options.sealer.encoder().id(), Descriptor::new(media_type, digest, size))].into();
+        Ok(Described { diff_id, blobs, tree_blob })
+    }
+
+    fn seal(&self, tree: TreeDigest) -> Result<SealedLayer, Trouble> {
+        let chain = self.lock().brought.chains.get(&tree).copied().expect("a need is known before it is met");
+        self.sealing.fetch_add(1, Ordering::SeqCst);
+        let sealed = self.options.sealer.seal_aside(chain, &Layer::Built(tree), &self.stop);
+        self.sealing.fetch_sub(1, Ordering::SeqCst);
+        sealed.map_err(|error| if self.stop.is_requested() { Trouble::Stopped } else { error.into() })
+    }
+
+    /// The blob of a layer: mounted from where the image goes if that is in the same registry.
+    fn bring_sealed(&self, sealed: &SealedLayer) -> Result<(), Trouble> {
+        let digest = sealed.descriptor.digest;
+        self.blobs.once(digest, &self.stop, || {
+            let blob = Blob::of(sealed, &self.options.fetcher);
+            let landed = self.landed(&digest);
+            self.put(&sealed.descriptor, landed.as_ref().or(blob.home()), &|| blob.open())
+        })
+    }
+
+    /// Where the image's uploads have brought a blob in the registry of the place. Waits where they are at it.
+    fn landed(&self, blob: &Sha256Digest) -> Option<Reference> {
+        let BlobOrigin::Registry(place) = self.options.storage.origin() else { return None };
+        self.options.landings.as_ref()?.wait(&place.registry, blob, &self.stop)
+    }
+
+    fn bring_tree(&self, tree: TreeDigest) -> Result<Descriptor, Trouble> {
+        let read = read_tree(self.options.fetcher.store(), tree).map_err(Arc::new)?;
+        self.bring_packed(TREE_MEDIA_TYPE, &read.to_bytes())
+    }
+
+    /// A list of files, if this store has it. One that cannot be written as JSON is not there either.
+    fn bring_inventory(&self, files: &TreeDigest) -> Result<Option<Descriptor>, Trouble> {
+        let inventory = (self.options.inventories)(files).and_then(|list| serde_json::to_vec(&list).ok());
+        inventory.map(|bytes| self.bring_packed(INVENTORY_MEDIA_TYPE, &bytes)).transpose()
+    }
+
+    fn bring_packed(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Trouble> {
+        let bytes: Arc<[u8]> = packed::pack(bytes).into();
+        let blob = Descriptor::of(MediaType::Other(media_type.to_owned()), &bytes);
+        let open = || Ok(Box::new(io::Cursor::new(Arc::clone(&bytes))) as Box<dyn Read + Send>);
+        self.blobs.once(blob.digest, &self.stop, || self.put(&blob, None, &open))?;
+        Ok(blob)
+    }
+
+    /// A blob of another cache: mounted where that is in the same registry, else streamed through. At the place itself it
+    /// is there.
+    fn bring_from(&self, blob: &Descriptor, origin: &BlobOrigin) -> Result<(), Trouble> {
+        if *origin == self.options.storage.origin() {
+            return Ok(());
+        }
+        let fetcher = &self.options.fetcher;
+        let home = match origin {
+            BlobOrigin::Registry(reference) => Some(reference),
+            BlobOrigin::OciLayout(_) => None,
+        };
+        let landed = || self.landed(&blob.digest);
+        let bring = || self.put(blob, landed().as_ref().or(home), &|| fetcher.open(blob, origin));
+        self.blobs.once(blob.digest, &self.stop, bring)
+    }
+
+    /// Makes sure that the place has a blob. `home` is a repository of any registry that it may be mounted from.
+    pub(super) fn put(
+        &self,
+        blob: &Descriptor,
+        home: Option<&Reference>,
+        open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
+    ) -> Result<(), Trouble> {
+        if self.stop.is_requested() {
+            return Err(Trouble::Stopped);
+        }
+        let place = self.options.storage.origin();
+        let from =
+            home.filter(|home| matches!(&place, BlobOrigin::Registry(to) if to.registry == home.registry));
+        let source = Source::default();
+        let opened = || {
+            let reader = open().map_err(|error| source.fail(error))?;
+            Ok(Box::new(Watched { reader, source: source.clone(), moved: Arc::clone(&self.moved) })
+                as Box<dyn Read + Send>)
+        };
+        let put = self.options.storage.put_blob(blob, from, &opened, &self.stop);
+        match (put, source.take()) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), _) if self.stop.is_requested() => Err(Trouble::Stopped),
+            (Err(_), Some(source)) => Err(Trouble::Blob { digest: blob.digest, source }),
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+}
+
+/// Where the bytes of a blob come from, and why they did not.
+#[derive(Clone, Default)]
+struct Source(Arc<Mutex<Option<io::Error>>>);
+
+impl Source {
+    /// Remembers a failure, and gives one like it.
+    fn fail(&self, error: io::Error) -> io::Error {
+        let told = io::Error::new(error.kind(), error.to_string());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        told
+    }
+
+    fn take(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A blob on its way: counts that it moves.
+struct Watched {
+    reader: Box<dyn Read + Send>,
+    source: Source,
+    moved: Arc<AtomicU64>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        self.reader.read(buffer).map_err(|error| self.source.fail(error))
+    }
+}

@@ -1,0 +1,139 @@
+//! The bundle: all records that a build has used, so that the next one needs a single look.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci::{Descriptor, Sha256Digest};
+
+use super::{BuildEnd, Item, Look, Shared, Trouble};
+use crate::cache::{
+    bundle::{Bundle, SignedRecord},
+    seen::{SeenBundle, SeenRecord},
+    sign::TrustKeys,
+    storage::{Artifact, ArtifactKind, Named},
+};
+
+/// Manifests and configs are small; what is longer is none.
+const DOCUMENT_MAX: u64 = 1 << 20;
+
+/// What a bundle will hold, and what it names.
+#[derive(Default)]
+struct Content {
+    records: BTreeMap<SignedRecord, Vec<Descriptor>>,
+    documents: BTreeMap<Sha256Digest, Vec<u8>>,
+}
+
+impl Shared {
+    /// Finds out what the place has already. Whatever comes of it, what has waited for it goes on.
+    pub(super) fn look(&self) {
+        let found = self.options.storage.get(&self.options.bundle, &self.stop);
+        // What cannot be read is written anew, and what cannot be written says so.
+        let artifact = found.ok().flatten().and_then(Named::artifact);
+        let bundle = artifact.filter(|artifact| artifact.kind == ArtifactKind::Bundle);
+        if let Some(Artifact { document, .. }) = bundle {
+            self.note(document);
+        }
+        let mut state = self.lock();
+        if let Look::Running(waiting) = std::mem::replace(&mut state.look, Look::Over) {
+            for record in waiting {
+                self.want(&mut state, record);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// What a bundle has, as far as we would believe it: what we sign and others have not is written anew.
+    fn note(&self, document: Vec<u8>) {
+        let Ok(bundle) = Bundle::decode(&document) else { return };
+        let trusted = self.options.sign.as_ref().map_or_else(TrustKeys::default, |key| key.trusted());
+        let origin = self.options.storage.origin();
+        let open = |signed: &SignedRecord| {
+            let remote = signed.open(None, &trusted, &origin).ok()?;
+            Some(SeenRecord { remote, signed: signed.clone() }.into())
+        };
+        let records = bundle.records.iter().filter_map(open).collect();
+        self.options.seen.note_bundle(&origin, &self.options.bundle, SeenBundle { document, records });
+    }
+
+    /// Writes the bundle, unless the one that is there is the same. If the place has lost what one of its records names, those
+    /// that can be had go without the others.
+    pub(super) fn write_bundle(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Trouble> {
+        let mut content = self.content(end, documents);
+        if content.records.is_empty() || self.lock().failure.is_some() {
+            return Ok(());
+        }
+        match self.put_bundle(&content) {
+            Err(Trouble::Place(_)) if !self.stop.is_requested() && self.drop_lost(&mut content)? => {
+                self.put_bundle(&content)
+            }
+            put => put,
+        }
+    }
+
+    fn put_bundle(&self, content: &Content) -> Result<(), Trouble> {
+        let bundle = Bundle {
+            records: content.records.keys().cloned().collect(),
+            documents: content.documents.clone(),
+        };
+        let document = bundle.encode();
+        let origin = self.options.storage.origin();
+        let there = self.options.seen.bundle(&origin, &self.options.bundle);
+        if there.is_some_and(|there| there.document == document) {
+            return Ok(());
+        }
+        let blobs: BTreeMap<_, _> =
+            content.records.values().flatten().map(|blob| (blob.digest, blob.clone())).collect();
+        let artifact = Artifact {
+            kind: ArtifactKind::Bundle,
+            document,
+            signature: None,
+            blobs: blobs.into_values().collect(),
+        };
+        Ok(self.options.storage.put(&[&self.options.bundle], &artifact, &self.stop)?)
+    }
+
+    /// What the build has used; of one that failed also what the bundle that was read has of other steps.
+    fn content(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Content {
+        let state = self.lock();
+        let there: Vec<&Item> = state.ledger.there().map(|item| &**item).collect();
+        let mut records: BTreeMap<_, _> = there.iter().filter_map(|item| item.put.get().cloned()).collect();
+        let used: BTreeSet<_> = there.iter().map(|item| item.record.definition).collect();
+        drop(there);
+        drop(state);
+        let before = self.options.seen.bundle(&self.options.storage.origin(), &self.options.bundle);
+        if let (BuildEnd::Failed, Some(before)) = (end, before) {
+            let others = before
+                .records
+                .iter()
+                .filter(|seen| !used.contains(&seen.remote.record.definition) && self.is_whole(seen));
+            records.extend(others.map(|seen| (seen.signed.clone(), seen.remote.blobs())));
+        }
+        let documents = documents.iter().filter_map(|digest| Some((*digest, self.document(digest)?)));
+        Content { records, documents: documents.collect() }
+    }
+
+    /// A small blob of the store, if it is there and what it should be.
+    fn document(&self, digest: &Sha256Digest) -> Option<Vec<u8>> {
+        let path = self.options.fetcher.store().blob_path(digest);
+        let is_small = std::fs::metadata(&path).is_ok_and(|file| file.len() <= DOCUMENT_MAX);
+        let bytes = is_small.then(|| std::fs::read(path).ok())??;
+        (Sha256Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+
+    /// Looks for every blob, brings what is here, and leaves out the records of the others. Says whether that may help.
+    fn drop_lost(&self, content: &mut Content) -> Result<bool, Trouble> {
+        let mut lost = BTreeSet::new();
+        let blobs: BTreeMap<_, _> =
+            content.records.values().flatten().map(|blob| (blob.digest, blob)).collect();
+        for (digest, blob) in blobs {
+            let open = || self.options.fetcher.open_stored(blob).map_err(std::io::Error::other);
+            match self.put(blob, None, &open) {
+                Ok(()) => {}
+                Err(Trouble::Blob { .. }) => _ = lost.insert(digest),
+                Err(other) => return Err(other),
+            }
+        }
+        content.records.retain(|_, blobs| !blobs.iter().any(|blob| lost.contains(&blob.digest)));
+        Ok(!content.records.is_empty())
+    }
+}

@@ -1,0 +1,124 @@
+//! What a record that is stored needs, and the record itself.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
+
+use oci::{BlobOrigin, Descriptor, Layer, TreeDigest};
+use solver::{Record, key::pre_image};
+
+use super::{Item, Look, Shared, State, Trouble, ledger::Need};
+use crate::cache::{
+    bundle::SignedRecord,
+    names,
+    record::RemoteRecord,
+    seen::SeenRecord,
+    storage::{Artifact, ArtifactKind},
+};
+
+impl Shared {
+    /// Wants a record at the place; says how much more there is to do.
+    pub(super) fn want(&self, state: &mut State, record: Record) -> usize {
+        if state.is_closed || state.failure.is_some() {
+            return 0;
+        }
+        match &mut state.look {
+            Look::Open(waiting) | Look::Running(waiting) => {
+                waiting.push(record);
+                return 1;
+            }
+            Look::Over => {}
+        }
+        if state.ledger.records().any(|item| item.record == record) {
+            return 0;
+        }
+        match self.options.seen.record(&record) {
+            Some((seen, places)) if self.is_whole(&seen) => self.pass_on(state, record, seen, &places),
+            _ => self.make(state, record),
+        }
+    }
+
+    /// Whether no layer of a record is known to be lost.
+    pub(super) fn is_whole(&self, seen: &SeenRecord) -> bool {
+        let layers = self.options.fetcher.elsewhere();
+        !seen.remote.layers.keys().any(|tree| layers.is_lost(tree))
+    }
+
+    /// A record that some caches have: at this place there is nothing to do, another's goes on as it is.
+    fn pass_on(
+        &self,
+        state: &mut State,
+        record: Record,
+        seen: Arc<SeenRecord>,
+        places: &BTreeSet<BlobOrigin>,
+    ) -> usize {
+        let blobs = seen.remote.blobs();
+        let Some(place) = places.first().filter(|_| !places.contains(&self.options.storage.origin())) else {
+            state.ledger.know(Item { record, put: (seen.signed.clone(), blobs).into(), seen: Some(seen) });
+            return 0;
+        };
+        let needs: Vec<_> = blobs.iter().map(|blob| Need::Blob(blob.digest)).collect();
+        state.brought.know(place, blobs);
+        state.ledger.want(Item { record, seen: Some(seen), put: OnceLock::new() }, needs)
+    }
+
+    /// A record of this store.
+    fn make(&self, state: &mut State, record: Record) -> usize {
+        let mut needs = Vec::new();
+        for (chain, layer) in record.snapshot.chain() {
+            if let Layer::Built(tree) = layer {
+                state.brought.built(*tree, chain);
+                needs.push(Need::Layer(*tree));
+            }
+        }
+        needs.extend(inventories(&record).map(Need::Inventory));
+        state.ledger.want(Item { record, seen: None, put: OnceLock::new() }, needs)
+    }
+
+    /// Puts a record at the place, under both its names.
+    pub(super) fn publish(&self, item: &Item) -> Result<(), Trouble> {
+        if self.stop.is_requested() {
+            return Err(Trouble::Stopped);
+        }
+        let (signed, blobs) = match &item.seen {
+            Some(seen) => (seen.signed.clone(), seen.remote.blobs()),
+            None => self.written(&item.record)?,
+        };
+        let SignedRecord { document, signature } = signed.clone();
+        let artifact = Artifact { kind: ArtifactKind::Record, document, signature, blobs: blobs.clone() };
+        let Record { content, definition, .. } = &item.record;
+        let names = [names::content(content), names::definition(definition)];
+        self.options.storage.put(&names.each_ref().map(String::as_str), &artifact, &self.stop)?;
+        // Whoever came first has put the same.
+        item.put.set((signed, blobs)).unwrap_or_default();
+        Ok(())
+    }
+
+    /// The document of a record whose layers are all there.
+    fn written(&self, record: &Record) -> Result<(SignedRecord, Vec<Descriptor>), Trouble> {
+        let state = self.lock();
+        let trees = record.snapshot.layers.iter().filter(|layer| !layer.is_empty());
+        let trees = trees.filter_map(|layer| match layer {
+            Layer::Built(tree) => Some((*tree, state.brought.layer(tree)?.clone())),
+            Layer::Base(_) => None,
+        });
+        let inventories =
+            inventories(record).filter_map(|files| Some((files, state.brought.inventory(&files)?.clone())));
+        let remote = RemoteRecord {
+            record: record.clone(),
+            layers: trees.collect(),
+            inventories: inventories.collect(),
+        };
+        drop(state);
+        let document = remote.to_document()?;
+        let signature = self.options.sign.as_ref().map(|key| key.sign(ArtifactKind::Record, &document));
+        Ok((SignedRecord { document, signature }, remote.blobs()))
+    }
+}
+
+/// The digests of a pre-image that stand for files; some of them are of contexts, and have a list.
+fn inventories(record: &Record) -> impl Iterator<Item = TreeDigest> {
+    let files = record.pre_image.iter().filter(|(field, _)| field.starts_with(pre_image::FILES));
+    files.filter_map(|(_, digest)| digest.parse().ok())
+}
