@@ -245,45 +245,45 @@ impl Shared {
     /// Takes what a cache has written under a name; with `asked` it must be the record of this key.
     fn take(&self, name: &str, asked: Option<&Key>, artifact: Artifact) {
         let Artifact { kind, document, signature, blobs: _ } = artifact;
-        match kind {
-            ArtifactKind::Record => {
-                let signed = SignedRecord { document, signature };
-                if let Some(seen) = self.take_record(name, asked, signed) {
-                    self.reading.seen.note(&self.reading.storage.origin(), seen);
-                }
+        let origin = self.reading.storage.origin();
+        let taken = match (kind, asked) {
+            (ArtifactKind::Record, _) => {
+                let seen = self.take_record(asked, SignedRecord { document, signature });
+                seen.map(|seen| self.reading.seen.note(&origin, seen))
             }
-            ArtifactKind::Bundle if asked.is_none() => self.take_bundle(name, document),
-            ArtifactKind::Bundle => {
-                self.note(Outcome::Damaged(format!("{name} is a bundle where a record should be")));
+            (ArtifactKind::Bundle, None) => self.take_bundle(name, document),
+            (ArtifactKind::Bundle, Some(_)) => {
+                return self.note(Outcome::Damaged(format!("{name} is a bundle where a record should be")));
             }
-        }
+        };
+        taken.unwrap_or_else(|error| self.note(Outcome::unusable(name, &error)));
     }
 
-    fn take_bundle(&self, name: &str, document: Vec<u8>) {
-        let Bundle { records, documents } = match Bundle::decode(&document) {
-            Ok(bundle) => bundle,
-            Err(error) => return self.note(Outcome::unusable(name, &error)),
-        };
+    /// Takes a bundle. What is wrong with the first bad record in it is as good as what is wrong with all of them.
+    fn take_bundle(&self, name: &str, document: Vec<u8>) -> Result<(), FormatError> {
+        let Bundle { records, documents } = Bundle::decode(&document)?;
         self.lock().answers.documents = documents;
-        let records = records.into_iter().filter_map(|signed| self.take_record(name, None, signed)).collect();
-        let bundle = SeenBundle { document, records };
+        let (mut good, mut bad) = (Vec::new(), None);
+        for signed in records {
+            match self.take_record(None, signed) {
+                Ok(seen) => good.push(seen),
+                Err(error) if Outcome::is_quiet(&error) => {}
+                Err(error) => bad = bad.or(Some(error)),
+            }
+        }
+        let bundle = SeenBundle { document, records: good };
         self.reading.seen.note_bundle(&self.reading.storage.origin(), name, bundle);
+        bad.map_or(Ok(()), Err)
     }
 
     /// Takes a record, if it can be believed.
-    fn take_record(&self, name: &str, asked: Option<&Key>, signed: SignedRecord) -> Option<Arc<SeenRecord>> {
-        let origin = self.reading.storage.origin();
-        let remote = match signed.open(asked, &self.reading.trust, &origin) {
-            Ok(remote) => remote,
-            Err(error) => {
-                self.lock().answers.untrusted += usize::from(matches!(error, FormatError::Untrusted));
-                self.note(Outcome::unusable(name, &error));
-                return None;
-            }
-        };
-        let seen = Arc::new(SeenRecord { remote, signed });
+    fn take_record(&self, asked: Option<&Key>, signed: SignedRecord) -> Result<Arc<SeenRecord>, FormatError> {
+        let opened = signed.open(asked, &self.reading.trust, &self.reading.storage.origin());
+        let is_untrusted = matches!(opened, Err(FormatError::Untrusted));
+        self.lock().answers.untrusted += usize::from(is_untrusted);
+        let seen = Arc::new(SeenRecord { remote: opened?, signed });
         self.lock().answers.add(Arc::clone(&seen));
-        Some(seen)
+        Ok(seen)
     }
 
     /// Takes what images for several platforms say of their steps.
@@ -325,7 +325,7 @@ impl Shared {
     /// Waits for its turn; `false` where there is none.
     fn begin(&self, cancel: &Cancel) -> bool {
         let is_over = || cancel.is_requested() || self.stop.is_requested();
-        let mut state = self.wait(&is_over, |state| state.running >= PARALLEL);
+        let mut state = self.wait(&is_over, |state| state.running >= state.trouble.most_at_once(PARALLEL));
         if is_over() || state.bundle == Stage::Image || state.trouble.is_down() {
             return false;
         }

@@ -7,6 +7,8 @@ use crate::cache::{
 
 /// Failures in a row after which nothing is asked any more.
 const ENOUGH: u32 = 3;
+/// Things in a row that cannot be used, after which the same holds: that is no cache.
+const ENOUGH_DAMAGE: u32 = 8;
 
 /// What came of asking.
 #[derive(Debug)]
@@ -35,13 +37,17 @@ impl Outcome {
         }
     }
 
-    /// What was read is of no use. Nobody need hear that another version has written it, and who is not trusted is counted.
+    /// What was read is of no use.
     pub fn unusable(name: &str, error: &FormatError) -> Self {
-        match error {
-            FormatError::Untrusted => Self::Answered,
-            error if error.is_other_version() => Self::Answered,
-            error => Self::Damaged(format!("{name}: {}", told(error))),
+        match Self::is_quiet(error) {
+            true => Self::Answered,
+            false => Self::Damaged(format!("{name}: {}", told(error))),
         }
+    }
+
+    /// Nobody need hear that another version has written something, and what is not trusted is counted elsewhere.
+    pub fn is_quiet(error: &FormatError) -> bool {
+        matches!(error, FormatError::Untrusted) || error.is_other_version()
     }
 }
 
@@ -49,6 +55,7 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub struct Trouble {
     failures: u32,
+    damages: u32,
     is_down: bool,
     has_told_failure: bool,
     has_told_damage: bool,
@@ -61,11 +68,16 @@ impl Trouble {
         self.is_down
     }
 
+    /// How many things may be asked for at the same time: after a failure one, until it has answered again.
+    pub fn most_at_once(&self, usually: usize) -> usize {
+        if self.failures + self.damages > 0 && !self.is_down { 1 } else { usually }
+    }
+
     /// Takes note, and says what a person should be told, which is so once for each kind of trouble.
     pub fn note(&mut self, cache: &str, outcome: Outcome) -> Option<String> {
         match outcome {
             Outcome::Answered => {
-                self.failures = 0;
+                (self.failures, self.damages) = (0, 0);
                 None
             }
             Outcome::Failed(why) => {
@@ -82,6 +94,8 @@ impl Trouble {
                 })
             }
             Outcome::Damaged(why) => {
+                self.damages += 1;
+                self.is_down |= self.damages >= ENOUGH_DAMAGE;
                 let is_news = !std::mem::replace(&mut self.has_told_damage, true);
                 is_news.then(|| format!("something in the cache {cache} is damaged, and passed over: {why}"))
             }
