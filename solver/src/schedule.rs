@@ -3,16 +3,19 @@
 //! A build goes through four phases, each a function of what the one before returned:
 //!
 //! 1. every source that the targets need is identified ([`Executor::identify`]), so that definition keys are known;
-//! 2. all steps are looked up by definition key at once;
+//! 2. all steps are looked up by definition key at once, and for a moment the distant caches are waited for;
 //! 3. `adopt` decides which of those answers stand together and which steps nobody needs any more;
 //!    (what this machine cannot do is told now, before anything runs: `possible`);
-//! 4. `run` does the rest as inputs become ready: content key, look-up, and only then the step itself.
+//! 4. `run` does the rest as inputs become ready: content key, look-up, and only then the step itself; what distant
+//!    caches answer meanwhile makes it less.
 //!
 //! One thread owns all state and is told by workers what happened, through a channel of a closed enum; workers share
 //! nothing but the traits. What a build returns does not depend on the order in which they answer. Nothing here
 //! recurses over the graph.
 
 mod adopt;
+mod distant;
+mod leash;
 mod lookup;
 mod pool;
 mod possible;
@@ -34,7 +37,9 @@ use crate::{
     op::{Op, Source},
     traits::{CacheBackend, Cancel, DistantCache, Executor, FailureKind, RecordWriter, StepFailure},
 };
+use distant::Distant;
 use pool::{Pool, World};
+use run::Rest;
 use steps::Steps;
 use task::{Message, Task};
 
@@ -85,7 +90,8 @@ pub struct SolveError {
 /// Makes the images that a graph asks for, in the order of its targets.
 ///
 /// Every step and shown source of [`Event::Planned`] gets exactly one of `Ready`, `Cached`, `Done`, `Failed` and
-/// `Cancelled`, unless the build ends before its turn.
+/// `Cancelled`, unless the build ends before its turn. `Cached` may follow `Started`: a distant cache has answered late,
+/// and the step has been stopped.
 ///
 /// # Errors
 /// The failure of the first step, in graph order, that failed by itself; the others have been stopped and waited for.
@@ -103,6 +109,7 @@ pub fn solve(
         graph,
         executor,
         caches: caches.near,
+        writers: caches.writers,
         events,
         stop: &stop,
         maker: &options.maker,
@@ -114,10 +121,11 @@ pub fn solve(
         let mut pool = Pool::new(scope, &world, options.jobs);
         let identities = identify(&world, &mut pool, &needed)?;
         let steps = Steps::new(graph, &needed, identities);
-        let remembered = lookup::look_up(&steps, &world);
-        let adopted = adopt::adopt(&steps, &remembered);
-        possible::check(&world, &steps, &adopted)?;
-        let mut snapshots = run::run(&world, &mut pool, &steps, adopted)?;
+        let mut distant = Distant::new(caches, pool.outside());
+        let (memories, adopted) = lookup::look_up(&world, &mut pool, &mut distant, &steps);
+        let impossible = possible::check(&world, &steps, &distant, &adopted)?;
+        let rest = Rest { adopted, memories, impossible, distant };
+        let mut snapshots = run::run(&world, &mut pool, &steps, rest)?;
         Ok(graph.targets.iter().map(|target| image(&steps, &mut snapshots, target)).collect())
     })
 }

@@ -19,14 +19,16 @@ use crate::{
     cache::Maker,
     event::EventSink,
     graph::{Graph, VertexId},
-    traits::{CacheBackend, Cancel, Executor},
+    traits::{CacheBackend, Cancel, Executor, RecordWriter},
 };
 
 /// Everything outside the scheduler, for the time of one build.
 pub(super) struct World<'a> {
     pub(super) graph: &'a Graph,
     pub(super) executor: &'a dyn Executor,
+    /// The near ones.
     pub(super) caches: &'a [&'a dyn CacheBackend],
+    pub(super) writers: &'a [&'a dyn RecordWriter],
     pub(super) events: &'a EventSink<'a>,
     /// Requested by the user or by the first failure.
     pub(super) stop: &'a Cancel,
@@ -48,9 +50,23 @@ pub(super) struct Ready {
 pub(super) struct Pool<'scope> {
     running: Queue,
     other: Queue,
-    messages: Receiver<(Crew, Message)>,
+    messages: Receiver<Letter>,
+    outside: Sender<Letter>,
     hire: Box<dyn Fn(Crew, SharedTasks) + 'scope>,
     jobs: usize,
+}
+
+/// A message; and from which crew, where it answers a task.
+type Letter = (Option<Crew>, Message);
+
+/// By which those who are no workers say something, also after everybody has stopped listening.
+#[derive(Clone)]
+pub(super) struct Outside(Sender<Letter>);
+
+impl Outside {
+    pub(super) fn say(&self, message: Message) {
+        let _ = self.0.send((None, message));
+    }
 }
 
 /// Where the workers of a crew get their tasks.
@@ -75,12 +91,17 @@ impl<'scope> Pool<'scope> {
     /// A pool whose workers, at most `jobs` a crew, end when it is dropped and its last task is done.
     pub(super) fn new(scope: &'scope Scope<'scope, '_>, world: &'scope World<'scope>, jobs: usize) -> Self {
         let (answers, messages) = mpsc::channel();
+        let outside = answers.clone();
         let hire = move |crew, queue: SharedTasks| {
             let answers = answers.clone();
             scope.spawn(move || work(world, crew, &queue, &answers));
         };
         let (running, other) = (Queue::new(), Queue::new());
-        Self { running, other, messages, hire: Box::new(hire), jobs: jobs.max(1) }
+        Self { running, other, messages, outside, hire: Box::new(hire), jobs: jobs.max(1) }
+    }
+
+    pub(super) fn outside(&self) -> Outside {
+        Outside(self.outside.clone())
     }
 
     pub(super) fn submit(&mut self, task: Task) {
@@ -97,7 +118,15 @@ impl<'scope> Pool<'scope> {
         }
     }
 
-    /// The next answer, or `None` when there is none to wait for.
+    /// What has been said already.
+    ///
+    /// # Panics
+    /// If a worker has.
+    pub(super) fn heard(&mut self) -> Option<Message> {
+        self.messages.try_recv().ok().map(|letter| self.answered(letter))
+    }
+
+    /// The next message, or `None` when no worker is busy; the others are not waited for.
     ///
     /// # Panics
     /// If a worker has.
@@ -109,7 +138,7 @@ impl<'scope> Pool<'scope> {
         Some(self.answered(answer.expect("the pool holds a sender itself")))
     }
 
-    /// The next answer, if one comes within some time.
+    /// The next message, if one comes within some time.
     ///
     /// # Panics
     /// If a worker has.
@@ -121,9 +150,11 @@ impl<'scope> Pool<'scope> {
         }
     }
 
-    fn answered(&mut self, (crew, message): (Crew, Message)) -> Message {
+    fn answered(&mut self, (crew, message): Letter) -> Message {
         assert!(!matches!(message, Message::Lost), "a worker of the scheduler panicked");
-        self.queue(crew).unanswered -= 1;
+        if let Some(crew) = crew {
+            self.queue(crew).unanswered -= 1;
+        }
         message
     }
 
@@ -136,22 +167,22 @@ impl<'scope> Pool<'scope> {
 }
 
 /// Says so when its thread panics: nobody may wait for its answer.
-struct LastWords<'a>(Crew, &'a Sender<(Crew, Message)>);
+struct LastWords<'a>(Crew, &'a Sender<Letter>);
 
 impl Drop for LastWords<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            let _ = self.1.send((self.0, Message::Lost));
+            let _ = self.1.send((Some(self.0), Message::Lost));
         }
     }
 }
 
-fn work(world: &World, crew: Crew, queue: &Mutex<Receiver<Task>>, answers: &Sender<(Crew, Message)>) {
+fn work(world: &World, crew: Crew, queue: &Mutex<Receiver<Task>>, answers: &Sender<Letter>) {
     let last_words = LastWords(crew, answers);
     loop {
         let task = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = task else { return };
         // Nobody listens any more after a panic elsewhere; what is queued is done nevertheless.
-        let _ = last_words.1.send((crew, perform(world, task)));
+        let _ = last_words.1.send((Some(crew), perform(world, task)));
     }
 }

@@ -1,46 +1,64 @@
-//! Phase 4: everything that the cache has not settled, as its inputs become ready.
+//! Phase 4: everything that the caches have not settled, as its inputs become ready.
 //!
-//! A step goes `Waiting → Keying → Running → Done`; it skips `Running` when a cache, or another step of this build with
-//! the same content key, has its layer. That key is also the lock: of equal steps one runs and the others wait for it.
-//! What another builder runs is *parked*: nobody waits for a lock, this thread has it looked at every now and then, so
-//! a step that is not ours to run takes no worker from the others and is given up at once when the build stops.
+//! A step that is open waits for its inputs, gets its content key, is *queued* (see [`lanes`]: of equal steps one runs and the
+//! others wait for it), runs, and is done; a cache, or an equal step of this build, may settle it at any of these points,
+//! and what a distant cache answers for another step may make it needless (see [`late`]). What is done stays as it is.
+//!
+//! Whatever has been said already is heard before anything is started.
+
+mod lanes;
+mod late;
+mod telling;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use oci::{Layer, Snapshot, TreeDigest};
+use oci::{Snapshot, TreeDigest};
 
 use super::{
     SolveError,
-    adopt::Adopted,
+    adopt::{Adopted, Answer},
+    distant::Distant,
     fail, first,
+    leash::Leash,
+    lookup::Memories,
     pool::{Pool, Ready, World},
     skipped,
     steps::Steps,
-    task::{Job, Keyed, Memory, Message, Reserved, Task, Turn},
+    task::{Job, Keyed, Known, Memory, Message, Reserved, Task},
 };
 use crate::{
-    cache::{Hit, Made, Miss, Record},
+    cache::Made,
     event::Event,
     graph::VertexId,
     key,
     traits::{Executed, StepFailure},
 };
+use lanes::Lane;
 
-/// Time between two looks at what another builder runs.
+/// Time between two looks at what somebody else has to do first.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the phases before leave to this one.
+pub(super) struct Rest<'a> {
+    pub(super) adopted: Adopted,
+    pub(super) memories: Memories,
+    /// Open steps that this machine cannot run.
+    pub(super) impossible: BTreeSet<VertexId>,
+    pub(super) distant: Distant<'a>,
+}
 
 /// Does what is open and returns the snapshots of the targets.
 pub(super) fn run(
     world: &World,
     pool: &mut Pool<'_>,
     steps: &Steps,
-    adopted: Adopted,
+    rest: Rest<'_>,
 ) -> Result<BTreeMap<VertexId, Arc<Snapshot>>, SolveError> {
-    let mut run = Run::new(world, pool, steps, adopted);
+    let mut run = Run::new(world, pool, steps, rest);
     while let Some(message) = run.next() {
         run.take(message);
     }
@@ -54,6 +72,11 @@ struct Run<'a, 'scope> {
     world: &'a World<'a>,
     pool: &'a mut Pool<'scope>,
     steps: &'a Steps<'a>,
+    distant: Distant<'a>,
+    memories: Memories,
+    impossible: BTreeSet<VertexId>,
+    /// Steps that are not settled.
+    open: BTreeSet<VertexId>,
     /// How many inputs of a step are not there yet.
     missing: HashMap<VertexId, usize>,
     /// The open steps that an input is for.
@@ -62,70 +85,99 @@ struct Run<'a, 'scope> {
     done: BTreeMap<VertexId, Ready>,
     /// How many readers an input has left; a target has one that never ends.
     uses: HashMap<VertexId, usize>,
-    /// Content keys of steps that are being run, with those that wait for the same layer.
-    running: HashMap<TreeDigest, Vec<VertexId>>,
-    /// Steps that another builder runs, to be looked at again.
-    parked: Vec<VertexId>,
+    /// Open steps that are worked on, or have been.
+    leashes: HashMap<VertexId, Leash>,
+    /// Keys of open steps.
+    keyed: HashMap<VertexId, Keyed>,
+    /// What is queued, by content key.
+    lanes: HashMap<TreeDigest, Lane>,
+    /// Lanes that have not begun, in order.
+    held: Vec<TreeDigest>,
+    /// Lanes that another builder keeps from running.
+    parked: Vec<TreeDigest>,
     /// Steps whose waiting has been told.
     told: HashSet<VertexId>,
-    /// Layers of this build by content key, and who made them.
-    layers: HashMap<TreeDigest, (Layer, Made)>,
-    /// Keys of steps that are not done.
-    keyed: HashMap<VertexId, Keyed>,
+    /// Layers of this build by content key.
+    layers: HashMap<TreeDigest, Known>,
+    /// Whether a distant cache has told something that may settle more.
+    has_news: bool,
     failures: Vec<SolveError>,
 }
 
 impl<'a, 'scope> Run<'a, 'scope> {
-    fn new(world: &'a World<'a>, pool: &'a mut Pool<'scope>, steps: &'a Steps<'a>, adopted: Adopted) -> Self {
+    fn new(world: &'a World<'a>, pool: &'a mut Pool<'scope>, steps: &'a Steps<'a>, rest: Rest<'a>) -> Self {
+        let Rest { adopted, memories, impossible, distant } = rest;
+        let Adopted { snapshots, open, mut answers } = adopted;
+        let (sources, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|id| steps.source(*id).is_some());
         let mut run = Self {
             world,
             pool,
             steps,
+            distant,
+            memories,
+            impossible,
+            open: open.iter().copied().collect(),
             missing: HashMap::new(),
             readers: HashMap::new(),
             done: BTreeMap::new(),
             uses: HashMap::new(),
-            running: HashMap::new(),
+            leashes: HashMap::new(),
+            keyed: HashMap::new(),
+            lanes: HashMap::new(),
+            held: Vec::new(),
             parked: Vec::new(),
             told: HashSet::new(),
             layers: HashMap::new(),
-            keyed: HashMap::new(),
+            has_news: false,
             failures: Vec::new(),
         };
         steps.targets().for_each(|id| *run.uses.entry(id).or_default() += 1);
-        let Adopted { snapshots, open, made } = adopted;
-        run.tell_settled(&open, made);
-        let (sources, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|id| steps.source(*id).is_some());
+        run.tell_answered(&mut answers);
         open.iter().for_each(|id| run.wait_for_inputs(*id));
-        let sources =
-            sources.into_iter().filter_map(|id| Some((id, key::source_snapshot(steps.source(id)?))));
-        for (id, snapshot) in snapshots.into_iter().chain(sources.collect::<Vec<_>>()) {
-            let digest = snapshot.digest();
-            run.provide(id, Arc::new(snapshot), digest);
-        }
+        let sources = sources.iter().filter_map(|id| Some((*id, key::source_snapshot(steps.source(*id)?))));
+        snapshots.into_iter().chain(sources).for_each(|(id, snapshot)| run.adopt(id, snapshot));
         run
     }
 
     /// What happens next; `None` when everything is done.
     fn next(&mut self) -> Option<Message> {
-        while !self.parked.is_empty() {
-            if let Some(message) = self.pool.next_within(PAUSE) {
+        loop {
+            if let Some(message) = self.pool.heard() {
+                return Some(message);
+            }
+            self.decide_anew();
+            self.start_held();
+            if self.open.is_empty() || !self.failures.is_empty() {
+                self.distant.give_up();
+            }
+            let Some(patience) = self.patience() else { return self.pool.next() };
+            if let Some(message) = self.pool.next_within(patience) {
                 return Some(message);
             }
             self.probe_parked();
         }
-        self.pool.next()
+    }
+
+    /// How long to wait before something must be looked at that nobody tells of.
+    fn patience(&self) -> Option<Duration> {
+        let of_held = self.distant.left().clamp(Duration::from_millis(1), PAUSE);
+        match (self.held.is_empty(), self.parked.is_empty()) {
+            (false, _) => Some(of_held),
+            (true, false) => Some(PAUSE),
+            (true, true) => None,
+        }
     }
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Keyed(id, Ok(keyed)) => self.keyed(id, keyed),
-            Message::Turn(id, Ok(Turn::Ran(executed, reserved))) => self.ran(id, executed, reserved),
-            Message::Turn(id, Ok(Turn::Found(layer, made))) => self.settled(id, layer, made),
-            Message::Turn(id, Ok(Turn::Busy(owner))) => self.park(id, owner),
-            Message::Turn(id, Ok(Turn::Free)) => self.execute(id),
-            Message::Keyed(id, Err(failure)) | Message::Turn(id, Err(failure)) => self.failed(id, failure),
+            Message::Answered(cache, key, found) => self.answered(cache, key, found),
+            Message::Returned(cache, untold) => self.distant.returned(cache, &untold),
+            Message::Turn(id, content, turn) if self.open.contains(&id) => self.turn(id, content, turn),
+            Message::Turn(_, content, turn) => self.inherit(content, turn),
             Message::Skipped(id) => self.failures.push(skipped(id)),
+            Message::Keyed(id, _) if !self.open.contains(&id) => {}
+            Message::Keyed(id, Ok(keyed)) => self.keyed(id, keyed),
+            Message::Keyed(id, Err(failure)) => self.failed(id, failure),
             Message::Remembered => {}
             Message::Identified(..) | Message::Lost => {
                 unreachable!("sources are identified before steps run")
@@ -137,38 +189,26 @@ impl<'a, 'scope> Run<'a, 'scope> {
         self.failures.push(fail(self.world, id, failure));
     }
 
-    /// Everything that the targets ask for and nobody has to run, in graph order.
-    fn tell_settled(&self, open: &[VertexId], mut made: BTreeMap<VertexId, Made>) {
-        let settled = self.steps.order().filter(|id| self.steps.source(*id).is_none());
-        for id in settled.filter(|id| open.binary_search(id).is_err()) {
-            self.tell_cached(id, made.remove(&id));
-        }
-    }
-
-    /// A step, and all that are the same, are answered for.
-    fn tell_cached(&self, id: VertexId, made: Option<Made>) {
-        self.tell_hit(id, made.clone());
-        self.tell_repeats(id, made);
-    }
-
-    fn tell_repeats(&self, id: VertexId, made: Option<Made>) {
-        self.steps.repeats(id).iter().for_each(|same| self.tell_hit(*same, made.clone()));
-    }
-
-    fn tell_hit(&self, id: VertexId, made: Option<Made>) {
-        let hit = Hit { definition: self.steps.definition(self.steps.same(id)), made, from: None };
-        (self.world.events)(Event::Cached(id, Box::new(hit)));
-    }
-
     fn wait_for_inputs(&mut self, id: VertexId) {
-        let mut inputs = self.steps.inputs(id).to_vec();
-        inputs.sort_unstable();
-        inputs.dedup();
+        let inputs = self.distinct_inputs(id);
         self.missing.insert(id, inputs.len());
         for input in inputs {
             self.readers.entry(input).or_default().push(id);
             *self.uses.entry(input).or_default() += 1;
         }
+    }
+
+    fn distinct_inputs(&self, id: VertexId) -> Vec<VertexId> {
+        let mut inputs = self.steps.inputs(id).to_vec();
+        inputs.sort_unstable();
+        inputs.dedup();
+        inputs
+    }
+
+    /// A source, or what a cache has settled by definition.
+    fn adopt(&mut self, id: VertexId, snapshot: Snapshot) {
+        let digest = snapshot.digest();
+        self.provide(id, Arc::new(snapshot), digest);
     }
 
     /// An input is there: keeps it for its readers and begins those that waited for nothing else.
@@ -179,10 +219,11 @@ impl<'a, 'scope> Run<'a, 'scope> {
         }
         self.done.insert(id, Ready { id, snapshot, digest, identity });
         for reader in self.readers.remove(&id).unwrap_or_default() {
-            let missing =
-                self.missing.get_mut(&reader).expect("a reader waits until its last input is there");
+            // Nobody waits any more where a reader has been settled without its inputs.
+            let Some(missing) = self.missing.get_mut(&reader) else { continue };
             *missing -= 1;
             if *missing == 0 {
+                self.missing.remove(&reader);
                 let job = self.job(reader);
                 self.submit(Task::Key(job));
             }
@@ -195,109 +236,54 @@ impl<'a, 'scope> Run<'a, 'scope> {
         }
     }
 
-    fn job(&self, id: VertexId) -> Job {
+    fn job(&mut self, id: VertexId) -> Job {
+        let leash = self.leashes.entry(id).or_insert_with(|| Leash::new(self.world.stop)).clone();
         let inputs = self.steps.inputs(id).iter().map(|input| self.done[input].clone()).collect();
-        Job { id, inputs, use_cache: !self.steps.is_forced(id) }
+        Job { id, inputs, use_cache: !self.steps.is_forced(id), leash }
     }
 
     fn keyed(&mut self, id: VertexId, keyed: Keyed) {
         let content = keyed.content;
         let known = self.layers.get(&content).cloned().or_else(|| keyed.found.hit.clone());
         self.keyed.insert(id, keyed);
-        if let Some((layer, made)) = known {
-            return self.cached(id, layer, made);
+        match known {
+            Some(known) => self.cached(id, known, Reserved::default()),
+            None => self.queue(id, content),
         }
-        (self.world.events)(Event::Missed(id, Box::new(self.miss(id))));
-        match self.running.get_mut(&content) {
-            Some(waiting) => waiting.push(id),
-            None => {
-                self.running.insert(content, Vec::new());
-                self.execute(id);
-            }
-        }
-    }
-
-    fn execute(&mut self, id: VertexId) {
-        let (job, content) = (self.job(id), self.keyed[&id].content);
-        self.submit(Task::Execute(job, content));
-    }
-
-    /// Another builder runs the step: it will be looked at again.
-    fn park(&mut self, id: VertexId, owner: String) {
-        if self.told.insert(id) {
-            let what = format!("waiting for another build ({owner}) that runs this step");
-            (self.world.events)(Event::Waiting(id, what));
-        }
-        self.parked.push(id);
-    }
-
-    fn probe_parked(&mut self) {
-        for id in std::mem::take(&mut self.parked) {
-            if self.world.stop.is_requested() {
-                self.failures.push(skipped(id));
-                continue;
-            }
-            let (job, content) = (self.job(id), self.keyed[&id].content);
-            self.submit(Task::Probe(job, content));
-        }
-    }
-
-    fn miss(&self, id: VertexId) -> Miss {
-        let keyed = &self.keyed[&id];
-        Miss {
-            definition: self.steps.definition(id),
-            content: keyed.content,
-            pre_image: self.pre_image(id, keyed),
-            forced: self.steps.is_forced(id),
-            expired: keyed.found.expired.clone(),
-        }
-    }
-
-    fn pre_image(&self, id: VertexId, keyed: &Keyed) -> BTreeMap<String, String> {
-        let vertex = |id: &VertexId| self.world.graph.vertex(*id);
-        let inputs: Vec<_> = self.steps.inputs(id).iter().map(vertex).collect();
-        key::pre_image(vertex(&id), &inputs, &keyed.read)
     }
 
     fn ran(&mut self, id: VertexId, executed: Executed, reserved: Reserved) {
+        let known = self.made_here(executed);
+        // Whoever is told so may kill the build the moment after: the step is over when it is remembered.
+        let told = Event::Done(id, known.layer.clone());
+        self.tell_repeats(id, &Some(known.made.clone()), &None);
+        self.finish(id, known, Memory { reserved, told: Some(told) });
+    }
+
+    fn made_here(&self, executed: Executed) -> Known {
         let Executed { layer, took } = executed;
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let made = Made { by: self.world.maker.clone(), took_ms };
-        // Whoever is told so may kill the build the moment after: the step is over when it is remembered.
-        let told = Event::Done(id, layer.clone());
-        self.tell_repeats(id, Some(made.clone()));
-        let content = self.keyed[&id].content;
-        self.finish(id, layer.clone(), made.clone(), Memory { reserved, told: Some(told) });
-        self.release(content, &layer, &made);
+        Known { layer, made: Made { by: self.world.maker.clone(), took_ms }, from: None }
     }
 
-    /// Another builder has run a step that was ours to run.
-    fn settled(&mut self, id: VertexId, layer: Layer, made: Made) {
-        let content = self.keyed[&id].content;
-        self.cached(id, layer.clone(), made.clone());
-        self.release(content, &layer, &made);
+    /// A step need not run. What is reserved is kept until it is remembered.
+    fn cached(&mut self, id: VertexId, known: Known, reserved: Reserved) {
+        self.tell_cached(id, &Some(known.made.clone()), &known.from);
+        self.finish(id, known, Memory { reserved, told: None });
     }
 
-    fn cached(&mut self, id: VertexId, layer: Layer, made: Made) {
-        self.tell_cached(id, Some(made.clone()));
-        self.finish(id, layer, made, Memory::default());
-    }
-
-    /// Those of this build that wait for the same layer.
-    fn release(&mut self, content: TreeDigest, layer: &Layer, made: &Made) {
-        for other in self.running.remove(&content).unwrap_or_default() {
-            self.cached(other, layer.clone(), made.clone());
-        }
-    }
-
-    fn finish(&mut self, id: VertexId, layer: Layer, made: Made, memory: Memory) {
-        self.layers.insert(self.keyed[&id].content, (layer.clone(), made.clone()));
+    fn finish(&mut self, id: VertexId, known: Known, memory: Memory) {
+        self.open.remove(&id);
+        self.leashes.remove(&id);
+        let keyed = self.keyed.remove(&id).expect("a step is keyed before it is done");
+        self.layers.insert(keyed.content, known.clone());
+        let Known { layer, made, from: _ } = known;
         let parent = self.done[&self.steps.inputs(id)[0]].digest;
         let digest = Snapshot::digest_with(&parent, &layer);
         let mut snapshot = self.take_parent(id);
         snapshot.layers.push(layer);
         let snapshot = Arc::new(snapshot);
-        self.remember(id, parent, &snapshot, made, memory);
+        self.remember(id, keyed, (parent, &snapshot), made, memory);
         self.provide(id, snapshot, digest);
     }
 
@@ -306,40 +292,18 @@ impl<'a, 'scope> Run<'a, 'scope> {
     fn take_parent(&mut self, id: VertexId) -> Snapshot {
         let parent = self.steps.inputs(id)[0];
         let snapshot = Arc::clone(&self.done[&parent].snapshot);
-        let mut inputs = self.steps.inputs(id).to_vec();
-        inputs.sort_unstable();
-        inputs.dedup();
-        for input in inputs {
+        self.let_inputs_go(id);
+        Arc::unwrap_or_clone(snapshot)
+    }
+
+    /// A step reads its inputs no longer, whether they are there or not.
+    fn let_inputs_go(&mut self, id: VertexId) {
+        for input in self.distinct_inputs(id) {
             let uses = self.uses.get_mut(&input).expect("it was counted as a reader");
             *uses -= 1;
             if *uses == 0 {
                 self.done.remove(&input);
             }
         }
-        Arc::unwrap_or_clone(snapshot)
-    }
-
-    fn remember(
-        &mut self,
-        id: VertexId,
-        parent: TreeDigest,
-        snapshot: &Snapshot,
-        made: Made,
-        memory: Memory,
-    ) {
-        let keyed = self.keyed.remove(&id).expect("a step is keyed before it is done");
-        if self.world.caches.is_empty() {
-            return memory.settle(self.world);
-        }
-        let pre_image = self.pre_image(id, &keyed);
-        let record = Record {
-            definition: self.steps.definition(id),
-            content: keyed.content,
-            parent,
-            snapshot: snapshot.clone(),
-            pre_image,
-            made,
-        };
-        self.pool.submit(Task::Remember(Box::new(record), memory));
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Steps<'a> {
     /// The other way round, in graph order.
     repeats: HashMap<VertexId, Vec<VertexId>>,
     known: HashMap<VertexId, Known>,
+    /// Steps by definition.
+    defined: HashMap<TreeDigest, VertexId>,
 }
 
 struct Known {
@@ -63,19 +65,20 @@ impl<'a> Steps<'a> {
             repeated: HashMap::new(),
             repeats: HashMap::new(),
             known: HashMap::new(),
+            defined: HashMap::new(),
         };
-        let mut seen = HashMap::new();
         for id in needed {
             let known = steps.learn(*id, identities.remove(id));
-            match seen.get(&known.definition) {
+            match steps.defined.get(&known.definition) {
                 // Files of the user have no snapshot that could stand for those of another place.
                 Some(first) if known.identity.is_none() => {
-                    steps.repeated.insert(*id, *first);
-                    steps.repeats.entry(*first).or_default().push(*id);
-                    steps.known.get_mut(first).expect("it was seen").forced |= known.forced;
+                    let first = *first;
+                    steps.repeated.insert(*id, first);
+                    steps.repeats.entry(first).or_default().push(*id);
+                    steps.known.get_mut(&first).expect("it was seen").forced |= known.forced;
                 }
                 _ => {
-                    seen.insert(known.definition, *id);
+                    steps.defined.insert(known.definition, *id);
                     steps.order.push(*id);
                     steps.known.insert(*id, known);
                 }
@@ -129,6 +132,11 @@ impl<'a> Steps<'a> {
     /// Every step and source once, in graph order.
     pub(super) fn order(&self) -> impl DoubleEndedIterator<Item = VertexId> {
         self.order.iter().copied()
+    }
+
+    /// The step with this definition.
+    pub(super) fn by_definition(&self, definition: &TreeDigest) -> Option<VertexId> {
+        self.defined.get(definition).copied()
     }
 
     pub(super) fn definition(&self, id: VertexId) -> TreeDigest {

@@ -1,15 +1,20 @@
 //! What a worker does, one function a task: each asks the world and answers with one message.
 
+use std::sync::Arc;
+
 use oci::{Layer, TreeDigest};
 
-use super::pool::{Ready, World};
+use super::{
+    leash::Leash,
+    pool::{Ready, World},
+};
 use crate::{
     cache::{Claim, Key, Made, Record},
     event::{Event, Stream},
     graph::VertexId,
     key::{self, Reading},
     op::{Op, Selector, Source},
-    traits::{Executed, Input, Step, StepFailure},
+    traits::{self, Cancel, Executed, Input, Step, StepFailure},
 };
 
 /// Who does a task.
@@ -31,8 +36,8 @@ pub(super) enum Task {
     Execute(Job, TreeDigest),
     /// Look whether the builder that runs the step with this content key has ended.
     Probe(Job, TreeDigest),
-    /// Write a record to every cache, then let others have what was reserved.
-    Remember(Box<Record>, Memory),
+    /// Store a record in every near cache, give it to the writers, then let others have what was reserved.
+    Remember(Arc<Record>, Memory),
 }
 
 impl Task {
@@ -50,18 +55,24 @@ pub(super) struct Job {
     pub(super) inputs: Vec<Ready>,
     /// Whether the caches may answer.
     pub(super) use_cache: bool,
+    /// Says when it is not needed any more.
+    pub(super) leash: Leash,
 }
 
-/// What a worker answers: one message a task.
+/// What the scheduler is told: by workers, one message a task, and by those who ask distant caches.
 pub(super) enum Message {
     Identified(VertexId, Result<TreeDigest, StepFailure>),
     Keyed(VertexId, Result<Keyed, StepFailure>),
-    /// To [`Task::Execute`] and [`Task::Probe`].
-    Turn(VertexId, Result<Turn, StepFailure>),
+    /// To [`Task::Execute`] and [`Task::Probe`], with the content key.
+    Turn(VertexId, TreeDigest, Result<Turn, StepFailure>),
     /// A record is written.
     Remembered,
     /// The build was stopped before the task was begun.
     Skipped(VertexId),
+    /// The distant cache of this number has or has not what was asked for.
+    Answered(usize, Key, Option<traits::Found>),
+    /// It has done with a look-up; these keys, of which it has told nothing, are misses.
+    Returned(usize, Vec<Key>),
     /// A worker is gone: it panicked, and its scope will say so.
     Lost,
 }
@@ -74,11 +85,19 @@ pub(super) struct Keyed {
     pub(super) found: Found,
 }
 
-/// What the caches have under a content key.
+/// The layer of a step that need not run.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) layer: Layer,
+    pub(super) made: Made,
+    /// The distant cache that has it.
+    pub(super) from: Option<String>,
+}
+
+/// What the near caches have under a content key.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The layer, and who made it.
-    pub(super) hit: Option<(Layer, Made)>,
+    pub(super) hit: Option<Known>,
     /// Who made the one that is too old, where there is no other.
     pub(super) expired: Option<Made>,
 }
@@ -88,7 +107,7 @@ pub(super) enum Turn {
     /// It ran, and stays reserved until it is remembered.
     Ran(Executed, Reserved),
     /// Another builder has run it.
-    Found(Layer, Made),
+    Found(Known),
     /// Another builder runs it: who, in words.
     Busy(String),
     /// Nobody runs it any more, and nobody has.
@@ -124,6 +143,7 @@ pub(super) fn perform(world: &World, task: Task) -> Message {
         // Whatever has ended the build, what was made is kept.
         Task::Remember(record, memory) => {
             world.caches.iter().for_each(|cache| cache.store(&record));
+            world.writers.iter().for_each(|writer| writer.store(&record));
             memory.settle(world);
             Message::Remembered
         }
@@ -135,8 +155,8 @@ pub(super) fn perform(world: &World, task: Task) -> Message {
         }
         Task::Identify(id) => Message::Identified(id, identify(world, id)),
         Task::Key(job) => Message::Keyed(job.id, find(world, &job)),
-        Task::Execute(job, content) => Message::Turn(job.id, take_turn(world, &job, content)),
-        Task::Probe(job, content) => Message::Turn(job.id, Ok(probe(world, &job, content))),
+        Task::Execute(job, content) => Message::Turn(job.id, content, take_turn(world, &job, content)),
+        Task::Probe(job, content) => Message::Turn(job.id, content, Ok(probe(world, &job, content))),
     }
 }
 
@@ -148,10 +168,13 @@ fn identify(world: &World, id: VertexId) -> Result<TreeDigest, StepFailure> {
 }
 
 pub(super) fn find(world: &World, job: &Job) -> Result<Keyed, StepFailure> {
+    job.leash.still_wanted()?;
     let vertex = world.graph.vertex(job.id);
     let read = key::readings(&vertex.op).into_iter().map(|reading| match reading {
         Reading::Whole(input) => Ok(job.inputs[input].digest),
-        Reading::Selected(input, selector) => selected(world, &job.inputs[input], &selector),
+        Reading::Selected(input, selector) => {
+            selected(world, &job.inputs[input], &selector, job.leash.cancel())
+        }
     });
     let read = read.collect::<Result<Vec<_>, _>>()?;
     let content = key::content_key(vertex, &read);
@@ -160,31 +183,38 @@ pub(super) fn find(world: &World, job: &Job) -> Result<Keyed, StepFailure> {
 }
 
 /// Digest of what a copy takes of one of its sources.
-fn selected(world: &World, input: &Ready, selector: &Selector) -> Result<TreeDigest, StepFailure> {
+fn selected(
+    world: &World,
+    input: &Ready,
+    selector: &Selector,
+    cancel: &Cancel,
+) -> Result<TreeDigest, StepFailure> {
     match &world.graph.vertex(input.id).op {
         Op::Source(source @ (Source::Context(_) | Source::Inline(_))) => {
             Ok(key::source_key(source, input.identity.as_ref()))
         }
-        _ => world.executor.select(&input.snapshot, selector, world.stop),
+        _ => world.executor.select(&input.snapshot, selector, cancel),
     }
 }
 
-/// The layer that the first cache to know it has under a content key. A record that was not made on this parent is
-/// none of ours.
+/// The layer that the first near cache to know it has under a content key.
 fn remembered(world: &World, content: TreeDigest, parent: &Ready) -> Found {
     let mut expired = None;
     for cache in world.caches {
         let Some(record) = cache.lookup(&[Key::Content(content)]).pop().flatten() else { continue };
-        let fits = record.content == content && record.parent == parent.digest;
-        match record.layer().filter(|_| fits) {
-            Some(layer) if record.made.by.at >= world.oldest => {
-                return Found { hit: Some((layer.clone(), record.made.clone())), expired: None };
-            }
-            Some(_) => expired = expired.or(Some(record.made)),
-            None => {}
+        let Some(layer) = layer_on(&record, content, &parent.digest) else { continue };
+        if record.made.by.at >= world.oldest {
+            return Found { hit: Some(Known { layer, made: record.made, from: None }), expired: None };
         }
+        expired = expired.or(Some(record.made));
     }
     Found { hit: None, expired }
+}
+
+/// What a record has for a content key. One that was not made on this parent is none of ours.
+pub(super) fn layer_on(record: &Record, content: TreeDigest, parent: &TreeDigest) -> Option<Layer> {
+    let fits = record.content == content && record.parent == *parent;
+    record.layer().filter(|_| fits).cloned()
 }
 
 /// Reserves a step in every cache that does such things; `Err` says who has it.
@@ -201,6 +231,7 @@ fn reserve(world: &World, content: TreeDigest) -> Result<Reserved, String> {
 }
 
 fn take_turn(world: &World, job: &Job, content: TreeDigest) -> Result<Turn, StepFailure> {
+    job.leash.still_wanted()?;
     if !job.use_cache {
         return execute(world, job).map(|executed| Turn::Ran(executed, Reserved::default()));
     }
@@ -210,9 +241,9 @@ fn take_turn(world: &World, job: &Job, content: TreeDigest) -> Result<Turn, Step
     };
     // Between our look and our claim somebody may have had the claim, and stored what we want.
     if !reserved.0.is_empty()
-        && let Some((layer, made)) = remembered(world, content, &job.inputs[0]).hit
+        && let Some(known) = remembered(world, content, &job.inputs[0]).hit
     {
-        return Ok(Turn::Found(layer, made));
+        return Ok(Turn::Found(known));
     }
     execute(world, job).map(|executed| Turn::Ran(executed, reserved))
 }
@@ -221,21 +252,24 @@ fn probe(world: &World, job: &Job, content: TreeDigest) -> Turn {
     match reserve(world, content) {
         Err(owner) => Turn::Busy(owner),
         Ok(_reserved) => match remembered(world, content, &job.inputs[0]).hit {
-            Some((layer, made)) => Turn::Found(layer, made),
+            Some(known) => Turn::Found(known),
             None => Turn::Free,
         },
     }
 }
 
 fn execute(world: &World, job: &Job) -> Result<Executed, StepFailure> {
-    let World { graph, executor, events, stop, caches: _, maker: _, oldest: _ } = world;
-    let id = job.id;
+    let World { graph, executor, events, caches: _, writers: _, stop: _, maker: _, oldest: _ } = world;
+    let (id, leash) = (job.id, &job.leash);
     let inputs = job.inputs.iter().map(|Ready { id, snapshot, digest: _, identity }| Input {
         vertex: graph.vertex(*id),
         snapshot,
         identity: *identity,
     });
-    let log = |stream: Stream, line: &[u8]| events(Event::Log(id, stream, line.to_vec()));
-    events(Event::Started(id));
-    executor.execute(Step { id, vertex: graph.vertex(id), inputs: inputs.collect(), log: &log, cancel: stop })
+    let log = |stream: Stream, line: &[u8]| {
+        let _ = leash.if_wanted(|| events(Event::Log(id, stream, line.to_vec())));
+    };
+    leash.if_wanted(|| events(Event::Started(id)))?;
+    let (inputs, cancel) = (inputs.collect(), leash.cancel());
+    executor.execute(Step { id, vertex: graph.vertex(id), inputs, log: &log, cancel })
 }

@@ -1,0 +1,200 @@
+//! Equal steps queue in a *lane*, by content key: the first runs, those behind it get its layer.
+//!
+//! A lane is held for a moment where a distant cache may have the layer. Where another builder runs the step it is *parked*:
+//! nobody waits for a lock, the scheduler's thread has it looked at every now and then, so a step that is not ours to run takes no
+//! worker from the others and is given up at once when the build stops. When the first of a lane has become needless while
+//! its worker was at it, the lane goes on when that worker has answered: equal steps never run at the same time.
+
+use oci::TreeDigest;
+
+use super::{Run, fail, skipped};
+use crate::{
+    cache::Key,
+    event::Event,
+    graph::VertexId,
+    schedule::task::{Known, Reserved, Task, Turn},
+    traits::StepFailure,
+};
+
+/// Equal steps.
+pub(super) struct Lane {
+    /// Who runs, or will; it has become needless if it is not open.
+    first: VertexId,
+    stage: Stage,
+    /// Open ones.
+    behind: Vec<VertexId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has not begun, and nobody has been told that the caches have missed.
+    Held,
+    /// A worker is at it.
+    Working,
+    /// Another builder is.
+    Parked,
+}
+
+impl Run<'_, '_> {
+    /// No near cache has the layer of a step.
+    pub(super) fn queue(&mut self, id: VertexId, content: TreeDigest) {
+        match self.lanes.get_mut(&content) {
+            Some(lane) => {
+                lane.behind.push(id);
+                if lane.stage != Stage::Held {
+                    self.tell_missed(id);
+                }
+            }
+            None => {
+                if !self.steps.is_forced(id) {
+                    self.distant.ask(vec![Key::Content(content)]);
+                }
+                self.lanes.insert(content, Lane { first: id, stage: Stage::Held, behind: Vec::new() });
+                self.held.push(content);
+            }
+        }
+    }
+
+    /// Begins what is held, unless a distant cache is worth waiting for.
+    pub(super) fn start_held(&mut self) {
+        for content in std::mem::take(&mut self.held) {
+            let Some(lane) = self.lanes.get(&content).filter(|lane| lane.stage == Stage::Held) else {
+                continue;
+            };
+            if !self.failures.is_empty() {
+                continue;
+            }
+            if self.world.stop.is_requested() {
+                self.failures.push(skipped(lane.first));
+            } else if self.is_worth_waiting(lane.first, content) {
+                self.held.push(content);
+            } else {
+                self.start(content);
+            }
+        }
+        self.distant.count(!self.held.is_empty());
+    }
+
+    /// A step that this machine cannot run has nothing to lose.
+    fn is_worth_waiting(&self, id: VertexId, content: TreeDigest) -> bool {
+        let has_time = self.impossible.contains(&id) && !self.distant.is_silent();
+        has_time || self.distant.is_worth_waiting_for(&Key::Content(content))
+    }
+
+    fn start(&mut self, content: TreeDigest) {
+        let lane = &self.lanes[&content];
+        let (first, all) = (lane.first, [&[lane.first], &lane.behind[..]].concat());
+        all.into_iter().for_each(|id| self.tell_missed(id));
+        self.execute(first, content);
+    }
+
+    fn execute(&mut self, id: VertexId, content: TreeDigest) {
+        self.set_stage(content, Stage::Working);
+        let job = self.job(id);
+        self.submit(Task::Execute(job, content));
+    }
+
+    fn set_stage(&mut self, content: TreeDigest, stage: Stage) {
+        self.lanes.get_mut(&content).expect("it was queued").stage = stage;
+    }
+
+    /// What has come of an open step's turn.
+    pub(super) fn turn(&mut self, id: VertexId, content: TreeDigest, turn: Result<Turn, StepFailure>) {
+        match turn {
+            Ok(Turn::Ran(executed, reserved)) => {
+                let behind = self.leave_behind(content);
+                self.ran(id, executed, reserved);
+                let known = self.layers[&content].clone();
+                behind.into_iter().for_each(|id| self.cached(id, known.clone(), Reserved::default()));
+            }
+            Ok(Turn::Found(known)) => self.settle(content, &known, Reserved::default()),
+            Ok(Turn::Busy(owner)) => self.park(id, content, &owner),
+            Ok(Turn::Free) => self.execute(id, content),
+            Err(failure) => self.failures.push(fail(self.world, id, failure)),
+        }
+    }
+
+    /// What has come of the turn of a step that has become needless meanwhile is as good for those behind it.
+    pub(super) fn inherit(&mut self, content: TreeDigest, turn: Result<Turn, StepFailure>) {
+        let Some(heir) = self.promote(content) else { return };
+        match turn {
+            Ok(Turn::Ran(executed, reserved)) => {
+                let known = self.made_here(executed);
+                self.settle(content, &known, reserved);
+            }
+            // It was stopped; if it failed by itself, so will this one, and say why.
+            Err(_) => self.execute(heir, content),
+            turn => self.turn(heir, content, turn),
+        }
+    }
+
+    /// Makes the next one the first of a lane, or ends it.
+    fn promote(&mut self, content: TreeDigest) -> Option<VertexId> {
+        let lane = self.lanes.get_mut(&content)?;
+        if lane.behind.is_empty() {
+            self.lanes.remove(&content);
+            return None;
+        }
+        lane.first = lane.behind.remove(0);
+        Some(lane.first)
+    }
+
+    /// All open steps of a lane have this layer; a worker that is at it is called back.
+    pub(super) fn settle(&mut self, content: TreeDigest, known: &Known, mut reserved: Reserved) {
+        for id in self.in_lane(content) {
+            if let Some(leash) = self.leashes.get(&id) {
+                leash.let_go();
+            }
+            self.cached(id, known.clone(), std::mem::take(&mut reserved));
+        }
+        self.lanes.remove(&content);
+    }
+
+    /// The open steps of a lane.
+    pub(super) fn in_lane(&self, content: TreeDigest) -> Vec<VertexId> {
+        let Some(lane) = self.lanes.get(&content) else { return Vec::new() };
+        let all = std::iter::once(&lane.first).chain(&lane.behind);
+        all.copied().filter(|id| self.open.contains(id)).collect()
+    }
+
+    /// Ends a lane whose first has run.
+    fn leave_behind(&mut self, content: TreeDigest) -> Vec<VertexId> {
+        self.lanes.remove(&content).map(|lane| lane.behind).unwrap_or_default()
+    }
+
+    /// A step has become needless.
+    pub(super) fn leave_lane(&mut self, id: VertexId, content: TreeDigest) {
+        let Some(lane) = self.lanes.get_mut(&content) else { return };
+        lane.behind.retain(|other| *other != id);
+        // Otherwise its worker will say how it goes on.
+        if lane.first == id && lane.stage != Stage::Working {
+            self.promote(content);
+        }
+    }
+
+    /// Another builder runs the step: it will be looked at again.
+    fn park(&mut self, id: VertexId, content: TreeDigest, owner: &str) {
+        self.set_stage(content, Stage::Parked);
+        if self.told.insert(id) {
+            let what = format!("waiting for another build ({owner}) that runs this step");
+            (self.world.events)(Event::Waiting(id, what));
+        }
+        self.parked.push(content);
+    }
+
+    pub(super) fn probe_parked(&mut self) {
+        for content in std::mem::take(&mut self.parked) {
+            let Some(lane) = self.lanes.get(&content).filter(|lane| lane.stage == Stage::Parked) else {
+                continue;
+            };
+            let id = lane.first;
+            if self.world.stop.is_requested() {
+                self.failures.push(skipped(id));
+                continue;
+            }
+            self.set_stage(content, Stage::Working);
+            let job = self.job(id);
+            self.submit(Task::Probe(job, content));
+        }
+    }
+}
