@@ -28,7 +28,7 @@ pub struct RemoteLayer {
     pub diff_id: DiffId,
     /// Its blobs, by the id of the encoder that made them; at least one.
     pub blobs: BTreeMap<String, Descriptor>,
-    /// The blob that holds the tree in its canonical encoding.
+    /// The blob that holds the tree in its canonical encoding, packed ([`crate::packed`]).
     pub tree_blob: Descriptor,
     /// Where all these blobs can be had.
     pub origin: BlobOrigin,
@@ -80,6 +80,14 @@ impl RemoteLayers {
         let layer = self.get(tree)?;
         let descriptor = layer.blobs.get(encoder)?.clone();
         Some((layer, descriptor))
+    }
+
+    /// Whether this blob at this place is one of a layer here: nobody is patient with a place that builds can do without.
+    pub fn has_blob(&self, digest: &Sha256Digest, origin: &BlobOrigin) -> bool {
+        let is_it = |layer: &RemoteLayer| {
+            layer.origin == *origin && layer.descriptors().any(|blob| blob.digest == *digest)
+        };
+        self.lock().layers.values().any(is_it)
     }
 
     /// The layer is not to be had, or not what it should be.

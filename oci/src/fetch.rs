@@ -169,6 +169,10 @@ impl Fetcher {
         origin: &BlobOrigin,
     ) -> Result<Box<dyn Read + Send>, FetchError> {
         match origin {
+            // What a cache does not give is made; and nobody mirrors caches.
+            BlobOrigin::Registry(cache) if self.elsewhere.has_blob(&descriptor.digest, origin) => {
+                Ok(self.registry.direct().briefly().pull_blob(cache, descriptor)?)
+            }
             BlobOrigin::Registry(reference) => Ok(self.registry.pull_blob(reference, descriptor)?),
             BlobOrigin::OciLayout(directory) => {
                 let file = layout::open_blob(directory, &descriptor.digest)?;

@@ -17,6 +17,7 @@ use crate::{
     descriptor::Descriptor,
     digest::{DiffId, Sha256Hasher, TreeDigest},
     fetch::Fetcher,
+    packed::{TREE_MAX, unpack},
     registry::{RegistryError, find},
     store::{
         BlobCopy, StoreError,
@@ -27,8 +28,6 @@ use crate::{
     verify::BlobError,
 };
 
-/// Bytes of a tree, packed or not; one that has more is refused. Ours take some 150 an entry.
-const MAX_TREE: u64 = 512 << 20;
 /// How often a blob is asked for when what came was not it.
 const ATTEMPTS: usize = 3;
 /// Bytes read at once.
@@ -226,7 +225,7 @@ fn tree_bytes(fetcher: &Fetcher, layer: &RemoteLayer) -> Result<Vec<u8>, Failed>
     let blob = &layer.tree_blob;
     let wrong = |source| Failed::reading(blob, source);
     let packed = again_if_damaged(|| read(fetcher, layer, blob).map_err(wrong))?;
-    let bytes = unpacked(&packed[..]).and_then(limited).map_err(wrong)?;
+    let bytes = unpack(&packed, TREE_MAX).map_err(wrong)?;
     let tree = Tree::from_bytes(&bytes).map_err(|error| Failed::Loss(Loss::Tree(error)))?;
     match tree.digest() {
         digest if digest == layer.tree => Ok(bytes),
@@ -235,23 +234,12 @@ fn tree_bytes(fetcher: &Fetcher, layer: &RemoteLayer) -> Result<Vec<u8>, Failed>
 }
 
 fn read(fetcher: &Fetcher, layer: &RemoteLayer, blob: &Descriptor) -> io::Result<Vec<u8>> {
-    if blob.size > MAX_TREE {
-        return Err(too_large(blob.size));
+    if blob.size > TREE_MAX {
+        return Err(io::Error::other(format!("it has {} bytes, which no tree has", blob.size)));
     }
-    limited(fetcher.open(blob, &layer.origin)?)
-}
-
-fn limited(stream: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    stream.take(MAX_TREE + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 {
-        size if size > MAX_TREE => Err(too_large(size)),
-        _ => Ok(bytes),
-    }
-}
-
-fn too_large(size: u64) -> io::Error {
-    io::Error::other(format!("a tree of {size} bytes is larger than {} MiB", MAX_TREE >> 20))
+    fetcher.open(blob, &layer.origin)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Tries again as long as what comes is not what was asked for.
@@ -345,5 +333,189 @@ impl Read for Arriving<'_> {
             io::Error::other("nobody takes the bytes any more")
         })?;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _, sync::Arc};
+
+    use super::*;
+    use crate::{
+        BlobOrigin, Entry, EntryKind, MediaType, Metadata, Sha256Digest,
+        packed::{TREE_MEDIA_TYPE, pack},
+        registry::{Registry, RegistryOptions},
+        store::Store,
+    };
+
+    const ENCODER: &str = "gzip-test";
+
+    /// A store that lacks a layer, and a directory that has it.
+    struct Ground {
+        _root: tempfile::TempDir,
+        cache: tempfile::TempDir,
+        fetcher: Fetcher,
+        layer: RemoteLayer,
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("in memory");
+        encoder.finish().expect("in memory")
+    }
+
+    fn a_tree(path: &str) -> Tree {
+        let entry = Entry { path: path.into(), kind: EntryKind::Directory, metadata: Metadata::default() };
+        Tree::new(vec![entry]).expect("one entry")
+    }
+
+    fn ground(change: impl FnOnce(&mut RemoteLayer, &dyn Fn(MediaType, &[u8]) -> Descriptor)) -> Ground {
+        let (root, cache) = (tempfile::tempdir().expect("made"), tempfile::tempdir().expect("made"));
+        fs::create_dir_all(cache.path().join("blobs/sha256")).expect("made");
+        let put = |media_type: MediaType, bytes: &[u8]| {
+            let blob = Descriptor::of(media_type, bytes);
+            fs::write(cache.path().join("blobs/sha256").join(blob.digest.hex()), bytes).expect("written");
+            blob
+        };
+        let (tree, tar) = (a_tree("d"), vec![7; 100_000]);
+        let tree_type = || MediaType::Other(TREE_MEDIA_TYPE.to_owned());
+        let mut layer = RemoteLayer {
+            tree: tree.digest(),
+            diff_id: Sha256Digest::of(&tar).into(),
+            blobs: [(ENCODER.to_owned(), put(MediaType::OciLayerGzip, &gzip(&tar)))].into(),
+            tree_blob: put(tree_type(), &pack(&tree.to_bytes())),
+            origin: BlobOrigin::OciLayout(cache.path().to_owned()),
+        };
+        change(&mut layer, &put);
+        let store = Arc::new(Store::open(root.path()).expect("a store"));
+        let fetcher = Fetcher::new(store, Registry::new(RegistryOptions::default()).expect("a client"));
+        fetcher.elsewhere().note(layer.clone());
+        Ground { _root: root, cache, fetcher, layer }
+    }
+
+    impl Ground {
+        fn tree(&self) -> Result<bool, BringError> {
+            tree(&self.fetcher, &self.layer.tree)
+        }
+
+        fn blob(&self) -> Result<Option<SealedRecord>, BringError> {
+            blob(&self.fetcher, &self.layer.tree, None, &|_| Ok(()))
+        }
+
+        /// Nothing of the layer has come, and nobody is told of it any more.
+        fn has_lost(&self, error: &BringError) -> bool {
+            let (store, tree) = (self.fetcher.store(), &self.layer.tree);
+            let is_stored =
+                !sealed::all(store, tree).is_empty() || store.root().join(tree_path(tree)).exists();
+            let blobs = fs::read_dir(store.area("blobs/sha256")).expect("listed").count();
+            let is_lost =
+                self.fetcher.elsewhere().is_lost(tree) && self.fetcher.elsewhere().get(tree).is_none();
+            matches!(error, BringError::Lost { .. }) && is_lost && !is_stored && blobs == 0
+        }
+
+        fn damage(&self, blob: &Descriptor, change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
+            let path = self.cache.path().join("blobs/sha256").join(blob.digest.hex());
+            let bytes = fs::read(&path).expect("there");
+            fs::remove_file(&path).expect("ours");
+            if let Some(bytes) = change(bytes) {
+                fs::write(&path, bytes).expect("ours");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_brought_is_in_the_store_and_not_asked_for_again() {
+        let ground = ground(|_, _| {});
+        assert!(ground.tree().expect("brought"));
+        let record = ground.blob().expect("brought").expect("known");
+        assert_eq!(record.descriptor, ground.layer.blobs[ENCODER]);
+        let name = format!("{ENCODER}.{}", sealed::NORMAL);
+        assert_eq!(sealed::read(ground.fetcher.store(), &ground.layer.tree, &name), Some(record.clone()));
+        fs::remove_dir_all(ground.cache.path().join("blobs")).expect("ours");
+        assert!(ground.tree().expect("there"));
+        assert_eq!(ground.blob().expect("there"), Some(record));
+        assert!(!tree(&ground.fetcher, &TreeDigest::new([1; 32])).expect("nobody has it"));
+    }
+
+    #[test]
+    fn what_is_gone_or_damaged_is_lost() {
+        type Change = fn(Vec<u8>) -> Option<Vec<u8>>;
+        let flip = |mut bytes: Vec<u8>| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            Some(bytes)
+        };
+        let changes: [Change; 4] = [
+            |_| None,
+            |bytes| Some(bytes[..bytes.len() / 2].to_vec()),
+            flip,
+            |bytes| Some([bytes, vec![0]].concat()),
+        ];
+        for change in changes {
+            let cache = ground(|_, _| {});
+            cache.damage(&cache.layer.tree_blob, change);
+            assert!(cache.has_lost(&cache.tree().expect_err("not the tree")));
+            let cache = ground(|_, _| {});
+            cache.damage(&cache.layer.blobs[ENCODER], change);
+            assert!(cache.has_lost(&cache.blob().expect_err("not the blob")));
+        }
+    }
+
+    #[test]
+    fn what_is_another_layers_is_lost() {
+        type Put<'a> = &'a dyn Fn(MediaType, &[u8]) -> Descriptor;
+        let other_tree = |layer: &mut RemoteLayer, put: Put<'_>| {
+            layer.tree_blob = put(layer.tree_blob.media_type.clone(), &pack(&a_tree("e").to_bytes()));
+        };
+        let no_tree = |layer: &mut RemoteLayer, put: Put<'_>| {
+            layer.tree_blob = put(layer.tree_blob.media_type.clone(), &pack(b"no tree"));
+        };
+        let unpacked_tree = |layer: &mut RemoteLayer, put: Put<'_>| {
+            layer.tree_blob = put(layer.tree_blob.media_type.clone(), &a_tree("d").to_bytes());
+        };
+        for (change, what) in [
+            (&other_tree as &dyn Fn(&mut RemoteLayer, Put<'_>), "OtherTree"),
+            (&no_tree, "Tree"),
+            (&unpacked_tree, "Blob"),
+        ] {
+            let ground = ground(|layer, put| change(layer, put));
+            let error = ground.tree().expect_err("not the tree");
+            let is_it =
+                matches!(&error, BringError::Lost { source, .. } if format!("{source:?}").starts_with(what));
+            assert!(is_it && ground.has_lost(&error), "{error:?}");
+        }
+        let other_blob = ground(|layer, put| {
+            layer.blobs.insert(ENCODER.to_owned(), put(MediaType::OciLayerGzip, &gzip(b"another tar")));
+        });
+        let error = other_blob.blob().expect_err("not the blob");
+        assert!(matches!(error, BringError::Lost { source: Loss::DiffId { .. }, .. }), "{error:?}");
+        assert!(other_blob.has_lost(&error));
+        for name in ["../../x", "a/b", "", ".x"] {
+            let ground = ground(|layer, _| {
+                let (_, blob) = layer.blobs.pop_first().expect("one");
+                layer.blobs.insert(name.to_owned(), blob);
+            });
+            assert!(ground.has_lost(&ground.blob().expect_err("no file name")), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_stops_loses_nothing() {
+        let ground = ground(|_, _| {});
+        let stopped = blob(&ground.fetcher, &ground.layer.tree, None, &|_| Err(io::Error::other("stop")));
+        assert!(matches!(stopped, Err(BringError::Cancelled)));
+        assert!(ground.fetcher.elsewhere().get(&ground.layer.tree).is_some());
+        assert!(ground.blob().expect("still there").is_some());
+    }
+
+    #[test]
+    fn the_wanted_encoder_goes_before_the_smallest_blob() {
+        let ground = ground(|layer, put| {
+            layer.blobs.insert("uncompressed".to_owned(), put(MediaType::OciLayer, &[7; 100_000]));
+        });
+        let name = |wanted| best(&ground.layer, wanted).expect("two").0.to_owned();
+        assert_eq!(name(None), ENCODER);
+        assert_eq!(name(Some("uncompressed")), "uncompressed");
+        assert_eq!(name(Some("zstd")), ENCODER);
     }
 }
