@@ -11,7 +11,10 @@ use std::{
 };
 
 use exporter::{AssembleOptions, Assembled, Encoder, ExportError, Push, Tagging, TimePolicy, assemble};
-use oci::{BaseLayer, BlobOrigin, ImageConfig, Layer, Reference, Snapshot, config::History, image, validate};
+use oci::{
+    BaseLayer, BlobOrigin, ImageConfig, Layer, Reference, RemoteLayer, Snapshot, config::History, image,
+    validate,
+};
 use solver::{Event, Image, Target, VertexId, graph::HistoryItem};
 use support::{Described, Workshop, judge};
 
@@ -328,6 +331,66 @@ fn layers_of_a_base_elsewhere_are_not_downloaded_for_the_push_and_for_a_step() {
     let push = Push { parcel, names: vec![name], tagging: Tagging::Tags };
     uploads.name(uploads.bring(&[&push]).expect("brought")).expect("named");
     assert_eq!(there.requests("GET", "/v2/base/blobs/"), 1 + layers.len(), "the config, and each layer once");
+}
+
+/// A workshop that has nothing of an image but knows that its layers are in this cache, and the image's snapshot.
+fn cached_in(cache: &Reference, image: &Image) -> (Workshop, Snapshot) {
+    let maker = Workshop::new();
+    let made = assembled(&maker, &[sample(&maker, "linux/amd64")]);
+    push(&maker, &made, std::slice::from_ref(cache)).expect("pushed");
+    let fresh = Workshop::new();
+    let trees = image.snapshot.layers.iter().map(Layer::tree);
+    for (tree, layer) in trees.zip(&made.images[0].layers) {
+        fresh.fetcher.elsewhere().note(RemoteLayer {
+            tree,
+            diff_id: layer.diff_id,
+            blobs: [(Encoder::GZIP.id(), layer.descriptor.clone())].into(),
+            // Nobody looks into the trees here.
+            tree_blob: layer.descriptor.clone(),
+            origin: BlobOrigin::Registry(cache.clone()),
+        });
+    }
+    (fresh, image.snapshot.clone())
+}
+
+#[test]
+fn layers_in_a_cache_are_mounted_in_its_registry_and_streamed_to_another() {
+    let (Some(here), Some(there)) = (Registry::start(), Registry::start()) else { return };
+    let maker = Workshop::new();
+    let image = sample(&maker, "linux/amd64");
+    let wanted = assembled(&maker, std::slice::from_ref(&image)).root.digest;
+    let (fresh, snapshot) = cached_in(&here.reference("cache"), &image);
+    let image = Image { snapshot, ..image };
+    let built = assembled(&fresh, std::slice::from_ref(&image));
+    assert_eq!(built.root.digest, wanted);
+    for (registry, mounted, sent) in [(&here, 2, 1), (&there, 0, 3)] {
+        let name = registry.reference("app");
+        push(&fresh, &built, std::slice::from_ref(&name)).expect("pushed");
+        assert_eq!(registry.requests("POST", "mount="), mounted, "{}", registry.log());
+        assert_eq!(registry.requests("PUT", "/v2/app/blobs/uploads/"), sent, "{}", registry.log());
+        let found =
+            fresh.fetcher.registry().resolve(&name.with_default_tag()).expect("asked").expect("there");
+        assert_eq!(found.digest, wanted);
+    }
+    assert_eq!(here.requests("GET", "/v2/cache/blobs/"), 2, "each layer once, for the other registry");
+    assert_eq!(fs::read_dir(fresh.store.area("blobs/sha256")).expect("listed").count(), 0);
+}
+
+#[test]
+fn what_a_cache_has_lost_by_the_time_of_the_push_is_told_by_its_blob() {
+    let Some(registry) = Registry::start() else { return };
+    let maker = Workshop::new();
+    let image = sample(&maker, "linux/amd64");
+    let (fresh, snapshot) = cached_in(&registry.reference("cache"), &image);
+    let built = assembled(&fresh, &[Image { snapshot, ..image }]);
+    // As a collection of garbage leaves it.
+    let lost = &built.images[0].layers[1];
+    let digest = lost.descriptor.digest;
+    let data = registry.directory.path().join("data/docker/registry/v2/blobs/sha256");
+    fs::remove_dir_all(data.join(&digest.hex()[..2]).join(digest.hex())).expect("there");
+    let failed = push(&fresh, &built, &[registry.reference("app")]).expect_err("a layer is gone");
+    assert!(matches!(&failed, ExportError::Blob { digest: found, .. } if *found == digest), "{failed:?}");
+    assert_eq!(fresh.fetcher.elsewhere().lose_blob(&digest), lost.origin);
 }
 
 #[test]
