@@ -12,6 +12,8 @@ mod choose;
 mod directory;
 mod registry;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
