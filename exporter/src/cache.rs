@@ -12,6 +12,8 @@ pub mod artifact;
 pub mod bundle;
 pub mod care;
 pub mod directory;
+#[cfg(test)]
+mod documented;
 pub mod fuzz;
 pub mod inline;
 pub mod names;
