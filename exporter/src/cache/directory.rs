@@ -7,7 +7,10 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -19,7 +22,7 @@ use super::{
     artifact::{self, Parsed},
     storage::{Artifact, Image, Named, Storage, StorageError, StorageErrorKind},
 };
-use crate::outputs::file::{NewFile, open_directory, write_file};
+use crate::outputs::file::{NewFile, open_directory};
 
 /// Bytes that are copied between two looks at whether somebody wants them.
 const PIECE: usize = 256 << 10;
@@ -34,7 +37,9 @@ pub struct DirectoryStorage {
 impl DirectoryStorage {
     /// In this directory, which is made when something is written to it.
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), name: directory.display().to_string() }
+        // What is remembered of a blob's place must lead there from any working directory.
+        let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        Self { directory: absolute, name: directory.display().to_string() }
     }
 
     pub(super) fn names_directory(&self) -> PathBuf {
@@ -135,8 +140,8 @@ impl DirectoryStorage {
 
     fn write_name(&self, name: &str, manifest: &[u8]) -> io::Result<()> {
         let path = self.name_path(name).ok_or_else(|| invalid("not a name"))?;
-        fs::create_dir_all(self.names_directory())?;
-        write_file(&path, manifest)
+        let (mut bytes, parent) = (manifest, made_directory(&self.names_directory())?);
+        new_file(&parent, &path, |new| io::copy(&mut bytes, new).map(drop))
     }
 
     /// Whether the bytes had to be written. A blob that is there is read once, so that a damaged one is mended.
@@ -153,12 +158,8 @@ impl DirectoryStorage {
         {
             return Ok(false);
         }
-        let directory = self.blobs_directory();
-        fs::create_dir_all(&directory)?;
-        let parent = open_directory(&directory)?;
-        let mut file = NewFile::create(&parent, path.file_name().expect("a blob's path ends in its name"))?;
-        copy(&mut Verified::new(open()?, blob), &mut file, cancel)?;
-        file.commit()?;
+        let parent = made_directory(&self.blobs_directory())?;
+        new_file(&parent, &path, |new| copy(&mut Verified::new(open()?, blob), new, cancel))?;
         Ok(true)
     }
 }
@@ -174,6 +175,23 @@ fn keep_young(file: &File, path: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::ErrorKind::NotFound.into()),
     }
+}
+
+fn made_directory(path: &Path) -> io::Result<OwnedFd> {
+    fs::create_dir_all(path)?;
+    open_directory(path)
+}
+
+/// Writes a file that is there whole or not at all. It may be torn where the machine goes down soon after: then it is damaged,
+/// which is found out, and not worth the time to wait for the disk.
+fn new_file(
+    parent: &OwnedFd,
+    path: &Path,
+    write: impl FnOnce(&mut NewFile<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut file = NewFile::create(parent, path.file_name().expect("it ends in a name"))?;
+    write(&mut file)?;
+    file.commit()
 }
 
 /// The bytes of a small regular file; `None` where there is none.
@@ -215,10 +233,13 @@ fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::E
 
 pub(super) fn failed(what: String, source: io::Error) -> StorageError {
     let kind = match source.kind() {
-        io::ErrorKind::PermissionDenied => StorageErrorKind::Denied,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StorageErrorKind::Denied,
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StorageErrorKind::Damaged,
         io::ErrorKind::TimedOut => StorageErrorKind::Cancelled,
         _ => StorageErrorKind::Failed,
     };
     StorageError { kind, what, source: Some(source.into()) }
 }
+
+#[cfg(test)]
+mod tests;
