@@ -32,6 +32,7 @@ use crate::{
     spec::{
         allow::AllowSpec,
         annotation::AnnotationSpec,
+        cache::{CacheFromSpec, CacheToSpec},
         call::{Call, CallSpec, Format},
         context::NamedContextSpec,
         duration::duration,
@@ -122,6 +123,7 @@ impl FromStr for ProgressMode {
 const INPUT: &str = "What is built";
 const RESULT: &str = "What becomes of it";
 const STEPS: &str = "How steps run";
+const CACHES: &str = "Remote caches (see below)";
 const MACHINE: &str = "This run";
 
 /// `layerwright build`
@@ -221,6 +223,22 @@ pub struct BuildArgs {
     /// Take no result from the cache that is older, like 12h or 7d
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = STEPS)]
     pub cache_ttl: Option<Duration>,
+
+    /// Read a remote cache: REF or a SPEC (repeatable)
+    #[arg(long = "cache-from", value_name = "SPEC", help_heading = CACHES)]
+    pub cache_from: Vec<CacheFromSpec>,
+
+    /// Fill a remote cache: REF or a SPEC (repeatable)
+    #[arg(long = "cache-to", value_name = "SPEC", help_heading = CACHES)]
+    pub cache_to: Vec<CacheToSpec>,
+
+    /// Sign what goes into caches with this Ed25519 key, in PEM
+    #[arg(long, value_name = "FILE", help_heading = CACHES)]
+    pub cache_sign_key: Option<PathBuf>,
+
+    /// Trust in caches what this key has signed only (repeatable)
+    #[arg(long = "cache-trust-key", value_name = "FILE", help_heading = CACHES)]
+    pub cache_trust_keys: Vec<PathBuf>,
 
     /// Try a failing RUN or download again up to N times
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, value_parser = retry)]

@@ -8,11 +8,11 @@ mod sending;
 use std::{sync::Arc, time::SystemTime};
 
 use executor::{LocalCache, LocalExecutor, sandbox::Rung};
-use exporter::{LoadHelper, SealAhead, Tools, upload};
+use exporter::{LoadHelper, SealAhead, Sealer, Tools, cache::BuildEnd, upload};
 use oci::Sha256Digest;
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
-    CacheBackend, Caches, Cancel, Event, Graph,
+    Caches, Cancel, Event, Graph,
     plan::{self, PlanError, Planned},
     schedule::SolveError,
 };
@@ -27,6 +27,7 @@ use self::{
     sending::Sending,
 };
 use crate::{
+    caches::{Filling, FillingOptions, RemoteCaches},
     depfile,
     failure::Failure,
     history::BuildId,
@@ -60,6 +61,8 @@ pub struct Surroundings {
     pub notes: Vec<String>,
     /// Loads images into docker or podman.
     pub helper: Option<LoadHelper>,
+    /// The remote caches.
+    pub caches: RemoteCaches,
     /// Takes what happens.
     pub events: Events,
     /// Stops everything.
@@ -84,15 +87,46 @@ pub fn build(
         LocalExecutor::new(executor_options(request, inputs, &planned.graph, fetcher, surroundings)?);
     let epoch = request.epoch.or(planned.epoch);
     let sending = Sending::new(request, fetcher, surroundings);
-    let made = make(request, epoch, &planned.graph, &executor, surroundings, &sending)?;
-    let tools = Tools { fetcher, events: &**events, cancel, helper: helper.as_ref() };
-    let destinations = made.deliver(request, request.time_policy(epoch), &executor, &sending, &tools)?;
-    let image = made.told(request);
-    image.map(|image| write_results(request, image)).transpose()?;
-    if let Some(depfile) = &request.depfile {
-        depfile::write(depfile, request, inputs, &executor.reads(), surroundings.began, events)?;
-    }
-    Ok(Built { digest: image.map(|image| image.root.digest), destinations })
+    let times = request.time_policy(epoch);
+    let sealers = sealers(request, times, &executor, surroundings, &sending);
+    let filling = Filling::new(
+        request,
+        &surroundings.caches,
+        &FillingOptions {
+            graph: &planned.graph,
+            sealers: &sealers,
+            sealer: &|packing| options::sealer(packing, &executor, surroundings),
+            landings: sending.uploads.landings(),
+            fetcher,
+            events,
+            cancel,
+        },
+    );
+    let making = Making { sealers: &sealers, filling: &filling, sending: &sending };
+    let made = make(request, epoch, &planned.graph, &executor, surroundings, &making);
+    let end = if made.is_ok() { BuildEnd::Made } else { BuildEnd::Failed };
+    let delivered = made.and_then(|made| {
+        let tools = Tools { fetcher, events: &**events, cancel, helper: helper.as_ref() };
+        let destinations = made.deliver(request, times, &executor, &sending, &tools)?;
+        let image = made.told(request);
+        image.map(|image| write_results(request, image)).transpose()?;
+        if let Some(depfile) = &request.depfile {
+            depfile::write(depfile, request, inputs, &executor.reads(), surroundings.began, events)?;
+        }
+        Ok(Built { digest: image.map(|image| image.root.digest), destinations })
+    });
+    let filled = filling.finish(end, &[]);
+    // Why there is no image says more than that a cache lacks something.
+    let built = delivered?;
+    filled?;
+    Ok(built)
+}
+
+/// What takes layers and records while steps run.
+struct Making<'a> {
+    sealers: &'a [Arc<Sealer>],
+    filling: &'a Filling,
+    sending: &'a Sending<'a>,
 }
 
 /// Text to syntax tree, and what the parser has found doubtful.
@@ -142,25 +176,32 @@ fn make(
     graph: &Graph,
     executor: &LocalExecutor,
     surroundings: &Surroundings,
-    sending: &Sending<'_>,
+    making: &Making<'_>,
 ) -> Result<Made, Failure> {
-    let Surroundings { id, events, .. } = surroundings;
+    let Surroundings { id, events, caches, .. } = surroundings;
+    let Making { sealers, filling, sending } = making;
     let store = executor.snapshots().store();
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = solve_options(request, id);
-    let sealers = sealers(request, request.time_policy(epoch), executor, surroundings, sending);
-    let ahead = SealAhead::new(&sealers, graph);
+    let ahead = SealAhead::new(sealers, graph);
     let told = |event| match event {
-        settled @ Event::Settled(..) => ahead.take(&settled),
+        settled @ Event::Settled(..) => {
+            ahead.take(&settled);
+            filling.take(&settled);
+        }
         event => events(event),
     };
-    let caches: &[&dyn CacheBackend] = &[&cache];
-    let images =
-        solver::schedule::solve(graph, executor, &Caches::near(caches), &options, &told, &sending.stop);
+    let caches = Caches {
+        near: &[&cache],
+        distant: &caches.distant(),
+        writers: &filling.writers(),
+        clock: &|| caches.clock(),
+    };
+    let images = solver::schedule::solve(graph, executor, &caches, &options, &told, &sending.stop);
     let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
     let images = images.map_err(refused);
     let made = images.and_then(|images| {
-        let assembled = assemble_all(request, epoch, &images, &sealers)?;
+        let assembled = assemble_all(request, epoch, &images, sealers)?;
         Ok(Made { images, assembled })
     });
     cache.flush();

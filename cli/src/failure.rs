@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use exporter::{AssembleError, ExportError, SealError, upload::FoundError};
+use exporter::{AssembleError, ExportError, SealError, cache::sign::KeyError, upload::FoundError};
 use oci::{
     fetch::FetchError, image::ImageError, layout::LayoutError, registry::RegistryError, store::StoreError,
 };
@@ -89,6 +89,12 @@ pub enum Failure {
         #[source]
         source: Box<FoundError>,
     },
+    /// A remote cache that had to be filled (`ignore-error=false`).
+    #[error(transparent)]
+    Cache(#[from] exporter::cache::WriteError),
+    /// A key that records of caches are signed with, or verified by.
+    #[error(transparent)]
+    CacheKey(#[from] KeyError),
     /// The registry client.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -180,6 +186,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Request(_) | Self::Input(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
+            Self::CacheKey(_) => USAGE,
             Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
             Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
@@ -191,7 +198,7 @@ impl Failure {
             Self::Index(_) => USAGE,
             Self::Login(error) if error.is_usage() => USAGE,
             Self::Loader(LoaderError::Unknown(_) | LoaderError::ContextOfPodman(_)) => USAGE,
-            Self::Registry(_) => REGISTRY,
+            Self::Registry(_) | Self::Cache(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Found { source, .. } => found_code(source),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
@@ -233,6 +240,7 @@ impl Failure {
             Self::NoStore { .. } => {
                 Some("--root or LAYERWRIGHT_ROOT says where the store is; the first build makes it")
             }
+            Self::CacheKey(error) => error.hint(),
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
             Self::Login(error) => error.hint(),

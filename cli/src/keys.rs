@@ -33,6 +33,7 @@ use solver::{
 use crate::{
     args,
     build::{self, Surroundings},
+    caches::RemoteCaches,
     history::BuildId,
     inputs::{self, Outside},
     request::{self, Environment},
@@ -120,12 +121,14 @@ impl Side {
         let dockerfile = parsed.dockerfile.unwrap_or_else(|| panic!("{:?}", parsed.diagnostics));
         let options = build::plan_options(&request, &inputs, Vec::new());
         let graph = solver::plan::plan(&dockerfile, &options, &Images).expect("planned").graph;
+        let caches = RemoteCaches::open(&request, &outside, &events, &cancel).expect("opened");
         let surroundings = Surroundings {
             id: BuildId::now(),
             began: std::time::SystemTime::now(),
             rung: Rung::Root,
             notes: Vec::new(),
             helper: None,
+            caches,
             events,
             cancel,
         };

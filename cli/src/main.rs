@@ -8,6 +8,7 @@
 
 mod args;
 mod build;
+mod caches;
 mod call;
 mod client;
 mod context;
@@ -59,6 +60,7 @@ use crate::{
         ProgressMode,
     },
     build::{Built, Surroundings},
+    caches::RemoteCaches,
     call::Answer,
     explain::Explainer,
     failure::Failure,
@@ -243,6 +245,10 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
         Ok(watch) => watch,
         Err(source) => return session.fail(None, &Failure::Start { what: "to watch for signals", source }),
     };
+    let mut caches = match RemoteCaches::open(request, &outside, &events, &cancel) {
+        Ok(caches) => caches,
+        Err(failure) => return session.fail(None, &failure),
+    };
     request.notices.iter().for_each(|notice| events(Event::Warning(notice.clone())));
     // A signal explains every failure that comes after it.
     let explained = |failure| watch.received().map(Failure::Stopped).unwrap_or(failure);
@@ -256,7 +262,9 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
         (Call::Build, Some(entered)) => {
             let is_quiet = request.progress == ProgressMode::Quiet;
             let notes = if is_quiet { Vec::new() } else { entered.notes };
-            let surroundings = Surroundings { id, began, rung: entered.rung, notes, helper, events, cancel };
+            caches.name(request, &inputs.dockerfile);
+            let rung = entered.rung;
+            let surroundings = Surroundings { id, began, rung, notes, helper, caches, events, cancel };
             build_mended(request, &inputs, &outside, &surroundings).map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),

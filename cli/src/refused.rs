@@ -46,14 +46,11 @@ impl Flag {
 const NO_LIMITS: &str = "resource limits of RUN steps are not implemented yet";
 const NO_DAEMON: &str = "there is no builder instance or daemon to choose: the build runs in this process";
 const NO_ATTESTATION: &str = "attestations are not implemented yet, and none are made: leave the flag out";
-const NO_REMOTE_CACHE: &str = "importing and exporting a cache is not implemented yet";
 const NO_CONTAINERS: &str = "there are no intermediate containers to keep or remove: leave the flag out";
 
 const FLAGS: &[Flag] = &[
     option("attest", NO_ATTESTATION),
     option("builder", NO_DAEMON),
-    option("cache-from", NO_REMOTE_CACHE),
-    option("cache-to", NO_REMOTE_CACHE),
     option("cgroup-parent", NO_LIMITS),
     switch("compress", "there is no daemon to send the context to: leave the flag out"),
     option("cpu-period", NO_LIMITS),

@@ -6,6 +6,7 @@
 //! is said here makes sense. Mistakes found here are usage errors (exit code 2).
 
 mod annotations;
+pub mod caches;
 mod environment;
 mod error;
 mod exposed;
@@ -30,7 +31,7 @@ use solver::{
     plan::Entitlement,
 };
 
-pub use self::{environment::Environment, error::RequestError};
+pub use self::{caches::Caches, environment::Environment, error::RequestError};
 use crate::{
     args::{self, BuildArgs, ProgressMode},
     depfile, gc,
@@ -64,6 +65,8 @@ pub struct BuildRequest {
     pub no_cache_filter: Vec<String>,
     /// `--cache-ttl`
     pub cache_ttl: Option<Duration>,
+    /// `--cache-from`, `--cache-to`
+    pub caches: Caches,
     /// `--retry`
     pub retry: Retry,
     /// `--network`
@@ -210,6 +213,9 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let wanted = wanted_outputs(&args, call, platforms.len(), progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     annotations::check(&args.annotations, &wanted, &platforms)?;
+    let caches = caches::read(&args, &build_args)?;
+    let mut insecure = outputs::insecure_registries(&args.outputs, &wanted);
+    insecure.extend(caches.insecure.iter().cloned());
     let builds = call.call == Call::Build;
     if builds && args.outputs.is_empty() && !args.push && !args.load {
         notices.push(NO_OUTPUT.to_owned());
@@ -225,6 +231,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter,
         cache_ttl: args.cache_ttl,
+        caches,
         retry: Retry { times: args.retry, ..Retry::default() },
         network: args.network,
         timestamps: args.timestamps,
@@ -233,9 +240,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         allow: exposed::entitlements(args.allow, args.network),
         hosts: exposed::hosts(&args.hosts),
         annotations: annotation::sorted(&args.annotations),
-        registries: args
-            .registries
-            .hosts_and_insecure(environment, outputs::insecure_registries(&args.outputs, &wanted))?,
+        registries: args.registries.hosts_and_insecure(environment, insecure)?,
         outputs: wanted,
         progress,
         explain: args.explain,

@@ -3,6 +3,7 @@
 
 pub mod allow;
 pub mod annotation;
+pub mod cache;
 pub mod call;
 pub mod context;
 mod csv;

@@ -107,17 +107,11 @@ pub(super) fn sealers(
     sending: &Sending<'_>,
 ) -> Vec<Arc<Sealer>> {
     let sealer = |packing: Packing| {
+        let on_sealed = sending.taker(request, &packing);
         Arc::new(Sealer::new(SealOptions {
-            store: Arc::clone(executor.snapshots().store()),
-            encoder: packing.encoder,
-            base: packing.base,
+            on_sealed,
             times,
-            jobs: request::processors(),
-            events: Arc::clone(&surroundings.events),
-            cancel: Arc::clone(&surroundings.cancel),
-            contents: Some(executor.contents()),
-            fetcher: executor.snapshots().fetcher().clone(),
-            on_sealed: sending.taker(request, &packing),
+            ..seal_options(packing, executor, surroundings)
         }))
     };
     let mut kinds: Vec<Packing> = Vec::new();
@@ -127,6 +121,26 @@ pub(super) fn sealers(
         }
     }
     kinds.into_iter().map(sealer).collect()
+}
+
+/// A sealer for layers that are packed like this and go to no image, with the times of their trees.
+pub(super) fn sealer(packing: Packing, executor: &LocalExecutor, surroundings: &Surroundings) -> Sealer {
+    Sealer::new(seal_options(packing, executor, surroundings))
+}
+
+fn seal_options(packing: Packing, executor: &LocalExecutor, surroundings: &Surroundings) -> SealOptions {
+    SealOptions {
+        store: Arc::clone(executor.snapshots().store()),
+        encoder: packing.encoder,
+        base: packing.base,
+        times: TimePolicy::Default,
+        jobs: request::processors(),
+        events: Arc::clone(&surroundings.events),
+        cancel: Arc::clone(&surroundings.cancel),
+        contents: Some(executor.contents()),
+        fetcher: executor.snapshots().fetcher().clone(),
+        on_sealed: Arc::new(|_| {}),
+    }
 }
 
 /// The time before which no result counts, in Unix seconds.

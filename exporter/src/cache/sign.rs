@@ -69,14 +69,14 @@ pub enum KeyKind {
 
 impl KeyError {
     /// The command that makes a file as it is wanted.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Read { .. } => None,
-            Self::Form { path, kind: KeyKind::Private, .. } => {
-                Some(format!("openssl genpkey -algorithm ed25519 -out {}", path.display()))
+            Self::Form { kind: KeyKind::Private, .. } => {
+                Some("openssl genpkey -algorithm ed25519 -out KEY.pem makes one")
             }
-            Self::Form { path, kind: KeyKind::Public, .. } => {
-                Some(format!("openssl pkey -in PRIVATE-KEY -pubout -out {}", path.display()))
+            Self::Form { kind: KeyKind::Public, .. } => {
+                Some("openssl pkey -in KEY.pem -pubout -out PUBLIC.pem writes that of a private one")
             }
         }
     }

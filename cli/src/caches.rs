@@ -1,0 +1,151 @@
+//! The remote caches of a build: opened once, before anything else is looked at, and kept over all its attempts.
+//!
+//! Whoever reads one shares with whoever writes it the connection, what has been read, and what is known to be there; so
+//! the same place in `--cache-from` and `--cache-to` is one. What goes wrong with a cache is a warning: no build fails by it
+//! that has not asked for that.
+
+mod filling;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use exporter::cache::{
+    DirectoryStorage, Reading, RegistryStorage, RemoteCache, Seen, Storage, names,
+    sign::{SignKey, TrustKeys},
+};
+use oci::{Platform, RemoteLayers};
+use solver::{Cancel, DistantCache, Event};
+
+pub use self::filling::{Filling, FillingOptions};
+use crate::{
+    build::Events,
+    failure::Failure,
+    inputs::{Outside, Source},
+    request::BuildRequest,
+    spec::cache::CachePlace,
+};
+
+/// The caches that a build reads and fills.
+pub struct RemoteCaches {
+    layers: RemoteLayers,
+    seen: Seen,
+    storages: BTreeMap<Place, Arc<dyn Storage>>,
+    readers: Vec<Reader>,
+    sign: Option<Arc<SignKey>>,
+    /// When the first one was asked for something.
+    asked: Instant,
+    /// What a bundle is called that nobody has given a name.
+    unnamed: String,
+}
+
+struct Reader {
+    cache: Arc<RemoteCache>,
+    has_name: bool,
+}
+
+/// A place for artifacts and blobs, whatever they are called there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Repository(String, String),
+    Directory(PathBuf),
+}
+
+impl RemoteCaches {
+    /// Opens the caches of a request; the bundles that have a name are on their way from now on.
+    ///
+    /// # Errors
+    /// A key cannot be used, or the registry client cannot be made.
+    pub fn open(
+        request: &BuildRequest,
+        outside: &Outside,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<Self, Failure> {
+        let caches = &request.caches;
+        let trust = TrustKeys::read(&caches.trust_keys)?;
+        let sign = caches.sign_key.as_deref().map(SignKey::read).transpose()?.map(Arc::new);
+        let exposed = sign.as_deref().and_then(SignKey::warning);
+        exposed.into_iter().for_each(|text| events(Event::Warning(text.to_owned())));
+        let places = caches.from.iter().chain(caches.to.iter().map(|fill| &fill.place));
+        let mut storages: BTreeMap<Place, Arc<dyn Storage>> = BTreeMap::new();
+        for place in places {
+            let key = Place::of(place);
+            if !storages.contains_key(&key) {
+                storages.insert(key, storage(place, outside)?);
+            }
+        }
+        let (layers, seen) = (RemoteLayers::default(), Seen::default());
+        let asked = Instant::now();
+        let reader = |place: &CachePlace| {
+            let reading = Reading {
+                storage: Arc::clone(&storages[&Place::of(place)]),
+                layers: layers.clone(),
+                seen: seen.clone(),
+                trust: trust.clone(),
+                events: Arc::clone(events),
+                cancel: cancel.clone(),
+            };
+            let name = name(place);
+            let has_name = name.is_some();
+            Reader { has_name, cache: Arc::new(RemoteCache::new(reading, name)) }
+        };
+        let readers = caches.from.iter().map(reader).collect();
+        Ok(Self { layers, seen, storages, readers, sign, asked, unnamed: String::new() })
+    }
+
+    /// The Dockerfile is known, and with it the name of the bundles that have none of their own.
+    pub fn name(&mut self, request: &BuildRequest, dockerfile: &Source) {
+        let here = [Platform::host()];
+        let platforms = if request.platforms.is_empty() { &here[..] } else { &request.platforms };
+        self.unnamed = names::bundle(dockerfile.text(), request.target.as_deref(), platforms);
+        let unnamed = self.readers.iter().filter(|reader| !reader.has_name);
+        unnamed.for_each(|reader| reader.cache.ask(self.unnamed.clone()));
+    }
+
+    /// Those that are asked, in this order.
+    pub fn distant(&self) -> Vec<Arc<dyn DistantCache>> {
+        self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()
+    }
+
+    /// What they have, as far as they have been asked.
+    pub fn layers(&self) -> &RemoteLayers {
+        &self.layers
+    }
+
+    /// Time since the first of them was asked for something.
+    pub fn clock(&self) -> Duration {
+        self.asked.elapsed()
+    }
+}
+
+impl Place {
+    fn of(place: &CachePlace) -> Self {
+        match place {
+            CachePlace::Registry(reference) => {
+                Self::Repository(reference.registry.clone(), reference.repository.clone())
+            }
+            CachePlace::Directory { path, .. } => Self::Directory(path.clone()),
+        }
+    }
+}
+
+fn storage(place: &CachePlace, outside: &Outside) -> Result<Arc<dyn Storage>, Failure> {
+    Ok(match place {
+        CachePlace::Registry(reference) => Arc::new(RegistryStorage::new(&outside.registry()?, reference)),
+        CachePlace::Directory { path, .. } => Arc::new(DirectoryStorage::new(path)),
+    })
+}
+
+/// The name of the bundle, where somebody has given it one; an image is found by its digest, too.
+fn name(place: &CachePlace) -> Option<String> {
+    match place {
+        CachePlace::Registry(reference) => {
+            reference.digest.map(|digest| digest.to_string()).or_else(|| reference.tag.clone())
+        }
+        CachePlace::Directory { tag, .. } => tag.clone(),
+    }
+}

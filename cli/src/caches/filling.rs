@@ -1,0 +1,112 @@
+//! The caches that one attempt of a build fills.
+
+use std::{sync::Arc, thread};
+
+use exporter::{
+    BaseLayers, Packing, Sealer,
+    cache::{BuildEnd, Mode, OnError, OwnChain, Prior, Writer, WriterOptions, writer::{FindInventory, fits}},
+    upload::Landings,
+};
+use oci::fetch::Fetcher;
+use solver::{Cancel, Event, Graph, RecordWriter};
+
+use super::{Place, RemoteCaches, name};
+use crate::{
+    build::Events,
+    failure::Failure,
+    request::{BuildRequest, caches::CacheFill},
+    spec::cache::CacheMode,
+};
+
+/// What caches are filled with.
+pub struct FillingOptions<'a> {
+    /// What is built.
+    pub graph: &'a Graph,
+    /// Make the layers of the outputs, those of the first one first.
+    pub sealers: &'a [Arc<Sealer>],
+    /// Makes another one.
+    pub sealer: &'a dyn Fn(Packing) -> Sealer,
+    /// Where the image's blobs are on their way to.
+    pub landings: Landings,
+    /// Brings blobs from elsewhere.
+    pub fetcher: &'a Fetcher,
+    /// Takes what happens.
+    pub events: &'a Events,
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+}
+
+/// Fills the caches of a build.
+pub struct Filling {
+    writers: Vec<Writer>,
+}
+
+impl Filling {
+    /// Contacts nobody yet.
+    pub fn new(request: &BuildRequest, caches: &RemoteCaches, options: &FillingOptions<'_>) -> Self {
+        let FillingOptions { graph, landings, fetcher, events, cancel, .. } = options;
+        let chain = OwnChain::of(graph);
+        let store = Arc::clone(fetcher.store());
+        let inventories: FindInventory = Arc::new(move |files| executor::inventory::read(store.root(), files));
+        let mut own: Vec<Arc<Sealer>> = Vec::new();
+        let writer = |fill: &CacheFill| {
+            Writer::new(WriterOptions {
+                storage: Arc::clone(&caches.storages[&Place::of(&fill.place)]),
+                mode: match fill.mode {
+                    CacheMode::Min => Mode::Min,
+                    CacheMode::Max => Mode::Max,
+                },
+                bundle: name(&fill.place).unwrap_or_else(|| caches.unnamed.clone()),
+                prior: if request.caches.from.contains(&fill.place) { Prior::Read } else { Prior::Unread },
+                on_error: if fill.ignore_error { OnError::Warn } else { OnError::Fail },
+                chain: chain.clone(),
+                sealer: sealer(fill, options, &mut own),
+                landings: Some(landings.clone()),
+                layers: caches.layers().clone(),
+                seen: caches.seen.clone(),
+                sign: caches.sign.clone(),
+                fetcher: Fetcher::clone(fetcher),
+                inventories: Arc::clone(&inventories),
+                events: Arc::clone(events),
+                cancel: Cancel::clone(cancel),
+            })
+        };
+        Self { writers: request.caches.to.iter().map(writer).collect() }
+    }
+
+    /// Those that take records.
+    pub fn writers(&self) -> Vec<&dyn RecordWriter> {
+        self.writers.iter().map(|writer| writer as &dyn RecordWriter).collect()
+    }
+
+    /// Hears of what the scheduler does. Does not block.
+    pub fn take(&self, event: &Event) {
+        self.writers.iter().for_each(|writer| writer.take(event));
+    }
+
+    /// Waits until all is where it belongs, as long as that goes on.
+    ///
+    /// # Errors
+    /// [`Failure::Cache`] of the first that had to be filled and is not.
+    pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Failure> {
+        thread::scope(|scope| {
+            let finish = |writer| scope.spawn(move || Writer::finish(writer, end, documents));
+            let finishing: Vec<_> = self.writers.iter().map(finish).collect();
+            let finished = finishing.into_iter().map(|one| one.join().expect("a panic ends the process"));
+            finished.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>().map_err(Failure::from)
+        })
+    }
+}
+
+/// The sealer of a cache: an output's, so that their blobs are the same, unless another packing is asked for.
+fn sealer(fill: &CacheFill, options: &FillingOptions<'_>, own: &mut Vec<Arc<Sealer>>) -> Arc<Sealer> {
+    let wanted = Packing { encoder: fill.packing.encoder, base: BaseLayers::Kept, ..Packing::default() };
+    let does = |sealer: &&Arc<Sealer>| fits(sealer) && (!fill.packing.forced || sealer.packs(&wanted));
+    let found = options.sealers.iter().find(does);
+    if let Some(found) = found.or_else(|| own.iter().find(|sealer| sealer.packs(&wanted))) {
+        return Arc::clone(found);
+    }
+    let made = Arc::new((options.sealer)(wanted));
+    own.push(Arc::clone(&made));
+    made
+}
