@@ -78,7 +78,7 @@ impl RemoteCaches {
                 storages.insert(key, storage(place, outside)?);
             }
         }
-        let (layers, seen) = (RemoteLayers::default(), Seen::default());
+        let (layers, seen) = (outside.elsewhere().clone(), Seen::default());
         let asked = Instant::now();
         let reader = |place: &CachePlace| {
             let reading = Reading {
@@ -109,11 +109,6 @@ impl RemoteCaches {
     /// Those that are asked, in this order.
     pub fn distant(&self) -> Vec<Arc<dyn DistantCache>> {
         self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()
-    }
-
-    /// What they have, as far as they have been asked.
-    pub fn layers(&self) -> &RemoteLayers {
-        &self.layers
     }
 
     /// Time since the first of them was asked for something.

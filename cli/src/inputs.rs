@@ -27,6 +27,7 @@ use executor::{
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
 };
 use oci::{
+    RemoteLayers,
     fetch::Fetcher,
     registry::{Hosts, Limits, Registry},
     store::{Store, TempDir},
@@ -151,12 +152,14 @@ pub struct Outside {
     cancel: Arc<Cancel>,
     registry: OnceCell<Registry>,
     fetcher: OnceCell<Fetcher>,
+    elsewhere: RemoteLayers,
 }
 
 impl Outside {
     /// Nothing is opened yet.
     pub fn new(options: OutsideOptions, events: Events, cancel: Arc<Cancel>) -> Self {
-        Self { options, events, cancel, registry: OnceCell::new(), fetcher: OnceCell::new() }
+        let (registry, fetcher) = (OnceCell::new(), OnceCell::new());
+        Self { options, events, cancel, registry, fetcher, elsewhere: RemoteLayers::default() }
     }
 
     /// The registry client.
@@ -203,8 +206,13 @@ impl Outside {
             return Ok(fetcher);
         }
         let store = Arc::new(Store::open(&self.options.root)?);
-        let fetcher = Fetcher::new(store, self.asking()?);
+        let fetcher = Fetcher::new(store, self.asking()?).with_elsewhere(self.elsewhere.clone());
         Ok(self.fetcher.get_or_init(|| fetcher))
+    }
+
+    /// The built layers that remote caches have, as far as these were asked. The store need not be open for that.
+    pub fn elsewhere(&self) -> &RemoteLayers {
+        &self.elsewhere
     }
 
     /// The store with the registry client, if somebody has opened it.

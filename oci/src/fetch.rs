@@ -70,6 +70,11 @@ impl Fetcher {
         Self { store, registry, under_way: Arc::default(), elsewhere: RemoteLayers::default() }
     }
 
+    /// The same, which finds built layers in this list.
+    pub fn with_elsewhere(self, elsewhere: RemoteLayers) -> Self {
+        Self { elsewhere, ..self }
+    }
+
     /// The same, whose transfers end once this says so (see [`Registry::until`]).
     pub fn until(&self, is_cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { registry: self.registry.until(is_cancelled), ..self.clone() }

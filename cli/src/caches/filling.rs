@@ -62,7 +62,7 @@ impl Filling {
                 chain: chain.clone(),
                 sealer: sealer(fill, options, &mut own),
                 landings: Some(landings.clone()),
-                layers: caches.layers().clone(),
+                layers: caches.layers.clone(),
                 seen: caches.seen.clone(),
                 sign: caches.sign.clone(),
                 fetcher: Fetcher::clone(fetcher),
