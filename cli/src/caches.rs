@@ -17,7 +17,7 @@ use exporter::cache::{
     DirectoryStorage, Reading, RegistryStorage, RemoteCache, Seen, Storage, names,
     sign::{SignKey, TrustKeys},
 };
-use oci::{Platform, RemoteLayers};
+use oci::Platform;
 use solver::{Cancel, DistantCache, Event};
 
 pub use self::filling::{Filling, FillingOptions};
@@ -31,7 +31,6 @@ use crate::{
 
 /// The caches that a build reads and fills.
 pub struct RemoteCaches {
-    layers: RemoteLayers,
     seen: Seen,
     storages: BTreeMap<Place, Arc<dyn Storage>>,
     readers: Vec<Reader>,
@@ -78,12 +77,12 @@ impl RemoteCaches {
                 storages.insert(key, storage(place, outside)?);
             }
         }
-        let (layers, seen) = (outside.elsewhere().clone(), Seen::default());
+        let seen = Seen::default();
         let asked = Instant::now();
         let reader = |place: &CachePlace| {
             let reading = Reading {
                 storage: Arc::clone(&storages[&Place::of(place)]),
-                layers: layers.clone(),
+                layers: outside.elsewhere().clone(),
                 seen: seen.clone(),
                 trust: trust.clone(),
                 events: Arc::clone(events),
@@ -94,7 +93,7 @@ impl RemoteCaches {
             Reader { has_name, cache: Arc::new(RemoteCache::new(reading, name)) }
         };
         let readers = caches.from.iter().map(reader).collect();
-        Ok(Self { layers, seen, storages, readers, sign, asked, unnamed: String::new() })
+        Ok(Self { seen, storages, readers, sign, asked, unnamed: String::new() })
     }
 
     /// The Dockerfile is known, and with it the name of the bundles that have none of their own.

@@ -4,10 +4,13 @@ use std::{sync::Arc, thread};
 
 use exporter::{
     BaseLayers, Packing, Sealer,
-    cache::{BuildEnd, Mode, OnError, OwnChain, Prior, Writer, WriterOptions, writer::{FindInventory, fits}},
+    cache::{
+        BuildEnd, Mode, OnError, OwnChain, Prior, Writer, WriterOptions,
+        writer::{FindInventory, fits},
+    },
     upload::Landings,
 };
-use oci::fetch::Fetcher;
+use oci::{Sha256Digest, fetch::Fetcher};
 use solver::{Cancel, Event, Graph, RecordWriter};
 
 use super::{Place, RemoteCaches, name};
@@ -47,7 +50,8 @@ impl Filling {
         let FillingOptions { graph, landings, fetcher, events, cancel, .. } = options;
         let chain = OwnChain::of(graph);
         let store = Arc::clone(fetcher.store());
-        let inventories: FindInventory = Arc::new(move |files| executor::inventory::read(store.root(), files));
+        let inventories: FindInventory =
+            Arc::new(move |files| executor::inventory::read(store.root(), files));
         let mut own: Vec<Arc<Sealer>> = Vec::new();
         let writer = |fill: &CacheFill| {
             Writer::new(WriterOptions {
@@ -62,7 +66,6 @@ impl Filling {
                 chain: chain.clone(),
                 sealer: sealer(fill, options, &mut own),
                 landings: Some(landings.clone()),
-                layers: caches.layers.clone(),
                 seen: caches.seen.clone(),
                 sign: caches.sign.clone(),
                 fetcher: Fetcher::clone(fetcher),
