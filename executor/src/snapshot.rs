@@ -12,6 +12,7 @@
 
 mod base;
 mod catalogued;
+mod entry;
 mod error;
 mod materialise;
 mod meta;

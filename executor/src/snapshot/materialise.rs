@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use rustix::fs::OFlags;
 
 use super::{
-    FILES, Meta, SnapshotError, Snapshots, Stamp, bytes_on_disk, directory, files, holds_directory,
+    FILES, Meta, SnapshotError, Snapshots, Stamp, bytes_on_disk, directory, entry, files, holds_directory,
     meta::{owned, write_brought},
     open_directory, owners_above, tree_file,
 };
@@ -41,7 +41,7 @@ use crate::{
     listing::ListError,
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     rootfs::{failed, lstat, open_beneath, set_mode, shown, split},
-    tarball::{TarKind, TarReader},
+    tarball::TarReader,
     unpack::copy_metadata,
     whiteout::make_whiteout,
 };
@@ -400,10 +400,10 @@ impl Writer<'_> {
         let stream = decompress(BufReader::with_capacity(256 << 10, file));
         let mut archive = TarReader::new(stream.map_err(|error| damaged(&error.to_string()))?);
         let mut written = Vec::with_capacity(count);
-        while let Some(entry) = archive.next_entry().map_err(|error| damaged(&error.to_string()))? {
-            let entry = match self.tree.get(&entry.path) {
-                Some(own) if entry.kind == TarKind::File => own,
-                _ => continue,
+        let mut entries = self.tree.entries().iter();
+        while let Some(found) = archive.next_entry().map_err(|error| damaged(&error.to_string()))? {
+            let Some(entry) = entries.next().filter(|entry| entry::is_that_of(&found, entry)) else {
+                return Err(damaged(&format!("{} is none of its entries", shown(&found.path))));
             };
             let EntryKind::File { size, content } = &entry.kind else { continue };
             let mut bytes = Hashed { stream: archive.content(), hasher: blake3::Hasher::new() };
@@ -414,9 +414,9 @@ impl Writer<'_> {
             }
             written.push((entry.path.clone(), self.stamp_file(&file, entry)?));
         }
-        match written.len() == count {
-            true => Ok(written),
-            false => Err(damaged("it lacks files")),
+        match entries.next() {
+            None => Ok(written),
+            Some(missing) => Err(damaged(&format!("it lacks {}", shown(&missing.path)))),
         }
     }
 
