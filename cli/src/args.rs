@@ -4,6 +4,7 @@
 //! environment is [`crate::request`]'s work. Flags of `docker buildx build` that do not exist here are refused by
 //! name ([`crate::refused`]).
 
+mod cache;
 mod help;
 mod history;
 mod image;
@@ -19,6 +20,7 @@ use executor::context::ContextModes;
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
+pub use self::cache::{CacheAt, CacheCommand, CacheLsArgs, CachePruneArgs, CacheShowArgs};
 pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
@@ -57,6 +59,9 @@ pub struct Cli {
 pub enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Look after remote caches: what they hold, and what of it goes
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Show what a build context holds, and what an ignore file takes out of it
     #[command(subcommand)]
     Context(ContextCommand),

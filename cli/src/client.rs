@@ -37,7 +37,15 @@ pub fn until(
 /// # Errors
 /// A variable means nothing, or the client cannot be made.
 pub fn asking(registries: &RegistryArgs) -> Result<Registry, Failure> {
-    let hosts = registries.hosts(&Environment::of_process())?;
+    asking_insecure(registries, Vec::new())
+}
+
+/// The same, with more registries that are insecure.
+///
+/// # Errors
+/// As those of [`asking`].
+pub fn asking_insecure(registries: &RegistryArgs, insecure: Vec<String>) -> Result<Registry, Failure> {
+    let hosts = registries.hosts_and_insecure(&Environment::of_process(), insecure)?;
     let (limits, notes) = (Limits::default(), Notes::to(warn));
     Ok(Registry::new(RegistryOptions { hosts, limits, notes, ..RegistryOptions::default() })?)
 }

@@ -95,6 +95,9 @@ pub enum Failure {
     /// A key that records of caches are signed with, or verified by.
     #[error(transparent)]
     CacheKey(#[from] KeyError),
+    /// A remote cache that is looked after.
+    #[error(transparent)]
+    Care(crate::cache::CareError),
     /// The registry client.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -198,6 +201,7 @@ impl Failure {
             Self::Index(_) => USAGE,
             Self::Login(error) if error.is_usage() => USAGE,
             Self::Loader(LoaderError::Unknown(_) | LoaderError::ContextOfPodman(_)) => USAGE,
+            Self::Care(error) => error.exit_code(),
             Self::Registry(_) | Self::Cache(_) => REGISTRY,
             Self::Export(error) => export_code(error),
             Self::Found { source, .. } => found_code(source),
@@ -244,6 +248,7 @@ impl Failure {
             Self::Request(error) => error.hint(),
             Self::Input(error) => error.hint(),
             Self::Login(error) => error.hint(),
+            Self::Care(error) => error.hint(),
             Self::Seal(error) if lacks_room(error) => Some(MAKE_ROOM),
             Self::Assemble(AssembleError::Seal(error)) if lacks_room(error) => Some(MAKE_ROOM),
             _ if mend::damage(self).is_some() => Some(mend::HINT),

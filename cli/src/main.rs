@@ -8,6 +8,7 @@
 
 mod args;
 mod build;
+mod cache;
 mod caches;
 mod call;
 mod client;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
     ExitCode::from(match args::parse(std::env::args_os()) {
         Ok(cli) => match cli.command {
             Command::Build(args) => build(*args),
+            Command::Cache(command) => answer(cache::run(&command)),
             Command::Context(ContextCommand::Ls(args)) => answer(context::list(args)),
             Command::Debug(DebugCommand::Ast { file }) => show_tree(&file),
             Command::Doctor(args) => doctor(args),
