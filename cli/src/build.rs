@@ -115,7 +115,7 @@ pub fn build(
         }
         Ok(Built { digest: image.map(|image| image.root.digest), destinations })
     });
-    let filled = filling.finish(end, &[]);
+    let filled = filling.finish(end, &[], events);
     // Why there is no image says more than that a cache lacks something.
     let built = delivered?;
     filled?;

@@ -110,6 +110,19 @@ impl RemoteCaches {
         self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()
     }
 
+    /// Tells how much of what they had did not count, since nobody who is trusted has signed it.
+    pub fn tell_ignored(&self, events: &Events) {
+        for reader in &self.readers {
+            let (count, name) = (reader.cache.ignored(), reader.cache.name());
+            let records = if count == 1 { "record" } else { "records" };
+            if count > 0 {
+                let note =
+                    format!("ignored {count} {records} of {name}: no --cache-trust-key has signed them");
+                events(Event::Note(note));
+            }
+        }
+    }
+
     /// Time since the first of them was asked for something.
     pub fn clock(&self) -> Duration {
         self.asked.elapsed()

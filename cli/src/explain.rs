@@ -56,6 +56,9 @@ pub struct Explained {
     /// Who made its result, where the cache had it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made: Option<Made>,
+    /// What the remote cache is called that had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// Explains a build when it has ended.
@@ -96,6 +99,7 @@ pub fn explain(root: &Path, entry: &Entry) -> Explanation {
         duration_ms: step.took_ms,
         why,
         made: step.made.clone(),
+        from: step.from.clone(),
     });
     Explanation { id: entry.id.clone(), at: entry.at, asked: entry.asked.clone(), steps: told.collect() }
 }

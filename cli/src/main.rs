@@ -267,7 +267,9 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
             caches.name(request, &inputs.dockerfile);
             let rung = entered.rung;
             let surroundings = Surroundings { id, began, rung, notes, helper, caches, events, cancel };
-            build_mended(request, &inputs, &outside, &surroundings).map(Done::Built)
+            let built = build_mended(request, &inputs, &outside, &surroundings);
+            surroundings.caches.tell_ignored(&surroundings.events);
+            built.map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
     };

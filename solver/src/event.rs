@@ -62,6 +62,8 @@ pub enum Event {
     StageDone(String),
     /// Something that does not stop the build but must be seen.
     Warning(String),
+    /// Something about what came of the build, to be read in its end: `cached 12 steps in REF, 3.40MB up`.
+    Note(String),
 }
 
 /// Takes events, from several threads at the same time; must not block for long.

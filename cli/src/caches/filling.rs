@@ -6,7 +6,7 @@ use exporter::{
     BaseLayers, Packing, Sealer,
     cache::{
         BuildEnd, Mode, OnError, OwnChain, Prior, Writer, WriterOptions,
-        writer::{FindInventory, fits},
+        writer::{FindInventory, Written, fits},
     },
     upload::Landings,
 };
@@ -17,6 +17,7 @@ use super::{Place, RemoteCaches, name};
 use crate::{
     build::Events,
     failure::Failure,
+    progress,
     request::{BuildRequest, caches::CacheFill},
     spec::cache::CacheMode,
 };
@@ -91,14 +92,25 @@ impl Filling {
     ///
     /// # Errors
     /// [`Failure::Cache`] of the first that had to be filled and is not.
-    pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Failure> {
+    pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest], events: &Events) -> Result<(), Failure> {
         thread::scope(|scope| {
             let finish = |writer| scope.spawn(move || Writer::finish(writer, end, documents));
             let finishing: Vec<_> = self.writers.iter().map(finish).collect();
             let finished = finishing.into_iter().map(|one| one.join().expect("a panic ends the process"));
-            finished.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>().map_err(Failure::from)
+            let finished: Vec<_> = finished.collect();
+            self.writers.iter().filter_map(told).for_each(|note| events(Event::Note(note)));
+            finished.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
         })
     }
+}
+
+/// What a writer has done, in words, if anything.
+fn told(writer: &Writer) -> Option<String> {
+    let Written { steps, bytes } = writer.written();
+    let plural = if steps == 1 { "" } else { "s" };
+    let is_any = steps > 0 || bytes > 0;
+    let (name, bytes) = (writer.name(), progress::bytes(bytes));
+    is_any.then(|| format!("cached {steps} step{plural} in {name}, {bytes} up"))
 }
 
 /// The sealer of a cache: an output's, so that their blobs are the same, unless another packing is asked for.

@@ -57,7 +57,8 @@ fn head(step: &Explained, explanation: &Explanation, now: u64) -> [String; 3] {
         (Outcome::Cached, None) => ("CACHED", "by a later step's record".to_owned()),
     };
     let label = harmless(&redact(&step.label)).replace('\n', " ");
-    [word.to_owned(), cut(&label, LABEL_MAX), tail]
+    let from = step.from.as_ref().map(|cache| clean(&format!(", from {cache}"))).unwrap_or_default();
+    [word.to_owned(), cut(&label, LABEL_MAX), tail + &from]
 }
 
 fn built(made: &Made, now: u64) -> String {
@@ -193,7 +194,15 @@ mod tests {
         let build = "20261121T135501Z-00000000".to_owned();
         let compared_with = Some(Origin { at: NOW - 900, build, host: String::new() });
         let why = (!reasons.is_empty()).then_some(Why { reasons, compared_with });
-        Explained { step: 0, label: label.to_owned(), outcome, duration_ms: 1500, why, made: None }
+        Explained {
+            step: 0,
+            label: label.to_owned(),
+            outcome,
+            duration_ms: 1500,
+            why,
+            made: None,
+            from: None,
+        }
     }
 
     fn told(steps: Vec<Explained>) -> String {
@@ -226,7 +235,7 @@ mod tests {
         files.extend(changes(12).split_off(9));
         let value = |value: &str| Some(value.to_owned());
         let steps = vec![
-            Explained { made: Some(Made { by, took_ms: 75_400 }), ..cached },
+            Explained { made: Some(Made { by, took_ms: 75_400 }), from: value("h/cache:main"), ..cached },
             step("[3/6] COPY src /src", Outcome::Ran, vec![Reason::Files { changes: files }]),
             step(
                 "[4/6] RUN make",
@@ -250,7 +259,7 @@ mod tests {
         ];
         let want = "\
 Build 20261121T140501Z-3f9c21ab of app/Dockerfile, 5 minutes ago: 5 steps, 3 ran, 1 cached
-CACHED  [2/6] RUN apk add gcc     built 3 days ago by 20261118T140501Z-00000000 on box, took 1m 15s
+CACHED  [2/6] RUN apk add gcc     built 3 days ago by 20261118T140501Z-00000000 on box, took 1m 15s, from h/cache:main
 RAN     [3/6] COPY src /src       1.50s, unlike in build 20261121T135501Z-00000000 (15 minutes ago)
           src/f00  mode 0644 → 0755
           src/f01  link a → b

@@ -179,6 +179,9 @@ pub struct Step {
     /// Who made the result that the cache had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Made>,
+    /// What the remote cache is called that had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// What the cache was asked in vain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,

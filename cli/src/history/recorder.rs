@@ -56,12 +56,13 @@ impl Recorder {
                 self.over(at, *vertex, Outcome::Cached);
                 if let Some(step) = self.step(*vertex) {
                     (step.definition, step.made) = (Some(hit.definition), hit.made.clone());
+                    step.from = hit.from.clone();
                 }
             }
             Event::Missed(vertex, miss) => {
                 if let Some(step) = self.step(*vertex) {
                     (step.definition, step.miss) = (Some(miss.definition), Some(clean(miss)));
-                    step.made = None;
+                    (step.made, step.from) = (None, None);
                 }
             }
             Event::Done(vertex, _) => self.over(at, *vertex, Outcome::Ran),
@@ -76,7 +77,8 @@ impl Recorder {
             | Event::Stage(_)
             | Event::StageDone(_)
             | Event::Waiting(..)
-            | Event::Warning(_) => {}
+            | Event::Warning(_)
+            | Event::Note(_) => {}
         }
     }
 
@@ -115,6 +117,7 @@ impl Recorder {
             took_ms: 0,
             definition: None,
             made: None,
+            from: None,
             miss: None,
         });
     }

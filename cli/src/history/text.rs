@@ -146,9 +146,13 @@ fn time(step: &Step) -> String {
 
 /// Who made what the cache had.
 fn made(step: &Step, now: u64) -> String {
-    let Some(Made { by, took_ms: _ }) = &step.made else { return String::new() };
-    let build = if by.build.is_empty() { &by.builder } else { &by.build };
-    harmless(&format!("{build} on {}, {}", by.host, ago_within(now, by.at)))
+    let from = step.from.as_ref().map(|cache| format!("from {cache}"));
+    let made = step.made.as_ref().map(|Made { by, took_ms: _ }| {
+        let build = if by.build.is_empty() { &by.builder } else { &by.build };
+        let host = if by.host.is_empty() { String::new() } else { format!(" on {}", by.host) };
+        format!("{build}{host}, {}", ago_within(now, by.at))
+    });
+    harmless(&made.into_iter().chain(from).collect::<Vec<_>>().join(", "))
 }
 
 fn status(result: &Ending) -> &'static str {
@@ -219,6 +223,7 @@ mod tests {
             took_ms,
             definition: None,
             made: None,
+            from: None,
             miss: None,
         }
     }

@@ -33,6 +33,7 @@ pub struct Board {
     /// Steps that no line asks for, by label.
     internal: BTreeMap<String, usize>,
     warnings: Vec<String>,
+    notes: Vec<String>,
     spool_directory: Option<PathBuf>,
 }
 
@@ -77,7 +78,10 @@ pub enum State {
     /// A source whose content is known; sources are not counted among the steps that ran or were cached.
     Ready(Duration),
     /// The cache had it.
-    Cached,
+    Cached {
+        /// What the remote cache is called that had it; `None` for the store's.
+        from: Option<String>,
+    },
     /// It has run.
     Done(Duration),
     /// It has failed, and why.
@@ -189,7 +193,10 @@ impl Board {
             }
             Event::Started(vertex) => self.start(at, *vertex),
             Event::Ready(vertex) => self.ready(at, *vertex),
-            Event::Cached(vertex, _) => self.change(*vertex, |_| State::Cached),
+            Event::Cached(vertex, hit) => {
+                let from = hit.from.as_deref().map(|cache| harmless(&redact(cache)));
+                self.change(*vertex, |_| State::Cached { from });
+            }
             Event::Done(vertex, _) => self.change(*vertex, |since| State::Done(at.saturating_sub(since))),
             Event::Failed(vertex, why) => {
                 let why = redact(why).into_owned();
@@ -206,6 +213,7 @@ impl Board {
                 task.took.get_or_insert(at.saturating_sub(task.since));
             }
             Event::Warning(text) => self.warnings.push(harmless(&redact(text))),
+            Event::Note(text) => self.notes.push(harmless(&redact(text))),
         }
     }
 
@@ -249,6 +257,11 @@ impl Board {
         &self.warnings
     }
 
+    /// What else there is to say of the build in its end.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// How many steps there are in the last plan, sources left out.
     pub fn steps_but_sources(&self) -> usize {
         self.steps[self.current..].iter().filter(|step| !matches!(step.state, State::Ready(_))).count()
@@ -256,7 +269,7 @@ impl Board {
 
     /// How many of these the cache had.
     pub fn cached(&self) -> usize {
-        self.steps[self.current..].iter().filter(|step| step.state == State::Cached).count()
+        self.steps[self.current..].iter().filter(|step| matches!(step.state, State::Cached { .. })).count()
     }
 
     /// How many steps are over, one way or the other.

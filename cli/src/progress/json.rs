@@ -58,6 +58,8 @@ enum Kind<'a> {
     },
     Cached {
         step: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<Cow<'a, str>>,
     },
     Done {
         step: usize,
@@ -85,6 +87,9 @@ enum Kind<'a> {
         name: Cow<'a, str>,
     },
     Warning {
+        message: Cow<'a, str>,
+    },
+    Note {
         message: Cow<'a, str>,
     },
     Explained(&'a Explained),
@@ -153,7 +158,9 @@ impl<W: Write + Send> View for Json<W> {
                 text: String::from_utf8_lossy(line),
             },
             Event::Ready(vertex) => Kind::Ready { step: vertex.0, seconds: self.took(*vertex, at) },
-            Event::Cached(vertex, _) => Kind::Cached { step: vertex.0 },
+            Event::Cached(vertex, hit) => {
+                Kind::Cached { step: vertex.0, from: hit.from.as_deref().map(redact) }
+            }
             Event::Done(vertex, layer) => {
                 Kind::Done { step: vertex.0, seconds: self.took(*vertex, at), layer: layer_name(layer) }
             }
@@ -167,6 +174,7 @@ impl<W: Write + Send> View for Json<W> {
             Event::Stage(name) => Kind::Stage { name: redact(name) },
             Event::StageDone(name) => Kind::StageDone { name: redact(name) },
             Event::Warning(message) => Kind::Warning { message: redact(message) },
+            Event::Note(message) => Kind::Note { message: redact(message) },
         };
         self.write(at, kind);
     }

@@ -209,7 +209,7 @@ pub fn shown(line: &[u8]) -> String {
     }
 }
 
-/// The last words where all went well.
+/// The last words; where something went wrong, whoever ended the build has more to say.
 fn summary(out: &mut impl Write, board: &Board, at: Duration, end: &End) {
     let (first, destinations) = match end {
         End::Built { digest, destinations } => {
@@ -222,11 +222,16 @@ fn summary(out: &mut impl Write, board: &Board, at: Duration, end: &End) {
         End::Pushed { digest, destinations } => {
             (format!("Pushed {digest} in {}", text::seconds(at)), destinations)
         }
-        End::Answered | End::Failed { .. } => return,
+        End::Failed { .. } => {
+            // Of a build that failed, too, others use the finished steps.
+            board.notes().iter().for_each(|note| drop(writeln!(out, "{note}")));
+            return;
+        }
+        End::Answered => return,
     };
     let _ = writeln!(out, "{first}");
-    for destination in destinations {
-        let _ = writeln!(out, "  {destination}");
+    for line in destinations.iter().chain(board.notes()) {
+        let _ = writeln!(out, "  {line}");
     }
 }
 

@@ -171,7 +171,7 @@ impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, board: &Board, at: Duration, event: &Event) {
         self.now = at;
         match event {
-            Event::Planned(_) | Event::Missed(..) | Event::Settled(..) => {}
+            Event::Planned(_) | Event::Missed(..) | Event::Settled(..) | Event::Note(_) => {}
             // What nobody asked for is not announced: it is over at once, as a rule.
             Event::Started(vertex) if board.step(*vertex).is_some_and(Step::is_internal) => {}
             Event::Started(vertex) => {
@@ -197,7 +197,8 @@ impl<W: Write + Send> View for Plain<W> {
             | Event::Failed(vertex, _)
             | Event::Cancelled(vertex) => {
                 let line = match board.step(*vertex).map(|step| &step.state) {
-                    Some(State::Cached) => "CACHED".to_owned(),
+                    Some(State::Cached { from: None }) => "CACHED".to_owned(),
+                    Some(State::Cached { from: Some(cache) }) => format!("CACHED from {cache}"),
                     Some(State::Done(took) | State::Ready(took)) => format!("DONE {}", text::seconds(*took)),
                     Some(State::Failed(_, why)) => format!("ERROR: {why}"),
                     _ => "CANCELED".to_owned(),

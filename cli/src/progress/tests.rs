@@ -12,7 +12,7 @@ use solver::{Event, Hit, Stream, VertexId};
 use super::{Board, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty};
 
 fn hit() -> Hit {
-    Hit { definition: Tree::empty_digest(), made: None, from: None }
+    Hit { definition: Tree::empty_digest(), made: None, from: Some("h:5000/app/cache".to_owned()) }
 }
 
 /// Collects what a view writes.

@@ -199,12 +199,16 @@ impl Frame<'_> {
         let (mark, took, look) = match &step.state {
             State::Waiting => ("", Duration::ZERO, Look::Plain),
             State::Running { since } => ("", self.at.saturating_sub(*since), Look::Plain),
-            State::Cached => ("CACHED ", Duration::ZERO, Look::Good),
+            State::Cached { .. } => ("CACHED ", Duration::ZERO, Look::Good),
             State::Ready(took) | State::Done(took) => ("", *took, Look::Good),
             State::Failed(took, _) => ("ERROR ", *took, Look::Bad),
             State::Cancelled(took) => ("CANCELED ", *took, Look::Faint),
         };
-        let mut lines = vec![self.line(&format!(" => {mark}{}", step.label), "", took, look)];
+        let detail = match &step.state {
+            State::Cached { from: Some(cache) } => format!("from {cache}"),
+            _ => String::new(),
+        };
+        let mut lines = vec![self.line(&format!(" => {mark}{}", step.label), &detail, took, look)];
         let waits = step
             .waits_for
             .iter()

@@ -120,6 +120,15 @@ pub enum OnError {
     Fail,
 }
 
+/// What has been written so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Records of steps that the place lacked.
+    pub steps: usize,
+    /// Bytes of blobs that it lacked, and that no other repository had.
+    pub bytes: u64,
+}
+
 /// How the build went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildEnd {
@@ -195,6 +204,9 @@ struct Shared {
     moved: Arc<AtomicU64>,
     /// Layers that are being sealed.
     sealing: AtomicUsize,
+    /// Records that were put at the place, and bytes of blobs that were sent there.
+    put: AtomicUsize,
+    sent: AtomicU64,
 }
 
 struct State {
@@ -258,9 +270,22 @@ impl Writer {
             changed: Condvar::new(),
             moved: Arc::default(),
             sealing: AtomicUsize::new(0),
+            put: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
             options,
         };
         Self { shared: Arc::new(shared), threads: Mutex::default() }
+    }
+
+    /// What has been written so far.
+    pub fn written(&self) -> Written {
+        let Shared { put, sent, .. } = &*self.shared;
+        Written { steps: put.load(Ordering::Relaxed), bytes: sent.load(Ordering::Relaxed) }
+    }
+
+    /// What the cache is called.
+    pub fn name(&self) -> &str {
+        self.shared.options.storage.name()
     }
 
     /// Hears of what the scheduler does, as [`crate::SealAhead::take`] does. Does not block.

@@ -178,7 +178,10 @@ impl Shared {
         };
         let put = self.options.storage.put_blob(blob, from, &opened, &self.stop);
         match (put, source.take()) {
-            (Ok(_), _) => Ok(()),
+            (Ok(is_sent), _) => {
+                self.sent.fetch_add(if is_sent { blob.size } else { 0 }, Ordering::Relaxed);
+                Ok(())
+            }
             (Err(_), _) if self.stop.is_requested() => Err(Trouble::Stopped),
             (Err(_), Some(source)) => Err(Trouble::Blob { digest: blob.digest, source }),
             (Err(error), None) => Err(error.into()),

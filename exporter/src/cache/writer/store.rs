@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use oci::{BlobOrigin, Descriptor, Layer, TreeDigest};
@@ -90,6 +90,7 @@ impl Shared {
         let Record { content, definition, .. } = &item.record;
         let names = [names::content(content), names::definition(definition)];
         self.options.storage.put(&names.each_ref().map(String::as_str), &artifact, &self.stop)?;
+        self.put.fetch_add(1, Ordering::Relaxed);
         // Whoever came first has put the same.
         item.put.set((signed, blobs)).unwrap_or_default();
         Ok(())
