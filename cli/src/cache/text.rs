@@ -89,6 +89,10 @@ fn tally(entries: &[&Entry]) -> String {
     format!("{}, {}{unusable}", count(records, "record"), count(bundles, "bundle"))
 }
 
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What there is besides.
 fn others(names: &[String]) -> String {
     if names.is_empty() {
