@@ -8,7 +8,11 @@ mod sending;
 use std::{sync::Arc, time::SystemTime};
 
 use executor::{LocalCache, LocalExecutor, sandbox::Rung};
-use exporter::{LoadHelper, SealAhead, Sealer, Tools, cache::BuildEnd, upload};
+use exporter::{
+    LoadHelper, SealAhead, Sealer, Tools,
+    cache::{BuildEnd, InlineKeys},
+    upload,
+};
 use oci::Sha256Digest;
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
@@ -102,7 +106,9 @@ pub fn build(
             cancel,
         },
     );
-    let making = Making { sealers: &sealers, filling: &filling, sending: &sending };
+    let inline = request.caches.inline;
+    let inline = inline.then(|| InlineKeys::new(&planned.graph, fetcher.clone(), Arc::clone(events)).into());
+    let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending };
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &making);
     let end = if made.is_ok() { BuildEnd::Made } else { BuildEnd::Failed };
     let delivered = made.and_then(|made| {
@@ -126,6 +132,7 @@ pub fn build(
 struct Making<'a> {
     sealers: &'a [Arc<Sealer>],
     filling: &'a Filling,
+    inline: Option<Arc<InlineKeys>>,
     sending: &'a Sending<'a>,
 }
 
@@ -179,7 +186,7 @@ fn make(
     making: &Making<'_>,
 ) -> Result<Made, Failure> {
     let Surroundings { id, events, caches, .. } = surroundings;
-    let Making { sealers, filling, sending } = making;
+    let Making { sealers, filling, inline, sending } = making;
     let store = executor.snapshots().store();
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
     let options = solve_options(request, id);
@@ -189,7 +196,10 @@ fn make(
             ahead.take(&settled);
             filling.take(&settled);
         }
-        event => events(event),
+        event => {
+            inline.iter().for_each(|keys| keys.take(&event));
+            events(event);
+        }
     };
     let caches = Caches {
         near: &[&cache],
@@ -201,7 +211,7 @@ fn make(
     let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
     let images = images.map_err(refused);
     let made = images.and_then(|images| {
-        let assembled = assemble_all(request, epoch, &images, sealers)?;
+        let assembled = assemble_all(request, epoch, &images, sealers, inline.as_ref())?;
         Ok(Made { images, assembled })
     });
     cache.flush();

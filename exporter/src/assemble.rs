@@ -16,6 +16,7 @@ use solver::{Image, graph::HistoryItem};
 
 use crate::{
     annotations::Annotations,
+    cache::inline::{InlineKeys, Inlined},
     packing::MediaTypes,
     seal::{SealError, SealedLayer, Sealer},
 };
@@ -32,11 +33,14 @@ pub struct AssembleOptions {
     pub media_types: MediaTypes,
     /// What is written about them.
     pub annotations: Annotations,
+    /// `type=inline`: each image is its own cache.
+    pub inline: Option<Arc<InlineKeys>>,
 }
 
 impl Default for AssembleOptions {
     fn default() -> Self {
-        Self { created: NORMAL_TIME, media_types: MediaTypes::default(), annotations: Annotations::default() }
+        let (media_types, annotations) = Default::default();
+        Self { created: NORMAL_TIME, media_types, annotations, inline: None }
     }
 }
 
@@ -99,6 +103,8 @@ pub struct AssembledImage {
     pub config_bytes: Vec<u8>,
     /// Its layers, the base first.
     pub layers: Vec<SealedLayer>,
+    /// What the config names beside them, with its bytes: in a registry it must be there, too.
+    pub beside: Vec<(Descriptor, Vec<u8>)>,
 }
 
 /// Seals what is not yet sealed and writes the JSON.
@@ -111,7 +117,11 @@ pub fn assemble(
     options: &AssembleOptions,
 ) -> Result<Assembled, AssembleError> {
     images.iter().for_each(|image| sealer.offer(&image.snapshot));
-    let assemble = |image: &Image| assemble_image(image, sealer.seal(&image.snapshot)?, options);
+    let assemble = |image: &Image| {
+        let layers = sealer.seal(&image.snapshot)?;
+        let inlined = options.inline.as_ref().map(|keys| keys.of(image, sealer)).transpose();
+        assemble_image(image, layers, inlined.map_err(Arc::new)?.flatten(), options)
+    };
     let images = images.iter().map(assemble).collect::<Result<Vec<_>, _>>()?;
     let created = options.created;
     match images.as_slice() {
@@ -144,10 +154,14 @@ fn index_of(images: &[AssembledImage], options: &AssembleOptions) -> Index {
 fn assemble_image(
     image: &Image,
     layers: Vec<SealedLayer>,
+    inlined: Option<Inlined>,
     options: &AssembleOptions,
 ) -> Result<AssembledImage, AssembleError> {
     let platform = image.target.platform.clone();
-    let config_bytes = json(&config_of(image, &layers, options)?);
+    let config = config_of(image, &layers, options)?;
+    let (inline, beside) =
+        inlined.map_or((None, Vec::new()), |Inlined { value, trees }| (Some(value), trees));
+    let config_bytes = json(&Config { config: &config, inline });
     let AssembleOptions { media_types, annotations, .. } = options;
     let config = Descriptor::of(media_types.name(&MediaType::OciConfig), &config_bytes);
     let layers = layers.into_iter().map(|layer| called(layer, *media_types));
@@ -164,7 +178,16 @@ fn assemble_image(
         annotations: annotations.manifest_descriptor.of(&platform),
         ..Descriptor::of(media_type, &manifest_bytes)
     };
-    Ok(AssembledImage { platform, manifest, manifest_bytes, config, config_bytes, layers })
+    Ok(AssembledImage { platform, manifest, manifest_bytes, config, config_bytes, layers, beside })
+}
+
+/// The config object, and what else stands in it.
+#[derive(Serialize)]
+struct Config<'a> {
+    #[serde(flatten)]
+    config: &'a ImageConfig,
+    #[serde(rename = "layerwright.cache.v1", skip_serializing_if = "Option::is_none")]
+    inline: Option<serde_json::Value>,
 }
 
 /// A layer under the name that its media type has here. Docker's descriptors hold no annotations.

@@ -29,7 +29,7 @@ pub mod writer;
 
 pub use bundle::{Bundle, SignedRecord};
 pub use directory::DirectoryStorage;
-pub use inline::{Inline, InlineStep};
+pub use inline::{Inline, InlineKeys, InlineStep};
 pub use reader::{Reading, RemoteCache};
 pub use record::{Described, FormatError, RemoteRecord};
 pub use registry::RegistryStorage;

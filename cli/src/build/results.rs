@@ -10,6 +10,7 @@ use std::{
 use executor::{LocalExecutor, SnapshotError};
 use exporter::{
     AssembleOptions, Assembled, FileSystem, Form, ImageOutput, Push, Sealer, TimePolicy, Tools,
+    cache::InlineKeys,
     outputs::file::{try_directory, try_file, write_file},
 };
 use oci::{Reference, tree::NORMAL_TIME};
@@ -67,13 +68,15 @@ pub(super) fn assemble_all(
     epoch: Option<i64>,
     images: &[Image],
     sealers: &[Arc<Sealer>],
+    inline: Option<&Arc<InlineKeys>>,
 ) -> Result<Vec<(Form, Assembled)>, Failure> {
     let created = epoch.unwrap_or(NORMAL_TIME);
     let assemble = |form: Form| {
         let sealer = sealers.iter().find(|sealer| sealer.packs(&form.packing));
         let sealer = sealer.expect("there is one for each packing");
         let Form { packing, annotations } = form.clone();
-        let options = AssembleOptions { created, media_types: packing.media_types, annotations };
+        let (media_types, inline) = (packing.media_types, inline.cloned());
+        let options = AssembleOptions { created, media_types, annotations, inline };
         Ok((form, exporter::assemble(images, sealer, &options)?))
     };
     request.forms().into_iter().map(assemble).collect()

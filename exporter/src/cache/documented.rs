@@ -75,11 +75,7 @@ fn bundled(signed: SignedRecord) -> String {
 }
 
 fn inline(record: &RemoteRecord) -> serde_json::Value {
-    let step = InlineStep {
-        definition: record.record.definition,
-        content: record.record.content,
-        layer: digest("copied"),
-    };
+    let step = InlineStep { definition: record.record.definition, layer: digest("copied") };
     let (tree, described) = record.layers.first_key_value().expect("one layer");
     let inline = Inline {
         encoder: described.blobs.keys().next().expect("one blob").clone(),

@@ -1,7 +1,7 @@
 //! The cache in an image itself (`type=inline`): what its own steps were, in its config.
 //!
 //! ```text
-//! "layerwright.cache.v1": {"encoder":ID,"base":N,"steps":[{"definition":D,"content":D,"layer":D},...],"trees":{D:BLOB,...}}
+//! "layerwright.cache.v1": {"encoder":ID,"base":N,"steps":[{"definition":D,"layer":D},...],"trees":{D:BLOB,...}}
 //! ```
 //!
 //! The first N layers of the image are its base's; the others are those of its steps, in order, without the steps that wrote
@@ -9,12 +9,16 @@
 //! or when, so the image has the same digest whether its steps ran or not. It is not signed: for who trusts only some
 //! keys it does not exist.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
-use oci::{BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, Snapshot, Tree, TreeDigest};
+use oci::{BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, Snapshot, Tree, TreeDigest, canonical::Encoder};
 use serde::{Deserialize, Serialize};
 use solver::{Made, Record};
 
+pub use self::keys::InlineKeys;
+pub(crate) use self::keys::Inlined;
 use super::record::{BlobForm, Described, FormatError, RemoteRecord};
 
 /// The key of an image's config.
@@ -44,8 +48,6 @@ pub struct Inline {
 pub struct InlineStep {
     /// Its definition key.
     pub definition: TreeDigest,
-    /// Its content key.
-    pub content: TreeDigest,
     /// The layer that it made.
     pub layer: TreeDigest,
 }
@@ -134,7 +136,11 @@ impl Inline {
 
     fn record(&self, step: &InlineStep, parent: TreeDigest, chain: &Snapshot) -> Record {
         let made = Made { by: solver::Maker::default(), took_ms: 0 };
-        let InlineStep { definition, content, layer: _ } = *step;
+        let InlineStep { definition, layer: _ } = *step;
+        // Of another domain than content keys are: nobody will ever ask for it.
+        let mut content = Encoder::new("inline step");
+        content.field(1, &definition);
+        let content = content.digest();
         Record { definition, content, parent, snapshot: chain.clone(), pre_image: BTreeMap::new(), made }
     }
 }

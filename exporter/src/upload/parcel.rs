@@ -81,8 +81,13 @@ impl Parcel {
             descriptor: image.config.clone(),
             place: Place::Memory(image.config_bytes.as_slice().into()),
         };
+        let beside = |(descriptor, bytes): &(Descriptor, Vec<u8>)| Blob {
+            descriptor: descriptor.clone(),
+            place: Place::Memory(bytes.as_slice().into()),
+        };
         let blobs = assembled.images.iter().flat_map(|image| {
-            image.layers.iter().map(|layer| Blob::of(layer, fetcher)).chain([config(image)])
+            let layers = image.layers.iter().map(|layer| Blob::of(layer, fetcher));
+            layers.chain([config(image)]).chain(image.beside.iter().map(beside))
         });
         let document = |descriptor: &Descriptor, bytes: &[u8]| Document {
             descriptor: descriptor.clone(),

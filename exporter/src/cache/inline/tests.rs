@@ -11,7 +11,7 @@ fn layer(name: &str) -> (DiffId, Descriptor) {
 
 fn step(name: &str) -> InlineStep {
     let layer = if name == "nothing" { Tree::empty_digest() } else { digest(name) };
-    InlineStep { definition: digest(&format!("{name} d")), content: digest(&format!("{name} c")), layer }
+    InlineStep { definition: digest(&format!("{name} d")), layer }
 }
 
 /// `FROM base`, and three steps of which the second wrote nothing.
