@@ -120,13 +120,13 @@ fn what_is_no_key_is_told_with_the_command_that_makes_one() {
         let shown = path.display();
         let wanted = format!("{shown} is no Ed25519 private key in PEM: {wanted}");
         assert!(error.to_string().starts_with(&wanted), "{error}");
-        assert_eq!(error.hint(), Some(format!("openssl genpkey -algorithm ed25519 -out {shown}")));
+        assert!(error.hint().is_some_and(|hint| hint.starts_with("openssl genpkey -algorithm ed25519 ")));
     }
     let path = ground.file("pub", PRIVATE);
     let error = TrustKeys::read(std::slice::from_ref(&path)).expect_err("private");
     let shown = path.display();
     assert_eq!(error.to_string(), format!("{shown} is no Ed25519 public key in PEM: it holds a private key"));
-    assert_eq!(error.hint(), Some(format!("openssl pkey -in PRIVATE-KEY -pubout -out {shown}")));
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("openssl pkey -in KEY.pem -pubout ")));
     let error = SignKey::read(&ground.0.path().join("none")).expect_err("no file");
     assert!(error.to_string().starts_with("cannot read the key ") && error.hint().is_none(), "{error}");
 }
