@@ -105,6 +105,11 @@ impl RemoteCaches {
         unnamed.for_each(|reader| reader.cache.ask(self.unnamed.clone()));
     }
 
+    /// What has been read of them.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
     /// Those that are asked, in this order.
     pub fn distant(&self) -> Vec<Arc<dyn DistantCache>> {
         self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()

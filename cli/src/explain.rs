@@ -3,15 +3,15 @@
 //! What a build did is read from the [history](crate::history), what is remembered of others from there and from the cache's
 //! records; [`solver::explain`] compares. Everything that is compared has gone through [`redact`], as the history has.
 
+mod elsewhere;
 mod text;
 
 use std::{collections::BTreeMap, path::Path};
 
-use oci::TreeDigest;
 use serde::Serialize;
 use solver::{
     Made,
-    explain::{Fate, Known, Origin, Project, Step, Why},
+    explain::{Fate, Inventories, Known, Origin, Project, Step, Why},
 };
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     request::{self, Environment},
     spec::call::Format,
 };
+pub use elsewhere::Elsewhere;
 pub use text::tell;
 
 /// What became of each step of a build, and why.
@@ -61,8 +62,8 @@ pub struct Explained {
     pub from: Option<String>,
 }
 
-/// Explains a build when it has ended.
-pub type Explainer = Box<dyn FnOnce(&Entry) -> Explanation + Send>;
+/// Looks back at a build when it has ended: completes what the history keeps of it, and explains it if that was asked for.
+pub type Explainer = Box<dyn FnOnce(&mut Entry) -> Option<Explanation> + Send>;
 
 /// `layerwright explain`: the text for standard output.
 ///
@@ -72,25 +73,20 @@ pub fn run(args: ExplainArgs) -> Result<String, Failure> {
     let ExplainArgs { build, format, root } = args;
     let root = request::store_root(root, &Environment::of_process())?;
     let entry = history::read(&root, &history::find(&root, &build)?)?;
-    let explanation = explain(&root, &entry);
+    let explanation = explain(&root, &entry, &|files| executor::inventory::read(&root, files));
     Ok(match format {
         Format::Text => tell(&explanation, history::now()),
         Format::Json => pretty(&explanation),
     })
 }
 
-/// What can be said of a build by what its store remembers of it and of those before it.
-pub fn explain(root: &Path, entry: &Entry) -> Explanation {
+/// What can be said of a build by what its store remembers of it and of those before it, and what remote caches told it.
+pub fn explain(root: &Path, entry: &Entry, inventories: &Inventories<'_>) -> Explanation {
     let known = match entry.steps.iter().any(has_run) {
         true => known(root, entry),
         false => Vec::new(),
     };
-    let steps = entry
-        .steps
-        .iter()
-        .map(|step| Step { label: &step.label, miss: step.miss.as_ref().filter(|_| has_run(step)) });
-    let inventory = |files: &TreeDigest| executor::inventory::read(root, files);
-    let why = solver::explain::explain(&steps.collect::<Vec<_>>(), &known, &inventory);
+    let why = solver::explain::explain(&steps(entry), &known, inventories);
     let told = entry.steps.iter().zip(why).filter(|(step, _)| step.outcome != Outcome::Source);
     let told = told.map(|(step, why)| Explained {
         step: step.vertex,
@@ -102,6 +98,14 @@ pub fn explain(root: &Path, entry: &Entry) -> Explanation {
         from: step.from.clone(),
     });
     Explanation { id: entry.id.clone(), at: entry.at, asked: entry.asked.clone(), steps: told.collect() }
+}
+
+/// The steps of a build as they are compared.
+fn steps(entry: &Entry) -> Vec<Step<'_>> {
+    let steps = entry.steps.iter();
+    steps
+        .map(|step| Step { label: &step.label, miss: step.miss.as_ref().filter(|_| has_run(step)) })
+        .collect()
 }
 
 fn has_run(step: &history::Step) -> bool {
@@ -133,17 +137,22 @@ fn known(root: &Path, entry: &Entry) -> Vec<Known> {
             Err(_) => by.at < entry.at,
         };
         let origin = Origin { at: by.at, build: by.build, host: by.host };
-        let pre_image = record.pre_image.into_iter().map(|(name, value)| (name, redact(&value).into_owned()));
         is_earlier.then(|| Known {
             content: record.content,
-            pre_image: pre_image.collect(),
+            pre_image: shown(&record.pre_image),
             origin,
             fate: Fate::Ran,
             project: Project::Other,
         })
     });
     let all = remembered.chain(recorded);
-    all.map(|known| Known { project: project(&known.origin.build), ..known }).collect()
+    let here = all.map(|known| Known { project: project(&known.origin.build), ..known });
+    here.chain(entry.elsewhere.iter().cloned()).collect()
+}
+
+/// A pre-image as the history has it.
+fn shown(pre_image: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    pre_image.iter().map(|(name, value)| (name.clone(), redact(value).into_owned())).collect()
 }
 
 fn remembered(entry: &Entry, step: &history::Step) -> Option<Known> {

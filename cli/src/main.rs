@@ -63,7 +63,7 @@ use crate::{
     build::{Built, Surroundings},
     caches::RemoteCaches,
     call::Answer,
-    explain::Explainer,
+    explain::{Elsewhere, Explainer},
     failure::Failure,
     history::{BuildId, Entry},
     inputs::{Inputs, Outside, Source, Stdin},
@@ -233,7 +233,9 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
     let (id, began) = (BuildId::now(), SystemTime::now());
     let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
     let root = &request.root;
-    let progress = match Progress::start(request.progress, Work::Build, root, recorder, explainer(request)) {
+    let elsewhere = Elsewhere::default();
+    let explainer = (request.call.call == Call::Build).then(|| explainer(request, &elsewhere));
+    let progress = match Progress::start(request.progress, Work::Build, root, recorder, explainer) {
         Ok(progress) => progress,
         Err(source) => {
             let failure = Failure::Start { what: "a thread for the progress", source };
@@ -268,7 +270,9 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
             let rung = entered.rung;
             let surroundings = Surroundings { id, began, rung, notes, helper, caches, events, cancel };
             let built = build_mended(request, &inputs, &outside, &surroundings);
-            surroundings.caches.tell_ignored(&surroundings.events);
+            let caches = &surroundings.caches;
+            caches.tell_ignored(&surroundings.events);
+            outside.opened().into_iter().for_each(|fetcher| elsewhere.learn(caches.seen().clone(), fetcher));
             built.map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
@@ -320,11 +324,13 @@ fn build_mended(
     }
 }
 
-/// `--explain`
-fn explainer(request: &BuildRequest) -> Option<Explainer> {
-    let root = request.root.clone();
-    let explain = move |entry: &Entry| explain::explain(&root, entry);
-    request.explain.then(|| Box::new(explain) as Explainer)
+/// What looks back at a build; it tells only with `--explain`.
+fn explainer(request: &BuildRequest, elsewhere: &Elsewhere) -> Explainer {
+    let (root, elsewhere, is_asked) = (request.root.clone(), elsewhere.clone(), request.explain);
+    Box::new(move |entry: &mut Entry| {
+        entry.elsewhere = elsewhere.compared(entry);
+        is_asked.then(|| explain::explain(&root, entry, &|files| elsewhere.inventory(&root, files)))
+    })
 }
 
 /// How a command went well.

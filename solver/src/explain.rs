@@ -60,7 +60,7 @@ pub struct Step<'a> {
 }
 
 /// A step of an earlier build.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Its content key.
     pub content: TreeDigest,
@@ -86,10 +86,13 @@ pub struct Origin {
 }
 
 /// What became of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Fate {
     /// It ran; whether its result is still kept is another matter.
     Ran,
+    /// It ran, and a remote cache has its result.
+    Elsewhere,
     /// It failed.
     Failed,
     /// It was stopped.
@@ -97,7 +100,8 @@ pub enum Fate {
 }
 
 /// Whether two builds are of one thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Project {
     /// Of something else, or nobody knows.
     Other,
@@ -128,6 +132,12 @@ pub enum Reason {
     /// The same step has run before, and its result is not in the store any more.
     Removed {
         /// When it ran last.
+        #[serde(flatten)]
+        origin: Origin,
+    },
+    /// A remote cache has its result, but the step ran before that was known, or the result could not be had.
+    Late {
+        /// When it ran.
         #[serde(flatten)]
         origin: Origin,
     },
@@ -242,6 +252,19 @@ pub fn explain(steps: &[Step<'_>], known: &[Known], inventories: &Inventories<'_
     answers
 }
 
+/// Of all steps that are known, those that some of a build's are compared with: [`explain`] says the same when it is given
+/// these and no others.
+pub fn compared<'k>(steps: &[Step<'_>], known: &'k [Known]) -> Vec<&'k Known> {
+    let mut compared: Vec<&Known> = Vec::new();
+    for miss in steps.iter().filter_map(|step| step.miss) {
+        let same = known.iter().filter(|known| known.content == miss.content);
+        let same = same.max_by_key(|known| &known.origin);
+        let found = same.or_else(|| nearest::nearest(miss, steps, known));
+        compared.extend(found.filter(|found| !compared.contains(found)));
+    }
+    compared
+}
+
 /// What has been explained so far.
 struct Explained<'a> {
     steps: &'a [Step<'a>],
@@ -263,6 +286,7 @@ impl<'a> Explained<'a> {
             let origin = same.origin.clone();
             return alone(match same.fate {
                 Fate::Ran => Reason::Removed { origin },
+                Fate::Elsewhere => Reason::Late { origin },
                 Fate::Failed => Reason::FailedBefore { origin },
                 Fate::Stopped => Reason::StoppedBefore { origin },
             });

@@ -95,6 +95,10 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         Reason::Removed { origin } => {
             one(format!("its result is gone from the store: it ran in {}", told(origin, now)))
         }
+        Reason::Late { origin } => one(format!(
+            "a remote cache has its result, which came too late or could not be had: it ran in {}",
+            told(origin, now)
+        )),
         Reason::FailedBefore { origin } => one(format!("it failed before, in {}", told(origin, now))),
         Reason::StoppedBefore { origin } => one(format!("it was stopped before, in {}", told(origin, now))),
         Reason::New => one("new: nothing like it was ever built here".to_owned()),
@@ -109,7 +113,7 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         Reason::Files { changes } => files(changes),
         Reason::SomeFiles { picked, unknown } => one(match unknown {
             Unknown::NoList => {
-                format!("files of {picked}  which ones is not known: the list of them is gone from the store")
+                format!("files of {picked}  which ones is not known: the list of them is not in the store")
             }
             Unknown::SameList => format!("files of {picked}  hard links or capabilities"),
         }),

@@ -22,7 +22,7 @@ use oci::{
     },
 };
 use serde::{Deserialize, Serialize};
-use solver::{Made, Miss};
+use solver::{Made, Miss, explain::Known};
 
 /// Where entries lie in the store.
 pub const AREA: &str = "history";
@@ -113,6 +113,9 @@ pub struct Entry {
     pub result: Ending,
     /// Its steps, in graph order; none where it ended before it was planned.
     pub steps: Vec<Step>,
+    /// Steps of builds on other machines that those that ran are compared with, as far as remote caches have told of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Known>,
 }
 
 /// What a build was asked for, as far as people tell builds from each other by it.
@@ -442,7 +445,15 @@ mod tests {
     fn entry(id: &str) -> Entry {
         let result = Ending::Completed { digest: None, destinations: Vec::new() };
         let id = id.parse().expect("an ID");
-        Entry { id, at: 0, took_ms: 0, asked: Asked::default(), result, steps: Vec::new() }
+        Entry {
+            id,
+            at: 0,
+            took_ms: 0,
+            asked: Asked::default(),
+            result,
+            steps: Vec::new(),
+            elsewhere: Vec::new(),
+        }
     }
 
     fn store_with(ids: &[&str]) -> (tempfile::TempDir, Store) {

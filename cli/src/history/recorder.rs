@@ -38,7 +38,7 @@ impl Recorder {
     pub fn new(id: BuildId, asked: Asked, log: KeptLog) -> Self {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let result = Ending::Canceled { exit_code: 0 };
-        let entry = Entry { id, at, took_ms: 0, asked, result, steps: Vec::new() };
+        let entry = Entry { id, at, took_ms: 0, asked, result, steps: Vec::new(), elsewhere: Vec::new() };
         Self { entry, places: BTreeMap::new(), since: BTreeMap::new(), plain: Plain::new(log) }
     }
 

@@ -236,7 +236,7 @@ mod tests {
             ..Asked::default()
         };
         let id = "20261121T140501Z-3f9c21ab".parse().expect("an ID");
-        Entry { id, at: 1_795_269_901, took_ms: 1234, asked, result, steps }
+        Entry { id, at: 1_795_269_901, took_ms: 1234, asked, result, steps, elsewhere: Vec::new() }
     }
 
     fn cached() -> Step {

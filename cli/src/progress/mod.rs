@@ -124,7 +124,7 @@ pub struct Ended {
 impl Progress {
     /// Starts to show a build on standard error. What a view does not show of a step's output is kept on the file system
     /// of `directory` until the step has ended well. The recorder hears everything, too, and what it has made of it is
-    /// explained in the end.
+    /// looked back at in the end.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -184,9 +184,9 @@ fn own(
                 }
             }
             Ok(Message::End(at, end)) => {
-                let record = recorder.map(|recorder| recorder.end(&board, at, &end));
-                let explain = |(explain, record): (Explainer, &Record)| explain(&record.entry);
-                let explanation = explainer.zip(record.as_ref()).map(explain);
+                let mut record = recorder.map(|recorder| recorder.end(&board, at, &end));
+                let explain = |(explain, record): (Explainer, &mut Record)| explain(&mut record.entry);
+                let explanation = explainer.zip(record.as_mut()).and_then(explain);
                 if let Some(explanation) = &explanation {
                     view.explain(at, explanation);
                 }

@@ -69,6 +69,13 @@ impl Seen {
         is_same(&seen.remote.record, record).then(|| (Arc::clone(seen), places.clone()))
     }
 
+    /// Every record, and a place that has it.
+    pub fn records(&self) -> Vec<(Arc<SeenRecord>, BlobOrigin)> {
+        let state = self.lock();
+        let records = state.records.values();
+        records.filter_map(|(seen, places)| Some((Arc::clone(seen), places.first()?.clone()))).collect()
+    }
+
     /// The bundle of a name that was read at a place.
     pub fn bundle(&self, place: &BlobOrigin, name: &str) -> Option<Arc<SeenBundle>> {
         self.lock().bundles.get(&(place.clone(), name.to_owned())).cloned()

@@ -216,6 +216,8 @@ fn what_no_comparison_says_goes_first() {
     assert_eq!(one(&plain, &[failed.clone(), older.clone()]), Reason::FailedBefore { origin: failed.origin });
     let stopped = Known { fate: Fate::Stopped, ..known(RUN, 3) };
     assert_eq!(one(&plain, std::slice::from_ref(&stopped)), Reason::StoppedBefore { origin: stopped.origin });
+    let late = Known { fate: Fate::Elsewhere, ..known(RUN, 4) };
+    assert_eq!(one(&plain, &[older.clone(), late.clone()]), Reason::Late { origin: late.origin });
     let forced = Miss { forced: true, ..plain.clone() };
     assert_eq!(one(&forced, std::slice::from_ref(&older)), Reason::Forced);
     let expired = Miss { expired: Some(made.clone()), ..plain };
@@ -233,6 +235,23 @@ fn a_step_is_compared_with_what_is_most_like_it() {
     let steps = [Step { label: "[2/2] RUN make", miss: Some(&miss) }];
     let with = |known: &[Known]| explain(&steps, known, &nothing).remove(0).expect("ran").compared_with;
     assert_eq!(with(&[far, near, newer.clone(), elsewhere]), Some(newer.origin));
+}
+
+#[test]
+fn what_is_not_compared_with_anything_can_be_forgotten() {
+    let (edited, same, added) =
+        (miss(&RUN.replace("env A = 1", "env A = 2")), miss(COPY), miss("op = workdir"));
+    let steps = [
+        Step { label: "[2/5] RUN make", miss: Some(&edited) },
+        Step { label: "[3/5] COPY a /", miss: Some(&same) },
+        Step { label: "[4/5] WORKDIR /x", miss: Some(&added) },
+        Step { label: "[5/5] RUN cached", miss: None },
+    ];
+    let all = [known(RUN, 1), known(RUN, 2), known(COPY, 1), known(COPY, 3), known("op = merge", 9)];
+    let compared = compared(&steps, &all);
+    assert_eq!(compared, [&all[1], &all[3]]);
+    let few: Vec<Known> = compared.into_iter().cloned().collect();
+    assert_eq!(explain(&steps, &few, &nothing), explain(&steps, &all, &nothing));
 }
 
 #[test]
