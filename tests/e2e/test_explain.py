@@ -13,6 +13,8 @@ import unittest
 
 from support import USERS, Case
 
+NIGHTLY = "LAYERWRIGHT_NIGHTLY" in os.environ
+
 DOCKERFILE = """\
 FROM busybox AS tool
 RUN echo tool > /tool
@@ -246,6 +248,45 @@ class Explain(Case):
         self.assertNotEqual(reason["from"], reason["to"])
         for name in (reason["from"], reason["to"]):
             self.assertRegex(name, r"@sha256:[0-9a-f]{64}$")
+
+    def test_a_machine_that_has_only_a_remote_cache_is_told_the_same(self):
+        cache = self.scratch / "cache"
+        place = f"type=local,{{}}={cache},tag=main"
+        store = self.store()
+        fill = self.project(lambda p: p.flag("--cache-to", place.format("dest")))
+        self.explained(fill, store)
+
+        def elsewhere(change):
+            """Builds with a store that has nothing; says it at once, and once more when the cache is gone."""
+            shutil.rmtree(store)
+            project = self.project(change)
+            project.flag("--cache-from", place.format("src"), "--explain")
+            ran, cached = self.explained(project, store)
+            cache.rename(cache.with_name("gone"))
+            self.assertEqual(self.told(store), (ran, cached))
+            cache.with_name("gone").rename(cache)
+            return ran, cached
+        kinds = ("content", "mode", "two files", "linked copy", "mounted file", "ARG of a command", "text of RUN")
+        few = [row for row in PLANTED if row[0] in kinds]
+        for name, change, reasons in PLANTED if NIGHTLY else few:
+            with self.subTest(planted=name):
+                ran, _ = elsewhere(change)
+                self.check(ran, reasons)
+        for name, change in NOT_PLANTED if NIGHTLY else NOT_PLANTED[:1]:
+            with self.subTest(not_planted=name):
+                ran, cached = elsewhere(change)
+                self.assertEqual(ran, {})
+                self.assertTrue(any(made and made["by"]["host"] for made in cached.values()), cached)
+
+    def test_lists_of_files_are_fetched_only_to_be_told(self):
+        cache = self.scratch / "cache"
+        store = self.store()
+        self.explained(self.project(lambda p: p.flag("--cache-to", f"type=local,dest={cache}")), store)
+        shutil.rmtree(store)
+        edited = self.project(lambda p: p.write("src/main.c", "other"))
+        edited.flag("--cache-from", f"type=local,src={cache}")
+        ran, _ = self.explained(edited, store)
+        self.check(ran, {"COPY src": {"reason": "some-files", "unknown": "no-list"}})
 
     def test_what_no_comparison_says(self):
         store = self.first()
