@@ -7,7 +7,7 @@ mod sending;
 
 use std::{sync::Arc, time::SystemTime};
 
-use executor::{LocalCache, LocalExecutor, sandbox::Rung};
+use executor::{ImageResolver, LocalCache, LocalExecutor, sandbox::Rung};
 use exporter::{
     LoadHelper, SealAhead, Sealer, Tools,
     cache::{BuildEnd, InlineKeys},
@@ -86,7 +86,9 @@ pub fn build(
     let Surroundings { events, cancel, helper, .. } = surroundings;
     let parsed = parse(request, inputs, events)?;
     let fetcher = outside.fetcher()?;
-    let planned = plan(request, inputs, outside, parsed, events)?;
+    let resolver = ImageResolver::with_store(outside.asking()?, Arc::clone(fetcher.store()))
+        .finding(surroundings.caches.find_document());
+    let planned = plan(request, inputs, outside, &resolver, parsed, events)?;
     let executor =
         LocalExecutor::new(executor_options(request, inputs, &planned.graph, fetcher, surroundings)?);
     let epoch = request.epoch.or(planned.epoch);
@@ -121,7 +123,7 @@ pub fn build(
         }
         Ok(Built { digest: image.map(|image| image.root.digest), destinations })
     });
-    let filled = filling.finish(end, &[], events);
+    let filled = filling.finish(end, &resolver.documents(), events);
     // Why there is no image says more than that a cache lacks something.
     let built = delivered?;
     filled?;
@@ -158,6 +160,7 @@ fn plan(
     request: &BuildRequest,
     inputs: &Inputs,
     outside: &Outside,
+    resolver: &ImageResolver,
     (dockerfile, findings): (Dockerfile, Vec<Diagnostic>),
     events: &Events,
 ) -> Result<Planned, Failure> {
@@ -166,7 +169,7 @@ fn plan(
     let pushed = request.outputs.iter().flat_map(Output::pushed_names);
     upload::check_rights(&registry, pushed)?;
     let options = plan_options(request, inputs, findings);
-    let planned = plan::plan(&dockerfile, &options, &outside.resolver()?);
+    let planned = plan::plan(&dockerfile, &options, &outside.announcing(resolver.clone()));
     // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
     if let Err(PlanError::Dockerfile { diagnostics }) = &planned {
         warn(diagnostics, source, events);

@@ -17,7 +17,7 @@ use exporter::cache::{
     DirectoryStorage, Reading, RegistryStorage, RemoteCache, Seen, Storage, names,
     sign::{SignKey, TrustKeys},
 };
-use oci::Platform;
+use oci::{Platform, image::FindDocument};
 use solver::{Cancel, DistantCache, Event};
 
 pub use self::filling::{Filling, FillingOptions};
@@ -28,6 +28,10 @@ use crate::{
     request::BuildRequest,
     spec::cache::CachePlace,
 };
+
+/// How long bundles are waited for while a build is planned, counted from when they were asked for; the schedule waits for
+/// what is left of as much.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The caches that a build reads and fills.
 pub struct RemoteCaches {
@@ -113,6 +117,16 @@ impl RemoteCaches {
     /// Those that are asked, in this order.
     pub fn distant(&self) -> Vec<Arc<dyn DistantCache>> {
         self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()
+    }
+
+    /// Finds manifests and configs of base images in the bundles. Nobody waits long for one: a registry can be asked, too.
+    pub fn find_document(&self) -> Arc<FindDocument> {
+        let caches: Vec<_> = self.readers.iter().map(|reader| Arc::clone(&reader.cache)).collect();
+        let asked = self.asked;
+        Arc::new(move |digest| {
+            let patience = || PATIENCE.saturating_sub(asked.elapsed());
+            caches.iter().find_map(|cache| cache.document(digest, patience()))
+        })
     }
 
     /// Tells how much of what they had did not count, since nobody who is trusted has signed it.

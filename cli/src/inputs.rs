@@ -194,7 +194,12 @@ impl Outside {
             Some(fetcher) => ImageResolver::with_store(registry, Arc::clone(fetcher.store())),
             None => ImageResolver::new(registry),
         };
-        Ok(waiting::Announcing { resolver, events: &self.events })
+        Ok(self.announcing(resolver))
+    }
+
+    /// The same of one that is there.
+    pub fn announcing(&self, resolver: ImageResolver) -> impl Resolver + '_ {
+        waiting::Announcing { resolver, events: &self.events }
     }
 
     /// The store with the registry client.

@@ -1,10 +1,16 @@
 //! Finds base images: implements [`solver::Resolver`] over registries and OCI layouts. No layer is downloaded here.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use oci::{
-    BlobOrigin, Platform, Reference,
-    image::{ImageError, ResolvedImage, resolve_layout, resolve_registry, resolve_registry_with},
+    BlobOrigin, Platform, Reference, Sha256Digest,
+    image::{
+        FindDocument, ImageError, ResolvedImage, resolve_layout, resolve_registry, resolve_registry_with,
+    },
     registry::Registry,
     store::Store,
 };
@@ -13,31 +19,47 @@ use solver::{BaseImage, FailureKind, ImageName, Resolver, StepFailure};
 use crate::error::blame;
 
 /// Finds images in registries and OCI layouts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ImageResolver {
     registry: Registry,
     /// Keeps manifests and configs.
     store: Option<Arc<Store>>,
+    /// Who may have those that the store has not.
+    find: Arc<FindDocument>,
+    /// The manifests and configs of images in registries that were resolved.
+    documents: Arc<Mutex<BTreeSet<Sha256Digest>>>,
 }
 
 impl ImageResolver {
     /// A resolver that asks registries through this client.
     pub fn new(registry: Registry) -> Self {
-        Self { registry, store: None }
+        Self { registry, store: None, find: Arc::new(|_| None), documents: Arc::default() }
     }
 
     /// A resolver that keeps what it learns of images in a store, and asks for none of it twice.
     pub fn with_store(registry: Registry, store: Arc<Store>) -> Self {
-        Self { registry, store: Some(store) }
+        Self { store: Some(store), ..Self::new(registry) }
+    }
+
+    /// The same, which asks `find` for what the store lacks, before it asks a registry.
+    pub fn finding(self, find: Arc<FindDocument>) -> Self {
+        Self { find, ..self }
+    }
+
+    /// The manifests and configs of all images in registries that it, or a clone, has resolved.
+    pub fn documents(&self) -> Vec<Sha256Digest> {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     fn find_in_registry(&self, reference: &Reference, platform: &Platform) -> Result<BaseImage, StepFailure> {
         let reference = reference.with_default_tag();
         let resolved = match &self.store {
-            Some(store) => resolve_registry_with(&self.registry, store, &reference, platform),
+            Some(store) => resolve_registry_with(&self.registry, store, &*self.find, &reference, platform),
             None => resolve_registry(&self.registry, &reference, platform),
         };
         let resolved = resolved.map_err(|error| failure(&reference.familiar(), platform, error))?;
+        let documents = [resolved.root_digest, resolved.manifest_digest, resolved.manifest.config.digest];
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).extend(documents);
         let pinned = Reference { digest: Some(resolved.root_digest), ..reference.clone() };
         // A tag says nothing about a blob, and would tie what is remembered of a step to the name it was built under.
         let origin = BlobOrigin::Registry(reference.with_digest(resolved.manifest_digest));

@@ -57,7 +57,9 @@ impl Documents {
     pub fn root(&self) -> Result<Found, ImageError> {
         let selector = self.selector.as_deref();
         match &self.place {
-            Place::Registry(registry, reference) => RegistryImage { registry, reference, store: None }.root(),
+            Place::Registry(registry, reference) => {
+                RegistryImage { registry, reference, store: None, find: &|_| None }.root()
+            }
             Place::Layout(directory) => Ok(layout::find_root(directory, selector)?),
             Place::Archive(archive) => Ok(archive.find_root(selector)?),
         }
@@ -70,7 +72,7 @@ impl Documents {
     pub fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         match &self.place {
             Place::Registry(registry, reference) => {
-                RegistryImage { registry, reference, store: None }.document(descriptor)
+                RegistryImage { registry, reference, store: None, find: &|_| None }.document(descriptor)
             }
             _ => self.config(descriptor),
         }
@@ -129,7 +131,7 @@ impl Documents {
     pub fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         match &self.place {
             Place::Registry(registry, reference) => {
-                RegistryImage { registry, reference, store: None }.config(descriptor)
+                RegistryImage { registry, reference, store: None, find: &|_| None }.config(descriptor)
             }
             Place::Layout(directory) => Ok(layout::read_document(directory, descriptor)?),
             Place::Archive(archive) => Ok(archive.read_document(descriptor)?),

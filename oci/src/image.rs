@@ -96,21 +96,26 @@ pub fn resolve_registry(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
-    RegistryImage { registry, reference, store: None }.resolve(platform)
+    RegistryImage { registry, reference, store: None, find: &|_| None }.resolve(platform)
 }
 
-/// As [`resolve_registry`], with the documents of images that this store has seen before: then the registry is asked
-/// only what the tag points at (by HEAD, which registries that count pulls do not count), and nothing for a digest.
+/// Finds a document by its digest somewhere else than in a registry. What it gives is held against the digest.
+pub type FindDocument = dyn Fn(&Sha256Digest) -> Option<Vec<u8>> + Send + Sync;
+
+/// As [`resolve_registry`], with the documents of images that this store has seen before, or that `find` finds: then the
+/// registry is asked only what the tag points at (by HEAD, which registries that count pulls do not count), and nothing
+/// for a digest.
 ///
 /// # Errors
 /// [`ImageError`]. A store that cannot be read or written is passed over.
 pub fn resolve_registry_with(
     registry: &Registry,
     store: &Store,
+    find: &FindDocument,
     reference: &Reference,
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
-    RegistryImage { registry, reference, store: Some(store) }.resolve(platform)
+    RegistryImage { registry, reference, store: Some(store), find }.resolve(platform)
 }
 
 /// Resolves an image of an OCI layout; `selector` is a tag or a digest.
@@ -137,6 +142,8 @@ pub(crate) struct RegistryImage<'a> {
     pub(crate) reference: &'a Reference,
     /// Where documents are kept.
     pub(crate) store: Option<&'a Store>,
+    /// Who may have one that is not.
+    pub(crate) find: &'a FindDocument,
 }
 
 impl RegistryImage<'_> {
@@ -171,7 +178,9 @@ impl RegistryImage<'_> {
     /// What the reference points at, if it has been seen before. A kept document that does not say itself what it is
     /// is only used where the registry does.
     fn known_root(&self) -> Result<Option<Found>, ImageError> {
-        let Some(store) = self.store else { return Ok(None) };
+        if self.store.is_none() {
+            return Ok(None);
+        }
         let announced = match self.reference.digest {
             Some(digest) => (digest, None),
             // What does not exist is told better by the request for it.
@@ -181,7 +190,7 @@ impl RegistryImage<'_> {
             },
         };
         let (digest, media_type) = announced;
-        let found = kept(store, &digest).and_then(|bytes| {
+        let found = self.kept(&digest).and_then(|bytes| {
             let media_type = document::media_type(media_type.as_ref(), &bytes).ok()?;
             Some(Found { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
         });
@@ -189,8 +198,18 @@ impl RegistryImage<'_> {
     }
 
     fn known(&self, descriptor: &Descriptor) -> Option<Vec<u8>> {
-        let bytes = kept(self.store?, &descriptor.digest)?;
+        let bytes = self.kept(&descriptor.digest)?;
         document::verify(descriptor, &bytes).is_ok().then_some(bytes)
+    }
+
+    /// A document that was kept, or is found; then it is kept.
+    fn kept(&self, digest: &Sha256Digest) -> Option<Vec<u8>> {
+        let store = self.store?;
+        kept(store, digest).or_else(|| {
+            let bytes = (self.find)(digest).filter(|bytes| Sha256Digest::of(bytes) == *digest)?;
+            self.keep(&bytes);
+            Some(bytes)
+        })
     }
 
     /// What cannot be kept is asked for again next time.

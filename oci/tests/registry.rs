@@ -153,8 +153,9 @@ fn what_a_store_has_seen_of_an_image_is_not_asked_for_again() {
     let first = push_image(&registry, &tagged, "linux/amd64");
     let root = tempfile::tempdir().expect("tempdir");
     let store = Store::open(root.path()).expect("a store");
-    let resolve =
-        |reference: &oci::Reference| image::resolve_registry_with(&registry, &store, reference, &amd64);
+    let resolve = |reference: &oci::Reference| {
+        image::resolve_registry_with(&registry, &store, &|_| None, reference, &amd64)
+    };
 
     assert_eq!(resolve(&tagged).expect("resolved").root_digest, first.digest);
     assert_eq!(resolve(&tagged).expect("known").root_digest, first.digest);

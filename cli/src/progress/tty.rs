@@ -205,7 +205,10 @@ impl Frame<'_> {
             State::Cancelled(took) => ("CANCELED ", *took, Look::Faint),
         };
         let detail = match &step.state {
-            State::Cached { from: Some(cache) } => format!("from {cache}"),
+            // Which step it is matters more.
+            State::Cached { from: Some(cache) } if 3 * text::width(cache) <= self.columns() => {
+                format!("from {cache}")
+            }
             _ => String::new(),
         };
         let mut lines = vec![self.line(&format!(" => {mark}{}", step.label), &detail, took, look)];
