@@ -1,6 +1,8 @@
 //! The scheduler against a world in memory.
 
+mod distant;
 mod fake;
+mod lateness;
 mod orders;
 mod possible;
 mod reading;

@@ -148,6 +148,7 @@ impl Run<'_, '_> {
             self.cached(id, known.clone(), std::mem::take(&mut reserved));
         }
         self.lanes.remove(&content);
+        self.layers.entry(content).or_insert_with(|| known.clone());
     }
 
     /// The open steps of a lane.

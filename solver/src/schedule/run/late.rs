@@ -11,6 +11,7 @@ use crate::{
     graph::VertexId,
     schedule::{
         adopt::{Answer, adopt},
+        lookup::Remembered,
         task::{Known, Reserved, layer_on},
     },
     traits::Found,
@@ -56,23 +57,34 @@ impl Run<'_, '_> {
         let mut adopted = adopt(self.steps, &usable, &fixed);
         let is_settled = |id: &VertexId| adopted.open.binary_search(id).is_err();
         let settled: Vec<VertexId> = self.open.iter().copied().filter(is_settled).collect();
-        for id in settled {
-            self.retire(id, adopted.answers.remove(&id));
-        }
+        let known: Vec<_> =
+            settled.into_iter().filter_map(|id| self.retire(id, adopted.answers.remove(&id))).collect();
         adopted.snapshots.into_iter().for_each(|(id, snapshot)| self.adopt(id, snapshot));
+        known.into_iter().for_each(|(content, known)| self.settle(content, &known, Reserved::default()));
     }
 
-    /// A step need not run, however far it is.
-    fn retire(&mut self, id: VertexId, answer: Option<Answer>) {
+    /// A step need not run, however far it is. If the layer is known that its content key leads to, those that are queued
+    /// behind it need not run, either.
+    fn retire(&mut self, id: VertexId, answer: Option<Answer>) -> Option<(TreeDigest, Known)> {
         self.open.remove(&id);
         self.missing.remove(&id);
         if let Some(leash) = self.leashes.remove(&id) {
             leash.let_go();
         }
-        if let Some(keyed) = self.keyed.remove(&id) {
-            self.leave_lane(id, keyed.content);
+        let content = self.keyed.remove(&id).map(|keyed| keyed.content);
+        if let Some(content) = content {
+            self.leave_lane(id, content);
         }
         self.let_inputs_go(id);
+        let known = content.zip(answer.as_ref()).and_then(|(content, answer)| known_by(answer, content));
         self.tell_answer(id, answer);
+        content.zip(known)
     }
+}
+
+/// What an answer for a definition says of a content key.
+fn known_by(answer: &Answer, content: TreeDigest) -> Option<Known> {
+    let Answer::Own(Remembered { record, from }) = answer else { return None };
+    let layer = record.layer().filter(|_| record.content == content)?.clone();
+    Some(Known { layer, made: record.made.clone(), from: from.clone() })
 }

@@ -41,7 +41,7 @@ pub fn build(steps: &[(usize, Option<usize>, u8)], verb: &str) -> (Dockerfile, V
 }
 
 /// Part of what is remembered.
-fn some(cache: Memory, kept: u64) -> impl Iterator<Item = (Key, Record)> {
+pub fn some(cache: Memory, kept: u64) -> impl Iterator<Item = (Key, Record)> {
     let keep = move |key: &Key| {
         let (Key::Definition(digest) | Key::Content(digest)) = key;
         kept >> (digest.as_bytes()[0] % 64) & 1 == 1
@@ -79,20 +79,20 @@ impl CacheBackend for Contended {
 
 /// What may be wrong with a build, or asked of it: steps by their place.
 #[derive(Debug, Clone)]
-struct Trouble {
+pub struct Trouble {
     fails: Option<usize>,
     forced: Vec<usize>,
     foreign: Vec<usize>,
 }
 
-fn trouble() -> impl Strategy<Value = Trouble> {
+pub fn trouble() -> impl Strategy<Value = Trouble> {
     let some = || prop::collection::vec(any::<usize>(), 0..4);
     let fails = prop::option::weighted(0.3, any::<usize>());
     (fails, some(), some()).prop_map(|(fails, forced, foreign)| Trouble { fails, forced, foreign })
 }
 
 /// The same graph with steps that fail, are forced, or are made for two platforms.
-fn troubled(file: &Dockerfile, trouble: &Trouble) -> (Dockerfile, Option<VertexId>) {
+pub fn troubled(file: &Dockerfile, trouble: &Trouble) -> (Dockerfile, Option<VertexId>) {
     let count = file.0.vertices().len();
     let steps: Vec<VertexId> = file.0.vertices().map(|(id, _)| id).filter(|id| id.0 > 0).collect();
     let at = |number: &usize| steps[number % steps.len()];
