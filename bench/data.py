@@ -80,6 +80,30 @@ def pull(directory):
     write(directory / "Dockerfile", b"FROM large\nRUN true\n")
 
 
+def w6(directory):
+    """Two stages, of which the first has layers of some 40 MB each; ten small sources come late."""
+    write(directory / "seed" / "text", text(1, 20 * MIB))
+    write(directory / "seed" / "rand", random.Random(2).randbytes(20 * MIB))
+    for number in range(10):
+        write(directory / "src" / f"m{number}.txt", f"module {number}\n".encode() * 50)
+    write(directory / "Dockerfile", b"""\
+FROM debian:bookworm AS build
+COPY seed /seed
+RUN mkdir /s1 && cat /seed/rand > /s1/x && cat /seed/text >> /s1/x
+RUN mkdir /s2 && for i in $(seq 1 400); do head -c 100000 /seed/rand > /s2/$i; done
+COPY src /src
+RUN sleep 2; cat /src/* > /artifact
+FROM debian:bookworm
+COPY --from=build /artifact /usr/local/share/artifact
+RUN sleep 1; sha256sum /usr/local/share/artifact > /usr/local/share/artifact.sum
+""")
+
+
+def w6_steps(directory):
+    """Twenty steps that a cache far away has."""
+    write(directory / "Dockerfile", ("FROM busybox\n" + "".join(f"RUN echo {step} > /f{step}\n" for step in range(20))).encode())
+
+
 def w7(directory):
     """A small application on a large base, which nothing runs on."""
     write(directory / "Dockerfile", b"FROM large\nWORKDIR /app\nCOPY app /app\nCMD [\"python3\", \"/app/main.py\"]\n")
@@ -98,4 +122,4 @@ APT = ("apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no
 
 
 if __name__ == "__main__":
-    {"w1": w1, "w2": w2, "w3": w3, "w4": w4, "w5": w5, "pull": pull, "w7": w7, "w8": w8}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    {"w1": w1, "w2": w2, "w3": w3, "w4": w4, "w5": w5, "w6": w6, "w6-steps": w6_steps, "pull": pull, "w7": w7, "w8": w8}[sys.argv[1]](pathlib.Path(sys.argv[2]))

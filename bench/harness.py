@@ -61,6 +61,17 @@ class Gate:
         return f"- {self.row.name}: {shown(self.row.median)}, at most {shown(self.limit)} ({self.words}): {verdict}"
 
 
+class CountGate:
+    """What may be counted at most: requests, or bytes with a function that writes them."""
+
+    def __init__(self, what, count, limit, words=str):
+        self.what, self.count, self.limit, self.words = what, count, limit, words
+
+    def __str__(self):
+        verdict = "reached" if self.count <= self.limit else "**missed**"
+        return f"- {self.what}: {self.words(self.count)}, at most {self.words(self.limit)}: {verdict}"
+
+
 def shown(seconds):
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 
 from harness import quiet
 
@@ -42,13 +43,49 @@ def repacked(source, target, scratch):
     return [layer["digest"] for layer in manifest["layers"]]
 
 
-class Counter:
-    """Stands before a registry, on a port of its own, and counts bytes: those that go up to it, and those that come down. For a
-    run of its own, since it takes time; a context manager."""
+class Requests:
+    """Counts requests in what a client writes to one connection (RFC 9112), and says where each begins."""
 
-    def __init__(self, registry):
+    def __init__(self):
+        self.count, self.head, self.left, self.chunked = 0, b"", 0, False
+
+    def feed(self, piece):
+        """How many requests have been begun with this piece."""
+        begun = 0
+        while piece:
+            if self.left:
+                skipped = min(self.left, len(piece))
+                self.left, piece = self.left - skipped, piece[skipped:]
+                continue
+            begun += not self.head and not self.chunked
+            self.head += piece
+            piece = b""
+            end = b"\r\n" if self.chunked else b"\r\n\r\n"
+            if end in self.head:
+                head, _, piece = self.head.partition(end)
+                self.head = b""
+                self.next(head)
+        self.count += begun
+        return begun
+
+    def next(self, head):
+        if self.chunked:
+            size = int(head.split(b";")[0], 16)
+            # A chunk ends in a line end; the last one is empty, and nobody sends trailers.
+            self.left, self.chunked = size + 2, size > 0
+            return
+        fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
+        self.left = int(fields.get(b"content-length", 0))
+        self.chunked = b"chunked" in fields.get(b"transfer-encoding", b"")
+
+
+class Counter:
+    """Stands before a registry, on a port of its own, and counts requests and bytes: those that go up to it, and those that
+    come down. Lets every request wait for `delay` seconds. For a run of its own, since it takes time; a context manager."""
+
+    def __init__(self, registry, delay=0):
         host, port = registry.split(":")
-        self.registry, self.up, self.down = (host, int(port)), 0, 0
+        self.registry, self.delay, self.up, self.down, self.requests = (host, int(port)), delay, 0, 0, 0
 
     def __enter__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -66,15 +103,21 @@ class Counter:
             except OSError:
                 return
             server = socket.create_connection(self.registry)
-            threading.Thread(target=self.pump, args=(client, server, "up"), daemon=True).start()
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self.pump, args=(client, server, "up", Requests()), daemon=True).start()
             threading.Thread(target=self.pump, args=(server, client, "down"), daemon=True).start()
 
-    def pump(self, source, sink, way):
+    def pump(self, source, sink, way, requests=None):
         try:
             while piece := source.recv(1 << 18):
+                begun = requests.feed(piece) if requests else 0
                 # Each way of a connection has a thread; the sum over threads may not lose one.
                 with LOCK:
                     setattr(self, way, getattr(self, way) + len(piece))
+                    self.requests += begun
+                if begun:
+                    time.sleep(self.delay)
                 sink.sendall(piece)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
@@ -82,7 +125,11 @@ class Counter:
                 end.close()
 
     def __str__(self):
-        return f"{self.down / 1e6:.1f} MB down, {self.up / 1e6:.1f} MB up"
+        return f"{shown_bytes(self.down)} down, {shown_bytes(self.up)} up, {self.requests} requests"
+
+
+def shown_bytes(count):
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 LOCK = threading.Lock()

@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import threading
+import time
 import urllib.parse
 
 from servers import Serving
@@ -16,6 +17,7 @@ class Request:
 
     def __init__(self, method, path, size):
         self.method, self.path, self.size, self.status = method, path, size, None
+        self.asked, self.answered, self.received = time.monotonic(), None, 0
 
     def __repr__(self):
         return f"{self.method} {self.path} {self.size} -> {self.status}"
@@ -62,7 +64,7 @@ class Proxy(Serving):
 
             def answer(self, request, status, headers, body):
                 with proxy.changed:
-                    request.status = status
+                    request.status, request.answered, request.received = status, time.monotonic(), len(body)
                     proxy.changed.notify_all()
                 self.send_response(status)
                 headers = {name: value for name, value in headers.items() if name.lower() not in HOP}
@@ -118,3 +120,27 @@ class Proxy(Serving):
 
     def uploads(self, repository):
         return [request for request in self.requests if request.is_upload(repository)]
+
+
+class SlowProxy(Proxy):
+    """Adds a time to every round trip, as a registry does that is far away, or one that has no time."""
+
+    def __init__(self, upstream, seconds, rule=None):
+        def late(request):
+            # This is what is tested, and nothing is won by it.
+            time.sleep(seconds)
+            return rule(request) if rule else None
+        super().__init__(upstream, late)
+
+    def sequential(self):
+        """The longest chain of requests of which each was sent when the one before was answered: whoever is so far away
+        waits for so many round trips."""
+        chain, free = 0, 0.0
+        for request in sorted(self.requests, key=lambda request: request.answered or float("inf")):
+            if request.asked >= free and request.answered:
+                chain, free = chain + 1, request.answered
+        return chain
+
+    def received(self):
+        """Bytes of all bodies that were sent down."""
+        return sum(request.received for request in self.requests)

@@ -158,10 +158,10 @@ class Registry:
     """A docker-registry on a free loopback port; a context manager.
 
     `tls` is a certificate with its key, `clients` the authority of the clients it speaks to, `address` another one of
-    this machine."""
+    this machine; it deletes things unless it `keeps` them."""
 
-    def __init__(self, directory, htpasswd=None, tls=None, clients=None, address="127.0.0.1"):
-        self.directory = pathlib.Path(directory)
+    def __init__(self, directory, htpasswd=None, tls=None, clients=None, address="127.0.0.1", keeps=False):
+        self.directory, self.keeps = pathlib.Path(directory), keeps
         self.htpasswd, self.tls, self.clients, self.address = htpasswd, tls, clients, address
 
     def __enter__(self):
@@ -177,7 +177,7 @@ class Registry:
         config = self.directory / "config.yml"
         config.write_text(
             f"version: 0.1\nlog: {{level: info, formatter: json}}\n"
-            f"storage: {{filesystem: {{rootdirectory: {self.directory}/data}}, delete: {{enabled: true}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {self.directory}/data}}, delete: {{enabled: {json.dumps(not self.keeps)}}}}}\n"
             f"http: {{addr: '{self.host}'{tls}}}\n{auth}")
         self.log = open(self.directory / "log", "w+")
         self.process = subprocess.Popen(["docker-registry", "serve", config], stdout=self.log, stderr=self.log)
@@ -188,6 +188,11 @@ class Registry:
         self.process.terminate()
         self.process.wait(WATCHDOG)
         self.log.close()
+
+    def collect_garbage(self):
+        """Frees what no manifest names any more, as whoever runs the registry does."""
+        subprocess.run(["docker-registry", "garbage-collect", self.directory / "config.yml"], check=True, timeout=WATCHDOG,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def requests(self):
         """(method, path, status) of everything the registry has answered, in order."""

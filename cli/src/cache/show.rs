@@ -44,17 +44,14 @@ fn found(place: &Place, what: &str) -> Result<Survey, Failure> {
     if place.tag.is_some() {
         return place.survey();
     }
-    let named = place.named(&[what.to_owned()])?;
-    let Some(prefix) = prefix(what).filter(|_| named.entries.is_empty()) else { return Ok(named) };
-    let all = place.tidy.names(&place.cancel)?;
-    let fits = |name: &&String| match names::parse(name) {
-        Some(Name::Record(key)) => begins(&key, prefix),
-        Some(Name::Bundle(digest)) => digest.hex().starts_with(prefix),
-        None => false,
-    };
-    let named: Vec<String> = all.iter().filter(fits).cloned().collect();
+    let mut named = place.named(&[what.to_owned()])?;
+    if let Some(prefix) = prefix(what).filter(|_| named.entries.is_empty()) {
+        let mut names = place.tidy.names(&place.cancel)?;
+        names.retain(|name| is_begun(name, prefix));
+        named = place.named(&names)?;
+    }
     // What has no name of its own any more may be in a bundle.
-    if named.is_empty() { place.survey() } else { place.named(&with_both_names(place.named(&named)?)) }
+    if named.entries.is_empty() { place.survey() } else { place.named(&with_both_names(named)) }
 }
 
 /// The names of these documents; of a record those of both its keys.
@@ -134,15 +131,11 @@ fn prefix(what: &str) -> Option<&str> {
     (are_digits && (PREFIX_MIN..=64).contains(&digits.len())).then_some(digits)
 }
 
-fn begins(key: &Key, prefix: &str) -> bool {
-    let (Key::Definition(digest) | Key::Content(digest)) = key;
-    digest.hex().starts_with(prefix)
-}
-
 fn is_begun(name: &str, prefix: &str) -> bool {
     match names::parse(name) {
-        Some(Name::Record(key)) => begins(&key, prefix),
-        Some(Name::Bundle(digest)) => digest.hex().starts_with(prefix),
+        Some(Name::Record(Key::Definition(digest) | Key::Content(digest)) | Name::Bundle(digest)) => {
+            digest.hex().starts_with(prefix)
+        }
         None => false,
     }
 }
