@@ -23,7 +23,7 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long a cache may take to show that it is there, where what came before the schedule has used up all patience.
-const NOD: Duration = Duration::from_millis(20);
+const NOD: Duration = Duration::from_millis(50);
 
 /// How many look-ups of one cache are under way at the same time. What comes meanwhile goes into the next.
 const AT_ONCE: usize = 4;
