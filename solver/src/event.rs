@@ -28,7 +28,8 @@ pub enum Event {
     Started(VertexId),
     /// A line of its output, without the line end.
     Log(VertexId, Stream, Vec<u8>),
-    /// A step is answered by the cache.
+    /// A step is answered by a cache; by a distant one also after it has been started. It has been stopped then, and nothing
+    /// more is told of it.
     Cached(VertexId, Box<Hit>),
     /// The cache does not answer for a step: it will run, or wait for an equal one that does.
     Missed(VertexId, Box<Miss>),

@@ -170,6 +170,22 @@ fn plain_lines() {
 }
 
 #[test]
+fn a_step_that_runs_may_end_as_cached() {
+    let planned = [(VertexId(0), "[1/1] RUN make".to_owned())];
+    let events = [
+        (0, Event::Planned(planned.to_vec())),
+        (10, Event::Started(VertexId(0))),
+        (20, log(0, Stream::Stdout, "cc")),
+        (30, Event::Cached(VertexId(0), Box::new(hit()))),
+    ];
+    let paper = Paper::default();
+    show(&mut Plain::new(paper.clone()), &events, &built());
+    let text = paper.text();
+    assert!(text.starts_with("#1 [1/1] RUN make\n#1 0.010 cc\n#1 CACHED\n"), "{text}");
+    assert!(text.contains("1 step, 1 cached"), "{text}");
+}
+
+#[test]
 fn json_lines() {
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     for (name, events, end) in [("json.txt", success(), built()), ("json-failed.txt", failure(), failed())] {

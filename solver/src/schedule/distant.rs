@@ -102,8 +102,12 @@ impl<'a> Distant<'a> {
         }
         asker.under_way += 1;
         let (keys, cache) = (mem::take(&mut asker.next), Arc::clone(&asker.cache));
-        let (cancel, outside) = (self.cancel.clone(), self.outside.clone());
-        thread::spawn(move || look_up(&*cache, number, keys, &cancel, outside));
+        let untold = Mutex::new(keys.iter().copied().collect());
+        let (cancel, untold) =
+            (self.cancel.clone(), Untold { number, keys: untold, outside: self.outside.clone() });
+        // Where there are no threads, nothing is told, and what asked goes with the closure.
+        let thread = thread::Builder::new().name("distant cache".to_owned());
+        let _ = thread.spawn(move || look_up(&*cache, &keys, &cancel, &untold));
     }
 
     /// Takes note of an answer. Whether it is believed is for others to say.
@@ -191,12 +195,11 @@ impl Drop for Untold {
     }
 }
 
-fn look_up(cache: &dyn DistantCache, number: usize, keys: Vec<Key>, cancel: &Cancel, outside: Outside) {
-    let untold = Untold { number, keys: Mutex::new(keys.iter().copied().collect()), outside };
+fn look_up(cache: &dyn DistantCache, keys: &[Key], cancel: &Cancel, untold: &Untold) {
     let tell = |key: Key, found: Option<Found>| {
         if untold.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
-            untold.outside.say(Message::Answered(number, key, found));
+            untold.outside.say(Message::Answered(untold.number, key, found));
         }
     };
-    cache.lookup(&keys, cancel, &tell);
+    cache.lookup(keys, cancel, &tell);
 }

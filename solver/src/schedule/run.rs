@@ -160,9 +160,9 @@ impl<'a, 'scope> Run<'a, 'scope> {
 
     /// How long to wait before something must be looked at that nobody tells of.
     fn patience(&self) -> Option<Duration> {
-        let of_held = self.distant.left().clamp(Duration::from_millis(1), PAUSE);
+        let left = Some(self.distant.left()).filter(|left| !left.is_zero());
         match (self.held.is_empty(), self.parked.is_empty()) {
-            (false, _) => Some(of_held),
+            (false, _) => Some(left.map_or(PAUSE, |left| left.min(PAUSE))),
             (true, false) => Some(PAUSE),
             (true, true) => None,
         }
