@@ -101,7 +101,7 @@ RUN sleep 1; sha256sum /usr/local/share/artifact > /usr/local/share/artifact.sum
 
 def w6_steps(directory):
     """Twenty steps that a cache far away has."""
-    write(directory / "Dockerfile", ("FROM busybox\n" + "".join(f"RUN echo {step} > /f{step}\n" for step in range(20))).encode())
+    write(directory / "Dockerfile", ("FROM small\n" + "".join(f"RUN echo {step} > /f{step}\n" for step in range(20))).encode())
 
 
 def w7(directory):

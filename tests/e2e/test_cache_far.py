@@ -1,0 +1,74 @@
+"""What a remote cache costs: requests, round trips one after the other and bytes, counted at a proxy before a real registry;
+and that nobody waits for one that does not answer. Order and counts only, no seconds."""
+
+import json
+import re
+import subprocess
+import unittest
+
+import support
+from proxy import Proxy, SlowProxy
+
+STEPS = 20
+# What is added to every round trip, so that requests that could overlap do.
+FAR = 0.05
+
+
+class Far(support.Case):
+    def setUp(self):
+        super().setUp()
+        self.registry = self.enterContext(support.Registry(self.scratch / "registry"))
+        subprocess.run(["skopeo", "copy", "--dest-tls-verify=false", f"oci:{self.base}:latest", f"docker://{self.registry.host}/busybox:1"],
+                       check=True, timeout=support.WATCHDOG, stdout=subprocess.DEVNULL)
+        steps = "".join(f"RUN echo {step} > /f{step}\n" for step in range(STEPS))
+        self.steps = self.context("steps", Dockerfile=f"FROM small\n{steps}")
+
+    def run_build(self, host, *arguments, store="store", **options):
+        """With a base from the registry, as most have it."""
+        base = f"small=docker-image://{host}/busybox:1"
+        return self.run_layerwright("build", "--progress", "plain", "--build-context", base, *arguments,
+                                    root=self.scratch / store, **options)
+
+    def fill(self, *arguments):
+        return self.run_build(self.registry.host, "--cache-to", f"type=registry,ref={self.registry.host}/cache:main", *arguments,
+                              self.steps, store="first")
+
+    def test_twenty_cached_steps_are_five_round_trips_away(self):
+        self.fill()
+        with SlowProxy(self.registry.host, FAR) as proxy:
+            done = self.run_build(proxy.host, "--cache-from", f"type=registry,ref={proxy.host}/cache:main", self.steps)
+            self.assertIn(f"{STEPS} steps, {STEPS} cached", done.stderr)
+            self.assertLessEqual(proxy.sequential(), 5, proxy.requests)
+            self.assertLessEqual(len(proxy.requests), 10, proxy.requests)
+
+    def test_a_fully_cached_push_moves_no_layer(self):
+        name = "app:1"
+        first = self.fill("-t", f"{self.registry.host}/{name}", "--push", "--metadata-file", self.scratch / "first.json")
+        self.assertIn(f"{STEPS} steps, 0 cached", first.stderr)
+        with Proxy(self.registry.host) as proxy:
+            done = self.run_build(proxy.host, "--cache-from", f"type=registry,ref={proxy.host}/cache:main", "-t",
+                                  f"{proxy.host}/{name}", "--push", "--metadata-file", self.scratch / "second.json", self.steps)
+            self.assertIn(f"{STEPS} steps, {STEPS} cached", done.stderr)
+            layers = STEPS + 1
+            self.assertLessEqual(len(proxy.requests), 10 + layers, proxy.requests)
+            self.assertLessEqual(sum(request.received for request in proxy.requests), 100_000, proxy.requests)
+            self.assertEqual(proxy.uploads("app"), [])
+        digests = [json.loads((self.scratch / file).read_text())["containerimage.digest"] for file in ("first.json", "second.json")]
+        self.assertEqual(digests[0], digests[1])
+
+    def test_nobody_waits_for_a_cache_that_does_not_answer(self):
+        # Nothing of the cache is answered before the build has ended, so it hangs if it waits for anything.
+        with Proxy(self.registry.host) as proxy:
+            def held(_):
+                proxy.when(lambda: "ended" in proxy.names)
+            proxy.rule = held
+            done = self.run_build(self.registry.host, "--cache-from", f"type=registry,ref={proxy.host}/cache:main", self.steps)
+            answered = [request for request in proxy.requests if request.answered]
+            proxy.say("ended")
+            self.assertTrue(proxy.requests, "the cache was asked")
+            self.assertEqual(answered, [], "the build has not waited")
+            self.assertIn(f"{STEPS} steps, 0 cached", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
