@@ -1,4 +1,4 @@
-//! Remote caches for programs; docs/cache.md describes it.
+//! Remote caches for programs; docs/cache-care.md describes it.
 
 use std::collections::BTreeMap;
 
