@@ -1,0 +1,83 @@
+"""A remote cache that answers late, or never: what runs meanwhile is stopped when it has become needless, and no build waits."""
+
+import os
+import subprocess
+import unittest
+
+import proxy
+import support
+
+# Proxy arguments are in no key: with one the step would never end by itself.
+DOCKERFILE = """\
+FROM busybox AS tools
+RUN --mount=type=cache,target=/c if [ -n "$NO_PROXY" ]; then echo half > /c/half; echo begun; sleep 1000; fi; echo tool > /tool
+FROM busybox
+COPY --from=tools /tool /tool
+RUN wc -c /tool > /size
+"""
+
+
+def is_of_cache(request):
+    return request.path.startswith("/v2/cache/manifests/")
+
+
+class Late(support.Case):
+    def start(self, user, context, cache, out):
+        command = self.command(
+            "build", "--progress", "plain", "--cache-from", cache, "--build-arg", "NO_PROXY=x",
+            "-o", f"type=oci,tar=false,dest={out}", context, user=user, root=self.store(f"{user}"))
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                text=True, env=os.environ, cwd=self.scratch)
+
+    def late(self, user):
+        context = self.context(f"context-{user}", Dockerfile=DOCKERFILE + f"# {user}\n")
+        with support.Registry(self.scratch / f"registry-{user}") as registry:
+            def late(request):
+                if is_of_cache(request):
+                    far.when(lambda: "begun" in far.names)
+            with proxy.Proxy(registry.host, late) as far:
+                built = support.Layout(self.build(
+                    context, "--cache-to", f"type=registry,ref={registry.host}/cache", root=self.scratch / f"other-{user}",
+                    name=f"built-{user}"))
+                out = self.scratch / f"out-{user}"
+                out.mkdir()
+                os.chown(out, *self.ids(user))
+                running = self.start(user, context, f"type=registry,ref={far.host}/cache", out / "layout")
+                lines = []
+                with running.stderr:
+                    for line in running.stderr:
+                        lines.append(line)
+                        if "begun" in line and "RUN" not in line:
+                            far.say("begun")
+                text = "".join(lines)
+                self.assertEqual(running.wait(support.WATCHDOG), 0, text)
+        self.assertEqual(support.Layout(out / "layout").digest, built.digest, text)
+        self.assertIn("3 steps, 3 cached", text)
+        self.assertRegex(text, r"begun\n(.*\n)*#\d+ CACHED")
+
+    def ids(self, user):
+        store = os.stat(self.store(user))
+        return store.st_uid, store.st_gid
+
+    def test_what_runs_is_stopped_when_the_cache_has_it(self):
+        for user in support.USERS:
+            with self.subTest(user=user):
+                self.late(user)
+
+    def test_a_cache_that_never_answers_is_not_waited_for(self):
+        context = self.context(Dockerfile=DOCKERFILE)
+        with support.Registry(self.scratch / "registry") as registry:
+            def never(request):
+                if is_of_cache(request):
+                    far.when(lambda: "end" in far.names)
+            with proxy.Proxy(registry.host, never) as far:
+                done = self.run_layerwright(
+                    "build", "--progress", "plain", "--cache-from", f"type=registry,ref={far.host}/cache", context)
+                asked = [request for request in far.requests if is_of_cache(request)]
+                self.assertTrue(asked and not any(request.answered for request in asked), asked)
+                far.say("end")
+        self.assertIn("3 steps, 0 cached", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
