@@ -16,6 +16,7 @@ use exporter::{
 use oci::{
     ImageConfig, Layer, Platform, Sha256Digest, Snapshot, TreeDigest,
     fetch::Fetcher,
+    registry::{Registry, RegistryOptions},
     store::sealed::{self, SealedRecord},
 };
 use solver::{
@@ -55,7 +56,9 @@ impl Ground {
 }
 
 pub fn place(host: &str, repository: &str) -> Arc<dyn Storage> {
-    Arc::new(RegistryStorage::new(&common::client(vec![]), &common::reference(host, repository)))
+    // Of a client that is as patient as a build's: the machine may be busy.
+    let client = Registry::new(RegistryOptions::default()).expect("a client");
+    Arc::new(RegistryStorage::new(&client, &common::reference(host, repository)))
 }
 
 /// A machine with a store of its own.
@@ -126,6 +129,7 @@ impl Builder {
         let writer = self.writer(ground, |options| options.seen = Seen::default());
         records.iter().for_each(|record| writer.store(record));
         writer.finish(BuildEnd::Made, &[]).expect("written");
+        assert_eq!(self.warnings(), [""; 0]);
     }
 
     /// What a cache answers for keys; what is read is noted.
