@@ -181,7 +181,7 @@ fn a_step_that_runs_may_end_as_cached() {
     let paper = Paper::default();
     show(&mut Plain::new(paper.clone()), &events, &built());
     let text = paper.text();
-    assert!(text.starts_with("#1 [1/1] RUN make\n#1 0.010 cc\n#1 CACHED\n"), "{text}");
+    assert!(text.starts_with("#1 [1/1] RUN make\n#1 0.010 cc\n#1 CACHED from h:5000/app/cache\n"), "{text}");
     assert!(text.contains("1 step, 1 cached"), "{text}");
 }
 
