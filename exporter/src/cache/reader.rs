@@ -137,7 +137,7 @@ impl RemoteCache {
 
     /// How many records were ignored because nobody who is trusted has signed them.
     pub fn ignored(&self) -> usize {
-        self.shared.lock().answers.untrusted
+        self.shared.lock().answers.untrusted.len()
     }
 
     /// A manifest or config of a base image, if the bundle has it, and comes in time. It has this digest.
@@ -280,8 +280,10 @@ impl Shared {
     /// Takes a record, if it can be believed.
     fn take_record(&self, asked: Option<&Key>, signed: SignedRecord) -> Result<Arc<SeenRecord>, FormatError> {
         let opened = signed.open(asked, &self.reading.trust, &self.reading.storage.origin());
-        let is_untrusted = matches!(opened, Err(FormatError::Untrusted));
-        self.lock().answers.untrusted += usize::from(is_untrusted);
+        if matches!(opened, Err(FormatError::Untrusted)) {
+            let digest = Sha256Digest::of(&signed.document);
+            self.lock().answers.untrusted.insert(digest);
+        }
         let seen = Arc::new(SeenRecord { remote: opened?, signed });
         self.lock().answers.add(Arc::clone(&seen));
         Ok(seen)
@@ -306,7 +308,10 @@ impl Shared {
         let mut state = self.lock();
         match self.reading.trust.is_empty() {
             true => records.into_iter().for_each(|seen| state.answers.add(seen)),
-            false => state.answers.untrusted += records.len(),
+            false => {
+                let digest = |seen: Arc<SeenRecord>| Sha256Digest::of(&seen.signed.document);
+                state.answers.untrusted.extend(records.into_iter().map(digest));
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! What a cache has said, verified.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use oci::{BlobOrigin, Sha256Digest, document};
 use solver::{Record, cache::Key};
@@ -16,8 +19,8 @@ pub struct Answers {
     by_key: BTreeMap<Key, Arc<SeenRecord>>,
     /// Manifests and configs of base images.
     pub documents: BTreeMap<Sha256Digest, Vec<u8>>,
-    /// Records that nobody who is trusted has signed.
-    pub untrusted: usize,
+    /// Documents that nobody who is trusted has signed.
+    pub untrusted: BTreeSet<Sha256Digest>,
 }
 
 impl Answers {
