@@ -6,10 +6,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use reqwest::{Method, Response, StatusCode, Url, header::HeaderMap};
+use tokio::sync::OnceCell;
 
 use super::{
     address::{host_of, is_loopback},
@@ -19,19 +20,17 @@ use super::{
     http::{Inner, Payload},
 };
 
-/// What has been found out.
+/// What has been found out, by registry.
 #[derive(Debug, Default)]
 pub(super) struct Schemes {
-    known: Mutex<HashMap<String, &'static str>>,
+    found: Mutex<HashMap<String, Arc<OnceCell<&'static str>>>>,
 }
 
 impl Schemes {
-    fn get(&self, registry: &str) -> Option<&'static str> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(registry).copied()
-    }
-
-    fn set(&self, registry: &str, scheme: &'static str) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.to_owned(), scheme);
+    /// Whoever comes first finds out, and the others wait for that.
+    fn of(&self, registry: &str) -> Arc<OnceCell<&'static str>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(found.entry(registry.to_owned()).or_default())
     }
 }
 
@@ -64,20 +63,27 @@ impl Inner {
             _ if is_loopback && !trust.needs_tls() => {}
             _ => return Ok("https"),
         }
-        if let Some(known) = self.schemes.get(registry) {
-            return Ok(known);
-        }
+        let find_out = || self.probe(registry, https, trust.lenience, is_loopback);
+        self.schemes.of(registry).get_or_try_init(find_out).await.copied()
+    }
+
+    /// Asks for the whole registry, or for the part of it for which the same holds.
+    async fn probe(
+        &self,
+        registry: &str,
+        https: &Url,
+        lenience: Lenience,
+        is_loopback: bool,
+    ) -> Result<&'static str, RegistryError> {
         let root = parse_url(&format!("https://{}/v2/", host_of(registry)))?;
-        let is_whole = self.clients.lenience(&root)? == trust.lenience;
+        let is_whole = self.clients.lenience(&root)? == lenience;
         let path = if is_whole { root.path() } else { repository(https.path()) };
         let https = parse_url(&format!("https://{}{path}", host_of(registry)))?;
         let http = parse_url(&format!("http://{}{path}", host_of(registry)))?;
-        let found = match is_loopback {
-            true => self.probe_plain(&https, &http).await?,
-            false => self.probe_tls(&https, &http).await?,
-        };
-        self.schemes.set(registry, found);
-        Ok(found)
+        match is_loopback {
+            true => self.probe_plain(&https, &http).await,
+            false => self.probe_tls(&https, &http).await,
+        }
     }
 
     /// Plain HTTP, unless the host speaks TLS.

@@ -143,6 +143,12 @@ impl Server {
         all.into_iter().filter(|request| request.path != "/v2/").collect()
     }
 
+    /// How often it was asked what it speaks.
+    pub fn probes(&self) -> usize {
+        let all = self.requests.lock().expect("no test panics in it");
+        all.iter().filter(|request| request.path == "/v2/").count()
+    }
+
     pub fn lines(&self) -> Vec<String> {
         self.requests().iter().map(Request::line).collect()
     }

@@ -447,3 +447,17 @@ fn a_reader_that_is_dropped_ends_the_transfer() {
     drop(registry);
     reader.read_exact(&mut vec![0; 1 << 20]).expect("the reader keeps the client alive");
 }
+
+#[test]
+fn all_who_come_at_the_same_time_ask_once_what_a_registry_speaks() {
+    let server = Server::start(|_| status(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#));
+    let registry = client(vec![]);
+    let (brief, reference) = (registry.briefly(), reference(&server.address, "app:1"));
+    std::thread::scope(|scope| {
+        for client in [&registry, &brief].repeat(4) {
+            let reference = &reference;
+            scope.spawn(move || assert_eq!(client.resolve(reference).expect("an answer"), None));
+        }
+    });
+    assert_eq!((server.probes(), server.requests().len()), (1, 8));
+}
