@@ -23,7 +23,9 @@ use common::{
 };
 use oci::{
     MediaType, Registry, RegistryOptions,
-    registry::{Limits, LoginFile, LoginName, Proof, Pushed, Secret, Welcome, verify, verify_kept},
+    registry::{
+        Limits, LoginFile, LoginName, Proof, Pushed, RegistryError, Secret, Welcome, verify, verify_kept,
+    },
 };
 use reqwest::Url;
 use ring::{
@@ -198,6 +200,23 @@ fn images_are_pushed_mounted_and_pulled_with_tokens() {
         site.asked(),
         want.map(|scopes| scopes.iter().map(|scope| scope.to_string()).collect::<Vec<_>>())
     );
+}
+
+#[test]
+fn to_delete_is_a_right_of_its_own() {
+    let Some(site) = Site::start(USUAL) else { return };
+    let app = site.registry.reference("team/app:v1");
+    let push = |registry: &Registry| registry.push_manifest(&app, &MediaType::OciIndex, MANIFEST);
+    let alice = client(site.login("alice", "password"));
+    let digest = push(&alice).expect("pushed");
+    assert!(alice.delete(&app, &digest).expect("deleted"));
+    assert_eq!(site.asked().last().expect("asked"), &["repository:team/app:delete"]);
+    assert_eq!(alice.tags(&app).expect("answers"), [""; 0]);
+    push(&alice).expect("pushed");
+    let bob = client(site.login("bob", "password"));
+    let refused = bob.delete(&app, &digest).expect_err("he may only read");
+    assert!(matches!(refused, RegistryError::Denied { .. }), "{refused}");
+    assert_eq!(bob.tags(&app).expect("answers"), ["v1"]);
 }
 
 /// Waits as long as a slow compressor would before it gives its bytes.

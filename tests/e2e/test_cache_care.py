@@ -133,6 +133,11 @@ class Care(support.Case):
         self.fill(context, f"type=local,dest={remote},tag=main")
         self.assertIn("Removed:\t0 records, 0 bundles", self.cache("prune", "--remote", remote, "--keep-duration", "1h"))
         self.assertIn("Removed:\t0 records, 0 bundles", self.cache("prune", "--remote", remote, "--keep-storage", "1GB"))
+        for user in support.USERS[1:]:
+            # Whoever may only read sees all of it, and removes nothing.
+            self.assertEqual(self.cache("ls", "--remote", remote, "--json", user=user), self.cache("ls", "--remote", remote, "--json"))
+            refused = self.run_layerwright("cache", "prune", "--remote", remote, "--all", user=user, code=4).stderr
+            self.assertIn(f"cannot tidy up {remote}", refused)
         less = self.listed(remote)["bytes"] - 1
         self.assertIn("Removed:\t0 records, 1 bundle", self.cache("prune", "--remote", remote, "--keep-storage", str(less)))
         pruned = self.cache("prune", "--remote", remote, "--all")
