@@ -21,6 +21,17 @@ Outputs (-o, repeatable; without one the result stays in the store):
   oci-mediatypes=BOOL and annotation[-TYPE][[PLATFORM]].KEY=VALUE.
   A value with a comma is quoted: 'type=oci,dest=x,\"name=a,b\"'.
 
+Remote caches (--cache-from and --cache-to, repeatable; see docs/cache.md):
+  REF[,REF...]                     short for type=registry,ref=REF
+  type=registry,ref=REPO[:TAG]     in a repository; TAG names the bundle of all
+                                   a build has used
+  type=local,src=DIR               a directory, with --cache-from
+  type=local,dest=DIR              the same with --cache-to; both take tag=TAG
+  type=inline                      the image itself; read as type=registry
+  --cache-to takes mode=max (default: every step) or min (the image's own),
+  ignore-error=BOOL (default true), compression=, compression-level= and
+  force-compression= as outputs do. Both take registry.insecure=BOOL.
+
 Contexts:
   DIR                              a directory
   -                                standard input: a tar archive, compressed or
