@@ -123,9 +123,13 @@ impl Host {
         self.blobs.get(blob).and_then(|task| task.landed.keys().next()).map(String::as_str)
     }
 
-    /// Whether a blob is on its way.
+    /// Whether a blob is on its way: what was given up is not.
     pub(super) fn is_coming(&self, blob: &Sha256Digest) -> bool {
-        self.blobs.get(blob).is_some_and(|task| matches!(task.turn, Turn::Queued | Turn::Running))
+        self.blobs.get(blob).is_some_and(|task| match task.turn {
+            Turn::Running => true,
+            Turn::Queued => self.queue.contains(blob),
+            Turn::Over(_) => false,
+        })
     }
 
     /// Begins nothing more.
@@ -223,6 +227,22 @@ mod tests {
         assert_eq!(host.take().expect("one is left").to, ["c"]);
         host.settle(digest, landed("c", Pushed::Mounted), Ok(()));
         assert!(is_done(&mut host, &blob) && !host.want(&blob, &name("a"), Failed::Again));
+    }
+
+    #[test]
+    fn who_waits_for_a_blob_knows_whether_it_comes() {
+        let (mut host, blob) = (Host::default(), blob(b"layer"));
+        let digest = blob.descriptor.digest;
+        assert!(!host.is_coming(&digest) && host.landed(&digest).is_none());
+        host.want(&blob, &name("a"), Failed::Final);
+        assert!(host.is_coming(&digest));
+        host.take().expect("wanted");
+        assert!(host.is_coming(&digest));
+        host.settle(digest, landed("a", Pushed::Uploaded), Ok(()));
+        assert!(!host.is_coming(&digest) && host.landed(&digest) == Some("a"));
+        host.want(&blob, &name("b"), Failed::Final);
+        host.give_up();
+        assert!(!host.is_coming(&digest), "nobody will bring it there");
     }
 
     #[test]

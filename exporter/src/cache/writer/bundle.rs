@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oci::{Descriptor, Sha256Digest};
+use oci::{Descriptor, Sha256Digest, Snapshot, TreeDigest};
+use solver::Record;
 
 use super::{BuildEnd, Item, Look, Shared, Trouble};
 use crate::cache::{
@@ -20,6 +21,47 @@ const DOCUMENT_MAX: u64 = 1 << 20;
 struct Content {
     records: BTreeMap<SignedRecord, Vec<Descriptor>>,
     documents: BTreeMap<Sha256Digest, Vec<u8>>,
+}
+
+/// The steps that a build has used, and the file systems below them.
+struct Used {
+    definitions: BTreeSet<TreeDigest>,
+    systems: BTreeSet<(usize, TreeDigest)>,
+    below: BTreeSet<(usize, TreeDigest)>,
+}
+
+impl Used {
+    fn of<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
+        let mut used =
+            Self { definitions: BTreeSet::new(), systems: BTreeSet::new(), below: BTreeSet::new() };
+        for record in records {
+            used.definitions.insert(record.definition);
+            let mut systems: Vec<_> = systems(&record.snapshot).collect();
+            used.systems.extend(systems.pop());
+            used.below.extend(systems);
+        }
+        used
+    }
+
+    fn has(&self, record: &Record) -> bool {
+        self.definitions.contains(&record.definition)
+    }
+
+    /// Whether a record is of a step whose result is part of another's, and that nothing is known of itself.
+    fn is_below(&self, record: &Record) -> bool {
+        let own = systems(&record.snapshot).last();
+        own.is_some_and(|own| self.below.contains(&own) && !self.systems.contains(&own))
+    }
+}
+
+/// A file system and all that it grew from but the first, the lowest first. The number of layers tells apart what a step
+/// that wrote nothing has made.
+fn systems(snapshot: &Snapshot) -> impl Iterator<Item = (usize, TreeDigest)> {
+    let mut digest = Snapshot::default().digest();
+    snapshot.layers.iter().zip(1..).map(move |(layer, count)| {
+        digest = Snapshot::digest_with(&digest, layer);
+        (count, digest)
+    })
 }
 
 impl Shared {
@@ -92,20 +134,23 @@ impl Shared {
         Ok(self.options.storage.put(&[&self.options.bundle], &artifact, &self.stop)?)
     }
 
-    /// What the build has used; of one that failed also what the bundle that was read has of other steps.
+    /// What the build has used, and what the bundle that was read has of steps that this one has not come to.
     fn content(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Content {
         let state = self.lock();
         let there: Vec<&Item> = state.ledger.there().map(|item| &**item).collect();
         let mut records: BTreeMap<_, _> = there.iter().filter_map(|item| item.put.get().cloned()).collect();
-        let used: BTreeSet<_> = there.iter().map(|item| item.record.definition).collect();
+        let used = Used::of(there.iter().map(|item| &item.record));
         drop(there);
         drop(state);
         let before = self.options.seen.bundle(&self.options.storage.origin(), &self.options.bundle);
-        if let (BuildEnd::Failed, Some(before)) = (end, before) {
-            let others = before
-                .records
-                .iter()
-                .filter(|seen| !used.contains(&seen.remote.record.definition) && self.is_whole(seen));
+        if let Some(before) = before {
+            let others = before.records.iter().filter(|seen| {
+                let stays = match end {
+                    BuildEnd::Made => used.is_below(&seen.remote.record),
+                    BuildEnd::Failed => !used.has(&seen.remote.record),
+                };
+                stays && self.is_whole(seen)
+            });
             records.extend(others.map(|seen| (seen.signed.clone(), seen.remote.blobs())));
         }
         let documents = documents.iter().filter_map(|digest| Some((*digest, self.document(digest)?)));
