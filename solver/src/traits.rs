@@ -126,7 +126,8 @@ pub trait CacheBackend: Sync {
     /// The record of each key, in order; `None` for those it does not have or whose layers cannot be had any more.
     fn lookup(&self, keys: &[Key]) -> Vec<Option<Record>>;
 
-    /// Remembers a record under both its keys. The layers it names are in the store already.
+    /// Remembers a record under both its keys. The layers it names are in the store already, or in a distant cache that
+    /// the build reads: those may come, or never.
     fn store(&self, record: &Record);
 
     /// Tries to reserve the step with this content key among all builders that share the cache, so that only one of

@@ -87,7 +87,7 @@ fn fickle(records: impl Iterator<Item = (Key, Record)>, seed: u64) -> Arc<dyn Di
 
 /// Who waits for all answers must get them.
 fn is_patient(seed: u64) -> bool {
-    seed.count_ones() % 4 == 0
+    seed.count_ones().is_multiple_of(4)
 }
 
 fn copy(memory: &Memory) -> Memory {
