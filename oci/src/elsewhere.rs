@@ -7,6 +7,7 @@
 //! [`bring`] is how such a layer comes into the store.
 
 pub mod bring;
+pub(crate) mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,12 +83,12 @@ impl RemoteLayers {
         Some((layer, descriptor))
     }
 
-    /// Whether this blob at this place is one of a layer here: nobody is patient with a place that builds can do without.
-    pub fn has_blob(&self, digest: &Sha256Digest, origin: &BlobOrigin) -> bool {
-        let is_it = |layer: &RemoteLayer| {
+    /// The layer that this blob at this place is of.
+    pub fn of_blob(&self, digest: &Sha256Digest, origin: &BlobOrigin) -> Option<RemoteLayer> {
+        let is_it = |layer: &&RemoteLayer| {
             layer.origin == *origin && layer.descriptors().any(|blob| blob.digest == *digest)
         };
-        self.lock().layers.values().any(is_it)
+        self.lock().layers.values().find(is_it).cloned()
     }
 
     /// The layer is not to be had, or not what it should be.

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     descriptor::Descriptor,
     digest::Sha256Digest,
-    elsewhere::RemoteLayers,
+    elsewhere::{RemoteLayers, told::Told},
     layer::BlobOrigin,
     layout::{self, LayoutError},
     registry::{Registry, RegistryError},
@@ -96,12 +96,32 @@ impl Fetcher {
         &self.elsewhere
     }
 
-    /// A verified stream of a blob: from the store, else from its origin. Nothing is stored.
+    /// A verified stream of a blob: from the store, else from its origin. Nothing is stored. What comes out of a remote cache
+    /// must have the tar that the cache has told of, too.
     ///
     /// # Errors
     /// An [`io::Error`] around a [`FetchError`]. The reader fails with one around a [`crate::verify::BlobError`], or
-    /// around a [`RegistryError::Damaged`] that holds one, when the bytes are not the blob's.
+    /// around a [`RegistryError::Damaged`] that holds one, when the bytes are not the blob's; with one around a
+    /// [`crate::elsewhere::bring::Loss`] when they are not the layer's.
     pub fn open(&self, descriptor: &Descriptor, origin: &BlobOrigin) -> io::Result<Box<dyn Read + Send>> {
+        let (digest, size) = (&descriptor.digest, descriptor.size);
+        let is_stored = self.store.has_blob(digest, size);
+        let cached = (!is_stored).then(|| self.elsewhere.of_blob(digest, origin)).flatten();
+        let stream = self.open_as_it_is(descriptor, origin)?;
+        match cached {
+            Some(layer) if layer.tree_blob.digest != *digest => {
+                Ok(Box::new(Told::new(stream, size, layer.diff_id)?))
+            }
+            _ => Ok(stream),
+        }
+    }
+
+    /// The same for somebody who looks at a layer's tar himself.
+    pub(crate) fn open_as_it_is(
+        &self,
+        descriptor: &Descriptor,
+        origin: &BlobOrigin,
+    ) -> io::Result<Box<dyn Read + Send>> {
         if self.store.has_blob(&descriptor.digest, descriptor.size) {
             return self.open_stored(descriptor).map_err(io::Error::other);
         }
@@ -175,7 +195,7 @@ impl Fetcher {
     ) -> Result<Box<dyn Read + Send>, FetchError> {
         match origin {
             // What a cache does not give is made; and nobody mirrors caches.
-            BlobOrigin::Registry(cache) if self.elsewhere.has_blob(&descriptor.digest, origin) => {
+            BlobOrigin::Registry(cache) if self.elsewhere.of_blob(&descriptor.digest, origin).is_some() => {
                 Ok(self.registry.direct().briefly().pull_blob(cache, descriptor)?)
             }
             BlobOrigin::Registry(reference) => Ok(self.registry.pull_blob(reference, descriptor)?),

@@ -137,7 +137,7 @@ class Lazy(support.Case):
     def test_trees_through_the_cache_are_what_their_steps_made(self):
         for user in support.USERS:
             with self.subTest(user=user):
-                self.check_trees(user, 40 if NIGHTLY or user == "root" else 8)
+                self.check_trees(user, 40 if NIGHTLY or user == "root" else 6)
 
     def check_trees(self, user, count):
         context = self.context(f"trees-{user}", witness=WITNESS)
@@ -294,7 +294,7 @@ RUN cat /app/a /app/b > /app/c; : $LAST
         points = [(blob, kind, how) for blob, kind in sorted(self.blobs(cache).items()) for how in self.DAMAGES]
         self.assertEqual({kind for _, kind, _ in points}, {"tree", "layer"})
         if not NIGHTLY:
-            points = random.Random(1).sample(points, 6)
+            points = random.Random(1).sample(points, 3)
         for number, (blob, kind, how) in enumerate(points):
             with self.subTest(kind=kind, how=how, blob=blob):
                 copy = self.scratch / f"cache-{number}"
@@ -335,6 +335,64 @@ RUN cat /app/a /app/b > /app/c; : $LAST
         self.assertIn("503", done.stderr)
         self.assertIn(wanted, done.stderr + done.stdout)
         self.assertEqual(done.stderr.count("is made once more"), 1, "all of it is lost at once")
+
+    def test_what_is_deleted_under_a_running_build_is_made_again(self):
+        context = self.context(Dockerfile=self.LOSABLE)
+        again = ("--build-arg", "LAST=1")
+        with support.Registry(self.scratch / "registry") as registry:
+            data = registry.directory / "data/docker/registry/v2"
+            self.run_layerwright("build", "--cache-to", f"type=registry,ref={registry.host}/cache:main", context)
+            digests = [support.Layout(self.build(context, *arguments, name=f"wanted{len(arguments)}")).digest
+                       for arguments in ((), again)]
+            whole = self.scratch / "whole"
+            shutil.copytree(data, whole)
+
+            def losing(at, what):
+                """A rule that deletes some things before the `at`th request is passed on, if the image has no name by then."""
+                seen = []
+
+                def rule(request):
+                    seen.append(request)
+                    named = any(other.method == "PUT" and "/app/manifests/" in other.path for other in seen[:-1])
+                    if len(seen) == at and not named:
+                        what()
+                    self.seen = len(seen)
+                return rule
+
+            def read(number, at, what):
+                shutil.rmtree(data)
+                shutil.copytree(whole, data)
+                with Proxy(registry.host, losing(at, what)) as proxy:
+                    self.last = self.run_layerwright(
+                        "build", "--progress", "plain", "-t", f"{proxy.host}/app", "--push", "--cache-from",
+                        f"type=registry,ref={proxy.host}/cache:main", *(again if number % 2 else ()), context,
+                        root=self.directory(f"reader-{number}"))
+                self.assertIn(digests[number % 2], self.last.stderr + self.last.stdout)
+                def stored(digest):
+                    blob = digest.split(":")[1]
+                    return (data / "blobs/sha256" / blob[:2] / blob / "data").read_bytes()
+
+                manifest = json.loads(stored(digests[number % 2]))
+                for blob in [manifest["config"], *manifest["layers"]]:
+                    self.assertEqual(len(stored(blob["digest"])), blob["size"], self.last.stderr)
+
+            blobs = {path.name for path in (whole / "repositories/cache/_layers/sha256").iterdir()}
+            self.seen = 0
+            read(0, 0, None)
+            requests = self.seen
+            noise = random.Random(2)
+            for number in range(1, 201 if NIGHTLY else 6):
+                some = noise.sample(sorted(blobs), noise.choice((1, 2, len(blobs))))
+
+                def delete(some=some, tags=noise.random() < 0.3):
+                    for blob in some:
+                        shutil.rmtree(data / "blobs/sha256" / blob[:2] / blob, ignore_errors=True)
+                    if tags:
+                        shutil.rmtree(data / "repositories/cache/_manifests", ignore_errors=True)
+
+                at = noise.randint(1, requests)
+                with self.subTest(number=number, at=at, deleted=len(some)):
+                    read(number, at, delete)
 
 
 if __name__ == "__main__":

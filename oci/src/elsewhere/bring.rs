@@ -12,10 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::RemoteLayer;
+use super::{RemoteLayer, told::diff_id};
 use crate::{
     descriptor::Descriptor,
-    digest::{DiffId, Sha256Hasher, TreeDigest},
+    digest::{DiffId, TreeDigest},
     fetch::Fetcher,
     packed::{TREE_MAX, unpack},
     registry::{RegistryError, find},
@@ -24,14 +24,11 @@ use crate::{
         sealed::{self, SealedRecord},
     },
     tree::{Tree, TreeError},
-    unpacked::{MAX_LAYER, unpacked},
     verify::BlobError,
 };
 
 /// How often a blob is asked for when what came was not it.
 const ATTEMPTS: usize = 3;
-/// Bytes read at once.
-const CHUNK: usize = 256 << 10;
 
 /// Is told how many bytes have come; an error ends the transfer, and means that the build is stopped.
 pub type Watch<'a> = &'a (dyn Fn(usize) -> io::Result<()> + Sync);
@@ -238,7 +235,7 @@ fn read(fetcher: &Fetcher, layer: &RemoteLayer, blob: &Descriptor) -> io::Result
         return Err(io::Error::other(format!("it has {} bytes, which no tree has", blob.size)));
     }
     let mut bytes = Vec::new();
-    fetcher.open(blob, &layer.origin)?.read_to_end(&mut bytes)?;
+    fetcher.open_as_it_is(blob, &layer.origin)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -269,7 +266,7 @@ fn copy_once(
     let is_stored = store.has_blob(&blob.digest, blob.size);
     let copy = (!is_stored).then(|| store.blob_copy()).transpose()?;
     let copy = copy.map(|copy| copy.expecting(blob.size));
-    let inner = fetcher.open(blob, &layer.origin).map_err(|error| Failed::reading(blob, error))?;
+    let inner = fetcher.open_as_it_is(blob, &layer.origin).map_err(|error| Failed::reading(blob, error))?;
     let mut arriving = Arriving { inner, copy, watch, failed: None };
     let found = diff_id(&mut arriving);
     if let Some(failed) = arriving.failed {
@@ -283,27 +280,6 @@ fn copy_once(
         Some(copy) => Ok(copy.commit_verified(&blob.digest, blob.size)?),
         None => Ok(()),
     }
-}
-
-/// The digest of the tar in a blob, which is read to its end.
-fn diff_id(blob: &mut Arriving<'_>) -> io::Result<DiffId> {
-    let mut hasher = Sha256Hasher::default();
-    {
-        let mut tar = unpacked(&mut *blob)?.take(MAX_LAYER + 1);
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            match tar.read(&mut chunk)? {
-                0 => break,
-                count => hasher.update(&chunk[..count]),
-            }
-        }
-        if tar.limit() == 0 {
-            return Err(io::Error::other(format!("the layer is larger than {} GiB", MAX_LAYER >> 30)));
-        }
-    }
-    // What the decoder leaves belongs to the blob, too.
-    io::copy(blob, &mut io::sink())?;
-    Ok(hasher.finish().into())
 }
 
 /// A verified blob that is written to the store while it is read.
