@@ -128,6 +128,10 @@ mod tests {
             || SealError::Damaged { chain: digest, tree: digest, path: vec![], what: String::new() };
         let blob = || io::Error::other(DamagedBlob::new(Sha256Digest::of(b""), io::Error::other("bits")));
         let no_blob = || StoreError::NoBlob { digest: Sha256Digest::of(b"") };
+        let lost = || {
+            let encoder = Loss::Encoder("..".to_owned());
+            BringError::Lost { layer: digest, from: "cache".into(), source: encoder }
+        };
         let gone = || SnapshotError::Gone { layer: digest, path: "x".into() };
         let export = |source| ExportError::Blob { digest: Sha256Digest::of(b""), source };
         for (failure, found) in [
@@ -137,6 +141,10 @@ mod tests {
             (export(blob()).into(), Some(vec![])),
             (export(io::Error::other(no_blob())).into(), Some(vec![])),
             (export(io::Error::other("disk")).into(), None),
+            (step(SnapshotError::from(lost())), Some(vec![])),
+            (Failure::Seal(SealError::Elsewhere(Box::new(lost()))), Some(vec![])),
+            (export(io::Error::other(lost())).into(), Some(vec![])),
+            (step(SnapshotError::from(BringError::Cancelled)), None),
             (step(SnapshotError::Clock), None),
             (Failure::Clock, None),
         ] {

@@ -3,6 +3,10 @@
 //! A record is one JSON file under each of its two keys, `ROOT/records/{definition,content}/HEX.json`, written by rename
 //! after everything it names, as a [`checked`] file: damage is found out, not believed. Whatever is wrong with one
 //! (damage, another version, a layer that is gone) makes it a miss: a cache never fails a build.
+//!
+//! A record some of whose layers only a remote cache has waits in its process like one whose files nobody has written yet:
+//! it is written once the store holds all of them, and forgotten otherwise. So what later builds of this store find
+//! is what they have; for the rest they ask the remote cache again.
 
 mod claim;
 
