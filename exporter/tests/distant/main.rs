@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "shared with the tests of the registry client, which use more of it")]
 #[path = "../../../oci/tests/common/mod.rs"]
 mod common;
+
+mod bent;
 mod records;
 
 use std::{
