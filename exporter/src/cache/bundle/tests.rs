@@ -136,7 +136,7 @@ fn what_there_is_no_room_for_is_left_out() {
 #[test]
 fn mutations_do_no_harm() {
     let content = bundle(2).content();
-    let seed = std::env::var_os("LAYERWRIGHT_NIGHTLY").map_or(1_000, |_| 50_000);
+    let seed = std::env::var_os("LAYERWRIGHT_NIGHTLY").map_or(1_000, |_| 10_000);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |below: usize| {
         random ^= random << 13;

@@ -289,7 +289,7 @@ fn mutated(bytes: &[u8], mutations: &[Mutation]) -> Vec<u8> {
 fn cases() -> ProptestConfig {
     let nightly = std::env::var_os("LAYERWRIGHT_NIGHTLY").is_some();
     ProptestConfig {
-        cases: if nightly { 200_000 } else { 2_000 },
+        cases: if nightly { 50_000 } else { 2_000 },
         failure_persistence: None,
         ..Default::default()
     }
