@@ -18,7 +18,7 @@ mod turn;
 mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     io,
     path::PathBuf,
     sync::{
@@ -343,9 +343,10 @@ impl Sealer {
         let job = Job::of(chain, layer);
         let tree = job.tree;
         let mut state = self.shared.lock();
-        if !state.layers.contains_key(&tree) {
-            state.layers.insert(tree, Slot::Queued);
-            state.queue.push_back(job);
+        let State { layers, queue, .. } = &mut *state;
+        if let Entry::Vacant(slot) = layers.entry(tree) {
+            slot.insert(Slot::Queued);
+            queue.push_back(job);
             drop(state);
             self.shared.changed.notify_all();
             self.hire(1);

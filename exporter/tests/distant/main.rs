@@ -1,6 +1,5 @@
 //! Reading a remote cache in a real registry, behind a proxy that counts what is asked and bends what is answered.
 
-#[allow(dead_code, reason = "shared with the tests of the registry client, which use more of it")]
 #[path = "../../../oci/tests/common/mod.rs"]
 mod common;
 

@@ -1,6 +1,5 @@
 //! Writing a remote cache into a real registry, behind a proxy that remembers every request.
 
-#[allow(dead_code, reason = "shared with the tests of the registry client, which use more of it")]
 #[path = "../../../oci/tests/common/mod.rs"]
 mod common;
 mod ground;
