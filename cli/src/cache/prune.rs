@@ -126,3 +126,45 @@ fn strangers(survey: &Survey, images: &[(String, Layers)]) -> Vec<String> {
     let unknown = images.iter().filter(|(_, layers)| !layers.iter().any(is_known));
     unknown.map(|(name, _)| name.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::args::{self, CacheCommand, Cli, Command};
+
+    #[test]
+    fn what_is_kept_is_said_as_with_gc() {
+        let keep_of = |line: &str| {
+            let argv = ["layerwright", "cache", "prune", "--remote", "./cache"].into_iter();
+            match args::parse(argv.chain(line.split_whitespace())) {
+                Ok(Cli { command: Command::Cache(CacheCommand::Prune(args)) }) => {
+                    Some((keep(&args, Vec::new()), args.keep_images.len()))
+                }
+                _ => None,
+            }
+        };
+        let kept = |days: Option<u64>, storage: Option<u64>, images: usize| {
+            let within = days.map(|days| Duration::from_secs(86_400 * days));
+            Some((Keep { within, storage, images: Vec::new() }, images))
+        };
+        for (line, expected) in [
+            ("--all", kept(None, None, 0)),
+            ("-a --dry-run --keep-image app:1", kept(None, None, 1)),
+            ("--keep-image app:1 --keep-image ./layout:x", kept(None, None, 2)),
+            ("--keep-duration 7d", kept(Some(7), None, 0)),
+            ("--keep-storage 1GB", kept(None, Some(1_000_000_000), 0)),
+            ("--keep-storage off --json", kept(None, Some(u64::MAX), 0)),
+            ("--keep-duration 7d --keep-storage 0 --format json", kept(Some(7), Some(0), 0)),
+            ("", None),
+            ("--dry-run", None),
+            ("--all --keep-storage 1GB", None),
+            ("--keep-storage 20%", None),
+            ("--keep-duration 7", None),
+            ("--keep-image UPPER", None),
+        ] {
+            assert_eq!(keep_of(line), expected, "{line:?}");
+        }
+    }
+}

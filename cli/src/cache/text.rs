@@ -263,3 +263,93 @@ fn fields(kept: &Kept) -> String {
     rows.extend(fields.map(|(name, value)| [name, value].map(|text| harmless(text).replace('\n', " "))));
     columns(&rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use exporter::cache::{Described, RemoteRecord};
+    use oci::{Descriptor, DiffId, MediaType, Sha256Digest, Snapshot};
+    use solver::Record;
+
+    use super::*;
+
+    fn kept(instruction: &str, at: u64) -> Kept {
+        let (tree, blob) = (digest(instruction), Descriptor::of(MediaType::OciLayer, &[0; 4096]));
+        let tree_blob = Descriptor::of(MediaType::OciLayer, &[1; 400]);
+        let diff_id = DiffId::from(Sha256Digest::of(b"tar"));
+        let described = Described { diff_id, blobs: [("uncompressed".to_owned(), blob)].into(), tree_blob };
+        let by =
+            Maker { builder: "layerwright 0.2.0".into(), host: "runner-1".into(), build: "b".into(), at };
+        let record = Record {
+            definition: digest("definition"),
+            content: digest("content"),
+            parent: Snapshot::default().digest(),
+            snapshot: Snapshot { layers: vec![Layer::Built(tree)] },
+            pre_image: [(pre_image::INSTRUCTION.to_owned(), instruction.to_owned())].into(),
+            made: Made { by, took_ms: 1500 },
+        };
+        let remote =
+            RemoteRecord { record, layers: [(tree, described)].into(), inventories: BTreeMap::new() };
+        Kept { remote, seal: Seal::Unverified }
+    }
+
+    /// Any 32 bytes do.
+    fn digest(text: &str) -> TreeDigest {
+        format!("blake3:{}", Sha256Digest::of(text.as_bytes()).hex()).parse().expect("a digest")
+    }
+
+    fn entry(names: &[&str], content: Content) -> Entry {
+        let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        let digest = Sha256Digest::of(names.concat().as_bytes());
+        Entry { names, digest, size: 1000, blobs: [(Sha256Digest::of(b"layer"), 5000)].into(), content }
+    }
+
+    #[test]
+    fn a_line_a_record_and_what_is_shared_counted_once() {
+        let one = kept("RUN make \x1b[2J\\\n  all", 1_000_000);
+        let record = entry(&["lw1-c-1", "lw1-d-1"], Content::Record(Box::new(one.clone())));
+        let bundle = entry(&["main"], Content::Bundle(vec![one]));
+        let bad = entry(&["lw1-d-2"], Content::Unusable("cut".to_owned()));
+        let others = (0..7).map(|number| format!("v{number}")).collect();
+        let survey = Survey { entries: vec![record, bundle, bad], others };
+        let want = "\
+DEFINITION    CONTENT       MADE           BY        SIGNED  SIZE    STEP
+4c4ed1afbfda  ed7002b439e9  5 minutes ago  runner-1  yes     4.50kB  RUN make  [2J\\   all
+
+BUNDLE  NEWEST         RECORDS  SIZE
+main    5 minutes ago  1        1.00kB
+
+UNUSABLE  WHY
+lw1-d-2   cut
+
+Total:\t1 record, 1 bundle, 1 unusable: 8.00kB
+Others:\t7 names, which are no cache: v0, v1, v2, v3, v4, ...
+";
+        assert_eq!(list(&survey, 1_000_300), want);
+        assert_eq!(list(&Survey::default(), 0), "Total:\t0 records, 0 bundles: 0B\n");
+    }
+
+    #[test]
+    fn a_prune_says_what_the_registry_has_yet_to_do() {
+        let one = kept("RUN make", 0);
+        let survey = Survey { entries: vec![entry(&["a"], Content::Record(Box::new(one)))], others: vec![] };
+        let told = |dry_run, swept| {
+            let going = survey.entries.iter().collect();
+            pruned(
+                &Pruned { dry_run, survey: &survey, going, swept, strangers: vec!["app:1".to_owned()] },
+                10,
+            )
+        };
+        let planned = told(true, None);
+        assert!(
+            planned.contains(
+                "Would be removed:\t1 record, 0 bundles: 6.00kB\nLeft:\t0 records, 0 bundles: 0B\n"
+            )
+        );
+        assert!(planned.contains("Nothing of the cache is part of app:1") && !planned.contains("garbage"));
+        assert!(told(false, Some(Swept::ByRegistry)).contains("registry garbage-collect CONFIG"));
+        let freed = told(false, Some(Swept::Freed { count: 1, bytes: 5000, young: 70 }));
+        assert!(freed.contains("Freed:\t1 blob, 5.00kB\nYoung:\t70B: a build may"), "{freed}");
+    }
+}
