@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -39,6 +39,8 @@ use crate::{
 
 /// The version of chunk tables; another one is none.
 const VERSION: u32 = 1;
+/// Bytes of a tar that are written at once.
+const BLOCK: usize = 256 << 10;
 /// Decompressed chunks that are kept for files which are read next.
 const KEPT: usize = 4;
 
@@ -53,6 +55,15 @@ pub(crate) struct Chunk {
     pub(crate) size: u32,
     /// Their BLAKE3.
     pub(crate) member: ContentDigest,
+}
+
+/// Why a blob's tar could not be written down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnpackError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Write(#[from] io::Error),
 }
 
 /// Remembers the chunks of a blob, in order.
@@ -109,20 +120,24 @@ impl OldBlob {
     }
 
     /// Opens the blob of a record that has no table, since it was made elsewhere: its tar is written to a temporary file.
-    /// `None` if that cannot be.
+    /// `None` if that cannot be had from it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub(crate) fn unpack(
         store: &Store,
         digest: &TreeDigest,
         name: &str,
         record: &SealedRecord,
-    ) -> Option<Self> {
-        let blob = Verified::new(store.open_blob(&record.descriptor.digest).ok()?, &record.descriptor);
+    ) -> Result<Option<Self>, UnpackError> {
+        let Ok(blob) = store.open_blob(&record.descriptor.digest) else { return Ok(None) };
+        let Ok(tar) = unpacked(Verified::new(blob, &record.descriptor)) else { return Ok(None) };
         // An open file outlives its directory.
-        let temporary = store.temp_dir("tar").ok()?;
+        let temporary = store.temp_dir("tar")?;
         let path = temporary.path().join("tar");
-        let mut file = File::options().read(true).write(true).create_new(true).open(path).ok()?;
-        io::copy(&mut unpacked(blob).ok()?.take(MAX_LAYER), &mut file).ok()?;
-        Self::with(store, digest, name, record, (file, Vec::new()))
+        let mut file = File::options().read(true).write(true).create_new(true).open(path)?;
+        let whole = copy(&mut tar.take(MAX_LAYER), &mut file)?;
+        Ok(whole.and_then(|()| Self::with(store, digest, name, record, (file, Vec::new()))))
     }
 
     /// A blob in this file: cut into these chunks, or a plain tar where there are none.
@@ -251,6 +266,18 @@ impl OldBlob {
     fn spoil(&self) -> io::Error {
         self.spoiled.store(true, Ordering::SeqCst);
         io::Error::new(io::ErrorKind::InvalidData, format!("blob {} is damaged", self.descriptor.digest))
+    }
+}
+
+/// `None` if the source fails.
+fn copy(source: &mut impl Read, file: &mut File) -> io::Result<Option<()>> {
+    let mut block = vec![0; BLOCK];
+    loop {
+        match source.read(&mut block) {
+            Ok(0) => return Ok(Some(())),
+            Ok(count) => file.write_all(&block[..count])?,
+            Err(_) => return Ok(None),
+        }
     }
 }
 

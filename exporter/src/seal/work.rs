@@ -25,7 +25,7 @@ use super::{Built, SealError, SealOptions, SealedLayer, Shared, progress::Progre
 use crate::{
     archive::ArchiveError,
     layer::{LayerError, LayerTar},
-    old::{self, OldBlob, OldFirst},
+    old::{self, OldBlob, OldFirst, UnpackError},
     pipeline::{EncodeError, Encoded, Encoding, Pipeline},
     places::{self, Places, Run},
     produce::Production,
@@ -121,7 +121,7 @@ impl<'a> Work<'a> {
         }
         let (layer, descriptor) = fetcher.elsewhere().sealed_by(&self.job.tree, &encoder.id())?;
         let is_wanted = descriptor.media_type == encoder.media_type();
-        is_wanted.then(|| SealedLayer { diff_id: layer.diff_id, descriptor, origin: Some(layer.origin) })
+        is_wanted.then_some(SealedLayer { diff_id: layer.diff_id, descriptor, origin: Some(layer.origin) })
     }
 
     /// The snapshots that may hold the layer's files: that of its chain, and that of the layer alone.
@@ -208,9 +208,9 @@ impl<'a> Work<'a> {
         if let Some(files) = self.options.contents.as_ref().and_then(|known| known.files_of(&self.job.tree)) {
             return Ok(Files::Contents(files));
         }
-        let mut old = self.other_blob(store);
+        let mut old = self.other_blob(store)?;
         if old.is_none() && self.bring(tree)? {
-            old = self.other_blob(store);
+            old = self.other_blob(store)?;
         }
         let blob = old.map(|old| OldFirst { tree, old, rest: &Nowhere });
         Ok(blob.map_or(Files::Nowhere, Files::Blob))
@@ -235,12 +235,23 @@ impl<'a> Work<'a> {
     }
 
     /// Another blob of the same layer.
-    fn other_blob(&self, store: &Store) -> Option<Arc<OldBlob>> {
+    fn other_blob(&self, store: &Store) -> Result<Option<Arc<OldBlob>>, SealError> {
         let tree = &self.job.tree;
         let all = sealed::all(store, tree);
         let open = |(name, record): &(String, SealedRecord)| OldBlob::open(store, tree, name, record);
-        let unpack = |(name, record): &(String, SealedRecord)| OldBlob::unpack(store, tree, name, record);
-        all.iter().find_map(open).or_else(|| all.iter().find_map(unpack)).map(Arc::new)
+        if let Some(old) = all.iter().find_map(open) {
+            return Ok(Some(Arc::new(old)));
+        }
+        for (name, record) in &all {
+            let unpacked = OldBlob::unpack(store, tree, name, record).map_err(|error| match error {
+                UnpackError::Store(error) => error.into(),
+                UnpackError::Write(source) => SealError::Write { root: store.root().to_owned(), source },
+            })?;
+            if let Some(old) = unpacked {
+                return Ok(Some(Arc::new(old)));
+            }
+        }
+        Ok(None)
     }
 
     /// What it means for the layer that its tar could not be written.

@@ -43,7 +43,7 @@ pub enum BringError {
     #[error("cannot copy a layer out of the cache {from} into the store")]
     Write {
         /// What the cache is called.
-        from: String,
+        from: Box<str>,
         /// Why not.
         #[source]
         source: io::Error,
@@ -55,7 +55,7 @@ pub enum BringError {
         /// The layer.
         layer: TreeDigest,
         /// What the cache is called.
-        from: String,
+        from: Box<str>,
         /// What is wrong.
         #[source]
         source: Loss,
@@ -183,7 +183,7 @@ impl Failed {
 
     /// What it means for the layer.
     fn of(self, fetcher: &Fetcher, layer: &RemoteLayer) -> BringError {
-        let from = layer.origin.to_string();
+        let from = layer.origin.to_string().into_boxed_str();
         match self {
             Self::Store(error) => error.into(),
             Self::Write(source) => BringError::Write { from, source },
