@@ -94,3 +94,6 @@ impl From<BringError> for SnapshotError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
