@@ -21,6 +21,8 @@ pub const MAX_DOCUMENT: u64 = 32 << 20;
 /// Documents up to this many bytes are embedded: with them, and base64's third more, a manifest stays well below the 4 MiB that
 /// registries take.
 const MAX_EMBEDDED: usize = 512 << 10;
+/// So many blobs are named by a manifest, for the same reason. Those of a bundle are named by its records' own artifacts, too.
+const MAX_BLOBS: usize = 12_000;
 /// The annotation that holds the signature of the document, in base64.
 pub const SIGNATURE: &str = "dev.layerwright.cache.signature";
 
@@ -96,7 +98,7 @@ pub fn config(artifact: &Artifact) -> Descriptor {
     Descriptor::of(artifact.kind.media_type(), &artifact.document)
 }
 
-/// The manifest of an artifact: the same bytes for the same artifact.
+/// The manifest of an artifact: the same bytes for the same artifact, and no more than registries take.
 pub fn manifest(artifact: &Artifact) -> Vec<u8> {
     let embedded = artifact.document.len() <= MAX_EMBEDDED;
     let data = embedded.then(|| BASE64_STANDARD.encode(&artifact.document));
@@ -107,7 +109,7 @@ pub fn manifest(artifact: &Artifact) -> Vec<u8> {
         media_type: MediaType::OciManifest,
         artifact_type: artifact.kind.media_type(),
         config: Embedding { descriptor: config(artifact), data },
-        layers: artifact.blobs.clone(),
+        layers: artifact.blobs.iter().take(MAX_BLOBS).cloned().collect(),
         annotations: signature.collect(),
     };
     serde_json::to_vec(&manifest).expect("it has no map with keys that are not text")
@@ -141,4 +143,27 @@ pub fn parse(media_type: &MediaType, bytes: &[u8]) -> Result<Parsed, ArtifactErr
 /// The digest a name is, where it is one.
 pub fn as_digest(name: &str) -> Option<Sha256Digest> {
     name.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_manifest_is_longer_than_registries_take() {
+        let blob = |n: u32| {
+            Descriptor::new(
+                MediaType::Other(oci::packed::INVENTORY_MEDIA_TYPE.to_owned()),
+                Sha256Digest::of(&n.to_le_bytes()),
+                u64::from(u32::MAX) + u64::from(n),
+            )
+        };
+        let blobs: Vec<_> = (0..30_000).map(blob).collect();
+        let document = vec![0; MAX_EMBEDDED];
+        let artifact = Artifact { kind: ArtifactKind::Bundle, document, signature: Some(vec![1; 64]), blobs };
+        let bytes = manifest(&artifact);
+        assert!(bytes.len() as u64 <= document::MAX_SIZE, "{}", bytes.len());
+        let Ok(Parsed::Whole(read)) = parse(&MediaType::OciManifest, &bytes) else { panic!("it is whole") };
+        assert_eq!((read.document, read.blobs.len()), (artifact.document, MAX_BLOBS));
+    }
 }
