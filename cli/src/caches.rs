@@ -7,7 +7,7 @@
 mod filling;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -76,9 +76,8 @@ impl RemoteCaches {
         let places = caches.from.iter().chain(caches.to.iter().map(|fill| &fill.place));
         let mut storages: BTreeMap<Place, Arc<dyn Storage>> = BTreeMap::new();
         for place in places {
-            let key = Place::of(place);
-            if !storages.contains_key(&key) {
-                storages.insert(key, storage(place, outside)?);
+            if let Entry::Vacant(free) = storages.entry(Place::of(place)) {
+                free.insert(storage(place, outside)?);
             }
         }
         let seen = Seen::default();
