@@ -95,19 +95,16 @@ pub fn build(
     let sending = Sending::new(request, fetcher, surroundings);
     let times = request.time_policy(epoch);
     let sealers = sealers(request, times, &executor, surroundings, &sending);
-    let filling = Filling::new(
-        request,
-        &surroundings.caches,
-        &FillingOptions {
-            graph: &planned.graph,
-            sealers: &sealers,
-            sealer: &|packing| options::sealer(packing, &executor, surroundings),
-            landings: sending.uploads.landings(),
-            fetcher,
-            events,
-            cancel,
-        },
-    );
+    let filling = FillingOptions {
+        graph: &planned.graph,
+        sealers: &sealers,
+        sealer: &|packing| options::sealer(packing, &executor, surroundings),
+        landings: sending.uploads.landings(),
+        fetcher,
+        events,
+        cancel,
+    };
+    let filling = Filling::new(request, &surroundings.caches, &filling);
     let inline = request.caches.inline;
     let inline = inline.then(|| InlineKeys::new(&planned.graph, fetcher.clone(), Arc::clone(events)).into());
     let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending };

@@ -89,10 +89,12 @@ class Cache(Cases):
                 digest = self.check_cached(first, 5, 0)
                 self.assertRegex(first.stderr, rf"\n  cached 5 steps in {re.escape(cache)}, 4\d\d\.\d\dkB up\n")
                 proxy.requests.clear()
-                again = self.make(context, self.machine(user), "--push", "-t", app, "--cache-from", f"{cache}:main", user=user)
+                other = f"{proxy.host}/other-{user}"
+                again = self.make(context, self.machine(user), "--push", "-t", app, "-t", other, "--cache-from", f"{cache}:main", user=user)
                 self.assertEqual(self.check_cached(again, 5, 5, cache), digest)
                 self.assertNotIn("warning", again.stderr)
                 self.assertEqual(proxy.uploads(f"app-{user}"), [], "no layer is sent")
+                self.assertEqual(proxy.uploads(f"other-{user}"), [], "into a repository that is new they are mounted")
                 self.assertEqual(fetched(proxy, f"app-{user}") + fetched(proxy, f"cache-{user}"), [], "and none comes")
 
     def test_who_reads_and_fills_one_cache_looks_once(self):
