@@ -12,7 +12,7 @@ use rustix::{
 
 use solver::Cancel;
 
-use super::{Changed, DiffError, Lower, go_on};
+use super::{Changed, DiffError, Lower, Upper, go_on};
 use crate::{
     listing::{NodeKind, Owners},
     mount::OverlayMarks,
@@ -75,21 +75,33 @@ struct Pending {
 
 /// Lists everything in an upper directory, one directory open at a time.
 pub fn walk(
-    root: &OwnedFd,
+    upper: Upper<'_>,
     lower: Lower<'_>,
     owners: &Owners,
     cancel: &Cancel,
 ) -> Result<Changed, DiffError> {
-    let mut walker = Walker { root, lower, owners, cancel, found: Changed::new() };
+    let mut walker = Walker { upper, lower, owners, cancel, found: Changed::new() };
     let mut todo = vec![Pending { path: Vec::new(), has_lower: true, hides: false }];
     while let Some(pending) = todo.pop() {
-        walker.directory(pending, &mut todo)?;
+        let listed = walker.directory(pending, &mut todo);
+        upper.forgive(listed)?;
     }
     Ok(walker.found)
 }
 
+/// What the files have, in bytes, a file with several names for each of them.
+pub fn bytes(found: &Changed) -> u64 {
+    let size = |found: &Found| match found {
+        Found::Present(present) if matches!(present.kind, Some(NodeKind::File { .. })) => {
+            u64::try_from(present.stat.st_size).unwrap_or(0)
+        }
+        _ => 0,
+    };
+    found.values().map(size).fold(0, u64::saturating_add)
+}
+
 struct Walker<'a> {
-    root: &'a OwnedFd,
+    upper: Upper<'a>,
     lower: Lower<'a>,
     owners: &'a Owners,
     cancel: &'a Cancel,
@@ -99,10 +111,10 @@ struct Walker<'a> {
 impl Walker<'_> {
     fn directory(&mut self, pending: Pending, todo: &mut Vec<Pending>) -> Result<(), DiffError> {
         let Pending { path: dir, has_lower, hides } = pending;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let upper = open_beneath(self.root, &dir, flags).map_err(failed("reading", &dir))?;
+        let open = |root: Upper<'_>| root.open_directory(&dir).map_err(failed("reading", &dir));
+        let upper = open(self.upper)?;
         let lower = match has_lower {
-            true => Some(open_beneath(self.lower.root, &dir, flags).map_err(failed("reading", &dir))?),
+            true => Some(open(Upper::AtRest(self.lower.root))?),
             false => None,
         };
         let hides = hides || is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
@@ -116,7 +128,8 @@ impl Walker<'_> {
             };
             let is_merged = before.as_ref().is_some_and(|stat| file_type(stat) == FileType::Directory);
             let was_there = before.is_some();
-            let found = match self.name(&upper, name, &path, before)? {
+            let found = self.name(&upper, name, &path, before);
+            let found = match self.upper.forgive(found)? {
                 Some(present) => {
                     if present.is_directory() {
                         todo.push(Pending { path: path.clone(), has_lower: is_merged, hides });
