@@ -23,6 +23,8 @@ pub const MAX_DOCUMENT: u64 = 32 << 20;
 const MAX_EMBEDDED: usize = 512 << 10;
 /// So many blobs are named by a manifest, for the same reason. Those of a bundle are named by its records' own artifacts, too.
 const MAX_BLOBS: usize = 12_000;
+/// Bytes of a signature, which is Ed25519's.
+pub const SIGNATURE_SIZE: usize = 64;
 /// The annotation that holds the signature of the document, in base64.
 pub const SIGNATURE: &str = "dev.layerwright.cache.signature";
 
@@ -63,6 +65,9 @@ pub enum ArtifactError {
     /// What should be base64 is not.
     #[error("{0} is not base64")]
     Base64(&'static str),
+    /// No signature has so many bytes.
+    #[error("its signature has {0} bytes, and any of ours has {SIGNATURE_SIZE}")]
+    Signature(usize),
 }
 
 /// What a manifest says.
@@ -124,16 +129,20 @@ pub fn parse(media_type: &MediaType, bytes: &[u8]) -> Result<Parsed, ArtifactErr
         Document::Index(index) => return Ok(Parsed::Index(index.manifests)),
         Document::Manifest(manifest) => manifest,
     };
+    if manifest.config.size > MAX_DOCUMENT {
+        return Err(ArtifactError::TooLarge(manifest.config.size));
+    }
     let Some(kind) = ArtifactKind::of(&manifest.config.media_type) else {
         return Ok(Parsed::Image(manifest));
     };
     let ArtifactManifest { config, layers, annotations, .. } = serde_json::from_slice(bytes)?;
     let decoded = |text: &String, what| BASE64_STANDARD.decode(text).map_err(|_| ArtifactError::Base64(what));
     let signature = annotations.get(SIGNATURE).map(|text| decoded(text, "its signature")).transpose()?;
-    let apart = Apart(Artifact { kind, document: Vec::new(), signature, blobs: layers });
-    if config.descriptor.size > MAX_DOCUMENT {
-        return Err(ArtifactError::TooLarge(config.descriptor.size));
+    // A bundle has room for no other one, so a record with it would spoil those that it is passed on in.
+    if let Some(other) = signature.as_ref().map(Vec::len).filter(|length| *length != SIGNATURE_SIZE) {
+        return Err(ArtifactError::Signature(other));
     }
+    let apart = Apart(Artifact { kind, document: Vec::new(), signature, blobs: layers });
     match &config.data {
         Some(data) => Ok(Parsed::Whole(apart.with(&config.descriptor, decoded(data, "its document")?)?)),
         None => Ok(Parsed::Apart(config.descriptor, apart)),
@@ -165,5 +174,24 @@ mod tests {
         assert!(bytes.len() as u64 <= document::MAX_SIZE, "{}", bytes.len());
         let Ok(Parsed::Whole(read)) = parse(&MediaType::OciManifest, &bytes) else { panic!("it is whole") };
         assert_eq!((read.document, read.blobs.len()), (artifact.document, MAX_BLOBS));
+    }
+
+    #[test]
+    fn a_signature_of_another_length_is_none() {
+        for length in [0, 1, SIGNATURE_SIZE - 1, SIGNATURE_SIZE + 1, 256 + SIGNATURE_SIZE] {
+            let signature = Some(vec![1; length]);
+            let artifact =
+                Artifact { kind: ArtifactKind::Record, document: vec![0], signature, blobs: vec![] };
+            let parsed = parse(&MediaType::OciManifest, &manifest(&artifact));
+            assert!(matches!(parsed, Err(ArtifactError::Signature(found)) if found == length), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_image_with_a_config_beyond_all_bounds_is_not_read() {
+        let config = Descriptor::new(MediaType::OciConfig, Sha256Digest::of(b""), MAX_DOCUMENT + 1);
+        let image = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [] });
+        let parsed = parse(&MediaType::OciManifest, image.to_string().as_bytes());
+        assert!(matches!(parsed, Err(ArtifactError::TooLarge(size)) if size == MAX_DOCUMENT + 1));
     }
 }

@@ -26,6 +26,7 @@ use solver::Key;
 
 use super::{
     ArtifactKind,
+    artifact::SIGNATURE_SIZE,
     record::{DOCUMENT_MAX, FormatError, RemoteRecord},
     sign::TrustKeys,
 };
@@ -41,7 +42,6 @@ pub const ENTRIES_MAX: usize = 16_384;
 
 const MAGIC: &[u8; 8] = b"lwbundle";
 const CALLED: &str = "a bundle of the cache";
-const SIGNATURE: usize = 64;
 /// The first bytes of entries.
 const RECORD: u8 = 1;
 const DOCUMENT: u8 = 2;
@@ -162,7 +162,7 @@ impl Bundle {
                 let [signed] = rest.array()?;
                 let signature = match usize::from(signed) {
                     0 => None,
-                    SIGNATURE => Some(rest.slice(SIGNATURE)?.to_vec()),
+                    SIGNATURE_SIZE => Some(rest.slice(SIGNATURE_SIZE)?.to_vec()),
                     _ => return Err(damaged("a signature has another length")),
                 };
                 let document = rest.slice(length)?.to_vec();
