@@ -224,18 +224,18 @@ impl Shared {
         self.settle(settled);
     }
 
-    /// What a name stands for; nothing where that cannot be had.
+    /// What a name stands for; nothing where that cannot be had. Whether it can be used is noted by whoever takes it.
     fn get(&self, name: &str, cancel: &Cancel) -> Option<Named> {
         if self.lock().trouble.is_down() {
             return None;
         }
-        let got = self.reading.storage.get(name, cancel);
-        let (named, outcome) = match got {
-            Ok(named) => (named, Outcome::Answered),
-            Err(error) => (None, Outcome::of(error)),
+        let outcome = match self.reading.storage.get(name, cancel) {
+            Ok(Some(named)) => return Some(named),
+            Ok(None) => Outcome::Answered,
+            Err(error) => Outcome::of(error),
         };
         self.note(outcome);
-        named
+        None
     }
 
     fn note(&self, outcome: Outcome) {
@@ -257,7 +257,7 @@ impl Shared {
                 return self.note(Outcome::Damaged(format!("{name} is a bundle where a record should be")));
             }
         };
-        taken.unwrap_or_else(|error| self.note(Outcome::unusable(name, &error)));
+        self.note(taken.map_or_else(|error| Outcome::unusable(name, &error), |()| Outcome::Answered));
     }
 
     /// Takes a bundle. What is wrong with the first bad record in it is as good as what is wrong with all of them.
@@ -305,6 +305,7 @@ impl Shared {
             Ok(records) => records,
             Err(outcome) => return self.note(outcome),
         };
+        self.note(Outcome::Answered);
         let mut state = self.lock();
         match self.reading.trust.is_empty() {
             true => records.into_iter().for_each(|seen| state.answers.add(seen)),
@@ -321,8 +322,12 @@ impl Shared {
             return;
         }
         let name = names::of(key);
-        if let Some(Named::Artifact(artifact)) = self.get(&name, cancel) {
-            self.take(&name, Some(key), artifact);
+        match self.get(&name, cancel) {
+            None => {}
+            Some(Named::Artifact(artifact)) => self.take(&name, Some(key), artifact),
+            Some(Named::Image(_) | Named::Index(_)) => {
+                self.note(Outcome::Damaged(format!("{name} is an image where a record should be")));
+            }
         }
         self.lock().running -= 1;
         self.changed.notify_all();

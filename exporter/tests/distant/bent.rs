@@ -3,13 +3,11 @@
 use exporter::cache::{Artifact, ArtifactKind, TrustKeys, artifact, names};
 use oci::{Descriptor, MediaType, Sha256Digest};
 
-use super::{Reader, artifact, keys};
+use super::{MANIFEST, Reader, artifact, keys};
 use crate::{
     common::fault::{Reply, Server, status},
     records::{key, record},
 };
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A registry that has this document for the first key, and one blob for whoever asks.
 fn server(manifest: Vec<u8>, blob: Vec<u8>) -> Server {

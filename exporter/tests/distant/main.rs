@@ -29,6 +29,7 @@ use solver::{
 };
 
 const REPOSITORY: &str = "app/cache";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What nothing that is right ever takes.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
@@ -230,11 +231,16 @@ fn sign_key(directory: &std::path::Path, name: &str) -> Option<SignKey> {
     Some(SignKey::read(&path).expect("a key"))
 }
 
+/// An artifact that is as it should be, but for what it holds.
+fn no_record() -> Vec<u8> {
+    exporter::cache::artifact::manifest(&artifact(ArtifactKind::Record, b"{}".to_vec()))
+}
+
 /// What a cache that misbehaves costs: never a hit, never an error, one warning, and requests within a bound.
 #[test]
 fn a_cache_that_fails_costs_a_bounded_number_of_requests() {
     type Rule = fn(&Request) -> Reply;
-    let cases: [(&str, Rule, usize); 7] = [
+    let cases: [(&str, Rule, usize); 8] = [
         ("500", |_| status(500, &[], ""), 18),
         ("503, later", |_| status(503, &[("retry-after", "3600")], ""), 20),
         ("breaks off", |_| Reply::Cut(3, Box::new(status(200, &[], "{\"schemaVersion\":2}"))), 18),
@@ -242,6 +248,7 @@ fn a_cache_that_fails_costs_a_bounded_number_of_requests() {
         ("refuses", |_| status(403, &[], ""), 1),
         ("wants a password", |_| status(401, &[("www-authenticate", "Basic realm=\"x\"")], ""), 1),
         ("endless", |_| Reply::Endless(200), 36),
+        ("what is no record", |_| status(200, &[("content-type", MANIFEST)], &no_record()), 36),
     ];
     for (what, rule, most) in cases {
         let server = Server::start(rule);
