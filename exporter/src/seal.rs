@@ -18,7 +18,7 @@ mod turn;
 mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     path::PathBuf,
     sync::{
@@ -347,14 +347,17 @@ impl Sealer {
         let tree = job.tree;
         let mut state = self.shared.lock();
         let State { layers, queue, .. } = &mut *state;
-        if let Entry::Vacant(slot) = layers.entry(tree) {
-            slot.insert(Slot::Queued);
+        let is_new = !layers.contains_key(&tree);
+        if is_new {
+            layers.insert(tree, Slot::Queued);
             queue.push_back(job);
-            drop(state);
-            self.shared.changed.notify_all();
-            self.hire(1);
-            state = self.shared.lock();
         }
+        drop(state);
+        self.shared.changed.notify_all();
+        if !self.hire(usize::from(is_new)) {
+            return self.shared.finish(Job::of(chain, layer));
+        }
+        let mut state = self.shared.lock();
         loop {
             match state.layers.get(&tree) {
                 Some(Slot::Done(sealed)) => return sealed.clone().map(|sealed| *sealed),
@@ -366,8 +369,9 @@ impl Sealer {
         }
     }
 
-    /// Starts workers for so many more layers. What no thread can be had for is sealed by who needs it.
-    fn hire(&self, layers: usize) {
+    /// Starts workers for so many more layers; says whether there are any. What no thread can be had for is sealed by who
+    /// needs it.
+    fn hire(&self, layers: usize) -> bool {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = self.shared.options.jobs.clamp(1, WORKERS);
         for index in workers.len()..limit.min(workers.len() + layers) {
@@ -375,6 +379,7 @@ impl Sealer {
             let worker = thread::Builder::new().name(format!("seal-{index}"));
             workers.extend(worker.spawn(move || shared.work()));
         }
+        !workers.is_empty()
     }
 
     /// Seals the layers of a snapshot, the base first; empty layers are left out. Helps with what is still queued.
