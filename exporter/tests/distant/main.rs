@@ -248,7 +248,7 @@ fn a_cache_that_fails_costs_a_bounded_number_of_requests() {
         ("refuses", |_| status(403, &[], ""), 1),
         ("wants a password", |_| status(401, &[("www-authenticate", "Basic realm=\"x\"")], ""), 1),
         ("endless", |_| Reply::Endless(200), 36),
-        ("what is no record", |_| status(200, &[("content-type", MANIFEST)], &no_record()), 36),
+        ("what is no record", |_| status(200, &[("content-type", MANIFEST)], no_record()), 36),
     ];
     for (what, rule, most) in cases {
         let server = Server::start(rule);
