@@ -157,8 +157,10 @@ impl RegistryStorage {
     }
 
     pub(super) fn failed(&self, what: String, error: RegistryError, cancel: &Cancel) -> StorageError {
+        let is_late = matches!(error, RegistryError::Cancelled) && !cancel.is_requested();
+        let what = if is_late { format!("{what} within {} s", DEADLINE.as_secs()) } else { what };
         let kind = match &error {
-            RegistryError::Cancelled if cancel.is_requested() => StorageErrorKind::Cancelled,
+            RegistryError::Cancelled if !is_late => StorageErrorKind::Cancelled,
             RegistryError::Denied { .. } => StorageErrorKind::Denied,
             RegistryError::Document { .. } | RegistryError::Digest { .. } | RegistryError::Damaged { .. } => {
                 StorageErrorKind::Damaged
