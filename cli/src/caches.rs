@@ -33,6 +33,10 @@ use crate::{
 /// what is left of as much.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Who trusts this build's key would trust everybody who can write what it reads.
+const SIGNS_WHATEVER: &str = "--cache-sign-key signs what stands on records of --cache-from that anybody may have written: \
+                              --cache-trust-key says whose count";
+
 /// The caches that a build reads and fills.
 pub struct RemoteCaches {
     seen: Seen,
@@ -73,6 +77,9 @@ impl RemoteCaches {
         let sign = caches.sign_key.as_deref().map(SignKey::read).transpose()?.map(Arc::new);
         let exposed = sign.as_deref().and_then(SignKey::warning);
         exposed.into_iter().for_each(|text| events(Event::Warning(text.to_owned())));
+        if sign.is_some() && trust.is_empty() && !caches.from.is_empty() {
+            events(Event::Warning(SIGNS_WHATEVER.to_owned()));
+        }
         let places = caches.from.iter().chain(caches.to.iter().map(|fill| &fill.place));
         let mut storages: BTreeMap<Place, Arc<dyn Storage>> = BTreeMap::new();
         for place in places {

@@ -192,6 +192,9 @@ class Cache(Cases):
             self.assertEqual(ignored in trusting.stderr, cached == 0, trusting.stderr)
             # Who trusts everybody takes it.
             self.check_cached(self.make(context, self.machine(), "--cache-from", cache), 2, 2, cache)
+        # And whoever signs what he makes of it is told.
+        careless = self.make(context, self.machine(), "--cache-from", cache, "--cache-to", cache, "--cache-sign-key", ours)
+        self.assertIn("--cache-trust-key says whose count", careless.stderr)
 
     def test_keys_that_are_none_are_usage_errors(self):
         private, public = self.key("ours")
