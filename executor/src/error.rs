@@ -30,7 +30,7 @@ impl From<SnapshotError> for StepFailure {
             SnapshotError::Gone { .. } => {
                 blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
             }
-            SnapshotError::Elsewhere(_) if error.is_lost() => blame(FailureKind::Registry, error),
+            // Also what a remote cache has lost: not worth another attempt of the step, since it stays lost.
             _ => blame(FailureKind::Machine, error),
         }
     }
