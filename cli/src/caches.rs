@@ -52,6 +52,8 @@ pub struct RemoteCaches {
 struct Reader {
     cache: Arc<RemoteCache>,
     has_name: bool,
+    /// The image that may be the cache where there is no bundle: what a reference without a tag means otherwise.
+    image: Option<&'static str>,
 }
 
 /// A place for artifacts and blobs, whatever they are called there.
@@ -100,7 +102,8 @@ impl RemoteCaches {
             };
             let name = name(place);
             let has_name = name.is_some();
-            Reader { has_name, cache: Arc::new(RemoteCache::new(reading, name)) }
+            let image = matches!(place, CachePlace::Registry(_)).then_some("latest");
+            Reader { has_name, image, cache: Arc::new(RemoteCache::new(reading, name)) }
         };
         let readers = caches.from.iter().map(reader).collect();
         Ok(Self { seen, storages, readers, sign, asked, unnamed: String::new() })
@@ -112,7 +115,7 @@ impl RemoteCaches {
         let platforms = if request.platforms.is_empty() { &here[..] } else { &request.platforms };
         self.unnamed = names::bundle(dockerfile.text(), request.target.as_deref(), platforms);
         let unnamed = self.readers.iter().filter(|reader| !reader.has_name);
-        unnamed.for_each(|reader| reader.cache.ask(self.unnamed.clone()));
+        unnamed.for_each(|reader| reader.cache.ask(self.unnamed.clone(), reader.image));
     }
 
     /// What has been read of them.

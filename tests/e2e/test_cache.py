@@ -205,6 +205,7 @@ class Cache(Cases):
             (("--cache-from", cache, "--cache-trust-key", private), "is no Ed25519 public key in PEM"),
             (("--cache-from", cache, "--cache-trust-key", self.scratch / "none"), "cannot read the key"),
             (("--cache-sign-key", private), "there is no --cache-to"),
+            (("--cache-to", "type=inline", "--cache-sign-key", private), "an inline cache has no signatures"),
             (("--cache-trust-key", public), "there is no --cache-from"),
         ]:
             done = self.make(context, self.machine(), *flags, code=2)
@@ -242,6 +243,10 @@ class Cache(Cases):
             self.assertEqual(self.check_cached(again, 5, 5), digest)
             # The other stage is no part of the image, and not needed either.
             self.assertEqual(again.stderr.count(f"CACHED from {app}"), 4, again.stderr)
+        # Without a tag that is the latest image, unless there is a bundle.
+        self.make(context, self.machine(), "--push", "-t", app, "--cache-to", "type=inline")
+        again = self.make(context, self.machine(), "--push", "-t", app, "--cache-from", app, "--cache-to", "type=inline")
+        self.check_cached(again, 5, 5)
 
     def test_encoders_do_not_reach_the_image(self):
         """The manifest digest is the same, whatever encoder filled the cache."""

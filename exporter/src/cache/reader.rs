@@ -105,12 +105,13 @@ impl RemoteCache {
         let stop = reading.cancel.child();
         let shared = Shared { reading, stop, state: Mutex::default(), changed: Condvar::new() };
         let cache = Self { shared: Arc::new(shared) };
-        bundle.into_iter().for_each(|bundle| cache.ask(bundle));
+        bundle.into_iter().for_each(|bundle| cache.ask(bundle, None));
         cache
     }
 
-    /// Begins to fetch the bundle of this name; only the first name counts.
-    pub fn ask(&self, bundle: String) {
+    /// Begins to fetch the bundle of this name; only the first name counts. Where there is none, an image called `image` may
+    /// have what it was made of.
+    pub fn ask(&self, bundle: String, image: Option<&'static str>) {
         {
             let mut state = self.shared.lock();
             if state.bundle != Stage::Unnamed {
@@ -119,7 +120,7 @@ impl RemoteCache {
             state.bundle = Stage::Coming;
         }
         let shared = Arc::clone(&self.shared);
-        let fetch = move || shared.fetch_bundle(&bundle);
+        let fetch = move || shared.fetch_bundle(&bundle, image);
         if thread::Builder::new().name("cache bundle".to_owned()).spawn(fetch).is_err() {
             self.shared.settle(Stage::Settled);
         }
@@ -205,23 +206,31 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn fetch_bundle(&self, name: &str) {
-        let settled = match self.get(name, &self.stop) {
-            None => Stage::Settled,
-            Some(Named::Artifact(artifact)) => {
+    fn fetch_bundle(&self, name: &str, image: Option<&str>) {
+        let settled = self.take_named(name).unwrap_or_else(|| {
+            // There may be records beside this image: other builds' of the repository.
+            image.and_then(|image| self.take_named(image));
+            Stage::Settled
+        });
+        self.settle(settled);
+    }
+
+    /// Takes what a name stands for, if that can be had.
+    fn take_named(&self, name: &str) -> Option<Stage> {
+        Some(match self.get(name, &self.stop)? {
+            Named::Artifact(artifact) => {
                 self.take(name, None, artifact);
                 Stage::Settled
             }
-            Some(Named::Image(image)) => {
+            Named::Image(image) => {
                 self.take_image(&image);
                 Stage::Image
             }
-            Some(Named::Index(manifests)) => {
+            Named::Index(manifests) => {
                 self.take_index(&manifests);
                 Stage::Image
             }
-        };
-        self.settle(settled);
+        })
     }
 
     /// What a name stands for; nothing where that cannot be had. Whether it can be used is noted by whoever takes it.
