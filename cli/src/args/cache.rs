@@ -136,6 +136,7 @@ or network, 4 the directory.";
 
 /// What follows the flags in `layerwright cache prune --help`.
 const PRUNE: &str = "\
+Examples:
   prune --keep-duration 30d    all that was not used for 30 days
   prune --keep-storage 50GB    least recently used first, until 50GB are left
   prune --keep-image app:v1 --keep-duration 30d

@@ -45,6 +45,8 @@ pub struct CacheFill {
 }
 
 const NOTHING_TO_SIGN: &str = "--cache-sign-key signs what --cache-to writes, and there is no --cache-to";
+const INLINE_UNSIGNED: &str =
+    "--cache-sign-key has nothing to sign: an inline cache has no signatures, so add another --cache-to";
 const NOTHING_TO_TRUST: &str =
     "--cache-trust-key is about what --cache-from reads, and there is no --cache-from";
 
@@ -76,6 +78,10 @@ pub fn read(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<C
     }
     for sink in args.cache_to.iter().flat_map(|CacheToSpec(sinks)| sinks) {
         caches.fill(sink)?;
+    }
+    let sinks = args.cache_to.iter().map(|CacheToSpec(sinks)| sinks.len()).sum::<usize>();
+    if caches.sign_key.is_some() && sinks > 0 && caches.to.is_empty() {
+        return Err(RequestError::Conflict(INLINE_UNSIGNED));
     }
     Ok(caches)
 }

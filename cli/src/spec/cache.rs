@@ -114,6 +114,14 @@ pub enum CacheSpecError {
     /// A name no registry takes.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// A reference that looks like a path.
+    #[error("{path:?} is no repository: a directory is type=local,{key}={path}")]
+    Path {
+        /// What was given.
+        path: String,
+        /// What names a directory.
+        key: &'static str,
+    },
     /// A cache is filled, which no digest stands for.
     #[error("ref={0} has a digest: what a cache holds changes with every build, so give a tag or nothing")]
     Digest(Reference),
@@ -123,7 +131,7 @@ impl FromStr for CacheFromSpec {
     type Err = CacheSpecError;
 
     fn from_str(text: &str) -> Result<Self, CacheSpecError> {
-        if let Some(references) = references(text)? {
+        if let Some(references) = references(text, "src")? {
             return Ok(Self(references));
         }
         let (kind, mut options) = record(text, "")?;
@@ -146,7 +154,7 @@ impl FromStr for CacheToSpec {
     type Err = CacheSpecError;
 
     fn from_str(text: &str) -> Result<Self, CacheSpecError> {
-        if let Some(references) = references(text)? {
+        if let Some(references) = references(text, "dest")? {
             let sink = |source: CacheSource| {
                 filled(&source.place)?;
                 let packing = CachePacking { encoder: Encoder::GZIP, forced: false };
@@ -174,14 +182,18 @@ impl FromStr for CacheToSpec {
     }
 }
 
-/// The references that a value consists of, if it is no record.
-fn references(text: &str) -> Result<Option<Vec<CacheSource>>, CacheSpecError> {
+/// The references that a value consists of, if it is no record; `key` is what names a directory in one.
+fn references(text: &str, key: &'static str) -> Result<Option<Vec<CacheSource>>, CacheSpecError> {
     if text.contains('=') {
         return Ok(None);
     }
     let fields = csv::fields(text).map_err(OptionError::from)?;
-    let source =
-        |field: &String| Ok(CacheSource { place: CachePlace::Registry(field.parse()?), insecure: false });
+    let source = |field: &String| {
+        if field.starts_with(['.', '/', '~']) {
+            return Err(CacheSpecError::Path { path: field.clone(), key });
+        }
+        Ok(CacheSource { place: CachePlace::Registry(field.parse()?), insecure: false })
+    };
     fields.iter().filter(|field| !field.is_empty()).map(source).collect::<Result<_, _>>().map(Some)
 }
 
@@ -346,6 +358,7 @@ mod tests {
             ("type=local,src=c,registry.insecure=true", "type=local has no option registry.insecure="),
             ("type=local,x", "\"x\" is not a key=value pair"),
             ("App", "lowercase"),
+            ("./c", "\"./c\" is no repository: a directory is type=local,src=./c"),
         ] {
             let error = text.parse::<CacheFromSpec>().expect_err(text).to_string();
             assert!(error.contains(want), "{text}: {error}");
@@ -361,6 +374,7 @@ mod tests {
             ("type=registry,ref=c,image-manifest=false", "image-manifest=false is not supported"),
             ("type=registry,ref=c,oci-mediatypes=false", "oci-mediatypes=false is not supported"),
             ("type=registry,ref=c,compression=estargz", "compression=estargz is not supported"),
+            ("h/c,/c", "a directory is type=local,dest=/c"),
             ("type=registry,ref=c@sha256:", "the digest must be"),
             (&format!("c@sha256:{}", "0".repeat(64)), "has a digest"),
         ] {
