@@ -297,8 +297,12 @@ class Killed(Machines):
                 ended = self.publish(store, rule, "root", *push)
                 there = self.records()
                 cache = f"{self.registry.host}/cache:main"
-                digest, cached = self.make("same", self.machine(), "--cache-from", cache)
-                self.assertEqual(digest, self.wanted["same"])
+                # Nobody waits for a cache: a machine that is very busy may have run steps before it heard of them.
+                for _ in range(3):
+                    digest, cached = self.make("same", self.machine(), "--cache-from", cache)
+                    self.assertEqual(digest, self.wanted["same"])
+                    if cached >= there:
+                        break
                 self.assertGreaterEqual(cached, there, f"ended with {ended}")
                 counts.append(there)
                 # It goes on where it was, and then the cache is full.
