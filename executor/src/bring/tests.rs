@@ -109,6 +109,16 @@ fn a_blob_that_holds_something_else_than_the_tree_says_is_lost() {
 }
 
 #[test]
+fn a_layer_that_no_disk_takes_is_lost() {
+    let name = "n".repeat(300);
+    let ground = ground(|cache| vec![layer(cache, &name, b"this", b"this", 0o644)]);
+    let lost = ground.snapshots.ensure(&ground.snapshot(&[0])).expect_err("too long a name");
+    assert!(lost.is_lost(), "{lost:?}");
+    assert!(ground.snapshots.fetcher().elsewhere().is_lost(&ground.layers[0].tree));
+    assert_eq!((ground.count("blobs/sha256"), ground.count("snapshots")), (0, 0));
+}
+
+#[test]
 fn a_record_is_written_once_all_its_layers_are_here() {
     let ground = ground(good);
     let store = ground.snapshots.store();

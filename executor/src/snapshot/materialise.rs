@@ -105,6 +105,12 @@ impl Snapshots {
                     // Its bytes were right when they came, if it came from there: then what is told of them is wrong.
                     self.fetcher().elsewhere().lose_blob(blob);
                 }
+                (Bytes::Sealed(record), SnapshotError::Files(_)) if self.is_from_elsewhere(&layer) => {
+                    self.warn(format!("a layer of a remote cache is not used: {error}"));
+                    self.store().remove_blob(&record.descriptor.digest)?;
+                    // What no disk takes was never a step's work.
+                    self.fetcher().elsewhere().lose(layer);
+                }
                 (Bytes::Origins(_), error) if has_changed(error) => {}
                 _ => return Err(error),
             }
@@ -115,6 +121,10 @@ impl Snapshots {
                 (None, false) => return Err(error),
             };
         }
+    }
+
+    fn is_from_elsewhere(&self, layer: &TreeDigest) -> bool {
+        self.fetcher().elsewhere().get(layer).is_some()
     }
 
     /// A blob that is brought from a remote cache.
