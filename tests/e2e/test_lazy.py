@@ -73,7 +73,8 @@ def change(noise):
 def on_disk(directory):
     """What a layer's directory holds, by path: whether it hides what is below, and all else that can be compared."""
     found, first_names = {}, {}
-    for path in sorted(pathlib.Path(directory).rglob("*"), key=str):
+    paths = (os.path.join(above, name) for above, *names in os.walk(directory) for name in sum(names, []))
+    for path in map(pathlib.Path, sorted(paths)):
         info, name = path.lstat(), str(path.relative_to(directory))
         kind = stat.S_IFMT(info.st_mode)
         attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
@@ -82,7 +83,7 @@ def on_disk(directory):
         content = os.readlink(path) if kind == stat.S_IFLNK else None
         if kind == stat.S_IFREG:
             content = hashlib.sha256(path.read_bytes()).hexdigest(), info.st_size
-        time = info.st_mtime if info.st_mtime < NORMALISED else "now"
+        time = info.st_mtime_ns // 10**9 if info.st_mtime_ns < NORMALISED * 10**9 else "now"
         first = first_names.setdefault(info.st_ino, name)
         found[name] = is_opaque, (oct(info.st_mode), info.st_uid, info.st_gid, info.st_rdev, time, content, attributes, first)
     return found
