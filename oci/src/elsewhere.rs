@@ -44,6 +44,8 @@ pub struct RemoteLayers {
 #[derive(Debug, Default)]
 struct State {
     layers: BTreeMap<TreeDigest, RemoteLayer>,
+    /// What was said of each layer first, whether anybody needs it or not.
+    said: BTreeMap<TreeDigest, RemoteLayer>,
     lost: BTreeSet<TreeDigest>,
     /// Caches that nothing can be had from.
     shut: BTreeSet<BlobOrigin>,
@@ -54,9 +56,37 @@ impl RemoteLayer {
     pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
         self.blobs.values().chain([&self.tree_blob])
     }
+
+    /// Whether both can be true. A layer's tar follows from its tree, and a blob from the tar and the encoder; how a tree is
+    /// packed is nobody's promise.
+    fn agrees(&self, other: &Self) -> bool {
+        let is_same = |(encoder, blob): (&String, &Descriptor)| {
+            other
+                .blobs
+                .get(encoder)
+                .is_none_or(|known| (known.digest, known.size) == (blob.digest, blob.size))
+        };
+        self.diff_id == other.diff_id && self.blobs.iter().all(is_same)
+    }
 }
 
 impl RemoteLayers {
+    /// Compares what is said of a layer with what was said of it first, whoever said that. Of two that contradict each
+    /// other one is wrong, and nobody knows which: the layer is lost. Says whether it agrees.
+    pub fn compare(&self, layer: &RemoteLayer) -> bool {
+        let mut state = self.lock();
+        let Some(said) = state.said.get(&layer.tree) else {
+            state.said.insert(layer.tree, layer.clone());
+            return true;
+        };
+        let agrees = said.agrees(layer);
+        if !agrees {
+            state.layers.remove(&layer.tree);
+            state.lost.insert(layer.tree);
+        }
+        agrees
+    }
+
     /// Notes a layer; what was noted first stands. Nothing happens to one that is lost, and one of a cache that has been
     /// lost whole is lost unless another has it.
     pub fn note(&self, layer: RemoteLayer) {
@@ -162,6 +192,28 @@ mod tests {
         layers.note(layer(1, "b"));
         assert!(layers.get(&tree).is_none() && layers.is_lost(&tree));
         assert_eq!(layers.count_lost(), 1);
+    }
+
+    #[test]
+    fn of_two_that_contradict_each_other_about_a_layer_neither_is_believed() {
+        let agreeing = RemoteLayer { tree_blob: layer(9, "a").tree_blob, ..layer(1, "b") };
+        let more =
+            RemoteLayer { blobs: [("zstd".to_owned(), layer(9, "a").tree_blob)].into(), ..layer(1, "a") };
+        let other_tar = RemoteLayer { diff_id: layer(2, "a").diff_id, ..layer(1, "a") };
+        let other_blob = RemoteLayer { blobs: layer(2, "a").blobs, ..layer(1, "a") };
+        let mut other_size = layer(1, "a");
+        other_size.blobs.values_mut().for_each(|blob| blob.size += 1);
+        let cases =
+            [(agreeing, true), (more, true), (other_tar, false), (other_blob, false), (other_size, false)];
+        for (other, agrees) in cases {
+            let layers = RemoteLayers::default();
+            assert!(layers.compare(&layer(1, "a")) && layers.compare(&layer(2, "a")));
+            layers.note(layer(1, "a"));
+            assert_eq!(layers.compare(&other), agrees, "{other:?}");
+            assert_eq!(layers.get(&other.tree).is_some(), agrees);
+            assert_eq!(layers.is_lost(&other.tree), !agrees);
+            assert!(!layers.is_lost(&layer(2, "a").tree));
+        }
     }
 
     #[test]

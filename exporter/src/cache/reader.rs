@@ -294,8 +294,23 @@ impl Shared {
             self.lock().answers.untrusted.insert(digest);
         }
         let seen = Arc::new(SeenRecord { remote: opened?, signed });
+        self.compare(&seen);
         self.lock().answers.add(Arc::clone(&seen));
         Ok(seen)
+    }
+
+    /// Compares what a record says of its layers with what others do: those of which two things are said are lost, and with
+    /// them all records that name them.
+    fn compare(&self, seen: &SeenRecord) {
+        let origin = self.reading.storage.origin();
+        let contradicted =
+            seen.remote.layers_at(&origin).filter(|layer| !self.reading.layers.compare(layer)).last();
+        if let Some(layer) = contradicted {
+            self.note(Outcome::Damaged(format!(
+                "its records contradict each other about layer {}",
+                layer.tree
+            )));
+        }
     }
 
     /// Takes what images for several platforms say of their steps.

@@ -1,12 +1,12 @@
 //! What stands where a record should be, and is none.
 
-use exporter::cache::{Artifact, ArtifactKind, TrustKeys, artifact, names};
+use exporter::cache::{Artifact, ArtifactKind, Bundle, RemoteRecord, TrustKeys, artifact, names};
 use oci::{Descriptor, MediaType, Sha256Digest};
 
-use super::{MANIFEST, Reader, artifact, keys};
+use super::{Bench, MANIFEST, Reader, artifact, keys};
 use crate::{
     common::fault::{Reply, Server, status},
-    records::{key, record},
+    records::{key, record, signed, with_layer},
 };
 
 /// A registry that has this document for the first key, and one blob for whoever asks.
@@ -118,4 +118,25 @@ fn an_image_that_is_no_cache_is_not_taken_for_one() {
         assert_eq!(server.requests().len(), requests, "an image's repository is not asked for keys");
         assert_eq!(reader.warnings(), Vec::<String>::new());
     }
+}
+
+/// Everything is right in each of two records, but what one says of a layer the other denies.
+#[test]
+fn records_that_contradict_each_other_about_a_layer_are_not_believed() {
+    let Some(bench) = Bench::start(|_| Reply::Forward) else { return };
+    let (good, mut denying) = (with_layer(1), record(2));
+    let tree = *good.layers.keys().next().expect("one");
+    denying.layers = good.layers.clone();
+    denying.record.snapshot = good.record.snapshot.clone();
+    let hits = |denying: &RemoteRecord| {
+        bench.put_bundle(&Bundle {
+            records: [&good, denying, &record(3)].map(signed).into(),
+            ..Bundle::default()
+        });
+        let reader = bench.reader();
+        (reader.hits(&[key(1), key(2), key(3)]), reader.layers.is_lost(&tree), reader.warnings().len())
+    };
+    assert_eq!(hits(&denying), (3, false, 0));
+    denying.layers.values_mut().for_each(|layer| layer.diff_id = Sha256Digest::of(b"another").into());
+    assert_eq!(hits(&denying), (1, true, 1));
 }
