@@ -120,7 +120,9 @@ class Forger:
     def contents(self):
         """What every record says, by its document: each once, under its names or in the bundle. As it was in the beginning."""
         documents = sorted({self.document(name) for name in self.records()} | {document for document, _ in self.unpacked()[0]})
-        return {document: json.loads(document)["content"] for document in documents}
+        said = [(document, json.loads(document)["content"]) for document in documents]
+        # Not by their digests, which are others each time: a seed chooses the same record in every run.
+        return dict(sorted(said, key=lambda pair: (pair[1]["definition"], pair[1]["content"], pair[1]["made"]["by"]["build"])))
 
     def built(self):
         """The records of steps that wrote something, as they are."""
