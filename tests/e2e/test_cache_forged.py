@@ -45,7 +45,7 @@ STEPS = 13
 # Records of another Dockerfile, and of another platform.
 OTHER = "FROM busybox\nWORKDIR /work\nRUN echo other > /other\nCOPY late /late\n"
 FOREIGN = "FROM scratch\nCOPY a b /work/\nCOPY late /late\n"
-SECONDS, KILOBYTES = 60, 600_000
+SECONDS, KILOBYTES = 60, 250_000
 WAYS = ("mounted", "streamed", "read")
 
 
@@ -359,8 +359,9 @@ class Forged(support.Case):
     def test_what_is_forged_is_not_believed(self):
         """At night every seed with a key and without one; else in turn. One seed alone: both."""
         trusts = [["--cache-trust-key", self.trusted], []]
+        both = bool({"LAYERWRIGHT_NIGHTLY", "LAYERWRIGHT_SEED"} & os.environ.keys())
         for seed in seeds():
-            for trust in trusts[seed % 2:][:1] if len(seeds()) == 24 else trusts:
+            for trust in trusts if both else trusts[seed % 2:][:1]:
                 self.check(seed, *trust)
 
     def test_the_good_one_has_all_steps(self):
