@@ -7,7 +7,7 @@ mod sending;
 
 use std::{sync::Arc, time::SystemTime};
 
-use executor::{ExecutorOptions, ImageResolver, LocalCache, LocalExecutor, sandbox::Rung};
+use executor::{ImageResolver, LocalCache, LocalExecutor, sandbox::Rung};
 use exporter::{
     LoadHelper, SealAhead, Sealer, Tools,
     cache::{BuildEnd, InlineKeys},
@@ -26,7 +26,7 @@ pub use self::{
     results::{remove_iidfile, try_destinations},
 };
 use self::{
-    options::{preview, previews, sealers, solve_options},
+    options::{sealers, solve_options},
     results::{Made, assemble_all, write_results},
     sending::Sending,
 };
@@ -89,14 +89,12 @@ pub fn build(
     let resolver = ImageResolver::with_store(outside.asking()?, Arc::clone(fetcher.store()))
         .finding(surroundings.caches.find_document());
     let planned = plan(request, inputs, outside, &resolver, parsed, events)?;
+    let executor =
+        LocalExecutor::new(executor_options(request, inputs, &planned.graph, fetcher, surroundings)?);
     let epoch = request.epoch.or(planned.epoch);
-    let times = request.time_policy(epoch);
-    let preview = preview(request, times, fetcher);
-    let options = executor_options(request, inputs, &planned.graph, fetcher, surroundings)?;
-    let previews = preview.as_ref().map(|preview| previews(preview, &planned.graph));
-    let executor = LocalExecutor::new(ExecutorOptions { previews, ..options });
     let sending = Sending::new(request, fetcher, surroundings);
-    let sealers = sealers(request, times, &executor, preview.as_ref(), surroundings, &sending);
+    let times = request.time_policy(epoch);
+    let sealers = sealers(request, times, &executor, surroundings, &sending);
     let filling = FillingOptions {
         graph: &planned.graph,
         sealers: &sealers,

@@ -17,7 +17,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -36,10 +36,7 @@ use crate::{
 
 mod compare;
 mod settle;
-mod upper;
 mod walk;
-
-pub(crate) use upper::Upper;
 
 use compare::{Content, Leader};
 use walk::{Found, Present};
@@ -113,44 +110,27 @@ pub fn scan(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root =
         rustix::fs::open(upper, flags, Mode::empty()).map_err(failed("opening the changes of", b"/"))?;
-    let upper = Upper::AtRest(root.as_fd());
-    let found = walk::walk(upper, lower, owners, cancel)?;
-    let mut builder = Builder::new(upper, lower, rules);
+    let found = walk::walk(&root, lower, owners, cancel)?;
+    let mut builder = Builder {
+        root,
+        lower,
+        rules,
+        changes: Vec::new(),
+        unchanged: BTreeSet::new(),
+        brought: BTreeSet::new(),
+    };
     builder.directories_and_whiteouts(&found)?;
     builder.files(&found, cancel)?;
-    let Builder { changes, unchanged, brought, .. } = builder;
+    let Builder { root, changes, unchanged, brought, .. } = builder;
     settle::settle(&root, &found, &unchanged)?;
     Ok(Changes { tree: Tree::new(changes)?, brought })
-}
-
-/// What [`scan`] would find if the step ended now, more or less: its processes go on writing while this reads, and what
-/// cannot be read is left out. `None` where the files have more than `most` bytes. Changes nothing.
-///
-/// # Errors
-/// See [`DiffError`].
-pub(crate) fn glance(
-    root: BorrowedFd<'_>,
-    lower: Lower<'_>,
-    rules: TimeRules<'_>,
-    most: u64,
-    cancel: &Cancel,
-) -> Result<Option<Tree>, DiffError> {
-    let upper = Upper::Live(root);
-    let found = walk::walk(upper, lower, &Owners::new(), cancel)?;
-    if walk::bytes(&found) > most {
-        return Ok(None);
-    }
-    let mut builder = Builder::new(upper, lower, rules);
-    builder.directories_and_whiteouts(&found)?;
-    builder.files(&found, cancel)?;
-    Ok(Some(Tree::new(builder.changes)?))
 }
 
 /// Everything in an upper directory by path, and what it hides.
 type Changed = BTreeMap<Vec<u8>, Found>;
 
 struct Builder<'a> {
-    upper: Upper<'a>,
+    root: OwnedFd,
     lower: Lower<'a>,
     rules: TimeRules<'a>,
     changes: Vec<Entry>,
@@ -159,11 +139,6 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(upper: Upper<'a>, lower: Lower<'a>, rules: TimeRules<'a>) -> Self {
-        let (changes, unchanged, brought) = Default::default();
-        Self { upper, lower, rules, changes, unchanged, brought }
-    }
-
     fn directories_and_whiteouts(&mut self, found: &'a Changed) -> Result<(), DiffError> {
         for (path, found) in found {
             let (kind, metadata) = match found {
@@ -188,9 +163,8 @@ impl<'a> Builder<'a> {
     /// Everything else, file by file with all its names. Files are read several at a time.
     fn files(&mut self, found: &'a Changed, cancel: &Cancel) -> Result<(), DiffError> {
         let leaders = compare::leaders(found);
-        let (upper, lower, timestamps) = (self.upper, self.lower, self.rules.timestamps);
-        let read = |leader| upper.forgive(compare::read(upper, lower, leader, timestamps, cancel));
-        let read = leaders.par_iter().map(read);
+        let (root, lower, timestamps) = (self.root.as_fd(), self.lower, self.rules.timestamps);
+        let read = leaders.par_iter().map(|leader| compare::read(root, lower, leader, timestamps, cancel));
         let read = read.collect::<Result<Vec<_>, DiffError>>()?;
         for (leader, content) in leaders.iter().zip(read) {
             match content {

@@ -7,7 +7,6 @@
 mod contexts;
 mod disk;
 mod glance;
-mod preview;
 mod reads;
 mod remember;
 mod run;
@@ -47,10 +46,9 @@ use crate::{
     snapshot::{Events, SnapshotError, Snapshots, Writable},
     users::UserError,
 };
-pub use unwritten::{looking_steps, sealed_steps, virtual_steps};
+pub use unwritten::{looking_steps, virtual_steps};
 
 use contexts::Contexts;
-pub use preview::Previews;
 use reads::Noted;
 pub use reads::Reads;
 
@@ -78,8 +76,6 @@ pub struct ExecutorOptions {
     pub virtual_steps: BTreeSet<VertexId>,
     /// Those of them whose base image nobody needs on disk: it is looked at without being unpacked.
     pub looking_steps: BTreeSet<VertexId>,
-    /// Whom to show what commands have written so far.
-    pub previews: Option<Previews>,
     /// What becomes of commands that fail, and of what cannot be had at once.
     pub retry: Retry,
     /// Whether [`LocalExecutor::reads`] will be asked, for which contexts are listed also where nothing has changed.
@@ -102,7 +98,6 @@ pub struct LocalExecutor {
     events: Events,
     virtual_steps: BTreeSet<VertexId>,
     looking_steps: BTreeSet<VertexId>,
-    previews: Option<Previews>,
     retry: Retry,
 }
 
@@ -120,7 +115,6 @@ impl LocalExecutor {
             cancel,
             virtual_steps,
             looking_steps,
-            previews,
             retry,
             notes_reads,
         } = options;
@@ -150,7 +144,6 @@ impl LocalExecutor {
             events,
             virtual_steps,
             looking_steps,
-            previews,
             retry,
         }
     }

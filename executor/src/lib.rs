@@ -49,9 +49,7 @@ pub mod whiteout;
 pub use agents::{AgentSource, Agents};
 pub use cache::LocalCache;
 pub use context::ContextOrigin;
-pub use executor::{
-    ExecutorOptions, LocalExecutor, Previews, Reads, looking_steps, sealed_steps, virtual_steps,
-};
+pub use executor::{ExecutorOptions, LocalExecutor, Reads, looking_steps, virtual_steps};
 pub use image::ImageResolver;
 pub use retry::Retry;
 pub use secrets::{SecretSource, Secrets};

@@ -480,7 +480,7 @@ fn tree_file(tree: &TreeDigest) -> PathBuf {
     Path::new("trees").join(tree.hex())
 }
 
-pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
+fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| SnapshotError::io("open", path)(errno.into()))

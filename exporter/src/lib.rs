@@ -22,7 +22,6 @@ mod parallel;
 mod pax;
 mod pipeline;
 mod places;
-pub mod preview;
 mod produce;
 pub mod seal;
 mod seed;
@@ -42,7 +41,6 @@ pub use outputs::{
 };
 pub use packing::{BaseLayers, Form, MediaTypes, Packing};
 pub use pax::HeaderError;
-pub use preview::Preview;
 pub use seal::{SealError, SealOptions, SealedLayer, Sealer};
 pub use source::DirectorySource;
 pub use upload::{Push, Tagging, UploadOptions, Uploads};

@@ -28,7 +28,6 @@ use crate::{
     chunk::{Chunker, MAX_CHUNK},
     encode::Encoder,
     old::{Chunk, OldBlob},
-    preview::Preview,
 };
 
 /// Chunks between the chunker and the blob for each compressing thread: one is compressed while another one waits.
@@ -84,21 +83,8 @@ pub(crate) struct Encoding<'s> {
     pub(crate) diff_id: Option<DiffId>,
     /// A blob of the same encoder whose chunks may come again.
     pub(crate) old: Option<&'s OldBlob>,
-    /// What may have been compressed already.
-    pub(crate) preview: Option<&'s Preview>,
     /// Is told how many bytes of the tar have come; what it answers with an error goes no further.
     pub(crate) watch: &'s (dyn Fn(usize) -> io::Result<()> + Sync),
-}
-
-impl Encoding<'_> {
-    /// A chunk that has been compressed before, and can be copied into `member`.
-    fn known(&self, content: &ContentDigest, member: &mut Vec<u8>) -> Option<Chunk> {
-        let copied = self.old.and_then(|old| {
-            let index = old.chunk_of(content)?;
-            old.read_member(index, member).ok().map(|()| old.chunk(index))
-        });
-        copied.or_else(|| self.preview?.read(self.encoder, content, member))
-    }
 }
 
 /// The threads and the memory that all encodings of a process share.
@@ -267,19 +253,21 @@ impl<'a, 's> Sink<'a, 's> {
         let (mut member, hashed, written) = self.announce()?;
         let chunk = Arc::new(chunk);
         hashed.send(Arc::clone(&chunk)).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        let encoding = self.encoding;
+        let Encoding { encoder, old, .. } = self.encoding;
         self.pool.spawn(move |_| {
             let content = ContentDigest::of(&chunk.bytes);
-            let known = encoding.known(&content, &mut member.bytes);
-            let entry = known.unwrap_or_else(|| {
-                encoding.encoder.compress(&chunk.bytes, &mut member.bytes);
-                Chunk {
-                    length: chunk.bytes.len() as u32,
-                    content,
-                    size: member.bytes.len() as u32,
-                    member: ContentDigest::of(&member.bytes),
-                }
-            });
+            let known = old.and_then(|old| old.chunk_of(&content).map(|index| (old, index)));
+            // One that cannot be copied is compressed.
+            let copied = known.is_some_and(|(old, index)| old.read_member(index, &mut member.bytes).is_ok());
+            if !copied {
+                encoder.compress(&chunk.bytes, &mut member.bytes);
+            }
+            let entry = Chunk {
+                length: chunk.bytes.len() as u32,
+                content,
+                size: member.bytes.len() as u32,
+                member: ContentDigest::of(&member.bytes),
+            };
             written.send(Ok(Member::Compressed(member, entry))).unwrap_or_default();
         });
         Ok(())

@@ -46,7 +46,6 @@ use crate::{
     layer::{LayerError, TimePolicy},
     packing::{BaseLayers, Packing},
     pipeline::{Pipeline, yield_to_steps},
-    preview::Preview,
 };
 
 /// Takes events, from several threads at the same time.
@@ -213,8 +212,6 @@ pub struct SealOptions {
     pub cancel: Arc<Cancel>,
     /// Knows the bytes of layers that no directory holds.
     pub contents: Option<Arc<dyn LayerContents>>,
-    /// Has compressed some of it already.
-    pub preview: Option<Arc<Preview>>,
     /// Brings the layers of base images that are packed anew, and those of remote caches; knows which these have.
     pub fetcher: Fetcher,
     /// Is given every layer that has been offered, when its blob can be had.

@@ -350,7 +350,6 @@ fn one_of_several_processes_seals_a_layer() {
                 events: Arc::new(|_| ()),
                 cancel: Arc::default(),
                 contents: Some(place.contents.clone()),
-                preview: None,
                 fetcher: place.workshop.fetcher.clone(),
                 on_sealed: Arc::new(|_| ()),
             };

@@ -328,7 +328,6 @@ fn child_with_a_file_size_limit() {
         events: Arc::new(|_| ()),
         cancel: Arc::default(),
         contents: None,
-        preview: None,
         on_sealed: Arc::new(|_| ()),
     };
     let failed = Sealer::new(options).seal(&snapshot).expect_err("no room");

@@ -154,15 +154,6 @@ pub trait LayerContents: Send + Sync {
     fn files_of(&self, layer: &TreeDigest) -> Option<Box<dyn FileSource + Send>>;
 }
 
-/// Looks at layers while the steps that make them still run, to have less to do when they end. What it makes of them is
-/// help and nothing else: the layer that comes in the end may be any other. May be called from several threads at the same
-/// time.
-pub trait LayerPreview: Send + Sync {
-    /// Looks at a layer as it would be if its step ended now. What is read of `files` need not be what `tree` says, since
-    /// the step goes on writing to them. Returns soon once `stop` says so, and tells how many bytes it had not seen before.
-    fn look(&self, tree: &Tree, files: &dyn FileSource, stop: &dyn Fn() -> bool) -> u64;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,7 +37,7 @@ pub use descriptor::{Descriptor, MediaType};
 pub use digest::{ContentDigest, DiffId, Sha256Digest, TreeDigest};
 pub use elsewhere::{RemoteLayer, RemoteLayers};
 pub use fetch::Fetcher;
-pub use layer::{BaseLayer, BlobOrigin, FileSource, Layer, LayerContents, LayerPreview, Snapshot};
+pub use layer::{BaseLayer, BlobOrigin, FileSource, Layer, LayerContents, Snapshot};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use registry::{Registry, RegistryOptions};

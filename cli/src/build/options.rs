@@ -7,9 +7,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use executor::{ContextOrigin, ExecutorOptions, LocalExecutor, Previews};
-use exporter::{Encoder, Packing, Preview, SealOptions, Sealer, TimePolicy};
-use oci::{LayerPreview, Platform, fetch::Fetcher};
+use executor::{ContextOrigin, ExecutorOptions, LocalExecutor};
+use exporter::{Packing, SealOptions, Sealer, TimePolicy};
+use oci::{Platform, fetch::Fetcher};
 use parser::Diagnostic;
 use solver::{
     Graph, ImageName, Maker,
@@ -85,7 +85,6 @@ pub fn executor_options(
         notes: notes.clone(),
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),
-        previews: None,
         looking_steps: executor::looking_steps(graph, &virtual_steps),
         virtual_steps,
         retry: request.retry,
@@ -98,25 +97,12 @@ pub(super) fn solve_options(request: &BuildRequest, id: &BuildId) -> SolveOption
     SolveOptions { jobs: request.jobs, oldest: oldest(request.cache_ttl), maker: maker(id) }
 }
 
-/// What is compressed while steps run: the first output's kind of layers, if they are compressed.
-pub(super) fn preview(request: &BuildRequest, times: TimePolicy, fetcher: &Fetcher) -> Option<Arc<Preview>> {
-    let encoder = request.packings().first()?.encoder;
-    let store = Arc::clone(fetcher.store());
-    (encoder != Encoder::Uncompressed).then(|| Arc::new(Preview::new(store, encoder, times)))
-}
-
-/// Shows the preview the steps whose layers it will help with.
-pub(super) fn previews(preview: &Arc<Preview>, graph: &Graph) -> Previews {
-    Previews { layers: Arc::clone(preview) as Arc<dyn LayerPreview>, steps: executor::sealed_steps(graph) }
-}
-
 /// One sealer for each kind of layers that the outputs want, the first output's kind first; one where there is no output
 /// but the digest is wanted, and none where it is not.
 pub(super) fn sealers(
     request: &BuildRequest,
     times: TimePolicy,
     executor: &LocalExecutor,
-    preview: Option<&Arc<Preview>>,
     surroundings: &Surroundings,
     sending: &Sending<'_>,
 ) -> Vec<Arc<Sealer>> {
@@ -125,7 +111,6 @@ pub(super) fn sealers(
         Arc::new(Sealer::new(SealOptions {
             on_sealed,
             times,
-            preview: preview.cloned(),
             ..seal_options(packing, executor, surroundings)
         }))
     };
@@ -154,7 +139,6 @@ fn seal_options(packing: Packing, executor: &LocalExecutor, surroundings: &Surro
         cancel: Arc::clone(&surroundings.cancel),
         contents: Some(executor.contents()),
         fetcher: executor.snapshots().fetcher().clone(),
-        preview: None,
         on_sealed: Arc::new(|_| {}),
     }
 }

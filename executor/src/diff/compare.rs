@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read},
-    os::unix::ffi::OsStrExt,
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
 };
 
 use oci::ContentDigest;
@@ -13,7 +13,7 @@ use rustix::fs::{FileType, OFlags, readlinkat};
 use solver::{Cancel, op::Timestamps};
 
 use super::{
-    Changed, DiffError, Lower, Upper, go_on, kept_time,
+    Changed, DiffError, Lower, go_on, kept_time,
     walk::{Before, Found, Present, directory_attributes},
 };
 use crate::{
@@ -94,7 +94,7 @@ pub fn directory_is_unchanged(
 
 /// Reads a file and says what its content is; `None` if it is no change under any of its names.
 pub fn read(
-    upper: Upper<'_>,
+    root: BorrowedFd<'_>,
     lower: Lower<'_>,
     leader: &Leader<'_>,
     timestamps: Timestamps,
@@ -106,9 +106,9 @@ pub fn read(
         return Ok((!same).then_some(Content::None));
     }
     let name = leader.names[0];
-    let mut file = open(upper, name)?;
+    let mut file = open(root, name)?;
     let xattrs = attributes(&file, name)?;
-    let mut before = if same { Some(open(Upper::AtRest(lower.root), name)?) } else { None };
+    let mut before = if same { Some(open(lower.root, name)?) } else { None };
     if let Some(was) = &before
         && attributes(was, name)? != xattrs
     {
@@ -124,8 +124,9 @@ fn attributes(file: &File, path: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Pa
     xattrs(file).map_err(failed("reading attributes of", path))
 }
 
-fn open(root: Upper<'_>, path: &[u8]) -> Result<File, PathError> {
-    root.open_file(path).map(File::from).map_err(failed("reading", path))
+fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<File, PathError> {
+    let opened = open_beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK);
+    opened.map(File::from).map_err(failed("reading", path))
 }
 
 /// Whether everything but bytes and attributes of regular files is as it was, under every name, and the names were names of one

@@ -47,57 +47,6 @@ fn scan_of(overlay: &mut Overlaid, rules: TimeRules<'_>, owners: &Owners) -> Res
     scan(&overlay.upper(), lower, rules, owners, &Cancel::default())
 }
 
-/// While the step's file system is still mounted.
-fn glance_at(overlay: &Overlaid, rules: TimeRules<'_>, most: u64) -> Result<Option<Tree>, DiffError> {
-    let below = Owners::new();
-    let upper = std::fs::File::open(overlay.upper()).expect("it is there");
-    let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
-    glance(upper.as_fd(), lower, rules, most, &Cancel::default())
-}
-
-#[test]
-fn what_comes_and_goes_while_it_is_looked_at_is_left_out() {
-    let Some(overlay) = Overlaid::anywhere(&["d/f = x", "below/f = x"]) else { return };
-    overlay.run("mkdir n; printf stays > stays; printf y > below/f");
-    let upper = overlay.upper();
-    let is_over = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                std::fs::write(upper.join("n/1"), "one").expect("written");
-                std::fs::rename(upper.join("n/1"), upper.join("n/2")).expect("renamed");
-                std::fs::rename(upper.join("n"), upper.join("m")).expect("renamed");
-                std::fs::create_dir(upper.join("n")).expect("made");
-                std::fs::write(upper.join("below/f"), "longer").expect("written");
-                std::fs::remove_dir_all(upper.join("m")).expect("removed");
-            }
-        });
-        let brought = BTreeSet::new();
-        for _ in 0..200 {
-            let tree = glance_at(&overlay, rules(&brought), u64::MAX).expect("nothing is an error");
-            let tree = tree.expect("it is small");
-            assert!(tree.get(b"stays").is_some() && tree.get(b"below/f").is_some());
-        }
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    assert!(glance_at(&overlay, rules(&BTreeSet::new()), 5).expect("readable").is_none(), "that is too much");
-}
-
-#[test]
-fn only_what_is_a_file_is_opened_in_a_live_directory() {
-    let directory = tempfile::tempdir().expect("made");
-    let fifo = directory.path().join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).expect("made");
-    std::os::unix::fs::symlink("file", directory.path().join("link")).expect("made");
-    std::fs::write(directory.path().join("file"), "bytes").expect("written");
-    let root = std::fs::File::open(directory.path()).expect("it is there");
-    for (path, is_opened) in [(&b"file"[..], true), (b"fifo", false), (b"link", false), (b"none", false)] {
-        // Opening the FIFO would wait for somebody who writes to it.
-        let opened = Upper::Live(root.as_fd()).open_file(path);
-        assert_eq!(opened.is_ok(), is_opened, "{}: {opened:?}", shown(path));
-    }
-}
-
 #[test]
 fn a_scan_can_be_cancelled() {
     let Some(mut overlay) = Overlaid::anywhere(&["d/f = x"]) else { return };
@@ -122,9 +71,7 @@ fn check(lower: &[&str], script: &str, expected: &[&str]) {
     let Some(mut overlay) = overlay else { return };
     overlay.run(script);
     let brought = BTreeSet::from([ContentDigest::of(BROUGHT.as_bytes())]);
-    let glanced = glance_at(&overlay, rules(&brought), u64::MAX).expect(script);
     let changes = scan_of(&mut overlay, rules(&brought), &Owners::new()).expect(script);
-    assert_eq!(glanced.as_ref(), Some(&changes.tree), "{script}: what was seen before it ended");
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), expected, "{script}");
     assert_eq!(Tree::from_bytes(&changes.tree.to_bytes()).as_ref(), Ok(&changes.tree), "{script}");
 }

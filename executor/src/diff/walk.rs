@@ -12,7 +12,7 @@ use rustix::{
 
 use solver::Cancel;
 
-use super::{Changed, DiffError, Lower, Upper, go_on};
+use super::{Changed, DiffError, Lower, go_on};
 use crate::{
     listing::{NodeKind, Owners},
     mount::OverlayMarks,
@@ -75,33 +75,21 @@ struct Pending {
 
 /// Lists everything in an upper directory, one directory open at a time.
 pub fn walk(
-    upper: Upper<'_>,
+    root: &OwnedFd,
     lower: Lower<'_>,
     owners: &Owners,
     cancel: &Cancel,
 ) -> Result<Changed, DiffError> {
-    let mut walker = Walker { upper, lower, owners, cancel, found: Changed::new() };
+    let mut walker = Walker { root, lower, owners, cancel, found: Changed::new() };
     let mut todo = vec![Pending { path: Vec::new(), has_lower: true, hides: false }];
     while let Some(pending) = todo.pop() {
-        let listed = walker.directory(pending, &mut todo);
-        upper.forgive(listed)?;
+        walker.directory(pending, &mut todo)?;
     }
     Ok(walker.found)
 }
 
-/// What the files have, in bytes, a file with several names for each of them.
-pub fn bytes(found: &Changed) -> u64 {
-    let size = |found: &Found| match found {
-        Found::Present(present) if matches!(present.kind, Some(NodeKind::File { .. })) => {
-            u64::try_from(present.stat.st_size).unwrap_or(0)
-        }
-        _ => 0,
-    };
-    found.values().map(size).fold(0, u64::saturating_add)
-}
-
 struct Walker<'a> {
-    upper: Upper<'a>,
+    root: &'a OwnedFd,
     lower: Lower<'a>,
     owners: &'a Owners,
     cancel: &'a Cancel,
@@ -111,10 +99,10 @@ struct Walker<'a> {
 impl Walker<'_> {
     fn directory(&mut self, pending: Pending, todo: &mut Vec<Pending>) -> Result<(), DiffError> {
         let Pending { path: dir, has_lower, hides } = pending;
-        let open = |root: Upper<'_>| root.open_directory(&dir).map_err(failed("reading", &dir));
-        let upper = open(self.upper)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let upper = open_beneath(self.root, &dir, flags).map_err(failed("reading", &dir))?;
         let lower = match has_lower {
-            true => Some(open(Upper::AtRest(self.lower.root))?),
+            true => Some(open_beneath(self.lower.root, &dir, flags).map_err(failed("reading", &dir))?),
             false => None,
         };
         let hides = hides || is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
@@ -128,8 +116,7 @@ impl Walker<'_> {
             };
             let is_merged = before.as_ref().is_some_and(|stat| file_type(stat) == FileType::Directory);
             let was_there = before.is_some();
-            let found = self.name(&upper, name, &path, before);
-            let found = match self.upper.forgive(found)? {
+            let found = match self.name(&upper, name, &path, before)? {
                 Some(present) => {
                     if present.is_directory() {
                         todo.push(Pending { path: path.clone(), has_lower: is_merged, hides });

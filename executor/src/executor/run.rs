@@ -5,7 +5,7 @@ mod mounts;
 use oci::Layer;
 use solver::{FailureKind, Step, StepFailure, op::Exec};
 
-use std::{mem::take, path::Path, sync::Arc};
+use std::{mem::take, path::Path};
 
 use super::{Ground, LocalExecutor, disk};
 use crate::{
@@ -21,15 +21,14 @@ impl LocalExecutor {
         self.check_platform(&step.vertex.platform)?;
         let ground = self.ground(step)?;
         refuse_foreign_owners(&ground.owners)?;
-        let brought = Arc::new(self.snapshots.brought(ground.parent)?);
         let held = self.cache_mounts.acquire(step, exec)?;
-        let run = || self.run_with(step, exec, &ground, &held);
-        let exit = self.previewed(step, (exec.timestamps, &brought), &ground, run);
+        let exit = self.run_with(step, exec, &ground, &held);
         let released = held.release(&ground.writable.upper());
         let (exit, missing) = exit?;
         released?;
         let full_disk = || disk::full_disk(self.snapshots.store(), self.rung);
         succeeded(exit, exec, self.rung, || full_disk().or_else(|| not_given(&missing)))?;
+        let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
     }

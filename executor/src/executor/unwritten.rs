@@ -17,14 +17,6 @@ use solver::{
 /// The steps of a graph whose layers are sealed, as part of its targets, and read by no other step. For a build that
 /// seals the layers of its images: one that writes files only has none.
 pub fn virtual_steps(graph: &Graph) -> BTreeSet<VertexId> {
-    let sealed = sealed_steps(graph);
-    let read = read_steps(graph);
-    let can_be_virtual = |id: &VertexId| matches!(graph.vertex(*id).op, Op::Copy(_) | Op::MakeDir(_));
-    sealed.difference(&read).copied().filter(can_be_virtual).collect()
-}
-
-/// The steps and sources of a graph whose layers are part of its targets.
-pub fn sealed_steps(graph: &Graph) -> BTreeSet<VertexId> {
     let mut sealed = BTreeSet::new();
     for target in &graph.targets {
         for id in chain(graph, target.vertex) {
@@ -34,7 +26,9 @@ pub fn sealed_steps(graph: &Graph) -> BTreeSet<VertexId> {
             }
         }
     }
-    sealed
+    let read = read_steps(graph);
+    let can_be_virtual = |id: &VertexId| matches!(graph.vertex(*id).op, Op::Copy(_) | Op::MakeDir(_));
+    sealed.difference(&read).copied().filter(can_be_virtual).collect()
 }
 
 /// Of steps whose layers need not be on disk, those that stand on an image which no step of the graph needs there.

@@ -267,17 +267,6 @@ pub fn bring_loopback_up() -> Result<(), Errno> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }).map(drop)
 }
 
-/// Has the calling thread, and threads that it starts, run on processors that nobody else wants (SCHED_IDLE).
-///
-/// # Errors
-/// What sched_setscheduler(2) says.
-pub fn run_when_idle() -> Result<(), Errno> {
-    // SAFETY: all zeroes is a valid sched_param, and the one that this policy wants.
-    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: it reads one sched_param.
-    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) }).map(drop)
-}
-
 /// # Safety
 /// The arguments must be what the call wants; pointers among them must be valid for what it does with them.
 unsafe fn syscall3(number: c_long, first: usize, second: usize, third: usize) -> Result<c_long, Errno> {

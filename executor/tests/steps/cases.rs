@@ -1,19 +1,14 @@
 //! The tests. What they expect is the same on every rung, except where one id is not enough.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use executor::sandbox::Rung;
 use oci::{
-    ContentDigest, Entry, EntryKind, FileSource, LayerPreview, Snapshot, Tree,
+    ContentDigest, Snapshot,
     tree::{NORMAL_TIME, content_time},
 };
 use rustix::fs::{AtFlags, OFlags};
-use solver::{Cancel, FailureKind, Op, StepFailure, op::MakeDir};
+use solver::{FailureKind, Op, StepFailure, op::MakeDir};
 
-use crate::ground::{Base, FILE, Ground, NOTE, UseCache};
+use crate::ground::{Base, FILE, Ground, NOTE};
 
 /// A name and what it does.
 pub type Test = (&'static str, fn(&Ground));
@@ -23,7 +18,6 @@ pub const TESTS: &[Test] = &[
     ("run_changes_become_a_layer", run_changes_become_a_layer),
     ("run_leaves_nothing_when_it_fails", run_leaves_nothing_when_it_fails),
     ("a_full_disk_is_told", a_full_disk_is_told),
-    ("what_a_command_has_written_is_shown_while_it_runs", what_a_command_has_written_is_shown_while_it_runs),
     ("run_that_changes_nothing_is_an_empty_layer", run_that_changes_nothing_is_an_empty_layer),
     ("copied_files_keep_content_times", copied_files_keep_content_times),
     ("a_base_s_content_times_are_known_again", a_base_s_content_times_are_known_again),
@@ -40,44 +34,6 @@ pub const TESTS: &[Test] = &[
     ("a_linked_copy_replaces_what_is_below", a_linked_copy_replaces_what_is_below),
     ("linked_copies_stand_on_each_other", linked_copies_stand_on_each_other),
 ];
-
-/// Notes what it is shown, and ends the step.
-struct Shown {
-    tree: Mutex<Vec<String>>,
-    cancel: Cancel,
-}
-
-impl LayerPreview for Shown {
-    fn look(&self, tree: &Tree, files: &dyn FileSource, stop: &dyn Fn() -> bool) -> u64 {
-        let text = |path: &[u8]| io::read_to_string(files.open(path).unwrap()).unwrap();
-        let entry = |entry: &Entry| match entry.kind {
-            EntryKind::File { .. } => format!("{} = {}", entry.path.escape_ascii(), text(&entry.path)),
-            EntryKind::Whiteout => format!("{} gone", entry.path.escape_ascii()),
-            _ => format!("{} other", entry.path.escape_ascii()),
-        };
-        *self.tree.lock().unwrap() = tree.entries().iter().map(entry).collect();
-        assert!(!stop());
-        self.cancel.request();
-        assert!(stop());
-        0
-    }
-}
-
-fn what_a_command_has_written_is_shown_while_it_runs(ground: &Ground) {
-    let base = base(ground, &[Base { path: "old", ..FILE }]);
-    let shown = Arc::new(Shown { tree: Mutex::default(), cancel: Cancel::default() });
-    let ground = ground.previewed(Arc::clone(&shown) as Arc<dyn LayerPreview>);
-    // Nobody ever writes to the FIFO.
-    let command = "echo -n hi > /new; rm /old; busybox mkfifo /fifo; cat /fifo";
-    let (log, cancel) = (|_, _: &[u8]| (), shown.cancel.clone());
-    let stopped = ground.run_watched(&base, command, &[], &[], UseCache::Yes, (&log, &cancel));
-    assert_eq!(stopped.unwrap_err().kind, FailureKind::Cancelled);
-    // Beside the places where the sandbox mounts something, which it takes away in the end.
-    let shown = shown.tree.lock().unwrap();
-    for line in ["fifo other", "new = hi", "old gone"] {
-        assert!(shown.iter().any(|found| found == line), "{line} is missing in {shown:?}");
-    }
-}
 
 fn base(ground: &Ground, entries: &[Base<'_>]) -> Snapshot {
     Snapshot { layers: vec![ground.shell(), ground.files(entries)] }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use executor::{
-    ContextOrigin, ExecutorOptions, LocalExecutor, Previews, Secrets,
+    ContextOrigin, ExecutorOptions, LocalExecutor, Secrets,
     context::{ContextDirectory, ContextModes},
     sandbox::Rung,
 };
 use oci::{
-    BaseLayer, BlobOrigin, Descriptor, Entry, EntryKind, EntryTime, Layer, LayerPreview, MediaType, Platform,
-    Sha256Digest, Snapshot, Tree,
+    BaseLayer, BlobOrigin, Descriptor, Entry, EntryKind, EntryTime, Layer, MediaType, Platform, Sha256Digest,
+    Snapshot, Tree,
     fetch::Fetcher,
     registry::{Registry, RegistryOptions},
     store::Store,
@@ -99,16 +99,6 @@ impl Ground {
     }
 
     fn in_store(rung: Rung, busybox: &Path, root: Arc<TempDir>) -> Self {
-        Self::showing(rung, busybox, root, None)
-    }
-
-    /// One whose steps are shown to somebody while they run.
-    pub fn previewed(&self, layers: Arc<dyn LayerPreview>) -> Self {
-        let previews = Previews { layers, steps: [VertexId(0)].into() };
-        Self::showing(self.rung, &self.busybox, Arc::clone(&self.root), Some(previews))
-    }
-
-    fn showing(rung: Rung, busybox: &Path, root: Arc<TempDir>, previews: Option<Previews>) -> Self {
         let [context, layout] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         fs::create_dir_all(layout.path().join("blobs/sha256")).unwrap();
         let store = Arc::new(Store::open(root.path()).unwrap());
@@ -128,7 +118,6 @@ impl Ground {
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),
             virtual_steps: Default::default(),
-            previews,
             looking_steps: Default::default(),
         });
         Self { rung, executor, events, busybox: busybox.to_owned(), store, context, layout, root }

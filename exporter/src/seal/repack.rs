@@ -52,7 +52,6 @@ fn encode(shared: &Shared, base: &BaseLayer) -> Result<Encoded, SealError> {
         store,
         wanted: base.descriptor.size,
         old: None,
-        preview: None,
         diff_id: Some(base.diff_id),
         watch: &watch,
     };

@@ -171,7 +171,7 @@ impl<'a> Work<'a> {
         seed: Option<&OldBlob>,
         pipeline: &Pipeline,
     ) -> Result<Encoded, EncodeError<LayerError>> {
-        let SealOptions { store, encoder, times, preview, .. } = self.options;
+        let SealOptions { store, encoder, times, .. } = self.options;
         let tar = LayerTar::new(tree, *times).map_err(EncodeError::Produce)?;
         let chunked = seed.filter(|seed| seed.has_chunks_of(&self.name()));
         let runs = runs(&tar, chunked).map_err(|error| EncodeError::Produce(error.into()))?;
@@ -184,15 +184,8 @@ impl<'a> Work<'a> {
             Ok(())
         };
         let wanted = tar_bytes(tree);
-        let encoding = Encoding {
-            encoder: *encoder,
-            store,
-            wanted,
-            old: chunked,
-            preview: preview.as_deref(),
-            diff_id: None,
-            watch: &watch,
-        };
+        let encoding =
+            Encoding { encoder: *encoder, store, wanted, old: chunked, diff_id: None, watch: &watch };
         let production = Production { tar, files, old: chunked };
         let encoded = pipeline.encode(encoding, |sink| production.write(&runs, sink))?;
         progress.finish();

@@ -204,12 +204,6 @@ impl Workshop {
         Sealer::new(SealOptions { on_sealed, ..self.seal_options(None, encoder, times, jobs) })
     }
 
-    /// One that a preview helps.
-    pub fn previewed_sealer(&self, preview: &Arc<exporter::Preview>, encoder: Encoder) -> Sealer {
-        let options = self.seal_options(None, encoder, TimePolicy::Default, 2);
-        Sealer::new(SealOptions { preview: Some(Arc::clone(preview)), ..options })
-    }
-
     /// One that makes base layers anew, and tells of what it has sealed.
     pub fn repacker(&self, encoder: Encoder, on_sealed: exporter::seal::OnSealed) -> Sealer {
         let options = self.seal_options(None, encoder, TimePolicy::Default, 2);
@@ -233,7 +227,6 @@ impl Workshop {
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: self.cancel.clone(),
             contents,
-            preview: None,
             fetcher: self.fetcher.clone(),
             on_sealed: Arc::new(|_| ()),
         }
