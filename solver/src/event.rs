@@ -39,7 +39,8 @@ pub enum Event {
     /// A step has run, and this is its layer.
     Done(VertexId, Layer),
     /// The file system of a step or source is known, ran or not; whatever the build makes of it stands on exactly this.
-    /// Comes at least once for every target and for what is below a step that runs. Not for people.
+    /// Comes at least once for every target and for what is below a step that runs, and before a record of it is written to a
+    /// distant cache. Not for people.
     Settled(VertexId, Arc<Snapshot>),
     /// A step has failed, and why, in one line without a period; the build's error says the rest.
     Failed(VertexId, String),

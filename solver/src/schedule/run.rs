@@ -132,10 +132,11 @@ impl<'a, 'scope> Run<'a, 'scope> {
             failures: Vec::new(),
         };
         steps.targets().for_each(|id| *run.uses.entry(id).or_default() += 1);
+        let sources = sources.iter().filter_map(|id| Some((*id, key::source_snapshot(steps.source(*id)?))));
+        let settled = run.settled(snapshots.into_iter().chain(sources));
         run.tell_answered(&mut answers);
         open.iter().for_each(|id| run.wait_for_inputs(*id));
-        let sources = sources.iter().filter_map(|id| Some((*id, key::source_snapshot(steps.source(*id)?))));
-        snapshots.into_iter().chain(sources).for_each(|(id, snapshot)| run.adopt(id, snapshot));
+        settled.into_iter().for_each(|(id, snapshot)| run.adopt(id, snapshot));
         run
     }
 
@@ -206,17 +207,14 @@ impl<'a, 'scope> Run<'a, 'scope> {
     }
 
     /// A source, or what a cache has settled by definition.
-    fn adopt(&mut self, id: VertexId, snapshot: Snapshot) {
+    fn adopt(&mut self, id: VertexId, snapshot: Arc<Snapshot>) {
         let digest = snapshot.digest();
-        self.provide(id, Arc::new(snapshot), digest);
+        self.provide(id, snapshot, digest);
     }
 
     /// An input is there: keeps it for its readers and begins those that waited for nothing else.
     fn provide(&mut self, id: VertexId, snapshot: Arc<Snapshot>, digest: TreeDigest) {
         let identity = self.steps.identity(id);
-        for same in std::iter::once(&id).chain(self.steps.repeats(id)) {
-            (self.world.events)(Event::Settled(*same, Arc::clone(&snapshot)));
-        }
         self.done.insert(id, Ready { id, snapshot, digest, identity });
         for reader in self.readers.remove(&id).unwrap_or_default() {
             // Nobody waits any more where a reader has been settled without its inputs.
@@ -283,6 +281,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
         let mut snapshot = self.take_parent(id);
         snapshot.layers.push(layer);
         let snapshot = Arc::new(snapshot);
+        self.tell_settled(id, &snapshot);
         self.remember(id, keyed, (parent, &snapshot), made, memory);
         self.provide(id, snapshot, digest);
     }

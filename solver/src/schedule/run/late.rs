@@ -57,9 +57,10 @@ impl Run<'_, '_> {
         let mut adopted = adopt(self.steps, &usable, &fixed);
         let is_settled = |id: &VertexId| adopted.open.binary_search(id).is_err();
         let settled: Vec<VertexId> = self.open.iter().copied().filter(is_settled).collect();
+        let snapshots = self.settled(adopted.snapshots);
         let known: Vec<_> =
             settled.into_iter().filter_map(|id| self.retire(id, adopted.answers.remove(&id))).collect();
-        adopted.snapshots.into_iter().for_each(|(id, snapshot)| self.adopt(id, snapshot));
+        snapshots.into_iter().for_each(|(id, snapshot)| self.adopt(id, snapshot));
         known.into_iter().for_each(|(content, known)| self.settle(content, &known, Reserved::default()));
     }
 

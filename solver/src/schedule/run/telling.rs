@@ -14,6 +14,22 @@ use crate::{
 };
 
 impl Run<'_, '_> {
+    /// Tells what steps have come to. Whoever writes records hears of that first.
+    pub(super) fn settled(
+        &self,
+        snapshots: impl IntoIterator<Item = (VertexId, Snapshot)>,
+    ) -> Vec<(VertexId, Arc<Snapshot>)> {
+        let shared = snapshots.into_iter().map(|(id, snapshot)| (id, Arc::new(snapshot)));
+        shared.inspect(|(id, snapshot)| self.tell_settled(*id, snapshot)).collect()
+    }
+
+    /// The same of one step, and of all that are the same.
+    pub(super) fn tell_settled(&self, id: VertexId, snapshot: &Arc<Snapshot>) {
+        for same in std::iter::once(&id).chain(self.steps.repeats(id)) {
+            (self.world.events)(Event::Settled(*same, Arc::clone(snapshot)));
+        }
+    }
+
     /// Everything that the targets ask for and nobody has to run, in graph order.
     pub(super) fn tell_answered(&mut self, answers: &mut BTreeMap<VertexId, Answer>) {
         let steps = self.steps;
