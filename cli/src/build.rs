@@ -5,7 +5,7 @@ mod options;
 mod results;
 mod sending;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, thread, time::SystemTime};
 
 use executor::{ImageResolver, LocalCache, LocalExecutor, sandbox::Rung};
 use exporter::{
@@ -110,7 +110,7 @@ pub fn build(
     let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending };
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &making);
     let end = if made.is_ok() { BuildEnd::Made } else { BuildEnd::Failed };
-    let delivered = made.and_then(|made| {
+    let deliver = |made: Made| {
         let tools = Tools { fetcher, events: &**events, cancel, helper: helper.as_ref() };
         let destinations = made.deliver(request, times, &executor, &sending, &tools)?;
         let image = made.told(request);
@@ -119,8 +119,12 @@ pub fn build(
             depfile::write(depfile, request, inputs, &executor.reads(), surroundings.began, events)?;
         }
         Ok(Built { digest: image.map(|image| image.root.digest), destinations })
+    };
+    // Neither waits for the other.
+    let (delivered, filled) = thread::scope(|scope| {
+        let filled = scope.spawn(|| filling.finish(end, &resolver.documents(), events));
+        (made.and_then(deliver), filled.join().expect("a panic ends the process"))
     });
-    let filled = filling.finish(end, &resolver.documents(), events);
     // Why there is no image says more than that a cache lacks something.
     let built = delivered?;
     filled?;
