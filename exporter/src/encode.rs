@@ -38,6 +38,8 @@ impl Encoder {
     pub const GZIP: Self = Self::Gzip(GzipLevel::DEFAULT);
     /// Zstd at its default level.
     pub const ZSTD: Self = Self::Zstd(ZstdLevel::DEFAULT);
+    /// Zstd at its lowest level: what costs least of all that makes a blob smaller.
+    pub const ZSTD_FASTEST: Self = Self::Zstd(ZstdLevel(1));
 
     /// Names everything that decides the bytes of a blob: format, library and its version, level, chunker.
     pub fn id(self) -> String {

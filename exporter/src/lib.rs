@@ -41,6 +41,6 @@ pub use outputs::{
 };
 pub use packing::{BaseLayers, Form, MediaTypes, Packing};
 pub use pax::HeaderError;
-pub use seal::{SealError, SealOptions, SealedLayer, Sealer};
+pub use seal::{Courtesy, SealError, SealOptions, SealedLayer, Sealer};
 pub use source::DirectorySource;
 pub use upload::{Push, Tagging, UploadOptions, Uploads};

@@ -39,8 +39,15 @@ pub(crate) const SEGMENT: usize = 512 * 1024;
 /// Segments of a layer that are being read, wait for their turn, or wait to be hashed and written.
 const SEGMENTS: usize = 12;
 
-/// A thread of a step gets three times the time of one of ours.
-const NICENESS: i32 = 5;
+/// How much a thread leaves to others on busy processors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Courtesy {
+    /// To the commands of steps: what a build waits for. One of their threads gets three times the time of one of these.
+    #[default]
+    ToSteps,
+    /// To everything else: nobody waits for what is done before the image is there.
+    ToAll,
+}
 
 /// A blob that stands in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,14 +103,14 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with this many compressing threads, at least one.
+    /// A pipeline with this many compressing threads, at least one, and as courteous as this.
     ///
     /// # Errors
     /// The operating system gives no threads.
-    pub(crate) fn new(threads: usize) -> io::Result<Self> {
+    pub(crate) fn new(threads: usize, courtesy: Courtesy) -> io::Result<Self> {
         let name = |index| format!("compress-{index}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(name);
-        let pool = pool.start_handler(|_| yield_to_steps()).build();
+        let pool = pool.start_handler(move |_| give_way(courtesy)).build();
         let count = threads.saturating_mul(CHUNKS_A_THREAD).clamp(*CHUNKS.start(), *CHUNKS.end());
         let (chunks, members) = (Buffers::new(count, MAX_CHUNK), Buffers::new(count, MAX_CHUNK));
         Ok(Self { threads: pool.map_err(io::Error::other)?, chunks, members })
@@ -147,11 +154,15 @@ impl Pipeline {
     }
 }
 
-/// Lets the commands of steps go first on busy processors: they are what a build waits for, and layers have until its end.
-/// Holds for the calling thread and for those that it begins.
-pub(crate) fn yield_to_steps() {
+/// Lets others go first on busy processors, who have more need of them. Holds for the calling thread and for those that it
+/// begins.
+pub(crate) fn give_way(courtesy: Courtesy) {
+    let more = match courtesy {
+        Courtesy::ToSteps => 5,
+        Courtesy::ToAll => 19,
+    };
     // What is not allowed costs nothing but this courtesy.
-    let _ = rustix::process::nice(NICENESS);
+    let _ = rustix::process::nice(more);
 }
 
 /// Where the tar is written to: cuts it and hands each chunk to the hasher and to a compressing thread.

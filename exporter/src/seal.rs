@@ -45,8 +45,10 @@ use crate::{
     encode::Encoder,
     layer::{LayerError, TimePolicy},
     packing::{BaseLayers, Packing},
-    pipeline::{Pipeline, yield_to_steps},
+    pipeline::{Pipeline, give_way},
 };
+
+pub use crate::pipeline::Courtesy;
 
 /// Takes events, from several threads at the same time.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
@@ -206,6 +208,8 @@ pub struct SealOptions {
     pub times: TimePolicy,
     /// Compressing threads.
     pub jobs: usize,
+    /// How much its threads leave to others on busy processors.
+    pub courtesy: Courtesy,
     /// Is told of layers that take a while.
     pub events: Events,
     /// Stops the work.
@@ -326,6 +330,12 @@ impl Sealer {
     /// How times enter them.
     pub fn times(&self) -> TimePolicy {
         self.shared.options.times
+    }
+
+    /// Whether the store has the blob that it would make of a built layer. `chain` is the digest of the snapshot that ends in it.
+    pub fn has_sealed(&self, chain: TreeDigest, tree: &TreeDigest) -> bool {
+        let (shared, job) = (&*self.shared, Built { tree: *tree, chain });
+        Work { shared, options: &shared.options, job }.recorded().is_some()
     }
 
     /// Seals one layer for somebody who is not the image: [`SealOptions::on_sealed`] hears of it only if it is offered as
@@ -462,7 +472,7 @@ impl Shared {
 
     /// A worker's life: seals what is queued until the sealer is dropped.
     fn work(&self) {
-        yield_to_steps();
+        give_way(self.options.courtesy);
         while let Some(job) = self.next() {
             self.settle(&job);
         }
@@ -530,7 +540,9 @@ impl Shared {
     }
 
     fn pipeline(&self) -> Result<&Pipeline, SealError> {
-        let pipeline = self.pipeline.get_or_init(|| Pipeline::new(self.options.jobs).map_err(Arc::new));
+        let pipeline = self
+            .pipeline
+            .get_or_init(|| Pipeline::new(self.options.jobs, self.options.courtesy).map_err(Arc::new));
         pipeline.as_ref().map_err(|error| SealError::Threads(Arc::clone(error)))
     }
 }

@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     outputs::ExportError,
-    pipeline::yield_to_steps,
+    pipeline::{Courtesy, give_way},
     seal::{Events, OnSealed},
 };
 
@@ -212,7 +212,7 @@ impl Shared {
 
     /// A worker's life.
     fn work(&self, host: &str) {
-        yield_to_steps();
+        give_way(Courtesy::ToSteps);
         while let Some(job) = self.next(host) {
             self.perform(host, job);
         }

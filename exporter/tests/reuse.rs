@@ -347,6 +347,7 @@ fn one_of_several_processes_seals_a_layer() {
                 encoder: Encoder::GZIP,
                 times: TimePolicy::Default,
                 jobs: 1,
+                courtesy: Default::default(),
                 events: Arc::new(|_| ()),
                 cancel: Arc::default(),
                 contents: Some(place.contents.clone()),

@@ -325,6 +325,7 @@ fn child_with_a_file_size_limit() {
         encoder: Encoder::GZIP,
         times: TimePolicy::Default,
         jobs: 2,
+        courtesy: Default::default(),
         events: Arc::new(|_| ()),
         cancel: Arc::default(),
         contents: None,

@@ -78,7 +78,7 @@ class Written(support.Case):
     def test_what_a_failed_build_has_finished_is_there_and_in_the_bundle(self):
         context = self.context(Dockerfile=FAILS)
         self.run_layerwright("build", "--progress", "plain", "--cache-to", self.cache, context, code=1)
-        self.assertEqual(names(self.proxy.requests)[-1], "main")
+        self.assertIn("main", names(self.proxy.requests))
         before = len(self.proxy.requests)
         self.hits("root")
         looks = [request for request in self.proxy.requests[before:] if "/cache/" in request.path]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use executor::{ContextOrigin, ExecutorOptions, LocalExecutor};
-use exporter::{Packing, SealOptions, Sealer, TimePolicy};
+use exporter::{Courtesy, Packing, SealOptions, Sealer, TimePolicy};
 use oci::{Platform, fetch::Fetcher};
 use parser::Diagnostic;
 use solver::{
@@ -125,7 +125,7 @@ pub(super) fn sealers(
 
 /// A sealer for layers that are packed like this and go to no image, with the times of their trees.
 pub(super) fn sealer(packing: Packing, executor: &LocalExecutor, surroundings: &Surroundings) -> Sealer {
-    Sealer::new(seal_options(packing, executor, surroundings))
+    Sealer::new(SealOptions { courtesy: Courtesy::ToAll, ..seal_options(packing, executor, surroundings) })
 }
 
 fn seal_options(packing: Packing, executor: &LocalExecutor, surroundings: &Surroundings) -> SealOptions {
@@ -135,6 +135,7 @@ fn seal_options(packing: Packing, executor: &LocalExecutor, surroundings: &Surro
         base: packing.base,
         times: TimePolicy::Default,
         jobs: request::processors(),
+        courtesy: Courtesy::ToSteps,
         events: Arc::clone(&surroundings.events),
         cancel: Arc::clone(&surroundings.cancel),
         contents: Some(executor.contents()),

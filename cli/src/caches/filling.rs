@@ -3,7 +3,7 @@
 use std::{sync::Arc, thread};
 
 use exporter::{
-    BaseLayers, Packing, Sealer,
+    BaseLayers, Encoder, Packing, Sealer,
     cache::{
         BuildEnd, Mode, OnError, OwnChain, Prior, Writer, WriterOptions,
         writer::{FindInventory, Written, fits},
@@ -55,6 +55,7 @@ impl Filling {
             Arc::new(move |files| executor::inventory::read(store.root(), files));
         let mut own: Vec<Arc<Sealer>> = Vec::new();
         let writer = |fill: &CacheFill| {
+            let sealer = sealer(fill, options, &mut own);
             Writer::new(WriterOptions {
                 storage: Arc::clone(&caches.storages[&Place::of(&fill.place)]),
                 mode: match fill.mode {
@@ -65,7 +66,8 @@ impl Filling {
                 prior: if request.caches.from.contains(&fill.place) { Prior::Read } else { Prior::Unread },
                 on_error: if fill.ignore_error { OnError::Warn } else { OnError::Fail },
                 chain: chain.clone(),
-                sealer: sealer(fill, options, &mut own),
+                sealer: Arc::clone(&sealer),
+                aside: aside(fill, options, &sealer, &mut own),
                 landings: Some(landings.clone()),
                 seen: caches.seen.clone(),
                 sign: caches.sign.clone(),
@@ -113,12 +115,35 @@ fn told(writer: &Writer) -> Option<String> {
     is_any.then(|| format!("cached {steps} step{plural} in {name}, {bytes} up"))
 }
 
-/// The sealer of a cache: an output's, so that their blobs are the same, unless another packing is asked for.
+/// The sealer of layers that an image has: an output's, so that their blobs are the same, unless another packing is asked for.
 fn sealer(fill: &CacheFill, options: &FillingOptions<'_>, own: &mut Vec<Arc<Sealer>>) -> Arc<Sealer> {
-    let wanted = Packing { encoder: fill.packing.encoder, base: BaseLayers::Kept, ..Packing::default() };
+    let wanted = packing(fill.packing.encoder.unwrap_or_default());
     let does = |sealer: &&Arc<Sealer>| fits(sealer) && (!fill.packing.forced || sealer.packs(&wanted));
     let found = options.sealers.iter().find(does);
-    if let Some(found) = found.or_else(|| own.iter().find(|sealer| sealer.packs(&wanted))) {
+    found.map_or_else(|| own_sealer(wanted, options, own), Arc::clone)
+}
+
+/// The sealer of all other layers: what packs them with the least trouble, unless something else is asked for.
+fn aside(
+    fill: &CacheFill,
+    options: &FillingOptions<'_>,
+    sealer: &Arc<Sealer>,
+    own: &mut Vec<Arc<Sealer>>,
+) -> Arc<Sealer> {
+    let wanted = packing(fill.packing.encoder.unwrap_or(Encoder::ZSTD_FASTEST));
+    match fill.packing.forced || sealer.packs(&wanted) {
+        true => Arc::clone(sealer),
+        false => own_sealer(wanted, options, own),
+    }
+}
+
+fn packing(encoder: Encoder) -> Packing {
+    Packing { encoder, base: BaseLayers::Kept, ..Packing::default() }
+}
+
+/// A sealer of the caches' own, one for each packing.
+fn own_sealer(wanted: Packing, options: &FillingOptions<'_>, own: &mut Vec<Arc<Sealer>>) -> Arc<Sealer> {
+    if let Some(found) = own.iter().find(|sealer| sealer.packs(&wanted)) {
         return Arc::clone(found);
     }
     let made = Arc::new((options.sealer)(wanted));

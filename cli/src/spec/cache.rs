@@ -77,8 +77,8 @@ pub enum CacheMode {
 /// How layers are packed in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CachePacking {
-    /// `compression=`, `compression-level=`
-    pub encoder: Encoder,
+    /// `compression=`, `compression-level=`, where one of them is said.
+    pub encoder: Option<Encoder>,
     /// `force-compression=`: also where an output packs them in another way, whose blobs would do.
     pub forced: bool,
 }
@@ -157,7 +157,7 @@ impl FromStr for CacheToSpec {
         if let Some(references) = references(text, "dest")? {
             let sink = |source: CacheSource| {
                 filled(&source.place)?;
-                let packing = CachePacking { encoder: Encoder::GZIP, forced: false };
+                let packing = CachePacking { encoder: None, forced: false };
                 Ok(CacheSink::Place { source, mode: CacheMode::default(), ignore_error: true, packing })
             };
             return references.into_iter().map(sink).collect::<Result<_, _>>().map(Self);
@@ -252,8 +252,10 @@ fn sink(place: CachePlace, options: &mut Options) -> Result<CacheSink, CacheSpec
         Some(other) => return Err(OptionError::value("mode", other, "min or max").into()),
     };
     let ignore_error = options.boolean("ignore-error", "true")?;
-    let packing =
-        CachePacking { encoder: options.encoder()?, forced: options.base_layers()? == BaseLayers::Repacked };
+    let packing = CachePacking {
+        encoder: options.wanted_encoder()?,
+        forced: options.base_layers()? == BaseLayers::Repacked,
+    };
     // What a cache consists of here; the other forms are for programs that do not know them.
     for key in ["oci-mediatypes", "image-manifest", "oci-artifact"] {
         options.only(key, "true")?;
@@ -315,12 +317,12 @@ mod tests {
 
     #[test]
     fn what_is_filled_has_a_mode_and_a_packing() {
-        let usual = CachePacking { encoder: Encoder::GZIP, forced: false };
+        let usual = CachePacking { encoder: None, forced: false };
         let place = |source, mode, ignore_error, packing| {
             vec![CacheSink::Place { source, mode, ignore_error, packing }]
         };
         let max = |source| place(source, CacheMode::Max, true, usual);
-        let zstd = CachePacking { encoder: Encoder::ZSTD, forced: true };
+        let zstd = CachePacking { encoder: Some(Encoder::ZSTD), forced: true };
         for (text, want) in [
             ("h/c", max(registry("h/c"))),
             ("type=inline", vec![CacheSink::Inline]),

@@ -142,6 +142,16 @@ impl Options {
         encoder.map_or_else(|| refused("compression-level", &level.unwrap_or_default(), expected), Ok)
     }
 
+    /// The same, where one of them is there.
+    ///
+    /// # Errors
+    /// [`OptionError::Value`]
+    pub fn wanted_encoder(&mut self) -> Result<Option<Encoder>, OptionError> {
+        let is_said = self.has("compression") || self.has("compression-level");
+        let encoder = self.encoder()?;
+        Ok(is_said.then_some(encoder))
+    }
+
     /// `force-compression=`
     ///
     /// # Errors

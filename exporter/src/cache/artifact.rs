@@ -99,8 +99,8 @@ impl Apart {
 }
 
 /// The descriptor of an artifact's document.
-pub fn config(artifact: &Artifact) -> Descriptor {
-    Descriptor::of(artifact.kind.media_type(), &artifact.document)
+pub fn config(kind: ArtifactKind, document: &[u8]) -> Descriptor {
+    Descriptor::of(kind.media_type(), document)
 }
 
 /// The manifest of an artifact: the same bytes for the same artifact, and no more than registries take.
@@ -113,7 +113,7 @@ pub fn manifest(artifact: &Artifact) -> Vec<u8> {
         schema_version: 2,
         media_type: MediaType::OciManifest,
         artifact_type: artifact.kind.media_type(),
-        config: Embedding { descriptor: config(artifact), data },
+        config: Embedding { descriptor: config(artifact.kind, &artifact.document), data },
         layers: artifact.blobs.iter().take(MAX_BLOBS).cloned().collect(),
         annotations: signature.collect(),
     };

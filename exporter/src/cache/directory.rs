@@ -12,6 +12,7 @@ use std::{
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -20,7 +21,7 @@ use solver::Cancel;
 
 use super::{
     artifact::{self, Parsed},
-    storage::{Artifact, Image, Named, Storage, StorageError, StorageErrorKind},
+    storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind},
 };
 use crate::outputs::file::{NewFile, open_directory};
 
@@ -81,11 +82,14 @@ impl Storage for DirectoryStorage {
         named.map_err(|source| failed(format!("cannot read {name} in {}", self.name), source))
     }
 
-    fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError> {
-        let written = self.write_document(artifact, cancel).and_then(|()| {
-            let manifest = artifact::manifest(artifact);
-            names.iter().try_for_each(|name| self.write_name(name, &manifest))
-        });
+    fn put_document(&self, kind: ArtifactKind, document: &[u8], cancel: &Cancel) -> Result<(), StorageError> {
+        let written = self.write_document(kind, document, cancel);
+        written.map_err(|source| failed(format!("cannot write to {}", self.name), source))
+    }
+
+    fn put_names(&self, names: &[&str], artifact: &Artifact, _cancel: &Cancel) -> Result<(), StorageError> {
+        let manifest = artifact::manifest(artifact);
+        let written = names.iter().try_for_each(|name| self.write_name(name, &manifest));
         written
             .map_err(|source| failed(format!("cannot write {} to {}", names.join(", "), self.name), source))
     }
@@ -133,9 +137,10 @@ impl DirectoryStorage {
         Ok(bytes)
     }
 
-    fn write_document(&self, artifact: &Artifact, cancel: &Cancel) -> io::Result<()> {
-        let open = || Ok(Box::new(io::Cursor::new(artifact.document.clone())) as Box<dyn Read + Send>);
-        self.write_blob(&artifact::config(artifact), &open, cancel).map(drop)
+    fn write_document(&self, kind: ArtifactKind, document: &[u8], cancel: &Cancel) -> io::Result<()> {
+        let bytes: Arc<[u8]> = document.into();
+        let open = || Ok(Box::new(io::Cursor::new(Arc::clone(&bytes))) as Box<dyn Read + Send>);
+        self.write_blob(&artifact::config(kind, document), &open, cancel).map(drop)
     }
 
     fn write_name(&self, name: &str, manifest: &[u8]) -> io::Result<()> {

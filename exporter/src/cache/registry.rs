@@ -6,6 +6,7 @@
 
 use std::{
     io::Read,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,8 +18,9 @@ use solver::Cancel;
 
 use super::{
     artifact::{self, ArtifactError, Parsed},
-    storage::{Artifact, Image, Named, Storage, StorageError, StorageErrorKind},
+    storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind},
 };
+use crate::parallel::in_parallel;
 
 /// How long a look-up may take, new attempts and a token included: a registry that takes ten seconds for each answer is still
 /// heard.
@@ -88,18 +90,20 @@ impl Storage for RegistryStorage {
         fetched.map(|fetched| self.understand(name, &fetched, cancel)).transpose()
     }
 
-    fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError> {
-        let registry = self.bringing(cancel);
-        let config = artifact::config(artifact);
-        let open = || Ok(Box::new(std::io::Cursor::new(artifact.document.clone())) as Box<dyn Read + Send>);
-        let failed = |error| self.failed(format!("cannot write to {}", self.name), error, cancel);
-        registry.push_blob(&self.repository, &config, None, &open, &|_| {}).map_err(failed)?;
-        let manifest = artifact::manifest(artifact);
-        for name in names {
+    fn put_document(&self, kind: ArtifactKind, document: &[u8], cancel: &Cancel) -> Result<(), StorageError> {
+        let bytes: Arc<[u8]> = document.into();
+        let open = || Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))) as Box<dyn Read + Send>);
+        let config = artifact::config(kind, document);
+        let put = self.bringing(cancel).push_blob(&self.repository, &config, None, &open, &|_| {});
+        put.map(drop).map_err(|error| self.not_written(error, cancel))
+    }
+
+    fn put_names(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError> {
+        let (registry, manifest) = (self.bringing(cancel), artifact::manifest(artifact));
+        in_parallel(names, names.len(), |name| {
             let put = registry.push_manifest(&self.named(name), &oci::MediaType::OciManifest, &manifest);
-            put.map_err(failed)?;
-        }
-        Ok(())
+            put.map(drop).map_err(|error| self.not_written(error, cancel))
+        })
     }
 
     fn put_blob(
@@ -154,6 +158,10 @@ impl RegistryStorage {
             }
             Parsed::Index(manifests) => Named::Index(manifests),
         })
+    }
+
+    fn not_written(&self, error: RegistryError, cancel: &Cancel) -> StorageError {
+        self.failed(format!("cannot write to {}", self.name), error, cancel)
     }
 
     pub(super) fn failed(&self, what: String, error: RegistryError, cancel: &Cancel) -> StorageError {

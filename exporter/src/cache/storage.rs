@@ -122,7 +122,22 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// It cannot be written.
-    fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError>;
+    fn put(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError> {
+        self.put_document(artifact.kind, &artifact.document, cancel)?;
+        self.put_names(names, artifact, cancel)
+    }
+
+    /// The first half of that, which needs no blobs yet: brings the document.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn put_document(&self, kind: ArtifactKind, document: &[u8], cancel: &Cancel) -> Result<(), StorageError>;
+
+    /// The second half: lets the names stand for an artifact whose document is there, all at the same time.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn put_names(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError>;
 
     /// Makes sure that a blob is there, and says whether its bytes had to be sent. `from` is another repository that may
     /// have it; `open` begins the blob anew each time it is sent.

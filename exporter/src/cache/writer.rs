@@ -1,7 +1,7 @@
 //! Writes a remote cache while the build runs, and costs it nothing.
 //!
-//! Records are *stored* as steps end; threads of ours, which let the steps go first, seal their layers through the sealer
-//! of the image, bring the blobs to the cache's place and put each record there as soon as all that it names is there. So a
+//! Records are *stored* as steps end; threads of ours, which let the steps go first, seal their layers (those of an image
+//! through its own sealer, all others through one that takes less trouble), bring the blobs to the cache's place and put each record there as soon as all that it names is there. So a
 //! build that fails or is killed has published what it finished. [`Writer::finish`] waits for what is under way, and writes
 //! the bundle of all records that the build used.
 //!
@@ -35,7 +35,7 @@ pub use self::chain::OwnChain;
 use self::{
     blobs::Blobs,
     bring::Brought,
-    ledger::{Ledger, Task},
+    ledger::{Ledger, Need, Task},
 };
 use super::{
     bundle::SignedRecord,
@@ -45,7 +45,7 @@ use super::{
     storage::{Storage, StorageError},
 };
 use crate::{
-    pipeline::yield_to_steps,
+    pipeline::{Courtesy, give_way},
     seal::{Events, SealError, Sealer},
     upload::Landings,
 };
@@ -74,8 +74,10 @@ pub struct WriterOptions {
     pub sign: Option<Arc<SignKey>>,
     /// Which steps are on a target's own chain.
     pub chain: OwnChain,
-    /// Makes blobs of layers: the image's, or one for the cache where no output has one that [`fits`].
+    /// Makes blobs of layers that an image has: the image's, or one for the cache where no output has one that [`fits`].
     pub sealer: Arc<Sealer>,
+    /// Makes those of all other layers, which are there for who builds next and cost this build as little as possible.
+    pub aside: Arc<Sealer>,
     /// Where the image's blobs are on their way to.
     pub landings: Option<Landings>,
     /// What was read of remote caches.
@@ -189,7 +191,7 @@ struct Item {
     record: Record,
     /// What another cache has of it.
     seen: Option<Arc<SeenRecord>>,
-    /// What was put at the place, and what that names.
+    /// What is put at the place, and what that names; known once the document is written.
     put: OnceLock<(SignedRecord, Vec<Descriptor>)>,
 }
 
@@ -232,14 +234,23 @@ enum Look {
 }
 
 impl State {
-    /// Whether there is nothing under way and nothing to begin.
-    fn is_idle(&self) -> bool {
-        let has_looked = match &self.look {
+    /// Whether no record waits for the look.
+    fn has_looked(&self) -> bool {
+        match &self.look {
             Look::Open(waiting) => waiting.is_empty(),
             Look::Running(_) => false,
             Look::Over => true,
-        };
-        has_looked && self.ledger.is_idle()
+        }
+    }
+
+    /// Whether it is known what all records say.
+    fn is_written(&self) -> bool {
+        self.has_looked() && self.ledger.kept().all(|item| item.put.get().is_some())
+    }
+
+    /// Whether there is nothing under way and nothing to begin.
+    fn is_idle(&self) -> bool {
+        self.has_looked() && self.ledger.is_idle()
     }
 }
 
@@ -291,9 +302,6 @@ impl Writer {
     /// Hears of what the scheduler does, as [`crate::SealAhead::take`] does. Does not block.
     pub fn take(&self, event: &Event) {
         let Event::Settled(id, snapshot) = event else { return };
-        if self.shared.options.mode == Mode::Max {
-            return;
-        }
         let mut state = self.shared.lock();
         if state.chain.settle(*id, snapshot) {
             let digest = snapshot.digest();
@@ -360,13 +368,19 @@ impl Shared {
 
     /// A worker's life.
     fn work(&self) {
-        yield_to_steps();
+        give_way(Courtesy::ToAll);
         while let Some(work) = self.next() {
             match work {
                 Work::Look => self.look(),
                 Work::Task(Task::Bring(need)) => {
                     let brought = self.bring(need);
                     self.settle(brought, |state, is_there| state.ledger.brought(need, is_there));
+                }
+                Work::Task(Task::Write(index, item)) => {
+                    let written = self.write(&item);
+                    self.settle(written, |state, is_there| {
+                        state.ledger.brought(Need::Document(index), is_there);
+                    });
                 }
                 Work::Task(Task::Publish(index, item)) => {
                     let published = self.publish(&item);

@@ -92,7 +92,7 @@ impl<'a> Work<'a> {
     }
 
     /// What the store remembers, if its blob is still there. What came out of a cache can be mounted from there.
-    fn recorded(&self) -> Option<SealedLayer> {
+    pub(super) fn recorded(&self) -> Option<SealedLayer> {
         let record = sealed::read(&self.options.store, &self.job.tree, &self.name())?;
         if record.descriptor.media_type != self.options.encoder.media_type() {
             return None;

@@ -113,6 +113,7 @@ impl Builder {
             sign: None,
             chain: OwnChain::default(),
             sealer: Arc::new(self.workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2)),
+            aside: Arc::new(self.workshop.sealer(Encoder::ZSTD_FASTEST, TimePolicy::Default, 2)),
             landings: None,
             seen: self.seen.clone(),
             fetcher: self.fetcher.clone(),

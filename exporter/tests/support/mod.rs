@@ -223,6 +223,7 @@ impl Workshop {
             store: self.store.clone(),
             encoder,
             times,
+            courtesy: Default::default(),
             jobs,
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: self.cancel.clone(),

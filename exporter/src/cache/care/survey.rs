@@ -129,6 +129,6 @@ impl Reader<'_> {
 
 /// What an artifact keeps alive, its content included.
 fn blobs(artifact: &Artifact) -> BTreeMap<Sha256Digest, u64> {
-    let document = artifact::config(artifact);
+    let document = artifact::config(artifact.kind, &artifact.document);
     artifact.blobs.iter().chain([&document]).map(|blob| (blob.digest, blob.size)).collect()
 }

@@ -77,7 +77,7 @@ fn damage_is_found_out_and_mended() {
     assert_eq!(put_blob(&storage, "layer"), Ok(true), "a damaged blob is as good as none");
     assert_eq!(fs::read(&layer).expect("there"), b"layer");
 
-    let document = storage.blob_path(&artifact::config(&long).digest);
+    let document = storage.blob_path(&artifact::config(long.kind, &long.document).digest);
     fs::write(&document, "something else").expect("damaged");
     assert_eq!(get(&storage, "long"), Err(StorageErrorKind::Damaged));
     fs::remove_file(&document).expect("gone");

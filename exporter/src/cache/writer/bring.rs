@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use oci::{
@@ -14,9 +15,11 @@ use oci::{
     packed::{self, INVENTORY_MEDIA_TYPE, TREE_MEDIA_TYPE},
 };
 
-use super::{Shared, Trouble, ledger::Need};
+use super::{Shared, Trouble, WriterOptions, ledger::Need};
 use crate::{
     cache::record::Described,
+    encode::Encoder,
+    parallel::in_parallel,
     seal::{SealedLayer, read_tree},
     upload::Blob,
 };
@@ -60,15 +63,8 @@ impl Shared {
     /// Makes sure that the place has what a record needs.
     pub(super) fn bring(&self, need: Need) -> Result<(), Trouble> {
         match need {
-            Need::Layer(tree) => {
-                let described = self.bring_layer(tree)?;
-                self.lock().brought.layers.insert(tree, described);
-            }
-            Need::Inventory(files) => {
-                if let Some(descriptor) = self.bring_inventory(&files)? {
-                    self.lock().brought.inventories.insert(files, descriptor);
-                }
-            }
+            Need::Layer(tree) => self.bring_layer(tree),
+            Need::Inventory(files) => self.bring_inventory(files),
             Need::Blob(digest) => {
                 let (blob, origin) = self
                     .lock()
@@ -77,33 +73,60 @@ impl Shared {
                     .get(&digest)
                     .cloned()
                     .expect("a need is known before it is met");
-                self.bring_from(&blob, &origin)?;
+                self.bring_from(&blob, &origin)
             }
+            Need::Document(_) => unreachable!("it is written"),
         }
-        Ok(())
     }
 
-    /// A layer: what another cache has, as it is; else what the image's sealer makes of it.
-    fn bring_layer(&self, tree: TreeDigest) -> Result<Described, Trouble> {
+    /// It is known what a need will be at the place; what names it can be written beside it.
+    fn described(&self, need: Need, note: impl FnOnce(&mut Brought)) {
+        let mut state = self.lock();
+        note(&mut state.brought);
+        state.ledger.described(need);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// A layer: what another cache has, as it is; else what a sealer makes of it.
+    fn bring_layer(&self, tree: TreeDigest) -> Result<(), Trouble> {
+        let describe = |layer: Described| {
+            self.described(Need::Layer(tree), |brought| _ = brought.layers.insert(tree, layer));
+        };
         if let Some(layer) = self.options.fetcher.elsewhere().get(&tree) {
-            layer.descriptors().try_for_each(|blob| self.bring_from(blob, &layer.origin))?;
-            return Ok(layer.into());
+            let blobs: Vec<_> = layer.descriptors().cloned().collect();
+            let origin = layer.origin.clone();
+            describe(layer.into());
+            return in_parallel(&blobs, blobs.len(), |blob| self.bring_from(blob, &origin));
         }
-        let sealed = self.seal(tree)?;
-        let tree_blob = self.bring_tree(tree)?;
-        self.bring_sealed(&sealed)?;
-        let SealedLayer { diff_id, descriptor, origin: _ } = sealed;
-        let Descriptor { media_type, digest, size, annotations: _, platform: _ } = descriptor;
-        let blobs = [(self.options.sealer.encoder().id(), Descriptor::new(media_type, digest, size))].into();
-        Ok(Described { diff_id, blobs, tree_blob })
+        let (encoder, sealed) = self.seal(tree)?;
+        let packed = self.packed_tree(tree)?;
+        let Descriptor { media_type, digest, size, annotations: _, platform: _ } = sealed.descriptor.clone();
+        let blobs = [(encoder.id(), Descriptor::new(media_type, digest, size))].into();
+        describe(Described { diff_id: sealed.diff_id, blobs, tree_blob: packed.blob.clone() });
+        thread::scope(|scope| {
+            let tree = scope.spawn(|| self.bring_packed(&packed));
+            let layer = self.bring_sealed(&sealed);
+            tree.join().expect("a panic ends the process").and(layer)
+        })
     }
 
-    fn seal(&self, tree: TreeDigest) -> Result<SealedLayer, Trouble> {
-        let chain = self.lock().brought.chains.get(&tree).copied().expect("a need is known before it is met");
+    /// A layer of an image by the image's sealer, and so is one that it has made before; any other by the cache's own.
+    fn seal(&self, tree: TreeDigest) -> Result<(Encoder, SealedLayer), Trouble> {
+        let state = self.lock();
+        let chain = *state.brought.chains.get(&tree).expect("a need is known before it is met");
+        let is_own = state.chain.has_layer(&tree);
+        drop(state);
+        let (built, WriterOptions { sealer, aside, .. }) = (Layer::Built(tree), &self.options);
+        let sealer = if is_own || sealer.has_sealed(chain, &tree) { sealer } else { aside };
         self.sealing.fetch_add(1, Ordering::SeqCst);
-        let sealed = self.options.sealer.seal_aside(chain, &Layer::Built(tree), &self.stop);
+        let sealed = sealer.seal_aside(chain, &built, &self.stop);
         self.sealing.fetch_sub(1, Ordering::SeqCst);
-        sealed.map_err(|error| if self.stop.is_requested() { Trouble::Stopped } else { error.into() })
+        let sealed = sealed.map_err(|error| match self.stop.is_requested() {
+            true => Trouble::Stopped,
+            false => error.into(),
+        });
+        Ok((sealer.encoder(), sealed?))
     }
 
     /// The blob of a layer: mounted from where the image goes if that is in the same registry.
@@ -122,23 +145,23 @@ impl Shared {
         self.options.landings.as_ref()?.wait(&place.registry, blob, &self.stop)
     }
 
-    fn bring_tree(&self, tree: TreeDigest) -> Result<Descriptor, Trouble> {
+    fn packed_tree(&self, tree: TreeDigest) -> Result<Packed, Trouble> {
         let read = read_tree(self.options.fetcher.store(), tree).map_err(Arc::new)?;
-        self.bring_packed(TREE_MEDIA_TYPE, &read.to_bytes())
+        Ok(Packed::of(TREE_MEDIA_TYPE, &read.to_bytes()))
     }
 
     /// A list of files, if this store has it. One that cannot be written as JSON is not there either.
-    fn bring_inventory(&self, files: &TreeDigest) -> Result<Option<Descriptor>, Trouble> {
-        let inventory = (self.options.inventories)(files).and_then(|list| serde_json::to_vec(&list).ok());
-        inventory.map(|bytes| self.bring_packed(INVENTORY_MEDIA_TYPE, &bytes)).transpose()
+    fn bring_inventory(&self, files: TreeDigest) -> Result<(), Trouble> {
+        let inventory = (self.options.inventories)(&files).and_then(|list| serde_json::to_vec(&list).ok());
+        let packed = inventory.map(|bytes| Packed::of(INVENTORY_MEDIA_TYPE, &bytes));
+        let blob = packed.as_ref().map(|packed| (files, packed.blob.clone()));
+        self.described(Need::Inventory(files), |brought| brought.inventories.extend(blob));
+        packed.map_or(Ok(()), |packed| self.bring_packed(&packed))
     }
 
-    fn bring_packed(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Trouble> {
-        let bytes: Arc<[u8]> = packed::pack(bytes).into();
-        let blob = Descriptor::of(MediaType::Other(media_type.to_owned()), &bytes);
-        let open = || Ok(Box::new(io::Cursor::new(Arc::clone(&bytes))) as Box<dyn Read + Send>);
-        self.blobs.once(blob.digest, &self.stop, || self.put(&blob, None, &open))?;
-        Ok(blob)
+    fn bring_packed(&self, Packed { blob, bytes }: &Packed) -> Result<(), Trouble> {
+        let open = || Ok(Box::new(io::Cursor::new(Arc::clone(bytes))) as Box<dyn Read + Send>);
+        self.blobs.once(blob.digest, &self.stop, || self.put(blob, None, &open))
     }
 
     /// A blob of another cache: mounted where that is in the same registry, else streamed through. At the place itself it
@@ -186,6 +209,19 @@ impl Shared {
             (Err(_), Some(source)) => Err(Trouble::Blob { digest: blob.digest, source }),
             (Err(error), None) => Err(error.into()),
         }
+    }
+}
+
+/// A small blob in memory.
+struct Packed {
+    blob: Descriptor,
+    bytes: Arc<[u8]>,
+}
+
+impl Packed {
+    fn of(media_type: &str, bytes: &[u8]) -> Self {
+        let bytes: Arc<[u8]> = packed::pack(bytes).into();
+        Self { blob: Descriptor::of(MediaType::Other(media_type.to_owned()), &bytes), bytes }
     }
 }
 

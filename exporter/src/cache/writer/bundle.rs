@@ -1,6 +1,9 @@
 //! The bundle: all records that a build has used, so that the next one needs a single look.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
 
 use oci::{Descriptor, Sha256Digest, Snapshot, TreeDigest};
 use solver::Record;
@@ -12,15 +15,26 @@ use crate::cache::{
     sign::TrustKeys,
     storage::{Artifact, ArtifactKind, Named},
 };
+use crate::parallel::in_parallel;
 
 /// Manifests and configs are small; what is longer is none.
 const DOCUMENT_MAX: u64 = 1 << 20;
+
+/// Blobs that are looked for at the same time.
+const LOOKING: usize = 16;
 
 /// What a bundle will hold, and what it names.
 #[derive(Default)]
 struct Content {
     records: BTreeMap<SignedRecord, Vec<Descriptor>>,
     documents: BTreeMap<Sha256Digest, Vec<u8>>,
+}
+
+impl Content {
+    fn document(&self) -> Vec<u8> {
+        let (records, documents) = (self.records.keys().cloned().collect(), self.documents.clone());
+        Bundle { records, documents }.encode()
+    }
 }
 
 /// The steps that a build has used, and the file systems below them.
@@ -97,6 +111,33 @@ impl Shared {
         self.options.seen.note_bundle(&origin, &self.options.bundle, SeenBundle { document, records });
     }
 
+    /// Brings what the bundle will say if all that is under way gets to the place; what names it comes later.
+    pub(super) fn write_bundle_document(
+        &self,
+        end: BuildEnd,
+        documents: &[Sha256Digest],
+    ) -> Result<(), Trouble> {
+        let content = self.content(end, documents);
+        if content.records.is_empty() || self.lock().failure.is_some() {
+            return Ok(());
+        }
+        match content.document() {
+            document if self.is_bundle(&document) => Ok(()),
+            document => self.bring_bundle(&document),
+        }
+    }
+
+    /// Whether this is the bundle that is there.
+    fn is_bundle(&self, document: &[u8]) -> bool {
+        let there = self.options.seen.bundle(&self.options.storage.origin(), &self.options.bundle);
+        there.is_some_and(|there| there.document == document)
+    }
+
+    fn bring_bundle(&self, document: &[u8]) -> Result<(), Trouble> {
+        let put = || Ok(self.options.storage.put_document(ArtifactKind::Bundle, document, &self.stop)?);
+        self.blobs.once(Sha256Digest::of(document), &self.stop, put)
+    }
+
     /// Writes the bundle, unless the one that is there is the same. If the place has lost what one of its records names, those
     /// that can be had go without the others.
     pub(super) fn write_bundle(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Trouble> {
@@ -113,16 +154,11 @@ impl Shared {
     }
 
     fn put_bundle(&self, content: &Content) -> Result<(), Trouble> {
-        let bundle = Bundle {
-            records: content.records.keys().cloned().collect(),
-            documents: content.documents.clone(),
-        };
-        let document = bundle.encode();
-        let origin = self.options.storage.origin();
-        let there = self.options.seen.bundle(&origin, &self.options.bundle);
-        if there.is_some_and(|there| there.document == document) {
+        let document = content.document();
+        if self.is_bundle(&document) {
             return Ok(());
         }
+        self.bring_bundle(&document)?;
         let blobs: BTreeMap<_, _> =
             content.records.values().flatten().map(|blob| (blob.digest, blob.clone())).collect();
         let artifact = Artifact {
@@ -131,13 +167,13 @@ impl Shared {
             signature: None,
             blobs: blobs.into_values().collect(),
         };
-        Ok(self.options.storage.put(&[&self.options.bundle], &artifact, &self.stop)?)
+        Ok(self.options.storage.put_names(&[&self.options.bundle], &artifact, &self.stop)?)
     }
 
     /// What the build has used, and what the bundle that was read has of steps that this one has not come to.
     fn content(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Content {
         let state = self.lock();
-        let there: Vec<&Item> = state.ledger.there().map(|item| &**item).collect();
+        let there: Vec<&Item> = state.ledger.kept().map(|item| &**item).collect();
         let mut records: BTreeMap<_, _> = there.iter().filter_map(|item| item.put.get().cloned()).collect();
         let used = Used::of(there.iter().map(|item| &item.record));
         drop(there);
@@ -167,17 +203,21 @@ impl Shared {
 
     /// Looks for every blob, brings what is here, and leaves out the records of the others. Says whether that may help.
     fn drop_lost(&self, content: &mut Content) -> Result<bool, Trouble> {
-        let mut lost = BTreeSet::new();
+        let lost = Mutex::new(BTreeSet::new());
         let blobs: BTreeMap<_, _> =
             content.records.values().flatten().map(|blob| (blob.digest, blob)).collect();
-        for (digest, blob) in blobs {
+        let blobs: Vec<_> = blobs.into_values().collect();
+        in_parallel(&blobs, LOOKING, |blob| {
             let open = || self.options.fetcher.open_stored(blob).map_err(std::io::Error::other);
             match self.put(blob, None, &open) {
-                Ok(()) => {}
-                Err(Trouble::Blob { .. }) => _ = lost.insert(digest),
-                Err(other) => return Err(other),
+                Err(Trouble::Blob { .. }) => {
+                    lost.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest);
+                    Ok(())
+                }
+                put => put,
             }
-        }
+        })?;
+        let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
         content.records.retain(|_, blobs| !blobs.iter().any(|blob| lost.contains(&blob.digest)));
         Ok(!content.records.is_empty())
     }

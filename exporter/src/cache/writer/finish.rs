@@ -9,7 +9,7 @@ use std::{
 use oci::Sha256Digest;
 use solver::Event;
 
-use super::{BuildEnd, OnError, Shared, Trouble, WriteError, Writer, told};
+use super::{BuildEnd, OnError, Shared, State, Trouble, WriteError, Writer, told};
 use crate::cache::storage::{StorageError, StorageErrorKind};
 
 /// How long nothing may move.
@@ -29,8 +29,7 @@ impl Writer {
         if !is_idle {
             (shared.options.events)(Event::Stage(stage.clone()));
         }
-        let waited = shared.wait_until_idle();
-        let written = waited.and_then(|()| shared.write_bundle(end, documents));
+        let written = shared.write_rest(end, documents);
         if !is_idle {
             (shared.options.events)(Event::StageDone(stage));
         }
@@ -42,15 +41,25 @@ impl Writer {
 }
 
 impl Shared {
-    /// Ends when everything is over, early when the user or the place says so, or when nothing moves any more.
-    fn wait_until_idle(&self) -> Result<(), Trouble> {
+    /// What is left, each thing as soon as what it says is known, and each name as soon as what it stands for is there.
+    fn write_rest(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Trouble> {
+        self.wait_until(State::is_written)?;
+        self.write_bundle_document(end, documents)?;
+        self.wait_until(|state| state.has_looked() && state.ledger.is_brought())?;
+        let named = self.write_bundle(end, documents);
+        self.wait_until(State::is_idle)?;
+        named
+    }
+
+    /// Ends when something has come true, early when the user or the place says so, or when nothing moves any more.
+    fn wait_until(&self, is_over: impl Fn(&State) -> bool) -> Result<(), Trouble> {
         let (mut moved, mut since) = (self.moved.load(Ordering::Relaxed), Instant::now());
         let mut state = self.lock();
         loop {
             if self.stop.is_requested() {
                 return Err(Trouble::Stopped);
             }
-            if state.failure.is_some() || state.is_idle() {
+            if state.failure.is_some() || is_over(&state) {
                 return Ok(());
             }
             let now = self.moved.load(Ordering::Relaxed);

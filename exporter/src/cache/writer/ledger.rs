@@ -1,8 +1,9 @@
 //! Which records are to be written, what has to be at the cache's place before, and how far that is. Pure bookkeeping:
 //! nothing is sent here.
 //!
-//! A need is met once, however many records have it. A record is ready as soon as all its needs are met, and goes before
-//! needs of others: what is published is not lost when the build is killed.
+//! A need is met once, however many records have it. As soon as all needs of a record are *described*, that is known by digest and
+//! size, its document can be written, and goes beside what it names. A record is ready as soon as all of it is there, and goes
+//! before needs of others: what is published is not lost when the build is killed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,7 +13,7 @@ use std::{
 use oci::{Sha256Digest, TreeDigest};
 
 /// Needs that are met at the same time; those who meet them wait most of the time, and records must get through.
-const BRINGING: usize = 4;
+const BRINGING: usize = 6;
 
 /// What must be at the place before a record names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +24,8 @@ pub(super) enum Need {
     Inventory(TreeDigest),
     /// A blob that another cache has.
     Blob(Sha256Digest),
+    /// What the record with this number says.
+    Document(usize),
 }
 
 /// What a worker is to do.
@@ -30,6 +33,8 @@ pub(super) enum Need {
 pub(super) enum Task<R> {
     /// Bring something to the place.
     Bring(Need),
+    /// Bring the document of a record.
+    Write(usize, Arc<R>),
     /// Put a record there: all that it names is there.
     Publish(usize, Arc<R>),
 }
@@ -48,6 +53,8 @@ pub(super) struct Ledger<R> {
 
 struct Entry<R> {
     record: Arc<R>,
+    /// What is not known yet.
+    unknown: BTreeSet<Need>,
     /// What is not there yet.
     missing: BTreeSet<Need>,
     state: Progress,
@@ -64,6 +71,7 @@ enum Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    Described,
     There,
     Failed,
 }
@@ -84,24 +92,31 @@ impl<R> Default for Ledger<R> {
 impl<R> Ledger<R> {
     /// Wants a record at the place; says how much more there is to do.
     pub(super) fn want(&mut self, record: R, needs: impl IntoIterator<Item = Need>) -> usize {
-        let (mut missing, mut work, mut state) = (BTreeSet::new(), 1, Progress::Waiting);
+        let (mut unknown, mut missing) = (BTreeSet::new(), BTreeSet::new());
+        let (mut work, mut state) = (1, Progress::Waiting);
         for need in needs {
             let open = &mut self.open;
             let known = self.needs.entry(need).or_insert_with(|| {
                 open.push_back(need);
                 work += 1;
-                State::Open
+                match need {
+                    Need::Blob(_) => State::Described,
+                    _ => State::Open,
+                }
             });
             match known {
-                State::Open => _ = missing.insert(need),
+                State::Open => _ = (unknown.insert(need), missing.insert(need)),
+                State::Described => _ = missing.insert(need),
                 State::There => {}
                 State::Failed => state = Progress::Lost,
             }
         }
-        if missing.is_empty() && state == Progress::Waiting {
-            self.ready.push_back(self.entries.len());
+        let document = Need::Document(self.entries.len());
+        missing.insert(document);
+        if unknown.is_empty() && state == Progress::Waiting {
+            self.open.push_front(document);
         }
-        self.entries.push(Entry { record: Arc::new(record), missing, state });
+        self.entries.push(Entry { record: Arc::new(record), unknown, missing, state });
         work
     }
 
@@ -109,6 +124,7 @@ impl<R> Ledger<R> {
     pub(super) fn know(&mut self, record: R) {
         self.entries.push(Entry {
             record: Arc::new(record),
+            unknown: BTreeSet::new(),
             missing: BTreeSet::new(),
             state: Progress::There,
         });
@@ -125,12 +141,28 @@ impl<R> Ledger<R> {
         }
         let need = self.open.pop_front()?;
         self.bringing += 1;
-        Some(Task::Bring(need))
+        Some(match need {
+            Need::Document(index) => Task::Write(index, Arc::clone(&self.entries[index].record)),
+            need => Task::Bring(need),
+        })
+    }
+
+    /// It is known what a need will be at the place, or that it will be nothing.
+    pub(super) fn described(&mut self, need: Need) {
+        self.needs.insert(need, State::Described);
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            if entry.unknown.remove(&need) && entry.unknown.is_empty() && entry.state == Progress::Waiting {
+                self.open.push_front(Need::Document(index));
+            }
+        }
     }
 
     /// What came of a need.
     pub(super) fn brought(&mut self, need: Need, is_there: bool) {
         self.bringing -= 1;
+        if is_there && self.needs.get(&need) == Some(&State::Open) {
+            self.described(need);
+        }
         self.needs.insert(need, if is_there { State::There } else { State::Failed });
         for (index, entry) in self.entries.iter_mut().enumerate() {
             if !entry.missing.remove(&need) {
@@ -158,9 +190,14 @@ impl<R> Ledger<R> {
         waiting.for_each(|entry| entry.state = Progress::Lost);
     }
 
+    /// Whether everything is there but names of records.
+    pub(super) fn is_brought(&self) -> bool {
+        self.bringing == 0 && self.open.is_empty()
+    }
+
     /// Whether there is nothing under way and nothing to begin.
     pub(super) fn is_idle(&self) -> bool {
-        self.bringing + self.publishing == 0 && self.open.is_empty() && self.ready.is_empty()
+        self.is_brought() && self.publishing == 0 && self.ready.is_empty()
     }
 
     /// All records so far, in the order in which they came.
@@ -168,10 +205,9 @@ impl<R> Ledger<R> {
         self.entries.iter().map(|entry| &entry.record)
     }
 
-    /// Those that are at the place.
-    pub(super) fn there(&self) -> impl Iterator<Item = &Arc<R>> {
-        let there = self.entries.iter().filter(|entry| entry.state == Progress::There);
-        there.map(|entry| &entry.record)
+    /// Those that are at the place, or will be if all goes well.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Arc<R>> {
+        self.entries.iter().filter(|entry| entry.state != Progress::Lost).map(|entry| &entry.record)
     }
 
     /// How many will not get there.
@@ -188,8 +224,14 @@ mod tests {
         Need::Layer(TreeDigest::from(blake3::hash(name.as_bytes())))
     }
 
-    fn there(ledger: &Ledger<&'static str>) -> Vec<&'static str> {
-        ledger.there().map(|record| **record).collect()
+    fn kept(ledger: &Ledger<&'static str>) -> Vec<&'static str> {
+        ledger.kept().map(|record| **record).collect()
+    }
+
+    /// The document of a record is brought.
+    fn write(ledger: &mut Ledger<&'static str>, index: usize) {
+        assert!(matches!(ledger.take(), Some(Task::Write(found, _)) if found == index));
+        ledger.brought(Need::Document(index), true);
     }
 
     #[test]
@@ -205,16 +247,35 @@ mod tests {
         ledger.brought(b, true);
         assert_eq!(ledger.take(), None, "the first one is needed by both");
         ledger.brought(a, true);
+        write(&mut ledger, 1);
+        assert_eq!(ledger.take(), Some(Task::Publish(1, Arc::new("second"))));
+        write(&mut ledger, 0);
         assert_eq!(ledger.take(), Some(Task::Publish(0, Arc::new("first"))));
         assert_eq!(ledger.want("third", [b]), 1, "it is there");
-        ledger.published(0, true);
-        assert_eq!(there(&ledger), ["first"]);
-        for index in [1, 2] {
-            assert!(matches!(ledger.take(), Some(Task::Publish(found, _)) if found == index));
-            assert!(!ledger.is_idle());
-            ledger.published(index, true);
-        }
+        write(&mut ledger, 2);
+        assert!(matches!(ledger.take(), Some(Task::Publish(2, _))));
+        assert!(ledger.is_brought() && !ledger.is_idle());
+        (0..3).for_each(|index| ledger.published(index, true));
         assert!(ledger.is_idle() && ledger.take().is_none() && ledger.lost() == 0);
+        assert_eq!(kept(&ledger), ["first", "second", "third"]);
+    }
+
+    #[test]
+    fn a_document_goes_beside_what_it_names_as_soon_as_that_is_described() {
+        let mut ledger = Ledger::default();
+        let [a, b] = ["a", "b"].map(need);
+        ledger.want("one", [a, b]);
+        assert_eq!((ledger.take(), ledger.take()), (Some(Task::Bring(a)), Some(Task::Bring(b))));
+        ledger.described(a);
+        assert_eq!(ledger.take(), None);
+        ledger.described(b);
+        write(&mut ledger, 0);
+        assert_eq!(ledger.take(), None, "what it names is still under way");
+        ledger.brought(b, true);
+        ledger.brought(a, true);
+        assert!(matches!(ledger.take(), Some(Task::Publish(0, _))));
+        assert_eq!(ledger.want("of another cache", [Need::Blob(Sha256Digest::of(b""))]), 2);
+        assert!(matches!(ledger.take(), Some(Task::Write(1, _))), "that says what its blobs are");
     }
 
     #[test]
@@ -228,10 +289,11 @@ mod tests {
         ledger.brought(a, false);
         ledger.want("late", [a]);
         ledger.brought(b, true);
+        write(&mut ledger, 1);
         assert!(matches!(ledger.take(), Some(Task::Publish(1, _))));
         ledger.published(1, true);
         assert!(ledger.is_idle());
-        assert_eq!((there(&ledger), ledger.lost()), (vec!["good", "known"], 2));
+        assert_eq!((kept(&ledger), ledger.lost()), (vec!["good", "known"], 2));
     }
 
     #[test]
@@ -242,13 +304,13 @@ mod tests {
         let begun: Vec<_> = std::iter::from_fn(|| ledger.take()).collect();
         assert_eq!(begun.len(), BRINGING);
         ledger.brought(needs[0], true);
+        write(&mut ledger, 0);
         assert!(matches!(ledger.take(), Some(Task::Publish(0, _))));
         assert!(matches!(ledger.take(), Some(Task::Bring(_))));
         ledger.give_up();
         needs[1..=BRINGING].iter().for_each(|need| ledger.brought(*need, true));
         assert!(!ledger.is_idle(), "one is being published");
         ledger.published(0, true);
-        assert!(ledger.is_idle());
-        assert_eq!((there(&ledger).len(), ledger.lost()), (1, BRINGING + 1));
+        assert_eq!((kept(&ledger).len(), ledger.lost()), (1, BRINGING + 1));
     }
 }

@@ -76,27 +76,38 @@ impl Shared {
         state.ledger.want(Item { record, seen: None, put: OnceLock::new() }, needs)
     }
 
-    /// Puts a record at the place, under both its names.
+    /// Brings the document of a record, which is known by now, beside what it names.
+    pub(super) fn write(&self, item: &Item) -> Result<(), Trouble> {
+        if self.stop.is_requested() {
+            return Err(Trouble::Stopped);
+        }
+        let written = match &item.seen {
+            Some(seen) => (seen.signed.clone(), seen.remote.blobs()),
+            None => self.written(&item.record)?,
+        };
+        // It is written once.
+        let (signed, _) = item.put.get_or_init(|| written);
+        self.changed.notify_all();
+        self.options.storage.put_document(ArtifactKind::Record, &signed.document, &self.stop)?;
+        Ok(())
+    }
+
+    /// Lets both its names stand for a record, of which all is at the place.
     pub(super) fn publish(&self, item: &Item) -> Result<(), Trouble> {
         if self.stop.is_requested() {
             return Err(Trouble::Stopped);
         }
-        let (signed, blobs) = match &item.seen {
-            Some(seen) => (seen.signed.clone(), seen.remote.blobs()),
-            None => self.written(&item.record)?,
-        };
-        let SignedRecord { document, signature } = signed.clone();
-        let artifact = Artifact { kind: ArtifactKind::Record, document, signature, blobs: blobs.clone() };
+        let (signed, blobs) = item.put.get().cloned().expect("its document is there");
+        let SignedRecord { document, signature } = signed;
+        let artifact = Artifact { kind: ArtifactKind::Record, document, signature, blobs };
         let Record { content, definition, .. } = &item.record;
         let names = [names::content(content), names::definition(definition)];
-        self.options.storage.put(&names.each_ref().map(String::as_str), &artifact, &self.stop)?;
+        self.options.storage.put_names(&names.each_ref().map(String::as_str), &artifact, &self.stop)?;
         self.put.fetch_add(1, Ordering::Relaxed);
-        // Whoever came first has put the same.
-        item.put.set((signed, blobs)).unwrap_or_default();
         Ok(())
     }
 
-    /// The document of a record whose layers are all there.
+    /// The document of a record whose layers are all known.
     fn written(&self, record: &Record) -> Result<(SignedRecord, Vec<Descriptor>), Trouble> {
         let state = self.lock();
         let trees = record.snapshot.layers.iter().filter(|layer| !layer.is_empty());
