@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cache::{Made, Miss},
-    key::pre_image::INPUT,
+    key::{
+        hidden::{hide, seen_beside},
+        pre_image::INPUT,
+    },
 };
 pub use files::{Change, FileChange, changes};
 
@@ -167,7 +170,7 @@ pub enum Reason {
         /// Its name.
         name: String,
     },
-    /// The value of an ARG; `None` where there is none.
+    /// The value of an ARG; `None` where there is none. What another machine had is [hidden](crate::key::hidden).
     Arg {
         /// Its name.
         name: String,
@@ -176,7 +179,7 @@ pub enum Reason {
         /// As it is.
         to: Option<String>,
     },
-    /// The value of an ENV; `None` where there is none.
+    /// The value of an ENV, as of an ARG.
     Env {
         /// Its name.
         name: String,
@@ -294,7 +297,9 @@ impl<'a> Explained<'a> {
         let Some(nearest) = nearest::nearest(miss, self.steps, known) else {
             return self.merged(miss).unwrap_or_else(|| alone(Reason::New));
         };
-        let reasons = differences::differences(&nearest.pre_image, &miss.pre_image, &self.roots, inventories);
+        let new = &miss.pre_image;
+        let old = seen_beside(&nearest.pre_image, new, &hide(new));
+        let reasons = differences::differences(&old, new, &self.roots, inventories);
         Why { reasons, compared_with: Some(nearest.origin.clone()) }
     }
 

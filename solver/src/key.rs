@@ -7,6 +7,7 @@
 //! What a step's inputs are, for the content key, is decided by [`readings`]: the file system it works on as a whole, and
 //! of everything a COPY or a mount reads only what is picked.
 
+pub mod hidden;
 pub mod pre_image;
 
 use std::borrow::Cow;

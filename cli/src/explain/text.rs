@@ -3,6 +3,7 @@
 use solver::{
     Made,
     explain::{Change, FileChange, Origin, Reason, Unknown, Why},
+    key::hidden::is_hidden,
 };
 
 use super::{Explained, Explanation};
@@ -125,6 +126,7 @@ fn values(name: &str, from: Option<&String>, to: Option<&String>) -> Vec<String>
     let value = |value: Option<&String>| match value {
         None => "(not set)".to_owned(),
         Some(value) if value.is_empty() => "(empty)".to_owned(),
+        Some(value) if is_hidden(value) => "(another value)".to_owned(),
         Some(value) => value.clone(),
     };
     let (from, to) = (value(from), value(to));
@@ -256,6 +258,11 @@ mod tests {
                         from: value("/bin"),
                         to: value(&"/long".repeat(20)),
                     },
+                    Reason::Arg {
+                        name: "TOKEN".to_owned(),
+                        from: value("hidden:434e71e61531e8ce"),
+                        to: value("x"),
+                    },
                     Reason::Instruction { from: "RUN a \\\n b".to_owned(), to: "RUN a \\\n c".to_owned() },
                 ],
             ),
@@ -282,6 +289,7 @@ FAILED  [5/6] RUN make test  [2J  1.50s, unlike in build 20261121T135501Z-000000
           ARG V  1 → (not set)
           ENV PATH  - /bin
                     + /long/long/long/long/long/long/long/long/long/long/long/long/long/long/long/long/long/long/long/long
+          ARG TOKEN  (another value) → x
           instruction  - b
                        + c
 -       [6/6] RUN true            not reached

@@ -29,7 +29,7 @@ use std::{
 };
 
 use oci::{Descriptor, Sha256Digest, TreeDigest, fetch::Fetcher};
-use solver::{Cancel, Event, Record, RecordWriter, explain::Inventory};
+use solver::{Cancel, Event, Record, RecordWriter, explain::Inventory, key::hidden};
 
 pub use self::chain::OwnChain;
 use self::{
@@ -326,12 +326,14 @@ impl Writer {
 
 impl RecordWriter for Writer {
     fn store(&self, record: &Record) {
+        // Who may read the cache need not know what the variables of this build hold.
+        let record = Record { pre_image: hidden::hide(&record.pre_image), ..record.clone() };
         let mut state = self.shared.lock();
         let is_own = self.shared.options.mode == Mode::Max || state.chain.has(&record.snapshot);
         let work = match is_own {
-            true => self.shared.want(&mut state, record.clone()),
+            true => self.shared.want(&mut state, record),
             false => {
-                state.held.push(record.clone());
+                state.held.push(record);
                 0
             }
         };

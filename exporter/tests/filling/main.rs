@@ -23,7 +23,7 @@ use exporter::{
 };
 use ground::{Builder, Ground, keys, lines, ours};
 use oci::elsewhere::bring;
-use solver::{Cancel, Event, Graph, Key, Op, RecordWriter, op::Source};
+use solver::{Cancel, Event, Graph, Key, Op, RecordWriter, key::hidden::is_hidden, op::Source};
 
 /// What nothing that is right ever takes.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -94,6 +94,27 @@ fn the_same_goes_for_a_directory() {
         assert!(bring::blob(&fresh.fetcher, &layer, None, &|_| Ok(())).expect("brought").is_some());
     }
     assert_eq!(builder.warnings(), [""; 0]);
+}
+
+#[test]
+fn no_value_of_a_variable_gets_into_a_cache() {
+    let builder = Builder::new();
+    let mut records = builder.records("app", 1);
+    records[0].pre_image.insert("env TOKEN".to_owned(), "s3cret".to_owned());
+    let place: Arc<dyn Storage> = Arc::new(DirectoryStorage::new(&builder.workshop.path("cache")));
+    let fill = |builder: &Builder| {
+        let writer = builder.writer_to(Arc::clone(&place), |_| ());
+        writer.store(&records[0]);
+        writer.finish(BuildEnd::Made, &[]).expect("written");
+        writer.written().steps
+    };
+    assert_eq!(fill(&builder), 1);
+    let found = builder.read_from(Arc::clone(&place), "main", &keys(&records));
+    for record in found.values() {
+        let told = &record.as_ref().expect("written").record.pre_image["env TOKEN"];
+        assert!(is_hidden(told), "{told}");
+    }
+    assert_eq!(fill(&builder), 0, "it is there, as this machine would write it");
 }
 
 #[test]

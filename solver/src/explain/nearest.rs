@@ -10,16 +10,20 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use super::{Known, Project, Step, split, text_of};
 use crate::{
     cache::Miss,
-    key::pre_image::{INPUT, INSTRUCTION, LABEL, PARENT, is_remark},
+    key::{
+        hidden::{hide, seen_beside},
+        pre_image::{INPUT, INSTRUCTION, LABEL, PARENT, is_remark},
+    },
 };
 
 type Fields = BTreeMap<String, String>;
 
 /// The step that is most like one that ran, if any is like it.
 pub(super) fn nearest<'k>(miss: &Miss, steps: &[Step<'_>], known: &'k [Known]) -> Option<&'k Known> {
-    let alike = known.iter().filter(|known| is_like(known, miss, steps));
-    alike.max_by_key(|known| {
-        let (old, new) = (&known.pre_image, &miss.pre_image);
+    let (new, hidden) = (&miss.pre_image, hide(&miss.pre_image));
+    let seen = known.iter().map(|known| (known, seen_beside(&known.pre_image, new, &hidden)));
+    let alike = seen.filter(|(known, old)| is_like(old, known.project, miss, steps));
+    let nearest = alike.max_by_key(|(known, old)| {
         (
             instruction(old) == instruction(new),
             known.project,
@@ -27,11 +31,12 @@ pub(super) fn nearest<'k>(miss: &Miss, steps: &[Step<'_>], known: &'k [Known]) -
             place_before(old) == place_before(new),
             &known.origin,
         )
-    })
+    });
+    nearest.map(|(known, _)| known)
 }
 
-fn is_like(known: &Known, miss: &Miss, steps: &[Step<'_>]) -> bool {
-    let (old, new) = (&known.pre_image, &miss.pre_image);
+fn is_like(old: &Fields, project: Project, miss: &Miss, steps: &[Step<'_>]) -> bool {
+    let new = &miss.pre_image;
     if old.get("op") != new.get("op") {
         return false;
     }
@@ -40,7 +45,7 @@ fn is_like(known: &Known, miss: &Miss, steps: &[Step<'_>]) -> bool {
     }
     let signs = [
         old.get(PARENT) == new.get(PARENT) || text_before(old) == text_before(new),
-        known.project == Project::Same,
+        project == Project::Same,
         share_words(instruction(old), instruction(new)),
     ];
     let is_edited = signs.into_iter().filter(|sign| *sign).count() >= 2;
@@ -75,8 +80,16 @@ fn text_before(fields: &Fields) -> &str {
 fn is_still_there(step: &Step<'_>, old: &Fields) -> bool {
     match step.miss {
         Some(miss) => instruction(&miss.pre_image) == instruction(old),
-        None => old.get(LABEL).is_some_and(|label| text_of(label) == text_of(step.label)),
+        None => old.get(LABEL).is_some_and(|label| can_be(text_of(label), text_of(step.label))),
     }
+}
+
+/// Whether a label is that of a step. In one that another machine has told, variables are not replaced: all other words are there.
+fn can_be(told: &str, label: &str) -> bool {
+    let mut words = label.split_whitespace();
+    let mut is_there = |word: &str| words.any(|known| known == word);
+    told == label
+        || told.contains('$') && told.split_whitespace().filter(|word| !word.contains('$')).all(&mut is_there)
 }
 
 /// Whether at least half of the words of each are also in the other.

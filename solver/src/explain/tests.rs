@@ -138,6 +138,35 @@ fn each_difference_is_told_in_its_own_words_and_nothing_else_is() {
 }
 
 #[test]
+fn of_what_another_machine_made_the_variable_that_differs_is_named_and_no_other() {
+    use crate::key::hidden::{hide, is_hidden};
+    let new = format!("{RUN}\n~label = [2/2] RUN make 1\n~written label = [2/2] RUN make $V");
+    let elsewhere = |text: &str| {
+        let known = known(text, 1);
+        Known { pre_image: hide(&known.pre_image), fate: Fate::Elsewhere, ..known }
+    };
+    let miss = miss(&new);
+    let steps = [Step { label: "[2/2] RUN make 1", miss: Some(&miss) }];
+    let told = |old: &str| {
+        let known = [elsewhere(old)];
+        assert_eq!(compared(&steps, &known).len(), 1);
+        explain(&steps, &known, &nothing).remove(0).expect("it ran").reasons
+    };
+    let old = new.replace("V = 1", "V = 2").replace("make 1", "make 2");
+    let reasons = told(&old);
+    let [Reason::Arg { name, from: Some(from), to }] = &reasons[..] else { panic!("{reasons:?}") };
+    assert!(name == "V" && is_hidden(from) && to.as_deref() == Some("1"), "{reasons:?}");
+    let cached = [Step { label: "[2/2] RUN make 1", miss: None }, steps[0]];
+    let other = format!("{RUN}\n~label = [2/2] RUN make $V")
+        .replace("= RUN make", "= RUN make $V")
+        .replace("user = root", "user = me");
+    let answers = explain(&cached, &[elsewhere(&other)], &nothing);
+    assert_eq!(answers[1].as_ref().expect("it ran").reasons, [Reason::New], "that one is still there");
+    let user = setting("user", "nobody", "root");
+    assert_eq!(told(&new.replace("user = root", "user = nobody")), [user], "no variable has changed");
+}
+
+#[test]
 fn files_are_told_by_name() {
     let before = inventory(&[
         ("d", directory()),

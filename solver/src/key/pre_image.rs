@@ -1,7 +1,8 @@
 //! What a content key was made of, field by field, for people and for [`explain`](crate::explain).
 //!
 //! Two kinds of fields: those whose values are part of the key, one for each thing that can change it; and *remarks*, whose
-//! names begin with `~`, which say what people call these things. No secret is in either.
+//! names begin with `~`, which say what people call these things. No secret is in either; ARGs that somebody uses as
+//! one are, and are taken out of what others read ([`super::hidden`]).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -28,6 +29,9 @@ pub const EXPANDED: &str = "~env ";
 pub const HEREDOC: &str = "~heredoc ";
 /// Begins the remark that says what an input is, by its label; the rest is the input's number. The first is `~input 0`.
 pub const INPUT: &str = "~input ";
+/// Begins the remark that has a label with its variables as they are written, where that is another text; the rest is the name
+/// of the label's remark without its `~`.
+pub const WRITTEN: &str = "~written ";
 /// Begins the name of a variable that a command can see.
 pub const VARIABLE: &str = "env ";
 /// Digest of the file system that the step works on.
@@ -79,14 +83,23 @@ impl Fields {
         if !instruction.is_empty() {
             self.put(INSTRUCTION, instruction);
         }
-        self.put(LABEL, &vertex.label);
+        self.label(LABEL, vertex);
         arguments.iter().for_each(|(name, value)| self.put(&format!("{ARGUMENT}{name}"), value));
         env.iter().for_each(|(name, value)| self.put(&format!("{EXPANDED}{name}"), value));
         for (number, input) in inputs.iter().enumerate() {
-            self.put(&format!("{INPUT}{number}"), &input.label);
+            self.label(&format!("{INPUT}{number}"), input);
             if let Op::Source(Source::Inline(files)) = &input.op {
                 files.iter().for_each(|(name, text)| self.put(&format!("{HEREDOC}{name}"), text));
             }
+        }
+    }
+
+    fn label(&mut self, name: &str, vertex: &Vertex) {
+        self.put(name, &vertex.label);
+        let place = vertex.label.split_once("] ").map_or("", |(place, _)| place);
+        let written = format!("{place}] {}", vertex.written.instruction);
+        if vertex.written.instruction.contains('$') && written != vertex.label {
+            self.put(&format!("{WRITTEN}{}", name.trim_start_matches('~')), written);
         }
     }
 
