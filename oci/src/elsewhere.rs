@@ -7,6 +7,7 @@
 //! [`bring`] is how such a layer comes into the store.
 
 pub mod bring;
+mod large;
 pub(crate) mod told;
 
 use std::{
@@ -39,6 +40,7 @@ pub struct RemoteLayer {
 #[derive(Debug, Clone, Default)]
 pub struct RemoteLayers {
     state: Arc<Mutex<State>>,
+    turns: Arc<large::Turns>,
 }
 
 #[derive(Debug, Default)]

@@ -17,7 +17,7 @@ use crate::{
     descriptor::Descriptor,
     digest::{DiffId, TreeDigest},
     fetch::Fetcher,
-    packed::{TREE_MAX, unpack},
+    packed::TREE_MAX,
     registry::{RegistryError, find},
     store::{
         BlobCopy, StoreError,
@@ -112,9 +112,8 @@ pub fn tree(fetcher: &Fetcher, tree: &TreeDigest) -> Result<bool, BringError> {
         if is_there() {
             return Ok(true);
         }
-        let bytes = tree_bytes(fetcher, &layer).map_err(|failed| failed.of(fetcher, &layer))?;
-        fetcher.store().write_atomic(&path, &bytes)?;
-        Ok(true)
+        let brought = bring_tree(fetcher, &layer, &path);
+        brought.map(|()| true).map_err(|failed| failed.of(fetcher, &layer))
     })
 }
 
@@ -217,17 +216,19 @@ fn tree_path(tree: &TreeDigest) -> PathBuf {
     Path::new("trees").join(tree.hex())
 }
 
-/// The canonical encoding of a layer's tree.
-fn tree_bytes(fetcher: &Fetcher, layer: &RemoteLayer) -> Result<Vec<u8>, Failed> {
+/// Writes the canonical encoding of a layer's tree into the store.
+fn bring_tree(fetcher: &Fetcher, layer: &RemoteLayer, path: &Path) -> Result<(), Failed> {
     let blob = &layer.tree_blob;
     let wrong = |source| Failed::reading(blob, source);
-    let packed = again_if_damaged(|| read(fetcher, layer, blob).map_err(wrong))?;
-    let bytes = unpack(&packed, TREE_MAX).map_err(wrong)?;
-    let tree = Tree::from_bytes(&bytes).map_err(|error| Failed::Loss(Loss::Tree(error)))?;
-    match tree.digest() {
-        digest if digest == layer.tree => Ok(bytes),
-        other => Err(Failed::Loss(Loss::OtherTree(other))),
-    }
+    let fetch = || again_if_damaged(|| read(fetcher, layer, blob).map_err(wrong));
+    fetcher.elsewhere().turns.tree(blob.size, fetch, |bytes| {
+        let bytes = bytes.map_err(wrong)?;
+        let tree = Tree::from_bytes(&bytes).map_err(|error| Failed::Loss(Loss::Tree(error)))?;
+        match tree.digest() {
+            digest if digest == layer.tree => Ok(fetcher.store().write_atomic(path, &bytes)?),
+            other => Err(Failed::Loss(Loss::OtherTree(other))),
+        }
+    })
 }
 
 fn read(fetcher: &Fetcher, layer: &RemoteLayer, blob: &Descriptor) -> io::Result<Vec<u8>> {
