@@ -13,10 +13,10 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use oci::{BlobOrigin, Descriptor, Reference, Sha256Digest, document, layout, verify::Verified};
+use rustix::{fs::Timestamps, io::Errno};
 use solver::Cancel;
 
 use super::{
@@ -169,12 +169,19 @@ impl DirectoryStorage {
     }
 }
 
-/// Keeps a blob from whoever removes what nothing names ([`super::care`]), until it is named.
+/// Keeps a blob from whoever removes what nothing names ([`super::care`]), until it is named. Another user's, which we may
+/// not touch, stays as it is: to write it anew would make it ours, with our umask's rights. At worst somebody removes it just now,
+/// which makes a miss of what names it.
 ///
 /// # Errors
-/// It is going already, or not ours to touch: it has to be written anew.
+/// It is going already: it has to be written anew.
 fn keep_young(file: &File, path: &Path) -> io::Result<()> {
-    file.set_modified(SystemTime::now())?;
+    // Who may write a file may do this, whoever owns it; not so with any other time.
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    match rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now }) {
+        Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::ROFS) => {}
+        Err(error) => return Err(error.into()),
+    }
     let (held, there) = (file.metadata()?, path.symlink_metadata()?);
     match (held.dev(), held.ino()) == (there.dev(), there.ino()) {
         true => Ok(()),
@@ -222,8 +229,7 @@ fn copy(from: &mut impl Read, to: &mut impl Write, cancel: &Cancel) -> io::Resul
     let mut buffer = vec![0; PIECE];
     loop {
         if cancel.is_requested() {
-            // Not `Interrupted`, which is tried again.
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "cancelled"));
+            return Err(io::Error::other(Cancelled));
         }
         match from.read(&mut buffer)? {
             0 => return Ok(()),
@@ -236,11 +242,16 @@ fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::E
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
+/// The user has stopped it. No kind of [`io::Error`] says that: file systems fail with all of them.
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled")]
+struct Cancelled;
+
 pub(super) fn failed(what: String, source: io::Error) -> StorageError {
     let kind = match source.kind() {
+        _ if source.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) => StorageErrorKind::Cancelled,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StorageErrorKind::Denied,
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StorageErrorKind::Damaged,
-        io::ErrorKind::TimedOut => StorageErrorKind::Cancelled,
         _ => StorageErrorKind::Failed,
     };
     StorageError { kind, what, source: Some(source.into()) }

@@ -109,6 +109,19 @@ fn wrong_bytes_are_not_taken() {
 }
 
 #[test]
+fn a_file_system_that_does_not_answer_is_no_user_who_stops() {
+    let (_directory, storage) = storage();
+    let far = || Err(io::Error::from_raw_os_error(rustix::io::Errno::TIMEDOUT.raw_os_error()));
+    let put = storage.put_blob(&blob("layer"), None, &far, &Cancel::default());
+    assert_eq!(put.expect_err("far away").kind, StorageErrorKind::Failed);
+    let stopped = Cancel::default();
+    stopped.request();
+    let open = || Ok(Box::new(io::Cursor::new(b"layer".to_vec())) as Box<dyn Read + Send>);
+    let put = storage.put_blob(&blob("layer"), None, &open, &stopped);
+    assert_eq!(put.expect_err("stopped").kind, StorageErrorKind::Cancelled);
+}
+
+#[test]
 fn what_is_no_file_holds_nobody_up() {
     let (_directory, storage) = storage();
     put(&storage, &["a"], &artifact("one"));
