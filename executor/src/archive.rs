@@ -24,7 +24,7 @@ use crate::{
         target::{Stamp, Target},
     },
     listing::{ListError, Listing, NodeKind, Opened, hash},
-    rootfs::{failed, file_type, join, open_dir, reaches_layer, shown, split},
+    rootfs::{failed, file_type, join, may_carry, open_dir, reaches_layer, shown, split},
     tarball::{TarEntry, TarError, TarKind, TarReader},
 };
 
@@ -220,8 +220,9 @@ impl Unpacker<'_> {
     }
 
     fn stamp(&mut self, path: &[u8], entry: &TarEntry) -> Result<(), CopyError> {
-        let carries = matches!(entry.kind, TarKind::File | TarKind::Directory | TarKind::HardLink(_));
-        let kept = |(name, _): &(&Vec<u8>, &Vec<u8>)| carries && reaches_layer(name);
+        let stands = self.target.find(path)?.map(|stat| file_type(&stat));
+        let carries = |name: &[u8]| stands.is_some_and(|kind| may_carry(kind, name));
+        let kept = |(name, _): &(&Vec<u8>, &Vec<u8>)| reaches_layer(name) && carries(name);
         let xattrs =
             entry.xattrs.iter().filter(kept).map(|(name, value)| (name.clone(), value.clone())).collect();
         self.target.stamp(

@@ -32,7 +32,7 @@ use crate::{
         NodeKind, Owners, hash_until,
         lookup::{Absent, Found, LastLink, Paths, follow},
     },
-    rootfs::{failed, file_type, lstat, open_beneath, permissions, split, xattrs},
+    rootfs::{failed, file_type, lstat, open_beneath, permissions, split, xattrs, xattrs_at},
     snapshot::{SnapshotError, Snapshots},
     users::{Accounts, FILE_MAX, UserError},
     view::View,
@@ -176,14 +176,20 @@ impl Beneath {
         })
     }
 
-    /// The attributes that reach layers of a file or directory that was found at a path.
+    /// The attributes that reach layers of what was found at a path.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn xattrs(&self, path: &[u8], seen: &Seen) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CopyError> {
         match &seen.xattrs {
             Some(xattrs) => Ok(xattrs.clone()),
-            None => Ok(xattrs(self.open(path)?).map_err(failed("reading attributes of", path))?),
+            None => {
+                let read = match seen.kind {
+                    Some(NodeKind::File { .. } | NodeKind::Directory) => xattrs(self.open(path)?),
+                    _ => xattrs_at(self.open(split(path).0)?, split(path).1),
+                };
+                Ok(read.map_err(failed("reading attributes of", path))?)
+            }
         }
     }
 

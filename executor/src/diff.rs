@@ -9,6 +9,7 @@
 //!   any name changed is there with all its names.
 //! - Sockets are left out. (The mount points that the sandbox has to make it takes away itself.)
 //! - Extended attributes are those that [reach layers](crate::rootfs::reaches_layer).
+//! - What an opaque directory is says the mark of this mount; the other family's is an attribute like any other.
 //! - The root directory itself is no entry: a step's change of its mode or owner is lost, as with BuildKit.
 //!
 //! **Times.** A time below [`TIME_LIMIT`] is kept. Any other is normalised: [`EntryTime::Content`] for regular files that
@@ -31,6 +32,7 @@ use solver::{Cancel, op::Timestamps};
 
 use crate::{
     listing::{NodeKind, Owners},
+    mount::OverlayMarks,
     rootfs::{PathError, failed},
 };
 
@@ -48,6 +50,17 @@ pub struct TimeRules<'a> {
     pub timestamps: Timestamps,
     /// Which regular files were brought by COPY or ADD.
     pub brought: Brought<'a>,
+}
+
+/// What a step wrote, in overlay format.
+#[derive(Debug, Clone, Copy)]
+pub struct Upper<'a> {
+    /// The directory.
+    pub path: &'a Path,
+    /// How the mount marked opaque directories.
+    pub marks: OverlayMarks,
+    /// Owners that the step's disk could not hold.
+    pub owners: &'a Owners,
 }
 
 /// Which regular files of a step were brought by COPY or ADD, and so get a time derived from their content.
@@ -95,22 +108,20 @@ pub enum DiffError {
 }
 
 /// Reads what a step wrote on top of `lower`, and takes out of the upper directory what turned out to be no change.
-/// Nothing may be mounted on it any more. `owners` are those that the step's disk could not hold. Stops when `cancel`
-/// asks.
+/// Nothing may be mounted on it any more. Stops when `cancel` asks.
 ///
 /// # Errors
 /// See [`DiffError`].
 pub fn scan(
-    upper: &Path,
+    upper: Upper<'_>,
     lower: Lower<'_>,
     rules: TimeRules<'_>,
-    owners: &Owners,
     cancel: &Cancel,
 ) -> Result<Changes, DiffError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root =
-        rustix::fs::open(upper, flags, Mode::empty()).map_err(failed("opening the changes of", b"/"))?;
-    let found = walk::walk(&root, lower, owners, cancel)?;
+        rustix::fs::open(upper.path, flags, Mode::empty()).map_err(failed("opening the changes of", b"/"))?;
+    let found = walk::walk(&root, upper, lower, cancel)?;
     let mut builder = Builder {
         root,
         lower,
@@ -122,7 +133,7 @@ pub fn scan(
     builder.directories_and_whiteouts(&found)?;
     builder.files(&found, cancel)?;
     let Builder { root, changes, unchanged, brought, .. } = builder;
-    settle::settle(&root, &found, &unchanged)?;
+    settle::settle(&root, &found, &unchanged, rules.timestamps)?;
     Ok(Changes { tree: Tree::new(changes)?, brought })
 }
 
@@ -181,7 +192,7 @@ impl<'a> Builder<'a> {
             (_, Content::Bytes { size, digest, xattrs }) => {
                 (EntryKind::File { size, content: digest }, xattrs)
             }
-            (Some(kind), Content::None) => (entry_kind(kind), BTreeMap::new()),
+            (Some(kind), Content::None) => (entry_kind(kind), leader.present.xattrs.clone()),
             (None, Content::None) => unreachable!("a socket leads nothing"),
         };
         let digest = match &kind {
@@ -236,7 +247,7 @@ fn go_on(cancel: &Cancel) -> Result<(), DiffError> {
     if cancel.is_requested() { Err(DiffError::Cancelled) } else { Ok(()) }
 }
 
-/// The time that is kept, if it is.
+/// The time that is kept, if it is; in a layer there are whole seconds.
 fn kept_time(seconds: i64, timestamps: Timestamps) -> Option<i64> {
     match timestamps {
         Timestamps::Preserve => Some(seconds),

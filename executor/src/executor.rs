@@ -32,7 +32,7 @@ use crate::{
     cache_mounts::CacheMounts,
     context::ContextOrigin,
     copy::{self, CopyError, Planned},
-    diff::{Brought, Changes, Lower, TimeRules, scan},
+    diff::{Brought, Changes, Lower, TimeRules, Upper, scan},
     error::in_store,
     listing::{Content, Listing, Owners},
     once::OnceMap,
@@ -269,7 +269,8 @@ impl LocalExecutor {
         let Ground { parent, view, owners: below, writable } = ground;
         let lower = Lower { root: view.root(), owners: &below };
         // The user's wish only: what a command did is worth keeping when another step fails.
-        let changes: Changes = scan(&writable.upper(), lower, rules, owners, self.snapshots.cancel())?;
+        let upper = Upper { path: &writable.upper(), marks: writable.marks(), owners };
+        let changes: Changes = scan(upper, lower, rules, self.snapshots.cancel())?;
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }
 

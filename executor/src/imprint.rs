@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, Stat};
 use crate::{
     listing::{NodeKind, hash},
     mount::OverlayMarks,
-    rootfs::{PathError, failed, join, lstat, names, open_beneath, permissions, shown, xattrs},
+    rootfs::{PathError, failed, join, lstat, names, open_beneath, permissions, shown, xattrs, xattrs_at},
     whiteout::is_whiteout,
 };
 
@@ -134,7 +134,12 @@ fn walk(root: &OwnedFd) -> Result<Walked, ImprintError> {
                     entries.push(Entry { path, kind, metadata: Metadata::default() });
                 }
                 kind => {
-                    let entry = Entry { path, metadata: metadata(&kind, &stat), kind };
+                    let mut metadata = metadata(&kind, &stat);
+                    if !matches!(kind, EntryKind::File { .. }) {
+                        metadata.xattrs =
+                            xattrs_at(&opened, &name).map_err(failed("reading attributes of", &path))?;
+                    }
+                    let entry = Entry { path, metadata, kind };
                     files.push((Names { stat, others: Vec::new() }, entry));
                 }
             }

@@ -6,23 +6,25 @@
 //!
 //! Extended attributes are an allow-list ([`reaches_layer`]): what an ordinary user could not set, what belongs to the
 //! host (SELinux labels, IMA, overlay's own notes), and what no image should depend on stays out of layers, so that root
-//! and an ordinary user make the same ones. Only files and directories carry any of them.
+//! and an ordinary user make the same ones. What the kernel lets which kind of inode carry is in [`may_carry`].
 
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fmt, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
 };
 
 use rustix::{
+    buffer::spare_capacity,
     fs::{
         AtFlags, Dir, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Timespec, Timestamps,
         UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod, fgetxattr, fgetxattr_query, flistxattr,
-        flistxattr_query, fsetxattr, mkdirat, openat2, statat, utimensat,
+        flistxattr_query, fsetxattr, lgetxattr, lgetxattr_query, llistxattr, llistxattr_query, lsetxattr,
+        mkdirat, openat2, statat, utimensat,
     },
     io::{Errno, retry_on_intr},
 };
@@ -150,29 +152,104 @@ pub fn reaches_layer(name: &[u8]) -> bool {
     ours.contains(&name) || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
+/// Whether something of a kind can have an attribute that [reaches layers](reaches_layer): `user.*` is for files and
+/// directories (xattr(7)), links have no ACLs, and only directories have default ones (acl(5)).
+pub fn may_carry(kind: FileType, name: &[u8]) -> bool {
+    match name {
+        b"system.posix_acl_default" => kind == FileType::Directory,
+        b"system.posix_acl_access" => kind != FileType::Symlink,
+        name if name.starts_with(b"user.") => matches!(kind, FileType::RegularFile | FileType::Directory),
+        _ => true,
+    }
+}
+
+/// What has attributes: an open file (not one opened with `O_PATH`), or a name in a directory, no link followed.
+enum Bearer<'a> {
+    Open(BorrowedFd<'a>),
+    Named(BorrowedFd<'a>, &'a [u8]),
+}
+
+/// A name in a directory. There is no call that takes attributes from an `O_PATH` descriptor before Linux 6.13, and
+/// devices, pipes and links cannot be opened otherwise; the directory's own entry in /proc is a descriptor, too.
+fn by_descriptor(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat()
+}
+
+impl Bearer<'_> {
+    fn set(&self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+        let name = OsStr::from_bytes(name);
+        match self {
+            Self::Open(file) => fsetxattr(file, name, value, XattrFlags::empty()),
+            Self::Named(dir, last) => lsetxattr(by_descriptor(*dir, last), name, value, XattrFlags::empty()),
+        }
+    }
+
+    /// The names, each with a NUL behind it.
+    fn list(&self) -> Result<Vec<u8>, Errno> {
+        let size = match self {
+            Self::Open(file) => flistxattr_query(file),
+            Self::Named(dir, last) => llistxattr_query(by_descriptor(*dir, last)),
+        };
+        let size = match size {
+            Err(Errno::OPNOTSUPP) | Ok(0) => return Ok(Vec::new()),
+            size => size?,
+        };
+        let mut list = Vec::with_capacity(size + 1024);
+        match self {
+            Self::Open(file) => flistxattr(file, spare_capacity(&mut list))?,
+            Self::Named(dir, last) => llistxattr(by_descriptor(*dir, last), spare_capacity(&mut list))?,
+        };
+        Ok(list)
+    }
+
+    fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+        let name = OsStr::from_bytes(name);
+        loop {
+            let size = match self {
+                Self::Open(file) => fgetxattr_query(file, name),
+                Self::Named(dir, last) => lgetxattr_query(by_descriptor(*dir, last), name),
+            };
+            let size = match size {
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+                size => size?,
+            };
+            if size > XATTRS_MAX {
+                return Err(Errno::TOOBIG);
+            }
+            let mut value = Vec::with_capacity(size + 1);
+            let read = match self {
+                Self::Open(file) => fgetxattr(file, name, spare_capacity(&mut value)),
+                Self::Named(dir, last) => {
+                    lgetxattr(by_descriptor(*dir, last), name, spare_capacity(&mut value))
+                }
+            };
+            match read {
+                // It grew between the two calls.
+                Err(Errno::RANGE) => continue,
+                Err(Errno::NODATA) => return Ok(None),
+                read => read?,
+            };
+            return Ok(Some(value));
+        }
+    }
+
+    fn xattrs(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
+        let mut found = BTreeMap::new();
+        for name in self.list()?.split(|byte| *byte == 0).filter(|name| reaches_layer(name)) {
+            if let Some(value) = self.xattr(name)? {
+                found.insert(name.to_vec(), value);
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// One extended attribute of an open file (not one opened with `O_PATH`); `None` where it has none of that name.
 ///
 /// # Errors
 /// What fgetxattr(2) says. Where the file system has no attributes at all there are none.
 pub fn xattr(file: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-    let name = OsStr::from_bytes(name);
-    loop {
-        let size = match fgetxattr_query(file.as_fd(), name) {
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
-            answer => answer?,
-        };
-        if size > XATTRS_MAX {
-            return Err(Errno::TOOBIG);
-        }
-        let mut value = Vec::with_capacity(size + 1);
-        match fgetxattr(file.as_fd(), name, rustix::buffer::spare_capacity(&mut value)) {
-            // It grew between the two calls.
-            Err(Errno::RANGE) => continue,
-            Err(Errno::NODATA) => return Ok(None),
-            answer => answer?,
-        };
-        return Ok(Some(value));
-    }
+    Bearer::Open(file.as_fd()).xattr(name)
 }
 
 /// The attributes of an open file that [reach layers](reaches_layer).
@@ -180,19 +257,15 @@ pub fn xattr(file: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
 /// # Errors
 /// What flistxattr(2) and fgetxattr(2) say; `E2BIG` when they are larger than any image should need.
 pub fn xattrs(file: impl AsFd) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
-    let size = match flistxattr_query(file.as_fd()) {
-        Err(Errno::OPNOTSUPP) | Ok(0) => return Ok(BTreeMap::new()),
-        answer => answer?,
-    };
-    let mut list = Vec::with_capacity(size + 1024);
-    flistxattr(file.as_fd(), rustix::buffer::spare_capacity(&mut list))?;
-    let mut found = BTreeMap::new();
-    for name in list.split(|byte| *byte == 0).filter(|name| reaches_layer(name)) {
-        if let Some(value) = xattr(file.as_fd(), name)? {
-            found.insert(name.to_vec(), value);
-        }
-    }
-    Ok(found)
+    Bearer::Open(file.as_fd()).xattrs()
+}
+
+/// The same of a name in a directory, of a link itself: for what must not be opened.
+///
+/// # Errors
+/// What llistxattr(2) and lgetxattr(2) say.
+pub fn xattrs_at(dir: impl AsFd, name: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
+    Bearer::Named(dir.as_fd(), name).xattrs()
 }
 
 /// Sets an extended attribute of an open file.
@@ -200,7 +273,15 @@ pub fn xattrs(file: impl AsFd) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
 /// # Errors
 /// What fsetxattr(2) says.
 pub fn set_xattr(file: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), Errno> {
-    fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty())
+    Bearer::Open(file.as_fd()).set(name, value)
+}
+
+/// The same of a name in a directory, of a link itself.
+///
+/// # Errors
+/// What lsetxattr(2) says.
+pub fn set_xattr_at(dir: impl AsFd, name: &[u8], attribute: &[u8], value: &[u8]) -> Result<(), Errno> {
+    Bearer::Named(dir.as_fd(), name).set(attribute, value)
 }
 
 /// Sets the modification time of a name in a directory, of a link itself; the access time stays.

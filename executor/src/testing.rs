@@ -30,10 +30,10 @@ use oci::tree::TIME_LIMIT;
 use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat, open};
 
 use crate::{
-    mount::overlay_mount,
+    mount::{OverlayMarks, overlay_mount},
     rootfs::{
         file_type, join, lstat, names, open_beneath, set_mode, set_mtime, set_node_mode, set_owner,
-        set_xattr, shown, split, xattrs,
+        set_xattr, shown, split, xattrs, xattrs_at,
     },
 };
 
@@ -176,11 +176,11 @@ pub fn show(root: &impl AsFd) -> Vec<String> {
                 let text = fs::read(format!("/proc/self/fd/{}", opened.as_raw_fd())).expect("read");
                 (format!("{} = {}", shown(&path), shown(&text)), 0o644, attributes)
             }
-            FileType::Fifo => (format!("{} |", shown(&path)), 0o644, BTreeMap::new()),
+            FileType::Fifo => (format!("{} |", shown(&path)), 0o644, attributes_of(root, &path)),
             FileType::Socket => (format!("{} !", shown(&path)), 0o644, BTreeMap::new()),
             _ => {
                 let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-                (format!("{} c{major},{minor}", shown(&path)), 0o644, BTreeMap::new())
+                (format!("{} c{major},{minor}", shown(&path)), 0o644, attributes_of(root, &path))
             }
         };
         let kept = (stat.st_mtime < TIME_LIMIT).then_some(stat.st_mtime);
@@ -188,6 +188,11 @@ pub fn show(root: &impl AsFd) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+fn attributes_of(root: &impl AsFd, path: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let parent = open_beneath(root, split(path).0, OFlags::PATH).expect("a parent");
+    xattrs_at(parent, split(path).1).expect("read")
 }
 
 /// What is not as usual about a thing, behind ` ;`.
@@ -294,6 +299,11 @@ impl Overlaid {
     /// Where changes arrive.
     pub fn upper(&self) -> PathBuf {
         self.temp.path().join("upper")
+    }
+
+    /// How it marks opaque directories.
+    pub fn marks(&self) -> OverlayMarks {
+        if is_host_root() { OverlayMarks::Trusted } else { OverlayMarks::User }
     }
 
     /// Whether something is at a path of the merged file system.

@@ -12,10 +12,11 @@ use oci::{
     ContentDigest, Entry, EntryKind, EntryTime, Metadata, Tree,
     tree::{NORMAL_TIME, content_time},
 };
+use rustix::fs::FileType;
 
 use super::{Catalogue, plain};
 use crate::{
-    rootfs::{join, reaches_layer, split},
+    rootfs::{join, may_carry, reaches_layer, split},
     tarball::{TarEntry, TarKind},
     unpack::{AUFS_PREFIX, MAX_LINKS, OPAQUE_WHITEOUT, UnpackError, WHITEOUT_PREFIX, names},
     users::{FILE_MAX, is_account_file},
@@ -313,9 +314,10 @@ impl Sketch {
 
     /// What an entry has beside its content, as far as it reaches layers.
     fn metadata(&mut self, entry: &TarEntry, kind: &EntryKind) -> Metadata {
-        let carries = matches!(kind, EntryKind::Directory | EntryKind::File { .. });
+        let stands = file_type(kind);
+        let carries = |name: &[u8]| reaches_layer(name) && may_carry(stands, name);
         let xattrs: BTreeMap<_, _> =
-            entry.xattrs.clone().into_iter().filter(|(name, _)| reaches_layer(name)).collect();
+            entry.xattrs.clone().into_iter().filter(|(name, _)| carries(name)).collect();
         self.has_access_lists |= xattrs.keys().any(|name| name.starts_with(ACCESS_LIST));
         self.remember(xattrs.iter().map(|(name, value)| name.len() + value.len()).sum());
         let mode = match kind {
@@ -325,13 +327,19 @@ impl Sketch {
             }
             _ => entry.mode,
         };
-        Metadata {
-            mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            time: time(entry, kind),
-            xattrs: if carries { xattrs } else { BTreeMap::new() },
-        }
+        Metadata { mode, uid: entry.uid, gid: entry.gid, time: time(entry, kind), xattrs }
+    }
+}
+
+/// What an entry of an archive becomes on disk.
+fn file_type(kind: &EntryKind) -> FileType {
+    match kind {
+        EntryKind::Directory => FileType::Directory,
+        EntryKind::Symlink { .. } => FileType::Symlink,
+        EntryKind::CharDevice { .. } => FileType::CharacterDevice,
+        EntryKind::BlockDevice { .. } => FileType::BlockDevice,
+        EntryKind::Fifo => FileType::Fifo,
+        _ => FileType::RegularFile,
     }
 }
 

@@ -185,7 +185,7 @@ impl<'a> Draft<'a> {
             NodeKind::Directory => Ok(drawn.xattrs == self.below.xattrs(path, &seen)?),
             NodeKind::File { content, .. } => Ok(drawn.xattrs == self.below.xattrs(path, &seen)?
                 && *content == Some(self.below.content(path, &seen, cancel)?)),
-            _ => Ok(true),
+            _ => Ok(drawn.xattrs == self.below.xattrs(path, &seen)?),
         }
     }
 }
@@ -224,9 +224,7 @@ impl Drawn {
         if !matches!(self.kind, NodeKind::Symlink { .. }) {
             self.mode = stamp.mode;
         }
-        if matches!(self.kind, NodeKind::Directory | NodeKind::File { .. }) {
-            self.xattrs.extend(stamp.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
-        }
+        self.xattrs.extend(stamp.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
         Ok(())
     }
 
@@ -248,8 +246,9 @@ impl Drawn {
         let mode = if matches!(self.kind, NodeKind::Symlink { .. }) { 0o777 } else { self.mode };
         let metadata =
             Metadata { mode, uid: self.owner.0, gid: self.owner.1, time, xattrs: self.xattrs.clone() };
+        // A kept time is on disk as it is in the layer: in whole seconds.
         if let Time::At(seconds, nanoseconds) = self.time
-            && (nanoseconds > 0 || self.kept_time().is_none())
+            && self.kept_time().is_none()
         {
             origins.times.insert(first.to_vec(), (seconds, nanoseconds));
         }

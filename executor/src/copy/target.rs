@@ -39,7 +39,7 @@ use crate::{
     },
     rootfs::{
         failed, file_type, join, lstat, make_dir, mtime, names, open_beneath, set_mode, set_mtime,
-        set_node_mode, set_owner, set_xattr, shown, split,
+        set_node_mode, set_owner, set_xattr, set_xattr_at, shown, split,
     },
     users::{UserError, file_owner, workdir_owner},
 };
@@ -228,17 +228,32 @@ impl<'a> Target<'a> {
         let applied = apply_owner_at(&dir, name, stamp.owner);
         let applied = applied.map_err(self.failed("changing the owner of", path))?;
         match file_type(&stat) {
-            FileType::Symlink => {}
+            FileType::Symlink => self.set_attributes_at(&dir, name, path, stamp)?,
             FileType::RegularFile | FileType::Directory => {
                 let file = open_beneath(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK)
                     .map_err(self.failed("opening", path))?;
                 self.stamp_open(file.as_fd(), path, stamp)?;
             }
-            _ => set_node_mode(&dir, name, stamp.mode).map_err(self.failed("changing the mode of", path))?,
+            _ => {
+                set_node_mode(&dir, name, stamp.mode).map_err(self.failed("changing the mode of", path))?;
+                self.set_attributes_at(&dir, name, path, stamp)?;
+            }
         }
         let (seconds, nanoseconds) = stamp.time;
         set_mtime(&dir, name, seconds, nanoseconds).map_err(self.failed("changing the time of", path))?;
         Ok(applied)
+    }
+
+    fn set_attributes_at(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        stamp: &Stamp<'_>,
+    ) -> Result<(), CopyError> {
+        let mut xattrs = stamp.xattrs.iter();
+        let set = xattrs.try_for_each(|(attribute, value)| set_xattr_at(dir, name, attribute, value));
+        set.map_err(self.failed("setting attributes of", path))
     }
 
     fn stamp_open(&self, file: BorrowedFd<'_>, path: &[u8], stamp: &Stamp<'_>) -> Result<(), CopyError> {

@@ -14,7 +14,7 @@ use solver::{Cancel, op::Timestamps};
 
 use super::{
     Changed, DiffError, Lower, go_on, kept_time,
-    walk::{Before, Found, Present, directory_attributes},
+    walk::{Before, Found, Present, directory_attributes, node_attributes},
 };
 use crate::{
     listing::{NodeKind, Until},
@@ -147,7 +147,7 @@ fn may_be_unchanged(
     Ok(inodes.windows(2).all(|pair| pair[0] == pair[1]))
 }
 
-/// Kind, mode, owner, kept time, link target, device number; of directories attributes, of files the size.
+/// Kind, mode, owner, kept time, link target, device number; of files the size, of all else attributes.
 fn same_metadata(
     lower: Lower<'_>,
     path: &[u8],
@@ -168,8 +168,13 @@ fn same_metadata(
     if !same {
         return Ok(false);
     }
-    if present.is_directory() {
-        return Ok(*xattrs == directory_attributes(lower.root, path, path)?);
+    let xattrs_before = match kind {
+        Some(NodeKind::File { .. }) | None => BTreeMap::new(),
+        Some(NodeKind::Directory) => directory_attributes(lower.root, path, path)?,
+        Some(_) => node_attributes(lower.root, path)?,
+    };
+    if *xattrs != xattrs_before {
+        return Ok(false);
     }
     if let Some(NodeKind::Symlink { target }) = kind {
         let parent = open_beneath(lower.root, split(path).0, OFlags::PATH | OFlags::DIRECTORY);

@@ -3,7 +3,8 @@
 //!
 //! A file that turned out unchanged goes, and the one below shows again, with its own time and its other names. Where
 //! something hides that (its directory was made anew) it stays and gets the time of the one below, and so do unchanged
-//! directories. Sockets go. The overlay must not be mounted any more.
+//! directories. Sockets go. A time that the layer keeps loses its fraction of a second, which no layer has: `make`
+//! would see it after the step ran, and not after its layer was brought. The overlay must not be mounted any more.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +17,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Changed, walk::Found};
+use solver::op::Timestamps;
+
+use super::{Changed, kept_time, walk::Found};
 use crate::{
     listing::NodeKind,
     rootfs::{PathError, failed, open_beneath, set_mtime, split},
@@ -24,18 +27,33 @@ use crate::{
 };
 
 /// Settles an upper directory. `unchanged` are the paths in `found` that are not in the layer.
-pub fn settle(root: &OwnedFd, found: &Changed, unchanged: &BTreeSet<&[u8]>) -> Result<(), PathError> {
+pub fn settle(
+    root: &OwnedFd,
+    found: &Changed,
+    unchanged: &BTreeSet<&[u8]>,
+    timestamps: Timestamps,
+) -> Result<(), PathError> {
+    // The time of what is in the layer.
+    let kept = |stat: &Stat| match kept_time(stat.st_mtime, timestamps) {
+        Some(seconds) => (seconds, 0),
+        None => time(stat),
+    };
     let mut disturbed: BTreeSet<&[u8]> = BTreeSet::new();
     for (path, found) in found {
         let Found::Present(present) = found else { continue };
         match (&present.kind, &present.before) {
             (None, before) => remove(root, path, before.is_some() && present.shows_lower)?,
-            _ if !unchanged.contains(path.as_slice()) => continue,
+            _ if !unchanged.contains(path.as_slice()) => {
+                if kept(&present.stat) != time(&present.stat) {
+                    stamp(root, path, kept(&present.stat))?;
+                }
+                continue;
+            }
             (Some(NodeKind::Directory), _) => {
                 disturbed.insert(path);
                 continue;
             }
-            (_, Some(before)) if !present.shows_lower => stamp(root, path, &before.stat)?,
+            (_, Some(before)) if !present.shows_lower => stamp(root, path, time(&before.stat))?,
             _ => remove(root, path, false)?,
         }
         disturbed.insert(split(path).0);
@@ -43,9 +61,14 @@ pub fn settle(root: &OwnedFd, found: &Changed, unchanged: &BTreeSet<&[u8]>) -> R
     for path in disturbed {
         let Some(Found::Present(present)) = found.get(path) else { continue };
         let before = present.before.as_ref().filter(|_| unchanged.contains(path));
-        stamp(root, path, before.map_or(&present.stat, |before| &before.stat))?;
+        stamp(root, path, before.map_or_else(|| kept(&present.stat), |before| time(&before.stat)))?;
     }
     Ok(())
+}
+
+/// Seconds and nanoseconds.
+fn time(stat: &Stat) -> (i64, u32) {
+    (stat.st_mtime, stat.st_mtime_nsec as u32)
 }
 
 fn remove(root: &OwnedFd, path: &[u8], hides_lower: bool) -> Result<(), PathError> {
@@ -58,10 +81,9 @@ fn remove(root: &OwnedFd, path: &[u8], hides_lower: bool) -> Result<(), PathErro
     }
 }
 
-fn stamp(root: &OwnedFd, path: &[u8], stat: &Stat) -> Result<(), PathError> {
+fn stamp(root: &OwnedFd, path: &[u8], (seconds, nanoseconds): (i64, u32)) -> Result<(), PathError> {
     let parent = parent(root, path).map_err(failed("opening the directory of", path))?;
-    set_mtime(parent, split(path).1, stat.st_mtime, stat.st_mtime_nsec as u32)
-        .map_err(failed("changing the time of", path))
+    set_mtime(parent, split(path).1, seconds, nanoseconds).map_err(failed("changing the time of", path))
 }
 
 fn parent(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {

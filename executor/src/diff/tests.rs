@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    rootfs::shown,
+    rootfs::{lstat, shown},
     testing::{Overlaid, run_in_namespace_with_one_id, suffix},
 };
 
@@ -44,7 +44,7 @@ fn scan_of(overlay: &mut Overlaid, rules: TimeRules<'_>, owners: &Owners) -> Res
     let below = Owners::new();
     overlay.unmount();
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
-    scan(&overlay.upper(), lower, rules, owners, &Cancel::default())
+    scan(Upper { path: &overlay.upper(), marks: overlay.marks(), owners }, lower, rules, &Cancel::default())
 }
 
 #[test]
@@ -55,7 +55,8 @@ fn a_scan_can_be_cancelled() {
     let (owners, brought, cancel) = (Owners::new(), BTreeSet::new(), Cancel::default());
     cancel.request();
     let lower = Lower { root: overlay.lower.as_fd(), owners: &owners };
-    let stopped = scan(&overlay.upper(), lower, rules(&brought), &owners, &cancel);
+    let upper = Upper { path: &overlay.upper(), marks: overlay.marks(), owners: &owners };
+    let stopped = scan(upper, lower, rules(&brought), &cancel);
     assert!(matches!(stopped, Err(DiffError::Cancelled)), "{stopped:?}");
 }
 
@@ -240,8 +241,8 @@ fn owners_that_the_disk_could_not_hold_reach_the_layer() {
     let below = Owners::from([(b"d".to_vec(), (7, 8))]);
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
     let brought = BTreeSet::new();
-    let changes =
-        scan(&overlay.upper(), lower, rules(&brought), &owners, &Cancel::default()).expect("a layer");
+    let upper = Upper { path: &overlay.upper(), marks: overlay.marks(), owners: &owners };
+    let changes = scan(upper, lower, rules(&brought), &Cancel::default()).expect("a layer");
     assert_eq!(
         shown_tree(&changes.tree, &overlay.upper()),
         ["d/g = y ; 7:8", "d/h => d/g"],
@@ -259,6 +260,71 @@ fn attributes_of_images_are_kept() {
     crate::rootfs::set_xattr(&other, b"trusted.note", b"z").expect("set");
     let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/f = x ; user.a=c\n"]);
+}
+
+/// `user::rwx, user:1:rwx, group::r-x, mask::rwx, other::r-x`, as acl(5) is kept.
+const ACCESS_LIST: &[u8] = &[
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 1, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16,
+    0, 7, 0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255,
+];
+
+#[test]
+fn whatever_can_have_an_access_list_keeps_it() {
+    let Some(mut overlay) = Overlaid::new(&["n c1,3", "old |", "gains |"]) else { return };
+    overlay.run("mkfifo p; mknod b b 7 9; ln p q; ln -s x l; touch old");
+    let set = |name: &[u8], attribute: &[u8]| {
+        crate::rootfs::set_xattr_at(&overlay.root, name, attribute, ACCESS_LIST)
+            .map_err(|errno| errno.to_string())
+    };
+    for name in ["n", "p", "b", "gains"] {
+        set(name.as_bytes(), b"system.posix_acl_access").expect("set");
+        set(name.as_bytes(), b"user.a").expect_err("the kernel has none on it");
+    }
+    set(b"l", b"system.posix_acl_access").expect_err("a link has none");
+    let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
+    let told: Vec<_> = changes
+        .tree
+        .entries()
+        .iter()
+        .map(|entry| (shown(&entry.path), entry.metadata.xattrs.len()))
+        .collect();
+    let wanted = [("b", 1), ("gains", 1), ("l", 0), ("n", 1), ("p", 1), ("q", 1)];
+    assert_eq!(told, wanted.map(|(path, count)| (path.to_owned(), count)));
+    let of_a_pipe = &changes.tree.get(b"p").expect("there").metadata;
+    assert_eq!(of_a_pipe.xattrs[&b"system.posix_acl_access"[..]], ACCESS_LIST);
+    assert_eq!(of_a_pipe.mode, 0o775, "the mask is the group's mode");
+}
+
+#[test]
+fn a_mark_of_the_other_family_hides_nothing() {
+    let Some(mut overlay) = Overlaid::new(&["d/f = x"]) else { return };
+    let directory = crate::view::open_in_root(&overlay.root, b"d", OFlags::RDONLY).expect("opened");
+    crate::rootfs::set_xattr(&directory, b"user.overlay.opaque", b"y").expect("set");
+    overlay.run("printf y > d/g");
+    let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/g = y"]);
+    overlay.mount();
+    assert!(overlay.has(b"d/f"));
+}
+
+#[test]
+fn no_time_that_is_kept_has_a_fraction_on_disk() {
+    let Some(mut overlay) = Overlaid::anywhere(&["e/f = x ; @1000", "g = y"]) else { return };
+    overlay.run(
+        "mkdir d; touch -d @1000.5 d/f; ln d/f d/h; ln -s x l; touch -hd @-7.25 l; touch -d @8.25 d
+         chmod 600 e/f; touch -d @1000.75 e/f; touch -d @1900000000.5 n; touch -d @9.5 g; rm g; printf y > g",
+    );
+    let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
+    let wanted = ["d/ ; @8", "d/f =  ; @1000", "d/h => d/f", "e/f = x ; 0600 @1000", "l -> x ; @-8", "n = "];
+    assert_eq!(shown_tree(&changes.tree, &overlay.upper()), wanted);
+    overlay.mount();
+    let time = |path: &str| {
+        let stat = lstat(&overlay.root, path.as_bytes()).expect("looked").expect("there");
+        (stat.st_mtime, stat.st_mtime_nsec)
+    };
+    let whole = [("d", 8), ("d/f", 1000), ("d/h", 1000), ("e/f", 1000), ("l", -8)];
+    assert_eq!(whole.map(|(path, _)| time(path)), whole.map(|(_, seconds)| (seconds, 0)));
+    assert_eq!(time("n"), (1_900_000_000, 500_000_000), "the layer has another one");
 }
 
 #[test]

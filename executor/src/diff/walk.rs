@@ -12,11 +12,13 @@ use rustix::{
 
 use solver::Cancel;
 
-use super::{Changed, DiffError, Lower, go_on};
+use super::{Changed, DiffError, Lower, Upper, go_on};
 use crate::{
-    listing::{NodeKind, Owners},
-    mount::OverlayMarks,
-    rootfs::{PathError, failed, file_type, join, lstat, names, open_beneath, permissions, shown, xattrs},
+    listing::NodeKind,
+    rootfs::{
+        PathError, failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs,
+        xattrs_at,
+    },
     whiteout::is_whiteout,
 };
 
@@ -40,7 +42,7 @@ pub struct Present {
     pub mode: u32,
     /// Whose it is, also where the disk does not know.
     pub owner: (u32, u32),
-    /// Attributes of a directory that reach layers; those of files are read with their bytes.
+    /// Attributes that reach layers; those of regular files are read with their bytes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What stood there before.
     pub before: Option<Before>,
@@ -76,11 +78,11 @@ struct Pending {
 /// Lists everything in an upper directory, one directory open at a time.
 pub fn walk(
     root: &OwnedFd,
+    upper: Upper<'_>,
     lower: Lower<'_>,
-    owners: &Owners,
     cancel: &Cancel,
 ) -> Result<Changed, DiffError> {
-    let mut walker = Walker { root, lower, owners, cancel, found: Changed::new() };
+    let mut walker = Walker { root, upper, lower, cancel, found: Changed::new() };
     let mut todo = vec![Pending { path: Vec::new(), has_lower: true, hides: false }];
     while let Some(pending) = todo.pop() {
         walker.directory(pending, &mut todo)?;
@@ -90,8 +92,8 @@ pub fn walk(
 
 struct Walker<'a> {
     root: &'a OwnedFd,
+    upper: Upper<'a>,
     lower: Lower<'a>,
-    owners: &'a Owners,
     cancel: &'a Cancel,
     found: Changed,
 }
@@ -105,7 +107,8 @@ impl Walker<'_> {
             true => Some(open_beneath(self.lower.root, &dir, flags).map_err(failed("reading", &dir))?),
             false => None,
         };
-        let hides = hides || is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
+        let hides =
+            hides || self.upper.marks.is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
         let upper_names = names(&upper).map_err(failed("reading", &dir))?;
         for name in &upper_names {
             go_on(self.cancel)?;
@@ -157,7 +160,8 @@ impl Walker<'_> {
         let kind = NodeKind::of(upper, path, &stat)?;
         let xattrs = match kind {
             Some(NodeKind::Directory) => directory_attributes(upper, name, path)?,
-            _ => BTreeMap::new(),
+            Some(NodeKind::File { .. }) | None => BTreeMap::new(),
+            Some(_) => xattrs_at(upper, name).map_err(failed("reading attributes of", path))?,
         };
         let before = before.map(|stat| Before {
             owner: self.lower.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
@@ -170,7 +174,7 @@ impl Walker<'_> {
 
     /// Whose something is. A directory that was copied up still is whose it was, also where the disk cannot say so.
     fn owner(&self, path: &[u8], stat: &Stat, before: Option<&Before>) -> (u32, u32) {
-        if let Some(owner) = self.owners.get(path) {
+        if let Some(owner) = self.upper.owners.get(path) {
             return *owner;
         }
         let disk = (stat.st_uid, stat.st_gid);
@@ -183,9 +187,11 @@ impl Walker<'_> {
     }
 }
 
-/// Whether a directory was made anew, in either notation.
-fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
-    Ok(OverlayMarks::Trusted.is_opaque(directory)? || OverlayMarks::User.is_opaque(directory)?)
+/// The attributes that reach layers of what is neither file nor directory.
+pub fn node_attributes(root: impl AsFd, path: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, PathError> {
+    let (parent, name) = split(path);
+    let parent = open_beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY);
+    parent.and_then(|parent| xattrs_at(parent, name)).map_err(failed("reading attributes of", path))
 }
 
 /// The attributes of a directory that reach layers.

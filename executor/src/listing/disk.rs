@@ -28,7 +28,9 @@ use super::{
     state::FileState,
     walk::{Seen, Standing, append_in_order, settle, walk},
 };
-use crate::rootfs::{failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs};
+use crate::rootfs::{
+    failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs, xattrs_at,
+};
 
 /// A directory to list, and how.
 pub struct Disk<'a> {
@@ -183,14 +185,24 @@ pub(super) fn go_on(cancel: &Cancel) -> Result<(), ListError> {
     if cancel.is_requested() { Err(ListError::Cancelled) } else { Ok(()) }
 }
 
-/// Nothing but files and directories has any that are copied, and of a named directory nothing is.
+/// Of a named directory nothing is copied; what is no file nor directory must not be opened.
 fn read_attributes(disk: &Disk<'_>, Seen { path, node, standing, .. }: &mut Seen) -> Result<(), ListError> {
     go_on(disk.cancel)?;
-    if *standing != Standing::Named && matches!(node.kind, NodeKind::File { .. } | NodeKind::Directory) {
-        let file = open_beneath(disk.root, path, OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(failed("opening", path))?;
-        node.xattrs = xattrs(&file).map_err(failed("reading attributes of", path))?;
+    if *standing == Standing::Named {
+        return Ok(());
     }
+    let read = match node.kind {
+        NodeKind::File { .. } | NodeKind::Directory => {
+            let file = open_beneath(disk.root, path, OFlags::RDONLY | OFlags::NONBLOCK);
+            xattrs(file.map_err(failed("opening", path))?)
+        }
+        _ => {
+            let (parent, name) = split(path);
+            let dir = open_beneath(disk.root, parent, OFlags::PATH | OFlags::DIRECTORY);
+            xattrs_at(dir.map_err(failed("opening", parent))?, name)
+        }
+    };
+    node.xattrs = read.map_err(failed("reading attributes of", path))?;
     Ok(())
 }
 

@@ -47,6 +47,11 @@ impl Writable {
         self.temp.path().join("work")
     }
 
+    /// How the overlay marks opaque directories.
+    pub fn marks(&self) -> OverlayMarks {
+        self.marks
+    }
+
     /// The directories below, topmost first; at least one.
     pub fn lowers(&self) -> &[PathBuf] {
         &self.lowers

@@ -350,7 +350,8 @@ fn xattrs(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<BTreeMap<Vec<u8>
 /// Whether an extended attribute of a base image's file belongs to the image. The rest is the machine's.
 fn is_wanted(name: &[u8]) -> bool {
     let of_overlayfs = name.starts_with(b"user.overlay.");
-    name == b"security.capability" || (name.starts_with(b"user.") && !of_overlayfs)
+    let ours: [&[u8]; 3] = [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
+    ours.contains(&name) || (name.starts_with(b"user.") && !of_overlayfs)
 }
 
 /// What the built layers of a snapshot say of the paths that they leave in its file system.
