@@ -49,7 +49,7 @@ impl Snapshots {
     }
 
     /// Stops when we are asked to.
-    fn bringer(&self) -> Fetcher {
+    pub(crate) fn bringer(&self) -> Fetcher {
         let cancel = Cancel::clone(self.cancel());
         self.fetcher().until(move || cancel.is_requested())
     }

@@ -351,6 +351,20 @@ impl Executor for LocalExecutor {
         }
     }
 
+    fn prepare(&self, step: Step<'_>) {
+        let snapshots = self.snapshots.until(step.cancel);
+        let Some(Input { snapshot: parent, .. }) = step.inputs.first() else { return };
+        // Nothing of a remote cache, which is told to be lost once only, to who must read it.
+        let base = parent.layers.iter().take_while(|layer| matches!(layer, Layer::Base(_)));
+        let base = Snapshot { layers: base.cloned().collect() };
+        // The step will say what is wrong.
+        match step.vertex.op {
+            Op::Merge | Op::Source(_) => {}
+            _ if self.looking_steps.contains(&step.id) => drop(snapshots.catalogues(&base)),
+            _ => drop(snapshots.ensure(&base)),
+        }
+    }
+
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
         if matches!(step.vertex.op, Op::Exec(_)) {
             self.tell_notes();

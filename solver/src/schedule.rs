@@ -3,7 +3,8 @@
 //! A build goes through four phases, each a function of what the one before returned:
 //!
 //! 1. every source that the targets need is identified ([`Executor::identify`]), so that definition keys are known;
-//! 2. all steps are looked up by definition key at once, and for a moment the distant caches are waited for;
+//! 2. all steps are looked up by definition key at once, and for a moment the distant caches are waited for
+//!    (what the steps stand on that are open next is made ready meanwhile: `early`);
 //! 3. `adopt` decides which of those answers stand together and which steps nobody needs any more;
 //!    (what this machine cannot do is told now, before anything runs: `possible`);
 //! 4. `run` does the rest as inputs become ready: content key, look-up, and only then the step itself; what distant
@@ -15,6 +16,7 @@
 
 mod adopt;
 mod distant;
+mod early;
 mod leash;
 mod lookup;
 mod pool;
@@ -122,9 +124,9 @@ pub fn solve(
         let identities = identify(&world, &mut pool, &needed)?;
         let steps = Steps::new(graph, &needed, identities);
         let mut distant = Distant::new(caches, pool.outside());
-        let (memories, adopted) = lookup::look_up(&world, &mut pool, &mut distant, &steps);
+        let (memories, adopted, early) = lookup::look_up(&world, &mut pool, &mut distant, &steps);
         let impossible = possible::check(&world, &steps, &distant, &adopted)?;
-        let rest = Rest { adopted, memories, impossible, distant };
+        let rest = Rest { adopted, memories, impossible, distant, early };
         let mut snapshots = run::run(&world, &mut pool, &steps, rest)?;
         Ok(graph.targets.iter().map(|target| image(&steps, &mut snapshots, target)).collect())
     })

@@ -79,6 +79,12 @@ pub trait Executor: Sync {
         Ok(())
     }
 
+    /// Makes ready what a step stands on, and does nothing of the step itself: nobody knows yet whether it will run, and it may
+    /// be run at the same time. What goes wrong is said by [`Executor::execute`]. Polls `step.cancel`.
+    fn prepare(&self, step: Step<'_>) {
+        let _ = step;
+    }
+
     /// Runs one step that is not a [`Source`] and returns the layer it adds to its first input: in the store, durable
     /// against a kill of the process. Polls `step.cancel` and gives up with [`FailureKind::Cancelled`].
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure>;

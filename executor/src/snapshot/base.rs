@@ -180,7 +180,7 @@ impl Snapshots {
             marks: self.marks,
             stamp,
         };
-        let loose = pull(&self.fetcher, layer, |stream| unpack(stream, target), &self.events, &self.cancel);
+        let loose = pull(&self.bringer(), layer, |stream| unpack(stream, target), &self.events, &self.cancel);
         Ok(loose.map(|loose| Pulled { loose, temp, _trash: trash }))
     }
 

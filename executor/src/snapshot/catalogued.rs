@@ -49,7 +49,7 @@ impl Snapshots {
             return Ok(found);
         }
         let made = self.have(layer, || {
-            Ok(pull(&self.fetcher, layer, |stream| Catalogue::read(stream), &self.events, &self.cancel))
+            Ok(pull(&self.bringer(), layer, |stream| Catalogue::read(stream), &self.events, &self.cancel))
         })?;
         made.keep(self.store(), &layer.diff_id)?;
         Ok(self.remember(layer, made))

@@ -57,6 +57,20 @@ pub(super) fn pull<T>(
     events: &Events,
     cancel: &Cancel,
 ) -> Result<T, PullError> {
+    // Who has asked to stop knows why it ends, whatever it ended with.
+    pull_whole(fetcher, layer, consume, events, cancel).map_err(|error| match cancel.is_requested() {
+        true => StreamError::Cancelled.into(),
+        false => error,
+    })
+}
+
+fn pull_whole<T>(
+    fetcher: &Fetcher,
+    layer: &BaseLayer,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, UnpackError>,
+    events: &Events,
+    cancel: &Cancel,
+) -> Result<T, PullError> {
     let descriptor = &layer.descriptor;
     if descriptor.media_type.layer_compression().is_none() {
         return Err(PullError::MediaType(descriptor.media_type.clone()));

@@ -25,6 +25,9 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// How long a cache may take to show that it is there, where what came before the schedule has used up all patience.
 const NOD: Duration = Duration::from_millis(50);
 
+/// How long whoever waits for a cache does nothing else meanwhile: one that is near has answered by then.
+const GRACE: Duration = Duration::from_millis(30);
+
 /// How many look-ups of one cache are under way at the same time. What comes meanwhile goes into the next.
 const AT_ONCE: usize = 4;
 
@@ -78,6 +81,17 @@ impl<'a> Distant<'a> {
     /// Whether there is any.
     pub(super) fn is_there(&self) -> bool {
         !self.askers.is_empty()
+    }
+
+    /// Time since the caches were first asked for anything.
+    pub(super) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
+    /// What is left, for who has waited since then, of the time in which nothing else is done.
+    pub(super) fn grace(&self, since: Duration) -> Option<Duration> {
+        let left = GRACE.saturating_sub(self.now().saturating_sub(since));
+        Some(left).filter(|left| !left.is_zero())
     }
 
     /// Asks all caches for keys, the most important first. Each key is asked for once.

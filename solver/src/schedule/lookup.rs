@@ -11,6 +11,7 @@ use oci::{Layer, Snapshot, TreeDigest};
 use super::{
     adopt::{Adopted, adopt},
     distant::Distant,
+    early::Early,
     pool::{Pool, World},
     steps::Steps,
     task::Message,
@@ -108,26 +109,33 @@ fn fitting(steps: &Steps, id: VertexId, record: Record) -> Option<Record> {
     fits.then(snapshot).map(|snapshot| Record { snapshot, ..record })
 }
 
-/// Decides by what the near caches know and what the distant ones tell in time.
+/// Decides by what the near caches know and what the distant ones tell in time. While these are waited for, what the
+/// steps stand on that are open next is made ready.
 pub(super) fn look_up(
     world: &World,
     pool: &mut Pool<'_>,
     distant: &mut Distant<'_>,
     steps: &Steps,
-) -> (Memories, Adopted) {
+) -> (Memories, Adopted, Early) {
     let mut memories = Memories::near(steps, world);
     let mut adopted = first_adopted(steps, &memories);
+    let (mut early, since) = (Early::default(), distant.now());
     distant.ask(unanswered(steps, &memories, &adopted).map(Key::Definition).collect());
     while is_undecided(steps, distant, &adopted) && !world.stop.is_requested() {
         let Some(patience) = distant.patience() else { break };
-        let mut message = pool.next_within(patience);
+        let grace = distant.grace(since);
+        if grace.is_none() {
+            early.begin(world, pool, steps, &adopted);
+        }
+        let mut message = pool.next_within(grace.map_or(patience, |grace| grace.min(patience)));
         while let Some(heard) = message {
             take(steps, distant, &mut memories, heard);
             message = pool.heard();
         }
         adopted = first_adopted(steps, &memories);
+        early.keep_open(&adopted);
     }
-    (memories, adopted)
+    (memories, adopted, early)
 }
 
 fn first_adopted(steps: &Steps, memories: &Memories) -> Adopted {
@@ -156,6 +164,7 @@ fn take(steps: &Steps, distant: &mut Distant<'_>, memories: &mut Memories, messa
             }
         }
         Message::Returned(cache, untold) => distant.returned(cache, &untold),
+        Message::Prepared => {}
         _ => unreachable!("no step is worked on before all is looked up"),
     }
 }

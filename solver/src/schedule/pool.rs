@@ -104,6 +104,11 @@ impl<'scope> Pool<'scope> {
         Outside(self.outside.clone())
     }
 
+    /// How many steps run at the same time.
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs
+    }
+
     pub(super) fn submit(&mut self, task: Task) {
         let crew = task.crew();
         let jobs = self.jobs;

@@ -1,19 +1,19 @@
 //! Before anything runs: open steps that this machine cannot do. One that is sure to be run fails the build here, and not
 //! after an hour of others; of one that a look-up by content or a distant cache may still settle, people are warned.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use super::{
     SolveError,
     adopt::Adopted,
     distant::Distant,
-    fail,
+    early, fail,
     leash::Leash,
-    pool::{Ready, World},
+    pool::World,
     steps::Steps,
     task::{self, Job},
 };
-use crate::{event::Event, graph::VertexId, key, op::Op};
+use crate::{event::Event, graph::VertexId, op::Op};
 
 /// Asks for every open step, and gives those that cannot be done.
 pub(super) fn check(
@@ -43,13 +43,7 @@ pub(super) fn check(
 
 /// Whether the step will be run: its inputs are here already and the near caches do not know what comes of them.
 fn is_certain(world: &World, steps: &Steps, adopted: &Adopted, id: VertexId) -> bool {
-    let ready = |input: &VertexId| {
-        let of_source = || steps.source(*input).map(key::source_snapshot);
-        let snapshot = adopted.snapshots.get(input).cloned().or_else(of_source)?;
-        let (digest, identity) = (snapshot.digest(), steps.identity(*input));
-        Some(Ready { id: *input, snapshot: Arc::new(snapshot), digest, identity })
-    };
-    let Some(inputs) = steps.inputs(id).iter().map(ready).collect() else { return false };
+    let Some(inputs) = early::inputs(steps, adopted, id) else { return false };
     let leash = Leash::new(world.stop);
     task::find(world, &Job { id, inputs, use_cache: true, leash })
         .is_ok_and(|keyed| keyed.found.hit.is_none())

@@ -22,6 +22,7 @@ use super::{
     SolveError,
     adopt::{Adopted, Answer},
     distant::Distant,
+    early::Early,
     fail, first,
     leash::Leash,
     lookup::Memories,
@@ -49,6 +50,8 @@ pub(super) struct Rest<'a> {
     /// Open steps that this machine cannot run.
     pub(super) impossible: BTreeSet<VertexId>,
     pub(super) distant: Distant<'a>,
+    /// Steps that have been begun with.
+    pub(super) early: Early,
 }
 
 /// Does what is open and returns the snapshots of the targets.
@@ -85,7 +88,7 @@ struct Run<'a, 'scope> {
     done: BTreeMap<VertexId, Ready>,
     /// How many readers an input has left; a target has one that never ends.
     uses: HashMap<VertexId, usize>,
-    /// Open steps that are worked on, or have been.
+    /// Open steps that are worked on or made ready for, or have been.
     leashes: HashMap<VertexId, Leash>,
     /// Keys of open steps.
     keyed: HashMap<VertexId, Keyed>,
@@ -106,7 +109,7 @@ struct Run<'a, 'scope> {
 
 impl<'a, 'scope> Run<'a, 'scope> {
     fn new(world: &'a World<'a>, pool: &'a mut Pool<'scope>, steps: &'a Steps<'a>, rest: Rest<'a>) -> Self {
-        let Rest { adopted, memories, impossible, distant } = rest;
+        let Rest { adopted, memories, impossible, distant, early } = rest;
         let Adopted { snapshots, open, mut answers } = adopted;
         let (sources, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|id| steps.source(*id).is_some());
         let mut run = Self {
@@ -121,7 +124,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
             readers: HashMap::new(),
             done: BTreeMap::new(),
             uses: HashMap::new(),
-            leashes: HashMap::new(),
+            leashes: early.into_leashes(),
             keyed: HashMap::new(),
             lanes: HashMap::new(),
             held: Vec::new(),
@@ -179,7 +182,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
             Message::Keyed(id, _) if !self.open.contains(&id) => {}
             Message::Keyed(id, Ok(keyed)) => self.keyed(id, keyed),
             Message::Keyed(id, Err(failure)) => self.failed(id, failure),
-            Message::Remembered => {}
+            Message::Remembered | Message::Prepared => {}
             Message::Identified(..) | Message::Lost => {
                 unreachable!("sources are identified before steps run")
             }
@@ -272,7 +275,10 @@ impl<'a, 'scope> Run<'a, 'scope> {
 
     fn finish(&mut self, id: VertexId, known: Known, memory: Memory) {
         self.open.remove(&id);
-        self.leashes.remove(&id);
+        if let Some(leash) = self.leashes.remove(&id) {
+            // It may still be made ready for.
+            leash.let_go();
+        }
         let keyed = self.keyed.remove(&id).expect("a step is keyed before it is done");
         self.layers.insert(keyed.content, known.clone());
         let Known { layer, made, from: _ } = known;

@@ -32,6 +32,8 @@ pub(super) enum Task {
     Identify(VertexId),
     /// Compute a step's content key and ask the caches for it.
     Key(Job),
+    /// Make ready what a step stands on, of which nobody knows yet whether it will run.
+    Prepare(Job),
     /// Run the step with this content key, unless another builder runs it or has run it by now.
     Execute(Job, TreeDigest),
     /// Look whether the builder that runs the step with this content key has ended.
@@ -43,7 +45,7 @@ pub(super) enum Task {
 impl Task {
     pub(super) fn crew(&self) -> Crew {
         match self {
-            Self::Execute(..) => Crew::Steps,
+            Self::Prepare(_) | Self::Execute(..) => Crew::Steps,
             Self::Identify(_) | Self::Key(_) | Self::Probe(..) | Self::Remember(..) => Crew::Other,
         }
     }
@@ -67,6 +69,8 @@ pub(super) enum Message {
     Turn(VertexId, TreeDigest, Result<Turn, StepFailure>),
     /// A record is written.
     Remembered,
+    /// What a step stands on is ready, or was called back.
+    Prepared,
     /// The build was stopped before the task was begun.
     Skipped(VertexId),
     /// The distant cache of this number has or has not what was asked for.
@@ -154,6 +158,12 @@ pub(super) fn perform(world: &World, task: Task) -> Message {
             Message::Skipped(id)
         }
         Task::Identify(id) => Message::Identified(id, identify(world, id)),
+        Task::Prepare(job) => {
+            if !stopped {
+                prepare(world, &job);
+            }
+            Message::Prepared
+        }
         Task::Key(job) => Message::Keyed(job.id, find(world, &job)),
         Task::Execute(job, content) => Message::Turn(job.id, content, take_turn(world, &job, content)),
         Task::Probe(job, content) => Message::Turn(job.id, content, Ok(probe(world, &job, content))),
@@ -258,18 +268,29 @@ fn probe(world: &World, job: &Job, content: TreeDigest) -> Turn {
     }
 }
 
-fn execute(world: &World, job: &Job) -> Result<Executed, StepFailure> {
-    let World { graph, executor, events, caches: _, writers: _, stop: _, maker: _, oldest: _ } = world;
-    let (id, leash) = (job.id, &job.leash);
+/// What goes wrong here goes wrong again when the step runs, which then says it.
+fn prepare(world: &World, job: &Job) {
+    let is_missed = |keyed: Keyed| keyed.found.hit.is_none();
+    if find(world, job).is_ok_and(is_missed) && job.leash.still_wanted().is_ok() {
+        world.executor.prepare(step(world, job, &|_, _| {}));
+    }
+}
+
+fn step<'a>(world: &World<'a>, job: &'a Job, log: &'a (dyn Fn(Stream, &[u8]) + Sync)) -> Step<'a> {
     let inputs = job.inputs.iter().map(|Ready { id, snapshot, digest: _, identity }| Input {
-        vertex: graph.vertex(*id),
+        vertex: world.graph.vertex(*id),
         snapshot,
         identity: *identity,
     });
+    let (id, inputs, cancel) = (job.id, inputs.collect(), job.leash.cancel());
+    Step { id, vertex: world.graph.vertex(id), inputs, log, cancel }
+}
+
+fn execute(world: &World, job: &Job) -> Result<Executed, StepFailure> {
+    let (World { executor, events, .. }, Job { id, leash, .. }) = (world, job);
     let log = |stream: Stream, line: &[u8]| {
-        let _ = leash.if_wanted(|| events(Event::Log(id, stream, line.to_vec())));
+        let _ = leash.if_wanted(|| events(Event::Log(*id, stream, line.to_vec())));
     };
-    leash.if_wanted(|| events(Event::Started(id)))?;
-    let (inputs, cancel) = (inputs.collect(), leash.cancel());
-    executor.execute(Step { id, vertex: graph.vertex(id), inputs, log: &log, cancel })
+    leash.if_wanted(|| events(Event::Started(*id)))?;
+    executor.execute(step(world, job, &log))
 }

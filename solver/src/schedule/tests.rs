@@ -1,6 +1,7 @@
 //! The scheduler against a world in memory.
 
 mod distant;
+mod early;
 mod fake;
 mod lateness;
 mod orders;

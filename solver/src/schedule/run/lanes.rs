@@ -5,6 +5,8 @@
 //! worker from the others and is given up at once when the build stops. When the first of a lane has become needless while
 //! its worker was at it, the lane goes on when that worker has answered: equal steps never run at the same time.
 
+use std::time::Duration;
+
 use oci::TreeDigest;
 
 use super::{Run, fail, skipped};
@@ -21,6 +23,8 @@ pub(super) struct Lane {
     /// Who runs, or will; it has become needless if it is not open.
     first: VertexId,
     stage: Stage,
+    /// Since when it waits for a distant cache, until it is made ready for meanwhile.
+    waits: Option<Duration>,
     /// Open ones.
     behind: Vec<VertexId>,
 }
@@ -46,10 +50,11 @@ impl Run<'_, '_> {
                 }
             }
             None => {
+                let waits = Some(self.distant.now());
                 if !self.steps.is_forced(id) {
                     self.distant.ask(vec![Key::Content(content)]);
                 }
-                self.lanes.insert(content, Lane { first: id, stage: Stage::Held, behind: Vec::new() });
+                self.lanes.insert(content, Lane { first: id, stage: Stage::Held, waits, behind: Vec::new() });
                 self.held.push(content);
             }
         }
@@ -68,6 +73,7 @@ impl Run<'_, '_> {
                 self.failures.push(skipped(lane.first));
             } else if self.is_worth_waiting(lane.first, content) {
                 self.held.push(content);
+                self.prepare(content);
             } else {
                 self.start(content);
             }
@@ -79,6 +85,18 @@ impl Run<'_, '_> {
     fn is_worth_waiting(&self, id: VertexId, content: TreeDigest) -> bool {
         let has_time = self.impossible.contains(&id) && !self.distant.is_silent();
         has_time || self.distant.is_worth_waiting_for(&Key::Content(content))
+    }
+
+    /// Makes ready what a step stands on that has waited for a while.
+    fn prepare(&mut self, content: TreeDigest) {
+        let lane = self.lanes.get_mut(&content).expect("it is held");
+        let Some(first) =
+            lane.waits.take_if(|since| self.distant.grace(*since).is_none()).map(|_| lane.first)
+        else {
+            return;
+        };
+        let job = self.job(first);
+        self.submit(Task::Prepare(job));
     }
 
     fn start(&mut self, content: TreeDigest) {

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -76,6 +76,10 @@ pub struct Ground {
     pub jobs: usize,
     /// Whether distant caches are waited for until they answer, or not at all.
     pub is_patient: bool,
+    /// The time that passes between two looks at the clock where they are not.
+    pub tick: Duration,
+    /// Tells the time instead, in milliseconds.
+    pub clock: Option<Arc<AtomicU64>>,
 }
 
 impl Ground {
@@ -88,6 +92,8 @@ impl Ground {
             oldest: 0,
             jobs: 4,
             is_patient,
+            tick: Duration::from_secs(1),
+            clock: None,
         }
     }
 
@@ -98,10 +104,12 @@ impl Ground {
         distant: &[Arc<dyn DistantCache>],
         on_event: &(dyn Fn(&Event) + Sync),
     ) -> Result<Vec<Snapshot>, SolveError> {
-        let now = AtomicU64::new(1);
-        let step = if self.is_patient { 0 } else { 1 };
-        let clock =
-            || Duration::from_secs(now.fetch_add(step, Ordering::SeqCst) - u64::from(self.is_patient));
+        let looks = AtomicU32::new(0);
+        let clock = || match &self.clock {
+            Some(clock) => Duration::from_millis(clock.load(Ordering::SeqCst)),
+            None if self.is_patient => Duration::ZERO,
+            None => self.tick * (looks.fetch_add(1, Ordering::SeqCst) + 1),
+        };
         let near: [&dyn CacheBackend; 1] = [&self.near];
         let caches = Caches { near: &near, distant, writers: &[&self.ledger], clock: &clock };
         let options = SolveOptions { jobs: self.jobs, oldest: self.oldest, maker: Maker::default() };
@@ -176,7 +184,7 @@ fn started(event: &Event, step: VertexId) -> bool {
     matches!(event, Event::Started(id) if *id == step)
 }
 
-fn from_far(steps: &[usize]) -> Vec<(usize, Option<String>)> {
+pub fn from_far(steps: &[usize]) -> Vec<(usize, Option<String>)> {
     steps.iter().map(|step| (*step, Some("far".to_owned()))).collect()
 }
 
@@ -187,6 +195,7 @@ fn what_a_distant_cache_has_need_not_run() {
     let (ground, cache) = (Ground::new(true), Arc::new(far(records.clone(), &open())));
     assert_eq!(ground.build(&file, &only(&cache), &|_| ()).expect("builds"), expected);
     assert_eq!((ground.world.ran(), ground.hits()), (vec![], from_far(&[1, 2])));
+    assert_eq!(*ground.world.prepared.lock().expect("no panic"), [""; 0], "it was near enough");
     let first = cache.asked.lock().expect("no panic")[0];
     assert_eq!(records[&first].snapshot, expected[0], "the last step is asked for first");
     // Near caches learn it, and are asked first the next time.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -40,6 +40,10 @@ pub struct World {
     seed: u64,
     /// Whether `wait` waits for nothing.
     pub is_hasty: AtomicBool,
+    /// Commands that were made ready for.
+    pub prepared: Arc<Mutex<Vec<String>>>,
+    /// Whether that takes until it is called back.
+    pub is_slow_ground: bool,
 }
 
 fn digest(files: &Files) -> TreeDigest {
@@ -151,6 +155,14 @@ impl Executor for World {
         match self.impossible.lock().expect("no panic").contains(&exec.args.join(" ")) {
             true => Err(StepFailure::new(FailureKind::Machine, "not on this machine")),
             false => Ok(()),
+        }
+    }
+
+    fn prepare(&self, step: Step<'_>) {
+        let Op::Exec(exec) = &step.vertex.op else { return };
+        self.prepared.lock().expect("no panic").push(exec.args.join(" "));
+        while self.is_slow_ground && !step.cancel.is_requested() {
+            thread::yield_now();
         }
     }
 

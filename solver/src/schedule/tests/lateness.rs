@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use oci::Snapshot;
@@ -90,6 +91,12 @@ fn is_patient(seed: u64) -> bool {
     seed.count_ones().is_multiple_of(4)
 }
 
+/// Where nobody is patient, time passes at once, or in steps that leave some for what is done meanwhile.
+fn ground(seed: u64) -> Ground {
+    let tick = Duration::from_millis(if seed.is_multiple_of(2) { 1000 } else { 100 });
+    Ground { tick, ..Ground::new(is_patient(seed)) }
+}
+
 fn copy(memory: &Memory) -> Memory {
     Memory(memory.0.lock().expect("no panic").clone().into())
 }
@@ -121,7 +128,7 @@ proptest! {
             fickle(some(copy(&whole), right), seed.rotate_left(7)),
         ];
         let near = Memory(some(copy(&whole), near & left).collect::<HashMap<_, _>>().into());
-        let ground = Ground { world: orderly.disorder(seed), near, jobs, ..Ground::new(is_patient(seed)) };
+        let ground = Ground { world: orderly.disorder(seed), near, jobs, ..ground(seed) };
         let images = ground.build(&file, &caches, &|_| ());
         prop_assert_eq!(images.map_err(|error| error.failure.message), expected);
     }
@@ -144,7 +151,7 @@ proptest! {
         });
         let near = Memory(some(one, near & left).collect::<HashMap<_, _>>().into());
         let caches = [fickle(some(two, left), seed), fickle(some(three, right), seed.rotate_left(7))];
-        let ground = Ground { world: world.disorder(seed), near, ..Ground::new(is_patient(seed)) };
+        let ground = Ground { world: world.disorder(seed), near, ..ground(seed) };
         let images = ground.build(&file, &caches, &|_| ()).expect("builds");
         let snapshots: BTreeMap<VertexId, Snapshot> = chains.iter().map(|(id, _)| *id).zip(images).collect();
         for (id, parent) in chains {
