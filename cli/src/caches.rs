@@ -9,12 +9,12 @@ mod filling;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use exporter::cache::{
-    DirectoryStorage, Reading, RegistryStorage, RemoteCache, Seen, Storage, names,
+    DirectoryStorage, Reading, RegistryStorage, RemoteCache, Seen, Silence, Storage, names,
     sign::{SignKey, TrustKeys},
 };
 use oci::{Platform, image::FindDocument};
@@ -29,9 +29,12 @@ use crate::{
     spec::cache::CachePlace,
 };
 
-/// How long bundles are waited for while a build is planned, counted from when they were asked for; the schedule waits for
-/// what is left of as much.
+/// How long bundles are waited for at most while a build is planned, counted from when they were asked for; the schedule waits
+/// for what is left of as much.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long they are waited for at least.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// Who trusts this build's key would trust everybody who can write what it reads.
 const SIGNS_WHATEVER: &str = "--cache-sign-key signs what stands on records of --cache-from that anybody may have written: \
@@ -128,12 +131,14 @@ impl RemoteCaches {
         self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()
     }
 
-    /// Finds manifests and configs of base images in the bundles. Nobody waits long for one: a registry can be asked, too.
+    /// Finds manifests and configs of base images in the bundles. Nobody waits long for one, since a registry can be asked, too:
+    /// as long again as it has taken until the first was wanted, for which a registry has said mostly what a tag stands for.
     pub fn find_document(&self) -> Arc<FindDocument> {
         let caches: Vec<_> = self.readers.iter().map(|reader| Arc::clone(&reader.cache)).collect();
-        let asked = self.asked;
+        let (asked, until) = (self.asked, OnceLock::new());
         Arc::new(move |digest| {
-            let patience = || PATIENCE.saturating_sub(asked.elapsed());
+            let until: &Duration = until.get_or_init(|| (asked.elapsed() * 2).max(GRACE).min(PATIENCE));
+            let patience = || until.saturating_sub(asked.elapsed());
             caches.iter().find_map(|cache| cache.document(digest, patience()))
         })
     }
@@ -148,6 +153,18 @@ impl RemoteCaches {
                     format!("ignored {count} {records} of {name}: no --cache-trust-key has signed them");
                 events(Event::Note(note));
             }
+        }
+    }
+
+    /// Tells of those that have given nothing at all: what is mistyped looks like that.
+    pub fn tell_silent(&self, events: &Events) {
+        for reader in &self.readers {
+            let (name, silence) = (reader.cache.name(), reader.cache.silence());
+            let note = silence.map(|silence| match silence {
+                Silence::Nothing => format!("found nothing in the cache {name}"),
+                Silence::NoAnswer => format!("the cache {name} has not answered before the build ended"),
+            });
+            note.into_iter().for_each(|note| events(Event::Note(note)));
         }
     }
 

@@ -272,6 +272,7 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
             let built = build_mended(request, &inputs, &outside, &surroundings);
             let caches = &surroundings.caches;
             caches.tell_ignored(&surroundings.events);
+            caches.tell_silent(&surroundings.events);
             outside.opened().into_iter().for_each(|fetcher| elsewhere.learn(caches.seen().clone(), fetcher));
             built.map(Done::Built)
         }

@@ -30,7 +30,7 @@ pub mod writer;
 pub use bundle::{Bundle, SignedRecord};
 pub use directory::DirectoryStorage;
 pub use inline::{Inline, InlineKeys, InlineStep};
-pub use reader::{Reading, RemoteCache};
+pub use reader::{Reading, RemoteCache, Silence};
 pub use record::{Described, FormatError, RemoteRecord};
 pub use registry::RegistryStorage;
 pub use seen::{Seen, SeenBundle, SeenRecord};

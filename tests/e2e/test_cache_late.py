@@ -77,6 +77,47 @@ class Late(support.Case):
                 self.assertTrue(asked and not any(request.answered for request in asked), asked)
                 far.say("end")
         self.assertIn("3 steps, 0 cached", done.stderr)
+        self.assertIn("has not answered before the build ended", done.stderr)
+
+    def test_while_a_cache_is_waited_for_the_base_is_pulled(self):
+        """No answer before the base has been asked for, which without the waiting would be the other way round."""
+        context = self.context(Dockerfile="FROM small\nRUN echo first > /first\n")
+        with support.Registry(self.scratch / "registry") as registry:
+            subprocess.run(["skopeo", "copy", "--dest-tls-verify=false", f"oci:{self.base}:latest", f"docker://{registry.host}/busybox:1"],
+                           check=True, timeout=support.WATCHDOG, stdout=subprocess.DEVNULL)
+
+            def build(host, option, store):
+                return self.run_layerwright(
+                    "build", "--progress", "plain", "--build-context", f"small=docker-image://{host}/busybox:1", option,
+                    f"type=registry,ref={host}/cache:main", "-o", f"type=oci,tar=false,dest={self.scratch / store}-out", context,
+                    root=self.scratch / store)
+            build(registry.host, "--cache-to", "first")
+            # Its largest blob is the layer; the config is small.
+            layer = max(support.Layout(self.scratch / "first-out").manifest["layers"], key=lambda layer: layer["size"])["digest"]
+            digests = [support.Layout(self.scratch / "first-out").digest]
+
+            def waits(request):
+                if is_of_cache(request):
+                    far.wait_for(lambda other: other.path.endswith(f"/blobs/{layer}"), "the layer of the base")
+            with proxy.Proxy(registry.host, waits) as far:
+                done = build(far.host, "--cache-from", "second")
+                pulled = [request for request in far.requests if request.path.endswith(f"/blobs/{layer}")]
+            self.assertTrue(pulled, done.stderr)
+            digests.append(support.Layout(self.scratch / "second-out").digest)
+            self.assertEqual(digests[0], digests[1], done.stderr)
+
+    def test_a_cache_that_has_nothing_or_is_not_there_is_named(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN echo first > /first\n")
+        with support.Registry(self.scratch / "registry") as registry:
+            cache = f"{registry.host}/mistyped"
+            done = self.run_layerwright("build", "--progress", "plain", "--cache-from", f"type=registry,ref={cache}:main", context)
+            self.assertIn(f"found nothing in the cache {cache}", done.stderr)
+            fill = ("build", "--progress", "plain", "--cache-to", f"type=registry,ref={cache}:main")
+            self.run_layerwright(*fill, context, root=self.scratch / "other")
+            done = self.run_layerwright("build", "--progress", "plain", "--cache-from", f"type=registry,ref={cache}:main", context,
+                                        root=self.scratch / "third")
+            self.assertIn("1 cached", done.stderr)
+            self.assertNotIn("found nothing", done.stderr)
 
 
 if __name__ == "__main__":

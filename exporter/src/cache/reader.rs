@@ -79,10 +79,21 @@ struct State {
     bundle: Stage,
     answers: Answers,
     trouble: Trouble,
+    /// Whether anything was to be had of it.
+    is_asked: bool,
     /// Keys that are being asked for.
     running: usize,
     /// Keys that have been asked for.
     asked: usize,
+}
+
+/// What a cache is like that has given nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// It has neither the bundle nor any record that was asked for.
+    Nothing,
+    /// It has not answered by now.
+    NoAnswer,
 }
 
 /// How far the bundle is.
@@ -95,6 +106,8 @@ enum Stage {
     Coming,
     /// It has come, or never will.
     Settled,
+    /// There is none.
+    Absent,
     /// What stands in its place is an image, which has no records but its own.
     Image,
 }
@@ -136,6 +149,17 @@ impl RemoteCache {
         self.shared.lock().answers.records()
     }
 
+    /// Why nothing has come of a cache that was asked, where nobody has been told anything yet.
+    pub fn silence(&self) -> Option<Silence> {
+        let state = self.shared.lock();
+        let is_news = state.is_asked && state.answers.is_empty() && !state.trouble.is_told();
+        match state.bundle {
+            Stage::Coming if is_news => Some(Silence::NoAnswer),
+            Stage::Absent if is_news => Some(Silence::Nothing),
+            _ => None,
+        }
+    }
+
     /// How many records were ignored because nobody who is trusted has signed them.
     pub fn ignored(&self) -> usize {
         self.shared.lock().answers.untrusted.len()
@@ -158,6 +182,7 @@ impl DistantCache for RemoteCache {
     fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
         let shared = &*self.shared;
         let is_over = || cancel.is_requested() || shared.stop.is_requested();
+        shared.lock().is_asked = true;
         drop(shared.wait_for_bundle(&is_over));
         let (known, unknown): (Vec<&Key>, Vec<&Key>) =
             keys.iter().partition(|key| shared.lock().answers.has(key));
@@ -209,8 +234,10 @@ impl Shared {
     fn fetch_bundle(&self, name: &str, image: Option<&str>) {
         let settled = self.take_named(name).unwrap_or_else(|| {
             // There may be records beside this image: other builds' of the repository.
-            image.and_then(|image| self.take_named(image));
-            Stage::Settled
+            match image.and_then(|image| self.take_named(image)) {
+                Some(_) => Stage::Settled,
+                None => Stage::Absent,
+            }
         });
         self.settle(settled);
     }

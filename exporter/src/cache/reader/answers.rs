@@ -29,6 +29,11 @@ impl Answers {
         self.by_key.contains_key(key)
     }
 
+    /// Whether there is no record at all, and none that did not count.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty() && self.untrusted.is_empty()
+    }
+
     /// The record of a key.
     pub fn get(&self, key: &Key) -> Option<Arc<SeenRecord>> {
         self.by_key.get(key).cloned()

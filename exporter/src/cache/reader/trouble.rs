@@ -68,6 +68,11 @@ impl Trouble {
         self.is_down
     }
 
+    /// Whether a person has been told of any.
+    pub fn is_told(&self) -> bool {
+        self.has_told_failure || self.has_told_damage
+    }
+
     /// How many things may be asked for at the same time: after a failure one, until it has answered again.
     pub fn most_at_once(&self, usually: usize) -> usize {
         if self.failures + self.damages > 0 && !self.is_down { 1 } else { usually }
