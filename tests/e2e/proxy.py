@@ -132,11 +132,12 @@ class SlowProxy(Proxy):
             return rule(request) if rule else None
         super().__init__(upstream, late)
 
-    def sequential(self):
-        """The longest chain of requests of which each was sent when the one before was answered: whoever is so far away
-        waits for so many round trips."""
+    def sequential(self, requests=None):
+        """The longest chain of requests, of all or of these, of which each was sent when the one before was answered: whoever
+        is so far away waits for so many round trips."""
+        requests = self.requests if requests is None else requests
         chain, free = 0, 0.0
-        for request in sorted(self.requests, key=lambda request: request.answered or float("inf")):
+        for request in sorted(requests, key=lambda request: request.answered or float("inf")):
             if request.asked >= free and request.answered:
                 chain, free = chain + 1, request.answered
         return chain

@@ -12,6 +12,9 @@ from proxy import Proxy, SlowProxy
 STEPS = 20
 # What is added to every round trip, so that requests that could overlap do.
 FAR = 0.05
+# Of the last layer: whether it is there, a place to put it, its bytes, whether all is there now; then the manifest, and that it stays.
+# Beside that the layer is mounted into the cache, and named. One more was under way when the mark was made.
+TAIL = 7
 
 
 class Far(support.Case):
@@ -55,6 +58,22 @@ class Far(support.Case):
             self.assertEqual(proxy.uploads("app"), [])
         digests = [json.loads((self.scratch / file).read_text())["containerimage.digest"] for file in ("first.json", "second.json")]
         self.assertEqual(digests[0], digests[1])
+
+    def test_the_tail_of_an_export_is_few_round_trips(self):
+        # What the last step leaves is pushed and cached when it has ended: blobs, then records and image, then what names them.
+        with SlowProxy(self.registry.host, FAR) as proxy:
+            steps = self.context("marked", Dockerfile=f"""\
+FROM small
+RUN echo first > /first
+RUN echo last > /last && wget -q -O- http://{proxy.host}/mark
+""")
+            done = self.run_build(proxy.host, "--cache-to", f"type=registry,ref={proxy.host}/cache:main",
+                                  "-t", f"{proxy.host}/tail:1", "--push", steps)
+            marks = [at for at, request in enumerate(proxy.requests) if request.path == "/mark"]
+            self.assertEqual(len(marks), 1, done.stderr)
+            tail = proxy.requests[marks[0] + 1:]
+            self.assertTrue([request for request in tail if request.path.endswith("/manifests/main")], tail)
+            self.assertLessEqual(proxy.sequential(tail), TAIL, tail)
 
     def test_nobody_waits_for_a_cache_that_does_not_answer(self):
         # Nothing of the cache is answered before the build has ended, so it hangs if it waits for anything.

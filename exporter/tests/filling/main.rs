@@ -128,6 +128,8 @@ fn image_and_cache_share_the_bytes() {
     let sealer = Arc::new(builder.workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 2, taker));
     let writer = builder.writer(&ground, |options| {
         options.sealer = Arc::clone(&sealer);
+        // Nobody tells here which layers are the image's: all are.
+        options.aside = Arc::clone(&sealer);
         options.landings = Some(uploads.landings());
     });
     for record in &records {

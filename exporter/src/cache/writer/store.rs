@@ -17,6 +17,10 @@ use crate::cache::{
     storage::{Artifact, ArtifactKind},
 };
 
+/// What there is to do for most records: a layer, what the record says, and its names. Which needs are new is not known before
+/// the look is over, and threads that are missing then would do one thing after the other.
+const WORK: usize = 3;
+
 impl Shared {
     /// Wants a record at the place; says how much more there is to do.
     pub(super) fn want(&self, state: &mut State, record: Record) -> usize {
@@ -26,7 +30,7 @@ impl Shared {
         match &mut state.look {
             Look::Open(waiting) | Look::Running(waiting) => {
                 waiting.push(record);
-                return 1;
+                return WORK;
             }
             Look::Over => {}
         }
