@@ -1,9 +1,11 @@
 """What the end-to-end tests share: the binary, ordinary users, a real registry, reading what was written.
 
-The tests are run by `scripts/test` as root, with $LAYERWRIGHT naming the binary. Every test has a scratch directory
-of its own that all users may enter; every child is ended by its pid.
+The tests are run by `scripts/test` as root (`run.py`), with $LAYERWRIGHT naming the binary. Every test has a scratch
+directory of its own that all users may enter and that goes when the test ends, failed or not, unless $LAYERWRIGHT_KEEP is
+set; every child is ended by its pid.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -26,28 +28,63 @@ class Failed(AssertionError):
     """A command ended otherwise than the test expects."""
 
 
+def remove(directory):
+    """Removes what a test has made, unless it is to be looked at."""
+    if os.environ.get("LAYERWRIGHT_KEEP"):
+        print(f"kept: {directory}")
+    else:
+        shutil.rmtree(directory)
+
+
+def prepare(directory):
+    """Puts a copy of the binary that every user can run and a busybox base into a directory, for all tests of a run."""
+    directory, binary = pathlib.Path(directory), os.environ.get("LAYERWRIGHT")
+    if not binary or not os.access(binary, os.X_OK):
+        raise SystemExit(f"LAYERWRIGHT must name the binary under test: {binary or 'it is not set'}")
+    directory.chmod(0o755)
+    copy = directory / "layerwright"
+    shutil.copy2(binary, copy)
+    copy.chmod(0o755)
+    environment = {**os.environ, "LAYERWRIGHT": str(copy)}
+    subprocess.run([REPO / "scripts" / "busybox-layout", directory / "base"], check=True, env=environment, timeout=WATCHDOG)
+    subprocess.run(["chmod", "-R", "a+rX", directory / "base"], check=True)
+    os.environ["LAYERWRIGHT_PREPARED"] = str(directory)
+
+
+def prepared():
+    """The directory of `prepare`: that of `run.py`, else one of this process."""
+    if "LAYERWRIGHT_PREPARED" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="layerwright-e2e.")
+        atexit.register(remove, directory)
+        prepare(directory)
+    return pathlib.Path(os.environ["LAYERWRIGHT_PREPARED"])
+
+
 class Case(unittest.TestCase):
-    """A test with a scratch directory, a copy of the binary that every user can run, and a busybox base."""
+    """A test with a scratch directory, the binary and a busybox base."""
+
+    machines = 0
 
     @classmethod
     def setUpClass(cls):
+        cls.binary, cls.base = prepared() / "layerwright", prepared() / "base"
         cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="layerwright-e2e."))
+        cls.addClassCleanup(remove, cls.shared)
         cls.shared.chmod(0o755)
-        cls.binary = cls.shared / "layerwright"
-        shutil.copy2(os.environ["LAYERWRIGHT"], cls.binary)
-        cls.binary.chmod(0o755)
-        cls.base = cls.shared / "base"
-        environment = {**os.environ, "LAYERWRIGHT": str(cls.binary)}
-        subprocess.run([REPO / "scripts" / "busybox-layout", cls.base], check=True, env=environment, timeout=WATCHDOG)
-        subprocess.run(["chmod", "-R", "a+rX", cls.base], check=True)
 
     @classmethod
-    def tearDownClass(cls):
-        shutil.rmtree(cls.shared)
+    def program(cls, name, source):
+        """A static program of a few lines of C, which tests copy into their contexts."""
+        path = cls.shared / name
+        path.with_suffix(".c").write_text(source)
+        subprocess.run(["cc", "-static", "-o", path, path.with_suffix(".c")], check=True, timeout=WATCHDOG)
+        return path
 
     def setUp(self):
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="test.", dir=self.shared))
         self.scratch.chmod(0o1777)
+        # The first clean-up is the last: what the test has begun is ended by then.
+        self.addCleanup(remove, self.scratch)
 
     def context(self, name="context", **files):
         """Makes a context; keys are paths with `__` for `/` and `_DOT_` for a dot."""
@@ -69,10 +106,19 @@ class Case(unittest.TestCase):
 
     def store(self, user="root"):
         store = self.scratch / f"store-{user}"
-        if not store.exists():
-            store.mkdir(mode=0o700)
-            shutil.chown(store, user, user)
-        return store
+        return store if store.exists() else self.directory(store.name, user)
+
+    def directory(self, name, user="root"):
+        """An empty directory of a user's."""
+        path = self.scratch / name
+        path.mkdir(mode=0o700)
+        shutil.chown(path, user, user)
+        return path
+
+    def machine(self, user="root"):
+        """A store that has seen nothing."""
+        self.machines += 1
+        return self.directory(f"machine-{self.machines}", user)
 
     def run_layerwright(self, *arguments, user="root", root=None, code=0, env=None, umask=None, **options):
         """Runs to the end; the exit code must be `code`, unless that is None. Gives the completed process, output as text."""
@@ -166,10 +212,17 @@ class Registry:
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
+        # A port that was free a moment ago may be somebody else's by now.
+        for _ in range(20):
+            if self.listens():
+                return self
+        raise Failed(f"the registry did not start: {(self.directory / 'log').read_text()}")
+
+    def listens(self):
+        """Starts it on a port that is free now; whether it got it."""
         with socket.socket() as probe:
             probe.bind((self.address, 0))
-            port = probe.getsockname()[1]
-        self.host = f"{self.address}:{port}"
+            self.host = f"{self.address}:{probe.getsockname()[1]}"
         tls = f", tls: {{certificate: {self.tls[0]}, key: {self.tls[1]}" if self.tls else ""
         tls += f", clientcas: [{self.clients}]" if self.clients else ""
         tls += "}" if tls else ""
@@ -181,8 +234,10 @@ class Registry:
             f"http: {{addr: '{self.host}'{tls}}}\n{auth}")
         self.log = open(self.directory / "log", "w+")
         self.process = subprocess.Popen(["docker-registry", "serve", config], stdout=self.log, stderr=self.log)
-        wait_for(lambda: accepts(port, self.address), "the registry to listen")
-        return self
+        # Not whether the port answers: that may be another test's.
+        wait_for(lambda: self.process.poll() is not None or "listening on" in (self.directory / "log").read_text(),
+                 "the registry to listen")
+        return self.process.poll() is None
 
     def __exit__(self, *_):
         self.process.terminate()

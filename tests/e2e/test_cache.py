@@ -32,18 +32,9 @@ class Cases(support.Case):
     def setUp(self):
         super().setUp()
         self.registry = self.enterContext(support.Registry(self.scratch / "registry"))
-        self.machines = 0
 
     def proxy(self, rule=None):
         return self.enterContext(Proxy(self.registry.host, rule))
-
-    def machine(self, user="root"):
-        """A store that has seen nothing."""
-        self.machines += 1
-        store = self.scratch / f"machine-{self.machines}"
-        store.mkdir(mode=0o700)
-        shutil.chown(store, user, user)
-        return store
 
     def make(self, context, store, *arguments, **options):
         """Builds on a machine."""

@@ -10,7 +10,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import unittest
 
 import support
@@ -189,22 +188,13 @@ class Trees(support.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        source = cls.shared / "odd.c"
-        source.write_text(ODD)
-        subprocess.run(["cc", "-static", "-o", cls.shared / "odd", source], check=True)
-
-    def directory(self, name, user):
-        """An empty directory of a user's."""
-        path = self.scratch / name
-        path.mkdir(mode=0o700)
-        shutil.chown(path, user, user)
-        return path
+        cls.odd = cls.program("odd", ODD)
 
     def trees(self, user, count):
         """A context: each tree is made by one step, and changed by another one."""
         context = self.context(f"trees-{user}")
         (context / "witness").write_bytes(WITNESS)
-        shutil.copy2(self.shared / "odd", context)
+        shutil.copy2(self.odd, context)
         lines = ["FROM busybox AS trees", "COPY --chmod=755 odd /bin/", "COPY s* w* /s/"]
         for tree in range(count):
             noise = random.Random(f"{tree}")
@@ -304,7 +294,7 @@ class Trees(support.Case):
     def check_odds(self, user, encoder):
         context = self.context(f"odds-{user}", below=tried(BELOW), changed=tried(CHANGED))
         (context / "witness").write_bytes(WITNESS)
-        shutil.copy2(self.shared / "odd", context)
+        shutil.copy2(self.odd, context)
         (context / "Dockerfile").write_text(
             "FROM busybox AS trees\nCOPY --chmod=755 odd /bin/\nCOPY below changed witness /s/\nRUN sh /s/below\n"
             "RUN sh /s/changed\nFROM trees AS read\nARG AGAIN=0\nRUN : $AGAIN; sh /s/witness\n")

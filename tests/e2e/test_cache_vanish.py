@@ -111,17 +111,8 @@ class Machines(support.Case):
         self.registry = self.enterContext(support.Registry(self.scratch / "registry"))
         self.other = self.enterContext(support.Registry(self.scratch / "other"))
         self.data, self.good = self.scratch / "registry" / "data", self.scratch / "good"
-        self.machines = 0
         self.contexts = {name: self.context(name, Dockerfile=DOCKERFILE, **{"a": "1\n" * 3000, "last": "1\n", **files})
                          for name, files in FILES.items()}
-
-    def machine(self, user="root"):
-        """A store that has seen nothing."""
-        self.machines += 1
-        store = self.scratch / f"machine-{self.machines}"
-        store.mkdir(mode=0o700)
-        shutil.chown(store, user, user)
-        return store
 
     def make(self, context, store, *arguments, **options):
         """The digest of what was built, and how many of its steps were cached."""

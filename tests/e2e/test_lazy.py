@@ -8,7 +8,6 @@ import pathlib
 import random
 import shutil
 import stat
-import subprocess
 import unittest
 
 import support
@@ -116,16 +115,7 @@ class Lazy(support.Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        source = cls.shared / "setx.c"
-        source.write_text(SETX)
-        subprocess.run(["cc", "-static", "-o", cls.shared / "setx", source], check=True)
-
-    def directory(self, name, user="root"):
-        """An empty directory of a user's."""
-        path = self.scratch / name
-        path.mkdir(mode=0o700)
-        shutil.chown(path, user, user)
-        return path
+        cls.setx = cls.program("setx", SETX)
 
     def steps_of(self, build):
         """Which steps ran, by their instructions' first words."""
@@ -142,7 +132,7 @@ class Lazy(support.Case):
 
     def check_trees(self, user, count):
         context = self.context(f"trees-{user}", witness=WITNESS)
-        shutil.copy2(self.shared / "setx", context)
+        shutil.copy2(self.setx, context)
         noise = random.Random(count)
         lines = ["FROM busybox", "COPY --chmod=755 setx /bin/", "COPY c* w* /s/", "RUN mkdir /t"]
         for step in range(count):

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import unittest
 
 from support import Case, Layout, USERS
@@ -156,7 +157,7 @@ RUN --mount=from=tools,target=/tools --mount=type=ssh,required \\
             finally:
                 agent.terminate()
                 agent.wait()
-        self.assertEqual(list(pathlib.Path("/tmp").glob("layerwright-ssh-*")), [])
+        self.assertEqual(list(pathlib.Path(tempfile.gettempdir()).glob("layerwright-ssh-*")), [])
 
     @unittest.skipUnless(shutil.which("ssh-agent"), "SKIPPED: no ssh-agent (Debian: openssh-client)")
     def test_an_agent_of_another_user_in_the_step(self):
