@@ -332,6 +332,11 @@ impl Sealer {
         self.shared.options.times
     }
 
+    /// Whether a layer is one of an image.
+    pub fn is_offered(&self, tree: &TreeDigest) -> bool {
+        self.shared.lock().announced.contains(tree)
+    }
+
     /// Whether the store has the blob that it would make of a built layer. `chain` is the digest of the snapshot that ends in it.
     pub fn has_sealed(&self, chain: TreeDigest, tree: &TreeDigest) -> bool {
         let (shared, job) = (&*self.shared, Built { tree: *tree, chain });

@@ -89,11 +89,17 @@ impl RemoteLayers {
         agrees
     }
 
-    /// Notes a layer; what was noted first stands. Nothing happens to one that is lost, and one of a cache that has been
+    /// Notes a layer; what was noted first stands, but for blobs of other encoders at the same place. Nothing happens to one that is lost, and one of a cache that has been
     /// lost whole is lost unless another has it.
     pub fn note(&self, layer: RemoteLayer) {
         let mut state = self.lock();
-        if state.lost.contains(&layer.tree) || state.layers.contains_key(&layer.tree) {
+        if state.lost.contains(&layer.tree) {
+            return;
+        }
+        if let Some(known) = state.layers.get_mut(&layer.tree) {
+            if known.origin == layer.origin && known.agrees(&layer) {
+                known.blobs.extend(layer.blobs);
+            }
             return;
         }
         if state.shut.contains(&layer.origin) {
@@ -194,6 +200,21 @@ mod tests {
         layers.note(layer(1, "b"));
         assert!(layers.get(&tree).is_none() && layers.is_lost(&tree));
         assert_eq!(layers.count_lost(), 1);
+    }
+
+    #[test]
+    fn what_two_say_of_a_layer_at_one_place_counts_together() {
+        let zstd = |repository| RemoteLayer {
+            blobs: [("zstd".to_owned(), layer(9, "a").tree_blob)].into(),
+            ..layer(1, repository)
+        };
+        for (other, encoders) in [(zstd("a"), vec!["gzip", "zstd"]), (zstd("b"), vec!["gzip"])] {
+            let layers = RemoteLayers::default();
+            layers.note(layer(1, "a"));
+            layers.note(other);
+            let known = layers.get(&layer(1, "a").tree).expect("noted");
+            assert_eq!(known.blobs.into_keys().collect::<Vec<_>>(), encoders);
+        }
     }
 
     #[test]

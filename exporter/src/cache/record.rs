@@ -5,7 +5,7 @@
 //! in one is overlooked. Whoever can write the cache can write any of this; [`check`](mod@check) says what is never
 //! believed, and docs/remote-cache.md what no check can find without a signature.
 
-mod check;
+pub(super) mod check;
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -17,9 +17,11 @@ mod bundle;
 mod chain;
 mod finish;
 mod ledger;
+mod packings;
 mod store;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -189,8 +191,10 @@ enum Trouble {
 /// A record on its way.
 struct Item {
     record: Record,
-    /// What another cache has of it.
+    /// What another cache has of it, to be passed on as it is.
     seen: Option<Arc<SeenRecord>>,
+    /// Layers that it names by the image's blob as well.
+    packings: BTreeSet<TreeDigest>,
     /// What is put at the place, and what that names; known once the document is written.
     put: OnceLock<(SignedRecord, Vec<Descriptor>)>,
 }

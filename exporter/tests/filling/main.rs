@@ -23,7 +23,7 @@ use exporter::{
 };
 use ground::{Builder, Ground, keys, lines, ours};
 use oci::elsewhere::bring;
-use solver::{Cancel, Event, Graph, Key, Op, RecordWriter, key::hidden::is_hidden, op::Source};
+use solver::{Cancel, Event, Graph, Key, Op, Record, RecordWriter, key::hidden::is_hidden, op::Source};
 
 /// What nothing that is right ever takes.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -356,6 +356,66 @@ fn what_no_image_has_is_packed_with_less_trouble() {
         sealer.seal(&other[0].snapshot).expect("sealed").remove(0).descriptor
     };
     assert_eq!(seal(&fresh), seal(&builder));
+}
+
+/// Another machine builds an image of what a cache has, and has it written to that cache.
+fn image_of(ground: &Ground, records: &[Record]) -> Builder {
+    let machine = Builder::new();
+    let found = machine.read(ground, "main", &keys(records));
+    let sealer = Arc::new(machine.workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2));
+    sealer.offer(&records.last().expect("one").snapshot);
+    let writer = machine.writer(ground, |options| {
+        options.sealer = sealer;
+        options.prior = Prior::Read;
+    });
+    found.into_values().flatten().for_each(|found| writer.store(&found.record));
+    writer.finish(BuildEnd::Made, &[]).expect("written");
+    assert_eq!(machine.warnings(), [""; 0]);
+    machine
+}
+
+#[test]
+fn what_one_machine_has_packed_for_its_image_the_next_does_not_move() {
+    let Some(ground) = Ground::start() else { return };
+    let builder = Builder::new();
+    let records = builder.records("stage", 2);
+    builder.fill(&ground, &records);
+    let second = image_of(&ground, &records);
+    assert!(second.read(&ground, "main", &keys(&records)).values().all(Option::is_some));
+    let third = Builder::new();
+    third.read(&ground, "main", &keys(&records));
+    for record in &records {
+        let layer = third.fetcher.elsewhere().get(&ours(record)[0]).expect("known");
+        let encoders: Vec<_> = layer.blobs.into_keys().collect();
+        assert_eq!(encoders, [Encoder::GZIP.id(), Encoder::ZSTD_FASTEST.id()]);
+    }
+    let before = ground.proxy.requests().len();
+    let sealer = third.workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2);
+    let sealed = sealer.seal(&records[1].snapshot).expect("sealed");
+    assert_eq!(ground.proxy.requests().len(), before, "nothing is brought");
+    let own = builder.workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2);
+    let own = own.seal(&records[1].snapshot).expect("sealed");
+    assert!(sealed.iter().map(|layer| &layer.descriptor).eq(own.iter().map(|layer| &layer.descriptor)));
+    // Whatever is there by now, nothing is told anew.
+    let before = ground.proxy.requests().len();
+    image_of(&ground, &records);
+    assert!(ground.proxy.requests()[before..].iter().all(|request| request.method == "GET"));
+}
+
+#[test]
+fn what_somebody_has_signed_is_not_told_anew() {
+    let Some(ground) = Ground::start() else { return };
+    let builder = Builder::new();
+    let Some(key) = ground::sign_key(&builder.workshop) else { return };
+    let records = builder.records("stage", 1);
+    let writer = builder.writer(&ground, |options| options.sign = Some(Arc::new(key)));
+    records.iter().for_each(|record| writer.store(record));
+    writer.finish(BuildEnd::Made, &[]).expect("written");
+    image_of(&ground, &records);
+    let third = Builder::new();
+    third.read(&ground, "main", &keys(&records));
+    let layer = third.fetcher.elsewhere().get(&ours(&records[0])[0]).expect("known");
+    assert_eq!(layer.blobs.into_keys().collect::<Vec<_>>(), [Encoder::ZSTD_FASTEST.id()]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) const CHAIN_MAX: usize = 4096;
 /// Fields of a pre-image.
 const FIELDS_MAX: usize = 16_384;
 /// Blobs of one layer.
-const BLOBS_MAX: usize = 16;
+pub(in crate::cache) const BLOBS_MAX: usize = 16;
 /// Bytes of a layer's blob: 1 TiB.
 const BLOB_MAX: u64 = 1 << 40;
 /// Bytes of what names an encoder; it becomes part of a file's name.

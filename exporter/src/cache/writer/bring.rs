@@ -17,10 +17,10 @@ use oci::{
 
 use super::{Shared, Trouble, WriterOptions, ledger::Need};
 use crate::{
-    cache::record::Described,
+    cache::record::{Described, RemoteRecord},
     encode::Encoder,
     parallel::in_parallel,
-    seal::{SealedLayer, read_tree},
+    seal::{SealedLayer, Sealer, read_tree},
     upload::Blob,
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Brought {
     inventories: BTreeMap<TreeDigest, Descriptor>,
     /// For layers of this store, the digest of a snapshot that ends in it.
     chains: BTreeMap<TreeDigest, TreeDigest>,
+    /// Of layers that are there, the image's blobs, which are not named by all records.
+    packings: BTreeMap<TreeDigest, (String, Descriptor)>,
     /// Blobs of other caches.
     elsewhere: BTreeMap<Sha256Digest, (Descriptor, BlobOrigin)>,
 }
@@ -53,6 +55,24 @@ impl Brought {
         self.layers.get(tree)
     }
 
+    /// The same, with the image's blob if that is wanted.
+    pub(super) fn described(&self, tree: &TreeDigest, with_packing: bool) -> Option<Described> {
+        let mut layer = self.layers.get(tree)?.clone();
+        let packing = self.packings.get(tree).filter(|_| with_packing);
+        layer.blobs.extend(packing.cloned());
+        Some(layer)
+    }
+
+    /// What a record that is at the place names.
+    pub(super) fn there(&mut self, remote: &RemoteRecord) {
+        for (tree, layer) in &remote.layers {
+            self.layers.entry(*tree).or_insert_with(|| layer.clone());
+        }
+        for (files, blob) in &remote.inventories {
+            self.inventories.entry(*files).or_insert_with(|| blob.clone());
+        }
+    }
+
     /// A list of files that is at the place.
     pub(super) fn inventory(&self, files: &TreeDigest) -> Option<&Descriptor> {
         self.inventories.get(files)
@@ -64,6 +84,7 @@ impl Shared {
     pub(super) fn bring(&self, need: Need) -> Result<(), Trouble> {
         match need {
             Need::Layer(tree) => self.bring_layer(tree),
+            Need::Packing(tree) => self.bring_packing(tree),
             Need::Inventory(files) => self.bring_inventory(files),
             Need::Blob(digest) => {
                 let (blob, origin) = self
@@ -101,8 +122,7 @@ impl Shared {
         }
         let (encoder, sealed) = self.seal(tree)?;
         let packed = self.packed_tree(tree)?;
-        let Descriptor { media_type, digest, size, annotations: _, platform: _ } = sealed.descriptor.clone();
-        let blobs = [(encoder.id(), Descriptor::new(media_type, digest, size))].into();
+        let blobs = [(encoder.id(), plain(&sealed.descriptor))].into();
         describe(Described { diff_id: sealed.diff_id, blobs, tree_blob: packed.blob.clone() });
         thread::scope(|scope| {
             let tree = scope.spawn(|| self.bring_packed(&packed));
@@ -111,22 +131,39 @@ impl Shared {
         })
     }
 
+    /// What the image has of a layer that the place has otherwise. Only what is said of the same tar goes beside that.
+    fn bring_packing(&self, tree: TreeDigest) -> Result<(), Trouble> {
+        let sealed = self.seal_by(&self.options.sealer, tree)?;
+        let packing = (self.options.sealer.encoder().id(), plain(&sealed.descriptor));
+        self.described(Need::Packing(tree), |brought| {
+            if brought.layer(&tree).is_some_and(|layer| layer.diff_id == sealed.diff_id) {
+                brought.packings.insert(tree, packing);
+            }
+        });
+        self.bring_sealed(&sealed)
+    }
+
     /// A layer of an image by the image's sealer, and so is one that it has made before; any other by the cache's own.
     fn seal(&self, tree: TreeDigest) -> Result<(Encoder, SealedLayer), Trouble> {
         let state = self.lock();
         let chain = *state.brought.chains.get(&tree).expect("a need is known before it is met");
         let is_own = state.chain.has_layer(&tree);
         drop(state);
-        let (built, WriterOptions { sealer, aside, .. }) = (Layer::Built(tree), &self.options);
+        let WriterOptions { sealer, aside, .. } = &self.options;
         let sealer = if is_own || sealer.has_sealed(chain, &tree) { sealer } else { aside };
+        Ok((sealer.encoder(), self.seal_by(sealer, tree)?))
+    }
+
+    fn seal_by(&self, sealer: &Sealer, tree: TreeDigest) -> Result<SealedLayer, Trouble> {
+        let chain = *self.lock().brought.chains.get(&tree).expect("a need is known before it is met");
+        let built = Layer::Built(tree);
         self.sealing.fetch_add(1, Ordering::SeqCst);
         let sealed = sealer.seal_aside(chain, &built, &self.stop);
         self.sealing.fetch_sub(1, Ordering::SeqCst);
-        let sealed = sealed.map_err(|error| match self.stop.is_requested() {
+        sealed.map_err(|error| match self.stop.is_requested() {
             true => Trouble::Stopped,
             false => error.into(),
-        });
-        Ok((sealer.encoder(), sealed?))
+        })
     }
 
     /// The blob of a layer: mounted from where the image goes if that is in the same registry.
@@ -210,6 +247,11 @@ impl Shared {
             (Err(error), None) => Err(error.into()),
         }
     }
+}
+
+/// What a record says of a blob.
+fn plain(blob: &Descriptor) -> Descriptor {
+    Descriptor::new(blob.media_type.clone(), blob.digest, blob.size)
 }
 
 /// A small blob in memory.

@@ -24,6 +24,9 @@ impl Writer {
     /// [`WriteError`], with [`OnError::Fail`] only.
     pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), WriteError> {
         let shared = &*self.shared;
+        if end == BuildEnd::Made {
+            self.hire(shared.want_packings());
+        }
         let stage = format!("write the cache {}", shared.options.storage.name());
         let is_idle = shared.lock().is_idle();
         if !is_idle {

@@ -20,6 +20,8 @@ const BRINGING: usize = 6;
 pub(super) enum Need {
     /// Blob and tree of a built layer.
     Layer(TreeDigest),
+    /// The blob that the image has of a built layer, beside those that the place has.
+    Packing(TreeDigest),
     /// The list of the files that this digest stands for in a pre-image.
     Inventory(TreeDigest),
     /// A blob that another cache has.
@@ -92,6 +94,24 @@ impl<R> Default for Ledger<R> {
 impl<R> Ledger<R> {
     /// Wants a record at the place; says how much more there is to do.
     pub(super) fn want(&mut self, record: R, needs: impl IntoIterator<Item = Need>) -> usize {
+        let (entry, work) = self.entry(self.entries.len(), record, needs);
+        self.entries.push(entry);
+        work
+    }
+
+    /// Wants another record in the place of one that is there; says how much more there is to do.
+    pub(super) fn replace(
+        &mut self,
+        index: usize,
+        record: R,
+        needs: impl IntoIterator<Item = Need>,
+    ) -> usize {
+        let (entry, work) = self.entry(index, record, needs);
+        self.entries[index] = entry;
+        work
+    }
+
+    fn entry(&mut self, index: usize, record: R, needs: impl IntoIterator<Item = Need>) -> (Entry<R>, usize) {
         let (mut unknown, mut missing) = (BTreeSet::new(), BTreeSet::new());
         let (mut work, mut state) = (1, Progress::Waiting);
         for need in needs {
@@ -111,13 +131,12 @@ impl<R> Ledger<R> {
                 State::Failed => state = Progress::Lost,
             }
         }
-        let document = Need::Document(self.entries.len());
+        let document = Need::Document(index);
         missing.insert(document);
         if unknown.is_empty() && state == Progress::Waiting {
             self.open.push_front(document);
         }
-        self.entries.push(Entry { record: Arc::new(record), unknown, missing, state });
-        work
+        (Entry { record: Arc::new(record), unknown, missing, state }, work)
     }
 
     /// A record that is at the place already.
@@ -203,6 +222,12 @@ impl<R> Ledger<R> {
     /// All records so far, in the order in which they came.
     pub(super) fn records(&self) -> impl Iterator<Item = &Arc<R>> {
         self.entries.iter().map(|entry| &entry.record)
+    }
+
+    /// Those that are at the place by now, with their numbers.
+    pub(super) fn there(&self) -> impl Iterator<Item = (usize, &Arc<R>)> {
+        let there = self.entries.iter().enumerate().filter(|(_, entry)| entry.state == Progress::There);
+        there.map(|(index, entry)| (index, &entry.record))
     }
 
     /// Those that are at the place, or will be if all goes well.
@@ -294,6 +319,24 @@ mod tests {
         ledger.published(1, true);
         assert!(ledger.is_idle());
         assert_eq!((kept(&ledger), ledger.lost()), (vec!["good", "known"], 2));
+    }
+
+    #[test]
+    fn a_record_that_is_there_can_be_told_anew() {
+        let mut ledger = Ledger::default();
+        ledger.know("known");
+        let packing = Need::Packing(TreeDigest::from(blake3::hash(b"a")));
+        assert_eq!(
+            ledger.there().map(|(index, record)| (index, **record)).collect::<Vec<_>>(),
+            [(0, "known")]
+        );
+        assert_eq!(ledger.replace(0, "more", [packing]), 2);
+        assert_eq!((ledger.take(), ledger.there().count()), (Some(Task::Bring(packing)), 0));
+        ledger.brought(packing, true);
+        write(&mut ledger, 0);
+        assert_eq!(ledger.take(), Some(Task::Publish(0, Arc::new("more"))));
+        ledger.published(0, true);
+        assert_eq!((kept(&ledger), ledger.is_idle()), (vec!["more"], true));
     }
 
     #[test]

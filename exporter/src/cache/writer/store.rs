@@ -21,6 +21,13 @@ use crate::cache::{
 /// the look is over, and threads that are missing then would do one thing after the other.
 const WORK: usize = 3;
 
+impl Item {
+    /// A record that names what it has always named.
+    pub(super) fn new(record: Record, seen: Option<Arc<SeenRecord>>) -> Self {
+        Self { record, seen, packings: BTreeSet::new(), put: OnceLock::new() }
+    }
+}
+
 impl Shared {
     /// Wants a record at the place; says how much more there is to do.
     pub(super) fn want(&self, state: &mut State, record: Record) -> usize {
@@ -59,12 +66,13 @@ impl Shared {
     ) -> usize {
         let blobs = seen.remote.blobs();
         let Some(place) = places.first().filter(|_| !places.contains(&self.options.storage.origin())) else {
-            state.ledger.know(Item { record, put: (seen.signed.clone(), blobs).into(), seen: Some(seen) });
+            let put = (seen.signed.clone(), blobs).into();
+            state.ledger.know(Item { record, put, seen: Some(seen), packings: BTreeSet::new() });
             return 0;
         };
         let needs: Vec<_> = blobs.iter().map(|blob| Need::Blob(blob.digest)).collect();
         state.brought.know(place, blobs);
-        state.ledger.want(Item { record, seen: Some(seen), put: OnceLock::new() }, needs)
+        state.ledger.want(Item::new(record, Some(seen)), needs)
     }
 
     /// A record of this store.
@@ -77,7 +85,7 @@ impl Shared {
             }
         }
         needs.extend(inventories(&record).map(Need::Inventory));
-        state.ledger.want(Item { record, seen: None, put: OnceLock::new() }, needs)
+        state.ledger.want(Item::new(record, None), needs)
     }
 
     /// Brings the document of a record, which is known by now, beside what it names.
@@ -87,7 +95,7 @@ impl Shared {
         }
         let written = match &item.seen {
             Some(seen) => (seen.signed.clone(), seen.remote.blobs()),
-            None => self.written(&item.record)?,
+            None => self.written(item)?,
         };
         // It is written once.
         let (signed, _) = item.put.get_or_init(|| written);
@@ -112,11 +120,14 @@ impl Shared {
     }
 
     /// The document of a record whose layers are all known.
-    fn written(&self, record: &Record) -> Result<(SignedRecord, Vec<Descriptor>), Trouble> {
+    fn written(
+        &self,
+        Item { record, packings, .. }: &Item,
+    ) -> Result<(SignedRecord, Vec<Descriptor>), Trouble> {
         let state = self.lock();
         let trees = record.snapshot.layers.iter().filter(|layer| !layer.is_empty());
         let trees = trees.filter_map(|layer| match layer {
-            Layer::Built(tree) => Some((*tree, state.brought.layer(tree)?.clone())),
+            Layer::Built(tree) => Some((*tree, state.brought.described(tree, packings.contains(tree))?)),
             Layer::Base(_) => None,
         });
         let inventories =
