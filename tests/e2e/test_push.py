@@ -192,6 +192,29 @@ COPY --from=tools /tool /tool
         self.push(self.dockerfile("", "RUN echo 1 > /1"), f"{proxy.host}/app:1")
         self.assertIn(lost[0], self.check_whole(self.registry.host, "app", 1))
 
+    def test_what_is_lost_again_and_again_is_sent_as_often_and_not_for_ever(self):
+        def losing(times):
+            puts = []
+
+            def rule(request):
+                if request.method == "PUT" and "/manifests/" in request.path:
+                    puts.append(request)
+                    if len(puts) <= times:
+                        call(self.registry.host, "DELETE", f"/v2/app/blobs/{proxy.uploads('app')[0].digest()}")
+            return rule, puts
+
+        rule, puts = losing(6)
+        proxy = self.proxy(rule)
+        context = self.dockerfile("", "RUN echo 1 > /1")
+        self.push(context, f"{proxy.host}/app:1")
+        self.check_whole(self.registry.host, "app", 1)
+        self.assertEqual(len(puts), 7)
+        rule, puts = losing(1000)
+        proxy.rule = rule
+        done = self.push(self.dockerfile("", "RUN echo 2 > /2"), f"{proxy.host}/app:2", code=3)
+        self.assertIn("blob unknown", done.stderr)
+        self.assertLess(len(puts), 15)
+
     def test_an_early_failure_is_tried_again_in_the_end(self):
         refused = []
 

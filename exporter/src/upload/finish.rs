@@ -1,5 +1,11 @@
 //! The end of a push: what is left, whether it is all there, and then the names.
 
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
 use oci::{Reference, Sha256Digest};
 use solver::Event;
 
@@ -9,8 +15,19 @@ use super::{
 };
 use crate::{outputs::ExportError, parallel::in_parallel};
 
-/// How often documents are put into a registry that loses between two requests what they name.
-const ATTEMPTS: usize = 3;
+/// How often documents are put into a registry that loses between two requests what they name, as long as each look for
+/// what is lost finds something to bring again.
+const ATTEMPTS: usize = 10;
+/// How often they are put where such looks find nothing.
+const IDLE_ATTEMPTS: usize = 3;
+/// How often a blob is sent that is gone again right after.
+const BLOB_ATTEMPTS: usize = 3;
+/// How long a registry is left alone before documents are put a second time; twice as long before every further time.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest of these pauses.
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// How often who pauses looks whether to go on.
+const GLANCE: Duration = Duration::from_millis(20);
 /// How often a name is put that does not name what it was put to.
 const TAG_ATTEMPTS: usize = 2;
 
@@ -95,7 +112,7 @@ impl Uploads {
         let destinations: Vec<_> = pushes.iter().flat_map(|push| push.destinations()).collect();
         in_parallel(&destinations, PARALLEL, |destination| {
             if shared.is_doubtful(destination) {
-                shared.confirm(destination)?;
+                let _sent = shared.confirm(destination)?;
             }
             shared.putting(destination, || shared.put_below_root(destination))
         })?;
@@ -151,21 +168,29 @@ impl Shared {
         host.is_none_or(|host| host.is_doubtful(&place.repository, parcel.blobs.keys()))
     }
 
-    /// Looks for every blob once more; what is not there after all is sent again.
-    fn confirm(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<(), ExportError> {
-        let blobs: Vec<_> = parcel.blobs.values().collect();
-        in_parallel(&blobs, PARALLEL, |blob| self.confirm_blob(blob, place))
+    /// Looks for every blob once more; what is not there after all is sent again. Says how many were.
+    fn confirm(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<usize, ExportError> {
+        let (blobs, sent): (Vec<_>, _) = (parcel.blobs.values().collect(), AtomicUsize::new(0));
+        in_parallel(&blobs, PARALLEL, |blob| {
+            let is_sent = self.confirm_blob(blob, place)?;
+            sent.fetch_add(is_sent.into(), Ordering::Relaxed);
+            Ok::<_, ExportError>(())
+        })?;
+        Ok(sent.into_inner())
     }
 
-    fn confirm_blob(&self, blob: &Blob, place: &Reference) -> Result<(), ExportError> {
+    /// Says whether the blob had to be sent.
+    fn confirm_blob(&self, blob: &Blob, place: &Reference) -> Result<bool, ExportError> {
         let digest = blob.descriptor.digest;
-        if self.has_blob(place, &digest)? {
-            return Ok(());
+        for attempt in 0..BLOB_ATTEMPTS {
+            if self.has_blob(place, &digest)? {
+                return Ok(attempt > 0);
+            }
+            // Sent, not mounted: that another repository has it may be as wrong.
+            self.push(blob, place, None)?;
         }
-        // Sent, not mounted: that another repository has it may be as wrong.
-        self.push(blob, place, None)?;
         match self.has_blob(place, &digest)? {
-            true => Ok(()),
+            true => Ok(true),
             false => Err(ExportError::Vanished { reference: Box::new(place.clone()), digest }),
         }
     }
@@ -175,21 +200,33 @@ impl Shared {
         self.options.registry.has_blob(place, digest).map_err(|error| self.failed(place, error))
     }
 
-    /// Puts documents; when the registry says that it has lost what they name, that is brought once more.
+    /// Puts documents; when the registry says that it has lost what they name, that is brought once more, as often as there
+    /// is something to bring.
     fn putting(
         &self,
         destination: &Destination<'_>,
         put: impl Fn() -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
-        let mut done = put();
-        for _ in 1..ATTEMPTS {
-            if !done.as_ref().is_err_and(has_lost) {
+        let (mut done, mut idle) = (put(), 1);
+        for attempt in 1..ATTEMPTS {
+            if idle == IDLE_ATTEMPTS || !done.as_ref().is_err_and(has_lost) {
                 break;
             }
-            self.confirm(destination)?;
+            self.pause((PAUSE * (1 << attempt)).min(PAUSE_MAX))?;
+            idle = if self.confirm(destination)? == 0 { idle + 1 } else { 1 };
             done = self.put_below_root(destination).and_then(|()| put());
         }
         done
+    }
+
+    /// Leaves the registry alone.
+    fn pause(&self, pause: Duration) -> Result<(), ExportError> {
+        let begun = Instant::now();
+        while let Some(left) = pause.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+            self.go_on()?;
+            thread::sleep(left.min(GLANCE));
+        }
+        self.go_on()
     }
 
     fn put_below_root(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<(), ExportError> {
