@@ -295,7 +295,7 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
 }
 
 /// Builds; once more if the store turned out to be damaged and the damage could be taken out of the way, and as often as a
-/// remote cache turned out to have lost something: nothing is lost twice.
+/// remote cache turned out to have lost something: nothing is lost twice, and what else is gone by then is lost with it.
 fn build_mended(
     request: &BuildRequest,
     inputs: &Inputs,
@@ -318,6 +318,9 @@ fn build_mended(
             return Err(failure);
         }
         is_mended |= !has_lost;
+        if has_lost {
+            exporter::cache::lose_what_is_gone(fetcher, &surroundings.cancel);
+        }
         let what = if has_lost { "a remote cache has lost a layer" } else { "the store was damaged" };
         let told = mend::told(&failure);
         let text = format!("the build is made once more, since {what}: {told}");

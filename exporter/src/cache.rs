@@ -15,6 +15,7 @@ pub mod directory;
 #[cfg(test)]
 mod documented;
 pub mod fuzz;
+pub mod gone;
 pub mod inline;
 pub mod names;
 pub mod reader;
@@ -29,6 +30,7 @@ pub mod writer;
 
 pub use bundle::{Bundle, SignedRecord};
 pub use directory::DirectoryStorage;
+pub use gone::lose_what_is_gone;
 pub use inline::{Inline, InlineKeys, InlineStep};
 pub use reader::{Reading, RemoteCache, Silence};
 pub use record::{Described, FormatError, RemoteRecord};

@@ -114,6 +114,11 @@ impl RemoteLayers {
         self.lock().layers.get(tree).cloned()
     }
 
+    /// All that are counted on: those that were noted, and not lost since.
+    pub fn all(&self) -> Vec<RemoteLayer> {
+        self.lock().layers.values().cloned().collect()
+    }
+
     /// The same, if the layer has a blob by this encoder.
     pub fn sealed_by(&self, tree: &TreeDigest, encoder: &str) -> Option<(RemoteLayer, Descriptor)> {
         let layer = self.get(tree)?;
