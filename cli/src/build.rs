@@ -192,7 +192,7 @@ fn make(
     let Surroundings { id, events, caches, .. } = surroundings;
     let Making { sealers, filling, inline, sending } = making;
     let store = executor.snapshots().store();
-    let cache = LocalCache::new(Arc::clone(store), Arc::clone(events));
+    let cache = LocalCache::new(Arc::clone(store), Arc::clone(events)).believing(caches.words().clone());
     let options = solve_options(request, id);
     let ahead = SealAhead::new(sealers, graph);
     let told = |event| match event {

@@ -5,6 +5,7 @@
 //! that has not asked for that.
 
 mod filling;
+mod heard;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use executor::Words;
 use exporter::cache::{
     DirectoryStorage, Reading, RegistryStorage, RemoteCache, Seen, Silence, Storage, names,
     sign::{SignKey, TrustKeys},
@@ -21,6 +23,7 @@ use oci::{Platform, image::FindDocument};
 use solver::{Cancel, DistantCache, Event};
 
 pub use self::filling::{Filling, FillingOptions};
+use self::heard::Heard;
 use crate::{
     build::Events,
     failure::Failure,
@@ -43,6 +46,7 @@ const SIGNS_WHATEVER: &str = "--cache-sign-key signs what stands on records of -
 /// The caches that a build reads and fills.
 pub struct RemoteCaches {
     seen: Seen,
+    words: Words,
     storages: BTreeMap<Place, Arc<dyn Storage>>,
     readers: Vec<Reader>,
     sign: Option<Arc<SignKey>>,
@@ -109,7 +113,12 @@ impl RemoteCaches {
             Reader { has_name, image, cache: Arc::new(RemoteCache::new(reading, name)) }
         };
         let readers = caches.from.iter().map(reader).collect();
-        Ok(Self { seen, storages, readers, sign, asked, unnamed: String::new() })
+        let words = Words::trusting(match &sign {
+            // What is signed is not hearsay. Who reads a cache and trusts everybody has been warned.
+            Some(own) if trust.is_empty() && caches.from.is_empty() => own.trusted().names(),
+            _ => trust.names(),
+        });
+        Ok(Self { seen, words, storages, readers, sign, asked, unnamed: String::new() })
     }
 
     /// The Dockerfile is known, and with it the name of the bundles that have none of their own.
@@ -126,9 +135,15 @@ impl RemoteCaches {
         &self.seen
     }
 
+    /// Whom this build believes, and whose word it has taken.
+    pub fn words(&self) -> &Words {
+        &self.words
+    }
+
     /// Those that are asked, in this order.
     pub fn distant(&self) -> Vec<Arc<dyn DistantCache>> {
-        self.readers.iter().map(|reader| Arc::clone(&reader.cache) as Arc<dyn DistantCache>).collect()
+        let heard = |reader: &Reader| Heard { cache: Arc::clone(&reader.cache), words: self.words.clone() };
+        self.readers.iter().map(|reader| Arc::new(heard(reader)) as Arc<dyn DistantCache>).collect()
     }
 
     /// Finds manifests and configs of base images in the bundles. Nobody waits long for one, since a registry can be asked, too:

@@ -6,9 +6,11 @@
 //!
 //! A record some of whose layers only a remote cache has waits in its process like one whose files nobody has written yet:
 //! it is written once the store holds all of them, and forgotten otherwise. So what later builds of this store find
-//! is what they have; for the rest they ask the remote cache again.
+//! is what they have; for the rest they ask the remote cache again. A record that stands on somebody's word says whose
+//! ([`Words`]), and is a miss for builds that trust only others.
 
 mod claim;
+mod word;
 
 use std::{
     collections::BTreeSet,
@@ -24,8 +26,10 @@ use oci::{
         checked::{self, CheckedError},
     },
 };
+use serde::{Deserialize, Serialize};
 use solver::{CacheBackend, Claim, Event, Key, Maker, Record};
 
+pub use self::word::Words;
 use crate::snapshot::{Events, holds_layer, pin_layers};
 
 /// Version of the content of a record's file. Another one is a miss.
@@ -39,8 +43,19 @@ const CONTENT_AREA: &str = "records/content";
 pub struct LocalCache {
     store: Arc<Store>,
     events: Events,
+    words: Words,
     /// Records with a layer that the store does not hold yet: its files are in the context still.
-    pending: Arc<Mutex<Vec<Arc<Record>>>>,
+    pending: Arc<Mutex<Vec<Arc<Kept>>>>,
+}
+
+/// What is in a record's file.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    #[serde(flatten)]
+    pub(crate) record: Record,
+    /// On whose word it stands; on nobody's where this store's builds have run everything.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    words: BTreeSet<String>,
 }
 
 /// Why a record's file is of no use.
@@ -55,14 +70,23 @@ pub(crate) enum RecordError {
 impl LocalCache {
     /// The records of a store; damaged ones are warned of through `events`.
     pub fn new(store: Arc<Store>, events: Events) -> Self {
-        Self { store, events, pending: Arc::default() }
+        Self { store, events, words: Words::default(), pending: Arc::default() }
     }
 
+    /// The same for a build that believes these, and takes their words.
+    pub fn believing(self, words: Words) -> Self {
+        Self { words, ..self }
+    }
+
+    /// The record under a key, if it may be believed.
     fn read(&self, key: &Key) -> Option<Record> {
-        read_record(&self.store, key).unwrap_or_else(|error| {
+        let kept = read_record(&self.store, key).unwrap_or_else(|error| {
             self.warn(format!("a cache record is not used: {}", told(&error)));
             None
-        })
+        });
+        let Kept { record, words } = kept.filter(|kept| self.words.believe(&kept.words))?;
+        self.words.take(&words);
+        Some(record)
     }
 
     /// The records under these keys, before anything is known of their layers. What is found, and all that its layers may
@@ -79,9 +103,9 @@ impl LocalCache {
     pub fn flush(&self) {
         let pending = self.pending().clone();
         let mut held = BTreeSet::new();
-        for record in pending.iter().filter(|record| self.is_held(record, &mut held)) {
-            self.write(record);
-            self.pending().retain(|waiting| !Arc::ptr_eq(waiting, record));
+        for kept in pending.iter().filter(|kept| self.is_held(&kept.record, &mut held)) {
+            self.write(kept);
+            self.pending().retain(|waiting| !Arc::ptr_eq(waiting, kept));
         }
     }
 
@@ -92,25 +116,21 @@ impl LocalCache {
         })
     }
 
-    fn write(&self, record: &Record) {
-        for key in [Key::Content(record.content), Key::Definition(record.definition)] {
-            if let Err(error) = checked::write(&self.store, &path(&key), VERSION, record) {
+    fn write(&self, kept: &Kept) {
+        for key in [Key::Content(kept.record.content), Key::Definition(kept.record.definition)] {
+            if let Err(error) = checked::write(&self.store, &path(&key), VERSION, kept) {
                 self.warn(format!("a step is not cached: {}", told(&error)));
             }
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Vec<Arc<Record>>> {
+    fn pending(&self) -> MutexGuard<'_, Vec<Arc<Kept>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A record of this process that waits for its layers, which this process has.
     fn waiting(&self, key: &Key) -> Option<Record> {
-        let is_asked_for = |record: &&Arc<Record>| match key {
-            Key::Definition(digest) => *digest == record.definition,
-            Key::Content(digest) => *digest == record.content,
-        };
-        self.pending().iter().find(is_asked_for).map(|record| Record::clone(record))
+        self.pending().iter().find(|kept| answers(&kept.record, key)).map(|kept| kept.record.clone())
     }
 
     fn warn(&self, warning: String) {
@@ -135,7 +155,7 @@ impl CacheBackend for LocalCache {
     }
 
     fn store(&self, record: &Record) {
-        self.pending().push(Arc::new(record.clone()));
+        self.pending().push(Arc::new(Kept { record: record.clone(), words: self.words.so_far() }));
         self.flush();
     }
 
@@ -177,18 +197,22 @@ pub(crate) fn read_file(path: &Path) -> Result<Option<Record>, CheckedError> {
 }
 
 /// The record under a key; `None` where there is none.
-pub(crate) fn read_record(store: &Store, key: &Key) -> Result<Option<Record>, RecordError> {
+pub(crate) fn read_record(store: &Store, key: &Key) -> Result<Option<Kept>, RecordError> {
     let path = store.root().join(path(key));
-    let Some(record) = checked::read::<Record>(&path, VERSION)? else { return Ok(None) };
-    let is_asked_for = match key {
-        Key::Definition(digest) => *digest == record.definition,
-        Key::Content(digest) => *digest == record.content,
-    };
+    let Some(kept) = checked::read::<Kept>(&path, VERSION)? else { return Ok(None) };
     let inconsistent = |what| RecordError::Inconsistent { path: path.clone(), what };
     match () {
-        () if !is_asked_for => Err(inconsistent("it belongs to another key")),
-        () if record.layer().is_none() => Err(inconsistent("its layers are not those of a step")),
-        () => Ok(Some(record)),
+        () if !answers(&kept.record, key) => Err(inconsistent("it belongs to another key")),
+        () if kept.record.layer().is_none() => Err(inconsistent("its layers are not those of a step")),
+        () => Ok(Some(kept)),
+    }
+}
+
+/// Whether this is the record of a key.
+fn answers(record: &Record, key: &Key) -> bool {
+    match key {
+        Key::Definition(digest) => *digest == record.definition,
+        Key::Content(digest) => *digest == record.content,
     }
 }
 
@@ -312,6 +336,35 @@ mod tests {
             let area = ground.root.path().join(lost);
             fs::rename(&area, ground.root.path().join("elsewhere")).expect("moved");
             assert_eq!(ground.cache.lookup(&keys(&ground.record)), [None, None], "{lost}");
+        }
+    }
+
+    #[test]
+    fn who_trusts_some_finds_nothing_that_stands_on_the_word_of_others() {
+        let key = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        // Whom the build that fills the store believes, whether it takes the word of a remote cache, and who finds that.
+        for (trusted, takes, finders, others) in [
+            (&[][..], false, &[&[][..], &["a"], &["b"]][..], &[][..]),
+            (&[], true, &[&[]], &[&["a"][..], &["a", "b"]]),
+            (&["a"], false, &[&[], &["b"]], &[]),
+            (&["a"], true, &[&[], &["a"], &["a", "b"]], &[&["b"]]),
+            (&["a", "b"], true, &[&[], &["a", "b"]], &[&["a"]]),
+        ] {
+            let ground = ground();
+            let cache_of = |words: &Words| ground.cache.clone().believing(words.clone());
+            let filling = Words::trusting(key(trusted));
+            takes.then(|| filling.take_remote());
+            cache_of(&filling).store(&ground.record);
+            let found = |names: &[&str]| {
+                let words = Words::trusting(key(names));
+                let cache = cache_of(&words);
+                let found = cache.lookup(&keys(&ground.record))
+                    == [Some(&ground.record), Some(&ground.record)].map(Option::<&Record>::cloned);
+                // What stands on it stands on the same word.
+                (found, words.so_far() == filling.so_far())
+            };
+            assert!(finders.iter().all(|names| found(names) == (true, true)), "{trusted:?} {takes}");
+            assert!(others.iter().all(|names| !found(names).0), "{trusted:?} {takes}");
         }
     }
 

@@ -47,7 +47,7 @@ pub mod view;
 pub mod whiteout;
 
 pub use agents::{AgentSource, Agents};
-pub use cache::LocalCache;
+pub use cache::{LocalCache, Words};
 pub use context::ContextOrigin;
 pub use executor::{ExecutorOptions, LocalExecutor, Reads, looking_steps, virtual_steps};
 pub use image::ImageResolver;

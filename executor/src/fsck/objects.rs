@@ -152,7 +152,9 @@ impl Check<'_> {
                 let Some(digest) = name.strip_suffix(".json").and_then(digest_of) else { return Ok(None) };
                 match cache::read_record(self.store, &key(digest)) {
                     Ok(None) => Ok(None),
-                    Ok(Some(record)) => Ok(self.lacking_layer(&record, found, &Path::new(area).join(name))),
+                    Ok(Some(kept)) => {
+                        Ok(self.lacking_layer(&kept.record, found, &Path::new(area).join(name)))
+                    }
                     Err(cache::RecordError::File(error)) => damage(error).map(Some),
                     Err(error) => Ok(Some(error.to_string())),
                 }

@@ -7,6 +7,7 @@
 mod pem;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -129,6 +130,12 @@ impl TrustKeys {
     /// Whether everybody is believed.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// What the keys are called: the names of those whose word counts.
+    pub fn names(&self) -> BTreeSet<String> {
+        let hex = |key: &[u8; 32]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        self.keys.iter().map(|key| format!("ed25519:{}", hex(key))).collect()
     }
 
     /// Whether a document may be believed: one of the keys has signed it, or there is none.

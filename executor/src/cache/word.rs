@@ -1,0 +1,56 @@
+//! On whose word results are remembered.
+//!
+//! What a build has run itself it knows. What a remote cache has told is somebody's word, and so is everything that stands on
+//! it: the names of those are kept with a record, and whoever trusts only some finds no record that stands on the word of
+//! others. Nobody follows which step stood on which: once a build has taken somebody's word, all that it remembers from then on
+//! does. That is more than need be, and never less.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Stands for the word of whoever can write a cache.
+const ANYBODY: &str = "anybody";
+
+/// Whom a build believes, and whose word it has taken. Cheap to clone; a clone is the same.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// Keys that are trusted, by name; none is everybody.
+    trusted: Arc<BTreeSet<String>>,
+    taken: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Words {
+    /// Those of a build that believes the owners of these keys; everybody, if there are none.
+    pub fn trusting(trusted: BTreeSet<String>) -> Self {
+        Self { trusted: Arc::new(trusted), taken: Arc::default() }
+    }
+
+    /// A remote cache has told something: one that is trusted has signed it, or anybody may have written it.
+    pub fn take_remote(&self) {
+        match self.trusted.is_empty() {
+            true => drop(self.taken().insert(ANYBODY.to_owned())),
+            false => self.take(&self.trusted),
+        }
+    }
+
+    /// Something is used that stands on the word of these.
+    pub(super) fn take(&self, words: &BTreeSet<String>) {
+        self.taken().extend(words.iter().cloned());
+    }
+
+    /// Whether to believe what stands on the word of these.
+    pub(super) fn believe(&self, words: &BTreeSet<String>) -> bool {
+        self.trusted.is_empty() || words.is_subset(&self.trusted)
+    }
+
+    /// On whose word everything stands that is remembered from now on.
+    pub(super) fn so_far(&self) -> BTreeSet<String> {
+        self.taken().clone()
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
