@@ -34,6 +34,11 @@ def dense(value):
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def document_of(manifest):
+    """The document that is embedded in an artifact's manifest."""
+    return base64.b64decode(json.loads(manifest)["config"]["data"])
+
+
 class Directory:
     """A cache in a directory."""
 
@@ -113,8 +118,7 @@ class Forger:
         return [name for name in self.place.names() if name.startswith("lw1-")]
 
     def document(self, name):
-        manifest = json.loads(self.place.manifest(name))
-        return base64.b64decode(manifest["config"]["data"])
+        return document_of(self.place.manifest(name))
 
     @functools.cached_property
     def contents(self):
@@ -128,20 +132,9 @@ class Forger:
         """The records of steps that wrote something, as they are."""
         return [document for document, content in self.contents.items() if content["steps"][-1] in content["layers"]]
 
-    def one_built(self):
-        return self.random.choice(self.built())
-
     def layers(self):
         """What is said of every layer, by its tree."""
         return {tree: layer for content in self.contents.values() for tree, layer in content["layers"].items()}
-
-    def blobs(self, kinds=("blobs", "tree")):
-        """Digests of the blobs of layers, and of those of their trees."""
-        found = set()
-        for layer in self.layers().values():
-            found |= {blob["digest"] for blob in layer["blobs"].values()} if "blobs" in kinds else set()
-            found |= {layer["tree"]["digest"]} if "tree" in kinds else set()
-        return sorted(found)
 
     # Bytes
 

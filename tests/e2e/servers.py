@@ -20,6 +20,8 @@ class Serving:
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True
+        # As many as a builder may open at once: what is turned away comes again a second later.
+        request_queue_size = 64
 
         def handle_error(self, *arguments):
             """A client that has gone is none of the test's business."""

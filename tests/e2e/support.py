@@ -259,6 +259,18 @@ class Registry:
         return found
 
 
+def held(name):
+    """The beginning of a command that fails, after longer than anything lasts here, where it is told to by `holding`: a step
+    that is remembered is called back, however late the cache answers, and one that is not brings the build down. Proxy
+    arguments are in no key."""
+    return f'case "$NO_PROXY" in *:{name}:*) sleep {WATCHDOG // 2}; exit 9;; esac; '
+
+
+def holding(names):
+    """Arguments of a build whose steps of these names must be known to its caches."""
+    return ["--build-arg", f"NO_PROXY=:{':'.join(names)}:"]
+
+
 def accepts(port, address="127.0.0.1"):
     with socket.socket() as probe:
         return probe.connect_ex((address, port)) == 0
