@@ -13,7 +13,6 @@ use exporter::{
     cache::{BuildEnd, InlineKeys},
     upload,
 };
-use oci::Sha256Digest;
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
     Caches, Cancel, Event, Graph,
@@ -37,6 +36,7 @@ use crate::{
     history::BuildId,
     inputs::{Inputs, Outside, Source},
     outputs::Output,
+    progress::Delivered,
     report,
     request::BuildRequest,
 };
@@ -44,13 +44,13 @@ use crate::{
 /// Takes events, from any thread.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// What a build has made.
+/// A build that has delivered what was asked for.
 #[derive(Debug)]
 pub struct Built {
-    /// Digest of the manifest or index; `None` where only files were wanted.
-    pub digest: Option<Sha256Digest>,
-    /// Where it went, in words.
-    pub destinations: Vec<String>,
+    /// What, and where it went.
+    pub delivered: Delivered,
+    /// What it fails by for all that: a cache that had to be filled and is not.
+    pub lack: Option<Failure>,
 }
 
 /// What a build works in.
@@ -118,7 +118,7 @@ pub fn build(
         if let Some(depfile) = &request.depfile {
             depfile::write(depfile, request, inputs, &executor.reads(), surroundings.began, events)?;
         }
-        Ok(Built { digest: image.map(|image| image.root.digest), destinations })
+        Ok(Delivered { digest: image.map(|image| image.root.digest), destinations })
     };
     // Neither waits for the other.
     let (delivered, filled) = thread::scope(|scope| {
@@ -126,9 +126,7 @@ pub fn build(
         (made.and_then(deliver), filled.join().expect("a panic ends the process"))
     });
     // Why there is no image says more than that a cache lacks something.
-    let built = delivered?;
-    filled?;
-    Ok(built)
+    Ok(Built { delivered: delivered?, lack: filled.err() })
 }
 
 /// What takes layers and records while steps run.

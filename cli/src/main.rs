@@ -52,7 +52,7 @@ use std::{
 
 use executor::sandbox::{self, Entered};
 use exporter::LoadHelper;
-use oci::tree::TIME_LIMIT;
+use oci::{Sha256Digest, tree::TIME_LIMIT};
 use solver::{Cancel, Event};
 
 use crate::{
@@ -67,7 +67,7 @@ use crate::{
     failure::Failure,
     history::{BuildId, Entry},
     inputs::{Inputs, Outside, Source, Stdin},
-    progress::{Board, End, Ended, Progress, Work},
+    progress::{Board, Delivered, End, Ended, Progress, Work},
     request::{BuildRequest, Environment},
     signals::Watch,
     spec::call::Call,
@@ -284,7 +284,10 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
         gc::keep_under(&store, request.cap, &session.progress.sink());
     }
     match done.map_err(explained) {
-        Ok(Done::Built(built)) => session.succeed(built),
+        Ok(Done::Built(Built { delivered, lack: None })) => session.succeed(delivered),
+        Ok(Done::Built(Built { delivered, lack: Some(failure) })) => {
+            session.fail_after(Some(delivered), Some(&inputs.dockerfile), &explained(failure))
+        }
         // What it could not look up is no note any more, since that is ours.
         Ok(Done::Answered(_)) if let Some(signal) = watch.received() => {
             session.fail(Some(&inputs.dockerfile), &Failure::Stopped(signal))
@@ -306,23 +309,26 @@ fn build_mended(
     loop {
         let count_lost = || outside.opened().map_or(0, |fetcher| fetcher.elsewhere().count_lost());
         let lost = count_lost();
-        let failure = match build::build(request, inputs, outside, surroundings) {
-            Err(failure) if !surroundings.cancel.is_requested() => failure,
-            built => return built,
+        let built = build::build(request, inputs, outside, surroundings);
+        let failure = match &built {
+            Err(failure) | Ok(Built { lack: Some(failure), .. }) if !surroundings.cancel.is_requested() => {
+                failure
+            }
+            _ => return built,
         };
-        let Some(fetcher) = outside.opened() else { return Err(failure) };
-        let loss = mend::loss(&failure, fetcher);
+        let Some(fetcher) = outside.opened() else { return built };
+        let loss = mend::loss(failure, fetcher);
         let has_lost = count_lost() > lost;
-        let Some(damaged) = loss.or_else(|| mend::damage(&failure)) else { return Err(failure) };
+        let Some(damaged) = loss.or_else(|| mend::damage(failure)) else { return built };
         if is_mended && !has_lost || !mend::remove(fetcher.store(), &damaged)? {
-            return Err(failure);
+            return built;
         }
         is_mended |= !has_lost;
         if has_lost {
             exporter::cache::lose_what_is_gone(fetcher, &surroundings.cancel);
         }
         let what = if has_lost { "a remote cache has lost a layer" } else { "the store was damaged" };
-        let told = mend::told(&failure);
+        let told = mend::told(failure);
         let text = format!("the build is made once more, since {what}: {told}");
         (surroundings.events)(Event::Warning(text));
     }
@@ -351,14 +357,10 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn succeed(self, built: Built) -> u8 {
-        let Built { digest, destinations } = built;
-        let mode = self.request.progress;
-        self.end(End::Built { digest, destinations });
-        match (mode, digest) {
-            (ProgressMode::Quiet, Some(digest)) => print(&format!("{digest}\n")),
-            _ => 0,
-        }
+    fn succeed(self, delivered: Delivered) -> u8 {
+        let (mode, digest) = (self.request.progress, delivered.digest);
+        self.end(End::Built(delivered));
+        print_digest(mode, digest)
     }
 
     /// The answer on standard output; what is wrong beside it, or findings, decide the exit code.
@@ -379,12 +381,18 @@ impl Session<'_> {
     }
 
     fn fail(self, source: Option<&Source>, failure: &Failure) -> u8 {
+        self.fail_after(None, source, failure)
+    }
+
+    /// The same; what has been delivered is told of first.
+    fn fail_after(self, delivered: Option<Delivered>, source: Option<&Source>, failure: &Failure) -> u8 {
         let exit_code = failure.exit_code();
         let message = redact::redact(&failure::chain(failure)).into_owned();
         let text = report::render(failure, source);
         let report = anstream::adapter::strip_str(&text).to_string();
-        let mode = self.request.progress;
-        let mut board = self.end(End::Failed { message, exit_code, report });
+        let (mode, digest) = (self.request.progress, delivered.as_ref().and_then(|made| made.digest));
+        let mut board = self.end(End::Failed { message, exit_code, report, delivered });
+        print_digest(mode, digest);
         if mode == ProgressMode::Json {
             return exit_code;
         }
@@ -413,5 +421,13 @@ impl Session<'_> {
         // Of a build that failed, too, others use the finished steps. Where it fails, they know from what we leave.
         let _ = store.sync();
         board
+    }
+}
+
+/// With `-q` the digest is all that is told, on standard output.
+fn print_digest(mode: ProgressMode, digest: Option<Sha256Digest>) -> u8 {
+    match (mode, digest) {
+        (ProgressMode::Quiet, Some(digest)) => print(&format!("{digest}\n")),
+        _ => 0,
     }
 }

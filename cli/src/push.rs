@@ -53,7 +53,7 @@ pub fn shown(
             let message = redact(&failure::chain(&failure)).into_owned();
             let text = report::render(&failure, None);
             let report = anstream::adapter::strip_str(&text).to_string();
-            progress.end(End::Failed { message, exit_code: failure.exit_code(), report });
+            progress.end(End::Failed { message, exit_code: failure.exit_code(), report, delivered: None });
             end(&failure, mode)
         }
     }

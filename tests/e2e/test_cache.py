@@ -271,8 +271,19 @@ class Cache(Cases):
         strict = f"type=registry,ref={cache},ignore-error=false"
         failed = self.make(context, self.machine(), "--push", "-t", f"{app}:2", "--cache-to", strict, code=3)
         self.assertIn(f"cannot write the cache {cache}", failed.stderr)
-        tags = subprocess.run(["curl", "-s", f"http://{proxy.host}/v2/app/tags/list"], capture_output=True, text=True, timeout=support.WATCHDOG)
-        self.assertIn('"2"', tags.stdout, "all else is delivered")
+        self.assertRegex(failed.stderr, rf"Built (sha256:\S+) in .*\n  pushed {app}:2\n", "what is delivered is told")
+        files = {name: self.scratch / name for name in ("iidfile", "metadata-file")}
+        strictly = ("--push", "-t", f"{app}:2", "--cache-to", strict, context)
+        quiet = self.run_layerwright("build", "-q", *[f"--{name}={path}" for name, path in files.items()], *strictly,
+                                     root=self.machine(), code=3)
+        self.assertRegex(quiet.stdout, "^sha256:[0-9a-f]{64}\n$")
+        self.assertIn(f"cannot write the cache {cache}", quiet.stderr)
+        self.assertRegex(files["iidfile"].read_text(), "^sha256:")
+        self.assertIn(quiet.stdout.strip(), files["metadata-file"].read_text())
+        told = self.run_layerwright("build", "--progress", "json", *strictly, root=self.machine(), code=3)
+        last = json.loads(told.stderr.splitlines()[-1])
+        self.assertEqual((last["event"], last["delivered"]["destinations"]), ("error", [f"pushed {app}:2"]))
+        self.assertRegex(last["delivered"]["digest"], "^sha256:")
 
     def test_a_cache_that_is_down_is_a_warning(self):
         context = self.context(Dockerfile=STEPS, a="1\n")

@@ -12,7 +12,7 @@ use super::{
     log::KeptLog,
 };
 use crate::{
-    progress::{Board, End, Plain, View},
+    progress::{Board, Delivered, End, Plain, View},
     redact::redact,
 };
 
@@ -87,7 +87,7 @@ impl Recorder {
         self.plain.end(board, at, end);
         self.entry.took_ms = milliseconds(at);
         self.entry.result = match end {
-            End::Built { digest, destinations } => Ending::Completed {
+            End::Built(Delivered { digest, destinations }) => Ending::Completed {
                 digest: digest.map(|digest| digest.to_string()),
                 destinations: destinations.iter().map(|place| redact(place).into_owned()).collect(),
             },

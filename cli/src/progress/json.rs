@@ -12,7 +12,7 @@ use oci::{Layer, Sha256Digest};
 use serde::Serialize;
 use solver::{Event, Stream, VertexId};
 
-use super::{Board, End, View, text};
+use super::{Board, Delivered, End, View, text};
 use crate::{
     explain::{Explained, Explanation},
     redact::redact,
@@ -105,6 +105,8 @@ enum Kind<'a> {
         exit_code: u8,
         report: &'a str,
         seconds: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        delivered: Option<&'a Delivered>,
     },
 }
 
@@ -188,7 +190,7 @@ impl<W: Write + Send> View for Json<W> {
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         let seconds = round(at);
         let kind = match end {
-            End::Built { digest, destinations } => Kind::Result {
+            End::Built(Delivered { digest, destinations }) => Kind::Result {
                 digest: digest.as_ref(),
                 destinations,
                 seconds,
@@ -199,8 +201,8 @@ impl<W: Write + Send> View for Json<W> {
                 Kind::Result { digest: Some(digest), destinations, seconds, steps: 0, cached: 0 }
             }
             End::Answered => return,
-            End::Failed { message, exit_code, report } => {
-                Kind::Error { message, exit_code: *exit_code, report, seconds }
+            End::Failed { message, exit_code, report, delivered } => {
+                Kind::Error { message, exit_code: *exit_code, report, seconds, delivered: delivered.as_ref() }
             }
         };
         self.write(at, kind);

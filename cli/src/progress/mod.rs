@@ -47,12 +47,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub enum End {
     /// It made an image.
-    Built {
-        /// Digest of the manifest or index, unless only files were wanted.
-        digest: Option<Sha256Digest>,
-        /// Where it went, in words: `pushed localhost:5000/app:1`.
-        destinations: Vec<String>,
-    },
+    Built(Delivered),
     /// Nothing was built, but an image was brought somewhere.
     Pushed {
         /// Digest of the manifest or index.
@@ -70,7 +65,18 @@ pub enum End {
         exit_code: u8,
         /// The whole story as people read it, without colours.
         report: String,
+        /// What it has made for all that.
+        delivered: Option<Delivered>,
     },
+}
+
+/// What a build has made.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Delivered {
+    /// Digest of the manifest or index; `None` where only files were wanted.
+    pub digest: Option<Sha256Digest>,
+    /// Where it went, in words: `pushed localhost:5000/app:1`.
+    pub destinations: Vec<String>,
 }
 
 /// What is shown.
@@ -212,7 +218,8 @@ pub fn shown(line: &[u8]) -> String {
 /// The last words; where something went wrong, whoever ended the build has more to say.
 fn summary(out: &mut impl Write, board: &Board, at: Duration, end: &End) {
     let (first, destinations) = match end {
-        End::Built { digest, destinations } => {
+        End::Built(Delivered { digest, destinations })
+        | End::Failed { delivered: Some(Delivered { digest, destinations }), .. } => {
             let (steps, cached) = (board.steps_but_sources(), board.cached());
             let plural = if steps == 1 { "" } else { "s" };
             let what = digest.map_or_else(|| "files".to_owned(), |digest| digest.to_string());
@@ -222,7 +229,7 @@ fn summary(out: &mut impl Write, board: &Board, at: Duration, end: &End) {
         End::Pushed { digest, destinations } => {
             (format!("Pushed {digest} in {}", text::seconds(at)), destinations)
         }
-        End::Failed { .. } => {
+        End::Failed { delivered: None, .. } => {
             // Of a build that failed, too, others use the finished steps.
             board.notes().iter().for_each(|note| drop(writeln!(out, "{note}")));
             return;

@@ -9,7 +9,9 @@ use std::{
 use oci::{Layer, Sha256Digest, Tree};
 use solver::{Event, Hit, Stream, VertexId};
 
-use super::{Board, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty};
+use super::{
+    Board, Delivered, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty,
+};
 
 fn hit() -> Hit {
     Hit { definition: Tree::empty_digest(), made: None, from: Some("h:5000/app/cache".to_owned()) }
@@ -120,15 +122,24 @@ fn failed_export() -> Vec<(u64, Event)> {
     events
 }
 
-fn built() -> End {
-    End::Built {
+fn delivered() -> Delivered {
+    Delivered {
         digest: Some(Sha256Digest::of(b"image")),
         destinations: vec!["wrote OCI layout out/".to_owned()],
     }
 }
 
+fn built() -> End {
+    End::Built(delivered())
+}
+
 fn failed() -> End {
-    End::Failed { message: "make failed".to_owned(), exit_code: 1, report: "Dockerfile:5\n".to_owned() }
+    End::Failed {
+        message: "make failed".to_owned(),
+        exit_code: 1,
+        report: "Dockerfile:5\n".to_owned(),
+        delivered: None,
+    }
 }
 
 /// Shows a recording, with a tick before every event as the owner of the view would have let pass.
