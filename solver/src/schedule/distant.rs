@@ -28,6 +28,9 @@ const NOD: Duration = Duration::from_millis(50);
 /// How long whoever waits for a cache does nothing else meanwhile: one that is near has answered by then.
 const GRACE: Duration = Duration::from_millis(30);
 
+/// How long somebody waits who has nothing to lose: longer than a cache takes that gives up by itself, and not for ever.
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
+
 /// How many look-ups of one cache are under way at the same time. What comes meanwhile goes into the next.
 const AT_ONCE: usize = 4;
 
@@ -147,9 +150,10 @@ impl<'a> Distant<'a> {
         self.open.contains_key(key)
     }
 
-    /// Whether anything may be.
-    pub(super) fn is_silent(&self) -> bool {
-        self.open.is_empty()
+    /// Whether anything may be that is not overdue.
+    pub(super) fn may_answer(&self) -> bool {
+        let asked = self.open.values().map(|open| open.asked).max();
+        asked.is_some_and(|asked| (self.clock)().saturating_sub(asked) < LONGEST)
     }
 
     /// How much longer definition keys are worth waiting for.

@@ -102,6 +102,8 @@ struct Run<'a, 'scope> {
     told: HashSet<VertexId>,
     /// Layers of this build by content key.
     layers: HashMap<TreeDigest, Known>,
+    /// Content keys of steps that have run in this build: nothing older is good enough for a forced one.
+    ran: HashSet<TreeDigest>,
     /// Whether a distant cache has told something that may settle more.
     has_news: bool,
     failures: Vec<SolveError>,
@@ -131,6 +133,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
             parked: Vec::new(),
             told: HashSet::new(),
             layers: HashMap::new(),
+            ran: HashSet::new(),
             has_news: false,
             failures: Vec::new(),
         };
@@ -246,11 +249,17 @@ impl<'a, 'scope> Run<'a, 'scope> {
     fn keyed(&mut self, id: VertexId, keyed: Keyed) {
         let content = keyed.content;
         let known = self.layers.get(&content).cloned().or_else(|| keyed.found.hit.clone());
+        let known = known.filter(|_| !self.must_run(id, content));
         self.keyed.insert(id, keyed);
         match known {
             Some(known) => self.cached(id, known, Reserved::default()),
             None => self.queue(id, content),
         }
+    }
+
+    /// Whether a step is forced, and no equal one has run.
+    fn must_run(&self, id: VertexId, content: TreeDigest) -> bool {
+        self.steps.is_forced(id) && !self.ran.contains(&content)
     }
 
     fn ran(&mut self, id: VertexId, executed: Executed, reserved: Reserved) {

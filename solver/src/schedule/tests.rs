@@ -251,6 +251,28 @@ fn a_step_that_is_forced_anywhere_is_forced_everywhere() {
 }
 
 #[test]
+fn a_forced_step_does_not_take_what_an_equal_one_has_of_a_cache() {
+    let file = |is_forced: bool| {
+        let mut file = Dockerfile::default();
+        let base = file.image("base", "here");
+        let (noop, other) = (file.run(base, "nothing"), file.run(base, "nothing much"));
+        let equal = file.run(noop, "random y");
+        let forced =
+            if is_forced { file.run_uncached(other, "random y") } else { file.run(other, "random y") };
+        file.target(equal).target(forced);
+        file
+    };
+    let (world, cache) = (World::default(), Memory::default());
+    let old = solved(&file(false), &world, &cache);
+    // So the cache is asked when it is known that they are equal.
+    cache.0.lock().expect("no panic").retain(|key, _| matches!(key, Key::Content(_)));
+    world.ran();
+    let new = solved(&file(true), &world, &cache);
+    assert_eq!(world.ran(), ["random y"]);
+    assert_ne!(new[1], old[1]);
+}
+
+#[test]
 fn base_layers_are_those_of_the_graph_and_not_of_the_record() {
     let (world, cache) = (World::default(), Memory::default());
     let file = |repository: &str| {

@@ -1,4 +1,5 @@
-//! Equal steps queue in a *lane*, by content key: the first runs, those behind it get its layer.
+//! Equal steps queue in a *lane*, by content key: the first runs, those behind it get its layer. One that is forced to run takes
+//! nothing that this build has not made; then it goes on when the others are settled.
 //!
 //! A lane is held for a moment where a distant cache may have the layer. Where another builder runs the step it is *parked*:
 //! nobody waits for a lock, the scheduler's thread has it looked at every now and then, so a step that is not ours to run takes no
@@ -83,7 +84,7 @@ impl Run<'_, '_> {
 
     /// A step that this machine cannot run has nothing to lose.
     fn is_worth_waiting(&self, id: VertexId, content: TreeDigest) -> bool {
-        let has_time = self.impossible.contains(&id) && !self.distant.is_silent();
+        let has_time = self.impossible.contains(&id) && self.distant.may_answer();
         has_time || self.distant.is_worth_waiting_for(&Key::Content(content))
     }
 
@@ -120,12 +121,16 @@ impl Run<'_, '_> {
     pub(super) fn turn(&mut self, id: VertexId, content: TreeDigest, turn: Result<Turn, StepFailure>) {
         match turn {
             Ok(Turn::Ran(executed, reserved)) => {
+                self.ran.insert(content);
                 let behind = self.leave_behind(content);
                 self.ran(id, executed, reserved);
                 let known = self.layers[&content].clone();
                 behind.into_iter().for_each(|id| self.cached(id, known.clone(), Reserved::default()));
             }
-            Ok(Turn::Found(known)) => self.settle(content, &known, Reserved::default()),
+            Ok(Turn::Found(known)) => {
+                self.settle(content, &known, Reserved::default());
+                self.go_on(content);
+            }
             Ok(Turn::Busy(owner)) => self.park(id, content, &owner),
             Ok(Turn::Free) => self.execute(id, content),
             Err(failure) => self.failures.push(fail(self.world, id, failure)),
@@ -137,6 +142,7 @@ impl Run<'_, '_> {
         let Some(heir) = self.promote(content) else { return };
         match turn {
             Ok(Turn::Ran(executed, reserved)) => {
+                self.ran.insert(content);
                 let known = self.made_here(executed);
                 self.settle(content, &known, reserved);
             }
@@ -157,16 +163,42 @@ impl Run<'_, '_> {
         Some(lane.first)
     }
 
-    /// All open steps of a lane have this layer; a worker that is at it is called back.
+    /// All open steps of a lane have this layer, but for those that must run; a worker that is at one is called back.
     pub(super) fn settle(&mut self, content: TreeDigest, known: &Known, mut reserved: Reserved) {
-        for id in self.in_lane(content) {
+        let all = self.in_lane(content).into_iter();
+        let (forced, others): (Vec<_>, Vec<_>) = all.partition(|id| self.must_run(*id, content));
+        for id in others {
             if let Some(leash) = self.leashes.get(&id) {
                 leash.let_go();
             }
             self.cached(id, known.clone(), std::mem::take(&mut reserved));
         }
-        self.lanes.remove(&content);
         self.layers.entry(content).or_insert_with(|| known.clone());
+        self.keep(content, &forced);
+    }
+
+    /// Leaves these in a lane, or ends it.
+    fn keep(&mut self, content: TreeDigest, ids: &[VertexId]) {
+        let Some(lane) = self.lanes.get_mut(&content) else { return };
+        lane.behind.retain(|id| ids.contains(id));
+        let (is_first, stage) = (ids.contains(&lane.first), lane.stage);
+        if ids.is_empty() {
+            self.lanes.remove(&content);
+        } else if !is_first && stage != Stage::Working {
+            // Otherwise the worker that is at it will say how it goes on.
+            let heir = self.promote(content).filter(|_| stage == Stage::Parked);
+            heir.into_iter().for_each(|heir| self.execute(heir, content));
+        }
+    }
+
+    /// A worker has found a layer, which is not good enough for those that are left.
+    fn go_on(&mut self, content: TreeDigest) {
+        let is_over = |lane: &&Lane| !self.open.contains(&lane.first);
+        if self.lanes.get(&content).filter(is_over).is_some()
+            && let Some(heir) = self.promote(content)
+        {
+            self.execute(heir, content);
+        }
     }
 
     /// The open steps of a lane.

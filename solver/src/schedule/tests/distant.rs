@@ -442,6 +442,26 @@ fn what_is_too_old_counts_neither_early_nor_late() {
 }
 
 #[test]
+fn a_forced_step_does_not_take_what_an_equal_one_is_answered() {
+    let file = |is_forced: bool| {
+        let mut file = Dockerfile::default();
+        let base = file.image("base", "here");
+        let (noop, other) = (file.run(base, "nothing"), file.run(base, "nothing much"));
+        let equal = file.run(noop, "write a 1");
+        let last =
+            if is_forced { file.run_uncached(other, "write a 1") } else { file.run(other, "write a 1") };
+        file.target(equal).target(last);
+        file
+    };
+    let (mut records, expected) = records_of(&file(false));
+    records.retain(|key, _| matches!(key, Key::Content(_)));
+    let ground = Ground::new(true);
+    let cache = Arc::new(far(records, &open()));
+    assert_eq!(ground.build(&file(true), &[cache], &|_| ()).expect("builds"), expected);
+    assert_eq!(ground.world.ran().iter().filter(|ran| *ran == "write a 1").count(), 1);
+}
+
+#[test]
 fn what_this_machine_cannot_run_waits_for_the_answer() {
     let file = chain(&["write a 1", "write b 1"]);
     let (records, expected) = records_of(&file);
