@@ -113,7 +113,7 @@ zero     mknod zero c 0 0
 device   mknod null c 1 3; odd link null same -; odd attribute null system.posix_acl_access ACCESS
 block    mknod sd b 8 300; odd attribute sd security.capability CAPABILITY
 caproot  odd attribute two security.capability ROOTED
-owner    chown -h 7:8 l; chown 5 sparse
+owner    chown -h 7:8 l; chown 5:6 sparse; chmod 4750 sparse
 """
 # What nobody can do, and what needs more than an ordinary user has. A file system with less room for attributes than Linux
 # allows (ext4: one block) refuses the large one.

@@ -34,7 +34,9 @@ WITNESS = r"""
 cd /t
 find . | sort | while read -r path; do
   time=$(stat -c %Y "$path"); [ "$time" -lt 1735689600 ] || time=now
-  echo "$(stat -c '%A %u:%g %h %s' "$path") $time $path $(readlink "$path")"
+  # How many links and bytes a directory has depends on how many layers show it.
+  form='%A %u:%g %h %s'; [ -L "$path" ] || [ ! -d "$path" ] || form='%A %u:%g'
+  echo "$(stat -c "$form" "$path") $time $path $(readlink "$path")"
   [ -L "$path" ] || [ ! -f "$path" ] || [ ! -r "$path" ] || sha256sum < "$path"
 done > /out
 mv d moved || true
@@ -166,7 +168,8 @@ class Lazy(support.Case):
                               if made.get(path) != written.get(path)}, {}, name)
             self.assertEqual(*(meta(store, name)["owners"] for store in (first, second)))
             self.assertEqual(*((store / "snapshots" / name / "brought").read_bytes() for store in (first, second)))
-        if user == "root":
+        # Few steps do not have all that these do; `test_cache_trees` has each kind by itself.
+        if count == 40 and user == "root":
             entries = [entry for view in known[0].values() for path, entry in view.items() if path.startswith("t/")]
             attributes = {key.split(".")[0] for entry in entries for key in entry[6]}
             self.assertEqual(attributes, {"user", "security"}, "the test shows nothing that it does not try")
