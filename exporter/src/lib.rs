@@ -15,6 +15,7 @@ pub mod chunk;
 pub mod encode;
 pub mod index;
 pub mod layer;
+mod monitor;
 mod old;
 pub mod outputs;
 pub mod packing;

@@ -22,11 +22,10 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use oci::{
@@ -44,6 +43,7 @@ use crate::{
     archive::ArchiveError,
     encode::Encoder,
     layer::{LayerError, TimePolicy},
+    monitor::Monitor,
     packing::{BaseLayers, Packing},
     pipeline::{Pipeline, give_way},
 };
@@ -59,8 +59,6 @@ pub type OnSealed = Arc<dyn Fn(&SealedLayer) + Send + Sync>;
 
 /// Layers whose serial parts (reading, hashing) are done at the same time; their chunks share the pipeline's threads.
 const WORKERS: usize = 4;
-/// How often who waits for a layer, but not for its own sake, looks whether it is to stop.
-const GLANCE: Duration = Duration::from_millis(50);
 
 /// A layer as an image names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,8 +231,7 @@ struct Shared {
     options: SealOptions,
     /// Made when the first layer must really be encoded: a build that is cached needs no threads.
     pipeline: OnceLock<Result<Pipeline, Arc<io::Error>>>,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Monitor<State>,
     /// Set when the sealer is dropped: nobody waits any more for what still runs.
     abandoned: AtomicBool,
 }
@@ -284,8 +281,7 @@ impl Sealer {
         let shared = Arc::new(Shared {
             options,
             pipeline: OnceLock::new(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
+            state: Monitor::default(),
             abandoned: AtomicBool::new(false),
         });
         Self { shared, workers: Mutex::default() }
@@ -300,7 +296,7 @@ impl Sealer {
     /// Lets the built layers of a snapshot be sealed in the background; the earliest first. Costs nothing for layers
     /// that were offered before.
     pub fn offer(&self, snapshot: &Snapshot) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let State { layers, queue, announced } = &mut *state;
         let (mut offered, mut late) = (0, Vec::new());
         for job in snapshot.chain().filter_map(|(chain, layer)| self.shared.job(chain, layer)) {
@@ -316,7 +312,7 @@ impl Sealer {
             });
         }
         drop(state);
-        self.shared.changed.notify_all();
+        self.shared.state.tell();
         self.hire(offered);
         late.iter().for_each(|sealed| (self.shared.options.on_sealed)(sealed));
         self.shared.announce_base(snapshot);
@@ -334,7 +330,7 @@ impl Sealer {
 
     /// Whether a layer is one of an image.
     pub fn is_offered(&self, tree: &TreeDigest) -> bool {
-        self.shared.lock().announced.contains(tree)
+        self.shared.state.lock().announced.contains(tree)
     }
 
     /// Whether the store has the blob that it would make of a built layer. `chain` is the digest of the snapshot that ends in it.
@@ -357,7 +353,7 @@ impl Sealer {
     ) -> Result<SealedLayer, Arc<SealError>> {
         let job = Job::of(chain, layer);
         let tree = job.tree;
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let State { layers, queue, .. } = &mut *state;
         let is_new = !layers.contains_key(&tree);
         if is_new {
@@ -365,18 +361,18 @@ impl Sealer {
             queue.push_back(job);
         }
         drop(state);
-        self.shared.changed.notify_all();
+        self.shared.state.tell();
         if !self.hire(usize::from(is_new)) {
             return self.shared.finish(Job::of(chain, layer));
         }
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         loop {
             match state.layers.get(&tree) {
                 Some(Slot::Done(sealed)) => return sealed.clone().map(|sealed| *sealed),
                 _ if stop.is_requested() || self.shared.is_unwanted() => {
                     return Err(Arc::new(SealError::Cancelled));
                 }
-                _ => state = self.shared.wait_briefly(state),
+                _ => state = self.shared.state.wait_briefly(state),
             }
         }
     }
@@ -411,10 +407,10 @@ impl Sealer {
 impl Drop for Sealer {
     fn drop(&mut self) {
         {
-            let _state = self.shared.lock();
+            let _state = self.shared.state.lock();
             self.shared.abandoned.store(true, Ordering::SeqCst);
         }
-        self.shared.changed.notify_all();
+        self.shared.state.tell();
         let workers = self.workers.get_mut().unwrap_or_else(PoisonError::into_inner);
         for worker in workers.drain(..) {
             // A worker that panicked has said so already.
@@ -434,19 +430,6 @@ impl Job {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The same, for who looks around now and then.
-    fn wait_briefly<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0
-    }
-
     /// Whether a layer of a base image is made anew. What is in no format we know is not: its error is told elsewhere.
     fn repacks(&self, base: &BaseLayer) -> bool {
         let SealOptions { encoder, base: wanted, .. } = &self.options;
@@ -485,13 +468,13 @@ impl Shared {
 
     /// Takes the oldest layer that is still queued.
     fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if self.is_unwanted() {
                 return None;
             }
             match state.queue.pop_front() {
-                None => state = self.wait(state),
+                None => state = self.state.wait(state),
                 Some(job) if matches!(state.layers.get(&job.tree), Some(Slot::Queued)) => {
                     state.layers.insert(job.tree, Slot::Running);
                     return Some(job);
@@ -503,16 +486,16 @@ impl Shared {
 
     /// The sealed layer: waits for whoever is at it, or does it here.
     fn finish(&self, job: Job) -> Result<SealedLayer, Arc<SealError>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             match state.layers.get(&job.tree) {
                 Some(Slot::Done(sealed)) => return sealed.clone().map(|sealed| *sealed),
-                Some(Slot::Running) => state = self.wait(state),
+                Some(Slot::Running) => state = self.state.wait(state),
                 Some(Slot::Queued) | None => {
                     state.layers.insert(job.tree, Slot::Running);
                     drop(state);
                     self.settle(&job);
-                    state = self.lock();
+                    state = self.state.lock();
                 }
             }
         }
@@ -521,17 +504,17 @@ impl Shared {
     /// Seals a layer that has been marked as running, and tells those who wait for it.
     fn settle(&self, job: &Job) {
         let sealed = self.run(job).map(Box::new).map_err(Arc::new);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Ok(sealed) = &sealed
             && state.announced.contains(&job.tree)
         {
             drop(state);
             (self.options.on_sealed)(sealed);
-            state = self.lock();
+            state = self.state.lock();
         }
         state.layers.insert(job.tree, Slot::Done(sealed));
         drop(state);
-        self.changed.notify_all();
+        self.state.tell();
     }
 
     fn run(&self, job: &Job) -> Result<SealedLayer, SealError> {

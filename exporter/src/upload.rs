@@ -19,9 +19,12 @@ mod rights;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use oci::{
@@ -43,6 +46,7 @@ use self::{
     queue::{Failed, Host, Job, Landed},
 };
 use crate::{
+    monitor::Monitor,
     outputs::ExportError,
     pipeline::{Courtesy, give_way},
     seal::{Events, OnSealed},
@@ -74,9 +78,10 @@ struct Shared {
     stop: Cancel,
     /// Whether the repository must be told with each transfer.
     several: bool,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Monitor<State>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Counts whatever moves.
+    moved: AtomicU64,
 }
 
 #[derive(Default)]
@@ -112,9 +117,9 @@ impl Uploads {
             options: UploadOptions { registry, ..options },
             stop,
             several,
-            state: Mutex::default(),
-            changed: Condvar::new(),
+            state: Monitor::default(),
             threads: Mutex::default(),
+            moved: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -134,7 +139,7 @@ impl Uploads {
 
     /// The refusal for which `refused` was requested.
     pub fn take_refusal(&self) -> Option<ExportError> {
-        self.shared.lock().refusal.take()
+        self.shared.state.lock().refusal.take()
     }
 
     /// What a build has made, to be brought while these live.
@@ -146,8 +151,8 @@ impl Uploads {
 impl Drop for Uploads {
     fn drop(&mut self) {
         self.shared.stop.request();
-        self.shared.lock().phase = Phase::Closed;
-        self.shared.changed.notify_all();
+        self.shared.state.lock().phase = Phase::Closed;
+        self.shared.state.tell();
         let threads =
             std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -158,18 +163,6 @@ impl Drop for Uploads {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_for<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0
-    }
-
     /// The same fetcher, stopping with us.
     fn stopping(&self, fetcher: &Fetcher) -> Fetcher {
         let stop = self.stop.clone();
@@ -183,7 +176,7 @@ impl Shared {
         names: &[Reference],
         failed: Failed,
     ) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let mut work: BTreeMap<&str, usize> = BTreeMap::new();
         for blob in blobs {
             for name in names {
@@ -196,7 +189,7 @@ impl Shared {
         }
         let hired: Vec<_> = work.into_iter().map(|(host, count)| (host, state.hire(host, count))).collect();
         drop(state);
-        self.changed.notify_all();
+        self.state.tell();
         hired.into_iter().for_each(|(host, count)| self.start(host, count));
     }
 
@@ -219,14 +212,14 @@ impl Shared {
     }
 
     fn next(&self, host: &str) -> Option<Job> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.phase == Phase::Closed {
                 return None;
             }
             match state.hosts.get_mut(host).and_then(Host::take) {
                 Some(job) => return Some(job),
-                None => state = self.wait(state),
+                None => state = self.state.wait(state),
             }
         }
     }
@@ -235,7 +228,8 @@ impl Shared {
         let digest = job.blob.descriptor.digest;
         let mut landed = Vec::new();
         let result = self.bring(host, &job, &mut landed);
-        let mut state = self.lock();
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state.lock();
         let result = match result {
             Err(refusal) if state.phase == Phase::Early && is_refusal(&refusal) => {
                 state.refusal.get_or_insert(refusal);
@@ -246,7 +240,7 @@ impl Shared {
         };
         state.hosts.entry(host.to_owned()).or_default().settle(digest, landed, result);
         drop(state);
-        self.changed.notify_all();
+        self.state.tell();
     }
 
     /// Brings a blob to the repositories that need it, one after the other.
@@ -273,7 +267,11 @@ impl Shared {
     ) -> Result<oci::registry::Pushed, ExportError> {
         self.go_on()?;
         let progress = Progress::new(&self.options.events, &blob.descriptor, self.several.then_some(to));
-        let (open, advance) = (|| blob.open(), |bytes| progress.add(bytes));
+        let advance = |bytes| {
+            self.moved.fetch_add(1, Ordering::Relaxed);
+            progress.add(bytes);
+        };
+        let open = || blob.open();
         let pushed = self.options.registry.push_blob(to, &blob.descriptor, other, &open, &advance);
         let pushed = pushed.map_err(|error| self.failed(to, error))?;
         progress.finish();

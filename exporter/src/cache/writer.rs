@@ -23,11 +23,10 @@ mod store;
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use oci::{Descriptor, Sha256Digest, TreeDigest, fetch::Fetcher};
@@ -47,6 +46,7 @@ use super::{
     storage::{Storage, StorageError},
 };
 use crate::{
+    monitor::Monitor,
     pipeline::{Courtesy, give_way},
     seal::{Events, SealError, Sealer},
     upload::Landings,
@@ -54,8 +54,6 @@ use crate::{
 
 /// Threads that write one cache; all but a few wait for answers most of the time.
 const WORKERS: usize = 8;
-/// How often those who wait look around.
-const GLANCE: Duration = Duration::from_millis(50);
 
 /// Finds the list of files that a digest of a pre-image stands for.
 pub type FindInventory = Arc<dyn Fn(&TreeDigest) -> Option<Inventory> + Send + Sync>;
@@ -204,8 +202,7 @@ struct Shared {
     /// Requested with the user's, or when nobody waits any more.
     stop: Cancel,
     blobs: Blobs,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Monitor<State>,
     /// Counts whatever moves.
     moved: Arc<AtomicU64>,
     /// Layers that are being sealed.
@@ -281,8 +278,7 @@ impl Writer {
         let shared = Shared {
             stop: options.cancel.child(),
             blobs: Blobs::default(),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
+            state: Monitor::new(state),
             moved: Arc::default(),
             sealing: AtomicUsize::new(0),
             put: AtomicUsize::new(0),
@@ -306,7 +302,7 @@ impl Writer {
     /// Hears of what the scheduler does, as [`crate::SealAhead::take`] does. Does not block.
     pub fn take(&self, event: &Event) {
         let Event::Settled(id, snapshot) = event else { return };
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         if state.chain.settle(*id, snapshot) {
             let digest = snapshot.digest();
             let own: Vec<_> = state.held.extract_if(.., |held| held.snapshot.digest() == digest).collect();
@@ -318,7 +314,7 @@ impl Writer {
 
     /// Starts threads for so many more things to do. What no thread can be had for is done by those that are there.
     fn hire(&self, work: usize) {
-        self.shared.changed.notify_all();
+        self.shared.state.tell();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in threads.len()..WORKERS.min(threads.len() + work) {
             let shared = Arc::clone(&self.shared);
@@ -332,7 +328,7 @@ impl RecordWriter for Writer {
     fn store(&self, record: &Record) {
         // Who may read the cache need not know what the variables of this build hold.
         let record = Record { pre_image: hidden::hide(&record.pre_image), ..record.clone() };
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let is_own = self.shared.options.mode == Mode::Max || state.chain.has(&record.snapshot);
         let work = match is_own {
             true => self.shared.want(&mut state, record),
@@ -349,8 +345,8 @@ impl RecordWriter for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.stop.request();
-        self.shared.lock().is_closed = true;
-        self.shared.changed.notify_all();
+        self.shared.state.lock().is_closed = true;
+        self.shared.state.tell();
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A worker that panicked has said so already.
             thread.join().unwrap_or_default();
@@ -359,19 +355,6 @@ impl Drop for Writer {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The same, for who looks around now and then.
-    fn wait_briefly<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0
-    }
-
     /// A worker's life.
     fn work(&self) {
         give_way(Courtesy::ToAll);
@@ -397,7 +380,7 @@ impl Shared {
     }
 
     fn next(&self) -> Option<Work> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.is_closed {
                 return None;
@@ -408,14 +391,14 @@ impl Shared {
             }
             match state.ledger.take() {
                 Some(task) => return Some(Work::Task(task)),
-                None => state = self.wait(state),
+                None => state = self.state.wait(state),
             }
         }
     }
 
     /// What came of a piece of work; the first trouble with the place is the last.
     fn settle(&self, result: Result<(), Trouble>, note: impl FnOnce(&mut State, bool)) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         note(&mut state, result.is_ok());
         match result {
             Ok(()) | Err(Trouble::Stopped) => {}
@@ -424,7 +407,7 @@ impl Shared {
         }
         drop(state);
         self.moved.fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_all();
+        self.state.tell();
     }
 
     /// Nothing more is tried, and that is said once.

@@ -103,7 +103,7 @@ impl Uploads {
     /// [`ExportError`]; no name has changed then.
     pub fn bring<'p>(&self, pushes: &[&'p Push]) -> Result<Brought<'p>, ExportError> {
         let shared = &self.shared;
-        shared.lock().phase = Phase::Finishing;
+        shared.state.lock().phase = Phase::Finishing;
         for push in pushes {
             push.final_names().for_each(|name| shared.tell(Event::Stage(stage(&name))));
             shared.offer(push.parcel.blobs.values(), &push.names, Failed::Again);
@@ -141,7 +141,7 @@ impl Shared {
 
     /// Waits until all blobs are where they should be; helps with what is queued.
     fn land(&self, pushes: &[&Push]) -> Result<(), ExportError> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             match state.outcome(pushes) {
                 Outcome::Done => return Ok(()),
@@ -152,18 +152,18 @@ impl Shared {
                 Outcome::Open => {}
             }
             state = match state.take_any() {
-                None => self.wait(state),
+                None => self.state.wait(state),
                 Some((host, job)) => {
                     drop(state);
                     self.perform(&host, job);
-                    self.lock()
+                    self.state.lock()
                 }
             };
         }
     }
 
     fn is_doubtful(&self, Destination { parcel, place, .. }: &Destination<'_>) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let host = state.hosts.get(&place.registry);
         host.is_none_or(|host| host.is_doubtful(&place.repository, parcel.blobs.keys()))
     }

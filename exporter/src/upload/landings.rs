@@ -1,15 +1,12 @@
 //! Where blobs are, or will be, in registries that images go to: whoever wants one elsewhere in the same registry waits for
 //! it and mounts it, so its bytes are sent once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, atomic::Ordering};
 
 use oci::{Reference, Sha256Digest};
 use solver::Cancel;
 
 use super::{Phase, Shared, Uploads};
-
-/// How often those who wait look whether they are to stop.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is on its way to registries. Cheap to clone.
 #[derive(Clone)]
@@ -28,7 +25,7 @@ impl Landings {
     /// A repository of this registry that has a blob; waits where it is on its way there. `None` where it is not, or does
     /// not come.
     pub fn wait(&self, registry: &str, blob: &Sha256Digest, cancel: &Cancel) -> Option<Reference> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         loop {
             let host = state.hosts.get(registry)?;
             if let Some(repository) = host.landed(blob) {
@@ -39,7 +36,12 @@ impl Landings {
             if is_over || !host.is_coming(blob) {
                 return None;
             }
-            state = self.shared.wait_for(state, PAUSE);
+            state = self.shared.state.wait_briefly(state);
         }
+    }
+
+    /// Another number than before while anything moves.
+    pub fn moved(&self) -> u64 {
+        self.shared.moved.load(Ordering::Relaxed)
     }
 }

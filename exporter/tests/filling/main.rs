@@ -146,6 +146,7 @@ fn image_and_cache_share_the_bytes() {
     }
     let mounts = ground.proxy.count("POST", "from=app%2Fimage");
     assert_eq!(mounts, 3, "{:#?}", lines(&requests));
+    assert!(uploads.landings().moved() > 0, "what the cache waits for moves");
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Shared {
             Need::Inventory(files) => self.bring_inventory(files),
             Need::Blob(digest) => {
                 let (blob, origin) = self
+                    .state
                     .lock()
                     .brought
                     .elsewhere
@@ -102,11 +103,11 @@ impl Shared {
 
     /// It is known what a need will be at the place; what names it can be written beside it.
     fn described(&self, need: Need, note: impl FnOnce(&mut Brought)) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         note(&mut state.brought);
         state.ledger.described(need);
         drop(state);
-        self.changed.notify_all();
+        self.state.tell();
     }
 
     /// A layer: what another cache has, as it is; else what a sealer makes of it.
@@ -145,7 +146,7 @@ impl Shared {
 
     /// A layer of an image by the image's sealer, and so is one that it has made before; any other by the cache's own.
     fn seal(&self, tree: TreeDigest) -> Result<(Encoder, SealedLayer), Trouble> {
-        let state = self.lock();
+        let state = self.state.lock();
         let chain = *state.brought.chains.get(&tree).expect("a need is known before it is met");
         let is_own = state.chain.has_layer(&tree);
         drop(state);
@@ -155,7 +156,7 @@ impl Shared {
     }
 
     fn seal_by(&self, sealer: &Sealer, tree: TreeDigest) -> Result<SealedLayer, Trouble> {
-        let chain = *self.lock().brought.chains.get(&tree).expect("a need is known before it is met");
+        let chain = *self.state.lock().brought.chains.get(&tree).expect("a need is known before it is met");
         let built = Layer::Built(tree);
         self.sealing.fetch_add(1, Ordering::SeqCst);
         let sealed = sealer.seal_aside(chain, &built, &self.stop);

@@ -88,14 +88,14 @@ impl Shared {
         if let Some(Artifact { document, .. }) = bundle {
             self.note(document);
         }
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Look::Running(waiting) = std::mem::replace(&mut state.look, Look::Over) {
             for record in waiting {
                 self.want(&mut state, record);
             }
         }
         drop(state);
-        self.changed.notify_all();
+        self.state.tell();
     }
 
     /// What a bundle has, as far as we would believe it: what we sign and others have not is written anew.
@@ -118,7 +118,7 @@ impl Shared {
         documents: &[Sha256Digest],
     ) -> Result<(), Trouble> {
         let content = self.content(end, documents);
-        if content.records.is_empty() || self.lock().failure.is_some() {
+        if content.records.is_empty() || self.state.lock().failure.is_some() {
             return Ok(());
         }
         match content.document() {
@@ -142,7 +142,7 @@ impl Shared {
     /// that can be had go without the others.
     pub(super) fn write_bundle(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Trouble> {
         let mut content = self.content(end, documents);
-        if content.records.is_empty() || self.lock().failure.is_some() {
+        if content.records.is_empty() || self.state.lock().failure.is_some() {
             return Ok(());
         }
         match self.put_bundle(&content) {
@@ -172,7 +172,7 @@ impl Shared {
 
     /// What the build has used, and what the bundle that was read has of steps that this one has not come to.
     fn content(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Content {
-        let state = self.lock();
+        let state = self.state.lock();
         let there: Vec<&Item> = state.ledger.kept().map(|item| &**item).collect();
         let mut records: BTreeMap<_, _> = there.iter().filter_map(|item| item.put.get().cloned()).collect();
         let used = Used::of(there.iter().map(|item| &item.record));

@@ -10,7 +10,10 @@ use oci::Sha256Digest;
 use solver::Event;
 
 use super::{BuildEnd, OnError, Shared, State, Trouble, WriteError, Writer, told};
-use crate::cache::storage::{StorageError, StorageErrorKind};
+use crate::{
+    cache::storage::{StorageError, StorageErrorKind},
+    upload::Landings,
+};
 
 /// How long nothing may move.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,7 +31,7 @@ impl Writer {
             self.hire(shared.want_packings());
         }
         let stage = format!("write the cache {}", shared.options.storage.name());
-        let is_idle = shared.lock().is_idle();
+        let is_idle = shared.state.lock().is_idle();
         if !is_idle {
             (shared.options.events)(Event::Stage(stage.clone()));
         }
@@ -56,8 +59,8 @@ impl Shared {
 
     /// Ends when something has come true, early when the user or the place says so, or when nothing moves any more.
     fn wait_until(&self, is_over: impl Fn(&State) -> bool) -> Result<(), Trouble> {
-        let (mut moved, mut since) = (self.moved.load(Ordering::Relaxed), Instant::now());
-        let mut state = self.lock();
+        let mut stillness = Stillness::new(self.moved());
+        let mut state = self.state.lock();
         loop {
             if self.stop.is_requested() {
                 return Err(Trouble::Stopped);
@@ -65,15 +68,19 @@ impl Shared {
             if state.failure.is_some() || is_over(&state) {
                 return Ok(());
             }
-            let now = self.moved.load(Ordering::Relaxed);
-            if now != moved || self.sealing.load(Ordering::SeqCst) > 0 {
-                (moved, since) = (now, Instant::now());
-            }
-            if since.elapsed() > PATIENCE {
+            if self.sealing.load(Ordering::SeqCst) > 0 {
+                stillness = Stillness::new(self.moved());
+            } else if stillness.lasts(self.moved(), Instant::now()) {
                 return Err(self.silence());
             }
-            state = self.wait_briefly(state);
+            state = self.state.wait_briefly(state);
         }
+    }
+
+    /// Another number than before while anything moves: what we bring, and the image's uploads, which we wait for.
+    fn moved(&self) -> u64 {
+        let landings = self.options.landings.as_ref().map_or(0, Landings::moved);
+        self.moved.load(Ordering::Relaxed).wrapping_add(landings)
     }
 
     fn silence(&self) -> Trouble {
@@ -84,11 +91,11 @@ impl Shared {
 
     /// What is told in the end: what was not written, and why.
     fn outcome(&self) -> Result<(), WriteError> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.is_closed = true;
         let (lost, lack, failure) = (state.ledger.lost(), state.lack.take(), state.failure.clone());
         drop(state);
-        self.changed.notify_all();
+        self.state.tell();
         if self.stop.is_requested() {
             return Ok(());
         }
@@ -105,5 +112,40 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+}
+
+/// For how long nothing has moved.
+struct Stillness {
+    moved: u64,
+    since: Instant,
+}
+
+impl Stillness {
+    fn new(moved: u64) -> Self {
+        Self { moved, since: Instant::now() }
+    }
+
+    /// Whether it has lasted longer than anybody should wait.
+    fn lasts(&mut self, moved: u64, now: Instant) -> bool {
+        if moved != self.moved {
+            *self = Self { moved, since: now };
+        }
+        now.duration_since(self.since) > PATIENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_begins_anew_with_whatever_moves() {
+        let mut stillness = Stillness::new(7);
+        let begun = stillness.since;
+        assert!(!stillness.lasts(7, begun + PATIENCE));
+        assert!(!stillness.lasts(8, begun + 2 * PATIENCE));
+        assert!(!stillness.lasts(8, begun + 3 * PATIENCE));
+        assert!(stillness.lasts(8, begun + 3 * PATIENCE + Duration::from_millis(1)));
     }
 }

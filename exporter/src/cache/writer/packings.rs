@@ -18,7 +18,7 @@ use crate::cache::{bundle::SignedRecord, record::check::BLOBS_MAX, storage::Arti
 impl Shared {
     /// Wants the image's blobs beside what the place has; says how much there is to do.
     pub(super) fn want_packings(&self) -> usize {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let there: Vec<_> = state.ledger.there().map(|(index, item)| (index, item.clone())).collect();
         let mut work = 0;
         for (index, item) in there {

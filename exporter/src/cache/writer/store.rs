@@ -99,7 +99,7 @@ impl Shared {
         };
         // It is written once.
         let (signed, _) = item.put.get_or_init(|| written);
-        self.changed.notify_all();
+        self.state.tell();
         self.options.storage.put_document(ArtifactKind::Record, &signed.document, &self.stop)?;
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Shared {
         &self,
         Item { record, packings, .. }: &Item,
     ) -> Result<(SignedRecord, Vec<Descriptor>), Trouble> {
-        let state = self.lock();
+        let state = self.state.lock();
         let trees = record.snapshot.layers.iter().filter(|layer| !layer.is_empty());
         let trees = trees.filter_map(|layer| match layer {
             Layer::Built(tree) => Some((*tree, state.brought.described(tree, packings.contains(tree))?)),
