@@ -1,6 +1,7 @@
 //! Transfers that break, stall, lie or never end.
 
 use std::{
+    collections::HashMap,
     io::Read,
     sync::{
         Arc, Mutex,
@@ -20,7 +21,7 @@ use super::{
     common::{
         DockerRegistry, client, client_with,
         fault::{Reply, Server, status},
-        layer, noise, push, push_mounting, read, reference, told,
+        layer, noise, push, push_mounting, quick, read, reference, told,
     },
     first, pull,
 };
@@ -214,12 +215,14 @@ fn many_pulls_from_a_registry_that_allows_few_all_end() {
     for content in &contents {
         push(&client(vec![]), &upstream.reference("app"), content).expect("pushed");
     }
-    let (active, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (now, no) = (active.clone(), refused.clone());
+    let (active, pauses) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Pauses::default())));
+    let (now, kept) = (active.clone(), pauses.clone());
     let server = Server::before(&upstream.address, move |request| {
         let guard = Turn::take(&now);
+        let mut pauses = kept.lock().expect("no panic");
+        pauses.ended(&request.path);
         if now.load(Ordering::SeqCst) > ALLOWED && request.path != "/v2/" {
-            no.fetch_add(1, Ordering::SeqCst);
+            pauses.begun(&request.path);
             return status(429, &[("Retry-After", "0")], "");
         }
         Reply::Guarded(Box::new(guard), Box::new(Reply::Forward))
@@ -230,10 +233,28 @@ fn many_pulls_from_a_registry_that_allows_few_all_end() {
             scope.spawn(move || assert_eq!(pull(registry, server, content).as_ref(), Ok(content)));
         }
     });
-    let (asked, refused) = (server.requests().len(), refused.load(Ordering::SeqCst));
-    assert!(refused > 0, "the limit has been met");
-    assert_eq!(asked, PULLS + refused, "one more request for each refusal, and no other");
-    assert!(refused < PULLS * 20, "{refused} refusals: nobody has paused");
+    let asked = server.requests().len();
+    let lengths = &pauses.lock().expect("no panic").lengths;
+    assert!(!lengths.is_empty(), "the limit has been met");
+    assert_eq!(asked, PULLS + lengths.len(), "one more request for each refusal, and no other");
+    assert!(lengths.iter().all(|length| *length >= quick().first_pause), "not paused: {lengths:?}");
+}
+
+/// How long those who were refused have stayed away.
+#[derive(Default)]
+struct Pauses {
+    refused: HashMap<String, Instant>,
+    lengths: Vec<Duration>,
+}
+
+impl Pauses {
+    fn begun(&mut self, path: &str) {
+        self.refused.insert(path.to_owned(), Instant::now());
+    }
+
+    fn ended(&mut self, path: &str) {
+        self.lengths.extend(self.refused.remove(path).map(|since| since.elapsed()));
+    }
 }
 
 /// One of the requests that are being answered.
