@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import unittest
 
-from support import Case, Layout, USERS
+from support import Case, Layout, USERS, wait_for
 
 SECRET = "s3cr3t-value-of-the-tests"
 
@@ -138,8 +138,9 @@ RUN --mount=from=tools,target=/tools --mount=type=ssh,required \\
             agent = subprocess.Popen([*runuser, "ssh-agent", "-D", "-a", agent_path], stdout=subprocess.DEVNULL)
             try:
                 environment = {**os.environ, "SSH_AUTH_SOCK": str(agent_path)}
-                while not agent_path.is_socket() and agent.poll() is None:
-                    pass
+                # Its socket is there a moment before it listens.
+                reached = [*runuser, "ssh-add", "-l"]
+                wait_for(lambda: subprocess.run(reached, env=environment, capture_output=True).returncode != 2, "an ssh-agent")
                 subprocess.run([*runuser, "ssh-add", "-q", own], check=True, env=environment)
                 outputs = []
                 for number, flag in enumerate(("default", f"default={agent_path}", f"default={own}")):

@@ -17,13 +17,17 @@ use super::AgentError;
 /// Largest key file, in bytes: BuildKit's limit.
 const KEY_MAX: u64 = 100 << 10;
 
-/// Says "ready" once the socket is there, then waits to be told to end. `$1` is the directory.
+/// Says "ready" once the agent answers, then waits to be told to end. `$1` is the directory. The socket is there a moment
+/// before anybody listens at it; `ssh-add` ends with 2 as long as it reaches nobody (ssh-add(1)).
 const WATCH: &str = r#"
 cd "$1" || exit 1
 ssh-agent -D -a ./agent >/dev/null &
 agent=$!
-while [ ! -S agent ] && kill -0 "$agent" 2>/dev/null; do sleep 0.01; done
-[ -S agent ] && echo ready
+while kill -0 "$agent" 2>/dev/null; do
+    SSH_AUTH_SOCK=./agent ssh-add -l </dev/null >/dev/null 2>&1
+    [ $? -eq 2 ] || { echo ready; break; }
+    sleep 0.01
+done
 read -r _
 kill "$agent" 2>/dev/null
 wait "$agent"
