@@ -257,7 +257,8 @@ class Explain(Case):
         self.explained(fill, store)
 
         def elsewhere(change):
-            """Builds with a store that has nothing; says it at once, and once more when the cache is gone."""
+            """Builds with a store that has nothing; says it at once, and once more when the cache is gone. What waits for
+            nothing may come to its end before a cache on a busy machine answers, and says just that."""
             shutil.rmtree(store)
             project = self.project(change)
             project.flag("--cache-from", place.format("src"), "--explain")
@@ -265,7 +266,8 @@ class Explain(Case):
             cache.rename(cache.with_name("gone"))
             self.assertEqual(self.told(store), (ran, cached))
             cache.with_name("gone").rename(cache)
-            return ran, cached
+            late = [label for label, reasons in ran.items() if [reason["reason"] for reason in reasons] == ["late"]]
+            return {label: reasons for label, reasons in ran.items() if label not in late}, cached
         kinds = ("content", "mode", "two files", "linked copy", "mounted file", "ARG of a command", "text of RUN")
         few = [row for row in PLANTED if row[0] in kinds]
         for name, change, reasons in PLANTED if NIGHTLY else few:
@@ -282,6 +284,7 @@ class Explain(Case):
             with self.subTest(not_planted=name):
                 ran, cached = elsewhere(change)
                 self.assertEqual(ran, {})
+                self.assertTrue(cached)
                 self.assertTrue(all(made and made["by"]["host"] for made in cached.values()), cached)
 
     def test_lists_of_files_are_fetched_only_to_be_told(self):
