@@ -128,9 +128,11 @@ class Lazy(support.Case):
     # What comes out of a cache is what the step made.
 
     def test_trees_through_the_cache_are_what_their_steps_made(self):
-        for user in support.USERS:
-            with self.subTest(user=user):
-                self.check_trees(user, 40 if NIGHTLY else 12 if user == "root" else 4)
+        for user, by_day in zip(support.USERS, (8, 0, 4)):
+            count = 40 if NIGHTLY else by_day
+            if count:
+                with self.subTest(user=user):
+                    self.check_trees(user, count)
 
     def check_trees(self, user, count):
         context = self.context(f"trees-{user}", witness=WITNESS)
