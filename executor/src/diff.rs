@@ -7,6 +7,8 @@
 //!   anew is the same layer however the file system noted it down. Nothing hides what is not there.
 //! - Names of one file are one entry and links to it, whose target is the first name in byte order. A file of which
 //!   any name changed is there with all its names.
+//! - A file that a directory made anew keeps in sight is unchanged only if it has all the names that the one below has: two equal
+//!   files are no change from two names of one only where those show again.
 //! - Sockets are left out. (The mount points that the sandbox has to make it takes away itself.)
 //! - Extended attributes are those that [reach layers](crate::rootfs::reaches_layer).
 //! - What an opaque directory is says the mark of this mount; the other family's is an attribute like any other.

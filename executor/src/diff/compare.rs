@@ -9,7 +9,7 @@ use std::{
 };
 
 use oci::ContentDigest;
-use rustix::fs::{FileType, OFlags, readlinkat};
+use rustix::fs::{FileType, OFlags, Stat, readlinkat};
 use solver::{Cancel, op::Timestamps};
 
 use super::{
@@ -33,6 +33,8 @@ pub struct Leader<'a> {
     pub present: &'a Present,
     /// What stood at each name before.
     before: Vec<Option<&'a Before>>,
+    /// Whether that shows again at each name when this is gone.
+    shows_lower: Vec<bool>,
 }
 
 /// The content of a [`Leader`].
@@ -60,7 +62,8 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
         if present.is_directory() || present.kind.is_none() {
             continue;
         }
-        let new = Leader { names: vec![path], present, before: vec![present.before.as_ref()] };
+        let before = vec![present.before.as_ref()];
+        let new = Leader { names: vec![path], present, before, shows_lower: vec![present.shows_lower] };
         if present.stat.st_nlink < 2 {
             leaders.push(new);
             continue;
@@ -73,6 +76,7 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
             Some(index) => {
                 leaders[*index].names.push(path);
                 leaders[*index].before.push(present.before.as_ref());
+                leaders[*index].shows_lower.push(present.shows_lower);
             }
         }
     }
@@ -129,22 +133,35 @@ fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<File, PathError> {
     opened.map(File::from).map_err(failed("reading", path))
 }
 
-/// Whether everything but bytes and attributes of regular files is as it was, under every name, and the names were names of one
-/// file before.
+/// Whether everything but bytes and attributes of regular files is as it was, under every name, and the names are those of one
+/// file as before.
 fn may_be_unchanged(
     lower: Lower<'_>,
     leader: &Leader<'_>,
     timestamps: Timestamps,
 ) -> Result<bool, PathError> {
-    let mut inodes = Vec::new();
+    let mut were = Vec::new();
     for (name, before) in leader.names.iter().zip(&leader.before) {
         let Some(before) = before else { return Ok(false) };
         if !same_metadata(lower, name, leader.present, before, timestamps)? {
             return Ok(false);
         }
-        inodes.push((before.stat.st_dev, before.stat.st_ino));
+        were.push(&before.stat);
     }
-    Ok(inodes.windows(2).all(|pair| pair[0] == pair[1]))
+    let is_one =
+        were.windows(2).all(|pair| (pair[0].st_dev, pair[0].st_ino) == (pair[1].st_dev, pair[1].st_ino));
+    Ok(is_one && may_stand_alone(leader, were[0]))
+}
+
+/// Whether the file that is on disk after the step has the names that the one below has. Where that one shows again it has; overlayfs
+/// parts the names of what it copies up, so nothing can be told from them. Where something hides it the new file stays, and
+/// must be all of it: a layer that says nothing would bring the old file, with names that the new one does not have.
+fn may_stand_alone(leader: &Leader<'_>, was: &Stat) -> bool {
+    let shown = leader.shows_lower.iter().filter(|shows| **shows).count();
+    match shown {
+        0 => was.st_nlink as usize == leader.names.len(),
+        _ => shown == leader.names.len(),
+    }
 }
 
 /// Kind, mode, owner, kept time, link target, device number; of files the size, of all else attributes.

@@ -116,6 +116,18 @@ fn what_a_step_changed() {
         (&["a = x", "b = x"], "ln -f a b", &["a = x", "b => a"]),
         (&["f = x"], "mv f g", &["- f", "g = x"]),
         (&["d/f = x", "d/e/g = y"], "mv d n", &["- d", "n/", "n/e/", "n/e/g = y", "n/f = x"]),
+        // Names of one file, in a directory that was made anew
+        (&["d/a = x", "d/b => d/a"], "rm -r d; mkdir d; printf x > d/a; ln d/a d/b", &[]),
+        (
+            &["d/a = x", "d/b => d/a"],
+            "rm -r d; mkdir d; printf x > d/a; printf x > d/b",
+            &["d/a = x", "d/b = x"],
+        ),
+        (&["d/a = x", "b => d/a"], "rm -r d; mkdir d; printf x > d/a", &["d/a = x"]),
+        (&["d/a = x", "b => d/a"], "rm -r d; mkdir d; ln b d/a", &["b = x", "d/a => b"]),
+        (&["d/a |", "d/b => d/a"], "rm -r d; mkdir d; mkfifo d/a d/b", &["d/a |", "d/b |"]),
+        // The file below shows again, with both its names.
+        (&["a = x", "b => a"], "rm a b; printf x > a; printf x > b", &[]),
         // Other kinds
         (&["f = x"], "rm f; mkdir f; printf y > f/g", &["f/", "f/g = y"]),
         (&["d/f = x"], "rm -r d; printf y > d", &["d = y"]),
