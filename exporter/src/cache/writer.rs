@@ -201,6 +201,8 @@ struct Shared {
     options: WriterOptions,
     /// Requested with the user's, or when nobody waits any more.
     stop: Cancel,
+    /// Requested with that, and when the place has failed: nothing more is begun there, and what is under way ends.
+    trying: Cancel,
     blobs: Blobs,
     state: Monitor<State>,
     /// Counts whatever moves.
@@ -275,8 +277,10 @@ impl Writer {
             lack: None,
             is_closed: false,
         };
+        let stop = options.cancel.child();
         let shared = Shared {
-            stop: options.cancel.child(),
+            trying: stop.child(),
+            stop,
             blobs: Blobs::default(),
             state: Monitor::new(state),
             moved: Arc::default(),
@@ -423,6 +427,7 @@ impl Shared {
             (self.options.events)(Event::Warning(warning));
         }
         state.failure = Some(Arc::new(trouble));
+        self.trying.request();
     }
 }
 

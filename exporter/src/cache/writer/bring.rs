@@ -159,9 +159,9 @@ impl Shared {
         let chain = *self.state.lock().brought.chains.get(&tree).expect("a need is known before it is met");
         let built = Layer::Built(tree);
         self.sealing.fetch_add(1, Ordering::SeqCst);
-        let sealed = sealer.seal_aside(chain, &built, &self.stop);
+        let sealed = sealer.seal_aside(chain, &built, &self.trying);
         self.sealing.fetch_sub(1, Ordering::SeqCst);
-        sealed.map_err(|error| match self.stop.is_requested() {
+        sealed.map_err(|error| match self.trying.is_requested() {
             true => Trouble::Stopped,
             false => error.into(),
         })
@@ -170,7 +170,7 @@ impl Shared {
     /// The blob of a layer: mounted from where the image goes if that is in the same registry.
     fn bring_sealed(&self, sealed: &SealedLayer) -> Result<(), Trouble> {
         let digest = sealed.descriptor.digest;
-        self.blobs.once(digest, &self.stop, || {
+        self.blobs.once(digest, &self.trying, || {
             let blob = Blob::of(sealed, &self.options.fetcher);
             let landed = self.landed(&digest);
             self.put(&sealed.descriptor, landed.as_ref().or(blob.home()), &|| blob.open())
@@ -180,7 +180,7 @@ impl Shared {
     /// Where the image's uploads have brought a blob in the registry of the place. Waits where they are at it.
     fn landed(&self, blob: &Sha256Digest) -> Option<Reference> {
         let BlobOrigin::Registry(place) = self.options.storage.origin() else { return None };
-        self.options.landings.as_ref()?.wait(&place.registry, blob, &self.stop)
+        self.options.landings.as_ref()?.wait(&place.registry, blob, &self.trying)
     }
 
     fn packed_tree(&self, tree: TreeDigest) -> Result<Packed, Trouble> {
@@ -199,7 +199,7 @@ impl Shared {
 
     fn bring_packed(&self, Packed { blob, bytes }: &Packed) -> Result<(), Trouble> {
         let open = || Ok(Box::new(io::Cursor::new(Arc::clone(bytes))) as Box<dyn Read + Send>);
-        self.blobs.once(blob.digest, &self.stop, || self.put(blob, None, &open))
+        self.blobs.once(blob.digest, &self.trying, || self.put(blob, None, &open))
     }
 
     /// A blob of another cache: mounted where that is in the same registry, else streamed through. At the place itself it
@@ -215,7 +215,7 @@ impl Shared {
         };
         let landed = || self.landed(&blob.digest);
         let bring = || self.put(blob, landed().as_ref().or(home), &|| fetcher.open(blob, origin));
-        self.blobs.once(blob.digest, &self.stop, bring)
+        self.blobs.once(blob.digest, &self.trying, bring)
     }
 
     /// Makes sure that the place has a blob. `home` is a repository of any registry that it may be mounted from.
@@ -225,7 +225,7 @@ impl Shared {
         home: Option<&Reference>,
         open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
     ) -> Result<(), Trouble> {
-        if self.stop.is_requested() {
+        if self.trying.is_requested() {
             return Err(Trouble::Stopped);
         }
         let place = self.options.storage.origin();
@@ -237,13 +237,13 @@ impl Shared {
             Ok(Box::new(Watched { reader, source: source.clone(), moved: Arc::clone(&self.moved) })
                 as Box<dyn Read + Send>)
         };
-        let put = self.options.storage.put_blob(blob, from, &opened, &self.stop);
+        let put = self.options.storage.put_blob(blob, from, &opened, &self.trying);
         match (put, source.take()) {
             (Ok(is_sent), _) => {
                 self.sent.fetch_add(if is_sent { blob.size } else { 0 }, Ordering::Relaxed);
                 Ok(())
             }
-            (Err(_), _) if self.stop.is_requested() => Err(Trouble::Stopped),
+            (Err(_), _) if self.trying.is_requested() => Err(Trouble::Stopped),
             (Err(_), Some(source)) => Err(Trouble::Blob { digest: blob.digest, source }),
             (Err(error), None) => Err(error.into()),
         }

@@ -81,7 +81,7 @@ fn systems(snapshot: &Snapshot) -> impl Iterator<Item = (usize, TreeDigest)> {
 impl Shared {
     /// Finds out what the place has already. Whatever comes of it, what has waited for it goes on.
     pub(super) fn look(&self) {
-        let found = self.options.storage.get(&self.options.bundle, &self.stop);
+        let found = self.options.storage.get(&self.options.bundle, &self.trying);
         // What cannot be read is written anew, and what cannot be written says so.
         let artifact = found.ok().flatten().and_then(Named::artifact);
         let bundle = artifact.filter(|artifact| artifact.kind == ArtifactKind::Bundle);
@@ -134,8 +134,8 @@ impl Shared {
     }
 
     fn bring_bundle(&self, document: &[u8]) -> Result<(), Trouble> {
-        let put = || Ok(self.options.storage.put_document(ArtifactKind::Bundle, document, &self.stop)?);
-        self.blobs.once(Sha256Digest::of(document), &self.stop, put)
+        let put = || Ok(self.options.storage.put_document(ArtifactKind::Bundle, document, &self.trying)?);
+        self.blobs.once(Sha256Digest::of(document), &self.trying, put)
     }
 
     /// Writes the bundle, unless the one that is there is the same. If the place has lost what one of its records names, those
@@ -146,7 +146,7 @@ impl Shared {
             return Ok(());
         }
         match self.put_bundle(&content) {
-            Err(Trouble::Place(_)) if !self.stop.is_requested() && self.drop_lost(&mut content)? => {
+            Err(Trouble::Place(_)) if !self.trying.is_requested() && self.drop_lost(&mut content)? => {
                 self.put_bundle(&content)
             }
             put => put,
@@ -167,7 +167,7 @@ impl Shared {
             signature: None,
             blobs: blobs.into_values().collect(),
         };
-        Ok(self.options.storage.put_names(&[&self.options.bundle], &artifact, &self.stop)?)
+        Ok(self.options.storage.put_names(&[&self.options.bundle], &artifact, &self.trying)?)
     }
 
     /// What the build has used, and what the bundle that was read has of steps that this one has not come to.

@@ -90,7 +90,7 @@ impl Shared {
 
     /// Brings the document of a record, which is known by now, beside what it names.
     pub(super) fn write(&self, item: &Item) -> Result<(), Trouble> {
-        if self.stop.is_requested() {
+        if self.trying.is_requested() {
             return Err(Trouble::Stopped);
         }
         let written = match &item.seen {
@@ -100,13 +100,13 @@ impl Shared {
         // It is written once.
         let (signed, _) = item.put.get_or_init(|| written);
         self.state.tell();
-        self.options.storage.put_document(ArtifactKind::Record, &signed.document, &self.stop)?;
+        self.options.storage.put_document(ArtifactKind::Record, &signed.document, &self.trying)?;
         Ok(())
     }
 
     /// Lets both its names stand for a record, of which all is at the place.
     pub(super) fn publish(&self, item: &Item) -> Result<(), Trouble> {
-        if self.stop.is_requested() {
+        if self.trying.is_requested() {
             return Err(Trouble::Stopped);
         }
         let (signed, blobs) = item.put.get().cloned().expect("its document is there");
@@ -114,7 +114,7 @@ impl Shared {
         let artifact = Artifact { kind: ArtifactKind::Record, document, signature, blobs };
         let Record { content, definition, .. } = &item.record;
         let names = [names::content(content), names::definition(definition)];
-        self.options.storage.put_names(&names.each_ref().map(String::as_str), &artifact, &self.stop)?;
+        self.options.storage.put_names(&names.each_ref().map(String::as_str), &artifact, &self.trying)?;
         self.put.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
