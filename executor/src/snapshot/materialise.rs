@@ -96,7 +96,12 @@ impl Snapshots {
         loop {
             let error = match self.materialise(layer, place, &bytes, below) {
                 Err(error) => error,
-                made => return made,
+                Ok(made) => {
+                    if let Bytes::Sealed(record) = &bytes {
+                        sealed::note_read(self.store(), &layer, record)?;
+                    }
+                    return Ok(made);
+                }
             };
             match (&bytes, &error) {
                 (Bytes::Sealed(_), SnapshotError::Sealed { blob, .. }) => {

@@ -93,7 +93,8 @@ impl<'a> Work<'a> {
 
     /// What the store remembers, if its blob is still there. What came out of a cache can be mounted from there.
     pub(super) fn recorded(&self) -> Option<SealedLayer> {
-        let record = sealed::read(&self.options.store, &self.job.tree, &self.name())?;
+        let (store, tree) = (&self.options.store, &self.job.tree);
+        let record = sealed::read(store, tree, &self.name()).or_else(|| self.brought())?;
         if record.descriptor.media_type != self.options.encoder.media_type() {
             return None;
         }
@@ -101,16 +102,30 @@ impl<'a> Work<'a> {
         Some(SealedLayer { origin: cached.and_then(|cached| cached.origin), ..record.into() })
     }
 
+    /// What came out of a cache counts only for a build that is told the same; and where the files are here, which may be
+    /// those that a step has written since, only if they have been compared. Else the layer is packed anew.
+    fn brought(&self) -> Option<SealedRecord> {
+        let cached = self.cached()?;
+        let encoder = self.options.encoder.id();
+        let name =
+            if self.is_here() { sealed::name_if_read(&encoder) } else { sealed::name_if_told(&encoder) };
+        let record = sealed::read(&self.options.store, &self.job.tree, &name)?;
+        let is_told = (cached.diff_id, &cached.descriptor.digest, cached.descriptor.size)
+            == (record.diff_id, &record.descriptor.digest, record.descriptor.size);
+        is_told.then_some(record)
+    }
+
     /// The layer as a remote cache has it, unless its files are here: these are known to be right.
     fn elsewhere(&self) -> Option<SealedLayer> {
-        let store = &*self.options.store;
-        let is_here = |chain| store.area("snapshots").join(TreeDigest::hex(&chain)).is_dir();
+        if self.is_here() { None } else { self.cached() }
+    }
+
+    /// Whether the store has the layer's files.
+    fn is_here(&self) -> bool {
+        let snapshots = self.options.store.area("snapshots");
         let is_known =
             || self.options.contents.as_ref().is_some_and(|known| known.files_of(&self.job.tree).is_some());
-        if self.chains().into_iter().any(is_here) || is_known() {
-            return None;
-        }
-        self.cached()
+        self.chains().into_iter().any(|chain| snapshots.join(chain.hex()).is_dir()) || is_known()
     }
 
     /// The blob that is wanted, in a remote cache.

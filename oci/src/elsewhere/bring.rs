@@ -1,10 +1,10 @@
-//! Brings a layer out of a remote cache into the store: its tree, or a blob of it. From then on it is like any that was
-//! built here.
+//! Brings a layer out of a remote cache into the store: its tree, or a blob of it. From then on no cache is asked for it.
 //!
 //! Nothing that comes is believed. The tree must have the digest that names the layer; a blob has the size and digest of
-//! its descriptor, and is unpacked on its way, since its tar must have the diff ID that the cache has told. (That the files in
-//! it are those of the tree is seen by whoever writes them.) What is missing or wrong is *lost* at once, so that who tries
-//! again does without; and when a cache does not answer at all, everything in it is.
+//! its descriptor, and is unpacked on its way, since its tar must have the diff ID that the cache has told. That the files in
+//! it are those of the tree is seen by whoever writes them, and that its bytes are those which this builder would have made is
+//! seen by nobody: the store remembers it under a name of its own ([`sealed::name_if_told`]). What is missing or wrong is
+//! *lost* at once, so that who tries again does without; and when a cache does not answer at all, everything in it is.
 
 use std::{
     error::Error,
@@ -130,7 +130,7 @@ pub fn blob(
 ) -> Result<Option<SealedRecord>, BringError> {
     let Some(layer) = fetcher.elsewhere().get(tree) else { return Ok(None) };
     let Some((encoder, descriptor)) = best(&layer, encoder) else { return Ok(None) };
-    let name = format!("{encoder}.{}", sealed::NORMAL);
+    let name = sealed::name_if_told(encoder);
     fetcher.in_turn(descriptor.digest, || {
         if let Some(record) = sealed::read(fetcher.store(), tree, &name) {
             return Ok(Some(record));
@@ -406,7 +406,7 @@ mod tests {
         assert!(ground.tree().expect("brought"));
         let record = ground.blob().expect("brought").expect("known");
         assert_eq!(record.descriptor, ground.layer.blobs[ENCODER]);
-        let name = format!("{ENCODER}.{}", sealed::NORMAL);
+        let name = sealed::name_if_told(ENCODER);
         assert_eq!(sealed::read(ground.fetcher.store(), &ground.layer.tree, &name), Some(record.clone()));
         fs::remove_dir_all(ground.cache.path().join("blobs")).expect("ours");
         assert!(ground.tree().expect("there"));

@@ -51,6 +51,31 @@ impl SealedRecord {
     }
 }
 
+/// The name of a built layer's blob that a remote cache has told of, with times as in [`NORMAL`]: it has the diff ID that was
+/// told, and nobody has made it of the layer's files. So it is for those who compare what they read of it with the layer's
+/// tree, and for builds that are told the same.
+pub fn name_if_told(encoder: &str) -> String {
+    format!("told-{encoder}.{NORMAL}")
+}
+
+/// The name of a blob that was told of, once all files of it have turned out to be those of the layer's tree.
+pub fn name_if_read(encoder: &str) -> String {
+    format!("read-{encoder}.{NORMAL}")
+}
+
+/// All files of this blob are those of the tree; remembers that, if it is one that a cache has told of.
+///
+/// # Errors
+/// The record cannot be written.
+pub fn note_read(store: &Store, tree: &TreeDigest, blob: &SealedRecord) -> Result<(), StoreError> {
+    for (name, _) in all(store, tree).iter().filter(|(_, record)| record == blob) {
+        if let Some(rest) = name.strip_prefix("told-") {
+            write(store, tree, &format!("read-{rest}"), blob)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a file of a layer's records is that of a base layer, which no tree stands for.
 pub fn is_of_base(file: &Path) -> bool {
     let name = file.extension().filter(|extension| *extension == EXTENSION).and_then(|_| file.file_stem());
