@@ -117,10 +117,14 @@ def path_like(forger):
 
 
 def under_other_keys(forger):
-    """A record belongs to the keys of another, by its own word."""
-    one, other = forger.random.choice([document for document in forger.built() if document != forger.top]), forger.top
-    keys = {key: forger.contents[other][key] for key in ("definition", "content")}
-    forger.forge(lambda content: content.update(keys), {one})
+    """Two records belong to the keys of each other, by their own word, and stand where each other stood. One has more steps
+    below than the other; with as many it would be a lie like `lie`."""
+    other = forger.top
+    height = lambda document: len(forger.contents[document]["steps"])
+    one = forger.random.choice([document for document in forger.built() if height(document) != height(other)])
+    keys = {document: {key: forger.contents[document][key] for key in ("definition", "content")} for document in (one, other)}
+    swap = {keys[one]["content"]: keys[other], keys[other]["content"]: keys[one]}
+    forger.forge(lambda content: content.update(swap[content["content"]]), {one, other})
     exchange_names(forger, one, other)
 
 
@@ -265,6 +269,7 @@ VISIBLE = {
     "the bundle has another version": (lambda f: (f.pack(b"", version=2), [f.place.drop(name) for name in f.records()]), WAYS),
     "a step stands on itself": (cycle, WAYS),
     "keys and names are paths": (path_like, WAYS),
+    "a record has the keys of another, and its place": (under_other_keys, WAYS),
     "there is a million of something": (a_million, WAYS),
     "records are looked up one by one, and a step stands on itself": (one_by_one(cycle), WAYS),
     "one record has another diff ID of a layer": (of_one_record(other_diff_id), WAYS),
@@ -286,6 +291,3 @@ LIES = {
     "two layers have changed places, trees and all": (other_layers("blobs", "diffId", "tree"), (MOUNTED, STREAMED)),
     "a record has another's layer": (lie, WAYS),
 }
-
-# What a build without a key may take or leave: a record of another step, which fits where the chains are as long.
-EITHER = {"a record has the keys of another, and its place": (under_other_keys, WAYS)}

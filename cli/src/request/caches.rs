@@ -47,8 +47,6 @@ pub struct CacheFill {
 const NOTHING_TO_SIGN: &str = "--cache-sign-key signs what --cache-to writes, and there is no --cache-to";
 const INLINE_UNSIGNED: &str =
     "--cache-sign-key has nothing to sign: an inline cache has no signatures, so add another --cache-to";
-const NOTHING_TO_TRUST: &str =
-    "--cache-trust-key is about what --cache-from reads, and there is no --cache-from";
 
 /// What the arguments say. A question about a Dockerfile has no caches, whatever the flags say.
 ///
@@ -60,9 +58,6 @@ pub fn read(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<C
     }
     if args.cache_sign_key.is_some() && args.cache_to.is_empty() {
         return Err(RequestError::Conflict(NOTHING_TO_SIGN));
-    }
-    if !args.cache_trust_keys.is_empty() && args.cache_from.is_empty() {
-        return Err(RequestError::Conflict(NOTHING_TO_TRUST));
     }
     let mut caches = Caches {
         inline: asks_for_inline(build_args),
