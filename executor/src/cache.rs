@@ -33,7 +33,7 @@ pub use self::word::Words;
 use crate::snapshot::{Events, holds_layer, pin_layers};
 
 /// Version of the content of a record's file. Another one is a miss.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Where the records are under their content keys.
 const CONTENT_AREA: &str = "records/content";

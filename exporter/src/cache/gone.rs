@@ -5,11 +5,16 @@
 //! any that is. Only what is known to be gone is lost: nobody is made to run a step by a registry that does not answer.
 
 use std::{
+    io,
     path::Path,
     time::{Duration, Instant},
 };
 
-use oci::{BlobOrigin, Descriptor, Registry, RemoteLayer, fetch::Fetcher, layout};
+use oci::{
+    BlobOrigin, Descriptor, Registry, RemoteLayer,
+    fetch::Fetcher,
+    layout::{self, LayoutError},
+};
 use solver::Cancel;
 
 use crate::parallel::in_parallel;
@@ -50,6 +55,13 @@ fn wanted<'a>(
 fn is_gone(registry: &Registry, blob: &Descriptor, origin: &BlobOrigin) -> bool {
     match origin {
         BlobOrigin::Registry(repository) => matches!(registry.has_blob(repository, &blob.digest), Ok(false)),
-        BlobOrigin::OciLayout(directory) => layout::open_blob(directory, &blob.digest).is_err(),
+        BlobOrigin::OciLayout(directory) => {
+            layout::open_blob(directory, &blob.digest).is_err_and(is_not_there)
+        }
     }
+}
+
+/// Whether that is why a file cannot be opened. A file system may fail otherwise, and have it.
+fn is_not_there(error: LayoutError) -> bool {
+    matches!(error, LayoutError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }

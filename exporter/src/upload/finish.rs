@@ -23,7 +23,7 @@ const IDLE_ATTEMPTS: usize = 3;
 /// How often a blob is sent that is gone again right after.
 const BLOB_ATTEMPTS: usize = 3;
 /// How long a registry is left alone before documents are put a second time; twice as long before every further time.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(40);
 /// The longest of these pauses.
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 /// How often who pauses looks whether to go on.
@@ -212,7 +212,7 @@ impl Shared {
             if idle == IDLE_ATTEMPTS || !done.as_ref().is_err_and(has_lost) {
                 break;
             }
-            self.pause((PAUSE * (1 << attempt)).min(PAUSE_MAX))?;
+            self.pause((PAUSE * (1 << (attempt - 1))).min(PAUSE_MAX))?;
             idle = if self.confirm(destination)? == 0 { idle + 1 } else { 1 };
             done = self.put_below_root(destination).and_then(|()| put());
         }

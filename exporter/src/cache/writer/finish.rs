@@ -99,8 +99,8 @@ impl Shared {
         if self.stop.is_requested() {
             return Ok(());
         }
-        // What is broken has been told.
-        let Some(trouble) = failure.clone().or(lack) else { return Ok(()) };
+        // What is broken has been told, and what nothing lacks for is no trouble.
+        let Some(trouble) = failure.clone().or(lack.filter(|_| lost > 0)) else { return Ok(()) };
         let cache = self.options.storage.name().to_owned();
         match self.options.on_error {
             OnError::Fail => Err(WriteError { cache, source: trouble as Arc<_> }),

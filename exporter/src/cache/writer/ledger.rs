@@ -60,6 +60,18 @@ struct Entry<R> {
     /// What is not there yet.
     missing: BTreeSet<Need>,
     state: Progress,
+    /// What the place has of it already, and keeps if this does not get there.
+    before: Option<Arc<R>>,
+}
+
+impl<R> Entry<R> {
+    /// It does not get there.
+    fn lose(&mut self) {
+        self.state = Progress::Lost;
+        if let Some(before) = self.before.take() {
+            (self.record, self.state) = (before, Progress::There);
+        }
+    }
 }
 
 /// How far a record is.
@@ -99,14 +111,19 @@ impl<R> Ledger<R> {
         work
     }
 
-    /// Wants another record in the place of one that is there; says how much more there is to do.
+    /// Wants another record in the place of one that is there, which stays if that does not get there; says how much more
+    /// there is to do.
     pub(super) fn replace(
         &mut self,
         index: usize,
         record: R,
         needs: impl IntoIterator<Item = Need>,
     ) -> usize {
-        let (entry, work) = self.entry(index, record, needs);
+        let (mut entry, work) = self.entry(index, record, needs);
+        entry.before = Some(Arc::clone(&self.entries[index].record));
+        if entry.state == Progress::Lost {
+            entry.lose();
+        }
         self.entries[index] = entry;
         work
     }
@@ -136,7 +153,7 @@ impl<R> Ledger<R> {
         if unknown.is_empty() && state == Progress::Waiting {
             self.open.push_front(document);
         }
-        (Entry { record: Arc::new(record), unknown, missing, state }, work)
+        (Entry { record: Arc::new(record), unknown, missing, state, before: None }, work)
     }
 
     /// A record that is at the place already.
@@ -146,6 +163,7 @@ impl<R> Ledger<R> {
             unknown: BTreeSet::new(),
             missing: BTreeSet::new(),
             state: Progress::There,
+            before: None,
         });
     }
 
@@ -188,7 +206,7 @@ impl<R> Ledger<R> {
                 continue;
             }
             match entry.state {
-                Progress::Waiting if !is_there => entry.state = Progress::Lost,
+                Progress::Waiting if !is_there => entry.lose(),
                 Progress::Waiting if entry.missing.is_empty() => self.ready.push_back(index),
                 _ => {}
             }
@@ -198,7 +216,10 @@ impl<R> Ledger<R> {
     /// What came of a record.
     pub(super) fn published(&mut self, index: usize, is_there: bool) {
         self.publishing -= 1;
-        self.entries[index].state = if is_there { Progress::There } else { Progress::Lost };
+        match is_there {
+            true => self.entries[index].state = Progress::There,
+            false => self.entries[index].lose(),
+        }
     }
 
     /// Begins nothing more.
@@ -206,7 +227,7 @@ impl<R> Ledger<R> {
         self.open.clear();
         self.ready.clear();
         let waiting = self.entries.iter_mut().filter(|entry| entry.state == Progress::Waiting);
-        waiting.for_each(|entry| entry.state = Progress::Lost);
+        waiting.for_each(Entry::lose);
     }
 
     /// Whether everything is there but names of records.
@@ -337,6 +358,29 @@ mod tests {
         assert_eq!(ledger.take(), Some(Task::Publish(0, Arc::new("more"))));
         ledger.published(0, true);
         assert_eq!((kept(&ledger), ledger.is_idle()), (vec!["more"], true));
+    }
+
+    #[test]
+    fn what_is_there_stays_if_it_cannot_be_told_anew() {
+        let [packing, other] = [b"a", b"b"].map(|name| Need::Packing(TreeDigest::from(blake3::hash(name))));
+        let mut ledger = Ledger::default();
+        ledger.know("known");
+        ledger.replace(0, "more", [packing, other]);
+        assert_eq!((ledger.take(), ledger.take()), (Some(Task::Bring(packing)), Some(Task::Bring(other))));
+        ledger.described(packing);
+        ledger.brought(packing, false);
+        ledger.brought(other, true);
+        assert_eq!((kept(&ledger), ledger.lost(), ledger.is_idle()), (vec!["known"], 0, true));
+        ledger.replace(0, "again", [packing]);
+        assert_eq!((kept(&ledger), ledger.lost(), ledger.is_idle()), (vec!["known"], 0, true));
+        ledger.replace(0, "not named", []);
+        write(&mut ledger, 0);
+        assert!(matches!(ledger.take(), Some(Task::Publish(0, _))));
+        ledger.published(0, false);
+        assert_eq!((kept(&ledger), ledger.lost(), ledger.is_idle()), (vec!["known"], 0, true));
+        ledger.replace(0, "given up", []);
+        ledger.give_up();
+        assert_eq!((kept(&ledger), ledger.lost(), ledger.is_idle()), (vec!["known"], 0, true));
     }
 
     #[test]
