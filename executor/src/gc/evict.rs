@@ -12,6 +12,7 @@ use std::{
     collections::BinaryHeap,
     fs, io,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,6 +20,7 @@ use oci::{
     Snapshot,
     store::{Pinned, Removal, Store, Taken},
 };
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     Collected, GcError, Keep, Kind, Mode, Relations, Thing, counts, name_of, stands_on::is_recent, total,
@@ -27,6 +29,9 @@ use crate::cache_mounts;
 
 /// For this long at most nobody can pin anything.
 const BATCH: Duration = Duration::from_millis(5);
+
+/// For this many milliseconds at most the clock of files is waited for: ten of its ticks where they are the longest.
+const TICKS: usize = 100;
 
 /// In which order things go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +56,7 @@ pub(super) struct Before {
 impl Before {
     /// To be called before anything is listed.
     pub(super) fn now(store: &Store) -> Result<Self, GcError> {
-        Ok(Self { at: SystemTime::now(), pinned: store.pinned()? })
+        Ok(Self { at: next_tick(), pinned: store.pinned()? })
     }
 
     /// Whether somebody may have done something with a thing that the survey has not seen.
@@ -61,6 +66,24 @@ impl Before {
         // Nothing stands on a cache mount, and one that is used is locked.
         thing.kind != Kind::CacheMounts && (is_new || self.pinned.holds(&thing.path))
     }
+}
+
+/// The clock by which the kernel dates files ticks a few hundred times a second, and lags behind [`SystemTime::now`] until it
+/// does (clock_gettime(2), `CLOCK_REALTIME_COARSE`). Gives its next time, which comes at once: what is there is older, what
+/// comes from then on is not. If somebody has set the clock back meanwhile, it is not waited for.
+fn next_tick() -> SystemTime {
+    let part = |value: i64| u64::try_from(value).unwrap_or_default();
+    let begun = SystemTime::now();
+    let mut time = begun;
+    for _ in 0..TICKS {
+        let tick = clock_gettime(ClockId::RealtimeCoarse);
+        time = SystemTime::UNIX_EPOCH + Duration::new(part(tick.tv_sec), tick.tv_nsec as u32);
+        if time > begun {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    time
 }
 
 pub(super) struct Eviction<'a> {
