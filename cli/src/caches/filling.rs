@@ -110,9 +110,13 @@ impl Filling {
 fn told(writer: &Writer) -> Option<String> {
     let Written { steps, bytes } = writer.written();
     let plural = if steps == 1 { "" } else { "s" };
-    let is_any = steps > 0 || bytes > 0;
-    let (name, bytes) = (writer.name(), progress::bytes(bytes));
-    is_any.then(|| format!("cached {steps} step{plural} in {name}, {bytes} up"))
+    let (name, up) = (writer.name(), progress::bytes(bytes));
+    match (steps, bytes) {
+        (0, 0) => None,
+        // The image's packing of layers that the place has.
+        (0, _) => Some(format!("sent {up} to {name}")),
+        _ => Some(format!("cached {steps} step{plural} in {name}, {up} up")),
+    }
 }
 
 /// The sealer of layers that an image has: an output's, so that their blobs are the same, unless another packing is asked for.

@@ -26,35 +26,36 @@ impl Writer {
     /// # Errors
     /// [`WriteError`], with [`OnError::Fail`] only.
     pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), WriteError> {
+        if let Err(trouble) = self.write_rest(end, documents) {
+            self.shared.settle(Err(trouble), |_, _| {});
+        }
+        self.shared.outcome()
+    }
+
+    /// What is left, each thing as soon as what it says is known, and each name as soon as what it stands for is there.
+    fn write_rest(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Trouble> {
         let shared = &*self.shared;
+        let looking = shared.stage();
+        // Before that it is not known what the place has by another encoder than the image.
+        shared.wait_until(State::has_looked)?;
         if end == BuildEnd::Made {
             self.hire(shared.want_packings());
         }
-        let stage = format!("write the cache {}", shared.options.storage.name());
-        let is_idle = shared.state.lock().is_idle();
-        if !is_idle {
-            (shared.options.events)(Event::Stage(stage.clone()));
-        }
-        let written = shared.write_rest(end, documents);
-        if !is_idle {
-            (shared.options.events)(Event::StageDone(stage));
-        }
-        if let Err(trouble) = written {
-            shared.settle(Err(trouble), |_, _| {});
-        }
-        shared.outcome()
+        let _stage = looking.or_else(|| shared.stage());
+        shared.wait_until(State::is_written)?;
+        shared.write_bundle_document(end, documents)?;
+        shared.wait_until(|state| state.ledger.is_brought())?;
+        let named = shared.write_bundle(end, documents);
+        shared.wait_until(State::is_idle)?;
+        named
     }
 }
 
 impl Shared {
-    /// What is left, each thing as soon as what it says is known, and each name as soon as what it stands for is there.
-    fn write_rest(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), Trouble> {
-        self.wait_until(State::is_written)?;
-        self.write_bundle_document(end, documents)?;
-        self.wait_until(|state| state.has_looked() && state.ledger.is_brought())?;
-        let named = self.write_bundle(end, documents);
-        self.wait_until(State::is_idle)?;
-        named
+    /// Shows that somebody waits for us, if there is anything to wait for.
+    fn stage(&self) -> Option<Stage<'_>> {
+        let is_idle = self.state.lock().is_idle();
+        (!is_idle).then(|| Stage::begin(self))
     }
 
     /// Ends when something has come true, early when the user or the place says so, or when nothing moves any more.
@@ -112,6 +113,26 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+}
+
+/// What people are shown while the end of a build waits for a cache. Ends when it is dropped.
+struct Stage<'a> {
+    shared: &'a Shared,
+    name: String,
+}
+
+impl<'a> Stage<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        let name = format!("write the cache {}", shared.options.storage.name());
+        (shared.options.events)(Event::Stage(name.clone()));
+        Self { shared, name }
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        (self.shared.options.events)(Event::StageDone(std::mem::take(&mut self.name)));
     }
 }
 

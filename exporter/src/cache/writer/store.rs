@@ -115,7 +115,9 @@ impl Shared {
         let Record { content, definition, .. } = &item.record;
         let names = [names::content(content), names::definition(definition)];
         self.options.storage.put_names(&names.each_ref().map(String::as_str), &artifact, &self.trying)?;
-        self.put.fetch_add(1, Ordering::Relaxed);
+        // Where it names the image's blob as well, it has been there before.
+        let is_new = item.packings.is_empty();
+        self.put.fetch_add(usize::from(is_new), Ordering::Relaxed);
         Ok(())
     }
 
