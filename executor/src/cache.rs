@@ -118,10 +118,28 @@ impl LocalCache {
 
     fn write(&self, kept: &Kept) {
         for key in [Key::Content(kept.record.content), Key::Definition(kept.record.definition)] {
+            if self.is_known_better(&key, kept) {
+                continue;
+            }
             if let Err(error) = checked::write(&self.store, &path(&key), VERSION, kept) {
                 self.warn(format!("a step is not cached: {}", told(&error)));
             }
         }
+    }
+
+    /// Whether the store says the same of a key, and more people believe it. What has been made since then is not the same.
+    fn is_known_better(&self, key: &Key, kept: &Kept) -> bool {
+        if kept.words.is_empty() {
+            return false;
+        }
+        // What cannot be read is written anew.
+        let known = read_record(&self.store, key).ok().flatten();
+        known.is_some_and(|Kept { record, words }| {
+            words != kept.words
+                && word::reach_as_far(&words, &kept.words)
+                && record.snapshot == kept.record.snapshot
+                && record.made.by.at >= kept.record.made.by.at
+        })
     }
 
     fn pending(&self) -> MutexGuard<'_, Vec<Arc<Kept>>> {
@@ -280,6 +298,14 @@ mod tests {
         fs::write(path, bytes).expect("written");
     }
 
+    impl Ground {
+        /// The cache has nothing any more.
+        fn empty(&self) {
+            let keys = keys(&self.record);
+            keys.iter().for_each(|key| fs::remove_file(self.root.path().join(path(key))).expect("removed"));
+        }
+    }
+
     fn keys(record: &Record) -> [Key; 2] {
         [Key::Definition(record.definition), Key::Content(record.content)]
     }
@@ -351,6 +377,7 @@ mod tests {
             (&["a", "b"], true, &[&[], &["a", "b"]], &[&["a"]]),
         ] {
             let ground = ground();
+            ground.empty();
             let cache_of = |words: &Words| ground.cache.clone().believing(words.clone());
             let filling = Words::trusting(key(trusted));
             takes.then(|| filling.take_remote());
@@ -365,6 +392,43 @@ mod tests {
             };
             assert!(finders.iter().all(|names| found(names) == (true, true)), "{trusted:?} {takes}");
             assert!(others.iter().all(|names| !found(names).0), "{trusted:?} {takes}");
+        }
+    }
+
+    #[test]
+    fn what_more_people_believe_is_not_overwritten_by_what_says_the_same() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let later = |record: &mut Record| record.made.by.at += 1;
+        let other = |record: &mut Record| {
+            record.snapshot = Snapshot::default().with(Layer::Built(record.definition));
+        };
+        type Change = fn(&mut Record);
+        // On whose word what is there stands, and what says the same but for a change; whether what is there stays.
+        let cases: [(&[&str], &[&str], Change, bool); 9] = [
+            (&[], &["anybody"], |_| (), true),
+            (&[], &["a"], |_| (), true),
+            (&["a"], &["anybody"], |_| (), true),
+            (&["a"], &["a", "b"], |_| (), true),
+            (&["a"], &["b"], |_| (), false),
+            (&["a"], &[], |_| (), false),
+            (&["anybody"], &["a"], |_| (), false),
+            (&[], &["anybody"], later, false),
+            (&[], &["anybody"], other, false),
+        ];
+        for (there, then, change, stays) in cases {
+            let ground = ground();
+            ground.empty();
+            let kept = |words| Kept { record: ground.record.clone(), words: names(words) };
+            let (there, mut then) = (kept(there), kept(then));
+            change(&mut then.record);
+            ground.cache.write(&there);
+            ground.cache.write(&then);
+            let left = if stays { &there } else { &then };
+            for key in keys(&ground.record) {
+                let found = read_record(&ground.cache.store, &key).expect("readable").expect("there");
+                let case = format!("{:?}, then {:?}", there.words, then.words);
+                assert_eq!((&found.record, &found.words), (&left.record, &left.words), "{case}");
+            }
         }
     }
 

@@ -13,6 +13,11 @@ use std::{
 /// Stands for the word of whoever can write a cache.
 const ANYBODY: &str = "anybody";
 
+/// Whether everybody who believes what stands on the word of `others` believes what stands on these words.
+pub(super) fn reach_as_far(words: &BTreeSet<String>, others: &BTreeSet<String>) -> bool {
+    others.contains(ANYBODY) || words.is_subset(others)
+}
+
 /// Whom a build believes, and whose word it has taken. Cheap to clone; a clone is the same.
 #[derive(Debug, Clone, Default)]
 pub struct Words {
