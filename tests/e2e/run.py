@@ -8,9 +8,11 @@ a file alone.
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +30,8 @@ LONG = ("test_times", "test_cache_forged", "test_cache_mounts", "test_cache", "t
 # Seconds for one file: ten times what the longest takes, and in the nightly form, which has hundreds of rounds, hours.
 PATIENCE = 4 * 3600 if os.environ.get("LAYERWRIGHT_NIGHTLY") else 1800
 SLOWEST = 30
+# What a test says that leaves something out, and what unittest says of one that is left out.
+SKIPPED = re.compile(r"(?:SKIPPED: |skipped ['\"])(?:SKIPPED: )?(.*?)['\"]?$", re.MULTILINE)
 
 
 class Timed(unittest.TextTestResult):
@@ -66,6 +70,7 @@ class Run:
         self.patterns, self.directory = patterns, directory
         self.lock, self.stopped = threading.Lock(), False
         self.running, self.failed, self.tests, self.seconds = set(), [], 0, {}
+        self.skipped = collections.Counter()
 
     def work(self):
         while True:
@@ -93,12 +98,15 @@ class Run:
         command += [word for pattern in self.patterns for word in ("-k", pattern)]
         # Not a pipe: a process that outlives its test would keep it open.
         with output.open("wb") as file:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-                env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"})
             with self.lock:
+                if self.stopped:
+                    return "it was not begun", "", 0.0
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                    env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"})
                 self.running.add(process)
             wrong = self.end_of(process)
+            end_users(scratch)
         if told.exists():
             found = json.loads(told.read_text())
             with self.lock:
@@ -128,6 +136,7 @@ class Run:
         with self.lock:
             if wrong:
                 self.failed.append(f"{path.parent.name}/{path.name}: {wrong}")
+            self.skipped.update((f"{path.parent.name}/{path.name}", reason) for reason in SKIPPED.findall(text))
             print(f"-- {path.parent.name}/{path.name}: {wrong or 'ok'}, {seconds:.1f} s\n{text}", flush=True)
 
     def stop(self):
@@ -145,6 +154,18 @@ def end(process):
         pass
 
 
+def end_users(scratch):
+    """Ends what is left of a file's processes, those with a session of their own as well: all that have its TMPDIR."""
+    mark = b"\0TMPDIR=%s\0" % os.fsencode(scratch)
+    for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in b"\0" + environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+        # It has ended meanwhile, or is nobody's of ours.
+        except OSError:
+            pass
+
+
 def remove(directory):
     """Removes a directory that whoever was killed may still have been writing to."""
     if not os.environ.get("LAYERWRIGHT_KEEP"):
@@ -156,7 +177,7 @@ def run_all(files, jobs, patterns):
 
     directory = pathlib.Path(tempfile.mkdtemp(prefix="layerwright-tests."))
     directory.chmod(0o755)
-    run, begun = Run(files, patterns, directory), time.monotonic()
+    run, begun, threads = Run(files, patterns, directory), time.monotonic(), []
     try:
         (directory / "prepared").mkdir()
         prepare(directory / "prepared")
@@ -166,15 +187,21 @@ def run_all(files, jobs, patterns):
         for thread in threads:
             thread.join()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         run.stop()
+        for thread in threads:
+            if thread.ident:
+                thread.join()
         remove(directory)
     slowest = sorted(run.seconds.items(), key=lambda item: -item[1])[:SLOWEST]
     print("The slowest:\n" + "".join(f"{seconds:8.1f} s  {name}\n" for name, seconds in slowest))
     for line in run.failed:
         print(f"FAILED {line}")
+    for (name, reason), times in sorted(run.skipped.items()):
+        print(f"SKIPPED {name}: {reason}{f' ({times} times)' if times > 1 else ''}")
     total = sum(run.seconds.values())
-    print(f"Ran {run.tests} tests in {time.monotonic() - begun:.1f} s, {total:.1f} s one after the other: "
-          f"{f'{len(run.failed)} files failed' if run.failed else 'ok'}")
+    print(f"Ran {run.tests} tests in {time.monotonic() - begun:.1f} s, {total:.1f} s one after the other, "
+          f"{run.skipped.total()} skips: {f'{len(run.failed)} files failed' if run.failed else 'ok'}")
     return 1 if run.failed or not run.tests else 0
 
 
