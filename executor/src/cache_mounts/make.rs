@@ -17,7 +17,7 @@ use rustix::{
 };
 use solver::Cancel;
 
-use super::{CacheMountError, Wanted, pool::Chosen, times::file_clock};
+use super::{CacheMountError, Wanted, pool::Chosen};
 use crate::{
     Snapshots,
     copy::{self, CopyError},
@@ -93,7 +93,7 @@ pub(super) fn take_used(chosen: &Chosen) -> Result<Stamp, CacheMountError> {
     let path = chosen.directory.join(USED);
     let metadata = match fs::metadata(&path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(file_clock()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stamp::of_files_now()),
         Err(error) => return Err(CacheMountError::io("read", &path)(error)),
     };
     fs::remove_file(&path).map_err(CacheMountError::io("remove", &path))?;

@@ -23,7 +23,6 @@ use std::{
 };
 
 use oci::{TreeDigest, tree::TIME_LIMIT};
-use rustix::time::{ClockId, clock_gettime};
 use solver::Cancel;
 
 use super::{
@@ -243,17 +242,11 @@ pub(super) fn remember(
     ledger
 }
 
-/// Now, by the clock that gives files their times: it lags behind the other by up to some milliseconds.
-pub(super) fn file_clock() -> Stamp {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
-    Stamp { seconds: now.tv_sec, nanoseconds: now.tv_nsec as u32 }
-}
-
 /// Lets a fresh time pass, so that what the step makes is not older. If the clock was set back since the mount was used,
 /// that would take long: then what is made now is made again next time.
 fn wait_until(time: Stamp, cancel: &Cancel) -> Result<(), CacheMountError> {
     loop {
-        let now = file_clock();
+        let now = Stamp::of_files_now();
         if now >= time || time.seconds > now.seconds + 2 {
             return Ok(());
         }

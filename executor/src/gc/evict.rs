@@ -20,12 +20,11 @@ use oci::{
     Snapshot,
     store::{Pinned, Removal, Store, Taken},
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     Collected, GcError, Keep, Kind, Mode, Relations, Thing, counts, name_of, stands_on::is_recent, total,
 };
-use crate::cache_mounts;
+use crate::{cache_mounts, snapshot::Stamp};
 
 /// For this long at most nobody can pin anything.
 const BATCH: Duration = Duration::from_millis(5);
@@ -68,16 +67,13 @@ impl Before {
     }
 }
 
-/// The clock by which the kernel dates files ticks a few hundred times a second, and lags behind [`SystemTime::now`] until it
-/// does (clock_gettime(2), `CLOCK_REALTIME_COARSE`). Gives its next time, which comes at once: what is there is older, what
-/// comes from then on is not. If somebody has set the clock back meanwhile, it is not waited for.
+/// The next time of the clock that dates files, which comes at once: what is there is older, what comes from then on is
+/// not. If somebody has set the clock back meanwhile, it is not waited for.
 fn next_tick() -> SystemTime {
-    let part = |value: i64| u64::try_from(value).unwrap_or_default();
     let begun = SystemTime::now();
     let mut time = begun;
     for _ in 0..TICKS {
-        let tick = clock_gettime(ClockId::RealtimeCoarse);
-        time = SystemTime::UNIX_EPOCH + Duration::new(part(tick.tv_sec), tick.tv_nsec as u32);
+        time = Stamp::of_files_now().into();
         if time > begun {
             break;
         }

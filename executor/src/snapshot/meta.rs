@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use oci::{
@@ -16,6 +16,7 @@ use oci::{
     },
     tree::TIME_LIMIT,
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::listing::Owners;
@@ -147,6 +148,13 @@ impl Stamp {
         (now.seconds >= TIME_LIMIT).then_some(next)
     }
 
+    /// Now, by the clock that gives files their times: it ticks a few hundred times a second and lags behind
+    /// [`SystemTime::now`] until it does (clock_gettime(2), `CLOCK_REALTIME_COARSE`).
+    pub(crate) fn of_files_now() -> Stamp {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec as u32 }
+    }
+
     /// A millisecond later: file systems and tools round, but none of those we know more than that.
     fn next(self) -> Stamp {
         self.later(1_000_000)
@@ -157,6 +165,13 @@ impl Stamp {
         let nanoseconds = u64::from(self.nanoseconds) + nanoseconds;
         let (seconds, nanoseconds) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
         Self { seconds: self.seconds.saturating_add_unsigned(seconds), nanoseconds: nanoseconds as u32 }
+    }
+}
+
+impl From<Stamp> for SystemTime {
+    /// The epoch for what was before it.
+    fn from(Stamp { seconds, nanoseconds }: Stamp) -> Self {
+        UNIX_EPOCH + Duration::new(u64::try_from(seconds).unwrap_or_default(), nanoseconds)
     }
 }
 
