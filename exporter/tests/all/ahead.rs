@@ -7,37 +7,13 @@ use std::{
 };
 
 use exporter::{Encoder, SealAhead, TimePolicy};
-use oci::{
-    BaseLayer, BlobOrigin, Descriptor, DiffId, ImageConfig, MediaType, Platform, Sha256Digest, Snapshot,
+use oci::{BaseLayer, BlobOrigin, Descriptor, DiffId, ImageConfig, MediaType, Sha256Digest, Snapshot};
+use solver::{Event, Graph, Op, Target, VertexId, key::source_snapshot, op::Source};
+
+use crate::support::{
+    Described, Workshop,
+    graph::{directory, platform, vertex},
 };
-use solver::{
-    Event, Graph, Op, Target, Vertex, VertexId,
-    key::source_snapshot,
-    op::{MakeDir, Source, Timestamps},
-};
-
-use crate::support::{Described, Workshop};
-
-fn vertex(op: Op, inputs: Vec<VertexId>) -> Vertex {
-    Vertex {
-        op,
-        inputs,
-        platform: platform(),
-        label: String::new(),
-        span: None,
-        ambient_env: Vec::new(),
-        use_cache: true,
-        written: Default::default(),
-    }
-}
-
-fn platform() -> Platform {
-    "linux/amd64".parse().expect("a platform")
-}
-
-fn directory() -> Op {
-    Op::MakeDir(MakeDir { path: "/d".into(), owner: String::new(), timestamps: Timestamps::Auto })
-}
 
 fn base() -> Source {
     let descriptor = Descriptor::of(MediaType::DockerLayerGzip, b"base");

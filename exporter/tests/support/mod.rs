@@ -18,6 +18,8 @@
 //! TIME is `epoch`, `content` or Unix seconds.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod graph;
+
 use std::{
     collections::BTreeMap,
     fs,

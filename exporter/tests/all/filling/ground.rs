@@ -14,22 +14,19 @@ use exporter::{
     },
 };
 use oci::{
-    ImageConfig, Layer, Platform, Sha256Digest, Snapshot, TreeDigest,
+    ImageConfig, Layer, Sha256Digest, Snapshot, TreeDigest,
     fetch::Fetcher,
     registry::{Registry, RegistryOptions},
     store::sealed::{self, SealedRecord},
 };
-use solver::{
-    Cancel, DistantCache, Event, Found, Key, Made, Maker, Op, Record, RecordWriter, Target, Vertex, VertexId,
-    op::{MakeDir, Timestamps},
-};
+use solver::{Cancel, DistantCache, Event, Found, Key, Made, Maker, Record, RecordWriter, Target, VertexId};
 
 use super::{
     common::{
         self, DockerRegistry,
         fault::{Reply, Request, Server},
     },
-    support::{Described, Workshop},
+    support::{Described, Workshop, graph::platform},
 };
 
 /// A registry and a proxy before it.
@@ -220,28 +217,7 @@ pub fn sign_key(workshop: &Workshop) -> Option<SignKey> {
     Some(SignKey::read(&path).expect("a key"))
 }
 
-pub fn vertex(op: Op, inputs: Vec<VertexId>) -> Vertex {
-    Vertex {
-        op,
-        inputs,
-        platform: platform(),
-        label: String::new(),
-        span: None,
-        ambient_env: Vec::new(),
-        use_cache: true,
-        written: Default::default(),
-    }
-}
-
-pub fn directory() -> Op {
-    Op::MakeDir(MakeDir { path: "/d".into(), owner: String::new(), timestamps: Timestamps::Auto })
-}
-
 pub fn target(vertex: VertexId) -> Target {
     let config = ImageConfig::empty(&platform());
     Target { platform: platform(), vertex, config, base_layers: 0, history: Vec::new() }
-}
-
-fn platform() -> Platform {
-    "linux/amd64".parse().expect("a platform")
 }

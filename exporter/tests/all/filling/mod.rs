@@ -24,7 +24,10 @@ use crate::common::{
     self,
     fault::{Reply, Request, status},
 };
-use crate::support;
+use crate::support::{
+    self,
+    graph::{directory, vertex},
+};
 
 /// What nothing that is right ever takes.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -333,9 +336,9 @@ fn what_no_image_has_is_packed_with_less_trouble() {
     let builder = Builder::new();
     let (own, other) = (builder.records("own", 1), builder.records("other", 1));
     let mut graph = Graph::default();
-    let scratch = graph.add(ground::vertex(Op::Source(Source::Scratch), vec![]));
-    let aside = graph.add(ground::vertex(ground::directory(), vec![scratch]));
-    let last = graph.add(ground::vertex(ground::directory(), vec![scratch, aside]));
+    let scratch = graph.add(vertex(Op::Source(Source::Scratch), vec![]));
+    let aside = graph.add(vertex(directory(), vec![scratch]));
+    let last = graph.add(vertex(directory(), vec![scratch, aside]));
     graph.targets.push(ground::target(last));
     let writer = builder.writer(&ground, |options| options.chain = OwnChain::of(&graph));
     for (id, record) in [(aside, &other[0]), (last, &own[0])] {
@@ -448,10 +451,10 @@ fn with_mode_min_only_the_targets_own_chain_goes() {
     let builder = Builder::new();
     let (own, other) = (builder.records("own", 2), builder.records("other", 2));
     let mut graph = Graph::default();
-    let scratch = graph.add(ground::vertex(Op::Source(Source::Scratch), vec![]));
-    let first = graph.add(ground::vertex(ground::directory(), vec![scratch]));
-    let aside = graph.add(ground::vertex(ground::directory(), vec![scratch]));
-    let second = graph.add(ground::vertex(ground::directory(), vec![first, aside]));
+    let scratch = graph.add(vertex(Op::Source(Source::Scratch), vec![]));
+    let first = graph.add(vertex(directory(), vec![scratch]));
+    let aside = graph.add(vertex(directory(), vec![scratch]));
+    let second = graph.add(vertex(directory(), vec![first, aside]));
     graph.targets.push(ground::target(second));
     let writer = builder.writer(&ground, |options| {
         options.mode = Mode::Min;
