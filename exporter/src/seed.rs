@@ -11,33 +11,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::{old::OldBlob, places::content_length};
 use oci::{
     ContentDigest, EntryKind, Tree, TreeDigest,
-    store::{Store, StoreError, checked, sealed},
+    store::{
+        Store, StoreError,
+        sealed::{self, Hint},
+    },
 };
-use serde::{Deserialize, Serialize};
 
-use crate::{old::OldBlob, places::content_length};
-
-/// The version of hints; another one is none.
-const VERSION: u32 = 1;
 /// Layers with less in their files are made anew each time.
 const WORTH: u64 = 1024 * 1024;
 /// Hints of each kind that a layer leaves.
 const HINTS: usize = 2;
 
-/// What a hint says.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Hint {
-    tree: TreeDigest,
-}
-
 /// The blob of this name of a layer much like `tree`, if there is one.
 pub(crate) fn find(store: &Store, digest: &TreeDigest, tree: &Tree, name: &str) -> Option<OldBlob> {
-    let read = |path: PathBuf| checked::read::<Hint>(&store.root().join(path), VERSION).ok()?;
-    let hints = hints(tree, name).into_iter().filter_map(read).map(|hint| hint.tree);
-    let found: Vec<_> = hints.filter(|found| found != digest).collect();
+    let read = |path: PathBuf| Hint::read(&store.root().join(path));
+    let hints = hints(tree, name).into_iter().filter_map(read);
+    let found: Vec<_> = hints.map(|hint| hint.tree).filter(|found| found != digest).collect();
     let votes = |tree: &TreeDigest| found.iter().filter(|other| *other == tree).count();
     let mut candidates = found.clone();
     candidates.sort_by_key(|tree| (Reverse(votes(tree)), *tree));
@@ -52,7 +44,7 @@ pub(crate) fn find(store: &Store, digest: &TreeDigest, tree: &Tree, name: &str) 
 /// [`StoreError::Io`].
 pub(crate) fn leave(store: &Store, digest: &TreeDigest, tree: &Tree, name: &str) -> Result<(), StoreError> {
     let hint = Hint { tree: *digest };
-    hints(tree, name).iter().try_for_each(|path| checked::write(store, path, VERSION, &hint))
+    hints(tree, name).iter().try_for_each(|path| hint.leave(store, path))
 }
 
 /// Where the hints of a layer are, relative to the store's root.

@@ -14,21 +14,17 @@ use std::{
 };
 
 use oci::{
-    BlobOrigin, Layer, Snapshot, TreeDigest,
+    BlobOrigin, Layer, Snapshot,
     store::{
         Store,
         checked::{self, CheckedError},
-        sealed::{self, SealedRecord},
+        sealed::{self, Hint, SealedRecord},
     },
 };
-use serde::Deserialize;
 use solver::{Record, key::pre_image};
 
 use super::{Kind, Thing, name_of};
 use crate::{cache, cache_mounts, remote, snapshot::Meta};
-
-/// Version of the hints that sealed layers leave; another one is useless.
-const SEED_VERSION: u32 = 1;
 
 /// Who stands on what, by index into the list of things.
 #[derive(Debug)]
@@ -249,12 +245,8 @@ impl Look<'_> {
 
     /// A hint to a sealed layer.
     fn seed(&self, thing: &Thing) -> Found {
-        #[derive(Deserialize)]
-        struct Hint {
-            tree: TreeDigest,
-        }
-        let hint = checked::read::<Hint>(&self.root.join(&thing.path), SEED_VERSION).ok().flatten();
-        let sealed = hint.and_then(|hint| self.find(Path::new("sealed").join(hint.tree.hex())));
+        let sealed = Hint::read(&self.root.join(&thing.path))
+            .and_then(|hint| self.find(Path::new("sealed").join(hint.tree.hex())));
         sealed.map_or_else(Found::useless, |sealed| Found::standing_on(vec![sealed]))
     }
 

@@ -26,6 +26,8 @@ use crate::{
 
 /// The version of the records; another one is no record.
 pub const VERSION: u32 = 1;
+/// The version of hints; another one is none.
+const HINT_VERSION: u32 = 1;
 const EXTENSION: &str = "json";
 /// What the name of a blob's chunk table ends in, a checked file beside the record that only its writer reads.
 pub const CHUNKS: &str = "chunks";
@@ -42,6 +44,30 @@ pub struct SealedRecord {
     pub diff_id: DiffId,
     /// The blob: its media type says how the tar is compressed.
     pub descriptor: Descriptor,
+}
+
+/// What is left for layers much like a sealed one to find it by, a checked file each; where, is for who looks for them to say.
+/// One that is wrong, old or gone costs time and nothing else.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hint {
+    /// The sealed layer.
+    pub tree: TreeDigest,
+}
+
+impl Hint {
+    /// The hint in a file, if it is one.
+    pub fn read(file: &Path) -> Option<Self> {
+        checked::read(file, HINT_VERSION).ok().flatten()
+    }
+
+    /// Leaves it at a path relative to the store's root.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn leave(&self, store: &Store, path: &Path) -> Result<(), StoreError> {
+        checked::write(store, path, HINT_VERSION, self)
+    }
 }
 
 impl SealedRecord {
