@@ -207,6 +207,7 @@ fn make(
         near: &[&cache],
         distant: &caches.distant(),
         writers: &filling.writers(),
+        bulletin: filling.bulletin(),
         clock: &|| caches.clock(),
     };
     let images = solver::schedule::solve(graph, executor, &caches, &options, &told, &sending.stop);

@@ -49,6 +49,7 @@ pub struct RemoteCaches {
     words: Words,
     storages: BTreeMap<Place, Arc<dyn Storage>>,
     readers: Vec<Reader>,
+    trust: TrustKeys,
     sign: Option<Arc<SignKey>>,
     /// When the first one was asked for something.
     asked: Instant,
@@ -61,6 +62,7 @@ struct Reader {
     has_name: bool,
     /// The image that may be the cache where there is no bundle: what a reference without a tag means otherwise.
     image: Option<&'static str>,
+    place: Place,
 }
 
 /// A place for artifacts and blobs, whatever they are called there.
@@ -110,7 +112,8 @@ impl RemoteCaches {
             let name = name(place);
             let has_name = name.is_some();
             let image = matches!(place, CachePlace::Registry(_)).then_some("latest");
-            Reader { has_name, image, cache: Arc::new(RemoteCache::new(reading, name)) }
+            let cache = Arc::new(RemoteCache::new(reading, name));
+            Reader { has_name, image, place: Place::of(place), cache }
         };
         let readers = caches.from.iter().map(reader).collect();
         let words = Words::trusting(match &sign {
@@ -118,7 +121,7 @@ impl RemoteCaches {
             Some(own) if trust.is_empty() && caches.from.is_empty() => own.trusted().names(),
             _ => trust.names(),
         });
-        Ok(Self { seen, words, storages, readers, sign, asked, unnamed: String::new() })
+        Ok(Self { seen, words, storages, readers, trust, sign, asked, unnamed: String::new() })
     }
 
     /// The Dockerfile is known, and with it the name of the bundles that have none of their own.

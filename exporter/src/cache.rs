@@ -8,7 +8,9 @@
 //!
 //! A cache never fails a build, never holds one up, and is never believed: what comes from it is verified when it is read.
 
+pub mod announcement;
 pub mod artifact;
+pub mod bulletin;
 pub mod bundle;
 pub mod care;
 pub mod directory;
@@ -28,6 +30,8 @@ pub mod sign;
 pub mod storage;
 pub mod writer;
 
+pub use announcement::{Announcement, Builder, Said, State};
+pub use bulletin::{CacheBulletin, Joining};
 pub use bundle::{Bundle, SignedRecord};
 pub use directory::DirectoryStorage;
 pub use gone::lose_what_is_gone;

@@ -34,6 +34,7 @@ pub enum Event {
     /// The cache does not answer for a step: it will run, or wait for an equal one that does.
     Missed(VertexId, Box<Miss>),
     /// A step cannot begin yet, since somebody else has what it needs: who and what, for people. `Started` or `Cached`
+    /// follows. After `Started`: the step has been stopped, since another builder runs it; or it ends before it is, and `Done`
     /// follows.
     Waiting(VertexId, String),
     /// A step has run, and this is its layer.

@@ -27,8 +27,8 @@ pub use parser::ast::Span;
 pub use plan::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, plan};
 pub use schedule::{Caches, SolveError, SolveOptions, solve};
 pub use traits::{
-    BaseImage, CacheBackend, Cancel, DistantCache, Executed, Executor, FailureKind, Found, ImageName, Input,
-    RecordWriter, Resolver, Step, StepFailure,
+    BaseImage, Bulletin, CacheBackend, Cancel, DistantCache, Executed, Executor, FailureKind, Found,
+    ImageName, Input, Notice, RecordWriter, Resolver, Step, StepFailure,
 };
 
 /// A solved image: everything but its bytes.

@@ -22,6 +22,7 @@ mod lookup;
 mod pool;
 mod possible;
 mod run;
+mod seat;
 mod steps;
 mod task;
 #[cfg(test)]
@@ -37,11 +38,14 @@ use crate::{
     event::{Event, EventSink},
     graph::{Graph, Target, VertexId},
     op::{Op, Source},
-    traits::{CacheBackend, Cancel, DistantCache, Executor, FailureKind, RecordWriter, StepFailure},
+    traits::{
+        Bulletin, CacheBackend, Cancel, DistantCache, Executor, FailureKind, RecordWriter, StepFailure,
+    },
 };
 use distant::Distant;
 use pool::{Pool, World};
 use run::Rest;
+use seat::Board;
 use steps::Steps;
 use task::{Message, Task};
 
@@ -66,6 +70,8 @@ pub struct Caches<'a> {
     pub distant: &'a [Arc<dyn DistantCache>],
     /// Get the records of all steps that ran, and of those cached whose record is known, each once.
     pub writers: &'a [&'a dyn RecordWriter],
+    /// Where it is said which commands are run here, and which are elsewhere.
+    pub bulletin: Option<&'a Arc<dyn Bulletin>>,
     /// Time since the distant caches were first asked for anything: steps wait for them a quarter of a second, of which
     /// what came before the schedule has used up its part.
     pub clock: &'a (dyn Fn() -> Duration + Sync),
@@ -74,7 +80,7 @@ pub struct Caches<'a> {
 impl<'a> Caches<'a> {
     /// Nothing is far away.
     pub fn near(near: &'a [&'a dyn CacheBackend]) -> Self {
-        Self { near, distant: &[], writers: &[], clock: &|| Duration::MAX }
+        Self { near, distant: &[], writers: &[], bulletin: None, clock: &|| Duration::MAX }
     }
 }
 
@@ -93,7 +99,8 @@ pub struct SolveError {
 ///
 /// Every step and shown source of [`Event::Planned`] gets exactly one of `Ready`, `Cached`, `Done`, `Failed` and
 /// `Cancelled`, unless the build ends before its turn. `Cached` may follow `Started`: a distant cache has answered late,
-/// and the step has been stopped.
+/// and the step has been stopped. So may `Waiting`: another builder runs the step, which has been stopped here; it may be
+/// started again.
 ///
 /// # Errors
 /// The failure of the first step, in graph order, that failed by itself; the others have been stopped and waited for.
@@ -126,7 +133,8 @@ pub fn solve(
         let mut distant = Distant::new(caches, pool.outside());
         let (memories, adopted, early) = lookup::look_up(&world, &mut pool, &mut distant, &steps);
         let impossible = possible::check(&world, &steps, &distant, &adopted)?;
-        let rest = Rest { adopted, memories, impossible, distant, early };
+        let board = caches.bulletin.map(|bulletin| Board::new(bulletin, pool.outside()));
+        let rest = Rest { adopted, memories, impossible, distant, early, board };
         let mut snapshots = run::run(&world, &mut pool, &steps, rest)?;
         Ok(graph.targets.iter().map(|target| image(&steps, &mut snapshots, target)).collect())
     })

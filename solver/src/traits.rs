@@ -163,6 +163,28 @@ pub trait RecordWriter: Sync {
     fn store(&self, record: &Record);
 }
 
+/// Where builders that share a distant cache, and no store, say which steps they run, so that hardly any runs twice. No step
+/// waits for it to begin: who hears that somebody else runs it is called back. Called from several threads at the same
+/// time; never fails a build, and who hears nothing goes on.
+pub trait Bulletin: Send + Sync {
+    /// Says in the background that this build runs the step with this content key, and listens to others, until what is
+    /// returned is dropped: the step is over then, and its record, if there is one, with the writers. `tell` is told what
+    /// to do about it, from any thread.
+    fn attend(&self, content: &TreeDigest, tell: Box<dyn Fn(Notice) + Send>) -> Box<dyn Send + Sync>;
+}
+
+/// What is heard of a step that this build runs, or has stopped to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Another builder runs it: it is to be stopped here. One of the others follows, and nothing is waited for that this build
+    /// would have to do first: whoever says that he runs a step has begun.
+    Elsewhere,
+    /// This is what came of it there.
+    Found(Box<Found>),
+    /// Nobody runs it any more, and nothing came of it: it is to be run here.
+    Free,
+}
+
 /// A record of a distant cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {

@@ -59,7 +59,7 @@ pub fn run(args: &CachePruneArgs) -> Result<String, Failure> {
     let going: Vec<&Entry> = chosen.into_iter().map(|place| &survey.entries[place]).collect();
     let swept = match args.dry_run {
         true => None,
-        false => Some(care::prune(&*place.tidy, &going, &place.cancel)?),
+        false => Some(care::prune(&*place.tidy, &going, &survey.announcements, &place.cancel)?),
     };
     let strangers = strangers(&survey, &images);
     let pruned = Pruned { dry_run: args.dry_run, survey: &survey, going, swept, strangers };

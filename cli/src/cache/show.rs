@@ -136,7 +136,7 @@ fn is_begun(name: &str, prefix: &str) -> bool {
         Some(Name::Record(Key::Definition(digest) | Key::Content(digest)) | Name::Bundle(digest)) => {
             digest.hex().starts_with(prefix)
         }
-        None => false,
+        Some(Name::Running(_)) | None => false,
     }
 }
 

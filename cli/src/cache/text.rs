@@ -312,7 +312,7 @@ mod tests {
         let bundle = entry(&["main"], Content::Bundle(vec![one]));
         let bad = entry(&["lw1-d-2"], Content::Unusable("cut".to_owned()));
         let others = (0..7).map(|number| format!("v{number}")).collect();
-        let survey = Survey { entries: vec![record, bundle, bad], others };
+        let survey = Survey { entries: vec![record, bundle, bad], others, ..Survey::default() };
         let want = "\
 DEFINITION    CONTENT       MADE           BY        SIGNED  SIZE    STEP
 4c4ed1afbfda  ed7002b439e9  5 minutes ago  runner-1  yes     4.50kB  RUN make  [2J\\   all
@@ -333,7 +333,8 @@ Others:\t7 names, which are no cache: v0, v1, v2, v3, v4, ...
     #[test]
     fn a_prune_says_what_the_registry_has_yet_to_do() {
         let one = kept("RUN make", 0);
-        let survey = Survey { entries: vec![entry(&["a"], Content::Record(Box::new(one)))], others: vec![] };
+        let entries = vec![entry(&["a"], Content::Record(Box::new(one)))];
+        let survey = Survey { entries, ..Survey::default() };
         let told = |dry_run, swept| {
             let going = survey.entries.iter().collect();
             pruned(

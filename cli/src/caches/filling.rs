@@ -5,13 +5,13 @@ use std::{sync::Arc, thread};
 use exporter::{
     BaseLayers, Encoder, Packing, Sealer,
     cache::{
-        BuildEnd, Mode, OnError, OwnChain, Prior, Writer, WriterOptions,
+        BuildEnd, CacheBulletin, Joining, Mode, OnError, OwnChain, Prior, Writer, WriterOptions,
         writer::{FindInventory, Written, fits},
     },
     upload::Landings,
 };
 use oci::{Sha256Digest, fetch::Fetcher};
-use solver::{Cancel, Event, Graph, RecordWriter};
+use solver::{Bulletin, Cancel, Event, Graph, RecordWriter};
 
 use super::{Place, RemoteCaches, name};
 use crate::{
@@ -43,6 +43,7 @@ pub struct FillingOptions<'a> {
 /// Fills the caches of a build.
 pub struct Filling {
     writers: Vec<Writer>,
+    bulletin: Option<Arc<dyn Bulletin>>,
 }
 
 impl Filling {
@@ -77,12 +78,20 @@ impl Filling {
                 cancel: Cancel::clone(cancel),
             })
         };
-        Self { writers: request.caches.to.iter().map(writer).collect() }
+        let writers: Vec<_> = request.caches.to.iter().map(writer).collect();
+        let mut filled = request.caches.to.iter().zip(&writers);
+        let bulletin = filled.find_map(|(fill, writer)| bulletin(fill, writer, caches, cancel));
+        Self { writers, bulletin }
     }
 
     /// Those that take records.
     pub fn writers(&self) -> Vec<&dyn RecordWriter> {
         self.writers.iter().map(|writer| writer as &dyn RecordWriter).collect()
+    }
+
+    /// Where it is said which steps run.
+    pub fn bulletin(&self) -> Option<&Arc<dyn Bulletin>> {
+        self.bulletin.as_ref()
     }
 
     /// Hears of what the scheduler does. Does not block.
@@ -104,6 +113,26 @@ impl Filling {
             finished.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
         })
     }
+}
+
+/// The bulletin of a cache that is read, too, and gets every record: whoever is told to wait there finds what he waits for.
+fn bulletin(
+    fill: &CacheFill,
+    writer: &Writer,
+    caches: &RemoteCaches,
+    cancel: &Cancel,
+) -> Option<Arc<dyn Bulletin>> {
+    let place = Place::of(&fill.place);
+    let reader = caches.readers.iter().find(|reader| reader.place == place && fill.mode == CacheMode::Max)?;
+    let bulletin = CacheBulletin::new(Joining {
+        storage: Arc::clone(&caches.storages[&place]),
+        reader: Arc::clone(&reader.cache),
+        fates: Box::new(writer.fates()),
+        trust: caches.trust.clone(),
+        sign: caches.sign.clone(),
+        cancel: cancel.clone(),
+    })?;
+    Some(Arc::new(bulletin))
 }
 
 /// What a writer has done, in words, if anything.

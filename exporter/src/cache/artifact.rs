@@ -14,7 +14,10 @@ use oci::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::storage::{Artifact, ArtifactKind};
+use super::{
+    announcement::{Announcement, Said},
+    storage::{Artifact, ArtifactKind},
+};
 
 /// Longest document that is read, in bytes.
 pub const MAX_DOCUMENT: u64 = 32 << 20;
@@ -25,6 +28,12 @@ const MAX_EMBEDDED: usize = 512 << 10;
 const MAX_BLOBS: usize = 12_000;
 /// Bytes of a signature, which is Ed25519's.
 pub const SIGNATURE_SIZE: usize = 64;
+/// The content of an announcement's config and of its only layer (image-spec, "Guidance for an Empty Descriptor"): all that is
+/// said is in the annotations.
+pub const EMPTY: &[u8] = b"{}";
+const EMPTY_MEDIA_TYPE: &str = "application/vnd.oci.empty.v1+json";
+/// What tells an announcement from all else that is empty.
+pub const ANNOUNCEMENT_MEDIA_TYPE: &str = "application/vnd.layerwright.cache.announcement.v1";
 /// The annotation that holds the signature of the document, in base64.
 pub const SIGNATURE: &str = "dev.layerwright.cache.signature";
 
@@ -65,6 +74,9 @@ pub enum ArtifactError {
     /// What should be base64 is not.
     #[error("{0} is not base64")]
     Base64(&'static str),
+    /// An announcement that says nothing.
+    #[error("its annotations do not say what is announced")]
+    Silent,
     /// No signature has so many bytes.
     #[error("its signature has {0} bytes, and any of ours has {SIGNATURE_SIZE}")]
     Signature(usize),
@@ -77,6 +89,8 @@ pub enum Parsed {
     Whole(Artifact),
     /// An artifact whose document has to be read: the blob of this descriptor.
     Apart(Descriptor, Apart),
+    /// What a builder says of a step that it runs.
+    Announcement(Announcement),
     /// An image.
     Image(Manifest),
     /// Several.
@@ -120,6 +134,26 @@ pub fn manifest(artifact: &Artifact) -> Vec<u8> {
     serde_json::to_vec(&manifest).expect("it has no map with keys that are not text")
 }
 
+/// The descriptor of [`EMPTY`].
+pub fn empty() -> Descriptor {
+    Descriptor::of(MediaType::Other(EMPTY_MEDIA_TYPE.to_owned()), EMPTY)
+}
+
+/// The manifest of an announcement.
+pub fn announcement(announcement: &Announcement) -> Vec<u8> {
+    let Announcement { said, signature } = announcement;
+    let signature = signature.iter().map(|bytes| (SIGNATURE.to_owned(), BASE64_STANDARD.encode(bytes)));
+    let manifest = ArtifactManifest {
+        schema_version: 2,
+        media_type: MediaType::OciManifest,
+        artifact_type: MediaType::Other(ANNOUNCEMENT_MEDIA_TYPE.to_owned()),
+        config: Embedding { descriptor: empty(), data: Some(BASE64_STANDARD.encode(EMPTY)) },
+        layers: vec![empty()],
+        annotations: said.annotations().chain(signature).collect(),
+    };
+    serde_json::to_vec(&manifest).expect("it has no map with keys that are not text")
+}
+
 /// What the bytes of a manifest say; its digest is for the caller to look at.
 ///
 /// # Errors
@@ -133,20 +167,42 @@ pub fn parse(media_type: &MediaType, bytes: &[u8]) -> Result<Parsed, ArtifactErr
         return Err(ArtifactError::TooLarge(manifest.config.size));
     }
     let Some(kind) = ArtifactKind::of(&manifest.config.media_type) else {
-        return Ok(Parsed::Image(manifest));
+        let announced = announced(bytes).transpose()?;
+        return Ok(announced.map_or_else(|| Parsed::Image(manifest), Parsed::Announcement));
     };
     let ArtifactManifest { config, layers, annotations, .. } = serde_json::from_slice(bytes)?;
-    let decoded = |text: &String, what| BASE64_STANDARD.decode(text).map_err(|_| ArtifactError::Base64(what));
-    let signature = annotations.get(SIGNATURE).map(|text| decoded(text, "its signature")).transpose()?;
-    // A bundle has room for no other one, so a record with it would spoil those that it is passed on in.
-    if let Some(other) = signature.as_ref().map(Vec::len).filter(|length| *length != SIGNATURE_SIZE) {
-        return Err(ArtifactError::Signature(other));
-    }
+    let signature = signature(&annotations)?;
     let apart = Apart(Artifact { kind, document: Vec::new(), signature, blobs: layers });
     match &config.data {
         Some(data) => Ok(Parsed::Whole(apart.with(&config.descriptor, decoded(data, "its document")?)?)),
         None => Ok(Parsed::Apart(config.descriptor, apart)),
     }
+}
+
+/// What an announcement says, where a manifest is one.
+fn announced(bytes: &[u8]) -> Option<Result<Announcement, ArtifactError>> {
+    let ArtifactManifest { artifact_type, annotations, .. } = serde_json::from_slice(bytes).ok()?;
+    let is_ours = artifact_type == MediaType::Other(ANNOUNCEMENT_MEDIA_TYPE.to_owned());
+    let read = || {
+        let said = Said::of(&annotations).ok_or(ArtifactError::Silent)?;
+        Ok(Announcement { said, signature: signature(&annotations)? })
+    };
+    is_ours.then(read)
+}
+
+/// The signature among annotations, where there is one.
+fn signature(annotations: &BTreeMap<String, String>) -> Result<Option<Vec<u8>>, ArtifactError> {
+    let Some(text) = annotations.get(SIGNATURE) else { return Ok(None) };
+    let signature = decoded(text, "its signature")?;
+    // A bundle has room for no other one, so a record with it would spoil those that it is passed on in.
+    match signature.len() {
+        SIGNATURE_SIZE => Ok(Some(signature)),
+        other => Err(ArtifactError::Signature(other)),
+    }
+}
+
+fn decoded(text: &str, what: &'static str) -> Result<Vec<u8>, ArtifactError> {
+    BASE64_STANDARD.decode(text).map_err(|_| ArtifactError::Base64(what))
 }
 
 /// The digest a name is, where it is one.
@@ -157,6 +213,7 @@ pub fn as_digest(name: &str) -> Option<Sha256Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::announcement::{Builder, State};
 
     #[test]
     fn no_manifest_is_longer_than_registries_take() {
@@ -184,6 +241,23 @@ mod tests {
                 Artifact { kind: ArtifactKind::Record, document: vec![0], signature, blobs: vec![] };
             let parsed = parse(&MediaType::OciManifest, &manifest(&artifact));
             assert!(matches!(parsed, Err(ArtifactError::Signature(found)) if found == length), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_announcement_is_read_back_and_nothing_else_is_one() {
+        let said = Said { builder: Builder(7), count: 3, state: State::Done };
+        for signature in [None, Some(vec![1; SIGNATURE_SIZE])] {
+            let announced = Announcement { said, signature };
+            let bytes = announcement(&announced);
+            let parsed = parse(&MediaType::OciManifest, &bytes).expect("read");
+            assert!(matches!(parsed, Parsed::Announcement(read) if read == announced));
+            let other = String::from_utf8(bytes.clone()).expect("text").replace(".v1\"", ".v2\"");
+            let parsed = parse(&MediaType::OciManifest, other.as_bytes()).expect("read");
+            assert!(matches!(parsed, Parsed::Image(_)), "of another version");
+            let silent = String::from_utf8(bytes).expect("text").replace("\"done\"", "\"gone\"");
+            let parsed = parse(&MediaType::OciManifest, silent.as_bytes());
+            assert!(matches!(parsed, Err(ArtifactError::Silent)));
         }
     }
 

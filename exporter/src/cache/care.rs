@@ -95,8 +95,19 @@ pub enum Swept {
 pub struct Survey {
     /// Its documents, in the order of their first names.
     pub entries: Vec<Entry>,
+    /// What builders have said of steps that they run, or ran.
+    pub announcements: Vec<Announced>,
     /// Names of what is not ours, or of another version.
     pub others: Vec<String>,
+}
+
+/// What a builder has said of a step. Whether that one still lives cannot be told by looking once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// What it is found under.
+    pub names: Vec<String>,
+    /// SHA-256 of its manifest.
+    pub digest: Sha256Digest,
 }
 
 /// A document of a cache.
@@ -200,12 +211,19 @@ impl Entry {
     }
 }
 
-/// Removes documents, in this order, and frees the room of what nothing names then, where that is not the place's own
-/// affair.
+/// Removes documents, in this order, and all announcements, and frees the room of what nothing names then, where that is not the
+/// place's own affair. Who runs a step just now announces it again in some seconds, and nobody who follows him gives him up
+/// before.
 ///
 /// # Errors
 /// Something cannot be removed; what was removed before is gone.
-pub fn prune(place: &dyn Tidy, going: &[&Entry], cancel: &Cancel) -> Result<Swept, StorageError> {
+pub fn prune(
+    place: &dyn Tidy,
+    going: &[&Entry],
+    announcements: &[Announced],
+    cancel: &Cancel,
+) -> Result<Swept, StorageError> {
     in_parallel(going, AT_ONCE, |entry| place.remove(&entry.names, &entry.digest, cancel))?;
+    in_parallel(announcements, AT_ONCE, |Announced { names, digest }| place.remove(names, digest, cancel))?;
     place.sweep(cancel)
 }

@@ -20,6 +20,7 @@ use rustix::{fs::Timestamps, io::Errno};
 use solver::Cancel;
 
 use super::{
+    announcement::Announcement,
     artifact::{self, Parsed},
     storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind},
 };
@@ -94,6 +95,11 @@ impl Storage for DirectoryStorage {
             .map_err(|source| failed(format!("cannot write {} to {}", names.join(", "), self.name), source))
     }
 
+    fn announce(&self, name: &str, said: &Announcement, _cancel: &Cancel) -> Result<(), StorageError> {
+        let written = self.write_name(name, &artifact::announcement(said));
+        written.map_err(|source| failed(format!("cannot write {name} to {}", self.name), source))
+    }
+
     fn put_blob(
         &self,
         blob: &Descriptor,
@@ -121,6 +127,7 @@ impl DirectoryStorage {
                 let document = self.document(&config)?;
                 Named::Artifact(apart.with(&config, document).map_err(invalid)?)
             }
+            Parsed::Announcement(said) => Named::Announcement(said),
             Parsed::Image(manifest) => {
                 let config = self.document(&manifest.config)?;
                 Named::Image(Box::new(Image { manifest, config }))

@@ -6,7 +6,8 @@ use std::{env, fs};
 use oci::packed;
 
 use super::{
-    Artifact, ArtifactKind, Inline, InlineStep, RemoteRecord, SignKey, SignedRecord, artifact,
+    Announcement, Artifact, ArtifactKind, Builder, Inline, InlineStep, RemoteRecord, Said, SignKey,
+    SignedRecord, State, artifact,
     bundle::{self, Bundle},
     names, record,
     samples::{copy, digest, origin},
@@ -16,7 +17,7 @@ use super::{
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/remote-cache.md");
 
 /// Every example by its name.
-fn examples() -> [(&'static str, String); 6] {
+fn examples() -> [(&'static str, String); 7] {
     let record = copy();
     let document = record.to_document().expect("a record");
     let signature = key().sign(ArtifactKind::Record, &document);
@@ -29,12 +30,14 @@ fn examples() -> [(&'static str, String); 6] {
     };
     let manifest = String::from_utf8(artifact::manifest(&artifact)).expect("text");
     let names = [names::definition(&record.record.definition), names::content(&record.record.content)];
+    let running = names::running(&record.record.content);
     let bundle = names::bundle("FROM scratch\n", None, &["linux/amd64".parse().expect("a platform")]);
     [
         ("record", spread(str::from_utf8(&document).expect("text").trim_end())),
         ("manifest", spread(&shortened(&manifest))),
-        ("names", [names.join("\n"), bundle].join("\n")),
+        ("names", [names.join("\n"), running, bundle].join("\n")),
         ("bundle", bundled(signed)),
+        ("announcement", spread(&announced(&names::running(&record.record.content)))),
         ("inline", spread(&inline(&record).to_string())),
         ("key", PRIVATE.trim_end().to_owned()),
     ]
@@ -72,6 +75,14 @@ fn bundled(signed: SignedRecord) -> String {
         format!("  {} ...   {{\"di...: the document", hex(&content[70..74])),
     ];
     lines.join("\n")
+}
+
+/// The manifest of an announcement under this name.
+fn announced(name: &str) -> String {
+    let builder = Builder(0x5f3c_1a7e_90b2_4d86_a1c4_7be0_3392_d5f8);
+    let said = Said { builder, count: 1, state: State::Running };
+    let announcement = Announcement::new(said, name, Some(&key()));
+    String::from_utf8(artifact::announcement(&announcement)).expect("text")
 }
 
 fn inline(record: &RemoteRecord) -> serde_json::Value {

@@ -4,6 +4,7 @@
 //! lw1-d-HEX   the record under a definition key
 //! lw1-c-HEX   the record under a content key
 //! lw1-b-HEX   the bundle of a Dockerfile, a target and its platforms, where nobody has given it a name
+//! lw1-r-HEX   who runs the step with a content key just now
 //! ```
 //!
 //! HEX is 64 lower-case digits. `lw1` is the version of the format: builders of another one look elsewhere. Nothing in a
@@ -17,6 +18,7 @@ use solver::Key;
 const DEFINITION: &str = "lw1-d-";
 const CONTENT: &str = "lw1-c-";
 const BUNDLE: &str = "lw1-b-";
+const RUNNING: &str = "lw1-r-";
 
 /// What a name of ours stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +27,8 @@ pub enum Name {
     Record(Key),
     /// A bundle that nobody has given a name.
     Bundle(TreeDigest),
+    /// Who runs the step with a content key.
+    Running(TreeDigest),
 }
 
 /// The name of the record under a definition key.
@@ -35,6 +39,11 @@ pub fn definition(key: &TreeDigest) -> String {
 /// The name of the record under a content key.
 pub fn content(key: &TreeDigest) -> String {
     format!("{CONTENT}{}", key.hex())
+}
+
+/// The name under which it says who runs the step with a content key.
+pub fn running(key: &TreeDigest) -> String {
+    format!("{RUNNING}{}", key.hex())
 }
 
 /// The name of the record under a key.
@@ -62,6 +71,7 @@ pub fn parse(name: &str) -> Option<Name> {
         DEFINITION => Some(Name::Record(Key::Definition(digest))),
         CONTENT => Some(Name::Record(Key::Content(digest))),
         BUNDLE => Some(Name::Bundle(digest)),
+        RUNNING => Some(Name::Running(digest)),
         _ => None,
     }
 }
@@ -81,6 +91,7 @@ mod tests {
             assert_eq!(parse(&name), Some(Name::Record(key)));
             assert!(format!("registry.example/cache:{name}").parse::<oci::Reference>().is_ok(), "{name}");
         }
+        assert_eq!(parse(&running(&digest("a"))), Some(Name::Running(digest("a"))));
         assert!(matches!(parse(&bundle("FROM scratch", None, &[])), Some(Name::Bundle(_))));
     }
 

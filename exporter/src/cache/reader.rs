@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use oci::{Descriptor, RemoteLayers, Sha256Digest};
+use oci::{Descriptor, RemoteLayers, Sha256Digest, TreeDigest};
 use solver::{
     Cancel, Record,
     cache::Key,
@@ -32,7 +32,7 @@ use super::{
     record::FormatError,
     seen::{Seen, SeenBundle, SeenRecord},
     sign::TrustKeys,
-    storage::{Artifact, ArtifactKind, Image, Named, Storage},
+    storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError},
 };
 use crate::seal::Events;
 
@@ -160,6 +160,19 @@ impl RemoteCache {
         }
     }
 
+    /// Looks for a record that somebody else is making. That is no part of the budget, and it is for others to say when.
+    ///
+    /// # Errors
+    /// It cannot be had just now, or is damaged.
+    pub fn look_again(&self, content: &TreeDigest, cancel: &Cancel) -> Result<Option<Found>, StorageError> {
+        let key = Key::Content(*content);
+        let name = names::of(&key);
+        if let Some(Named::Artifact(artifact)) = self.shared.reading.storage.get(&name, cancel)? {
+            self.shared.take(&name, Some(&key), artifact);
+        }
+        Ok(self.shared.answer(&key))
+    }
+
     /// How many records were ignored because nobody who is trusted has signed them.
     pub fn ignored(&self) -> usize {
         self.shared.lock().answers.untrusted.len()
@@ -249,6 +262,8 @@ impl Shared {
                 self.take(name, None, artifact);
                 Stage::Settled
             }
+            // Somebody has given the bundle the name of one.
+            Named::Announcement(_) => Stage::Settled,
             Named::Image(image) => {
                 self.take_image(&image);
                 Stage::Image
@@ -376,8 +391,8 @@ impl Shared {
         match self.get(&name, cancel) {
             None => {}
             Some(Named::Artifact(artifact)) => self.take(&name, Some(key), artifact),
-            Some(Named::Image(_) | Named::Index(_)) => {
-                self.note(Outcome::Damaged(format!("{name} is an image where a record should be")));
+            Some(Named::Announcement(_) | Named::Image(_) | Named::Index(_)) => {
+                self.note(Outcome::Damaged(format!("{name} is no record, which it should be")));
             }
         }
         self.lock().running -= 1;

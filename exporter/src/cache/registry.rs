@@ -17,6 +17,7 @@ use oci::{
 use solver::Cancel;
 
 use super::{
+    announcement::Announcement,
     artifact::{self, ArtifactError, Parsed},
     storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind},
 };
@@ -106,6 +107,13 @@ impl Storage for RegistryStorage {
         })
     }
 
+    fn announce(&self, name: &str, said: &Announcement, cancel: &Cancel) -> Result<(), StorageError> {
+        let manifest = artifact::announcement(said);
+        let put =
+            self.asking(cancel).push_manifest(&self.named(name), &oci::MediaType::OciManifest, &manifest);
+        put.map(drop).map_err(|error| self.not_written(error, cancel))
+    }
+
     fn put_blob(
         &self,
         blob: &Descriptor,
@@ -152,6 +160,7 @@ impl RegistryStorage {
             Parsed::Apart(config, apart) => {
                 Named::Artifact(apart.with(&config, read(&config)?).map_err(damaged)?)
             }
+            Parsed::Announcement(said) => Named::Announcement(said),
             Parsed::Image(manifest) => {
                 let config = read(&manifest.config)?;
                 Named::Image(Box::new(Image { manifest, config }))

@@ -16,7 +16,7 @@ use std::{
 
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
-use super::{ArtifactKind, bundle, record};
+use super::{ArtifactKind, announcement, bundle, record};
 
 /// Nobody's Ed25519 key is longer.
 const FILE_MAX: u64 = 16 << 10;
@@ -33,6 +33,21 @@ pub struct SignKey {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustKeys {
     keys: Vec<[u8; 32]>,
+}
+
+/// What a signature is for, besides the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The document of an artifact.
+    Artifact(ArtifactKind),
+    /// What is announced of a step.
+    Announcement,
+}
+
+impl From<ArtifactKind> for Subject {
+    fn from(kind: ArtifactKind) -> Self {
+        Self::Artifact(kind)
+    }
 }
 
 /// Why a key cannot be used.
@@ -100,8 +115,8 @@ impl SignKey {
     }
 
     /// The signature of a document: 64 bytes.
-    pub fn sign(&self, kind: ArtifactKind, document: &[u8]) -> Vec<u8> {
-        self.pair.sign(&message(kind, document)).as_ref().to_vec()
+    pub fn sign(&self, subject: impl Into<Subject>, document: &[u8]) -> Vec<u8> {
+        self.pair.sign(&message(subject.into(), document)).as_ref().to_vec()
     }
 
     /// Whoever trusts this key and no other.
@@ -139,22 +154,23 @@ impl TrustKeys {
     }
 
     /// Whether a document may be believed: one of the keys has signed it, or there is none.
-    pub fn verify(&self, kind: ArtifactKind, document: &[u8], signature: Option<&[u8]>) -> bool {
+    pub fn verify(&self, subject: impl Into<Subject>, document: &[u8], signature: Option<&[u8]>) -> bool {
         if self.keys.is_empty() {
             return true;
         }
         let Some(signature) = signature else { return false };
-        let message = message(kind, document);
+        let message = message(subject.into(), document);
         let signed = |key| UnparsedPublicKey::new(&ED25519, key).verify(&message, signature).is_ok();
         self.keys.iter().any(signed)
     }
 }
 
 /// What is signed: the name of the format, a zero byte, its version in four bytes, the lowest first, and the document.
-fn message(kind: ArtifactKind, document: &[u8]) -> Vec<u8> {
-    let (domain, version) = match kind {
-        ArtifactKind::Record => ("layerwright cache record\0", record::VERSION),
-        ArtifactKind::Bundle => ("layerwright cache bundle\0", bundle::VERSION),
+fn message(subject: Subject, document: &[u8]) -> Vec<u8> {
+    let (domain, version) = match subject {
+        Subject::Artifact(ArtifactKind::Record) => ("layerwright cache record\0", record::VERSION),
+        Subject::Artifact(ArtifactKind::Bundle) => ("layerwright cache bundle\0", bundle::VERSION),
+        Subject::Announcement => ("layerwright cache announcement\0", announcement::VERSION),
     };
     [domain.as_bytes(), &version.to_le_bytes(), document].concat()
 }

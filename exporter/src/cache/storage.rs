@@ -9,6 +9,8 @@ use std::io::{self, Read};
 use oci::{BlobOrigin, Descriptor, MediaType, Reference, manifest::Manifest};
 use solver::Cancel;
 
+use super::announcement::Announcement;
+
 /// What an artifact is; decides its media types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArtifactKind {
@@ -52,6 +54,8 @@ pub struct Artifact {
 pub enum Named {
     /// Something a cache has written.
     Artifact(Artifact),
+    /// What a builder says of a step that it runs.
+    Announcement(Announcement),
     /// An image.
     Image(Box<Image>),
     /// Images for several platforms, to be had by their digests.
@@ -63,7 +67,7 @@ impl Named {
     pub fn artifact(self) -> Option<Artifact> {
         match self {
             Self::Artifact(artifact) => Some(artifact),
-            Self::Image(_) | Self::Index(_) => None,
+            Self::Announcement(_) | Self::Image(_) | Self::Index(_) => None,
         }
     }
 }
@@ -138,6 +142,12 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// It cannot be written.
     fn put_names(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError>;
+
+    /// Puts an announcement under a name, in one round trip; the last writer's stays. [`super::artifact::EMPTY`] is there already.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn announce(&self, name: &str, said: &Announcement, cancel: &Cancel) -> Result<(), StorageError>;
 
     /// Makes sure that a blob is there, and says whether its bytes had to be sent. `from` is another repository that may
     /// have it; `open` begins the blob anew each time it is sent.

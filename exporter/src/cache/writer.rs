@@ -255,6 +255,28 @@ impl State {
     fn is_idle(&self) -> bool {
         self.has_looked() && self.ledger.is_idle()
     }
+
+    fn fate(&self, content: &TreeDigest) -> Fate {
+        let waiting = match &self.look {
+            Look::Open(waiting) | Look::Running(waiting) => &waiting[..],
+            Look::Over => &[],
+        };
+        if waiting.iter().any(|record| record.content == *content) {
+            return Fate::Coming;
+        }
+        self.ledger.progress(|item: &Item| item.record.content == *content)
+    }
+}
+
+/// What becomes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is on its way to the place.
+    Coming,
+    /// It is there.
+    There,
+    /// It will not get there; nobody has stored it, as far as is known.
+    Lost,
 }
 
 /// What a worker does next.
@@ -301,6 +323,12 @@ impl Writer {
     /// What the cache is called.
     pub fn name(&self) -> &str {
         self.shared.options.storage.name()
+    }
+
+    /// What becomes of the record under a content key, for who asks after the build has ended, too.
+    pub fn fates(&self) -> impl Fn(&TreeDigest) -> Fate + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move |content| shared.state.lock().fate(content)
     }
 
     /// Hears of what the scheduler does, as [`crate::SealAhead::take`] does. Does not block.

@@ -35,7 +35,13 @@ impl Early {
             let Some(inputs) = inputs(steps, adopted, id) else { continue };
             let leash = Leash::new(world.stop);
             self.leashes.insert(id, leash.clone());
-            pool.submit(Task::Prepare(Job { id, inputs, use_cache: !steps.is_forced(id), leash }));
+            pool.submit(Task::Prepare(Job {
+                id,
+                inputs,
+                use_cache: !steps.is_forced(id),
+                leash,
+                seat: None,
+            }));
         }
     }
 

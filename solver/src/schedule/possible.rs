@@ -45,6 +45,6 @@ pub(super) fn check(
 fn is_certain(world: &World, steps: &Steps, adopted: &Adopted, id: VertexId) -> bool {
     let Some(inputs) = early::inputs(steps, adopted, id) else { return false };
     let leash = Leash::new(world.stop);
-    task::find(world, &Job { id, inputs, use_cache: true, leash })
+    task::find(world, &Job { id, inputs, use_cache: true, leash, seat: None })
         .is_ok_and(|keyed| keyed.found.hit.is_none())
 }

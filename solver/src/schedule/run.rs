@@ -27,6 +27,7 @@ use super::{
     leash::Leash,
     lookup::Memories,
     pool::{Pool, Ready, World},
+    seat::Board,
     skipped,
     steps::Steps,
     task::{Job, Keyed, Known, Memory, Message, Reserved, Task},
@@ -52,6 +53,7 @@ pub(super) struct Rest<'a> {
     pub(super) distant: Distant<'a>,
     /// Steps that have been begun with.
     pub(super) early: Early,
+    pub(super) board: Option<Board>,
 }
 
 /// Does what is open and returns the snapshots of the targets.
@@ -76,6 +78,7 @@ struct Run<'a, 'scope> {
     pool: &'a mut Pool<'scope>,
     steps: &'a Steps<'a>,
     distant: Distant<'a>,
+    board: Option<Board>,
     memories: Memories,
     impossible: BTreeSet<VertexId>,
     /// Steps that are not settled.
@@ -111,7 +114,7 @@ struct Run<'a, 'scope> {
 
 impl<'a, 'scope> Run<'a, 'scope> {
     fn new(world: &'a World<'a>, pool: &'a mut Pool<'scope>, steps: &'a Steps<'a>, rest: Rest<'a>) -> Self {
-        let Rest { adopted, memories, impossible, distant, early } = rest;
+        let Rest { adopted, memories, impossible, distant, early, board } = rest;
         let Adopted { snapshots, open, mut answers } = adopted;
         let (sources, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|id| steps.source(*id).is_some());
         let mut run = Self {
@@ -119,6 +122,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
             pool,
             steps,
             distant,
+            board,
             memories,
             impossible,
             open: open.iter().copied().collect(),
@@ -179,6 +183,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
         match message {
             Message::Answered(cache, key, found) => self.answered(cache, key, found),
             Message::Returned(cache, untold) => self.distant.returned(cache, &untold),
+            Message::Noticed(content, notice) => self.noticed(content, notice),
             Message::Turn(id, content, turn) if self.open.contains(&id) => self.turn(id, content, turn),
             Message::Turn(_, content, turn) => self.inherit(content, turn),
             Message::Skipped(id) => self.failures.push(skipped(id)),
@@ -243,7 +248,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
     fn job(&mut self, id: VertexId) -> Job {
         let leash = self.leashes.entry(id).or_insert_with(|| Leash::new(self.world.stop)).clone();
         let inputs = self.steps.inputs(id).iter().map(|input| self.done[input].clone()).collect();
-        Job { id, inputs, use_cache: !self.steps.is_forced(id), leash }
+        Job { id, inputs, use_cache: !self.steps.is_forced(id), leash, seat: None }
     }
 
     fn keyed(&mut self, id: VertexId, keyed: Keyed) {

@@ -7,6 +7,7 @@ use oci::{Layer, TreeDigest};
 use super::{
     leash::Leash,
     pool::{Ready, World},
+    seat::Seat,
 };
 use crate::{
     cache::{Claim, Key, Made, Record},
@@ -14,7 +15,7 @@ use crate::{
     graph::VertexId,
     key::{self, Reading},
     op::{Op, Selector, Source},
-    traits::{self, Cancel, Executed, Input, Step, StepFailure},
+    traits::{self, Cancel, Executed, Input, Notice, Step, StepFailure},
 };
 
 /// Who does a task.
@@ -59,6 +60,8 @@ pub(super) struct Job {
     pub(super) use_cache: bool,
     /// Says when it is not needed any more.
     pub(super) leash: Leash,
+    /// Where it is said that it runs.
+    pub(super) seat: Option<Seat>,
 }
 
 /// What the scheduler is told: by workers, one message a task, and by those who ask distant caches.
@@ -75,6 +78,8 @@ pub(super) enum Message {
     Skipped(VertexId),
     /// The distant cache of this number has or has not what was asked for.
     Answered(usize, Key, Option<traits::Found>),
+    /// What is heard of the step with this content key from builders that share no store with this one.
+    Noticed(TreeDigest, Notice),
     /// It has done with a look-up; these keys, of which it has told nothing, are misses.
     Returned(usize, Vec<Key>),
     /// A worker is gone: it panicked, and its scope will say so.
@@ -245,7 +250,7 @@ fn take_turn(world: &World, job: &Job, content: TreeDigest) -> Result<Turn, Step
     if !job.use_cache {
         return execute(world, job).map(|executed| Turn::Ran(executed, Reserved::default()));
     }
-    let reserved = match reserve(world, content) {
+    let mut reserved = match reserve(world, content) {
         Ok(reserved) => reserved,
         Err(owner) => return Ok(Turn::Busy(owner)),
     };
@@ -254,6 +259,10 @@ fn take_turn(world: &World, job: &Job, content: TreeDigest) -> Result<Turn, Step
         && let Some(known) = remembered(world, content, &job.inputs[0]).hit
     {
         return Ok(Turn::Found(known));
+    }
+    if let Some(seat) = &job.seat {
+        seat.take();
+        reserved.0.push(Claim::Held(Box::new(seat.clone())));
     }
     execute(world, job).map(|executed| Turn::Ran(executed, reserved))
 }

@@ -1,5 +1,6 @@
 //! The scheduler against a world in memory.
 
+mod bulletin;
 mod distant;
 mod early;
 mod fake;

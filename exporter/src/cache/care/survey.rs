@@ -8,7 +8,7 @@ use std::{
 use oci::{BlobOrigin, Sha256Digest};
 use solver::Cancel;
 
-use super::{AT_ONCE, Content, Entry, Kept, Seal, Standing, Survey, Tidy};
+use super::{AT_ONCE, Announced, Content, Entry, Kept, Seal, Standing, Survey, Tidy};
 use crate::{
     cache::{
         artifact,
@@ -54,6 +54,7 @@ pub fn survey_of(
         names.sort_unstable();
         match reader.entry(names, standing)? {
             Read::Ours(entry) => survey.entries.push(*entry),
+            Read::Announcement(announced) => survey.announcements.push(announced),
             Read::Other(names) => survey.others.extend(names),
         }
     }
@@ -65,6 +66,7 @@ pub fn survey_of(
 /// What a document turned out to be.
 enum Read {
     Ours(Box<Entry>),
+    Announcement(Announced),
     Other(Vec<String>),
 }
 
@@ -87,6 +89,7 @@ impl Reader<'_> {
                 let why = error.source.map_or(error.what, |source| source.to_string());
                 (BTreeMap::new(), Content::Unusable(why))
             }
+            Ok(Named::Announcement(_)) => return Ok(Read::Announcement(Announced { names, digest })),
             Ok(Named::Image(_) | Named::Index(_)) => return Ok(Read::Other(names)),
             Err(error) if error.kind == StorageErrorKind::Damaged => return Ok(Read::Other(names)),
             Err(error) => return Err(error),

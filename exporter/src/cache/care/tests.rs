@@ -184,20 +184,20 @@ fn a_directory_is_swept_of_what_nobody_can_be_about_to_name() {
         |entry| matches!(&entry.content, Content::Record(kept) if kept.remote.record.content == records[2].record.content),
     );
     let last = last.expect("it is there");
-    let swept = prune(&cache.storage, &[last], &cache.cancel).expect("removed");
+    let swept = prune(&cache.storage, &[last], &[], &cache.cancel).expect("removed");
     // Its document, its layer and the tree of that: the rest is others', too.
     assert!(matches!(swept, Swept::Freed { count: 3, young: 0, .. }), "{swept:?}");
     assert_eq!(blob_files(cache.directory.path()).len(), before - 3);
     assert_eq!(cache.survey().entries.len(), 2);
     // Once more is once.
-    let swept = prune(&cache.storage, &[last], &cache.cancel).expect("fine");
+    let swept = prune(&cache.storage, &[last], &[], &cache.cancel).expect("fine");
     assert_eq!(swept, Swept::Freed { count: 0, bytes: 0, young: 0 });
     // What is there again by now stays, and so do its blobs, of which one is young.
     cache.put_record(&records[2]);
     cache.put(ArtifactKind::Record, &["other"], b"x".to_vec(), vec![]);
     let other = cache.survey().entries.into_iter().find(|entry| entry.names == ["other"]).expect("there");
     let stranger = Entry { digest: last.digest, ..other };
-    let swept = prune(&cache.storage, &[&stranger], &cache.cancel).expect("removed");
+    let swept = prune(&cache.storage, &[&stranger], &[], &cache.cancel).expect("removed");
     assert_eq!(swept, Swept::Freed { count: 0, bytes: 0, young: 0 }, "it stands for something else now");
 }
 

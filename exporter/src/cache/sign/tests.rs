@@ -31,7 +31,7 @@ impl Ground {
     }
 }
 
-fn pair() -> (SignKey, TrustKeys) {
+pub(crate) fn pair() -> (SignKey, TrustKeys) {
     let ground = Ground::new();
     let key = SignKey::read(&ground.file("key", PRIVATE)).expect("a key");
     (key, TrustKeys::read(&[ground.file("pub", PUBLIC)]).expect("a key"))

@@ -12,6 +12,8 @@ use std::{
 
 use oci::{Sha256Digest, TreeDigest};
 
+use super::Fate;
+
 /// Needs that are met at the same time; those who meet them wait most of the time, and records must get through.
 const BRINGING: usize = 6;
 
@@ -254,6 +256,16 @@ impl<R> Ledger<R> {
     /// Those that are at the place, or will be if all goes well.
     pub(super) fn kept(&self) -> impl Iterator<Item = &Arc<R>> {
         self.entries.iter().filter(|entry| entry.state != Progress::Lost).map(|entry| &entry.record)
+    }
+
+    /// How far the last of some records is.
+    pub(super) fn progress(&self, is_one: impl Fn(&R) -> bool) -> Fate {
+        let state = self.entries.iter().rev().find(|entry| is_one(&entry.record)).map(|entry| entry.state);
+        match state {
+            Some(Progress::Waiting) => Fate::Coming,
+            Some(Progress::There) => Fate::There,
+            Some(Progress::Lost) | None => Fate::Lost,
+        }
     }
 
     /// How many will not get there.

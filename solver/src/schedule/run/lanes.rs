@@ -3,8 +3,9 @@
 //!
 //! A lane is held for a moment where a distant cache may have the layer. Where another builder runs the step it is *parked*:
 //! nobody waits for a lock, the scheduler's thread has it looked at every now and then, so a step that is not ours to run takes no
-//! worker from the others and is given up at once when the build stops. When the first of a lane has become needless while
-//! its worker was at it, the lane goes on when that worker has answered: equal steps never run at the same time.
+//! worker from the others and is given up at once when the build stops. Where that builder shares no store with us, we hear of it
+//! when our worker is at it: the step is *called back*, unless it ends first, and the lane waits while it runs *elsewhere*. When
+//! the first of a lane has become needless while its worker was at it, the lane goes on when that worker has answered: equal steps never run at the same time.
 
 use std::time::Duration;
 
@@ -15,8 +16,12 @@ use crate::{
     cache::Key,
     event::Event,
     graph::VertexId,
-    schedule::task::{Known, Reserved, Task, Turn},
-    traits::StepFailure,
+    op::Op,
+    schedule::{
+        seat::Seat,
+        task::{Job, Known, Reserved, Task, Turn},
+    },
+    traits::{Notice, StepFailure},
 };
 
 /// Equal steps.
@@ -28,6 +33,8 @@ pub(super) struct Lane {
     waits: Option<Duration>,
     /// Open ones.
     behind: Vec<VertexId>,
+    /// Where others hear of it, once it runs.
+    seat: Option<Seat>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +43,21 @@ enum Stage {
     Held,
     /// A worker is at it.
     Working,
-    /// Another builder is.
+    /// A worker is at it that has been told to stop, since another builder is, too.
+    CalledBack,
+    /// The same, and the step is to begin anew as soon as the worker has stopped.
+    WantedAgain,
+    /// Another builder is at it that has the same store.
     Parked,
+    /// Another builder is at it that has a store of its own.
+    Elsewhere,
+}
+
+impl Stage {
+    /// Whether a worker has yet to answer.
+    fn has_worker(self) -> bool {
+        matches!(self, Self::Working | Self::CalledBack | Self::WantedAgain)
+    }
 }
 
 impl Run<'_, '_> {
@@ -55,7 +75,9 @@ impl Run<'_, '_> {
                 if !self.steps.is_forced(id) {
                     self.distant.ask(vec![Key::Content(content)]);
                 }
-                self.lanes.insert(content, Lane { first: id, stage: Stage::Held, waits, behind: Vec::new() });
+                let seat = self.seat(id, content);
+                self.lanes
+                    .insert(content, Lane { first: id, stage: Stage::Held, waits, behind: Vec::new(), seat });
                 self.held.push(content);
             }
         }
@@ -109,7 +131,8 @@ impl Run<'_, '_> {
 
     fn execute(&mut self, id: VertexId, content: TreeDigest) {
         self.set_stage(content, Stage::Working);
-        let job = self.job(id);
+        let seat = self.lanes[&content].seat.clone();
+        let job = Job { seat, ..self.job(id) };
         self.submit(Task::Execute(job, content));
     }
 
@@ -133,6 +156,7 @@ impl Run<'_, '_> {
             }
             Ok(Turn::Busy(owner)) => self.park(id, content, &owner),
             Ok(Turn::Free) => self.execute(id, content),
+            Err(_) if self.is_called_back(content) => self.stopped(content),
             Err(failure) => self.failures.push(fail(self.world, id, failure)),
         }
     }
@@ -146,6 +170,7 @@ impl Run<'_, '_> {
                 let known = self.made_here(executed);
                 self.settle(content, &known, reserved);
             }
+            Err(_) if self.is_called_back(content) => self.stopped(content),
             // It was stopped; if it failed by itself, so will this one, and say why.
             Err(_) => self.execute(heir, content),
             turn => self.turn(heir, content, turn),
@@ -184,9 +209,9 @@ impl Run<'_, '_> {
         let (is_first, stage) = (ids.contains(&lane.first), lane.stage);
         if ids.is_empty() {
             self.lanes.remove(&content);
-        } else if !is_first && stage != Stage::Working {
+        } else if !is_first && !stage.has_worker() {
             // Otherwise the worker that is at it will say how it goes on.
-            let heir = self.promote(content).filter(|_| stage == Stage::Parked);
+            let heir = self.promote(content).filter(|_| stage != Stage::Held);
             heir.into_iter().for_each(|heir| self.execute(heir, content));
         }
     }
@@ -218,7 +243,7 @@ impl Run<'_, '_> {
         let Some(lane) = self.lanes.get_mut(&content) else { return };
         lane.behind.retain(|other| *other != id);
         // Otherwise its worker will say how it goes on.
-        if lane.first == id && lane.stage != Stage::Working {
+        if lane.first == id && !lane.stage.has_worker() {
             self.promote(content);
         }
     }
@@ -233,14 +258,89 @@ impl Run<'_, '_> {
         self.parked.push(content);
     }
 
+    /// What is heard of a lane from builders with other stores; what has been overtaken here means nothing any more.
+    pub(super) fn noticed(&mut self, content: TreeDigest, notice: Notice) {
+        if !self.failures.is_empty() || self.world.stop.is_requested() {
+            return;
+        }
+        match notice {
+            Notice::Elsewhere => self.call_back(content),
+            Notice::Free => self.begin_anew(content),
+            Notice::Found(found) => {
+                self.found(content, *found);
+                // It may be too old, or have another parent.
+                self.begin_anew(content);
+            }
+        }
+    }
+
+    fn call_back(&mut self, content: TreeDigest) {
+        let Some(lane) = self.lanes.get_mut(&content) else { return };
+        let id = lane.first;
+        match lane.stage {
+            Stage::Working => lane.stage = Stage::CalledBack,
+            Stage::WantedAgain => return lane.stage = Stage::CalledBack,
+            Stage::Held | Stage::CalledBack | Stage::Parked | Stage::Elsewhere => return,
+        }
+        if let Some(leash) = self.leashes.remove(&id) {
+            leash.let_go();
+        }
+        if self.open.contains(&id) {
+            let what = "waiting for another builder that runs this step".to_owned();
+            (self.world.events)(Event::Waiting(id, what));
+        }
+    }
+
+    fn begin_anew(&mut self, content: TreeDigest) {
+        let Some(lane) = self.lanes.get(&content) else { return };
+        match lane.stage {
+            Stage::CalledBack => self.set_stage(content, Stage::WantedAgain),
+            Stage::Elsewhere => {
+                let id = lane.first;
+                self.parked.retain(|parked| *parked != content);
+                self.execute(id, content);
+            }
+            Stage::Held | Stage::Working | Stage::WantedAgain | Stage::Parked => {}
+        }
+    }
+
+    fn is_called_back(&self, content: TreeDigest) -> bool {
+        let stage = self.lanes.get(&content).map(|lane| lane.stage);
+        matches!(stage, Some(Stage::CalledBack | Stage::WantedAgain))
+    }
+
+    /// The worker of a step that was called back has stopped.
+    fn stopped(&mut self, content: TreeDigest) {
+        let Lane { first, stage, .. } = self.lanes[&content];
+        match stage {
+            Stage::WantedAgain => self.execute(first, content),
+            _ => {
+                self.set_stage(content, Stage::Elsewhere);
+                self.parked.push(content);
+            }
+        }
+    }
+
+    /// Only of commands that the caches may answer: what else there is takes less time than to ask.
+    fn seat(&self, id: VertexId, content: TreeDigest) -> Option<Seat> {
+        let is_told = matches!(self.world.graph.vertex(id).op, Op::Exec(_)) && !self.steps.is_forced(id);
+        self.board.as_ref().filter(|_| is_told).map(|board| board.seat(content))
+    }
+
     pub(super) fn probe_parked(&mut self) {
         for content in std::mem::take(&mut self.parked) {
-            let Some(lane) = self.lanes.get(&content).filter(|lane| lane.stage == Stage::Parked) else {
+            let waits = |lane: &&Lane| matches!(lane.stage, Stage::Parked | Stage::Elsewhere);
+            let Some(lane) = self.lanes.get(&content).filter(waits) else {
                 continue;
             };
-            let id = lane.first;
+            let (id, stage) = (lane.first, lane.stage);
             if self.world.stop.is_requested() {
                 self.failures.push(skipped(id));
+                continue;
+            }
+            if stage == Stage::Elsewhere {
+                // It is told when that is over.
+                self.parked.push(content);
                 continue;
             }
             self.set_stage(content, Stage::Working);

@@ -32,7 +32,7 @@ impl Run<'_, '_> {
     }
 
     /// The layer of the steps that are queued under a content key, if it is that and not too old.
-    fn found(&mut self, content: TreeDigest, found: Found) {
+    pub(super) fn found(&mut self, content: TreeDigest, found: Found) {
         let Found { record, cache } = found;
         let Some(id) = self.in_lane(content).first().copied().filter(|_| self.failures.is_empty()) else {
             return;

@@ -24,7 +24,7 @@ use crate::{
     event::Event,
     graph::VertexId,
     schedule::{Caches, SolveError, SolveOptions},
-    traits::{CacheBackend, Cancel, DistantCache, Found, RecordWriter},
+    traits::{Bulletin, CacheBackend, Cancel, DistantCache, Found, RecordWriter},
 };
 
 /// A distant cache that answers when a gate is open.
@@ -80,6 +80,7 @@ pub struct Ground {
     pub tick: Duration,
     /// Tells the time instead, in milliseconds.
     pub clock: Option<Arc<AtomicU64>>,
+    pub bulletin: Option<Arc<dyn Bulletin>>,
 }
 
 impl Ground {
@@ -94,6 +95,7 @@ impl Ground {
             is_patient,
             tick: Duration::from_secs(1),
             clock: None,
+            bulletin: None,
         }
     }
 
@@ -111,7 +113,13 @@ impl Ground {
             None => self.tick * (looks.fetch_add(1, Ordering::SeqCst) + 1),
         };
         let near: [&dyn CacheBackend; 1] = [&self.near];
-        let caches = Caches { near: &near, distant, writers: &[&self.ledger], clock: &clock };
+        let caches = Caches {
+            near: &near,
+            distant,
+            writers: &[&self.ledger],
+            bulletin: self.bulletin.as_ref(),
+            clock: &clock,
+        };
         let options = SolveOptions { jobs: self.jobs, oldest: self.oldest, maker: Maker::default() };
         let sink = |event: Event| {
             self.events.lock().expect("no panic").push(event.clone());
