@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     io::{self, Read, Write},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -16,7 +17,7 @@ use crate::{
     elsewhere::{RemoteLayers, told::Told},
     layer::BlobOrigin,
     layout::{self, LayoutError},
-    registry::{Registry, RegistryError},
+    registry::{Registry, RegistryError, find},
     store::{BlobCopy, Store, StoreError},
     verify::Verified,
 };
@@ -53,6 +54,15 @@ impl FetchError {
         let damaged = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
         matches!(self, Self::Copy { source, .. } if damaged.contains(&source.kind()))
     }
+}
+
+/// What the registry has failed with, behind an error of a [`Fetcher`] or of one of its readers. An error that is transparent does
+/// not stand among the causes beside the one it holds, so a [`FetchError`] is looked into.
+pub(crate) fn registry_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a RegistryError> {
+    find(error).or_else(|| match find(error)? {
+        FetchError::Registry(error) => Some(error),
+        _ => None,
+    })
 }
 
 /// Brings blobs. Cheap to clone; clones share what is under way.

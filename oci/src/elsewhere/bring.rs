@@ -16,7 +16,7 @@ use super::{RemoteLayer, told::diff_id};
 use crate::{
     descriptor::Descriptor,
     digest::{DiffId, TreeDigest},
-    fetch::Fetcher,
+    fetch::{Fetcher, registry_error},
     packed::TREE_MAX,
     registry::{RegistryError, find},
     store::{
@@ -154,7 +154,7 @@ pub fn best<'a>(layer: &'a RemoteLayer, encoder: Option<&str>) -> Option<(&'a st
 pub fn is_shut(error: &(dyn Error + 'static)) -> bool {
     let shut =
         |error: &RegistryError| error.is_unavailable() || matches!(error, RegistryError::Denied { .. });
-    find(error).is_some_and(shut)
+    registry_error(error).is_some_and(shut)
 }
 
 /// Why a layer did not come, before it is known of which cache that is told.
@@ -174,7 +174,7 @@ impl From<StoreError> for Failed {
 impl Failed {
     /// A blob could not be read.
     fn reading(blob: &Descriptor, source: io::Error) -> Self {
-        match find(&source) {
+        match registry_error(&source) {
             Some(RegistryError::Cancelled) => Self::Cancelled,
             _ => Self::Loss(Loss::Blob { blob: Box::new(blob.clone()), source }),
         }
