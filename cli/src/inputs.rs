@@ -28,16 +28,18 @@ use executor::{
 };
 use oci::{
     RemoteLayers,
+    elsewhere::GivenUp,
     fetch::Fetcher,
     registry::{Hosts, Limits, Registry},
     store::{Store, TempDir},
 };
-use solver::{Cancel, Resolver, remote::GitAddress};
+use solver::{Cancel, Event, Resolver, remote::GitAddress};
 
 use crate::{
     build::Events,
     client,
     failure::Failure,
+    redact::redact,
     request::{DockerfilePlace, Places},
     spec::context::{ContextSpec, FilesSource, NamedSource},
 };
@@ -159,7 +161,12 @@ impl Outside {
     /// Nothing is opened yet.
     pub fn new(options: OutsideOptions, events: Events, cancel: Arc<Cancel>) -> Self {
         let (registry, fetcher) = (OnceCell::new(), OnceCell::new());
-        Self { options, events, cancel, registry, fetcher, elsewhere: RemoteLayers::default() }
+        let tell = Arc::clone(&events);
+        let elsewhere = RemoteLayers::telling(move |GivenUp { cache, why }| {
+            let text = format!("no more layers are read of the cache {cache}, and their steps run: {why}");
+            tell(Event::Warning(redact(&text).into_owned()));
+        });
+        Self { options, events, cancel, registry, fetcher, elsewhere }
     }
 
     /// The registry client.

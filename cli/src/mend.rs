@@ -10,7 +10,7 @@ use std::{
 use executor::SnapshotError;
 use exporter::{AssembleError, ExportError, SealError};
 use oci::{
-    elsewhere::bring::{self, BringError, Loss},
+    elsewhere::bring::{BringError, Loss},
     fetch::{DamagedBlob, Fetcher},
     store::{Store, StoreError, Taken},
 };
@@ -44,9 +44,7 @@ pub fn loss(failure: &Failure, fetcher: &Fetcher) -> Option<Vec<PathBuf>> {
     let Failure::Export(ExportError::Blob { digest, source }) = failure else { return None };
     let layers = fetcher.elsewhere();
     let origin = layers.lose_blob(digest)?;
-    if bring::is_shut(source) {
-        layers.lose_origin(&origin);
-    }
+    layers.failed(&origin, digest, source);
     Some(Vec::new())
 }
 

@@ -8,13 +8,17 @@
 
 pub mod bring;
 mod large;
+mod row;
 pub(crate) mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use self::row::Rows;
 use crate::{
     descriptor::Descriptor,
     digest::{DiffId, Sha256Digest, TreeDigest},
@@ -41,6 +45,26 @@ pub struct RemoteLayer {
 pub struct RemoteLayers {
     state: Arc<Mutex<State>>,
     turns: Arc<large::Turns>,
+    given_up: Sink,
+}
+
+/// A cache of which no layer is read any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Which.
+    pub cache: BlobOrigin,
+    /// What it has failed with, in words.
+    pub why: String,
+}
+
+/// Takes what is given up; the default forgets it.
+#[derive(Clone, Default)]
+struct Sink(Option<Arc<dyn Fn(GivenUp) + Send + Sync>>);
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Sink(taken)" } else { "Sink(forgotten)" })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +75,7 @@ struct State {
     lost: BTreeSet<TreeDigest>,
     /// Caches that nothing can be had from.
     shut: BTreeSet<BlobOrigin>,
+    rows: Rows,
 }
 
 impl RemoteLayer {
@@ -73,6 +98,11 @@ impl RemoteLayer {
 }
 
 impl RemoteLayers {
+    /// None yet. Each cache that is given up is told of, once, from any thread.
+    pub fn telling(given_up: impl Fn(GivenUp) + Send + Sync + 'static) -> Self {
+        Self { given_up: Sink(Some(Arc::new(given_up))), ..Self::default() }
+    }
+
     /// Compares what is said of a layer with what was said of it first, whoever said that. Of two that contradict each
     /// other one is wrong, and nobody knows which: the layer is lost. Says whether it agrees.
     pub fn compare(&self, layer: &RemoteLayer) -> bool {
@@ -89,8 +119,8 @@ impl RemoteLayers {
         agrees
     }
 
-    /// Notes a layer; what was noted first stands, but for blobs of other encoders at the same place. Nothing happens to one that is lost, and one of a cache that has been
-    /// lost whole is lost unless another has it.
+    /// Notes a layer; what was noted first stands, but for blobs of other encoders at the same place. Nothing happens to one that
+    /// is lost, and one of a cache that has been given up is lost unless another has it.
     pub fn note(&self, layer: RemoteLayer) {
         let mut state = self.lock();
         if state.lost.contains(&layer.tree) {
@@ -147,10 +177,24 @@ impl RemoteLayers {
         self.lose_all(|layer| layer.descriptors().any(|blob| blob.digest == *digest))
     }
 
-    /// Nothing can be had from there: all its layers are lost.
-    pub fn lose_origin(&self, origin: &BlobOrigin) {
-        self.lock().shut.insert(origin.clone());
-        self.lose_all(|layer| layer.origin == *origin);
+    /// A place has answered: whatever has failed there before has failed alone.
+    pub fn answered(&self, place: &BlobOrigin) {
+        self.lock().rows.end(place);
+    }
+
+    /// A blob was not to be had of a place, which is given up with all its layers when that is so of several ([`row`]). What
+    /// becomes of the blob's own layer is the caller's to say.
+    pub fn failed(&self, place: &BlobOrigin, blob: &Sha256Digest, error: &(dyn Error + 'static)) {
+        let why = self.lock().rows.note(place, blob, error);
+        why.into_iter().for_each(|why| self.give_up(place, why));
+    }
+
+    fn give_up(&self, place: &BlobOrigin, why: String) {
+        let is_news = self.lock().shut.insert(place.clone());
+        self.lose_all(|layer| layer.origin == *place);
+        if let Some(tell) = self.given_up.0.as_ref().filter(|_| is_news) {
+            tell(GivenUp { cache: place.clone(), why });
+        }
     }
 
     /// Says where one of them was.
@@ -179,7 +223,7 @@ impl RemoteLayers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MediaType, Reference};
+    use crate::{MediaType, Reference, registry::RegistryError};
 
     fn layer(name: u8, repository: &str) -> RemoteLayer {
         let blob = |what: &str| Descriptor::of(MediaType::OciLayerGzip, format!("{what}{name}").as_bytes());
@@ -253,9 +297,31 @@ mod tests {
         for (name, blob) in [(1, layer(1, "a").tree_blob), (2, layer(2, "a").blobs["gzip"].clone())] {
             assert!(layers.lose_blob(&blob.digest).is_some() && layers.is_lost(&layer(name, "a").tree));
         }
-        layers.lose_origin(&layer(3, "a").origin);
+        layers.give_up(&layer(3, "a").origin, "it is down".to_owned());
         layers.note(layer(5, "a"));
         assert!(layers.is_lost(&layer(3, "a").tree) && layers.is_lost(&layer(5, "a").tree));
         assert!(layers.get(&layer(4, "b").tree).is_some() && layers.count_lost() == 4);
+    }
+
+    #[test]
+    fn a_cache_that_is_given_up_is_told_of_once() {
+        let told = Arc::<Mutex<Vec<GivenUp>>>::default();
+        let sink = Arc::clone(&told);
+        let layers =
+            RemoteLayers::telling(move |given_up| sink.lock().expect("no test panics in it").push(given_up));
+        let place = layer(1, "a").origin;
+        let silent = std::io::Error::other(RegistryError::Timeout {
+            url: "http://localhost:5000".to_owned(),
+            waited: std::time::Duration::from_secs(15),
+        });
+        for number in 1..=5 {
+            layers.note(layer(number, "a"));
+            layers.failed(&place, &layer(number, "a").tree_blob.digest, &silent);
+        }
+        let told = told.lock().expect("no test panics in it").clone();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].cache, place);
+        assert!(told[0].why.contains("did not answer for 15 s"), "{}", told[0].why);
+        assert_eq!(layers.count_lost(), 5, "what was noted before and after");
     }
 }

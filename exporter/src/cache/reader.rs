@@ -425,10 +425,13 @@ impl Shared {
     fn answer(&self, key: &Key) -> Option<Found> {
         let seen = self.lock().answers.get(key)?;
         let (remote, layers) = (&seen.remote, &self.reading.layers);
-        if remote.layers.keys().any(|tree| layers.is_lost(tree)) {
+        let is_lost = || remote.layers.keys().any(|tree| layers.is_lost(tree));
+        if is_lost() {
             return None;
         }
         remote.layers_at(&self.reading.storage.origin()).for_each(|layer| layers.note(layer));
-        Some(Found { record: remote.record.clone(), cache: self.reading.storage.name().to_owned() })
+        // Those of a cache that has been given up are lost as they are noted.
+        (!is_lost())
+            .then(|| Found { record: remote.record.clone(), cache: self.reading.storage.name().to_owned() })
     }
 }

@@ -4,10 +4,9 @@
 //! its descriptor, and is unpacked on its way, since its tar must have the diff ID that the cache has told. That the files in
 //! it are those of the tree is seen by whoever writes them, and that its bytes are those which this builder would have made is
 //! seen by nobody: the store remembers it under a name of its own ([`sealed::name_if_told`]). What is missing or wrong is
-//! *lost* at once, so that who tries again does without; and when a cache does not answer at all, everything in it is.
+//! *lost* at once, so that who tries again does without; when everything in a cache is, [`super::row`] says.
 
 use std::{
-    error::Error,
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
@@ -150,13 +149,6 @@ pub fn best<'a>(layer: &'a RemoteLayer, encoder: Option<&str>) -> Option<(&'a st
     chosen.map(|(encoder, blob)| (encoder.as_str(), blob))
 }
 
-/// Whether what stands behind an error says that nothing can be had from a cache, and not only that one blob cannot.
-pub fn is_shut(error: &(dyn Error + 'static)) -> bool {
-    let shut =
-        |error: &RegistryError| error.is_unavailable() || matches!(error, RegistryError::Denied { .. });
-    registry_error(error).is_some_and(shut)
-}
-
 /// Why a layer did not come, before it is known of which cache that is told.
 enum Failed {
     Store(StoreError),
@@ -189,8 +181,12 @@ impl Failed {
             Self::Cancelled => BringError::Cancelled,
             Self::Loss(source) => {
                 fetcher.elsewhere().lose(layer.tree);
-                if is_shut(&source) {
-                    fetcher.elsewhere().lose_origin(&layer.origin);
+                match &source {
+                    Loss::Blob { blob, source } => {
+                        fetcher.elsewhere().failed(&layer.origin, &blob.digest, source);
+                    }
+                    // It has come, whatever it is.
+                    _ => fetcher.elsewhere().answered(&layer.origin),
                 }
                 BringError::Lost { layer: layer.tree, from, source }
             }
@@ -237,6 +233,7 @@ fn read(fetcher: &Fetcher, layer: &RemoteLayer, blob: &Descriptor) -> io::Result
     }
     let mut bytes = Vec::new();
     fetcher.open_as_it_is(blob, &layer.origin)?.read_to_end(&mut bytes)?;
+    fetcher.elsewhere().answered(&layer.origin);
     Ok(bytes)
 }
 
@@ -278,7 +275,10 @@ fn copy_once(
         return Err(Failed::Loss(Loss::DiffId { told: layer.diff_id, found }));
     }
     match arriving.copy {
-        Some(copy) => Ok(copy.commit_verified(&blob.digest, blob.size)?),
+        Some(copy) => {
+            fetcher.elsewhere().answered(&layer.origin);
+            Ok(copy.commit_verified(&blob.digest, blob.size)?)
+        }
         None => Ok(()),
     }
 }
