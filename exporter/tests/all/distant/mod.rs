@@ -1,6 +1,7 @@
 //! Reading a remote cache in a real registry, behind a proxy that counts what is asked and bends what is answered.
 
 mod bent;
+mod gone;
 mod records;
 
 use std::{
