@@ -1,11 +1,13 @@
 """A remote cache that answers late, or never: what runs meanwhile is stopped when it has become needless, and no build waits."""
 
+import json
 import os
 import subprocess
 import unittest
 
 import proxy
 import support
+from forger import Storage, document_of
 
 # Proxy arguments are in no key: with one the step would never end by itself.
 DOCKERFILE = """\
@@ -118,6 +120,34 @@ class Late(support.Case):
                                         root=self.scratch / "third")
             self.assertIn("1 cached", done.stderr)
             self.assertNotIn("found nothing", done.stderr)
+
+    def test_what_a_stopped_step_was_bringing_is_not_lost(self):
+        """The cache tells of the second step when that has begun to bring the first one's layer, and what it brings hangs."""
+        steps = "FROM busybox\nRUN echo one > /one\nRUN cp /one /two\nRUN cp /two /"
+        with support.Registry(self.scratch / "registry") as registry:
+            filled = self.build(self.context("filled", Dockerfile=steps + "three\n"), "--cache-to", f"{registry.host}/cache:main",
+                                root=self.scratch / "other", name="filled")
+            stored = Storage(self.scratch / "registry" / "data", "cache")
+            second = [name for name in stored.names() if name.startswith("lw1-") and
+                      json.loads(document_of(stored.manifest(name)))["content"]["preImage"]["~instruction"] == "RUN cp /one /two"]
+            self.assertEqual(len(second), 2, stored.names())
+            stored.drop("main")
+            layer = support.Layout(filled).manifest["layers"][1]["digest"]
+
+            def asked():
+                return [request for request in far.requests if request.method == "GET" and request.path.endswith(layer)]
+
+            def hangs(request):
+                if request.path.rpartition("/")[2] in second:
+                    far.wait_for(lambda _: asked(), "the layer that the second step stands on")
+                if asked() == [request]:
+                    far.when(lambda: len(asked()) > 1)
+            with proxy.Proxy(registry.host, hangs) as far:
+                self.build(self.context("built", Dockerfile=steps + "four\n"), "--cache-from", f"{far.host}/cache:main",
+                           root=self.scratch / "store", name="built")
+                self.assertEqual(len(asked()), 2, self.last.stderr)
+        self.assertIn("3 steps, 2 cached", self.last.stderr)
+        self.assertNotIn("once more", self.last.stderr)
 
 
 if __name__ == "__main__":

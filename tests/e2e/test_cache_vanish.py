@@ -256,6 +256,26 @@ class Vanish(Machines):
                 self.assertEqual(self.make("middle", self.machine(), *arguments), (self.wanted["middle"], 0))
                 self.assertEqual(self.last.stderr.count("the build is made once more"), 1, self.last.stderr)
 
+    def test_a_registry_that_fails_costs_what_it_fails_with(self):
+        """For good: one blob, or all. Faults that pass are tried again (oci/tests/all/caches.rs)."""
+        self.fill()
+        for fails, once_more in [("one", 1), ("all", 2)]:
+            with self.subTest(fails):
+                failing = []
+
+                def rule(request):
+                    if not request.path.startswith("/v2/cache/blobs/") or request.method not in ("GET", "HEAD"):
+                        return None
+                    if request.method == "GET" and (fails == "all" or not failing):
+                        failing.append(request.path)
+                    return (500, {}, b"") if fails == "all" or request.path in failing else None
+                cached, store = self.attempt(("middle", "layout", FILLED[0]), True, rule, "root")
+                told = self.last.stderr
+                given_up = told.count("no more layers are read of the cache")
+                self.assertEqual((cached > 0, given_up), (True, 0) if fails == "one" else (False, 1), told)
+                self.assertTrue(1 <= told.count("the build is made once more") <= once_more, told)
+                shutil.rmtree(store)
+
 
 class Killed(Machines):
     """Kill -9 while records are published."""
