@@ -320,7 +320,7 @@ fn build_mended(
         let loss = mend::loss(failure, fetcher);
         let has_lost = count_lost() > lost;
         let Some(damaged) = loss.or_else(|| mend::damage(failure)) else { return built };
-        if is_mended && !has_lost || !mend::remove(fetcher.store(), &damaged)? {
+        if is_mended && !has_lost || !mend::clear(fetcher.store(), &damaged, &surroundings.events) {
             return built;
         }
         is_mended |= !has_lost;

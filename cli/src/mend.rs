@@ -15,7 +15,10 @@ use oci::{
     store::{Store, StoreError, Taken},
 };
 
+use solver::Event;
+
 use crate::{
+    build::Events,
     failure::{self, Failure},
     redact::redact,
 };
@@ -58,11 +61,18 @@ pub fn told(failure: &Failure) -> String {
     redact(&text).into_owned()
 }
 
-/// Whether the things could be taken out of the way.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn remove(store: &Store, damaged: &[PathBuf]) -> Result<bool, StoreError> {
+/// Whether the things could be taken out of the way. Where that fails the build ends as it has, with what it has delivered, so it is
+/// a warning.
+pub fn clear(store: &Store, damaged: &[PathBuf], events: &Events) -> bool {
+    remove(store, damaged).unwrap_or_else(|error| {
+        let why = failure::chain(&Failure::from(error));
+        let text = format!("what is damaged cannot be taken out of the way: {why}");
+        events(Event::Warning(redact(&text).into_owned()));
+        false
+    })
+}
+
+fn remove(store: &Store, damaged: &[PathBuf]) -> Result<bool, StoreError> {
     // Ours; the next attempt pins what it finds.
     store.release_pins()?;
     let mut removal = store.removal()?;
@@ -106,7 +116,10 @@ fn unsealable(error: &SealError) -> Option<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
 
     use oci::{Sha256Digest, TreeDigest};
     use solver::{FailureKind, StepFailure, VertexId};
@@ -171,5 +184,18 @@ mod tests {
         drop(other);
         own.pin(&damaged).expect("pinned");
         assert!(remove(&own, &damaged).expect("tried") && !own.root().join("trees/x").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_taken_away_is_a_warning_and_no_end_of_its_own() {
+        let directory = tempfile::tempdir().expect("made");
+        let store = Store::open(directory.path()).expect("a store");
+        store.write_atomic(Path::new("trees/x"), b"a file").expect("written");
+        let told = Arc::<Mutex<Vec<Event>>>::default();
+        let sink = Arc::clone(&told);
+        let events: Events = Arc::new(move |event| sink.lock().expect("no test panics in it").push(event));
+        assert!(!clear(&store, &[PathBuf::from("trees/x/below")], &events));
+        let told = told.lock().expect("no test panics in it").pop();
+        assert!(matches!(&told, Some(Event::Warning(text)) if text.contains("trees/x/below")), "{told:?}");
     }
 }
