@@ -136,12 +136,13 @@ impl Shared {
     fn bring_packing(&self, tree: TreeDigest) -> Result<(), Trouble> {
         let sealed = self.seal_by(&self.options.sealer, tree)?;
         let packing = (self.options.sealer.encoder().id(), plain(&sealed.descriptor));
+        let mut is_same = false;
         self.described(Need::Packing(tree), |brought| {
-            if brought.layer(&tree).is_some_and(|layer| layer.diff_id == sealed.diff_id) {
-                brought.packings.insert(tree, packing);
-            }
+            is_same = brought.layer(&tree).is_some_and(|layer| layer.diff_id == sealed.diff_id);
+            brought.packings.extend(is_same.then_some((tree, packing)));
         });
-        self.bring_sealed(&sealed)
+        // What no record names, nobody looks for.
+        if is_same { self.bring_sealed(&sealed) } else { Ok(()) }
     }
 
     /// A layer of an image by the image's sealer, and so is one that it has made before; any other by the cache's own.

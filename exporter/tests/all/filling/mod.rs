@@ -13,11 +13,11 @@ use exporter::{
     Encoder, TimePolicy,
     cache::{
         Artifact, ArtifactKind, BuildEnd, Bundle, DirectoryStorage, Mode, Named, OnError, OwnChain, Prior,
-        Seen, SignKey, Storage, TrustKeys, names,
+        Seen, SignKey, SignedRecord, Storage, TrustKeys, names,
     },
 };
 use ground::{Builder, Ground, keys, lines, ours};
-use oci::elsewhere::bring;
+use oci::{Sha256Digest, elsewhere::bring};
 use solver::{Cancel, Event, Graph, Key, Op, Record, RecordWriter, key::hidden::is_hidden, op::Source};
 
 use crate::common::{
@@ -365,7 +365,10 @@ fn what_no_image_has_is_packed_with_less_trouble() {
 
 /// Another machine builds an image of what a cache has, and has it written to that cache.
 fn image_of(ground: &Ground, records: &[Record]) -> Builder {
-    let machine = Builder::new();
+    image_by(Builder::new(), ground, records)
+}
+
+fn image_by(machine: Builder, ground: &Ground, records: &[Record]) -> Builder {
     let found = machine.read(ground, "main", &keys(records));
     assert!(found.values().flatten().all(|found| records.contains(&found.record)));
     write_image(ground, &machine, records, Prior::Read);
@@ -418,6 +421,31 @@ fn what_one_machine_has_packed_for_its_image_the_next_does_not_move() {
     let before = ground.proxy.requests().len();
     image_of(&ground, &records);
     assert!(ground.proxy.requests()[before..].iter().all(|request| request.method == "GET"));
+}
+
+#[test]
+fn a_blob_of_another_tar_than_the_place_tells_of_is_not_sent_there() {
+    let Some(ground) = Ground::start() else { return };
+    let builder = Builder::new();
+    let records = builder.records("stage", 1);
+    builder.fill(&ground, &records);
+    let place = ground.place("app/cache");
+    let whole = bundle(&*place);
+    let only = whole.records.first().expect("one");
+    let mut told = only.open(None, &TrustKeys::default(), &place.origin()).expect("a good record");
+    told.layers.values_mut().for_each(|layer| layer.diff_id = Sha256Digest::of(b"another tar").into());
+    let document = told.to_document().expect("nobody can tell");
+    let forged = SignedRecord { document, signature: None };
+    let document = Bundle { records: [forged].into(), ..whole }.encode();
+    let artifact = Artifact { kind: ArtifactKind::Bundle, document, signature: None, blobs: told.blobs() };
+    place.put(&["main"], &artifact, &Cancel::default()).expect("written");
+    // This machine has the files, and believes them.
+    let machine = Builder::new();
+    assert_eq!(machine.records("stage", 1)[0].snapshot, records[0].snapshot);
+    let before = ground.proxy.requests().len();
+    let machine = image_by(machine, &ground, &records);
+    let blob = machine.sealed(&ours(&records[0])[0]).descriptor.digest.to_string();
+    assert!(!sent(&ground.proxy.requests()[before..]).contains(&blob));
 }
 
 #[test]
