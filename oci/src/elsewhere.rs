@@ -103,20 +103,18 @@ impl RemoteLayers {
         Self { given_up: Sink(Some(Arc::new(given_up))), ..Self::default() }
     }
 
-    /// Compares what is said of a layer with what was said of it first, whoever said that. Of two that contradict each
+    /// Compares what is said of a layer with all that was said of it before, whoever said that. Of two that contradict each
     /// other one is wrong, and nobody knows which: the layer is lost. Says whether it agrees.
     pub fn compare(&self, layer: &RemoteLayer) -> bool {
         let mut state = self.lock();
-        let Some(said) = state.said.get(&layer.tree) else {
-            state.said.insert(layer.tree, layer.clone());
+        let said = state.said.entry(layer.tree).or_insert_with(|| layer.clone());
+        if said.agrees(layer) {
+            said.blobs.extend(layer.blobs.clone());
             return true;
-        };
-        let agrees = said.agrees(layer);
-        if !agrees {
-            state.layers.remove(&layer.tree);
-            state.lost.insert(layer.tree);
         }
-        agrees
+        state.layers.remove(&layer.tree);
+        state.lost.insert(layer.tree);
+        false
     }
 
     /// Notes a layer; what was noted first stands, but for blobs of other encoders at the same place. Nothing happens to one that
@@ -285,6 +283,17 @@ mod tests {
             assert_eq!(layers.get(&other.tree).is_some(), agrees);
             assert_eq!(layers.is_lost(&other.tree), !agrees);
             assert!(!layers.is_lost(&layer(2, "a").tree));
+        }
+    }
+
+    #[test]
+    fn what_a_third_says_is_compared_with_both() {
+        let zstd = |name: u8| [("zstd".to_owned(), layer(name, "a").tree_blob)].into();
+        for (third, agrees) in [(8, true), (9, false)] {
+            let layers = RemoteLayers::default();
+            assert!(layers.compare(&layer(1, "a")));
+            assert!(layers.compare(&RemoteLayer { blobs: zstd(8), ..layer(1, "a") }));
+            assert_eq!(layers.compare(&RemoteLayer { blobs: zstd(third), ..layer(1, "a") }), agrees);
         }
     }
 

@@ -46,9 +46,11 @@ def of_layer(change):
 
 
 def of_one_record(change):
-    """Changes what one record says of a layer of which others speak, too."""
+    """Changes what one record says of a layer of which others speak, too. What the bundle answers nobody looks up by its name."""
     def forge(forger):
-        said = [(document, tree) for document in forger.built() for tree in forger.contents[document]["layers"] if tree in forger.used]
+        bundled = {document for document, _ in forger.unpacked()[0]}
+        said = [(document, tree) for document in forger.built() if document in bundled
+                for tree in forger.contents[document]["layers"] if tree in forger.used]
         trees = [tree for _, tree in said]
         document, tree = forger.random.choice([pair for pair in said if trees.count(pair[1]) > 1])
         forger.forge(lambda content: change(content["layers"][tree]), {document})
@@ -167,9 +169,11 @@ def record_gone(forger):
 
 
 def kinds_exchanged(forger):
-    """A record is where the bundle should be, and the bundle where records should be."""
+    """A record is where the bundle should be, and the bundle where records should be. It is not the one that stands for all that is
+    used: a good record is good wherever it is found."""
     bundle = forger.place.manifest(forger.bundle)
-    forger.place.put(forger.bundle, forger.place.manifest(forger.random.choice(forger.records())))
+    others = [name for name in forger.records() if not set(forger.used) <= set(forger.contents[forger.document(name)]["steps"])]
+    forger.place.put(forger.bundle, forger.place.manifest(forger.random.choice(others)))
     for name in forger.records():
         forger.place.put(name, bundle)
 
