@@ -1,6 +1,6 @@
 //! A build that fails because the store, or a remote cache, has lost something, or holds it damaged, is made once more: what is
-//! damaged is taken out of the way, so that it is made again. What another running build uses stays where it is; then the failure is
-//! told, with what to do about it.
+//! damaged is taken out of the way, so that it is made again. What another running build uses stays where it is; then the
+//! failure is told, with what to do about it.
 
 use std::{
     error::Error,

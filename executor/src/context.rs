@@ -6,8 +6,9 @@
 //! differ by somebody's umask are made the same ([`ContextModes`]). Names of one file stay names of one file, as with
 //! BuildKit, where a step picks more than one of them.
 //!
-//! A socket becomes an empty file, as with BuildKit. A device or something unreadable is an error that names it, but only where a step would copy
-//! it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads inside the context, and nowhere outside of it.
+//! A socket becomes an empty file, as with BuildKit. A device or something unreadable is an error that names it, but only
+//! where a step would copy it: no ordinary user could make the device, or a digest of it. A link leads wherever it leads
+//! inside the context, and nowhere outside of it.
 
 pub mod clock;
 pub mod index;

@@ -105,7 +105,8 @@ impl Snapshots {
     }
 
     /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one. Missing base layers are
-    /// pulled and unpacked, and so are built ones that a remote cache has; threads and processes that want the same one wait for each other.
+    /// pulled and unpacked, and so are built ones that a remote cache has; threads and processes that want the same one
+    /// wait for each other.
     ///
     /// # Errors
     /// A layer that a step made is gone, or it or a base layer cannot be had or is not what its digests say.

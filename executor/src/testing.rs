@@ -10,9 +10,9 @@
 //! n c1,3           a character device
 //! s !              a socket
 //! ```
-//! Behind that and ` ;` may stand what is not as usual: a mode (`0600`; usual are 0755 for directories and 0644), an owner (`5:6`;
-//! usual is 0:0), a time (`@1000`; usual is now) and attributes (`user.a=b`), in this order. Read back, times are shown
-//! when they are below [`TIME_LIMIT`].
+//! Behind that and ` ;` may stand what is not as usual: a mode (`0600`; usual are 0755 for directories and 0644), an owner
+//! (`5:6`; usual is 0:0), a time (`@1000`; usual is now) and attributes (`user.a=b`), in this order. Read back, times are
+//! shown when they are below [`TIME_LIMIT`].
 
 use std::{
     collections::BTreeMap,

@@ -6,10 +6,10 @@
 //! - What servers recover from is tried again; a pause that a registry asks for holds for all who talk to it.
 //! - Every wait has a deadline ([`Limits`]).
 //!
-//! How: [`http`] is one authorised exchange, [`hosts`] says where to look and [`scheme`] by which protocol, [`mirrors`] comes before the registry itself, [`auth`] answers challenges from [`credentials`], [`login`] tries new
-//! ones, [`retry`] says when to
-//! try again, [`tls`] whom to trust; [`manifest`], [`pull`], [`push`] and [`tags`] are the calls of the protocol. [`download`] is for files
-//! that have nothing to do with a registry.
+//! How: [`http`] is one authorised exchange, [`hosts`] says where to look and [`scheme`] by which protocol, [`mirrors`]
+//! comes before the registry itself, [`auth`] answers challenges from [`credentials`], [`login`] tries new ones, [`retry`]
+//! says when to try again, [`tls`] whom to trust; [`manifest`], [`pull`], [`push`] and [`tags`] are the calls of the
+//! protocol. [`download`] is for files that have nothing to do with a registry.
 
 mod address;
 mod auth;

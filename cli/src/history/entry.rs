@@ -1,8 +1,8 @@
 //! What is remembered of a build: one entry, `ROOT/history/ID.json`, and the log it kept, `ROOT/history/ID.log`.
 //!
 //! An ID is the time at which the build began, to the microsecond, and three random digits: names sort by age, and builds
-//! that begin at once do not meet. An entry is written once, when its build has ended, and never changed. It holds no secret and no
-//! credentials: [`super::Recorder`] takes them out of every text.
+//! that begin at once do not meet. An entry is written once, when its build has ended, and never changed. It holds no
+//! secret and no credentials: [`super::Recorder`] takes them out of every text.
 
 use std::{
     collections::hash_map::RandomState,

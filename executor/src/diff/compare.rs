@@ -153,9 +153,10 @@ fn may_be_unchanged(
     Ok(is_one && may_stand_alone(leader, were[0]))
 }
 
-/// Whether the file that is on disk after the step has the names that the one below has. Where that one shows again it has; overlayfs
-/// parts the names of what it copies up, so nothing can be told from them. Where something hides it the new file stays, and
-/// must be all of it: a layer that says nothing would bring the old file, with names that the new one does not have.
+/// Whether the file that is on disk after the step has the names that the one below has. Where that one shows again it has;
+/// overlayfs parts the names of what it copies up, so nothing can be told from them. Where something hides it the new file
+/// stays, and must be all of it: a layer that says nothing would bring the old file, with names that the new one does not
+/// have.
 fn may_stand_alone(leader: &Leader<'_>, was: &Stat) -> bool {
     let shown = leader.shows_lower.iter().filter(|shows| **shows).count();
     match shown {

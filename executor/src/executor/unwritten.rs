@@ -88,8 +88,8 @@ mod tests {
 
     use super::*;
 
-    /// A graph in lines: `scratch` or `image`, `files`, `dir IN`, `copy IN FROM`, `run IN [MOUNTED]...`, `merge IN LINKED`, by line
-    /// numbers. The target is the last line unless there are others.
+    /// A graph in lines: `scratch` or `image`, `files`, `dir IN`, `copy IN FROM`, `run IN [MOUNTED]...`, `merge IN LINKED`,
+    /// by line numbers. The target is the last line unless there are others.
     fn graph(lines: &[&str], targets: &[usize]) -> Graph {
         let mut graph = Graph::default();
         for line in lines {

@@ -1,5 +1,6 @@
 //! Makes the missing layers of a chain. Those of base images are unpacked at the same time, then settled one on the
-//! other from the base up, and what only a remote cache has is brought meanwhile; between and above them come those that a step made and that are not on disk ([`super::materialise`]).
+//! other from the base up, and what only a remote cache has is brought meanwhile; between and above them come those that a
+//! step made and that are not on disk ([`super::materialise`]).
 
 use std::{
     collections::BTreeMap,

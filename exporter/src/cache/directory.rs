@@ -177,8 +177,8 @@ impl DirectoryStorage {
 }
 
 /// Keeps a blob from whoever removes what nothing names ([`super::care`]), until it is named. Another user's, which we may
-/// not touch, stays as it is: to write it anew would make it ours, with our umask's rights. At worst somebody removes it just now,
-/// which makes a miss of what names it.
+/// not touch, stays as it is: to write it anew would make it ours, with our umask's rights. At worst somebody removes it
+/// just now, which makes a miss of what names it.
 ///
 /// # Errors
 /// It is going already: it has to be written anew.

@@ -1,8 +1,8 @@
 //! A cache in a repository of a registry: artifacts are manifests under tags, blobs are blobs.
 //!
 //! What lies there need not be had, so nobody is patient with it: what fails is tried again for a second or two, and every
-//! look-up has a deadline. No mirror is asked: it would not have what was written a moment ago. One client is shared with the rest
-//! of the build, and with it connections, tokens, and what has been found out of the registry.
+//! look-up has a deadline. No mirror is asked: it would not have what was written a moment ago. One client is shared with
+//! the rest of the build, and with it connections, tokens, and what has been found out of the registry.
 
 use std::{
     io::Read,

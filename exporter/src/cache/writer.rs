@@ -1,9 +1,9 @@
 //! Writes a remote cache while the build runs, and costs it nothing.
 //!
 //! Records are *stored* as steps end; threads of ours, which let the steps go first, seal their layers (those of an image
-//! through its own sealer, all others through one that takes less trouble), bring the blobs to the cache's place and put each record there as soon as all that it names is there. So a
-//! build that fails or is killed has published what it finished. [`Writer::finish`] waits for what is under way, and writes
-//! the bundle of all records that the build used.
+//! through its own sealer, all others through one that takes less trouble), bring the blobs to the cache's place and put
+//! each record there as soon as all that it names is there. So a build that fails or is killed has published what it
+//! finished. [`Writer::finish`] waits for what is under way, and writes the bundle of all records that the build used.
 //!
 //! What other caches have is passed on as it is: records byte by byte, so that their signatures stay good, blobs mounted or
 //! streamed through. What is at the place already, as far as is known, is not sent again.

@@ -147,7 +147,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// Writes a file as `produce` writes it; its bytes are durable before it has its name. A device or pipe that has the name is written to as it is.
+/// Writes a file as `produce` writes it; its bytes are durable before it has its name. A device or pipe that has the name
+/// is written to as it is.
 ///
 /// # Errors
 /// Those of `produce`, or the file cannot be written; an old regular file is untouched then.

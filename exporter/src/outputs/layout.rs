@@ -1,8 +1,8 @@
 //! An image into an OCI layout directory (image-spec, image-layout.md), beside the images that are there already.
 //!
 //! Order: `oci-layout`, blobs, and, once those are durable, `index.json`, which is replaced in one step under a lock, so
-//! that several builds can write to one layout. A blob that is there with its size is taken as it is. Names are written as BuildKit
-//! writes them: `org.opencontainers.image.ref.name` has the tag, `io.containerd.image.name` the whole reference.
+//! that several builds can write to one layout. A blob that is there with its size is taken as it is. Names are written as
+//! BuildKit writes them: `org.opencontainers.image.ref.name` has the tag, `io.containerd.image.name` the whole reference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -2,8 +2,9 @@
 //!
 //! The bytes of the files come from the first of these that is there: the directory of the snapshot, or that in which
 //! COPY --link made the layer; the step of this build that made it without writing it down; another blob of the same
-//! layer, which is brought if only a remote cache has one. Before all of them goes the blob of a layer much like this one ([`crate::seed`]): what both have in common is
-//! neither read nor compressed again. If anything goes wrong with that help, all is done again without.
+//! layer, which is brought if only a remote cache has one. Before all of them goes the blob of a layer much like this one
+//! ([`crate::seed`]): what both have in common is neither read nor compressed again. If anything goes wrong with that help,
+//! all is done again without.
 
 use std::{
     io::{self, Read},

@@ -1,5 +1,5 @@
-//! What of a cache is large in memory comes one at a time, so that all of it together costs what one does. What is small goes beside
-//! it; how large something is when it is unpacked, nobody believes before it is.
+//! What of a cache is large in memory comes one at a time, so that all of it together costs what one does. What is small
+//! goes beside it; how large something is when it is unpacked, nobody believes before it is.
 
 use std::{
     io,

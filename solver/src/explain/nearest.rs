@@ -84,7 +84,8 @@ fn is_still_there(step: &Step<'_>, old: &Fields) -> bool {
     }
 }
 
-/// Whether a label is that of a step. In one that another machine has told, variables are not replaced: all other words are there.
+/// Whether a label is that of a step. In one that another machine has told, variables are not replaced: all other words are
+/// there.
 fn can_be(told: &str, label: &str) -> bool {
     let mut words = label.split_whitespace();
     let mut is_there = |word: &str| words.any(|known| known == word);

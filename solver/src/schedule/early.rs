@@ -2,8 +2,8 @@
 //!
 //! Who waits for a cache loses nothing that way if it has nothing: a step that is open next would have its base pulled and
 //! unpacked anyway. Nobody is shown a step for that, and no command runs. A cache that is near answers before
-//! anything is begun (`GRACE` of [`super::distant`]); if one answers later, what is not needed is called back, and what has come down
-//! by then is the price, at most that of the rest of its `PATIENCE`.
+//! anything is begun (`GRACE` of [`super::distant`]); if one answers later, what is not needed is called back, and what has
+//! come down by then is the price, at most that of the rest of its `PATIENCE`.
 
 use std::{collections::HashMap, sync::Arc};
 

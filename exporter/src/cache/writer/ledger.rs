@@ -1,9 +1,9 @@
 //! Which records are to be written, what has to be at the cache's place before, and how far that is. Pure bookkeeping:
 //! nothing is sent here.
 //!
-//! A need is met once, however many records have it. As soon as all needs of a record are *described*, that is known by digest and
-//! size, its document can be written, and goes beside what it names. A record is ready as soon as all of it is there, and goes
-//! before needs of others: what is published is not lost when the build is killed.
+//! A need is met once, however many records have it. As soon as all needs of a record are *described*, that is known by
+//! digest and size, its document can be written, and goes beside what it names. A record is ready as soon as all of it is
+//! there, and goes before needs of others: what is published is not lost when the build is killed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -4,8 +4,8 @@
 //! that build downloads it and packs it as images are, and so would every build after it. So the records that name it are told
 //! anew, with the image's blob beside the other one: the next machine moves no byte of it.
 //!
-//! That is done in the end of a build, when it is known what the image has, for records that are at the place already; and only for
-//! those that we may speak for: what somebody has signed stays as it is, unless the key is ours.
+//! That is done in the end of a build, when it is known what the image has, for records that are at the place already; and
+//! only for those that we may speak for: what somebody has signed stays as it is, unless the key is ours.
 
 use std::collections::BTreeSet;
 
