@@ -271,6 +271,9 @@ const ELSEWHERE: &str = "this is the store; --root or LAYERWRIGHT_ROOT puts it e
 const MAKE_ROOM: &str =
     "make room there, with layerwright gc if nothing else can go, or put the store elsewhere with --root";
 
+/// What to do about a store that cannot be written.
+const READ_ONLY: &str = "mount it writable, or name a copy or another store with --root";
+
 /// Whether the store's disk takes no more of a layer's blob.
 fn lacks_room(error: &SealError) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
@@ -290,6 +293,7 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
             [AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull]
                 .contains(&source.kind())
         }
+        StoreError::ReadOnly { .. } => return Some(READ_ONLY),
         StoreError::Foreign { .. } | StoreError::NotAStore { .. } | StoreError::NetworkFileSystem { .. } => {
             true
         }

@@ -124,6 +124,12 @@ pub enum StoreError {
         /// Which file system.
         kind: &'static str,
     },
+    /// The store cannot be written. Also who only looks at one notes in it that he lives, so that nobody clears up after him.
+    #[error("the store {} is on a read-only file system; also who only looks at a store writes to it", root.display())]
+    ReadOnly {
+        /// The store.
+        root: PathBuf,
+    },
     /// The path given is not one inside the store.
     #[error("{} is not a path inside the store", path.display())]
     Outside {
@@ -173,7 +179,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Foreign`], [`StoreError::NotAStore`], [`StoreError::Format`] or
-    /// [`StoreError::NetworkFileSystem`] where it must not be used, [`StoreError::Io`] where it cannot be.
+    /// [`StoreError::NetworkFileSystem`] where it must not be used, [`StoreError::ReadOnly`] or [`StoreError::Io`] where it
+    /// cannot be.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
         make_directory(root)?;
         let root = root.canonicalize().map_err(StoreError::io("resolve", root))?;
@@ -181,6 +188,7 @@ impl Store {
         let directory =
             rustix::fs::open(&root, flags, Mode::empty()).map_err(StoreError::errno("open", &root))?;
         owner::refuse_network_file_system(&directory, &root)?;
+        owner::refuse_read_only_file_system(&directory, &root)?;
 
         // Held while the store is made and while the dead are told from the living, and no longer.
         let lock = lock_directory(&directory, &root)?;

@@ -22,9 +22,10 @@ class Limits(Faults):
         subprocess.run(["mount", "--bind", store, store], check=True)
         try:
             subprocess.run(["mount", "-o", "remount,ro,bind", store], check=True)
-            self.told(context, store, str(store), "Read-only file system", "--root")
-            done = self.run_layerwright("fsck", "--root", store, code=4)
-            self.assertIn("Read-only file system", done.stderr)
+            told = f"the store {store} is on a read-only file system"
+            self.told(context, store, told, "--root")
+            for looking in (["fsck"], ["du"], ["gc", "--dry-run"]):
+                self.assertIn(told, self.run_layerwright(*looking, "--root", store, code=4).stderr)
         finally:
             subprocess.run(["umount", store], check=True)
 

@@ -8,7 +8,7 @@
 
 use std::{fmt, fs, io, os::fd::AsFd, path::Path};
 
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, StatVfsMountFlags};
 
 use super::{StoreError, write_new};
 use crate::digest::ContentDigest;
@@ -148,6 +148,15 @@ pub(super) fn refuse_network_file_system(directory: impl AsFd, root: &Path) -> R
     match network_file_system(stat.f_type as u64 & 0xffff_ffff) {
         Some(kind) => Err(StoreError::NetworkFileSystem { root: root.to_owned(), kind }),
         None => Ok(()),
+    }
+}
+
+/// Refuses a file system, or a mount of one, that takes nothing.
+pub(super) fn refuse_read_only_file_system(directory: impl AsFd, root: &Path) -> Result<(), StoreError> {
+    let stat = rustix::fs::fstatvfs(directory).map_err(StoreError::errno("stat the file system of", root))?;
+    match stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        true => Err(StoreError::ReadOnly { root: root.to_owned() }),
+        false => Ok(()),
     }
 }
 
