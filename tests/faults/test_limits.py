@@ -34,6 +34,15 @@ class Limits(Faults):
         self.image(context, store, user="lw-sub")
         self.told(context, store, str(store), "belongs to")
 
+    def test_no_proc(self):
+        context = self.context(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
+        for command in (["build", "--root", self.store(), context], ["du", "--root", self.store()], ["doctor"]):
+            with self.subTest(command[0]):
+                apart = ["unshare", "--mount", "sh", "-c", "umount -l /proc && exec \"$@\"", "-"]
+                done = subprocess.run([*apart, self.binary, *command], capture_output=True, text=True)
+                self.assertEqual(done.returncode, 4, done.stderr)
+                self.assertIn("mount -t proc proc /proc", done.stdout + done.stderr)
+
     def test_few_descriptors(self):
         context = self.everything()
         digest = self.image(context, self.store())

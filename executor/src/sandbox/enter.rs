@@ -7,6 +7,7 @@
 use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Read, Write, pipe},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -56,6 +57,11 @@ pub struct Entered {
 /// # Errors
 /// The step that failed, with errno and the one setting that would lift it.
 pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
+    // Only there the kernel tells of threads, maps and open files by number.
+    if !Path::new("/proc/self").exists() {
+        let hint = Some(hint::MOUNT_PROC.to_owned());
+        return Err(SandboxError::step("enter namespaces", "there is no /proc", hint));
+    }
     if !sys::is_single_threaded() {
         return Err(SandboxError::step("enter namespaces", "this process has several threads already", None));
     }

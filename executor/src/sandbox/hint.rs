@@ -5,6 +5,10 @@ use std::fs;
 
 use rustix::io::Errno;
 
+/// For who has none.
+pub(super) const MOUNT_PROC: &str =
+    "mount /proc, which tells of threads, ids and files: mount -t proc proc /proc";
+
 /// What a machine says about itself, as far as it explains refusals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Circumstances {
@@ -93,6 +97,7 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
         "start init" | "copy own program" if refused => {
             "programs in memory must be allowed: set the sysctl vm.memfd_noexec=0".to_owned()
         }
+        "copy own program" if errno == Some(Errno::NOENT) => MOUNT_PROC.to_owned(),
         "forbid devices" if errno == Some(Errno::NOSYS) => "use Linux 5.12 or newer".to_owned(),
         _ => return None,
     };
