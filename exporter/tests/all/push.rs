@@ -15,7 +15,13 @@ use oci::{
 };
 use solver::{Event, Image, Target, VertexId, graph::HistoryItem};
 
-use crate::support::{Described, Workshop, judge};
+use crate::{
+    common::{
+        fault::{Reply, Request, Server, status},
+        reference,
+    },
+    support::{Described, Workshop, judge},
+};
 
 /// A docker-registry on a free loopback port, with its data in a directory of its own; ends with the value.
 struct Registry {
@@ -192,6 +198,27 @@ fn what_the_base_does_not_give_is_sent_once_all_the_same() {
     assert_eq!(registry.requests("POST", "from=gone"), 2, "two layers\n{}", registry.log());
     assert_eq!(registry.requests("PUT", "/v2/app/blobs/uploads/"), 3, "and the config\n{}", registry.log());
     assert_eq!(registry.requests("PUT", "/v2/other/blobs/uploads/"), 0, "{}", registry.log());
+}
+
+#[test]
+fn a_mount_that_the_registry_only_says_it_has_done_is_made_good_before_anything_is_named() {
+    let Some(registry) = Registry::start() else { return };
+    let lies = |request: &Request| match request.is("POST", "mount=") {
+        true => status(201, &[("Location", "/v2/app/blobs/x")], ""),
+        false => Reply::Forward,
+    };
+    let liar = Server::before(&registry.host, lies);
+    let workshop = Workshop::new();
+    let mut built = assembled(&workshop, &[sample(&workshop, "linux/amd64")]);
+    for layer in &mut built.images[0].layers {
+        layer.origin = Some(BlobOrigin::Registry(reference(&liar.address, "cache")));
+    }
+    push(&workshop, &built, &[reference(&liar.address, "app")]).expect("pushed");
+    assert_eq!(liar.count("POST", "mount="), 2, "two layers: {:?}", liar.lines());
+    assert_eq!(registry.requests("PUT", "/v2/app/blobs/uploads/"), 3, "and the config\n{}", registry.log());
+    let confirmed = liar.count("HEAD", "/v2/app/blobs/");
+    // Before, to confirm, before it is sent, and after that; the config before and to confirm.
+    assert!(confirmed <= 2 * 4 + 2, "{confirmed}: {:?}", liar.lines());
 }
 
 /// A workshop that knows nothing but the base image in this registry: its config and its layers.
