@@ -61,8 +61,8 @@ pub fn told(failure: &Failure) -> String {
     redact(&text).into_owned()
 }
 
-/// Whether the things could be taken out of the way. Where that fails the build ends as it has, with what it has delivered, so it is
-/// a warning.
+/// Whether the things could be taken out of the way. Where that fails the build ends as it has, with what it has delivered, so it
+/// is a warning.
 pub fn clear(store: &Store, damaged: &[PathBuf], events: &Events) -> bool {
     remove(store, damaged).unwrap_or_else(|error| {
         let why = failure::chain(&Failure::from(error));
