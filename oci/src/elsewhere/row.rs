@@ -2,12 +2,13 @@
 //!
 //! A place fails with one thing, or with all: storage that has damaged a blob answers 500 as often as that is asked for, and so
 //! does a registry that is down, whatever it is asked for. One failure does not tell which; each has been tried again for seconds
-//! by then ([`Registry::briefly`](crate::registry::Registry::briefly)), so what passes by itself has passed. So what fails is lost
+//! by then ([`Registry::briefly`](crate::registry::Registry::briefly)), so what passes by itself has passed. What fails is lost
 //! alone, and its step runs, until *several different things in a row* have failed: then nothing more is asked, since each would
 //! take those seconds. Any answer ends the row, also that something is not there, or one that is damaged: somebody answers.
 //! A refusal ends it all at once: it is about the repository. A directory has no row: each file fails for itself.
 //!
-//! Whoever looks for something at the place counts in the same row: builds, sealers, whoever fills another cache.
+//! All who bring something from the place count in the same row: steps, outputs, the sealers of images and of caches that are
+//! filled, and who looks for what else is gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
