@@ -299,11 +299,12 @@ impl Attendant {
         match read {
             Read::Other(Said { state: State::Running, .. }, true) => Stage::Yielding(Vigil::new(now)),
             Read::Other(Said { state: State::Done, .. }, true) => Stage::searching(Otherwise::Claim, now),
-            Read::Nothing | Read::Other(_, true) => Stage::Claiming,
-            Read::Own | Read::Other(_, false) if is_settled => Stage::Renewing,
-            Read::Own | Read::Other(_, false) => {
-                Stage::Owning { renewed, look: now.max(renewed + FIRST_RENEWAL), is_settled: true }
-            }
+            Read::Other(_, true) => Stage::Claiming,
+            // Where it is gone, somebody has cleaned up, or it never is what can be read here: that is no reason to hurry.
+            Read::Nothing | Read::Own | Read::Other(_, false) => match is_settled {
+                true => Stage::Renewing,
+                false => Stage::Owning { renewed, look: now.max(renewed + FIRST_RENEWAL), is_settled: true },
+            },
         }
     }
 

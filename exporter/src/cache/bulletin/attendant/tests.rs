@@ -148,6 +148,24 @@ fn where_the_place_fails_everybody_runs_the_step() {
     assert_eq!(attendant.next(seconds(2.0)), Act::End);
 }
 
+#[test]
+fn who_cannot_read_what_it_says_says_it_no_oftener() {
+    // It signs with a key that it does not trust, or shares the place with others who do not trust it.
+    let (mut attendant, mut now, mut said) = (Attendant::new(OWN), Duration::ZERO, 0);
+    while now < seconds(60.0) {
+        match attendant.next(now) {
+            Act::Wait(until) => now = until,
+            Act::Look => assert!(!attendant.heard(now, Duration::ZERO, None, false)),
+            Act::Say(_) => {
+                said += 1;
+                attendant.said(now, Duration::ZERO);
+            }
+            act => panic!("{act:?}"),
+        }
+    }
+    assert!(said <= 14, "{said} times a minute");
+}
+
 /// Numbers that look random.
 struct Random(u64);
 
