@@ -218,7 +218,9 @@ impl Attendant {
     }
 
     fn say(&mut self, state: State) -> Act {
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
+        // A place that does not say so may have taken it.
+        self.is_owner = true;
         Act::Say(Said { builder: self.own, count: self.count, state })
     }
 
@@ -233,7 +235,6 @@ impl Attendant {
                 Stage::Owning { renewed: now, look: now + settle, is_settled: false }
             }
         };
-        self.is_owner = true;
     }
 
     /// What was read, and how long that took; `lives` tells whether the builder of it was seen to be alive a moment ago. Says whether it is now.
@@ -342,7 +343,8 @@ impl Attendant {
     /// What was to be done has failed, and is tried again in a while; whether that is so.
     pub fn failed(&mut self, now: Duration) -> bool {
         self.failures += 1;
-        if self.failures >= ENOUGH {
+        let waits_in_vain = matches!(self.stage, Stage::Following(vigil) if vigil.is_dead(now, self.slowest));
+        if self.failures >= ENOUGH || waits_in_vain {
             self.alone();
             return false;
         }

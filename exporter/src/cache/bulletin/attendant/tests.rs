@@ -166,6 +166,32 @@ fn who_cannot_read_what_it_says_says_it_no_oftener() {
     assert!(said <= 14, "{said} times a minute");
 }
 
+#[test]
+fn what_may_stand_there_is_taken_back() {
+    let mut attendant = Attendant::new(OWN);
+    attendant.heard(Duration::ZERO, Duration::ZERO, None, false);
+    assert_eq!(attendant.next(Duration::ZERO), Act::Say(running(OWN, 1)));
+    assert!(attendant.failed(seconds(1.0)), "the place may have taken it");
+    attendant.over(State::Left);
+    let left = Said { builder: OWN, count: 2, state: State::Left };
+    assert_eq!(attendant.next(seconds(1.0)), Act::Say(left));
+}
+
+#[test]
+fn no_number_that_is_read_is_too_great() {
+    let mut attendant = owner();
+    attendant.heard(seconds(2.0), Duration::ZERO, Some(running(OWN, u64::MAX)), false);
+    assert_eq!(attendant.next(seconds(2.0)), Act::Say(running(OWN, u64::MAX)));
+}
+
+#[test]
+fn who_follows_where_answers_hang_does_not_wait_for_three_of_them() {
+    let mut attendant = follower();
+    assert!(attendant.failed(seconds(2.0)), "there is time left");
+    assert!(!attendant.failed(seconds(1.0) + LAPSE));
+    assert_eq!(attendant.next(seconds(1.0) + LAPSE), Act::Resume);
+}
+
 /// Numbers that look random.
 struct Random(u64);
 
