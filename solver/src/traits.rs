@@ -171,6 +171,10 @@ pub trait Bulletin: Send + Sync {
     /// returned is dropped: the step is over then, and its record, if there is one, with the writers. `tell` is told what
     /// to do about it, from any thread.
     fn attend(&self, content: &TreeDigest, tell: Box<dyn Fn(Notice) + Send>) -> Box<dyn Send + Sync>;
+
+    /// The step with this content key, which is attended, has failed by itself, and would elsewhere. One that is over without
+    /// that and without a record was stopped, or this machine could not run it.
+    fn fail(&self, content: &TreeDigest);
 }
 
 /// What is heard of a step that this build runs, or has stopped to run.

@@ -38,9 +38,9 @@ pub enum State {
     Running,
     /// The record is there.
     Done,
-    /// It has failed, or its record will not get there.
+    /// It has failed by itself, or its record will not get there.
     Failed,
-    /// The builder was stopped before it had an end.
+    /// The builder has stopped it, since another step failed, or was stopped itself.
     Left,
 }
 

@@ -8,7 +8,7 @@
 mod attendant;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -79,6 +79,8 @@ struct Shared {
     /// When others were last seen to live.
     lively: Mutex<BTreeMap<Builder, Instant>>,
     attended: AtomicUsize,
+    /// Steps that have failed by themselves.
+    failed: Mutex<BTreeSet<TreeDigest>>,
     /// How many steps stand there as ours.
     standing: Mutex<usize>,
     fell: Condvar,
@@ -97,6 +99,7 @@ impl CacheBulletin {
             has_empty: Mutex::new(false),
             lively: Mutex::default(),
             attended: AtomicUsize::new(0),
+            failed: Mutex::default(),
             standing: Mutex::new(0),
             fell: Condvar::new(),
         };
@@ -122,6 +125,10 @@ impl Bulletin for CacheBulletin {
             self.shared.attended.fetch_sub(1, Ordering::SeqCst);
         }
         Box::new(guard)
+    }
+
+    fn fail(&self, content: &TreeDigest) {
+        self.shared.failed().insert(*content);
     }
 }
 
@@ -210,10 +217,13 @@ impl Attending<'_> {
         }
         let Joining { fates, cancel, .. } = &self.shared.joining;
         match fates(&self.content) {
-            Fate::Coming => None,
             Fate::There => Some(State::Done),
-            Fate::Lost if cancel.is_requested() => Some(State::Left),
+            // What is on its way does not get there any more.
+            _ if cancel.is_requested() => Some(State::Left),
+            Fate::Coming => None,
             Fate::Lost => Some(State::Failed),
+            Fate::Unknown if self.shared.failed().contains(&self.content) => Some(State::Failed),
+            Fate::Unknown => Some(State::Left),
         }
     }
 
@@ -303,6 +313,10 @@ impl Shared {
         self.lively.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failed(&self) -> MutexGuard<'_, BTreeSet<TreeDigest>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lives(&self, builder: Builder) -> bool {
         self.lively().get(&builder).is_some_and(|seen| seen.elapsed() < LIVELY)
     }
@@ -323,3 +337,6 @@ fn slow(place: &str) -> StorageError {
     let what = format!("{place} takes too long to say who runs a step");
     StorageError { kind: StorageErrorKind::Denied, what, source: None }
 }
+
+#[cfg(test)]
+mod tests;

@@ -275,8 +275,10 @@ pub enum Fate {
     Coming,
     /// It is there.
     There,
-    /// It will not get there; nobody has stored it, as far as is known.
+    /// It will not get there.
     Lost,
+    /// Nobody has stored it.
+    Unknown,
 }
 
 /// What a worker does next.

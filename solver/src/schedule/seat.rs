@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use oci::TreeDigest;
 
 use super::{pool::Outside, task::Message};
-use crate::traits::Bulletin;
+use crate::traits::{Bulletin, FailureKind, StepFailure};
 
 /// Where steps that run are announced.
 #[derive(Clone)]
@@ -42,5 +42,12 @@ impl Seat {
             let (outside, content) = (outside.clone(), *content);
             bulletin.attend(&content, Box::new(move |notice| outside.say(Message::Noticed(content, notice))))
         });
+    }
+
+    /// The step has come to this end.
+    pub(super) fn end(&self, failure: &StepFailure) {
+        if matches!(failure.kind, FailureKind::Build | FailureKind::Usage) {
+            self.board.bulletin.fail(&self.content);
+        }
     }
 }

@@ -264,7 +264,11 @@ fn take_turn(world: &World, job: &Job, content: TreeDigest) -> Result<Turn, Step
         seat.take();
         reserved.0.push(Claim::Held(Box::new(seat.clone())));
     }
-    execute(world, job).map(|executed| Turn::Ran(executed, reserved))
+    let executed = execute(world, job);
+    if let (Err(failure), Some(seat)) = (&executed, &job.seat) {
+        seat.end(failure);
+    }
+    executed.map(|executed| Turn::Ran(executed, reserved))
 }
 
 fn probe(world: &World, job: &Job, content: TreeDigest) -> Turn {

@@ -264,7 +264,8 @@ impl<R> Ledger<R> {
         match state {
             Some(Progress::Waiting) => Fate::Coming,
             Some(Progress::There) => Fate::There,
-            Some(Progress::Lost) | None => Fate::Lost,
+            Some(Progress::Lost) => Fate::Lost,
+            None => Fate::Unknown,
         }
     }
 

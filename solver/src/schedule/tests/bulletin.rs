@@ -35,6 +35,7 @@ struct Others {
     /// What comes of it; of what is not here nothing comes.
     records: HashMap<Key, Record>,
     attended: Mutex<Vec<TreeDigest>>,
+    failed: Mutex<Vec<TreeDigest>>,
     /// Steps that are not over.
     open: Arc<AtomicUsize>,
     /// All has been said but the last word.
@@ -75,6 +76,10 @@ impl Bulletin for Others {
         });
         self.open.fetch_add(1, Ordering::SeqCst);
         Box::new(Guard(Arc::clone(&self.open)))
+    }
+
+    fn fail(&self, content: &TreeDigest) {
+        self.failed.lock().expect("no panic").push(*content);
     }
 }
 
@@ -126,6 +131,24 @@ fn a_failure_beside_ends_the_following() {
     let error = ground(&others).build(&file, &[], &|_| ()).expect_err("it fails");
     assert_eq!(error.vertex, fails);
     assert_eq!(others.open.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn what_is_stopped_by_a_failure_beside_has_not_failed() {
+    let mut file = chain(&["wait"]);
+    let base = file.image("base", "here");
+    let fails = file.run(base, "fail beside wait");
+    file.target(fails);
+    let others = Arc::new(Others::default());
+    let ground = ground(&others);
+    assert_eq!(ground.build(&file, &[], &|_| ()).expect_err("it fails").vertex, fails);
+    let missed = |event: &Event| match event {
+        Event::Missed(id, miss) if *id == fails => Some(miss.content),
+        _ => None,
+    };
+    let content: Vec<_> = ground.events.lock().expect("no panic").iter().filter_map(missed).collect();
+    assert_eq!(*others.failed.lock().expect("no panic"), content);
+    assert_eq!(others.attended.lock().expect("no panic").len(), 2);
 }
 
 #[test]
