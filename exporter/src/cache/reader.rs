@@ -160,17 +160,19 @@ impl RemoteCache {
         }
     }
 
-    /// Looks for a record that somebody else is making. That is no part of the budget, and it is for others to say when.
+    /// Looks for a record that somebody else is making; the one that was known before, and has not been good enough, is none.
+    /// That is no part of the budget, and it is for others to say when.
     ///
     /// # Errors
     /// It cannot be had just now, or is damaged.
     pub fn look_again(&self, content: &TreeDigest, cancel: &Cancel) -> Result<Option<Found>, StorageError> {
         let key = Key::Content(*content);
-        let name = names::of(&key);
+        let (name, known) = (names::of(&key), self.shared.lock().answers.get(&key));
         if let Some(Named::Artifact(artifact)) = self.shared.reading.storage.get(&name, cancel)? {
             self.shared.take(&name, Some(&key), artifact);
         }
-        Ok(self.shared.answer(&key))
+        let found = self.shared.answer(&key);
+        Ok(found.filter(|found| known.is_none_or(|known| known.remote.record != found.record)))
     }
 
     /// How many records were ignored because nobody who is trusted has signed them.

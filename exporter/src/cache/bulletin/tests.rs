@@ -4,7 +4,7 @@ use oci::RemoteLayers;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cache::{DirectoryStorage, Reading, Seen};
+use crate::cache::{Artifact, ArtifactKind, DirectoryStorage, Reading, Seen, samples};
 
 /// Ten times what anything here takes.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -14,6 +14,7 @@ struct Ground {
     cancel: Cancel,
     fate: Arc<Mutex<Fate>>,
     content: TreeDigest,
+    reader: Arc<RemoteCache>,
     bulletin: CacheBulletin,
     _directory: TempDir,
 }
@@ -31,18 +32,19 @@ impl Ground {
             events: Arc::new(|_| {}),
             cancel: cancel.clone(),
         };
+        let reader = Arc::new(RemoteCache::new(reading, None));
         let known = Arc::clone(&fate);
         let joining = Joining {
             storage: Arc::clone(&storage) as _,
-            reader: Arc::new(RemoteCache::new(reading, None)),
+            reader: Arc::clone(&reader),
             fates: Box::new(move |_| *known.lock().expect("no panic")),
             trust: TrustKeys::default(),
             sign: None,
             cancel: cancel.clone(),
         };
         let bulletin = CacheBulletin::new(joining).expect("this machine has random numbers");
-        let content = TreeDigest::from(blake3::hash(b"a step"));
-        Self { storage, cancel, fate, content, bulletin, _directory: directory }
+        let content = samples::copy().record.content;
+        Self { storage, cancel, fate, content, reader, bulletin, _directory: directory }
     }
 
     /// What is said of the step.
@@ -53,6 +55,21 @@ impl Ground {
             None => None,
             Some(other) => panic!("{other:?}"),
         }
+    }
+
+    /// The sample's record is there.
+    fn put_record(&self) {
+        let document = samples::copy().to_document().expect("a record");
+        let artifact = Artifact { kind: ArtifactKind::Record, document, signature: None, blobs: Vec::new() };
+        let put = self.storage.put(&[&names::content(&self.content)], &artifact, &Cancel::default());
+        put.expect("a directory can be written");
+    }
+
+    /// Another builder says this.
+    fn say(&self, count: u64, state: State) {
+        let announcement = Announcement::new(Said { builder: Builder(7), count, state }, "", None);
+        let said = self.storage.announce(&names::running(&self.content), &announcement, &Cancel::default());
+        said.expect("a directory can be written");
     }
 
     fn wait_for(&self, state: State) {
@@ -67,6 +84,39 @@ fn wait_until(is_so: impl Fn() -> bool, what: &str) {
         assert!(begun.elapsed() < WATCHDOG, "{what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn who_hears_of_another_stops_and_gets_what_comes_of_it() {
+    let (ground, (sender, notices)) = (Ground::new(), mpsc::channel());
+    let tell = move |notice| sender.send(notice).expect("the test waits for it");
+    let guard = ground.bulletin.attend(&ground.content, Box::new(tell));
+    let elsewhere = (1..).find_map(|count| {
+        ground.say(count, State::Running);
+        notices.recv_timeout(Duration::from_millis(20)).ok()
+    });
+    assert_eq!(elsewhere, Some(Notice::Elsewhere));
+    ground.put_record();
+    ground.say(1 << 32, State::Done);
+    match notices.recv_timeout(WATCHDOG) {
+        Ok(Notice::Found(found)) => assert_eq!(found.record.content, ground.content),
+        other => panic!("{other:?}"),
+    }
+    drop(guard);
+    assert_eq!(ground.said().map(|said| said.builder), Some(Builder(7)), "it has nothing to add");
+}
+
+#[test]
+fn a_record_that_was_not_good_enough_is_no_news() {
+    let ground = Ground::new();
+    ground.put_record();
+    ground.say(1, State::Done);
+    let key = solver::cache::Key::Content(ground.content);
+    solver::DistantCache::lookup(&*ground.reader, &[key], &Cancel::default(), &|_, found| {
+        assert!(found.is_some(), "it may be too old");
+    });
+    let _guard = ground.bulletin.attend(&ground.content, Box::new(|notice| panic!("{notice:?}")));
+    ground.wait_for(State::Running);
 }
 
 #[test]
