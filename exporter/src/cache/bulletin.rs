@@ -75,7 +75,7 @@ struct Shared {
     /// Stops what is under way when nobody waits for it any more.
     stop: Cancel,
     /// Whether what every announcement names is there.
-    has_empty: Mutex<bool>,
+    has_empty: AtomicBool,
     /// When others were last seen to live.
     lively: Mutex<BTreeMap<Builder, Instant>>,
     attended: AtomicUsize,
@@ -96,7 +96,7 @@ impl CacheBulletin {
             own: Builder(u128::from_le_bytes(random)),
             is_off: AtomicBool::new(false),
             stop: Cancel::default(),
-            has_empty: Mutex::new(false),
+            has_empty: AtomicBool::new(false),
             lively: Mutex::default(),
             attended: AtomicUsize::new(0),
             failed: Mutex::default(),
@@ -167,7 +167,8 @@ impl Attending<'_> {
         let begun = Instant::now();
         let mut attendant = Attendant::new(self.shared.own);
         let mut is_over = false;
-        loop {
+        // Once the build is over, nobody would say any more that it is; and what goes on saying that it runs the step is followed.
+        while !self.shared.stop.is_requested() {
             if !is_over && let Some(state) = self.ending() {
                 attendant.over(state);
                 is_over = true;
@@ -321,13 +322,12 @@ impl Shared {
         self.lively().get(&builder).is_some_and(|seen| seen.elapsed() < LIVELY)
     }
 
-    /// Sees to it, once, that what every announcement names is there.
+    /// Sees to it, mostly once, that what every announcement names is there.
     fn bring_empty(&self, cancel: &Cancel) -> Result<(), StorageError> {
-        let mut has_empty = self.has_empty.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*has_empty {
+        if !self.has_empty.load(Ordering::SeqCst) {
             let open = || Ok(Box::new(io::Cursor::new(artifact::EMPTY)) as Box<dyn Read + Send>);
             self.joining.storage.put_blob(&artifact::empty(), None, &open, cancel)?;
-            *has_empty = true;
+            self.has_empty.store(true, Ordering::SeqCst);
         }
         Ok(())
     }

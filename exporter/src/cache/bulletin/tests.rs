@@ -120,6 +120,19 @@ fn a_record_that_was_not_good_enough_is_no_news() {
 }
 
 #[test]
+fn nothing_is_announced_for_a_build_that_is_over() {
+    let ground = Ground::new();
+    let guard = ground.bulletin.attend(&ground.content, Box::new(|notice| panic!("{notice:?}")));
+    ground.wait_for(State::Running);
+    *ground.fate.lock().expect("no panic") = Fate::Coming;
+    drop(guard);
+    let Ground { bulletin, .. } = ground;
+    let shared = Arc::downgrade(&bulletin.shared);
+    drop(bulletin);
+    wait_until(|| shared.strong_count() == 0, "its thread to end");
+}
+
+#[test]
 fn how_a_step_has_ended_is_told_as_it_was() {
     thread::scope(|scope| {
         for (fate, has_failed, is_cancelled, state) in [
