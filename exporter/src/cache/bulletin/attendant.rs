@@ -10,7 +10,8 @@
 //!   other step any more. So builders may follow each other in two steps: each has what the other waits for under way;
 //! - *nobody waits for the dead*: what does not change for [`LAPSE`] by the follower's own clock is nobody's any more. An owner
 //!   that hangs in its step and goes on saying so is followed, as the step would hang here, too; it is said that it is waited
-//!   for, and whoever is stopped stops.
+//!   for, and whoever is stopped stops;
+//! - *nobody begins for ever*: who has stopped [`STOPS`] times runs the step to its end, whoever says what.
 //!
 //! Clocks of different machines are never compared. That is why a text that is there when somebody comes proves nothing: it may
 //! have been left behind a year ago. It does when it changes under his eyes, or when its builder has been seen to live a moment
@@ -29,6 +30,9 @@ pub const LAPSE: Duration = Duration::from_secs(15);
 /// make one that follows wait the longer.
 const SLOW: u32 = 6;
 const LAPSE_MAX: Duration = Duration::from_secs(90);
+/// How often a run is stopped. Who dies in the step is taken over from by one of those who follow, and that is seldom so often; a
+/// place whose word comes and goes would have us begin again and again.
+const STOPS: u32 = 8;
 /// Failures in a row after which the place is left alone, and the time between.
 const ENOUGH: u32 = 3;
 const AGAIN: Duration = Duration::from_secs(1);
@@ -75,6 +79,8 @@ pub struct Attendant {
     slowest: Duration,
     /// Failures in a row.
     failures: u32,
+    /// How often our run was stopped.
+    stops: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +186,7 @@ impl Attendant {
             heard: BTreeMap::new(),
             slowest: Duration::ZERO,
             failures: 0,
+            stops: 0,
         }
     }
 
@@ -201,8 +208,13 @@ impl Attendant {
             Stage::Searching { .. } => Act::Search,
             Stage::Claiming | Stage::Renewing => self.say(State::Running),
             Stage::Leaving(state) => self.say(state),
+            Stage::Yielding(_) if self.stops == STOPS => {
+                self.stage = Stage::Over;
+                Act::End
+            }
             Stage::Yielding(vigil) => {
                 self.is_owner = false;
+                self.stops += 1;
                 self.stage = Stage::Following(vigil);
                 Act::Stop
             }

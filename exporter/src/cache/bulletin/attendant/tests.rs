@@ -178,6 +178,28 @@ fn what_may_stand_there_is_taken_back() {
 }
 
 #[test]
+fn whose_word_comes_and_goes_is_not_followed_for_ever() {
+    let (mut attendant, mut now, mut count, mut stops) = (owner(), seconds(2.0), 0, 0);
+    loop {
+        match attendant.next(now) {
+            Act::Wait(until) => now = until,
+            Act::Look => {
+                count += 1;
+                let state = if attendant.is_following() { State::Left } else { State::Running };
+                attendant.heard(now, Duration::ZERO, Some(Said { builder: OTHER, count, state }), false);
+            }
+            Act::Say(_) => attendant.said(now, Duration::ZERO),
+            Act::Search => attendant.missing(),
+            Act::Stop => stops += 1,
+            Act::Resume => {}
+            Act::End => break,
+        }
+        assert!(stops <= STOPS);
+    }
+    assert!(!attendant.is_following(), "its run is on");
+}
+
+#[test]
 fn no_number_that_is_read_is_too_great() {
     let mut attendant = owner();
     attendant.heard(seconds(2.0), Duration::ZERO, Some(running(OWN, u64::MAX)), false);
