@@ -37,7 +37,7 @@ use super::{
 const BRIEF: Duration = Duration::from_millis(200);
 /// A place that takes longer to say who runs a step is not asked again.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How often it is looked whether the record of a step that is over has got where it belongs.
+/// How often it is looked whether the record of a step that is over has got where it belongs, and whether one has begun again.
 const GLANCE: Duration = Duration::from_millis(50);
 /// Who has been seen to live within this time lives.
 const LIVELY: Duration = Duration::from_secs(10);
@@ -79,6 +79,8 @@ struct Shared {
     /// When others were last seen to live.
     lively: Mutex<BTreeMap<Builder, Instant>>,
     attended: AtomicUsize,
+    /// Steps that have begun again.
+    begun: Mutex<BTreeSet<TreeDigest>>,
     /// Steps that have failed by themselves.
     failed: Mutex<BTreeSet<TreeDigest>>,
     /// How many steps stand there as ours.
@@ -99,6 +101,7 @@ impl CacheBulletin {
             has_empty: AtomicBool::new(false),
             lively: Mutex::default(),
             attended: AtomicUsize::new(0),
+            begun: Mutex::default(),
             failed: Mutex::default(),
             standing: Mutex::new(0),
             fell: Condvar::new(),
@@ -125,6 +128,10 @@ impl Bulletin for CacheBulletin {
             self.shared.attended.fetch_sub(1, Ordering::SeqCst);
         }
         Box::new(guard)
+    }
+
+    fn begin(&self, content: &TreeDigest) {
+        self.shared.begun().insert(*content);
     }
 
     fn fail(&self, content: &TreeDigest) {
@@ -173,10 +180,14 @@ impl Attending<'_> {
                 attendant.over(state);
                 is_over = true;
             }
+            if attendant.is_queued() && self.shared.begun().contains(&self.content) {
+                attendant.begun();
+            }
             let done = match attendant.next(begun.elapsed()) {
                 Act::End => return,
                 Act::Wait(until) => {
-                    self.wait(until.saturating_sub(begun.elapsed()));
+                    let time = until.saturating_sub(begun.elapsed());
+                    self.wait(if attendant.is_queued() { GLANCE.min(time) } else { time });
                     Ok(())
                 }
                 Act::Look => self.look(&mut attendant, begun),
@@ -194,6 +205,8 @@ impl Attending<'_> {
                     Ok(())
                 }
                 Act::Resume => {
+                    // What has begun before was stopped.
+                    self.shared.begun().remove(&self.content);
                     (self.tell)(Notice::Free);
                     Ok(())
                 }
@@ -312,6 +325,10 @@ impl Shared {
 
     fn lively(&self) -> MutexGuard<'_, BTreeMap<Builder, Instant>> {
         self.lively.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begun(&self) -> MutexGuard<'_, BTreeSet<TreeDigest>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self) -> MutexGuard<'_, BTreeSet<TreeDigest>> {

@@ -35,9 +35,12 @@ impl Board {
 }
 
 impl Seat {
-    /// The step begins.
+    /// The step begins, once more perhaps.
     pub(super) fn take(&self) {
         let Self { board: Board { bulletin, outside }, content, taken } = self;
+        if taken.get().is_some() {
+            return bulletin.begin(content);
+        }
         taken.get_or_init(|| {
             let (outside, content) = (outside.clone(), *content);
             bulletin.attend(&content, Box::new(move |notice| outside.say(Message::Noticed(content, notice))))

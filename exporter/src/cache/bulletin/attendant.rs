@@ -59,7 +59,7 @@ pub enum Act {
     Stop,
     /// Look for the record; [`Attendant::missing`] is the answer, where there is none.
     Search,
-    /// Run the step again.
+    /// Run the step again; [`Attendant::begun`] is the answer, whenever that is.
     Resume,
     /// Nothing any more.
     End,
@@ -112,6 +112,8 @@ enum Stage {
     },
     /// Our run is to begin again.
     Resuming(Resumed),
+    /// The same, as soon as there is a worker for it; another builder may have one before.
+    Queued(Vigil),
     /// Our run is over; that is to be said.
     Leaving(State),
     Over,
@@ -196,15 +198,18 @@ impl Attendant {
             Stage::Fresh { look }
             | Stage::Doubting(Vigil { look, .. })
             | Stage::Following(Vigil { look, .. })
+            | Stage::Queued(Vigil { look, .. })
             | Stage::Owning { look, .. }
             | Stage::Searching { look, .. }
                 if now < look =>
             {
                 Act::Wait(look)
             }
-            Stage::Fresh { .. } | Stage::Doubting(_) | Stage::Following(_) | Stage::Owning { .. } => {
-                Act::Look
-            }
+            Stage::Fresh { .. }
+            | Stage::Doubting(_)
+            | Stage::Following(_)
+            | Stage::Queued(_)
+            | Stage::Owning { .. } => Act::Look,
             Stage::Searching { .. } => Act::Search,
             Stage::Claiming | Stage::Renewing => self.say(State::Running),
             Stage::Leaving(state) => self.say(state),
@@ -220,7 +225,7 @@ impl Attendant {
             }
             Stage::Resuming(resumed) => {
                 self.stage = match resumed {
-                    Resumed::Announced => Stage::Claiming,
+                    Resumed::Announced => Stage::Queued(Vigil::new(now)),
                     Resumed::Alone => Stage::Over,
                 };
                 Act::Resume
@@ -260,6 +265,7 @@ impl Attendant {
             Stage::Doubting(vigil) => Self::doubted(vigil, now, slowest, &read, lives),
             Stage::Owning { renewed, is_settled, .. } => Self::looked(renewed, is_settled, now, &read),
             Stage::Following(vigil) => Self::followed(vigil, now, slowest, &read),
+            Stage::Queued(vigil) => Self::queued(vigil, now, &read),
             other => other,
         };
         matches!(read, Read::Other(_, true)) && !matches!(before, Stage::Fresh { .. })
@@ -334,6 +340,23 @@ impl Attendant {
         }
     }
 
+    fn queued(vigil: Vigil, now: Duration, read: &Read) -> Stage {
+        match read {
+            Read::Other(Said { state: State::Running, .. }, true) => Stage::Yielding(Vigil::new(now)),
+            Read::Other(Said { state: State::Done, .. }, true) => {
+                Stage::searching(Otherwise::Resume(Resumed::Alone), now)
+            }
+            _ => Stage::Queued(vigil.later(now)),
+        }
+    }
+
+    /// Our run has begun again.
+    pub fn begun(&mut self) {
+        if let Stage::Queued(_) = self.stage {
+            self.stage = Stage::Claiming;
+        }
+    }
+
     /// There is no record.
     pub fn missing(&mut self) {
         if let Stage::Searching { otherwise, .. } = self.stage {
@@ -365,6 +388,7 @@ impl Attendant {
             Stage::Fresh { .. } | Stage::Claiming => Stage::Fresh { look },
             Stage::Doubting(vigil) => Stage::Doubting(Vigil { look, ..vigil }),
             Stage::Following(vigil) => Stage::Following(Vigil { look, ..vigil }),
+            Stage::Queued(vigil) => Stage::Queued(Vigil { look, ..vigil }),
             Stage::Renewing => Stage::Owning { renewed: now, look, is_settled: true },
             Stage::Owning { renewed, is_settled, .. } => Stage::Owning { renewed, look, is_settled },
             Stage::Searching { otherwise, .. } => Stage::Searching { otherwise, look },
@@ -381,6 +405,11 @@ impl Attendant {
             | Stage::Resuming(_) => Stage::Resuming(Resumed::Alone),
             _ => Stage::Over,
         };
+    }
+
+    /// Whether our run has yet to begin again.
+    pub fn is_queued(&self) -> bool {
+        matches!(self.stage, Stage::Queued(_))
     }
 
     /// Whether our run is stopped.

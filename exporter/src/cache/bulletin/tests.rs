@@ -107,6 +107,23 @@ fn who_hears_of_another_stops_and_gets_what_comes_of_it() {
 }
 
 #[test]
+fn what_is_free_is_announced_when_it_has_begun_again() {
+    let (ground, (sender, notices)) = (Ground::new(), mpsc::channel());
+    let tell = move |notice| sender.send(notice).expect("the test waits for it");
+    let _guard = ground.bulletin.attend(&ground.content, Box::new(tell));
+    let elsewhere = (1..).find_map(|count| {
+        ground.say(count, State::Running);
+        notices.recv_timeout(Duration::from_millis(20)).ok()
+    });
+    assert_eq!(elsewhere, Some(Notice::Elsewhere));
+    ground.say(1 << 32, State::Left);
+    assert_eq!(notices.recv_timeout(WATCHDOG), Ok(Notice::Free));
+    assert_eq!(ground.said().map(|said| said.state), Some(State::Left));
+    ground.bulletin.begin(&ground.content);
+    ground.wait_for(State::Running);
+}
+
+#[test]
 fn a_record_that_was_not_good_enough_is_no_news() {
     let ground = Ground::new();
     ground.put_record();

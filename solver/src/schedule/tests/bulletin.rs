@@ -35,6 +35,7 @@ struct Others {
     /// What comes of it; of what is not here nothing comes.
     records: HashMap<Key, Record>,
     attended: Mutex<Vec<TreeDigest>>,
+    begun_again: Mutex<Vec<TreeDigest>>,
     failed: Mutex<Vec<TreeDigest>>,
     /// Steps that are not over.
     open: Arc<AtomicUsize>,
@@ -78,6 +79,10 @@ impl Bulletin for Others {
         Box::new(Guard(Arc::clone(&self.open)))
     }
 
+    fn begin(&self, content: &TreeDigest) {
+        self.begun_again.lock().expect("no panic").push(*content);
+    }
+
     fn fail(&self, content: &TreeDigest) {
         self.failed.lock().expect("no panic").push(*content);
     }
@@ -101,6 +106,7 @@ fn what_runs_elsewhere_is_stopped_and_taken_from_there() {
     assert_eq!(ground.hits(), [(1, Some("far".to_owned()))]);
     assert_eq!(ground.events.lock().expect("no panic").iter().filter(|event| waited(event)).count(), 1);
     assert_eq!(others.open.load(Ordering::SeqCst), 0, "nothing is announced or followed any longer");
+    assert_eq!(*others.begun_again.lock().expect("no panic"), []);
 }
 
 #[test]
@@ -117,7 +123,13 @@ fn what_came_to_nothing_elsewhere_is_run_here() {
         };
         assert_eq!(ground.build(&file, &[], &on_event).expect("builds"), expected);
         assert_eq!((ground.hits(), others.open.load(Ordering::SeqCst)), (vec![], 0));
-        assert_eq!(others.attended.lock().expect("no panic").len(), 1, "its place is kept");
+        let attended = others.attended.lock().expect("no panic");
+        assert_eq!(attended.len(), 1, "its place is kept");
+        // It may have ended before it was stopped, or been stopped before it had run.
+        let runs = ground.world.ran().iter().filter(|ran| *ran == "wait").count();
+        let begun_again = others.begun_again.lock().expect("no panic");
+        assert!((runs - 1..=2).contains(&begun_again.len()), "{runs} runs: {begun_again:?}");
+        assert!(begun_again.iter().all(|content| attended.contains(content)));
     }
 }
 

@@ -99,6 +99,7 @@ fn what_became_of_a_step_is_looked_for_where_it_is_said_to_be() {
         assert_eq!(attendant.next(seconds(2.0)), Act::Search, "{state}");
         attendant.missing();
         assert_eq!(attendant.next(seconds(2.0)), Act::Resume, "{state}");
+        attendant.begun();
         match (resumed, attendant.next(seconds(2.0))) {
             (Resumed::Alone, Act::End) | (Resumed::Announced, Act::Say(_)) => {}
             (_, other) => panic!("{state}: {other:?}"),
@@ -109,6 +110,23 @@ fn what_became_of_a_step_is_looked_for_where_it_is_said_to_be() {
     assert_eq!(attendant.next(Duration::ZERO), Act::Search, "it may have come since the caches were asked");
     attendant.missing();
     assert_eq!(attendant.next(Duration::ZERO), Act::Say(running(OWN, 1)));
+}
+
+#[test]
+fn who_has_no_worker_yet_says_nothing_and_gives_way_to_who_has() {
+    let mut attendant = follower();
+    let left = Said { builder: OTHER, count: 3, state: State::Left };
+    attendant.heard(seconds(2.0), Duration::ZERO, Some(left), false);
+    attendant.missing();
+    assert_eq!(attendant.next(seconds(2.0)), Act::Resume);
+    assert_eq!(attendant.next(seconds(2.0)), Act::Wait(seconds(2.0) + OFTEN));
+    assert_eq!(attendant.next(seconds(3.0)), Act::Look);
+    attendant.heard(seconds(3.0), Duration::ZERO, Some(left), false);
+    assert!(attendant.is_queued());
+    attendant.heard(seconds(4.0), Duration::ZERO, Some(running(Builder(3), 1)), false);
+    assert_eq!(attendant.next(seconds(4.0)), Act::Stop);
+    attendant.begun();
+    assert!(attendant.is_following(), "it has been stopped at the same moment");
 }
 
 #[test]
@@ -191,7 +209,7 @@ fn whose_word_comes_and_goes_is_not_followed_for_ever() {
             Act::Say(_) => attendant.said(now, Duration::ZERO),
             Act::Search => attendant.missing(),
             Act::Stop => stops += 1,
-            Act::Resume => {}
+            Act::Resume => attendant.begun(),
             Act::End => break,
         }
         assert!(stops <= STOPS);
@@ -242,6 +260,8 @@ enum Moment {
     Answer(What, Option<u64>),
     /// The run with this number comes to its end.
     Ran(u64),
+    /// There is a worker for it.
+    Begin,
     /// The record of it is there.
     Published,
     Crash,
@@ -254,6 +274,9 @@ enum What {
     Say(u64, bool, Duration),
     Search,
 }
+
+/// No run has this number: there is no worker for it yet.
+const QUEUED: u64 = 0;
 
 struct Peer {
     attendant: Attendant,
@@ -285,6 +308,10 @@ struct Ground {
     /// Of a hundred answers, how many tell of a failure, whatever the place has done.
     failing: u64,
     last_crash: Option<Duration>,
+    /// How long it takes until half of them have a worker for what begins again.
+    queue: Duration,
+    /// When the first record was there.
+    end: Option<Duration>,
 }
 
 impl Ground {
@@ -304,6 +331,8 @@ impl Ground {
             requests: 0,
             failing: 0,
             last_crash: None,
+            queue: Duration::ZERO,
+            end: None,
         };
         for number in 0..16 {
             let attendant = Attendant::new(Builder(number as u128 + 1));
@@ -377,9 +406,15 @@ impl Ground {
                 let after = self.half();
                 self.at(now + after, peer, Moment::Published);
             }
-            Moment::Ran(_) => {}
+            Moment::Begin if self.peers[peer].run == Some(QUEUED) => {
+                self.begin(peer, now);
+                self.peers[peer].attendant.begun();
+                self.next(now, peer);
+            }
+            Moment::Ran(_) | Moment::Begin => {}
             Moment::Published => {
                 self.is_published = true;
+                self.end.get_or_insert(now);
                 self.peers[peer].is_over = true;
                 self.next(now, peer);
             }
@@ -408,7 +443,10 @@ impl Ground {
             Act::Look => self.send(now + there, peer, What::Look),
             Act::Say(said) => {
                 let Peer { run, has_result, .. } = &self.peers[peer];
-                assert!(run.is_some() || *has_result, "who says something runs it, or has");
+                assert!(
+                    run.is_some_and(|run| run != QUEUED) || *has_result,
+                    "who says something runs it, or has"
+                );
                 let is_done = said.state == State::Done;
                 self.send(now + there, peer, What::Say(said.count, is_done, now));
             }
@@ -420,7 +458,10 @@ impl Ground {
                 self.next(now, peer);
             }
             Act::Resume => {
-                self.begin(peer, now);
+                // Half of them are busy.
+                let queue = if peer.is_multiple_of(2) { self.queue } else { Duration::ZERO };
+                self.peers[peer].run = Some(QUEUED);
+                self.at(now + queue, peer, Moment::Begin);
                 self.next(now, peer);
             }
             Act::End => {}
@@ -513,4 +554,15 @@ fn whoever_dies_somebody_runs_it() {
         all += ground.play().completed;
     }
     assert!(all <= 390, "{all} runs of 300 steps");
+}
+
+#[test]
+fn who_could_run_it_does_not_wait_for_who_cannot_yet() {
+    for seed in 0..200 {
+        let queue = seconds(120.0);
+        let mut ground = Ground { queue, ..Ground::new(seed, 30.0, (10, 100), 1000) };
+        (0..12).for_each(|peer| ground.at(seconds(10.0), peer, Moment::Crash));
+        let end = ground.play().end.expect("somebody has run it");
+        assert!(end <= seconds(10.0 + 30.0 + 2.0) + LAPSE + SELDOM, "{end:?}");
+    }
 }
