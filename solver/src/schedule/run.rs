@@ -183,7 +183,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
         match message {
             Message::Answered(cache, key, found) => self.answered(cache, key, found),
             Message::Returned(cache, untold) => self.distant.returned(cache, &untold),
-            Message::Noticed(content, notice) => self.noticed(content, notice),
+            Message::Noticed(content, seat, notice) => self.noticed(content, seat, notice),
             Message::Turn(id, content, turn) if self.open.contains(&id) => self.turn(id, content, turn),
             Message::Turn(_, content, turn) => self.inherit(content, turn),
             Message::Skipped(id) => self.failures.push(skipped(id)),

@@ -1,6 +1,9 @@
 //! What builders without a common store tell each other of one step ([`Bulletin`]), as messages for the scheduler.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use oci::TreeDigest;
 
@@ -12,6 +15,7 @@ use crate::traits::{Bulletin, FailureKind, StepFailure};
 pub(super) struct Board {
     bulletin: Arc<dyn Bulletin>,
     outside: Outside,
+    seats: Arc<AtomicU64>,
 }
 
 /// The place of one step at the board: it is taken when the step begins for the first time, and given back when all clones are
@@ -20,31 +24,40 @@ pub(super) struct Board {
 pub(super) struct Seat {
     board: Board,
     content: TreeDigest,
+    /// What is heard at it says so: at another place of the same step it means nothing.
+    number: u64,
     taken: Arc<OnceLock<Box<dyn Send + Sync>>>,
 }
 
 impl Board {
     pub(super) fn new(bulletin: &Arc<dyn Bulletin>, outside: Outside) -> Self {
-        Self { bulletin: Arc::clone(bulletin), outside }
+        Self { bulletin: Arc::clone(bulletin), outside, seats: Arc::default() }
     }
 
     /// Says nothing yet.
     pub(super) fn seat(&self, content: TreeDigest) -> Seat {
-        Seat { board: self.clone(), content, taken: Arc::default() }
+        let number = self.seats.fetch_add(1, Ordering::Relaxed);
+        Seat { board: self.clone(), content, number, taken: Arc::default() }
     }
 }
 
 impl Seat {
     /// The step begins, once more perhaps.
     pub(super) fn take(&self) {
-        let Self { board: Board { bulletin, outside }, content, taken } = self;
+        let Self { board: Board { bulletin, outside, .. }, content, number, taken } = self;
         if taken.get().is_some() {
             return bulletin.begin(content);
         }
         taken.get_or_init(|| {
-            let (outside, content) = (outside.clone(), *content);
-            bulletin.attend(&content, Box::new(move |notice| outside.say(Message::Noticed(content, notice))))
+            let (outside, content, number) = (outside.clone(), *content, *number);
+            let tell = move |notice| outside.say(Message::Noticed(content, number, notice));
+            bulletin.attend(&content, Box::new(tell))
         });
+    }
+
+    /// Whether something was heard at this place.
+    pub(super) fn is(&self, number: u64) -> bool {
+        self.number == number
     }
 
     /// The step has come to this end.

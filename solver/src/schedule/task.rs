@@ -78,8 +78,8 @@ pub(super) enum Message {
     Skipped(VertexId),
     /// The distant cache of this number has or has not what was asked for.
     Answered(usize, Key, Option<traits::Found>),
-    /// What is heard of the step with this content key from builders that share no store with this one.
-    Noticed(TreeDigest, Notice),
+    /// What is heard of the step with this content key from builders that share no store with this one, and at which seat.
+    Noticed(TreeDigest, u64, Notice),
     /// It has done with a look-up; these keys, of which it has told nothing, are misses.
     Returned(usize, Vec<Key>),
     /// A worker is gone: it panicked, and its scope will say so.

@@ -8,7 +8,7 @@
 //! - *in the end only one does*: all others who run it look again and again, and find that write;
 //! - *nobody waits for himself in the end*: an owner has begun to run the step, has its inputs and a worker, and needs no
 //!   other step any more. So builders may follow each other in two steps: each has what the other waits for under way;
-//! - *nobody waits for the dead*: what does not change for [`LAPSE`] by the follower's own clock is nobody's any more. An owner
+//! - *nobody waits for the dead*: what does not change for [`LAPSES`] renewals by the follower's own clock is nobody's any more. An owner
 //!   that hangs in its step and goes on saying so is followed, as the step would hang here, too; it is said that it is waited
 //!   for, and whoever is stopped stops;
 //! - *nobody begins for ever*: who has stopped [`STOPS`] times runs the step to its end, whoever says what.
@@ -24,8 +24,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::cache::announcement::{Builder, Said, State};
 
-/// What has not changed for so long is nobody's any more.
-pub const LAPSE: Duration = Duration::from_secs(15);
+/// What has not changed for so many times the time until it is to be said again is nobody's any more.
+const LAPSES: u32 = 3;
 /// At a slow place, this times the longest that an answer took, and never more than this: a request that hangs must not
 /// make one that follows wait the longer.
 const SLOW: u32 = 6;
@@ -36,15 +36,26 @@ const STOPS: u32 = 8;
 /// Failures in a row after which the place is left alone, and the time between.
 const ENOUGH: u32 = 3;
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often an owner says that he lives, but for the first time: others wait for that to stop their own runs.
+/// How long after he has said so an owner says that he lives, but for the first time: others wait for that to stop their own
+/// runs. After a minute, each time by a tenth longer: an hour is then worth a hundred times, and who dies late is missed late.
 const RENEWAL: Duration = Duration::from_secs(5);
 const FIRST_RENEWAL: Duration = Duration::from_secs(2);
+const RENEWAL_MAX: Duration = Duration::from_secs(60);
+const GROWTH: f64 = 1.1;
+const GROWS_AFTER: u64 = 12;
 /// How long who has written waits at the least, and at the most, before he looks whether that stands.
 const SETTLE_MIN: Duration = Duration::from_millis(100);
 const SETTLE_MAX: Duration = Duration::from_secs(3);
-/// Time between two looks of those who wait, in the beginning and after a while.
+/// Time between two looks of those who wait in the beginning; after a while it is this part of the time after which the other is
+/// nobody any more.
 const OFTEN: Duration = Duration::from_millis(200);
-const SELDOM: Duration = Duration::from_secs(2);
+const SELDOM: u32 = 8;
+
+/// How long what a builder says for the time of this number stands before it is said again. Everybody knows that by the number.
+fn renewal(count: u64) -> Duration {
+    let growths = i32::try_from(count.saturating_sub(GROWS_AFTER)).unwrap_or(i32::MAX).min(100);
+    RENEWAL.mul_f64(GROWTH.powi(growths)).min(RENEWAL_MAX)
+}
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +136,8 @@ enum Stage {
 struct Vigil {
     /// When it was first heard.
     since: Duration,
+    /// How long after that it is nobody's any more.
+    lapse: Duration,
     /// When it is looked at next, and how long after the last time that is.
     look: Duration,
     pause: Duration,
@@ -154,18 +167,24 @@ impl Stage {
 }
 
 impl Vigil {
-    fn new(now: Duration) -> Self {
-        Self { since: now, look: now + OFTEN, pause: OFTEN }
+    /// Over what was said for the time of this number.
+    fn new(now: Duration, count: u64) -> Self {
+        Self { since: now, lapse: LAPSES * renewal(count), look: now + OFTEN, pause: OFTEN }
     }
 
     /// It was looked at, and is to be looked at again.
     fn later(self, now: Duration) -> Self {
-        let pause = SELDOM.min(self.pause.mul_f64(1.25));
+        let pause = self.pause.mul_f64(1.25).min(self.lapse / SELDOM);
         Self { look: now + pause, pause, ..self }
     }
 
+    /// It was looked at and has changed: that was said for the time of this number.
+    fn renewed(self, now: Duration, count: u64) -> Self {
+        Self { since: now, lapse: LAPSES * renewal(count), ..self.later(now) }
+    }
+
     fn is_dead(&self, now: Duration, slowest: Duration) -> bool {
-        now.saturating_sub(self.since) >= (slowest * SLOW).clamp(LAPSE, LAPSE_MAX)
+        now.saturating_sub(self.since) >= (slowest * SLOW).min(LAPSE_MAX).max(self.lapse)
     }
 }
 
@@ -225,7 +244,7 @@ impl Attendant {
             }
             Stage::Resuming(resumed) => {
                 self.stage = match resumed {
-                    Resumed::Announced => Stage::Queued(Vigil::new(now)),
+                    Resumed::Announced => Stage::Queued(Vigil::new(now, 0)),
                     Resumed::Alone => Stage::Over,
                 };
                 Act::Resume
@@ -246,7 +265,9 @@ impl Attendant {
         (self.failures, self.slowest) = (0, self.slowest.max(took));
         self.stage = match self.stage {
             Stage::Leaving(_) => Stage::Over,
-            Stage::Renewing => Stage::Owning { renewed: now, look: now + RENEWAL, is_settled: true },
+            Stage::Renewing => {
+                Stage::Owning { renewed: now, look: now + renewal(self.count), is_settled: true }
+            }
             _ => {
                 let settle = (took * 3).clamp(SETTLE_MIN, SETTLE_MAX);
                 Stage::Owning { renewed: now, look: now + settle, is_settled: false }
@@ -290,8 +311,8 @@ impl Attendant {
         match read {
             Read::Nothing | Read::Own => Stage::Claiming,
             Read::Other(said, _) => match said.state {
-                State::Running if lives => Stage::Yielding(Vigil::new(now)),
-                State::Running => Stage::Doubting(Vigil::new(now)),
+                State::Running if lives => Stage::Yielding(Vigil::new(now, said.count)),
+                State::Running => Stage::Doubting(Vigil::new(now, said.count)),
                 State::Done => Stage::searching(Otherwise::Claim, now),
                 State::Failed | State::Left => Stage::Claiming,
             },
@@ -301,8 +322,8 @@ impl Attendant {
     fn doubted(vigil: Vigil, now: Duration, slowest: Duration, read: &Read, lives: bool) -> Stage {
         match read {
             // It was written since: that is life.
-            Read::Other(Said { state: State::Running, .. }, is_new) if *is_new || lives => {
-                Stage::Yielding(Vigil::new(now))
+            Read::Other(Said { state: State::Running, count, .. }, is_new) if *is_new || lives => {
+                Stage::Yielding(Vigil::new(now, *count))
             }
             Read::Nothing | Read::Other(Said { state: State::Running, .. }, _) => {
                 match vigil.is_dead(now, slowest) {
@@ -316,7 +337,9 @@ impl Attendant {
 
     fn looked(renewed: Duration, is_settled: bool, now: Duration, read: &Read) -> Stage {
         match read {
-            Read::Other(Said { state: State::Running, .. }, true) => Stage::Yielding(Vigil::new(now)),
+            Read::Other(Said { state: State::Running, count, .. }, true) => {
+                Stage::Yielding(Vigil::new(now, *count))
+            }
             Read::Other(Said { state: State::Done, .. }, true) => Stage::searching(Otherwise::Claim, now),
             Read::Other(_, true) => Stage::Claiming,
             // Where it is gone, somebody has cleaned up, or it never is what can be read here: that is no reason to hurry.
@@ -331,7 +354,7 @@ impl Attendant {
         let search = |resumed| Stage::searching(Otherwise::Resume(resumed), now);
         match read {
             Read::Other(said, true) => match said.state {
-                State::Running => Stage::Following(Vigil { since: now, ..vigil.later(now) }),
+                State::Running => Stage::Following(vigil.renewed(now, said.count)),
                 State::Done | State::Failed => search(Resumed::Alone),
                 State::Left => search(Resumed::Announced),
             },
@@ -342,7 +365,9 @@ impl Attendant {
 
     fn queued(vigil: Vigil, now: Duration, read: &Read) -> Stage {
         match read {
-            Read::Other(Said { state: State::Running, .. }, true) => Stage::Yielding(Vigil::new(now)),
+            Read::Other(Said { state: State::Running, count, .. }, true) => {
+                Stage::Yielding(Vigil::new(now, *count))
+            }
             Read::Other(Said { state: State::Done, .. }, true) => {
                 Stage::searching(Otherwise::Resume(Resumed::Alone), now)
             }

@@ -259,8 +259,10 @@ impl Run<'_, '_> {
     }
 
     /// What is heard of a lane from builders with other stores; what has been overtaken here means nothing any more.
-    pub(super) fn noticed(&mut self, content: TreeDigest, notice: Notice) {
-        if !self.failures.is_empty() || self.world.stop.is_requested() {
+    pub(super) fn noticed(&mut self, content: TreeDigest, seat: u64, notice: Notice) {
+        let is_current = |lane: &Lane| lane.seat.as_ref().is_some_and(|own| own.is(seat));
+        let is_ours = self.lanes.get(&content).is_some_and(is_current);
+        if !is_ours || !self.failures.is_empty() || self.world.stop.is_requested() {
             return;
         }
         match notice {

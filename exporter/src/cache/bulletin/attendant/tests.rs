@@ -6,6 +6,9 @@ use super::*;
 
 const OWN: Builder = Builder(1);
 const OTHER: Builder = Builder(2);
+/// Of a step that has just begun.
+const LAPSE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_secs(2);
 
 fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -141,13 +144,42 @@ fn the_dead_and_the_gone_are_followed_until_they_lapse() {
         looks += 1;
     }
     assert_eq!(attendant.next(now), Act::Search);
-    assert!((seconds(1.0) + LAPSE..seconds(1.0) + LAPSE + SELDOM).contains(&now), "{now:?}");
+    assert!((seconds(1.0) + LAPSE..seconds(1.0) + LAPSE + PAUSE).contains(&now), "{now:?}");
     assert!(looks < 20, "{looks}");
     let mut attendant = follower();
     attendant.heard(seconds(2.0), Duration::ZERO, None, false);
     assert!(matches!(attendant.next(seconds(2.0)), Act::Wait(_)), "somebody may have cleaned up");
     attendant.heard(seconds(1.0) + LAPSE, Duration::ZERO, None, false);
     assert_eq!(attendant.next(seconds(1.0) + LAPSE), Act::Search);
+}
+
+#[test]
+fn the_longer_a_step_takes_the_less_is_said_of_it() {
+    let mut attendant = owner();
+    let (mut now, mut count) = (seconds(0.0), 1);
+    while now < seconds(3600.0) {
+        match attendant.next(now) {
+            Act::Wait(until) => now = until,
+            Act::Look => _ = attendant.heard(now, Duration::ZERO, Some(running(OWN, count)), false),
+            Act::Say(said) => {
+                count = said.count;
+                attendant.said(now, Duration::ZERO);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((60..110).contains(&count), "{count}");
+    // Who comes then knows by the number how long that stands.
+    let mut late = Attendant::new(OTHER);
+    late.heard(Duration::ZERO, Duration::ZERO, Some(running(OWN, count)), false);
+    late.heard(seconds(60.0), Duration::ZERO, Some(running(OWN, count + 1)), false);
+    assert_eq!(late.next(seconds(60.0)), Act::Stop);
+    let (mut now, mut looks) = (seconds(60.0), 0);
+    while let Act::Wait(until) = late.next(now) {
+        (now, looks) = (until, looks + 1);
+        late.heard(now, Duration::ZERO, Some(running(OWN, count + 1)), false);
+    }
+    assert!((seconds(240.0)..seconds(265.0)).contains(&now) && looks < 40, "{now:?}, {looks} looks");
 }
 
 #[test]
@@ -383,7 +415,7 @@ impl Ground {
             return;
         }
         let crashed = self.last_crash.expect("without a crash somebody runs it");
-        let longest = LAPSE + SELDOM + Duration::from_millis(3 * self.latency.1);
+        let longest = LAPSE + PAUSE + Duration::from_millis(3 * self.latency.1);
         assert!(now <= crashed + longest, "nobody runs it at {now:?}, since {crashed:?}");
     }
 
@@ -525,6 +557,15 @@ fn sixteen_run_a_long_step_about_once() {
 }
 
 #[test]
+fn sixteen_that_come_within_minutes_run_what_takes_longer_once() {
+    let mut all = 0;
+    for seed in 0..100 {
+        all += Ground::new(seed, 900.0, (50, 2000), 300_000).play().completed;
+    }
+    assert_eq!(all, 100);
+}
+
+#[test]
 fn sixteen_run_a_step_of_some_seconds_hardly_more_than_once() {
     let mut all = 0;
     for seed in 0..300 {
@@ -563,6 +604,6 @@ fn who_could_run_it_does_not_wait_for_who_cannot_yet() {
         let mut ground = Ground { queue, ..Ground::new(seed, 30.0, (10, 100), 1000) };
         (0..12).for_each(|peer| ground.at(seconds(10.0), peer, Moment::Crash));
         let end = ground.play().end.expect("somebody has run it");
-        assert!(end <= seconds(10.0 + 30.0 + 2.0) + LAPSE + SELDOM, "{end:?}");
+        assert!(end <= seconds(10.0 + 30.0 + 2.0) + LAPSE + PAUSE, "{end:?}");
     }
 }
