@@ -318,7 +318,10 @@ impl Board {
 
     fn start(&mut self, at: Duration, vertex: VertexId) {
         let runs = |step: &Step| matches!(step.state, State::Running { .. });
-        if !self.step(vertex).is_some_and(runs) {
+        if self.step(vertex).is_some_and(runs) {
+            // It has waited for another builder, and begins anew.
+            self.begun(vertex).waits_for = None;
+        } else {
             self.change(vertex, |_| State::Running { since: at });
         }
     }

@@ -350,6 +350,20 @@ fn the_live_view_is_not_redrawn_more_than_ten_times_a_second() {
 }
 
 #[test]
+fn a_step_that_has_waited_and_begins_anew_waits_no_more() {
+    let mut board = Board::default();
+    let step = VertexId(0);
+    let who = "waiting for another builder that runs this step".to_owned();
+    board.apply(Duration::ZERO, &Event::Planned(vec![(step, "[1/1] RUN make".to_owned())]));
+    for (event, waits) in
+        [(Event::Started(step), false), (Event::Waiting(step, who), true), (Event::Started(step), false)]
+    {
+        board.apply(Duration::from_secs(1), &event);
+        assert_eq!(board.step(step).expect("planned").waits_for.is_some(), waits, "{event:?}");
+    }
+}
+
+#[test]
 fn a_build_that_is_silent_says_what_it_waits_for() {
     let paper = Paper::default();
     let (mut board, mut view) = (Board::default(), Plain::new(paper.clone()));
