@@ -15,10 +15,11 @@ use super::{PlanOptions, Planner, survey::Surveyed, variables};
 const REFUSED: [(&str, &str); 1] = [("BUILDKIT_MULTI_PLATFORM", "the result is one image, not an index")];
 
 /// Those that are obeyed, here or by the command line.
-const OBEYED: [&str; 5] = [
+const OBEYED: [&str; 6] = [
     "BUILDKIT_CACHE_MOUNT_NS",
     "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
     "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
     HOSTNAME,
     "BUILDKIT_SYNTAX",
 ];
