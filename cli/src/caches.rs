@@ -59,7 +59,11 @@ pub struct RemoteCaches {
 
 struct Reader {
     cache: Arc<RemoteCache>,
+    /// What people call it: two bundles of one repository are two.
+    told: String,
     has_name: bool,
+    /// Whether this build writes the same bundle.
+    is_filled: bool,
     /// The image that may be the cache where there is no bundle: what a reference without a tag means otherwise.
     image: Option<&'static str>,
     place: Place,
@@ -113,7 +117,9 @@ impl RemoteCaches {
             let has_name = name.is_some();
             let image = matches!(place, CachePlace::Registry(_)).then_some("latest");
             let cache = Arc::new(RemoteCache::new(reading, name));
-            Reader { has_name, image, place: Place::of(place), cache }
+            let told = told(place, cache.name());
+            let is_filled = caches.to.iter().any(|fill| fill.place == *place);
+            Reader { cache, told, has_name, is_filled, image, place: Place::of(place) }
         };
         let readers = caches.from.iter().map(reader).collect();
         let words = Words::trusting(match &sign {
@@ -164,7 +170,7 @@ impl RemoteCaches {
     /// Tells how much of what they had did not count, since nobody who is trusted has signed it.
     pub fn tell_ignored(&self, events: &Events) {
         for reader in &self.readers {
-            let (count, name) = (reader.cache.ignored(), reader.cache.name());
+            let (count, name) = (reader.cache.ignored(), &reader.told);
             let records = if count == 1 { "record" } else { "records" };
             if count > 0 {
                 let note =
@@ -174,16 +180,23 @@ impl RemoteCaches {
         }
     }
 
-    /// Tells of those that have given nothing at all: what is mistyped looks like that.
+    /// Tells of those that have given nothing at all: what is mistyped looks like that. A bundle that this build only begins,
+    /// in a repository that has given something by another one, is no such thing: so looks the first build of a branch.
     pub fn tell_silent(&self, events: &Events) {
         for reader in &self.readers {
-            let (name, silence) = (reader.cache.name(), reader.cache.silence());
+            let name = &reader.told;
+            let silence = reader.cache.silence().filter(|_| !self.is_begun(reader));
             let note = silence.map(|silence| match silence {
                 Silence::Nothing => format!("found nothing in the cache {name}"),
                 Silence::NoAnswer => format!("the cache {name} has not answered before the build ended"),
             });
             note.into_iter().for_each(|note| events(Event::Note(note)));
         }
+    }
+
+    fn is_begun(&self, reader: &Reader) -> bool {
+        let has_given = |other: &Reader| other.place == reader.place && other.cache.has_given();
+        reader.is_filled && self.readers.iter().any(has_given)
     }
 
     /// Time since the first of them was asked for something.
@@ -208,6 +221,15 @@ fn storage(place: &CachePlace, outside: &Outside) -> Result<Arc<dyn Storage>, Fa
         CachePlace::Registry(reference) => Arc::new(RegistryStorage::new(&outside.registry()?, reference)),
         CachePlace::Directory { path, .. } => Arc::new(DirectoryStorage::new(path)),
     })
+}
+
+/// What people call a cache: with the bundle's name, where somebody has given it one.
+fn told(place: &CachePlace, name: &str) -> String {
+    match place {
+        CachePlace::Registry(reference) => reference.to_string(),
+        CachePlace::Directory { tag: Some(tag), .. } => format!("{name}, tag={tag}"),
+        CachePlace::Directory { tag: None, .. } => name.to_owned(),
+    }
 }
 
 /// The name of the bundle, where somebody has given it one; an image is found by its digest, too.

@@ -160,6 +160,11 @@ impl RemoteCache {
         }
     }
 
+    /// Whether anything that it has could be of use.
+    pub fn has_given(&self) -> bool {
+        !self.shared.lock().answers.is_empty()
+    }
+
     /// Looks for a record that somebody else is making; the one that was known before, and has not been good enough, is none.
     /// That is no part of the budget, and it is for others to say when.
     ///
