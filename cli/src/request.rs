@@ -220,6 +220,10 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     if builds && args.outputs.is_empty() && !args.push && !args.load {
         notices.push(NO_OUTPUT.to_owned());
     }
+    let is_image = |output: &Output| matches!(output.to, exporter::Output::Image(_));
+    if caches.inline && !wanted.iter().any(is_image) {
+        notices.push(INLINE_LOST.to_owned());
+    }
     Ok(BuildRequest {
         call,
         places,
@@ -340,6 +344,9 @@ const HURRY: &str = "LAYERWRIGHT_DEBUG_HURRY";
 
 const NO_OUTPUT: &str = "no output was asked for: the result stays in the store. Use --push to push it to its -t \
                          names, or -o type=oci,dest=FILE to write it";
+
+const INLINE_LOST: &str = "an inline cache is a part of the image, and no output takes the image anywhere: nobody can read \
+                           it. Use --push, or --cache-to type=registry,ref=REF or type=local,dest=DIR";
 
 const DEPFILE_OF_NOTHING: &str = "--depfile needs a file that depends on what is read: an output with dest=FILE, \
                                   --iidfile or --metadata-file";

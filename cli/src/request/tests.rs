@@ -237,3 +237,22 @@ fn named_contexts_are_looked_at() {
     }
     assert!(case.read("--build-context d=@/dir --build-context d=@/dir").is_err());
 }
+
+#[test]
+fn an_inline_cache_that_no_output_takes_anywhere_is_told() {
+    let case = Case::new(&[("Dockerfile", "")]);
+    for (line, is_told) in [
+        ("--cache-to type=inline", true),
+        ("--build-arg BUILDKIT_INLINE_CACHE=1 -o type=local,dest=@/out", true),
+        ("--build-arg BUILDKIT_INLINE_CACHE=0", false),
+        ("--cache-to type=inline -o type=oci,dest=@/image.tar", false),
+        ("--cache-to type=inline --push -t h/app", false),
+    ] {
+        let notices = case.read(line).expect(line).notices;
+        assert_eq!(
+            notices.iter().any(|notice| notice.contains("inline cache")),
+            is_told,
+            "{line}: {notices:?}"
+        );
+    }
+}
