@@ -114,6 +114,14 @@ pub enum CacheSpecError {
     /// A name no registry takes.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// A bare reference among fields.
+    #[error("{reference:?} takes no options like this: write type=registry,ref={reference}{options}")]
+    Short {
+        /// The reference, as it was given.
+        reference: String,
+        /// The other fields, each after a comma.
+        options: String,
+    },
     /// A reference that looks like a path.
     #[error("{path:?} is no repository: a directory is type=local,{key}={path}")]
     Path {
@@ -199,9 +207,22 @@ fn references(text: &str, key: &'static str) -> Result<Option<Vec<CacheSource>>,
 
 /// The type of a record, and the rest of it.
 fn record(text: &str, more: &'static str) -> Result<(String, Options), CacheSpecError> {
-    let mut options = Options::read(&csv::fields(text).map_err(OptionError::from)?)?;
+    let fields = csv::fields(text).map_err(OptionError::from)?;
+    let mut options = Options::read(&fields).map_err(|error| short(&fields).unwrap_or(error.into()))?;
     let kind = options.take("type").filter(|kind| !kind.is_empty());
     Ok((kind.ok_or(CacheSpecError::NoType(more))?, options))
+}
+
+/// What is meant by a reference with options behind it.
+fn short(fields: &[String]) -> Option<CacheSpecError> {
+    let (reference, options) = fields.split_first()?;
+    let has_place = |field: &String| field.starts_with("type=") || field.starts_with("ref=");
+    let are_options = options.iter().all(|field| field.contains('=') && !has_place(field));
+    if !are_options || reference.starts_with(['.', '/', '~']) || reference.parse::<Reference>().is_err() {
+        return None;
+    }
+    let options = options.iter().map(|field| format!(",{field}")).collect();
+    Some(CacheSpecError::Short { reference: reference.clone(), options })
 }
 
 fn registry(options: &mut Options) -> Result<CachePlace, CacheSpecError> {
@@ -367,6 +388,12 @@ mod tests {
         }
         for (text, want) in [
             ("dest=c", "type= is missing: expected type=registry or type=local, or type=inline"),
+            (
+                "h/c:t,ignore-error=false,mode=min",
+                "\"h/c:t\" takes no options like this: write type=registry,ref=h/c:t,ignore-error=false,mode=min",
+            ),
+            ("h/c,h/d,mode=min", "\"h/c\" is not a key=value pair"),
+            ("./c,mode=min", "\"./c\" is not a key=value pair"),
             ("type=azblob", "type=azblob is not implemented: expected registry, local or inline"),
             ("type=local,src=c", "type=local needs dest="),
             ("type=local,dest=c,mode=all", "mode=all is not supported: expected min or max"),
