@@ -269,7 +269,7 @@ class Cache(Cases):
         self.check_cached(done, 5, 0)
         strict = f"type=registry,ref={cache},ignore-error=false"
         failed = self.make(context, self.machine(), "--push", "-t", f"{app}:2", "--cache-to", strict, code=3)
-        self.assertIn(f"cannot write the cache {cache}", failed.stderr)
+        self.assertIn(f"cannot write the cache {cache}: DENIED no; no credentials were sent: log in with `layerwright login ", failed.stderr)
         self.assertRegex(failed.stderr, rf"Built (sha256:\S+) in .*\n  pushed {app}:2\n", "what is delivered is told")
         files = {name: self.scratch / name for name in ("iidfile", "metadata-file")}
         strictly = ("--push", "-t", f"{app}:2", "--cache-to", strict, context)

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use oci::{BlobOrigin, Descriptor, MediaType, Reference, manifest::Manifest};
+use oci::{BlobOrigin, Descriptor, MediaType, Reference, manifest::Manifest, registry::RegistryError};
 use solver::Cancel;
 
 use super::announcement::Announcement;
@@ -94,6 +94,33 @@ pub struct StorageError {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+impl StorageError {
+    /// Why, in one line for who has named the place already: where it is a registry that does not let us, what that says and
+    /// what to do about it.
+    pub fn reason(&self) -> String {
+        match self.of_registry() {
+            Some(RegistryError::Denied { reason: Some(reason), hint, .. }) => format!("{reason}; {hint}"),
+            Some(RegistryError::Denied { reason: None, hint, .. }) => format!("access is denied; {hint}"),
+            _ => told(self),
+        }
+    }
+
+    /// Whether a registry does not let us.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.of_registry(), Some(RegistryError::Denied { .. }))
+    }
+
+    fn of_registry(&self) -> Option<&RegistryError> {
+        self.source.as_deref()?.downcast_ref()
+    }
+}
+
+/// An error and its causes, in one line.
+pub(super) fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// What a failure says of the place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageErrorKind {
@@ -161,4 +188,31 @@ pub trait Storage: Send + Sync {
         open: &(dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
         cancel: &Cancel,
     ) -> Result<bool, StorageError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_named_the_place_hears_what_a_registry_says_and_what_to_do() {
+        let failed = |kind, error: RegistryError| StorageError {
+            kind,
+            what: "cannot write to h/c".to_owned(),
+            source: Some(error.into()),
+        };
+        let denied = |reason: Option<&str>| RegistryError::Denied {
+            name: "repository h/c".to_owned(),
+            reason: reason.map(str::to_owned),
+            hint: "log in".to_owned(),
+        };
+        let missing = RegistryError::NotFound { name: "h/c".to_owned(), reason: None };
+        for (error, reason, is_refusal) in [
+            (failed(StorageErrorKind::Denied, denied(Some("DENIED no"))), "DENIED no; log in", true),
+            (failed(StorageErrorKind::Denied, denied(None)), "access is denied; log in", true),
+            (failed(StorageErrorKind::Failed, missing), "cannot write to h/c: h/c does not exist", false),
+        ] {
+            assert_eq!((error.reason().as_str(), error.is_refusal()), (reason, is_refusal));
+        }
+    }
 }

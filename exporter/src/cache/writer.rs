@@ -43,7 +43,7 @@ use super::{
     record::FormatError,
     seen::{Seen, SeenRecord},
     sign::SignKey,
-    storage::{Storage, StorageError},
+    storage::{Storage, StorageError, told},
 };
 use crate::{
     monitor::Monitor,
@@ -146,7 +146,7 @@ pub enum BuildEnd {
 pub struct WriteError {
     /// What it is called.
     pub cache: String,
-    /// Why not.
+    /// Why not; does not name the cache anew where a registry refuses.
     #[source]
     pub source: Arc<dyn std::error::Error + Send + Sync>,
 }
@@ -168,6 +168,9 @@ enum Trouble {
     /// The place does not take it, and is not tried again.
     #[error(transparent)]
     Place(#[from] StorageError),
+    /// The registry does not let us; why, and what to do about it.
+    #[error("{0}")]
+    Refused(String),
     /// It cannot be had here; the place has nothing to do with it.
     #[error("cannot read blob {digest}")]
     Blob {
@@ -184,6 +187,24 @@ enum Trouble {
     /// Nobody waits for it any more.
     #[error("cancelled")]
     Stopped,
+}
+
+impl Trouble {
+    /// Why, for who has named the cache already.
+    fn reason(&self) -> String {
+        match self {
+            Self::Place(error) => error.reason(),
+            other => told(other),
+        }
+    }
+
+    /// The same, with what caused it.
+    fn cause(self: Arc<Self>) -> Arc<Self> {
+        match &*self {
+            Self::Place(error) if error.is_refusal() => Arc::new(Self::Refused(error.reason())),
+            _ => self,
+        }
+    }
 }
 
 /// A record on its way.
@@ -453,16 +474,10 @@ impl Shared {
         }
         if self.options.on_error == OnError::Warn {
             let cache = self.options.storage.name();
-            let warning = format!("the cache {cache} is not written any further: {}", told(&trouble));
+            let warning = format!("the cache {cache} is not written any further: {}", trouble.reason());
             (self.options.events)(Event::Warning(warning));
         }
         state.failure = Some(Arc::new(trouble));
         self.trying.request();
     }
-}
-
-/// An error and what caused it.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

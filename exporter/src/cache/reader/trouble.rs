@@ -2,7 +2,7 @@
 
 use crate::cache::{
     record::FormatError,
-    storage::{StorageError, StorageErrorKind},
+    storage::{StorageError, StorageErrorKind, told},
 };
 
 /// Failures in a row after which nothing is asked any more.
@@ -28,7 +28,7 @@ pub enum Outcome {
 impl Outcome {
     pub fn of(error: StorageError) -> Self {
         let kind = error.kind;
-        let text = told(&error);
+        let text = error.reason();
         match kind {
             StorageErrorKind::Failed => Self::Failed(text),
             StorageErrorKind::Denied => Self::Refused(text),
@@ -112,10 +112,4 @@ impl Trouble {
     pub fn note_spent(&mut self) -> bool {
         !std::mem::replace(&mut self.has_told_spent, true)
     }
-}
-
-/// An error and its causes, in one line.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -9,7 +9,7 @@ use std::{
 use oci::Sha256Digest;
 use solver::Event;
 
-use super::{BuildEnd, OnError, Shared, State, Trouble, WriteError, Writer, told};
+use super::{BuildEnd, OnError, Shared, State, Trouble, WriteError, Writer};
 use crate::{
     cache::storage::{StorageError, StorageErrorKind},
     upload::Landings,
@@ -104,11 +104,11 @@ impl Shared {
         let Some(trouble) = failure.clone().or(lack.filter(|_| lost > 0)) else { return Ok(()) };
         let cache = self.options.storage.name().to_owned();
         match self.options.on_error {
-            OnError::Fail => Err(WriteError { cache, source: trouble as Arc<_> }),
+            OnError::Fail => Err(WriteError { cache, source: trouble.cause() as Arc<_> }),
             OnError::Warn if failure.is_some() => Ok(()),
             OnError::Warn => {
                 let steps = if lost == 1 { "one step is".to_owned() } else { format!("{lost} steps are") };
-                let warning = format!("{steps} not in the cache {cache}: {}", told(&*trouble));
+                let warning = format!("{steps} not in the cache {cache}: {}", trouble.reason());
                 (self.options.events)(Event::Warning(warning));
                 Ok(())
             }
