@@ -16,6 +16,7 @@ use super::{prune::Pruned, show::Shown, text};
 pub fn list(cache: &str, survey: &Survey) -> Value {
     let mut object = documents(survey.entries.iter());
     object["cache"] = json!(cache);
+    object["distinct_records"] = json!(text::records(&survey.entries.iter().collect::<Vec<_>>()).len());
     object["others"] = json!(survey.others);
     object["bytes"] = json!(distinct(&survey.entries));
     object

@@ -1,6 +1,6 @@
 //! Remote caches for people.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use exporter::{
     assemble::rfc3339,
@@ -28,7 +28,8 @@ const OTHERS_MAX: usize = 5;
 pub fn list(survey: &Survey, now: u64) -> String {
     let entries = survey.entries.iter().collect::<Vec<_>>();
     let mut out = tables(&entries, now);
-    let _ = writeln!(out, "Total:\t{}: {}", tally(&entries), bytes(distinct(&survey.entries)));
+    let total = Tally { records: records(&entries).len(), ..Tally::of(&entries) };
+    let _ = writeln!(out, "Total:\t{total}: {}", bytes(distinct(&survey.entries)));
     out + &others(&survey.others)
 }
 
@@ -46,10 +47,14 @@ pub fn shown(shown: &Shown<'_>, now: u64) -> String {
 /// The answer of `cache prune`.
 pub fn pruned(pruned: &Pruned<'_>, now: u64) -> String {
     let (before, left) = pruned.bytes();
-    let mut out = tables(&pruned.going, now);
+    let mut out = String::new();
+    if !pruned.going.is_empty() {
+        out += if pruned.dry_run { "What would be removed:\n\n" } else { "What was removed:\n\n" };
+        out += &tables(&pruned.going, now);
+    }
     let verb = if pruned.dry_run { "Would be removed" } else { "Removed" };
-    let _ = writeln!(out, "{verb}:\t{}: {}", tally(&pruned.going), bytes(before - left));
-    let _ = writeln!(out, "Left:\t{}: {}", tally(&pruned.left()), bytes(left));
+    let _ = writeln!(out, "{verb}:\t{}: {}", Tally::of(&pruned.going), bytes(before - left));
+    let _ = writeln!(out, "Left:\t{}: {}", Tally::of(&pruned.left()), bytes(left));
     for image in &pruned.strangers {
         let _ = writeln!(
             out,
@@ -75,18 +80,35 @@ pub fn pruned(pruned: &Pruned<'_>, now: u64) -> String {
     out
 }
 
-/// `3 records, 1 bundle`
-fn tally(entries: &[&Entry]) -> String {
-    let (mut records, mut bundles, mut unusable) = (0, 0, 0);
-    for entry in entries {
-        match entry.content {
-            Content::Record(_) => records += 1,
-            Content::Bundle(_) => bundles += 1,
-            Content::Unusable(_) => unusable += 1,
+/// How much there is: `3 records, 1 bundle`.
+#[derive(Default)]
+struct Tally {
+    records: usize,
+    bundles: usize,
+    unusable: usize,
+}
+
+impl Tally {
+    /// Documents, whatever is in a bundle.
+    fn of(entries: &[&Entry]) -> Self {
+        let mut tally = Self::default();
+        for entry in entries {
+            match entry.content {
+                Content::Record(_) => tally.records += 1,
+                Content::Bundle(_) => tally.bundles += 1,
+                Content::Unusable(_) => tally.unusable += 1,
+            }
         }
+        tally
     }
-    let unusable = if unusable == 0 { String::new() } else { format!(", {unusable} unusable") };
-    format!("{}, {}{unusable}", count(records, "record"), count(bundles, "bundle"))
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { records, bundles, unusable } = *self;
+        write!(f, "{}, {}", count(records, "record"), count(bundles, "bundle"))?;
+        if unusable > 0 { write!(f, ", {unusable} unusable") } else { Ok(()) }
+    }
 }
 
 fn count(number: usize, noun: &str) -> String {
@@ -104,7 +126,7 @@ fn others(names: &[String]) -> String {
 }
 
 /// The records of these documents, those that are in bundles too told once.
-fn records<'a>(entries: &[&'a Entry]) -> Vec<&'a Kept> {
+pub fn records<'a>(entries: &[&'a Entry]) -> Vec<&'a Kept> {
     let mut records: Vec<&Kept> = entries.iter().flat_map(|entry| entry.records()).collect();
     let key = |kept: &Kept| {
         let record = &kept.remote.record;
@@ -312,7 +334,7 @@ mod tests {
         let bundle = entry(&["main"], Content::Bundle(vec![one]));
         let bad = entry(&["lw1-d-2"], Content::Unusable("cut".to_owned()));
         let others = (0..7).map(|number| format!("v{number}")).collect();
-        let survey = Survey { entries: vec![record, bundle, bad], others, ..Survey::default() };
+        let survey = Survey { entries: vec![record, bundle.clone(), bad], others, ..Survey::default() };
         let want = "\
 DEFINITION    CONTENT       MADE           BY        SIGNED  SIZE    STEP
 4c4ed1afbfda  ed7002b439e9  5 minutes ago  runner-1  yes     4.50kB  RUN make  [2J\\   all
@@ -328,6 +350,12 @@ Others:\t7 names, which are no cache: v0, v1, v2, v3, v4, ...
 ";
         assert_eq!(list(&survey, 1_000_300), want);
         assert_eq!(list(&Survey::default(), 0), "Total:\t0 records, 0 bundles: 0B\n");
+        let alone = Survey { entries: vec![bundle], ..Survey::default() };
+        assert!(
+            list(&alone, 1_000_300).ends_with("Total:\t1 record, 1 bundle: 6.00kB\n"),
+            "as many as it lists"
+        );
+        assert_eq!(crate::cache::json::list("c", &alone)["distinct_records"], 1);
     }
 
     #[test]
@@ -348,7 +376,9 @@ Others:\t7 names, which are no cache: v0, v1, v2, v3, v4, ...
                 "Would be removed:\t1 record, 0 bundles: 6.00kB\nLeft:\t0 records, 0 bundles: 0B\n"
             )
         );
+        assert!(planned.starts_with("What would be removed:\n\nDEFINITION "), "{planned}");
         assert!(planned.contains("Nothing of the cache is part of app:1") && !planned.contains("garbage"));
+        assert!(told(false, None).starts_with("What was removed:\n\nDEFINITION "));
         assert!(told(false, Some(Swept::ByRegistry)).contains("registry garbage-collect CONFIG"));
         let freed = told(false, Some(Swept::Freed { count: 1, bytes: 5000, young: 70 }));
         assert!(freed.contains("Freed:\t1 blob, 5.00kB\nYoung:\t70B: a build may"), "{freed}");
