@@ -2,6 +2,8 @@
 
 use std::{path::Path, str::FromStr};
 
+use oci::Reference;
+
 use crate::spec::cache::{CacheFromSpec, CachePlace, CacheSource, CacheSpecError};
 
 /// One cache, as a value of `--cache-from` or by its bare place.
@@ -15,11 +17,22 @@ pub enum RemoteSpecError {
     #[error(transparent)]
     Spec(#[from] CacheSpecError),
     /// None, or several.
-    #[error("expected one cache: REPO[:TAG], a directory, or a record like type=local,src=DIR")]
+    #[error("expected one cache: HOST/REPO[:TAG], a directory, or a record like type=local,src=DIR")]
     NotOne,
+    /// Neither a directory that is there nor a repository of a registry that is named.
+    #[error(
+        "{text:?} is no directory here and names no registry: write ./{text} for a directory, {reference} for that repository"
+    )]
+    Guess {
+        /// What was given.
+        text: String,
+        /// What a build would take it for.
+        reference: Box<Reference>,
+    },
 }
 
-/// What begins with a slash or a dot is a directory, and so is one that is there.
+/// What begins with a slash or a dot is a directory, and so is one that is there. A registry must be named: a directory that
+/// is not there, or is somewhere else, is no repository of Docker Hub that somebody would remove things from.
 impl FromStr for RemoteSpec {
     type Err = RemoteSpecError;
 
@@ -31,10 +44,19 @@ impl FromStr for RemoteSpec {
         }
         let CacheFromSpec(mut sources) = text.parse()?;
         match (sources.pop(), sources.is_empty()) {
+            (Some(CacheSource { place: CachePlace::Registry(reference), .. }), true) if is_guess(text) => {
+                Err(RemoteSpecError::Guess { text: text.to_owned(), reference: Box::new(reference) })
+            }
             (Some(source), true) => Ok(Self(source)),
             _ => Err(RemoteSpecError::NotOne),
         }
     }
+}
+
+/// Whether only a convention says which registry is meant.
+fn is_guess(text: &str) -> bool {
+    let host = text.split_once('/').map(|(host, _)| host);
+    !text.contains('=') && !host.is_some_and(|host| host == "localhost" || host.contains(['.', ':']))
 }
 
 #[cfg(test)]
@@ -54,6 +76,16 @@ mod tests {
         assert_eq!(place("type=local,src=x,tag=main"), directory("x", Some("main")));
         assert_eq!(place("registry.example/app/cache:main"), registry("registry.example/app/cache:main"));
         assert_eq!(place("type=registry,ref=app"), registry("app"));
+        assert_eq!(place("localhost/app"), registry("localhost/app"));
+        for (text, whole) in [
+            ("lz", "docker.io/library/lz"),
+            ("lz:main", "docker.io/library/lz:main"),
+            ("team/cache", "docker.io/team/cache"),
+        ] {
+            let refused = place(text).expect_err(text).to_string();
+            assert!(refused.contains(&format!("./{text} for a directory, {whole} for")), "{refused}");
+            assert_eq!(place(whole), registry(whole));
+        }
         assert_eq!(place("a,b"), Err(RemoteSpecError::NotOne));
         assert_eq!(place(""), Err(RemoteSpecError::NotOne));
         assert!(matches!(place("type=s3"), Err(RemoteSpecError::Spec(_))));
