@@ -284,10 +284,10 @@ impl Registry {
         self.retrying(reference, async || manifest::put(&self.inner, reference, media_type, &bytes).await)
     }
 
-    /// All tags of the reference's repository, sorted; none where there is no repository.
+    /// All tags of the reference's repository, sorted.
     ///
     /// # Errors
-    /// [`RegistryError`].
+    /// [`RegistryError`]; of a repository that the registry does not know [`RegistryError::NotFound`].
     pub fn tags(&self, reference: &Reference) -> Result<Vec<String>, RegistryError> {
         self.retrying(reference, async || tags::list(&self.inner, reference).await)
     }

@@ -22,7 +22,7 @@ const MAX_PAGE: u64 = 32 << 20;
 /// More tags than anybody has.
 const MAX_TAGS: usize = 1 << 20;
 
-/// All tags of the repository, sorted; none where there is no repository.
+/// All tags of the repository, sorted.
 pub(super) async fn list(inner: &Inner, reference: &Reference) -> Result<Vec<String>, RegistryError> {
     let access = Access::pull(&reference.registry, &reference.repository);
     let path = format!("{}/tags/list", reference.repository);
@@ -33,7 +33,6 @@ pub(super) async fn list(inner: &Inner, reference: &Reference) -> Result<Vec<Str
         let response = inner.exchange(&Call::new(Method::GET, url.clone(), &access)).await?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(Vec::new()),
             _ => return Err(inner.failure(response, &reference.registry, &access.name()).await),
         }
         let next = next_page(&url, response.headers())?;

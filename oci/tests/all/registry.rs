@@ -293,7 +293,9 @@ fn trusts_ssl_cert_file() {
 fn what_is_deleted_is_gone_with_its_tags() {
     let Some(server) = DockerRegistry::start() else { return };
     let (registry, app) = (client(vec![]), server.reference("team/app"));
-    assert_eq!(registry.tags(&app).expect("answers"), Vec::<String>::new(), "no repository yet");
+    let unknown = registry.tags(&app).expect_err("no repository yet");
+    assert!(matches!(unknown, RegistryError::NotFound { .. }), "{unknown}");
+    assert!(unknown.to_string().contains("team/app does not exist: NAME_UNKNOWN"), "{unknown}");
     let config = Descriptor::of(MediaType::OciConfig, b"{}");
     let open = || Ok(Box::new(Cursor::new(b"{}")) as Box<dyn Read + Send>);
     registry.push_blob(&app, &config, None, &open, &|_| {}).expect("pushed");
