@@ -7,6 +7,11 @@ mod show;
 mod text;
 
 pub use self::remote::RemoteSpec;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
 use exporter::cache::{
     DirectoryStorage, RegistryStorage, StorageError, TrustKeys,
     care::{Survey, Tidy, survey, survey_of},
@@ -45,15 +50,32 @@ pub enum CareError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// It has no such thing.
-    #[error("{place} has no record of a key that begins with {what}, and nothing of that name")]
+    #[error("{place} has {}", none_of(what))]
     Nothing {
         /// What was asked for.
         what: String,
         /// What the cache is called.
         place: String,
     },
+    /// It has no such bundle.
+    #[error("{place} has no bundle called {tag}: without a tag, `cache ls` lists all that it has")]
+    NoBundle {
+        /// Its name.
+        tag: String,
+        /// What the cache is called.
+        place: String,
+    },
+    /// There is no such directory.
+    #[error("cannot read the cache {}", path.display())]
+    Directory {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// It has several.
-    #[error("{what} is the beginning of {} keys: {}", keys.len(), keys.join(", "))]
+    #[error("{what} is the beginning of {} keys or names: {}", keys.len(), keys.join(", "))]
     Ambiguous {
         /// What was asked for.
         what: String,
@@ -74,8 +96,10 @@ impl CareError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(error) if registry_error(error).is_some() => failure::REGISTRY,
-            Self::Storage(_) => failure::MACHINE,
-            Self::Nothing { .. } | Self::Ambiguous { .. } | Self::Tag(_) => failure::USAGE,
+            Self::Storage(_) | Self::Directory { .. } => failure::MACHINE,
+            Self::Nothing { .. } | Self::NoBundle { .. } | Self::Ambiguous { .. } | Self::Tag(_) => {
+                failure::USAGE
+            }
         }
     }
 
@@ -94,9 +118,38 @@ fn registry_error(error: &StorageError) -> Option<&RegistryError> {
     error.source.as_deref()?.downcast_ref()
 }
 
+/// What there is not. Few digits are a name that does not exist, and more likely too short a beginning of a key.
+fn none_of(what: &str) -> String {
+    match show::Prefix::of(what) {
+        None if show::is_short(what) => {
+            format!(
+                "nothing called {what}, and the beginning of a key has at least {} digits",
+                show::PREFIX_MIN
+            )
+        }
+        None => format!("nothing called {what}"),
+        Some(prefix) if prefix.is_of_name() => format!("nothing whose name begins with {what}"),
+        Some(_) => format!("no record of a key that begins with {what}, and nothing of that name"),
+    }
+}
+
+/// Whether a directory is there; an empty one is an empty cache.
+fn there(path: &Path) -> io::Result<()> {
+    match fs::metadata(path)?.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    }
+}
+
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         Self::Care(error.into())
+    }
+}
+
+impl From<CareError> for Failure {
+    fn from(error: CareError) -> Self {
+        Self::Care(error)
     }
 }
 
@@ -121,7 +174,10 @@ impl Place {
                 let digest = reference.digest.map(|digest| digest.to_string());
                 (Box::new(RegistryStorage::new(&registry, reference)), digest.or(reference.tag.clone()))
             }
-            CachePlace::Directory { path, tag } => (Box::new(DirectoryStorage::new(path)), tag.clone()),
+            CachePlace::Directory { path, tag } => {
+                there(path).map_err(|source| CareError::Directory { path: path.clone(), source })?;
+                (Box::new(DirectoryStorage::new(path)), tag.clone())
+            }
         };
         Ok(Self { tidy, trusted, tag, cancel: Cancel::default() })
     }
@@ -131,7 +187,10 @@ impl Place {
         let Some(tag) = &self.tag else { return Ok(survey(&*self.tidy, &self.trusted, &self.cancel)?) };
         let found = self.named(std::slice::from_ref(tag))?;
         match found.entries.is_empty() {
-            true => Err(self.nothing(tag)),
+            true => {
+                let (tag, place) = (tag.clone(), self.tidy.name().to_owned());
+                Err(CareError::NoBundle { tag, place }.into())
+            }
             false => Ok(found),
         }
     }
@@ -143,7 +202,7 @@ impl Place {
 
     fn nothing(&self, what: &str) -> Failure {
         let (what, place) = (what.to_owned(), self.tidy.name().to_owned());
-        Failure::Care(CareError::Nothing { what, place })
+        CareError::Nothing { what, place }.into()
     }
 }
 

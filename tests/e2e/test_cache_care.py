@@ -125,7 +125,33 @@ class Care(support.Case):
             self.run_layerwright("cache", "show", what, "--remote", remote, code=2)
         self.run_layerwright("cache", "prune", "--remote", remote, code=2)
         self.run_layerwright("cache", "ls", "--remote", "type=s3,bucket=x", code=2)
-        self.assertEqual(self.listed(self.scratch / "nowhere-at-all")["records"], [])
+        short = self.run_layerwright("cache", "show", "4", "--remote", remote, code=2).stderr
+        self.assertIn("nothing called 4, and the beginning of a key has at least 4 digits", short)
+        for what in (f"lw1-{key[0]}-{digits[:6]}", digits[:4]):
+            self.assertIn(record["definition"], self.cache("show", what, "--remote", remote))
+        other = self.run_layerwright("cache", "show", f"lw1-b-{digits[:6]}", "--remote", remote, code=2).stderr
+        self.assertIn(f"nothing whose name begins with lw1-b-{digits[:6]}", other)
+        bundle = f"type=local,src={remote},tag=main"
+        self.assertIn(f"Total:\t{STEPS} records, 1 bundle: ", self.cache("ls", "--remote", bundle))
+        self.assertEqual(self.listed(bundle)["distinct_records"], STEPS)
+        none = self.run_layerwright("cache", "ls", "--remote", f"type=local,src={remote},tag=nope", code=2).stderr
+        self.assertIn(f"{remote} has no bundle called nope", none)
+
+    def test_what_is_mistyped_is_no_empty_cache(self):
+        nowhere, empty = self.scratch / "nowhere-at-all", self.scratch / "empty"
+        empty.mkdir()
+        for command in (("ls",), ("show", "main"), ("prune", "--all")):
+            refused = self.run_layerwright("cache", *command, "--remote", nowhere, code=4).stderr
+            self.assertIn(f"cannot read the cache {nowhere}: No such file or directory", refused)
+            refused = self.run_layerwright("cache", *command, "--remote", "nowhere", code=2).stderr
+            self.assertIn("write ./nowhere for a directory, docker.io/library/nowhere for that repository", refused)
+        self.assertIn("0 records, 0 bundles", self.cache("ls", "--remote", empty))
+        self.assertIn("Removed:\t0 records, 0 bundles", self.cache("prune", "--all", "--remote", empty))
+        with support.Registry(self.scratch / "registry") as registry:
+            typo = f"{registry.host}/team/typo"
+            for command in (("ls",), ("show", "main"), ("prune", "--all")):
+                refused = self.run_layerwright("cache", *command, "--remote", typo, code=3).stderr
+                self.assertIn(f"{typo} does not exist: NAME_UNKNOWN", refused)
 
     def test_a_directory_loses_what_is_pruned_and_nothing_young(self):
         remote = self.scratch / "cache"

@@ -26,7 +26,7 @@ pub enum CacheCommand {
 /// Which cache, and how it is told about.
 #[derive(Debug, Args)]
 pub struct CacheAt {
-    /// The cache: REPO[:TAG], a directory, or as --cache-from has it
+    /// The cache: HOST/REPO[:TAG], a directory, or as --cache-from has it
     #[arg(long, value_name = "REF")]
     pub remote: RemoteSpec,
 
@@ -129,7 +129,8 @@ Exit codes: 0 listed, 2 usage, 3 registry or network, 4 the directory.";
 /// What follows the flags in `layerwright cache show --help`.
 const SHOW: &str = "\
 KEY is a definition or content key as `cache ls` and `explain` show it, PREFIX
-at least four digits of one, NAME a tag: of a bundle, or lw1-...
+at least four digits of one, or lw1-d-, lw1-c- or lw1-b- and as many, NAME a
+tag: of a bundle, or lw1-...
 
 Exit codes: 0 shown, 2 usage, or there is no such thing, or several, 3 registry
 or network, 4 the directory.";

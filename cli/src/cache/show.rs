@@ -4,14 +4,15 @@ use exporter::cache::{
     care::{Content, Entry, Kept, Survey},
     names::{self, Name},
 };
-use oci::TreeDigest;
 use solver::Key;
 
 use super::{CareError, Place, json, text};
 use crate::{args::CacheShowArgs, call::pretty, failure::Failure, history, spec::call::Format};
 
 /// Shorter beginnings of keys are names.
-const PREFIX_MIN: usize = 4;
+pub const PREFIX_MIN: usize = 4;
+/// What the names begin with that have a key, or another hash.
+const KINDS: [&str; 3] = ["lw1-d-", "lw1-c-", "lw1-b-"];
 /// So many keys are named where several are meant.
 const NAMED_MAX: usize = 8;
 
@@ -45,9 +46,9 @@ fn found(place: &Place, what: &str) -> Result<Survey, Failure> {
         return place.survey();
     }
     let mut named = place.named(&[what.to_owned()])?;
-    if let Some(prefix) = prefix(what).filter(|_| named.entries.is_empty()) {
+    if let Some(prefix) = Prefix::of(what).filter(|_| named.entries.is_empty()) {
         let mut names = place.tidy.names(&place.cancel)?;
-        names.retain(|name| is_begun(name, prefix));
+        names.retain(|name| prefix.begins(name));
         named = place.named(&names)?;
     }
     // What has no name of its own any more may be in a bundle.
@@ -71,15 +72,15 @@ fn pick<'a>(survey: &'a Survey, what: &str) -> Result<Option<Shown<'a>>, Failure
     if let Some(entry) = survey.entries.iter().find(|entry| entry.names.iter().any(|name| name == what)) {
         return Ok(Some(of(entry)));
     }
-    let Some(prefix) = prefix(what) else { return Ok(None) };
+    let Some(prefix) = Prefix::of(what) else { return Ok(None) };
     let mut fitting: Vec<Shown<'a>> = Vec::new();
     for entry in &survey.entries {
-        let is_named = entry.names.iter().any(|name| is_begun(name, prefix));
+        let is_named = entry.names.iter().any(|name| prefix.begins(name));
         match entry.records() {
-            [kept] if is_named || fits(kept, prefix) => fitting.push(of_record(entry, kept)),
+            [kept] if is_named || prefix.fits(kept) => fitting.push(of_record(entry, kept)),
             _ if is_named => fitting.push(Shown::Whole(entry)),
             records => {
-                let inside = records.iter().filter(|kept| fits(kept, prefix));
+                let inside = records.iter().filter(|kept| prefix.fits(kept));
                 fitting.extend(inside.map(|kept| Shown::Inside(entry, kept)));
             }
         }
@@ -94,7 +95,7 @@ fn pick<'a>(survey: &'a Survey, what: &str) -> Result<Option<Shown<'a>>, Failure
     keys.dedup();
     if keys.len() > 1 {
         keys.truncate(NAMED_MAX);
-        return Err(Failure::Care(CareError::Ambiguous { what: what.to_owned(), keys }));
+        return Err(CareError::Ambiguous { what: what.to_owned(), keys }.into());
     }
     Ok(fitting.pop())
 }
@@ -124,23 +125,80 @@ fn of_record<'a>(entry: &'a Entry, kept: &'a Kept) -> Shown<'a> {
     }
 }
 
-/// The digits of what may be the beginning of a key.
-fn prefix(what: &str) -> Option<&str> {
-    let digits = what.strip_prefix("blake3:").unwrap_or(what);
-    let are_digits = digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    (are_digits && (PREFIX_MIN..=64).contains(&digits.len())).then_some(digits)
+/// The beginning of a key, or of a name that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix<'a> {
+    /// `lw1-d-`, where a name was begun.
+    kind: &'a str,
+    digits: &'a str,
 }
 
-fn is_begun(name: &str, prefix: &str) -> bool {
-    match names::parse(name) {
-        Some(Name::Record(Key::Definition(digest) | Key::Content(digest)) | Name::Bundle(digest)) => {
-            digest.hex().starts_with(prefix)
+impl<'a> Prefix<'a> {
+    /// What may be one.
+    pub fn of(what: &'a str) -> Option<Self> {
+        Self::read(what).filter(|prefix| (PREFIX_MIN..=64).contains(&prefix.digits.len()))
+    }
+
+    fn read(what: &'a str) -> Option<Self> {
+        let kind = KINDS.iter().find(|kind| what.starts_with(**kind)).map_or("", |kind| &what[..kind.len()]);
+        let digits = &what[kind.len()..];
+        let digits = digits.strip_prefix("blake3:").filter(|_| kind.is_empty()).unwrap_or(digits);
+        let are_digits = digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        are_digits.then_some(Self { kind, digits })
+    }
+
+    /// Whether it is one of a name.
+    pub fn is_of_name(self) -> bool {
+        !self.kind.is_empty()
+    }
+
+    fn begins(self, name: &str) -> bool {
+        match names::parse(name) {
+            Some(Name::Record(Key::Definition(digest) | Key::Content(digest)) | Name::Bundle(digest)) => {
+                name.starts_with(self.kind) && digest.hex().starts_with(self.digits)
+            }
+            Some(Name::Running(_)) | None => false,
         }
-        Some(Name::Running(_)) | None => false,
+    }
+
+    fn fits(self, kept: &Kept) -> bool {
+        let record = &kept.remote.record;
+        [names::definition(&record.definition), names::content(&record.content)]
+            .iter()
+            .any(|name| self.begins(name))
     }
 }
 
-fn fits(kept: &Kept, prefix: &str) -> bool {
-    let begins = |digest: &TreeDigest| digest.hex().starts_with(prefix);
-    begins(&kept.remote.record.definition) || begins(&kept.remote.record.content)
+/// Whether it would be the beginning of a key if it were longer.
+pub fn is_short(what: &str) -> bool {
+    Prefix::read(what).is_some_and(|prefix| prefix.digits.len() < PREFIX_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_begun_is_a_key_or_a_name() {
+        for (what, want) in [
+            ("ff4d", Some(("", "ff4d"))),
+            ("blake3:ff4d0", Some(("", "ff4d0"))),
+            ("lw1-b-ff4d", Some(("lw1-b-", "ff4d"))),
+            ("lw1-d-ff4", None),
+            ("lw1-d-blake3:ff4d", None),
+            ("lw1-r-ff4d", None),
+            ("4", None),
+            ("main", None),
+            ("FF4D", None),
+        ] {
+            assert_eq!(Prefix::of(what).map(|prefix| (prefix.kind, prefix.digits)), want, "{what}");
+        }
+        assert_eq!(["4", "lw1-c-12", "beef", "main"].map(is_short), [true, true, false, false]);
+        let name = |kind: &str| format!("{kind}{}", "ff4d".repeat(16));
+        let begins = |what: &str, kind: &str| Prefix::of(what).expect("a prefix").begins(&name(kind));
+        assert!(
+            begins("ff4d", "lw1-d-") && begins("lw1-c-ff4dff", "lw1-c-") && begins("lw1-b-ff4d", "lw1-b-")
+        );
+        assert!(!begins("lw1-c-ff4d", "lw1-d-") && !begins("ff4e", "lw1-d-") && !begins("ff4d", "lw1-r-"));
+    }
 }
