@@ -39,6 +39,7 @@ pub(super) fn differences(
     told.variables();
     told.settings();
     told.inputs();
+    told.leave_out_hits();
     if told.reasons.is_empty() {
         told.everything();
     }
@@ -261,6 +262,16 @@ impl<'a> Told<'a> {
             _ => unknown(Unknown::NoList),
         };
         self.add(reason);
+    }
+
+    /// A step that comes after one that the cache had began with that one only where nothing of its own differs: nobody
+    /// else has run it on that result.
+    fn leave_out_hits(&mut self) {
+        let is_root = |label: &String| self.roots.values().any(|roots| roots.contains(label));
+        let follows = |reason: &Reason| matches!(reason, Reason::Step { label } if !is_root(label));
+        if !self.reasons.iter().all(follows) {
+            self.reasons.retain(|reason| !follows(reason));
+        }
     }
 
     /// What nobody has words for.

@@ -231,6 +231,27 @@ fn what_follows_from_an_earlier_step_names_the_first() {
 }
 
 #[test]
+fn a_step_that_the_cache_had_is_no_difference_beside_one() {
+    let after = |parent: &str, value: &str| {
+        let run = RUN.replace("parent = base", &format!("parent = {parent}")).replace("V = 1", value);
+        run.replace("[1/2] FROM base@one", "[2/3] COPY src/ .")
+    };
+    let miss = miss(&after("ours", "V = 9"));
+    let steps = [
+        Step { label: "[2/3] COPY src/ .", miss: None },
+        Step { label: "[3/3] RUN make", miss: Some(&miss) },
+    ];
+    let (ours, theirs) = (known(&after("ours", "V = 2"), 1), known(&after("theirs", "V = 1"), 2));
+    let nearer = known(&after("theirs", "V = 9"), 3);
+    let told = |known: &[Known]| explain(&steps, known, &nothing).remove(1).expect("it ran");
+    assert_eq!(told(std::slice::from_ref(&theirs)).reasons, [arg("V", Some("1"), Some("9"))]);
+    let why = told(&[ours.clone(), theirs, nearer.clone()]);
+    assert_eq!((why.reasons, why.compared_with), (vec![arg("V", Some("2"), Some("9"))], Some(ours.origin)));
+    let follows = Reason::Step { label: "[2/3] COPY src/ .".to_owned() };
+    assert_eq!(told(&[nearer]).reasons, [follows], "nothing else differs");
+}
+
+#[test]
 fn what_no_comparison_says_goes_first() {
     let plain = miss(RUN);
     let made = Made { by: Maker::default(), took_ms: 5 };
