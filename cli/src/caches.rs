@@ -26,6 +26,7 @@ pub use self::filling::{Filling, FillingOptions};
 use self::heard::Heard;
 use crate::{
     build::Events,
+    explain,
     failure::Failure,
     inputs::{Outside, Source},
     request::BuildRequest,
@@ -139,9 +140,15 @@ impl RemoteCaches {
         unnamed.for_each(|reader| reader.cache.ask(self.unnamed.clone(), reader.image));
     }
 
-    /// What has been read of them.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
+    /// What this build has read of them, and what it has not, for who explains it.
+    pub fn read(&self) -> explain::Read {
+        let distrusted = self.readers.iter().flat_map(|reader| reader.cache.distrusted());
+        let unanswered = self.readers.iter().filter(|reader| reader.cache.is_unknown());
+        explain::Read {
+            seen: self.seen.clone(),
+            distrusted: distrusted.chain(self.words.doubted()).collect(),
+            unanswered: unanswered.map(|reader| reader.cache.name().to_owned()).collect(),
+        }
     }
 
     /// Whom this build believes, and whose word it has taken.

@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 use solver::{
-    Made,
-    explain::{Fate, Inventories, Known, Origin, Project, Step, Why},
+    Made, Miss,
+    explain::{Fate, Inventories, Known, Origin, Project, Reason, Step, Why},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     request::{self, Environment},
     spec::call::Format,
 };
-pub use elsewhere::Elsewhere;
+pub use elsewhere::{Elsewhere, Read};
 pub use text::tell;
 
 /// What became of each step of a build, and why.
@@ -82,11 +82,21 @@ pub fn run(args: ExplainArgs) -> Result<String, Failure> {
 
 /// What can be said of a build by what its store remembers of it and of those before it, and what remote caches told it.
 pub fn explain(root: &Path, entry: &Entry, inventories: &Inventories<'_>) -> Explanation {
-    let known = match entry.steps.iter().any(has_run) {
-        true => known(root, entry),
-        false => Vec::new(),
+    let (earlier, known) = match entry.steps.iter().any(has_run) {
+        true => {
+            let earlier = earlier(root, entry);
+            let known = known(root, entry, &earlier);
+            (earlier, known)
+        }
+        false => (Vec::new(), Vec::new()),
     };
-    let why = solver::explain::explain(&steps(entry), &known, inventories);
+    let mut why = solver::explain::explain(&steps(entry), &known, inventories);
+    for (step, why) in entry.steps.iter().zip(&mut why) {
+        let reasons = why.iter_mut().flat_map(|why| &mut why.reasons);
+        reasons
+            .filter(|reason| **reason == Reason::New)
+            .for_each(|reason| *reason = new(step, entry, &earlier));
+    }
     let told = entry.steps.iter().zip(why).filter(|(step, _)| step.outcome != Outcome::Source);
     let told = told.map(|(step, why)| Explained {
         step: step.vertex,
@@ -121,12 +131,34 @@ fn fate(step: &history::Step) -> Option<Fate> {
     }
 }
 
-/// The steps that ran before a build, by the history and by the records that are left.
-fn known(root: &Path, entry: &Entry) -> Vec<Known> {
-    // What cannot be read is not known.
+/// What is known of a step that is like none that ran.
+fn new(step: &history::Step, entry: &Entry, earlier: &[Entry]) -> Reason {
+    if !entry.unanswered.is_empty() {
+        return Reason::Unknown { caches: entry.unanswered.clone() };
+    }
+    let borrowed = earlier.iter().find_map(|old| borrowed(old, step.miss.as_ref()?));
+    borrowed.unwrap_or(Reason::New)
+}
+
+/// Whether a remote cache had the result of a step when it was wanted before. That of several steps in a row it tells at once.
+fn borrowed(old: &Entry, miss: &Miss) -> Option<Reason> {
+    let had =
+        |step: &&history::Step| step.outcome == Outcome::Cached && step.definition == Some(miss.definition);
+    let step = old.steps.iter().find(had)?;
+    let cache = step.from.as_ref().or_else(|| old.steps.iter().find_map(|step| step.from.as_ref()))?.clone();
+    let origin = Origin { at: old.at, build: old.id.to_string(), host: String::new() };
+    Some(Reason::Borrowed { cache, origin })
+}
+
+/// The builds before one, the newest first. What cannot be read is not known.
+fn earlier(root: &Path, entry: &Entry) -> Vec<Entry> {
     let ids = history::list(root).unwrap_or_default();
     let earlier = ids.iter().filter(|id| **id < entry.id);
-    let earlier: Vec<Entry> = earlier.filter_map(|id| history::read(root, id).ok()).collect();
+    earlier.filter_map(|id| history::read(root, id).ok()).collect()
+}
+
+/// The steps that ran before a build, by the history and by the records that are left.
+fn known(root: &Path, entry: &Entry, earlier: &[Entry]) -> Vec<Known> {
     let asked: BTreeMap<&str, &Asked> = earlier.iter().map(|old| (old.id.as_str(), &old.asked)).collect();
     let project = |build: &str| asked.get(build).map_or(Project::Other, |old| project(old, &entry.asked));
     let remembered = earlier.iter().flat_map(|old| old.steps.iter().filter_map(|step| remembered(old, step)));

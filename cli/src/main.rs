@@ -273,7 +273,7 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
             let caches = &surroundings.caches;
             caches.tell_ignored(&surroundings.events);
             caches.tell_silent(&surroundings.events);
-            outside.opened().into_iter().for_each(|fetcher| elsewhere.learn(caches.seen().clone(), fetcher));
+            outside.opened().into_iter().for_each(|fetcher| elsewhere.learn(caches.read(), fetcher));
             built.map(Done::Built)
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
@@ -338,7 +338,7 @@ fn build_mended(
 fn explainer(request: &BuildRequest, elsewhere: &Elsewhere) -> Explainer {
     let (root, elsewhere, is_asked) = (request.root.clone(), elsewhere.clone(), request.explain);
     Box::new(move |entry: &mut Entry| {
-        entry.elsewhere = elsewhere.compared(entry);
+        elsewhere.complete(entry);
         is_asked.then(|| explain::explain(&root, entry, &|files| elsewhere.inventory(&root, files)))
     })
 }

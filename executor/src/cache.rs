@@ -84,7 +84,11 @@ impl LocalCache {
             self.warn(format!("a cache record is not used: {}", told(&error)));
             None
         });
-        let Kept { record, words } = kept.filter(|kept| self.words.believe(&kept.words))?;
+        let Kept { record, words } = kept?;
+        if !self.words.believe(&words) {
+            self.words.doubt(record);
+            return None;
+        }
         self.words.take(&words);
         Some(record)
     }
@@ -388,10 +392,11 @@ mod tests {
                 let found = cache.lookup(&keys(&ground.record))
                     == [Some(&ground.record), Some(&ground.record)].map(Option::<&Record>::cloned);
                 // What stands on it stands on the same word.
-                (found, words.so_far() == filling.so_far())
+                (found, words.so_far() == filling.so_far(), words.doubted().len())
             };
-            assert!(finders.iter().all(|names| found(names) == (true, true)), "{trusted:?} {takes}");
-            assert!(others.iter().all(|names| !found(names).0), "{trusted:?} {takes}");
+            assert!(finders.iter().all(|names| found(names) == (true, true, 0)), "{trusted:?} {takes}");
+            let unfound = |names: &&[&str]| matches!(found(names), (false, _, 2));
+            assert!(others.iter().all(unfound), "found under neither key, and noted: {trusted:?} {takes}");
         }
     }
 

@@ -96,6 +96,8 @@ pub enum Fate {
     Ran,
     /// It ran, and a remote cache has its result.
     Elsewhere,
+    /// It ran, and what remembers its result is signed by nobody who is trusted.
+    Distrusted,
     /// It failed.
     Failed,
     /// It was stopped.
@@ -144,6 +146,12 @@ pub enum Reason {
         #[serde(flatten)]
         origin: Origin,
     },
+    /// Its result is remembered on the word of somebody who is not trusted, here or by a remote cache.
+    Distrusted {
+        /// When it ran.
+        #[serde(flatten)]
+        origin: Origin,
+    },
     /// The same step has failed before, and what fails is not kept.
     FailedBefore {
         /// When.
@@ -156,8 +164,21 @@ pub enum Reason {
         #[serde(flatten)]
         origin: Origin,
     },
-    /// Nothing like it was ever built here.
+    /// Nothing like it has ever run here, and nothing was heard of anything like it.
     New,
+    /// Nothing like it has ever run here, but a remote cache had its result for an earlier build.
+    Borrowed {
+        /// What the cache is called.
+        cache: String,
+        /// Which build.
+        #[serde(flatten)]
+        origin: Origin,
+    },
+    /// The same as far as is known, which is not all: remote caches have not answered.
+    Unknown {
+        /// What they are called.
+        caches: Vec<String>,
+    },
     /// The text of the instruction.
     Instruction {
         /// As it was.
@@ -260,12 +281,16 @@ pub fn explain(steps: &[Step<'_>], known: &[Known], inventories: &Inventories<'_
 pub fn compared<'k>(steps: &[Step<'_>], known: &'k [Known]) -> Vec<&'k Known> {
     let mut compared: Vec<&Known> = Vec::new();
     for miss in steps.iter().filter_map(|step| step.miss) {
-        let same = known.iter().filter(|known| known.content == miss.content);
-        let same = same.max_by_key(|known| &known.origin);
-        let found = same.or_else(|| nearest::nearest(miss, steps, known));
+        let found = same(miss, known).or_else(|| nearest::nearest(miss, steps, known));
         compared.extend(found.filter(|found| !compared.contains(found)));
     }
     compared
+}
+
+/// The very same step. What is not used for want of trust is still there, which says more than all that is not.
+fn same<'k>(miss: &Miss, known: &'k [Known]) -> Option<&'k Known> {
+    let same = known.iter().filter(|known| known.content == miss.content);
+    same.max_by_key(|known| (known.fate == Fate::Distrusted, &known.origin))
 }
 
 /// What has been explained so far.
@@ -284,12 +309,12 @@ impl<'a> Explained<'a> {
         if let Some(made) = &miss.expired {
             return alone(Reason::Expired { made: made.clone() });
         }
-        let same = known.iter().filter(|known| known.content == miss.content);
-        if let Some(same) = same.max_by_key(|known| &known.origin) {
+        if let Some(same) = same(miss, known) {
             let origin = same.origin.clone();
             return alone(match same.fate {
                 Fate::Ran => Reason::Removed { origin },
                 Fate::Elsewhere => Reason::Late { origin },
+                Fate::Distrusted => Reason::Distrusted { origin },
                 Fate::Failed => Reason::FailedBefore { origin },
                 Fate::Stopped => Reason::StoppedBefore { origin },
             });

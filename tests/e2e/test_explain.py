@@ -287,6 +287,34 @@ class Explain(Case):
                 self.assertTrue(cached)
                 self.assertTrue(all(made and made["by"]["host"] for made in cached.values()), cached)
 
+    def test_what_is_not_trusted_or_not_known_is_no_news(self):
+        key, trusted = self.scratch / "cache.key", self.scratch / "cache.pub"
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+        subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", trusted], check=True)
+        cache, store = f"type=local,{{}}={self.scratch / 'cache'}", self.store()
+        self.explained(self.project(lambda p: p.flag("--cache-to", cache.format("dest"))), store)
+
+        def reasons(*arguments, code=0):
+            ran, _ = self.explained(self.project(lambda p: p.flag(*arguments)), store, code=code)
+            return {json.dumps(reason, sort_keys=True) for told in ran.values() for reason in told}
+        shutil.rmtree(store)
+        unsigned = ("--cache-from", cache.format("src"), "--cache-trust-key", trusted)
+        names = {json.loads(reason)["reason"] for reason in reasons(*unsigned)}
+        self.assertEqual(names, {"distrusted"}, "it is in the cache")
+        told = self.run_layerwright("explain", "--root", store).stdout
+        self.assertRegex(told, "(?m)^          not used: what is remembered of it no --cache-trust-key has signed: it ran in ")
+        shutil.rmtree(store)
+        self.explained(self.project(lambda p: p.flag(*unsigned[:2])), store)
+        names = {json.loads(reason)["reason"] for reason in reasons(*unsigned[2:])} - {"step"}
+        self.assertLessEqual(names, {"distrusted", "borrowed"}, "the store has it, or has seen it")
+
+        shutil.rmtree(store)
+        down = "127.0.0.1:1/cache"
+        self.assertEqual({reason for reason in reasons("--cache-from", down) if '"step"' not in reason},
+                         {json.dumps({"caches": [down], "reason": "unknown"}, sort_keys=True)})
+        told = self.run_layerwright("explain", "--root", store).stdout
+        self.assertIn(f"          not known: the cache {down} has not answered, and nothing like it has run here\n", told)
+
     def test_lists_of_files_are_fetched_only_to_be_told(self):
         cache = self.scratch / "cache"
         store = self.store()

@@ -5,7 +5,7 @@
 //! cannot be had, or takes long, stays unknown. All of it is somebody else's word: it is shown, and never believed.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read as _},
     path::Path,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use solver::{
 };
 
 use super::{shown, steps};
-use crate::history::Entry;
+use crate::{history::Entry, redact::redact};
 
 /// How long a list of files may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,25 +35,39 @@ pub struct Elsewhere {
 
 #[derive(Debug)]
 struct Told {
-    seen: Seen,
+    read: Read,
     fetcher: Fetcher,
+}
+
+/// What a build has read of remote caches, and what it has not.
+#[derive(Debug)]
+pub struct Read {
+    /// What it could use.
+    pub seen: Seen,
+    /// What nobody who is trusted has signed, or what this store remembers of that.
+    pub distrusted: Vec<Record>,
+    /// What the caches are called that may have more.
+    pub unanswered: Vec<String>,
 }
 
 impl Elsewhere {
     /// The build has ended, and this is what it has read.
-    pub fn learn(&self, seen: Seen, fetcher: &Fetcher) {
+    pub fn learn(&self, read: Read, fetcher: &Fetcher) {
         // Nobody is patient any more.
         let registry = fetcher.registry().direct().briefly();
         let fetcher = Fetcher::new(Arc::clone(fetcher.store()), registry);
-        let _ = self.told.set(Told { seen, fetcher });
+        let _ = self.told.set(Told { read, fetcher });
     }
 
-    /// The steps of other machines that those of a build are compared with.
-    pub fn compared(&self, entry: &Entry) -> Vec<Known> {
-        let Some(told) = self.told.get() else { return Vec::new() };
-        let known: Vec<Known> =
-            told.seen.records().iter().filter_map(|(seen, _)| known(&seen.remote.record)).collect();
-        explain::compared(&steps(entry), &known).into_iter().cloned().collect()
+    /// Completes what is kept of a build: with the steps of other machines that its own are compared with.
+    pub fn complete(&self, entry: &mut Entry) {
+        let Some(Told { read, .. }) = self.told.get() else { return };
+        let records = read.seen.records();
+        let used = records.iter().filter_map(|(seen, _)| known(&seen.remote.record, Fate::Elsewhere));
+        let distrusted = read.distrusted.iter().filter_map(|record| known(record, Fate::Distrusted));
+        let known: Vec<Known> = used.chain(distrusted).collect();
+        entry.elsewhere = explain::compared(&steps(entry), &known).into_iter().cloned().collect();
+        entry.unanswered = read.unanswered.iter().map(|name| redact(name).into_owned()).collect();
     }
 
     /// The files behind a digest, as the store knows them, or else a cache.
@@ -64,17 +78,17 @@ impl Elsewhere {
 
 impl Told {
     fn fetch(&self, files: &TreeDigest) -> Option<Inventory> {
-        let records = self.seen.records();
+        let records = self.read.seen.records();
         let mut lists =
             records.iter().filter_map(|(seen, origin)| Some((seen.remote.inventories.get(files)?, origin)));
         let (blob, origin) = lists.next()?;
-        let inventory = self.read(blob, origin).ok()?;
+        let inventory = self.bring(blob, origin).ok()?;
         // A store that does not take it is asked again next time, and so is the cache.
         let _ = executor::inventory::write(self.fetcher.store(), files, &inventory);
         Some(inventory)
     }
 
-    fn read(&self, blob: &Descriptor, origin: &BlobOrigin) -> io::Result<Inventory> {
+    fn bring(&self, blob: &Descriptor, origin: &BlobOrigin) -> io::Result<Inventory> {
         let begun = Instant::now();
         let fetcher = self.fetcher.until(move || begun.elapsed() > PATIENCE);
         let mut bytes = Vec::new();
@@ -84,14 +98,14 @@ impl Told {
 }
 
 /// A step as a cache knows it; what says nothing of how it came about (that of an image) is not known.
-fn known(record: &Record) -> Option<Known> {
+fn known(record: &Record, fate: Fate) -> Option<Known> {
     let by = &record.made.by;
     let origin = Origin { at: by.at, build: by.build.clone(), host: by.host.clone() };
     (!record.pre_image.is_empty()).then(|| Known {
         content: record.content,
         pre_image: shown(&record.pre_image),
         origin,
-        fate: Fate::Elsewhere,
+        fate,
         // Who reads a cache says that it is of the same thing.
         project: Project::Same,
     })

@@ -102,7 +102,26 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         )),
         Reason::FailedBefore { origin } => one(format!("it failed before, in {}", told(origin, now))),
         Reason::StoppedBefore { origin } => one(format!("it was stopped before, in {}", told(origin, now))),
-        Reason::New => one("new: nothing like it was ever built here".to_owned()),
+        Reason::Distrusted { origin } => one(format!(
+            "not used: what is remembered of it no --cache-trust-key has signed: it ran in {}",
+            told(origin, now)
+        )),
+        Reason::New => one("new: nothing like it has ever run here".to_owned()),
+        Reason::Borrowed { cache, origin } => one(format!(
+            "new here: {} had its result of the cache {cache}, which is not asked now, or not trusted",
+            told(origin, now)
+        )),
+        Reason::Unknown { caches } => one(match &caches[..] {
+            [cache] => {
+                format!("not known: the cache {cache} has not answered, and nothing like it has run here")
+            }
+            caches => {
+                format!(
+                    "not known: {} have not answered, and nothing like it has run here",
+                    caches.join(", ")
+                )
+            }
+        }),
         Reason::Instruction { from, to } => both("instruction", from, to),
         Reason::Heredoc { name } => one(format!("heredoc {name}  text")),
         Reason::Arg { name, from, to } => values(&format!("ARG {name}"), from.as_ref(), to.as_ref()),
@@ -114,7 +133,10 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         Reason::Files { changes } => files(changes),
         Reason::SomeFiles { picked, unknown } => one(match unknown {
             Unknown::NoList => {
-                format!("files of {picked}  which ones is not known: the list of them is not in the store")
+                format!(
+                    "files of {picked}  which ones is not known: the list of them is not in the store \
+                     (of what another machine built, `build --explain` brings it)"
+                )
             }
             Unknown::SameList => format!("files of {picked}  hard links or capabilities"),
         }),

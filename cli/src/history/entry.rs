@@ -116,6 +116,9 @@ pub struct Entry {
     /// Steps of builds on other machines that those that ran are compared with, as far as remote caches have told of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elsewhere: Vec<Known>,
+    /// What the remote caches are called that have not answered all that they were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<String>,
 }
 
 /// What a build was asked for, as far as people tell builds from each other by it.
@@ -453,6 +456,7 @@ mod tests {
             result,
             steps: Vec::new(),
             elsewhere: Vec::new(),
+            unanswered: Vec::new(),
         }
     }
 

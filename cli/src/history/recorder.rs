@@ -38,7 +38,8 @@ impl Recorder {
     pub fn new(id: BuildId, asked: Asked, log: KeptLog) -> Self {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let result = Ending::Canceled { exit_code: 0 };
-        let entry = Entry { id, at, took_ms: 0, asked, result, steps: Vec::new(), elsewhere: Vec::new() };
+        let (steps, elsewhere, unanswered) = (Vec::new(), Vec::new(), Vec::new());
+        let entry = Entry { id, at, took_ms: 0, asked, result, steps, elsewhere, unanswered };
         Self { entry, places: BTreeMap::new(), since: BTreeMap::new(), plain: Plain::new(log) }
     }
 

@@ -236,7 +236,8 @@ mod tests {
             ..Asked::default()
         };
         let id = "20261121T140501Z-3f9c21ab".parse().expect("an ID");
-        Entry { id, at: 1_795_269_901, took_ms: 1234, asked, result, steps, elsewhere: Vec::new() }
+        let (elsewhere, unanswered) = (Vec::new(), Vec::new());
+        Entry { id, at: 1_795_269_901, took_ms: 1234, asked, result, steps, elsewhere, unanswered }
     }
 
     fn cached() -> Step {

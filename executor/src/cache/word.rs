@@ -10,6 +10,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use solver::Record;
+
 /// Stands for the word of whoever can write a cache.
 const ANYBODY: &str = "anybody";
 
@@ -24,12 +26,13 @@ pub struct Words {
     /// Keys that are trusted, by name; none is everybody.
     trusted: Arc<BTreeSet<String>>,
     taken: Arc<Mutex<BTreeSet<String>>>,
+    doubted: Arc<Mutex<Vec<Record>>>,
 }
 
 impl Words {
     /// Those of a build that believes the owners of these keys; everybody, if there are none.
     pub fn trusting(trusted: BTreeSet<String>) -> Self {
-        Self { trusted: Arc::new(trusted), taken: Arc::default() }
+        Self { trusted: Arc::new(trusted), ..Self::default() }
     }
 
     /// A remote cache has told something: one that is trusted has signed it, or anybody may have written it.
@@ -48,6 +51,16 @@ impl Words {
     /// Whether to believe what stands on the word of these.
     pub(super) fn believe(&self, words: &BTreeSet<String>) -> bool {
         self.trusted.is_empty() || words.is_subset(&self.trusted)
+    }
+
+    /// A record was found and not used, since it stands on the word of others.
+    pub(super) fn doubt(&self, record: Record) {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+
+    /// What the store remembers and this build does not believe, as far as it has asked for it, for `explain`.
+    pub fn doubted(&self) -> Vec<Record> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// On whose word everything stands that is remembered from now on.

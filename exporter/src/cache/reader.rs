@@ -185,6 +185,17 @@ impl RemoteCache {
         self.shared.lock().answers.untrusted.len()
     }
 
+    /// What the records say that were ignored, as far as they are sound, for `explain`.
+    pub fn distrusted(&self) -> Vec<Record> {
+        self.shared.lock().answers.untrusted.values().flatten().cloned().collect()
+    }
+
+    /// Whether it may have more than it has told: what it was asked failed, or is not answered yet.
+    pub fn is_unknown(&self) -> bool {
+        let state = self.shared.lock();
+        state.trouble.has_failed() || state.is_asked && state.bundle == Stage::Coming
+    }
+
     /// A manifest or config of a base image, if the bundle has it, and comes in time. It has this digest.
     pub fn document(&self, digest: &Sha256Digest, patience: Duration) -> Option<Vec<u8>> {
         let deadline = Instant::now() + patience;
@@ -340,7 +351,8 @@ impl Shared {
         let opened = signed.open(asked, &self.reading.trust, &self.reading.storage.origin());
         if matches!(opened, Err(FormatError::Untrusted)) {
             let digest = Sha256Digest::of(&signed.document);
-            self.lock().answers.untrusted.insert(digest);
+            let sound = signed.open(asked, &TrustKeys::default(), &self.reading.storage.origin()).ok();
+            self.lock().answers.untrusted.insert(digest, sound.map(|remote| remote.record));
         }
         let seen = Arc::new(SeenRecord { remote: opened?, signed });
         self.compare(&seen);
@@ -383,8 +395,10 @@ impl Shared {
         match self.reading.trust.is_empty() {
             true => records.into_iter().for_each(|seen| state.answers.add(seen)),
             false => {
-                let digest = |seen: Arc<SeenRecord>| Sha256Digest::of(&seen.signed.document);
-                state.answers.untrusted.extend(records.into_iter().map(digest));
+                let told = |seen: Arc<SeenRecord>| {
+                    (Sha256Digest::of(&seen.signed.document), Some(seen.remote.record.clone()))
+                };
+                state.answers.untrusted.extend(records.into_iter().map(told));
             }
         }
     }

@@ -1,9 +1,6 @@
 //! What a cache has said, verified.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use oci::{BlobOrigin, Sha256Digest, document};
 use solver::{Record, cache::Key};
@@ -19,8 +16,8 @@ pub struct Answers {
     by_key: BTreeMap<Key, Arc<SeenRecord>>,
     /// Manifests and configs of base images.
     pub documents: BTreeMap<Sha256Digest, Vec<u8>>,
-    /// Documents that nobody who is trusted has signed.
-    pub untrusted: BTreeSet<Sha256Digest>,
+    /// Documents that nobody who is trusted has signed, and what those say that are sound: it is shown, and never used.
+    pub untrusted: BTreeMap<Sha256Digest, Option<Record>>,
 }
 
 impl Answers {

@@ -73,6 +73,11 @@ impl Trouble {
         self.has_told_failure || self.has_told_damage
     }
 
+    /// Whether it was asked in vain for something that it may have.
+    pub fn has_failed(&self) -> bool {
+        self.has_told_failure || self.is_down
+    }
+
     /// How many things may be asked for at the same time: after a failure one, until it has answered again.
     pub fn most_at_once(&self, usually: usize) -> usize {
         if self.failures + self.damages > 0 && !self.is_down { 1 } else { usually }
