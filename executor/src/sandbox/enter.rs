@@ -82,7 +82,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| failed("make mounts private", errno))?;
-    notes.extend(missing_protections());
+    notes.extend(missing_protection());
     let (uid_map, gid_map) = (read("/proc/self/uid_map")?, read("/proc/self/gid_map")?);
     let rung = match ids::mapped(&uid_map).min(ids::mapped(&gid_map)) {
         _ if ids::is_initial(&uid_map) => Rung::Root,
@@ -92,17 +92,9 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     Ok(Entered { rung, id_map: ids::describe(&uid_map, &gid_map), notes })
 }
 
-/// What steps should have and this kernel or this user cannot give them.
-fn missing_protections() -> Vec<String> {
-    let mut missing = Vec::new();
-    if sys::landlock_abi() < sys::LANDLOCK_ABI_WITH_SCOPES {
-        missing.push(NO_SCOPES.to_owned());
-    }
-    if let Some(limit) = too_few_open_files() {
-        let wanted = Limits::default().open_files_hard;
-        missing.push(format!("steps can open {limit} files, not {wanted}: raise this user's hard limit"));
-    }
-    missing
+/// What should protect the host from steps and this kernel does not have.
+fn missing_protection() -> Option<String> {
+    (sys::landlock_abi() < sys::LANDLOCK_ABI_WITH_SCOPES).then(|| NO_SCOPES.to_owned())
 }
 
 const NO_SCOPES: &str = "this kernel has no Landlock scopes (Linux 6.12): a step on the builder's network can reach \
@@ -121,8 +113,9 @@ pub(super) fn is_privileged() -> bool {
     geteuid().is_root() && may_mount
 }
 
-/// The hard limit, where it is lower than what steps should have and we may not raise it.
-fn too_few_open_files() -> Option<u64> {
+/// The hard limit, where it is lower than what steps should have and we may not raise it. Few steps open as many, so a build
+/// says nothing of it.
+pub(super) fn too_few_open_files() -> Option<u64> {
     let wanted = Limits::default().open_files_hard;
     let limit = getrlimit(Resource::Nofile).maximum?;
     let may_raise = ids::is_initial(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())

@@ -14,6 +14,7 @@ use crate::sandbox::{
     cgroups::{self, Cgroups},
     emulation,
     enter::{self, Mode, enter_builder},
+    plan::Limits,
     run, sys,
     wire::{Call, Report},
 };
@@ -86,6 +87,7 @@ pub fn probe(store: &Path) -> Vec<Probe> {
     );
     let machine = [
         ("Landlock scopes", landlock()),
+        ("open files", open_files(enter::too_few_open_files())),
         ("cgroups", control_groups(cgroups::of_this_process())),
         ("fuse-overlayfs", fuse_overlayfs()),
     ];
@@ -226,6 +228,21 @@ fn landlock() -> Outcome {
     }
 }
 
+/// How many files each process of a step can open: the hard limit, up to which it can raise its own.
+fn open_files(limit: Option<u64>) -> Outcome {
+    let wanted = Limits::default().open_files_hard;
+    match limit {
+        None => Outcome::Works(format!("up to {wanted} for each process of a step")),
+        Some(limit) => Outcome::fails(
+            format!("each process of a step can open {limit} files, not {wanted}"),
+            Some(&format!(
+                "raise the hard limit before the builder starts: `ulimit -Hn {wanted}` as root, `* hard nofile {wanted}` in \
+                 /etc/security/limits.conf, LimitNOFILE={wanted} of a service, or `--ulimit nofile=1024:{wanted}` of a container"
+            )),
+        ),
+    }
+}
+
 /// Not used yet: steps have no limits.
 fn control_groups(found: Cgroups) -> Outcome {
     match found {
@@ -259,6 +276,14 @@ fn fuse_overlayfs() -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_open_files_stands_beside_what_lifts_it() {
+        assert!(matches!(open_files(None), Outcome::Works(how) if how.contains("524288")));
+        let Outcome::Fails { reason, remedy } = open_files(Some(20_000)) else { panic!("it is too low") };
+        assert!(reason.contains("20000 files, not 524288"), "{reason}");
+        assert!(remedy.expect("there is one").contains("LimitNOFILE=524288"));
+    }
 
     #[test]
     fn below_a_rung_that_works_nothing_is_missed() {
