@@ -89,7 +89,7 @@ pub struct CachePruneArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub keep_duration: Option<Duration>,
 
-    /// Keep what this image's layers are from (repeatable)
+    /// Keep what this image's layers are from, other stages not (repeatable)
     #[arg(long = "keep-image", value_name = "REF", value_parser = image)]
     pub keep_images: Vec<ImagePlace>,
 
