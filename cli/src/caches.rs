@@ -63,8 +63,6 @@ struct Reader {
     /// What people call it: two bundles of one repository are two.
     told: String,
     has_name: bool,
-    /// Whether this build writes the same bundle.
-    is_filled: bool,
     /// The image that may be the cache where there is no bundle: what a reference without a tag means otherwise.
     image: Option<&'static str>,
     place: Place,
@@ -119,8 +117,7 @@ impl RemoteCaches {
             let image = matches!(place, CachePlace::Registry(_)).then_some("latest");
             let cache = Arc::new(RemoteCache::new(reading, name));
             let told = told(place, cache.name());
-            let is_filled = caches.to.iter().any(|fill| fill.place == *place);
-            Reader { cache, told, has_name, is_filled, image, place: Place::of(place) }
+            Reader { cache, told, has_name, image, place: Place::of(place) }
         };
         let readers = caches.from.iter().map(reader).collect();
         let words = Words::trusting(match &sign {
@@ -187,12 +184,12 @@ impl RemoteCaches {
         }
     }
 
-    /// Tells of those that have given nothing at all: what is mistyped looks like that. A bundle that this build only begins,
-    /// in a repository that has given something by another one, is no such thing: so looks the first build of a branch.
+    /// Tells of those that have given nothing at all: what is mistyped looks like that. Where another bundle of the same place has
+    /// given something this one need not be there: so looks the first build of a branch, and records are found without it.
     pub fn tell_silent(&self, events: &Events) {
         for reader in &self.readers {
             let name = &reader.told;
-            let silence = reader.cache.silence().filter(|_| !self.is_begun(reader));
+            let silence = reader.cache.silence().filter(|_| !self.has_given(&reader.place));
             let note = silence.map(|silence| match silence {
                 Silence::Nothing => format!("found nothing in the cache {name}"),
                 Silence::NoAnswer => format!("the cache {name} has not answered before the build ended"),
@@ -201,9 +198,8 @@ impl RemoteCaches {
         }
     }
 
-    fn is_begun(&self, reader: &Reader) -> bool {
-        let has_given = |other: &Reader| other.place == reader.place && other.cache.has_given();
-        reader.is_filled && self.readers.iter().any(has_given)
+    fn has_given(&self, place: &Place) -> bool {
+        self.readers.iter().any(|reader| reader.place == *place && reader.cache.has_given())
     }
 
     /// Time since the first of them was asked for something.

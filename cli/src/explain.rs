@@ -92,6 +92,10 @@ pub fn explain(root: &Path, entry: &Entry, inventories: &Inventories<'_>) -> Exp
     };
     let mut why = solver::explain::explain(&steps(entry), &known, inventories);
     for (step, why) in entry.steps.iter().zip(&mut why) {
+        if is_distrusted(step, entry) {
+            why.iter_mut()
+                .for_each(|why| *why = Why { reasons: vec![Reason::Distrusted], compared_with: None });
+        }
         let reasons = why.iter_mut().flat_map(|why| &mut why.reasons);
         reasons
             .filter(|reason| **reason == Reason::New)
@@ -129,6 +133,12 @@ fn fate(step: &history::Step) -> Option<Fate> {
         Outcome::Canceled => Some(Fate::Stopped),
         Outcome::Waiting | Outcome::Source | Outcome::Cached => None,
     }
+}
+
+/// Whether its result is remembered, and nobody who is trusted says so.
+fn is_distrusted(step: &history::Step, entry: &Entry) -> bool {
+    let counts = |miss: &Miss| !miss.forced && miss.expired.is_none();
+    step.miss.as_ref().is_some_and(|miss| counts(miss) && entry.distrusted.contains(&miss.content))
 }
 
 /// What is known of a step that is like none that ran.

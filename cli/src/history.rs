@@ -156,7 +156,8 @@ struct Detailed<'a> {
 
 impl<'a> Listed<'a> {
     fn of(entry: &'a Entry) -> Self {
-        let Entry { id, at, took_ms, asked, result, steps: _, elsewhere: _, unanswered: _ } = entry;
+        let Entry { id, at, took_ms, asked, result, steps: _, elsewhere: _, distrusted: _, unanswered: _ } =
+            entry;
         Self {
             id,
             created_at: text::rfc3339(*at),

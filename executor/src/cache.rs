@@ -86,7 +86,7 @@ impl LocalCache {
         });
         let Kept { record, words } = kept?;
         if !self.words.believe(&words) {
-            self.words.doubt(record);
+            self.words.doubt(&record);
             return None;
         }
         self.words.take(&words);

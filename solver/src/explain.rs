@@ -96,8 +96,6 @@ pub enum Fate {
     Ran,
     /// It ran, and a remote cache has its result.
     Elsewhere,
-    /// It ran, and what remembers its result is signed by nobody who is trusted.
-    Distrusted,
     /// It failed.
     Failed,
     /// It was stopped.
@@ -146,12 +144,8 @@ pub enum Reason {
         #[serde(flatten)]
         origin: Origin,
     },
-    /// Its result is remembered on the word of somebody who is not trusted, here or by a remote cache.
-    Distrusted {
-        /// When it ran.
-        #[serde(flatten)]
-        origin: Origin,
-    },
+    /// Its result is remembered on the word of nobody who is trusted, here or by a remote cache: what else they say of it is not told.
+    Distrusted,
     /// The same step has failed before, and what fails is not kept.
     FailedBefore {
         /// When.
@@ -287,10 +281,9 @@ pub fn compared<'k>(steps: &[Step<'_>], known: &'k [Known]) -> Vec<&'k Known> {
     compared
 }
 
-/// The very same step. What is not used for want of trust is still there, which says more than all that is not.
+/// The very same step.
 fn same<'k>(miss: &Miss, known: &'k [Known]) -> Option<&'k Known> {
-    let same = known.iter().filter(|known| known.content == miss.content);
-    same.max_by_key(|known| (known.fate == Fate::Distrusted, &known.origin))
+    known.iter().filter(|known| known.content == miss.content).max_by_key(|known| &known.origin)
 }
 
 /// What has been explained so far.
@@ -314,7 +307,6 @@ impl<'a> Explained<'a> {
             return alone(match same.fate {
                 Fate::Ran => Reason::Removed { origin },
                 Fate::Elsewhere => Reason::Late { origin },
-                Fate::Distrusted => Reason::Distrusted { origin },
                 Fate::Failed => Reason::FailedBefore { origin },
                 Fate::Stopped => Reason::StoppedBefore { origin },
             });

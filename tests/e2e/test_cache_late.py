@@ -123,9 +123,7 @@ class Late(support.Case):
             # A branch's first build: its bundle is not there yet, and what it is of is found.
             branch = ("build", "--progress", "plain", "--cache-from", f"{cache}:main,{cache}:branch", context)
             done = self.run_layerwright(*branch, root=self.scratch / "fourth")
-            self.assertIn(f"found nothing in the cache {cache}:branch\n", done.stderr)
-            self.assertNotIn(f"found nothing in the cache {cache}:main", done.stderr)
-            done = self.run_layerwright(*branch, "--cache-to", f"{cache}:branch", root=self.scratch / "fifth")
+            self.assertIn("1 cached", done.stderr)
             self.assertNotIn("found nothing", done.stderr)
 
     def test_what_a_stopped_step_was_bringing_is_not_lost(self):

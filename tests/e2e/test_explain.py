@@ -302,7 +302,7 @@ class Explain(Case):
         names = {json.loads(reason)["reason"] for reason in reasons(*unsigned)}
         self.assertEqual(names, {"distrusted"}, "it is in the cache")
         told = self.run_layerwright("explain", "--root", store).stdout
-        self.assertRegex(told, "(?m)^          not used: what is remembered of it no --cache-trust-key has signed: it ran in ")
+        self.assertRegex(told, "(?m)^          not used: what is remembered of it no --cache-trust-key has signed$")
         shutil.rmtree(store)
         self.explained(self.project(lambda p: p.flag(*unsigned[:2])), store)
         names = {json.loads(reason)["reason"] for reason in reasons(*unsigned[2:])} - {"step"}

@@ -5,6 +5,7 @@
 //! cannot be had, or takes long, stays unknown. All of it is somebody else's word: it is shown, and never believed.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read as _},
     path::Path,
     sync::{Arc, OnceLock},
@@ -44,8 +45,8 @@ struct Told {
 pub struct Read {
     /// What it could use.
     pub seen: Seen,
-    /// What nobody who is trusted has signed, or what this store remembers of that.
-    pub distrusted: Vec<Record>,
+    /// Content keys of what nobody who is trusted has signed, in a cache or in this store. Nothing else of it is kept.
+    pub distrusted: BTreeSet<TreeDigest>,
     /// What the caches are called that may have more.
     pub unanswered: Vec<String>,
 }
@@ -63,9 +64,10 @@ impl Elsewhere {
     pub fn complete(&self, entry: &mut Entry) {
         let Some(Told { read, .. }) = self.told.get() else { return };
         let records = read.seen.records();
-        let used = records.iter().filter_map(|(seen, _)| known(&seen.remote.record, Fate::Elsewhere));
-        let distrusted = read.distrusted.iter().filter_map(|record| known(record, Fate::Distrusted));
-        let known: Vec<Known> = used.chain(distrusted).collect();
+        let known: Vec<Known> = records.iter().filter_map(|(seen, _)| known(&seen.remote.record)).collect();
+        let ran = entry.steps.iter().filter_map(|step| step.miss.as_ref());
+        entry.distrusted =
+            ran.map(|miss| miss.content).filter(|content| read.distrusted.contains(content)).collect();
         entry.elsewhere = explain::compared(&steps(entry), &known).into_iter().cloned().collect();
         entry.unanswered = read.unanswered.iter().map(|name| redact(name).into_owned()).collect();
     }
@@ -98,14 +100,14 @@ impl Told {
 }
 
 /// A step as a cache knows it; what says nothing of how it came about (that of an image) is not known.
-fn known(record: &Record, fate: Fate) -> Option<Known> {
+fn known(record: &Record) -> Option<Known> {
     let by = &record.made.by;
     let origin = Origin { at: by.at, build: by.build.clone(), host: by.host.clone() };
     (!record.pre_image.is_empty()).then(|| Known {
         content: record.content,
         pre_image: shown(&record.pre_image),
         origin,
-        fate,
+        fate: Fate::Elsewhere,
         // Who reads a cache says that it is of the same thing.
         project: Project::Same,
     })

@@ -102,10 +102,9 @@ fn lines(reason: &Reason, now: u64) -> Vec<String> {
         )),
         Reason::FailedBefore { origin } => one(format!("it failed before, in {}", told(origin, now))),
         Reason::StoppedBefore { origin } => one(format!("it was stopped before, in {}", told(origin, now))),
-        Reason::Distrusted { origin } => one(format!(
-            "not used: what is remembered of it no --cache-trust-key has signed: it ran in {}",
-            told(origin, now)
-        )),
+        Reason::Distrusted => {
+            one("not used: what is remembered of it no --cache-trust-key has signed".to_owned())
+        }
         Reason::New => one("new: nothing like it has ever run here".to_owned()),
         Reason::Borrowed { cache, origin } => one(format!(
             "new here: {} had its result of the cache {cache}, which is not asked now, or not trusted",

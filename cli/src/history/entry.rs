@@ -116,6 +116,9 @@ pub struct Entry {
     /// Steps of builds on other machines that those that ran are compared with, as far as remote caches have told of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elsewhere: Vec<Known>,
+    /// Content keys of steps that ran though somebody remembers them who is not trusted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distrusted: Vec<TreeDigest>,
     /// What the remote caches are called that have not answered all that they were asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unanswered: Vec<String>,
@@ -456,6 +459,7 @@ mod tests {
             result,
             steps: Vec::new(),
             elsewhere: Vec::new(),
+            distrusted: Vec::new(),
             unanswered: Vec::new(),
         }
     }

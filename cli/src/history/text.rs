@@ -236,8 +236,18 @@ mod tests {
             ..Asked::default()
         };
         let id = "20261121T140501Z-3f9c21ab".parse().expect("an ID");
-        let (elsewhere, unanswered) = (Vec::new(), Vec::new());
-        Entry { id, at: 1_795_269_901, took_ms: 1234, asked, result, steps, elsewhere, unanswered }
+        let (elsewhere, distrusted, unanswered) = Default::default();
+        Entry {
+            id,
+            at: 1_795_269_901,
+            took_ms: 1234,
+            asked,
+            result,
+            steps,
+            elsewhere,
+            distrusted,
+            unanswered,
+        }
     }
 
     fn cached() -> Step {

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use oci::TreeDigest;
 use solver::Record;
 
 /// Stands for the word of whoever can write a cache.
@@ -26,7 +27,7 @@ pub struct Words {
     /// Keys that are trusted, by name; none is everybody.
     trusted: Arc<BTreeSet<String>>,
     taken: Arc<Mutex<BTreeSet<String>>>,
-    doubted: Arc<Mutex<Vec<Record>>>,
+    doubted: Arc<Mutex<Vec<TreeDigest>>>,
 }
 
 impl Words {
@@ -54,12 +55,12 @@ impl Words {
     }
 
     /// A record was found and not used, since it stands on the word of others.
-    pub(super) fn doubt(&self, record: Record) {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    pub(super) fn doubt(&self, record: &Record) {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).push(record.content);
     }
 
-    /// What the store remembers and this build does not believe, as far as it has asked for it, for `explain`.
-    pub fn doubted(&self) -> Vec<Record> {
+    /// Content keys of what the store remembers and this build does not believe, as far as it has asked for it, for `explain`.
+    pub fn doubted(&self) -> Vec<TreeDigest> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -185,9 +185,9 @@ impl RemoteCache {
         self.shared.lock().answers.untrusted.len()
     }
 
-    /// What the records say that were ignored, as far as they are sound, for `explain`.
-    pub fn distrusted(&self) -> Vec<Record> {
-        self.shared.lock().answers.untrusted.values().flatten().cloned().collect()
+    /// Content keys of the records that were ignored, as far as they are sound, for `explain`.
+    pub fn distrusted(&self) -> Vec<TreeDigest> {
+        self.shared.lock().answers.untrusted.values().flatten().copied().collect()
     }
 
     /// Whether it may have more than it has told: what it was asked failed, or is not answered yet.
@@ -352,7 +352,7 @@ impl Shared {
         if matches!(opened, Err(FormatError::Untrusted)) {
             let digest = Sha256Digest::of(&signed.document);
             let sound = signed.open(asked, &TrustKeys::default(), &self.reading.storage.origin()).ok();
-            self.lock().answers.untrusted.insert(digest, sound.map(|remote| remote.record));
+            self.lock().answers.untrusted.insert(digest, sound.map(|remote| remote.record.content));
         }
         let seen = Arc::new(SeenRecord { remote: opened?, signed });
         self.compare(&seen);
@@ -396,7 +396,7 @@ impl Shared {
             true => records.into_iter().for_each(|seen| state.answers.add(seen)),
             false => {
                 let told = |seen: Arc<SeenRecord>| {
-                    (Sha256Digest::of(&seen.signed.document), Some(seen.remote.record.clone()))
+                    (Sha256Digest::of(&seen.signed.document), Some(seen.remote.record.content))
                 };
                 state.answers.untrusted.extend(records.into_iter().map(told));
             }

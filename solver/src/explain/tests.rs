@@ -269,9 +269,6 @@ fn what_no_comparison_says_goes_first() {
     let late = Known { fate: Fate::Elsewhere, ..known(RUN, 4) };
     let want = Reason::Late { origin: late.origin.clone() };
     assert_eq!(one(&plain, &[older.clone(), late.clone()]), want);
-    let distrusted = Known { fate: Fate::Distrusted, ..known(RUN, 2) };
-    let want = Reason::Distrusted { origin: distrusted.origin.clone() };
-    assert_eq!(one(&plain, &[distrusted, late]), want, "it is still there");
     let forced = Miss { forced: true, ..plain.clone() };
     assert_eq!(one(&forced, std::slice::from_ref(&older)), Reason::Forced);
     let expired = Miss { expired: Some(made.clone()), ..plain };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use oci::{BlobOrigin, Sha256Digest, document};
+use oci::{BlobOrigin, Sha256Digest, TreeDigest, document};
 use solver::{Record, cache::Key};
 
 use super::trouble::Outcome;
@@ -16,8 +16,8 @@ pub struct Answers {
     by_key: BTreeMap<Key, Arc<SeenRecord>>,
     /// Manifests and configs of base images.
     pub documents: BTreeMap<Sha256Digest, Vec<u8>>,
-    /// Documents that nobody who is trusted has signed, and what those say that are sound: it is shown, and never used.
-    pub untrusted: BTreeMap<Sha256Digest, Option<Record>>,
+    /// Documents that nobody who is trusted has signed, and under which content key those are that are sound.
+    pub untrusted: BTreeMap<Sha256Digest, Option<TreeDigest>>,
 }
 
 impl Answers {
