@@ -144,7 +144,8 @@ pub enum Reason {
         #[serde(flatten)]
         origin: Origin,
     },
-    /// Its result is remembered on the word of nobody who is trusted, here or by a remote cache: what else they say of it is not told.
+    /// Its result is remembered on the word of nobody who is trusted, here or by a remote cache: what else they say of it is
+    /// not told.
     Distrusted,
     /// The same step has failed before, and what fails is not kept.
     FailedBefore {

@@ -1,7 +1,8 @@
 //! Which of all steps that are known a step is compared with.
 //!
 //! First those with the same instruction, then those of the same Dockerfile and context, then those that ran on the very
-//! same file system, then those that have most in common; the newest of equals. A step with another instruction is only looked at where it is not in this build as well, and
+//! same file system, then those that have most in common; the newest of equals. A step with another instruction is only
+//! looked at where it is not in this build as well, and
 //! where two things say that somebody has edited it: it stood at the same place, is of the same Dockerfile and context, has
 //! about the same words.
 

@@ -8,8 +8,8 @@
 //! - *in the end only one does*: all others who run it look again and again, and find that write;
 //! - *nobody waits for himself in the end*: an owner has begun to run the step, has its inputs and a worker, and needs no
 //!   other step any more. So builders may follow each other in two steps: each has what the other waits for under way;
-//! - *nobody waits for the dead*: what does not change for [`LAPSES`] renewals by the follower's own clock is nobody's any more. An owner
-//!   that hangs in its step and goes on saying so is followed, as the step would hang here, too; it is said that it is waited
+//! - *nobody waits for the dead*: what does not change for [`LAPSES`] renewals by the follower's own clock is nobody's any more.
+//!   An owner that hangs in its step and goes on saying so is followed, as the step would hang here, too; it is said that it is waited
 //!   for, and whoever is stopped stops;
 //! - *nobody begins for ever*: who has stopped [`STOPS`] times runs the step to its end, whoever says what.
 //!
@@ -275,7 +275,8 @@ impl Attendant {
         };
     }
 
-    /// What was read, and how long that took; `lives` tells whether the builder of it was seen to be alive a moment ago. Says whether it is now.
+    /// What was read, and how long that took; `lives` tells whether the builder of it was seen to be alive a moment ago. Says
+    /// whether it is now.
     pub fn heard(&mut self, now: Duration, took: Duration, said: Option<Said>, lives: bool) -> bool {
         let read = self.read(said);
         let before = self.stage;
