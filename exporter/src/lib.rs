@@ -12,6 +12,7 @@ mod archive;
 pub mod assemble;
 pub mod cache;
 pub mod chunk;
+mod courtesy;
 pub mod encode;
 pub mod index;
 pub mod layer;

@@ -26,6 +26,7 @@ use oci::{
 
 use crate::{
     chunk::{Chunker, MAX_CHUNK},
+    courtesy::{Courtesy, give_way},
     encode::Encoder,
     old::{Chunk, OldBlob},
 };
@@ -38,16 +39,6 @@ const CHUNKS: RangeInclusive<usize> = 8..=32;
 pub(crate) const SEGMENT: usize = 512 * 1024;
 /// Segments of a layer that are being read, wait for their turn, or wait to be hashed and written.
 const SEGMENTS: usize = 12;
-
-/// How much a thread leaves to others on busy processors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Courtesy {
-    /// To the commands of steps: what a build waits for. One of their threads gets three times the time of one of these.
-    #[default]
-    ToSteps,
-    /// To everything else: nobody waits for what is done before the image is there.
-    ToAll,
-}
 
 /// A blob that stands in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,17 +143,6 @@ impl Pipeline {
             Ok(Encoded { diff_id: tar, descriptor, chunks })
         })
     }
-}
-
-/// Lets others go first on busy processors, who have more need of them. Holds for the calling thread and for those that it
-/// begins.
-pub(crate) fn give_way(courtesy: Courtesy) {
-    let more = match courtesy {
-        Courtesy::ToSteps => 5,
-        Courtesy::ToAll => 19,
-    };
-    // What is not allowed costs nothing but this courtesy.
-    let _ = rustix::process::nice(more);
 }
 
 /// Where the tar is written to: cuts it and hands each chunk to the hasher and to a compressing thread.

@@ -41,14 +41,15 @@ use solver::{Cancel, Event};
 use self::work::Work;
 use crate::{
     archive::ArchiveError,
+    courtesy::{give_way, use_all_processors},
     encode::Encoder,
     layer::{LayerError, TimePolicy},
     monitor::Monitor,
     packing::{BaseLayers, Packing},
-    pipeline::{Pipeline, give_way},
+    pipeline::Pipeline,
 };
 
-pub use crate::pipeline::Courtesy;
+pub use crate::courtesy::Courtesy;
 
 /// Takes events, from several threads at the same time.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
@@ -234,6 +235,8 @@ struct Shared {
     state: Monitor<State>,
     /// Set when the sealer is dropped: nobody waits any more for what still runs.
     abandoned: AtomicBool,
+    /// Set when no step runs any more: there is nobody to give way to.
+    is_urgent: AtomicBool,
 }
 
 #[derive(Default)]
@@ -283,8 +286,15 @@ impl Sealer {
             pipeline: OnceLock::new(),
             state: Monitor::default(),
             abandoned: AtomicBool::new(false),
+            is_urgent: AtomicBool::new(false),
         });
         Self { shared, workers: Mutex::default() }
+    }
+
+    /// No step runs any more: its threads, and those of other sealers, need not keep to half of the processors.
+    pub fn hurry(&self) {
+        self.shared.is_urgent.store(true, Ordering::SeqCst);
+        use_all_processors();
     }
 
     /// Whether its layers are those of images that are packed in this way.
@@ -445,6 +455,10 @@ impl Shared {
         }
     }
 
+    fn courtesy(&self) -> Courtesy {
+        if self.is_urgent.load(Ordering::SeqCst) { Courtesy::ToSteps } else { self.options.courtesy }
+    }
+
     fn is_unwanted(&self) -> bool {
         self.options.cancel.is_requested() || self.abandoned.load(Ordering::SeqCst)
     }
@@ -460,7 +474,7 @@ impl Shared {
 
     /// A worker's life: seals what is queued until the sealer is dropped.
     fn work(&self) {
-        give_way(self.options.courtesy);
+        give_way(self.courtesy());
         while let Some(job) = self.next() {
             self.settle(&job);
         }
@@ -528,9 +542,8 @@ impl Shared {
     }
 
     fn pipeline(&self) -> Result<&Pipeline, SealError> {
-        let pipeline = self
-            .pipeline
-            .get_or_init(|| Pipeline::new(self.options.jobs, self.options.courtesy).map_err(Arc::new));
+        let pipeline =
+            self.pipeline.get_or_init(|| Pipeline::new(self.options.jobs, self.courtesy()).map_err(Arc::new));
         pipeline.as_ref().map_err(|error| SealError::Threads(Arc::clone(error)))
     }
 }

@@ -46,9 +46,9 @@ use self::{
     queue::{Failed, Host, Job, Landed},
 };
 use crate::{
+    courtesy::{Courtesy, give_way},
     monitor::Monitor,
     outputs::ExportError,
-    pipeline::{Courtesy, give_way},
     seal::{Events, OnSealed},
 };
 

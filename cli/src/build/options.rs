@@ -125,7 +125,10 @@ pub(super) fn sealers(
 
 /// A sealer for layers that are packed like this and go to no image, with the times of their trees.
 pub(super) fn sealer(packing: Packing, executor: &LocalExecutor, surroundings: &Surroundings) -> Sealer {
-    Sealer::new(SealOptions { courtesy: Courtesy::ToAll, ..seal_options(packing, executor, surroundings) })
+    Sealer::new(SealOptions {
+        courtesy: Courtesy::ToAllOnHalf,
+        ..seal_options(packing, executor, surroundings)
+    })
 }
 
 fn seal_options(packing: Packing, executor: &LocalExecutor, surroundings: &Surroundings) -> SealOptions {

@@ -46,8 +46,8 @@ use super::{
     storage::{Storage, StorageError, told},
 };
 use crate::{
+    courtesy::{Courtesy, give_way},
     monitor::Monitor,
-    pipeline::{Courtesy, give_way},
     seal::{Events, SealError, Sealer},
     upload::Landings,
 };

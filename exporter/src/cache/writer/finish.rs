@@ -26,6 +26,7 @@ impl Writer {
     /// # Errors
     /// [`WriteError`], with [`OnError::Fail`] only.
     pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), WriteError> {
+        self.shared.options.aside.hurry();
         if let Err(trouble) = self.write_rest(end, documents) {
             self.shared.settle(Err(trouble), |_, _| {});
         }
