@@ -22,6 +22,7 @@ mod lexer;
 pub mod lint;
 pub mod mount;
 mod parse;
+pub mod size;
 pub mod suggest;
 mod wildcard;
 pub mod word;

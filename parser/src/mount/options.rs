@@ -148,24 +148,7 @@ fn number(key: &str, value: &str, radix: u32) -> Result<u32, MountError> {
     go::unsigned(value, radix).ok_or_else(|| MountError::new(format!("invalid value {value} for {key}")))
 }
 
-/// Bytes, as `docker run --memory` takes them: a number with an optional unit of 1024's powers.
+/// Bytes, as `docker run --memory` takes them.
 fn size(value: &str) -> Result<u64, MountError> {
-    let invalid = || MountError::new(format!("invalid value for size: {value}"));
-    let number_end = value.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').map_or(0, |at| at + 1);
-    let (number, unit) = value.split_at(number_end);
-    let number = number.strip_suffix(' ').unwrap_or(number);
-    let power = unit_power(&unit.to_ascii_lowercase()).ok_or_else(invalid)?;
-    let plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let number: f64 = if plain { number.parse().map_err(|_| invalid())? } else { return Err(invalid()) };
-    let bytes = number * 1024_f64.powi(power);
-    // Beyond this the number is no longer what was written.
-    if bytes >= 9.2e18 { Err(invalid()) } else { Ok(bytes as u64) }
-}
-
-fn unit_power(unit: &str) -> Option<i32> {
-    if matches!(unit, "" | "b") {
-        return Some(0);
-    }
-    let prefix = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(unit);
-    ["k", "m", "g", "t", "p"].iter().zip(1..).find(|(known, _)| **known == prefix).map(|(_, power)| power)
+    crate::size::parse(value).ok_or_else(|| MountError::new(format!("invalid value for size: {value}")))
 }
