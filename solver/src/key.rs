@@ -21,8 +21,8 @@ use crate::{
     graph::Vertex,
     op::{
         BindMount, CacheMount, Chmod, ContextSource, Copy, CopyItem, Device, Exec, HttpFile, MakeDir, Mount,
-        MountedFile, Network, Op, Place, Script, SecretMount, Security, Selector, Sharing, Source, SshMount,
-        Timestamps,
+        MountedFile, Network, Op, Place, Resource, Script, SecretMount, Security, Selector, Sharing, Source,
+        SshMount, Timestamps, Ulimit,
     },
     remote::{GitAddress, GitTimes},
 };
@@ -204,12 +204,34 @@ impl Canonical for Exec {
             devices,
             hosts,
             hostname,
+            ulimits,
+            shared_memory,
             script,
             timestamps,
         } = self;
         out.field(1, args).field(2, env).field(3, user).field(4, workdir);
         out.field(5, network).field(6, script).field(7, timestamps);
         out.field(8, security).field(9, mounts).field(10, hosts).field(11, hostname).field(12, devices);
+        // Only where they are given: what was keyed before there were these is keyed so still.
+        if !ulimits.is_empty() {
+            out.field(13, ulimits);
+        }
+        if let Some(bytes) = shared_memory {
+            out.field(14, bytes);
+        }
+    }
+}
+
+impl Canonical for Resource {
+    fn encode(&self, out: &mut Encoder) {
+        self.to_string().encode(out);
+    }
+}
+
+impl Canonical for Ulimit {
+    fn encode(&self, out: &mut Encoder) {
+        let Self { soft, hard } = self;
+        out.field(1, soft).field(2, hard);
     }
 }
 

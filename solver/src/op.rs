@@ -4,10 +4,13 @@
 //! the step's keys ([`crate::key`]). What must not enter them (labels, spans, proxy settings) lives in
 //! [`crate::graph::Vertex`] beside the operation.
 
+mod ulimit;
+
 use std::collections::BTreeMap;
 
 use oci::{BaseLayer, Sha256Digest};
 
+pub use self::ulimit::{Resource, Ulimit};
 use crate::remote::GitAddress;
 
 /// What a vertex does with its inputs.
@@ -123,6 +126,10 @@ pub struct Exec {
     pub hosts: Vec<(String, String)>,
     /// `BUILDKIT_SANDBOX_HOSTNAME`
     pub hostname: Option<String>,
+    /// `--ulimit`
+    pub ulimits: BTreeMap<Resource, Ulimit>,
+    /// `--shm-size`: how many bytes `/dev/shm` holds, where it was given.
+    pub shared_memory: Option<u64>,
     /// A script with a `#!` line that `args` name: mounted read-only at [`Script::path`] while the step runs.
     pub script: Option<Script>,
     /// How the times of what it writes are treated.
@@ -143,6 +150,8 @@ impl Exec {
             devices: Vec::new(),
             hosts: Vec::new(),
             hostname: None,
+            ulimits: BTreeMap::new(),
+            shared_memory: None,
             script: None,
             timestamps: Timestamps::default(),
         }

@@ -44,7 +44,7 @@ use parser::{
 
 use crate::{
     graph::{Graph, Target, Vertex, VertexId},
-    op::{Network, Op, Source, Timestamps},
+    op::{Network, Op, Resource, Source, Timestamps, Ulimit},
     traits::{ImageName, Resolver, StepFailure},
 };
 pub use check::{Checked, check, mistakes};
@@ -76,6 +76,10 @@ pub struct PlanOptions {
     pub allow: BTreeSet<Entitlement>,
     /// `--add-host`: what `/etc/hosts` of a RUN gives besides, in order: name and address.
     pub hosts: Vec<(String, String)>,
+    /// `--ulimit`
+    pub ulimits: BTreeMap<Resource, Ulimit>,
+    /// `--shm-size`, in bytes.
+    pub shared_memory: Option<u64>,
     /// `--no-cache`
     pub no_cache: bool,
     /// `--no-cache-filter`: names of stages.
@@ -101,6 +105,8 @@ impl PlanOptions {
             network: Network::Default,
             allow: BTreeSet::new(),
             hosts: Vec::new(),
+            ulimits: BTreeMap::new(),
+            shared_memory: None,
             no_cache: false,
             no_cache_filter: Vec::new(),
             timestamps: Timestamps::Auto,

@@ -13,7 +13,7 @@ type Fields = BTreeMap<String, String>;
 type Roots<'a> = BTreeMap<&'a str, BTreeSet<String>>;
 
 /// What a number of fields say that do not stand in the instruction itself, and what to call it.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("platform", "platform"),
     ("user", "user"),
     ("owner", "user"),
@@ -21,6 +21,8 @@ const SETTINGS: [(&str, &str); 7] = [
     ("hostname", "host name"),
     ("timestamps", "timestamps"),
     ("host ", "address of "),
+    ("ulimit ", "limit of "),
+    ("size of /dev/shm", "size of /dev/shm"),
 ];
 
 /// How a step on no base calls it.

@@ -119,6 +119,8 @@ impl Fields {
             devices,
             hosts,
             hostname,
+            ulimits,
+            shared_memory,
             script,
             timestamps,
         } = exec;
@@ -139,6 +141,8 @@ impl Fields {
         }
         hosts.iter().for_each(|(name, address)| self.put(&format!("host {name}"), address));
         hostname.iter().for_each(|name| self.put("hostname", name));
+        ulimits.iter().for_each(|(resource, limit)| self.put(&format!("ulimit {resource}"), limit));
+        shared_memory.iter().for_each(|bytes| self.put("size of /dev/shm", bytes));
         script.iter().for_each(|Script { name, content }| self.put(&format!("script {name}"), content));
         self.put("timestamps", word(timestamps));
     }

@@ -171,6 +171,10 @@ fn what_can_change_the_output_changes_the_key() {
     let script = |content: &str| named("EOF", content);
     let host =
         |address: &'static str| move |exec: &mut Exec| exec.hosts.push(("db".to_owned(), address.to_owned()));
+    let limited = |resource, hard| {
+        let limit = Ulimit { soft: Some(64), hard: Some(hard) };
+        move |exec: &mut Exec| exec.ulimits.extend([(resource, limit)])
+    };
     let mut rows = vec![
         ("run", exec_with(|_| {})),
         ("merge", vertex(Op::Merge)),
@@ -178,6 +182,11 @@ fn what_can_change_the_output_changes_the_key() {
         ("host", exec_with(host("10.0.0.1"))),
         ("address of a host", exec_with(host("10.0.0.2"))),
         ("host name", exec_with(|exec| exec.hostname = Some("h".to_owned()))),
+        ("limit", exec_with(limited(Resource::Nofile, 64))),
+        ("another limit", exec_with(limited(Resource::Nofile, 65))),
+        ("limit of something else", exec_with(limited(Resource::Nproc, 64))),
+        ("shared memory", exec_with(|exec| exec.shared_memory = Some(1 << 20))),
+        ("more shared memory", exec_with(|exec| exec.shared_memory = Some(1 << 21))),
         ("argument", exec_with(|exec| exec.args[2] = "make all".to_owned())),
         ("arguments split elsewhere", exec_with(|exec| exec.args = vec!["/bin/sh -c".into(), "make".into()])),
         ("value of a variable", exec_with(|exec| exec.env[0].1 = "c".to_owned())),

@@ -30,6 +30,8 @@ impl Walk<'_, '_> {
             devices,
             hosts: self.planner.options.hosts.clone(),
             hostname: unused::hostname(self.planner.options).map(str::to_owned),
+            ulimits: self.planner.options.ulimits.clone(),
+            shared_memory: self.planner.options.shared_memory,
             script,
             timestamps: self.planner.options.timestamps,
         };
