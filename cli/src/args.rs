@@ -8,6 +8,7 @@ mod cache;
 mod help;
 mod history;
 mod image;
+mod limits;
 mod login;
 mod push;
 mod registry;
@@ -25,6 +26,7 @@ pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
 pub use self::image::{IndexCommand, IndexCreateArgs, InspectArgs};
+pub use self::limits::LimitArgs;
 pub use self::login::{LoginArgs, LogoutArgs};
 pub use self::push::PushArgs;
 pub use self::registry::RegistryArgs;
@@ -270,6 +272,10 @@ pub struct BuildArgs {
     /// Put a name into /etc/hosts of RUN: NAME:IP (repeatable)
     #[arg(long = "add-host", value_name = "NAME:IP", help_heading = STEPS)]
     pub hosts: Vec<HostSpec>,
+
+    /// What RUN steps may use, and whom they ask for names
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     /// Steps at the same time [default: twice the CPUs, 8 at least]
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]

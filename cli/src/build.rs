@@ -7,7 +7,10 @@ mod sending;
 
 use std::{sync::Arc, thread, time::SystemTime};
 
-use executor::{ImageResolver, LocalCache, LocalExecutor, sandbox::Rung};
+use executor::{
+    ImageResolver, LocalCache, LocalExecutor,
+    sandbox::{Group, Rung},
+};
 use exporter::{
     LoadHelper, SealAhead, Sealer, Tools,
     cache::{BuildEnd, InlineKeys},
@@ -63,6 +66,8 @@ pub struct Surroundings {
     pub rung: Rung,
     /// What a person should know of the sandbox before a RUN step.
     pub notes: Vec<String>,
+    /// The control group in which steps get theirs.
+    pub group: Option<Group>,
     /// Loads images into docker or podman.
     pub helper: Option<LoadHelper>,
     /// The remote caches.

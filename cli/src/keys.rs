@@ -127,6 +127,7 @@ impl Side {
             began: std::time::SystemTime::now(),
             rung: Rung::Root,
             notes: Vec::new(),
+            group: None,
             helper: None,
             caches,
             events,

@@ -50,7 +50,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use executor::sandbox::{self, Entered};
+use executor::sandbox::{self, Entered, Group};
 use exporter::LoadHelper;
 use oci::{Sha256Digest, tree::TIME_LIMIT};
 use solver::{Cancel, Event};
@@ -195,7 +195,7 @@ fn show_tree(file: &Path) -> u8 {
 
 fn build(args: BuildArgs) -> u8 {
     match prepare(args) {
-        Ok(Prepared { request, helper, entered }) => run(&request, helper, entered),
+        Ok(prepared) => run(prepared),
         Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }
 }
@@ -206,6 +206,8 @@ struct Prepared {
     /// What loads images from outside of the namespaces that the builder then enters.
     helper: Option<LoadHelper>,
     entered: Option<Entered>,
+    /// The control group in which steps get theirs.
+    group: Option<Group>,
 }
 
 /// Everything that is done while the process has one thread.
@@ -216,7 +218,9 @@ fn prepare(args: BuildArgs) -> Result<Prepared, Failure> {
     build::try_destinations(&request)?;
     let helper = loader::prepare(&request, &environment)?;
     let entered = request.needs_store().then(|| sandbox::enter_builder(sandbox::Mode::Auto)).transpose()?;
-    Ok(Prepared { request, helper, entered })
+    let builds = request.call.call == Call::Build;
+    let group = if builds { request.limits.prepare()? } else { None };
+    Ok(Prepared { request, helper, entered, group })
 }
 
 /// Times from before the limit are kept in images, so a clock that stands there would leak into them.
@@ -228,7 +232,9 @@ fn check_clock() -> Result<(), Failure> {
     }
 }
 
-fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Entered>) -> u8 {
+fn run(prepared: Prepared) -> u8 {
+    let Prepared { request, helper, entered, group } = prepared;
+    let request = &request;
     let cancel = Arc::new(Cancel::default());
     let (id, began) = (BuildId::now(), SystemTime::now());
     let recorder = (request.call.call == Call::Build).then(|| history::recorder(id.clone(), request));
@@ -268,7 +274,7 @@ fn run(request: &BuildRequest, helper: Option<LoadHelper>, entered: Option<Enter
             let notes = if is_quiet { Vec::new() } else { entered.notes };
             caches.name(request, &inputs.dockerfile);
             let rung = entered.rung;
-            let surroundings = Surroundings { id, began, rung, notes, helper, caches, events, cancel };
+            let surroundings = Surroundings { id, began, rung, notes, group, helper, caches, events, cancel };
             let built = build_mended(request, &inputs, &outside, &surroundings);
             let caches = &surroundings.caches;
             caches.tell_ignored(&surroundings.events);

@@ -12,7 +12,7 @@ use crate::args::go_bool;
 enum Takes {
     /// `--rm` or `--rm=false`
     Nothing,
-    /// `--memory 1g`
+    /// `--builder name`
     Value,
 }
 
@@ -43,7 +43,6 @@ impl Flag {
     }
 }
 
-const NO_LIMITS: &str = "resource limits of RUN steps are not implemented yet";
 const NO_DAEMON: &str = "there is no builder instance or daemon to choose: the build runs in this process";
 const NO_ATTESTATION: &str = "attestations are not implemented yet, and none are made: leave the flag out";
 const NO_CONTAINERS: &str = "there are no intermediate containers to keep or remove: leave the flag out";
@@ -51,13 +50,7 @@ const NO_CONTAINERS: &str = "there are no intermediate containers to keep or rem
 const FLAGS: &[Flag] = &[
     option("attest", NO_ATTESTATION),
     option("builder", NO_DAEMON),
-    option("cgroup-parent", NO_LIMITS),
     switch("compress", "there is no daemon to send the context to: leave the flag out"),
-    option("cpu-period", NO_LIMITS),
-    option("cpu-quota", NO_LIMITS),
-    option("cpu-shares", NO_LIMITS).short('c'),
-    option("cpuset-cpus", NO_LIMITS),
-    option("cpuset-mems", NO_LIMITS),
     switch("debug", "debug logging is not implemented yet; --progress plain shows every line of every step")
         .short('D'),
     switch("detach", NO_DAEMON),
@@ -68,20 +61,15 @@ const FLAGS: &[Flag] = &[
     switch("force-rm", NO_CONTAINERS),
     option("invoke", "opening a shell in a build is not implemented yet"),
     option("isolation", "there is one kind of isolation on Linux; `layerwright doctor` describes it"),
-    option("memory", NO_LIMITS).short('m'),
-    option("memory-swap", NO_LIMITS),
     option("policy", "source policies are not implemented yet"),
     option("provenance", NO_ATTESTATION).usually(false),
     option("ref", NO_DAEMON),
-    option("resource", NO_LIMITS),
     switch("rm", NO_CONTAINERS).usually(true),
     option("sbom", NO_ATTESTATION).usually(false),
     option("security-opt", "security options are not implemented: the sandbox is always on"),
     option("server-config", NO_DAEMON),
-    option("shm-size", NO_LIMITS),
     switch("squash", "squashing layers is not implemented"),
     switch("stream", NO_DAEMON),
-    option("ulimit", NO_LIMITS),
 ];
 
 /// A flag the user gave that is refused.

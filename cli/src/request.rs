@@ -10,6 +10,7 @@ pub mod caches;
 mod environment;
 mod error;
 mod exposed;
+mod limits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +32,7 @@ use solver::{
     plan::Entitlement,
 };
 
-pub use self::{caches::Caches, environment::Environment, error::RequestError};
+pub use self::{caches::Caches, environment::Environment, error::RequestError, limits::StepLimits};
 use crate::{
     args::{self, BuildArgs, ProgressMode},
     depfile, gc,
@@ -81,6 +82,8 @@ pub struct BuildRequest {
     pub allow: BTreeSet<Entitlement>,
     /// `--add-host`: name and address.
     pub hosts: Vec<(String, String)>,
+    /// `--ulimit`, `--memory`, `--dns` and their like.
+    pub limits: StepLimits,
     /// `--annotation`
     pub annotations: Annotations,
     /// SOURCE_DATE_EPOCH in seconds, where it was given.
@@ -243,6 +246,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         agents: exposed::agents(&args.ssh, environment)?,
         allow: exposed::entitlements(args.allow, args.network),
         hosts: exposed::hosts(&args.hosts),
+        limits: limits::read(args.limits)?,
         annotations: annotation::sorted(&args.annotations),
         registries: args.registries.hosts_and_insecure(environment, insecure)?,
         outputs: wanted,

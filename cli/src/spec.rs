@@ -9,6 +9,7 @@ pub mod context;
 mod csv;
 pub mod duration;
 pub mod host;
+pub mod limit;
 mod options;
 pub mod output;
 pub mod registry;

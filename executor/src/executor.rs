@@ -39,7 +39,7 @@ use crate::{
     remote::{RemoteOptions, Remotes},
     retry::Retry,
     sandbox::{
-        Rung,
+        Dns, Rung, StepLimits,
         emulation::{self, Emulation, Unsupported},
     },
     secrets::Secrets,
@@ -78,6 +78,10 @@ pub struct ExecutorOptions {
     pub looking_steps: BTreeSet<VertexId>,
     /// What becomes of commands that fail, and of what cannot be had at once.
     pub retry: Retry,
+    /// What the command line lets every RUN step use.
+    pub limits: StepLimits,
+    /// The resolver configuration of RUN steps, where it is not the builder's.
+    pub dns: Dns,
     /// Whether [`LocalExecutor::reads`] will be asked, for which contexts are listed also where nothing has changed.
     pub notes_reads: bool,
 }
@@ -99,6 +103,8 @@ pub struct LocalExecutor {
     virtual_steps: BTreeSet<VertexId>,
     looking_steps: BTreeSet<VertexId>,
     retry: Retry,
+    limits: StepLimits,
+    dns: Dns,
 }
 
 impl LocalExecutor {
@@ -116,6 +122,8 @@ impl LocalExecutor {
             virtual_steps,
             looking_steps,
             retry,
+            limits,
+            dns,
             notes_reads,
         } = options;
         let remotes = Remotes::new(RemoteOptions {
@@ -145,6 +153,8 @@ impl LocalExecutor {
             virtual_steps,
             looking_steps,
             retry,
+            limits,
+            dns,
         }
     }
 

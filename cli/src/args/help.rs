@@ -51,6 +51,12 @@ a stage:
   oci-layout://DIR[:TAG][@DIGEST]  an image in an OCI layout
   scratch                          nothing at all
 
+Limits (see docs/limits.md): NAME of --ulimit is one of as, core, cpu, data,
+fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, rtprio, rttime,
+sigpending and stack. --memory, --cpus, --cpuset-..., --pids-limit and their
+like need version 2 of control groups, and one that is ours to divide; where
+there is none they are refused, never ignored.
+
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI
 layout, index-descriptor where several platforms are built.

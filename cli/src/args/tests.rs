@@ -65,13 +65,30 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("--platform foo .", "no operating system or architecture has that name"),
         ("--secret src=x .", "id= is missing"),
         ("--attest type=sbom .", "--attest: "),
-        ("-m 1g .", "--memory: "),
+        ("-m 0 .", "expected a size like 64m"),
+        ("--ulimit files=1 .", "unknown limit \"files\""),
+        ("--cpus=-1 .", "expected a number of processors"),
+        ("--step-timeout 0s .", "expected a time of at least 1s"),
+        ("--dns host .", "--dns"),
+        ("--cgroup-parent ../x .", "expected the path of a control group"),
         ("--load=perhaps .", "expected true or false"),
         ("--rm=false .", "--rm: "),
     ] {
         let error = build(line).expect_err(line);
         assert!(error.contains(want), "{line}: {error}");
     }
+}
+
+#[test]
+fn limits_are_read_as_docker_reads_them() {
+    let line = "-m 64m --memory-swap -1 -c 512 --pids-limit -1 --cpu-quota -1 --resource cpuset-cpus=0 \
+                --dns-opt ndots:1 --dns ::1 --ulimit core=-1 .";
+    let limits = build(line).unwrap_or_else(|error| panic!("{error}")).limits;
+    assert_eq!((limits.memory, limits.cpu_shares), (Some(64 << 20), Some(512)));
+    let unlimited = Some(executor::sandbox::Amount::Unlimited);
+    assert_eq!([limits.memory_swap, limits.pids_limit, limits.cpu_quota], [unlimited; 3]);
+    assert_eq!((limits.resources.len(), limits.ulimits.len()), (1, 1));
+    assert_eq!((limits.dns.len(), limits.dns_options), (1, vec!["ndots:1".to_owned()]));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use executor::{ContextOrigin, ExecutorOptions, LocalExecutor};
+use executor::{ContextOrigin, ExecutorOptions, LocalExecutor, sandbox::StepLimits};
 use exporter::{Courtesy, Packing, SealOptions, Sealer, TimePolicy};
 use oci::{Platform, fetch::Fetcher};
 use parser::Diagnostic;
@@ -42,6 +42,8 @@ pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagn
         network: request.network,
         allow: request.allow.clone(),
         hosts: request.hosts.clone(),
+        ulimits: request.limits.ulimits.clone(),
+        shared_memory: request.limits.shared_memory,
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),
         timestamps: request.timestamps,
@@ -73,7 +75,7 @@ pub fn executor_options(
 ) -> Result<ExecutorOptions, Failure> {
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
-    let Surroundings { rung, notes, events, cancel, .. } = surroundings;
+    let Surroundings { rung, notes, group, events, cancel, .. } = surroundings;
     let is_sealed = !request.packings().is_empty();
     let virtual_steps = if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() };
     Ok(ExecutorOptions {
@@ -88,6 +90,8 @@ pub fn executor_options(
         looking_steps: executor::looking_steps(graph, &virtual_steps),
         virtual_steps,
         retry: request.retry,
+        limits: StepLimits { group: group.clone(), time: request.limits.time },
+        dns: request.limits.dns.clone(),
         notes_reads: request.depfile.is_some(),
     })
 }

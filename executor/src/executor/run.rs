@@ -61,7 +61,8 @@ impl LocalExecutor {
             secret_env: take(&mut lent.secret_env),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
-            resolv_conf: &sandbox::resolv_conf(),
+            resolv_conf: &self.dns.applied_to(&sandbox::resolv_conf()),
+            limits: &self.limits,
         })?;
         let exit = sandbox::run(&plan, step.log, step.cancel)?;
         Ok((exit, take(&mut lent.missing)))
@@ -97,14 +98,13 @@ fn succeeded(
     lacking: impl FnOnce() -> Option<String>,
 ) -> Result<(), StepFailure> {
     let was_executed = !matches!(exit, Exit::NotExecuted { .. });
-    let code = match exit {
-        Exit::Code(0) => return Ok(()),
-        Exit::Code(code) | Exit::NotExecuted { code, .. } => code,
-        Exit::Signal(signal) => 128 + signal,
-    };
+    let code = exit.code();
+    if exit == Exit::Code(0) {
+        return Ok(());
+    }
     let message = format!("process {:?} did not complete successfully: {exit}", exec.args.join(" "));
     let failure = StepFailure { exit_code: Some(code), ..StepFailure::new(FailureKind::Build, message) };
-    if let Some(hint) = lacking() {
+    if let Some(hint) = limited(&exit).or_else(lacking) {
         return Err(failure.hint(hint));
     }
     if was_executed && code != NOT_FOUND && rung == Rung::SingleId {
@@ -114,8 +114,19 @@ fn succeeded(
     Err(failure)
 }
 
+/// What the user has limited, where that is what ended the command.
+fn limited(exit: &Exit) -> Option<String> {
+    match exit {
+        Exit::OutOfMemory { .. } => Some("give the steps more memory with --memory".to_owned()),
+        Exit::TimedOut { .. } => Some("give the steps more time with --step-timeout".to_owned()),
+        Exit::Code(_) | Exit::Signal(_) | Exit::NotExecuted { .. } => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn exec() -> Exec {
@@ -126,11 +137,20 @@ mod tests {
     fn a_failure_names_the_command_and_how_it_ended() {
         let not_executed = || Exit::NotExecuted { code: 126, message: "exec format error".to_owned() };
         let (root, single) = (Rung::Root, Rung::SingleId);
+        let timed_out = Exit::TimedOut { limit: Duration::from_secs(90) };
         for (exit, rung, how, code, hint) in [
             (Exit::Code(3), root, "exit code: 3", 3, None),
             (Exit::Code(3), single, "exit code: 3", 3, Some("this user has one id")),
             (Exit::Signal(9), root, "killed by signal 9", 137, None),
             (not_executed(), single, "exec format error", 126, None),
+            (
+                Exit::OutOfMemory { code: 137 },
+                root,
+                "exit code: 137: cannot allocate memory",
+                137,
+                Some("--memory"),
+            ),
+            (timed_out, single, "it took longer than 90s", 124, Some("--step-timeout")),
         ] {
             let failure = succeeded(exit, &exec(), rung, || None).expect_err("it failed");
             let want = format!("process \"/bin/sh -c exit 3\" did not complete successfully: {how}");

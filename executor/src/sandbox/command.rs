@@ -16,9 +16,10 @@ use rustix::{
 
 use crate::{
     sandbox::{
+        cgroups::StepGroup,
         failure::{Failure, NameStep},
         plan::{Capability, Rung, SandboxPlan, SecretBytes, Security, User},
-        seccomp,
+        rlimits, seccomp,
         stubs::{Kind, Stubs},
         sys,
         wire::Report,
@@ -27,14 +28,19 @@ use crate::{
 };
 
 /// Becomes the command. Returns only when that fails, with what the builder should hear.
-pub fn execute(plan: &SandboxPlan) -> Report {
-    match confine(plan) {
-        Ok(()) => exec(plan),
+pub fn execute(plan: &SandboxPlan, group: Option<&StepGroup>) -> Report {
+    // The last thing that takes memory, of which the step's limits may leave none.
+    let program = Program::of(plan);
+    match program.and_then(|program| confine(plan, group).map(|()| program)) {
+        Ok(program) => program.exec(),
         Err(failure) => failure.report(),
     }
 }
 
-fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
+fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure> {
+    if let Some(group) = group {
+        group.join()?;
+    }
     sys::reset_signals();
     sys::new_session_keyring().step("new session keyring")?;
     setsid().step("setsid")?;
@@ -53,6 +59,7 @@ fn confine(plan: &SandboxPlan) -> Result<(), Failure> {
     };
     cut_bounding_set(kept).step("cut bounding set")?;
     hand_over_output(&plan.user).step(&format!("become user {}", plan.user.uid))?;
+    rlimits::set(&plan.limits.processes)?;
     become_user(&plan.user, plan.rung)?;
     drop_capabilities(kept, &plan.user).step("drop capabilities")?;
     sys::close_rest_on_exec().step("close descriptors")
@@ -134,31 +141,43 @@ fn bit(capability: Capability) -> CapabilitySet {
 /// Where a command is looked for when the environment does not say; what images without a PATH get.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn exec(plan: &SandboxPlan) -> Report {
-    fn strings(strings: Vec<impl Into<Vec<u8>>>) -> Result<Vec<CString>, Failure> {
-        let made: Result<_, _> = strings.into_iter().map(CString::new).collect();
-        made.map_err(|_| Failure::new("prepare arguments", "a NUL character"))
-    }
-    let open = plan.env.iter().map(|(name, value)| (name, value.as_bytes()));
-    let secret = plan.secret_env.iter().map(|(name, SecretBytes(value))| (name, value.as_slice()));
-    let env = open.chain(secret).map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect();
-    let candidates = candidates(&plan.args[0], &plan.env);
-    let prepared =
-        strings(plan.args.clone()).and_then(|args| Ok((args, strings(env)?, strings(candidates)?)));
-    let (args, env, candidates) = match prepared {
-        Ok(prepared) => prepared,
-        Err(failure) => return failure.report(),
-    };
-    let mut refusal = Errno::NOENT;
-    for candidate in &candidates {
-        match sys::execve(candidate, &args, &env) {
-            Errno::NOENT | Errno::NOTDIR if !exists(candidate) => {}
-            // Like a shell, remember a file that may not be executed but look for a better one.
-            Errno::ACCESS => refusal = Errno::ACCESS,
-            errno => return not_executed(&plan.args[0], errno, Found::Yes),
+/// What is to be executed, as the kernel takes it.
+struct Program {
+    name: String,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    candidates: Vec<CString>,
+}
+
+impl Program {
+    fn of(plan: &SandboxPlan) -> Result<Self, Failure> {
+        fn strings(strings: Vec<impl Into<Vec<u8>>>) -> Result<Vec<CString>, Failure> {
+            let made: Result<_, _> = strings.into_iter().map(CString::new).collect();
+            made.map_err(|_| Failure::new("prepare arguments", "a NUL character"))
         }
+        let open = plan.env.iter().map(|(name, value)| (name, value.as_bytes()));
+        let secret = plan.secret_env.iter().map(|(name, SecretBytes(value))| (name, value.as_slice()));
+        let env = open.chain(secret).map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect();
+        Ok(Self {
+            name: plan.args[0].clone(),
+            args: strings(plan.args.clone())?,
+            env: strings(env)?,
+            candidates: strings(candidates(&plan.args[0], &plan.env))?,
+        })
     }
-    not_executed(&plan.args[0], refusal, if refusal == Errno::NOENT { Found::No } else { Found::Yes })
+
+    fn exec(&self) -> Report {
+        let mut refusal = Errno::NOENT;
+        for candidate in &self.candidates {
+            match sys::execve(candidate, &self.args, &self.env) {
+                Errno::NOENT | Errno::NOTDIR if !exists(candidate) => {}
+                // Like a shell, remember a file that may not be executed but look for a better one.
+                Errno::ACCESS => refusal = Errno::ACCESS,
+                errno => return not_executed(&self.name, errno, Found::Yes),
+            }
+        }
+        not_executed(&self.name, refusal, if refusal == Errno::NOENT { Found::No } else { Found::Yes })
+    }
 }
 
 /// The paths that could be meant by a command: itself when it has a slash, else one for each directory of PATH, where

@@ -52,7 +52,8 @@ pub fn mount_dev(root: &OwnedFd, staging: &Staging, plan: &SandboxPlan) -> Resul
         terminal_options.push(("gid", TTY_GROUP));
     }
     mount_new(root, "/dev/pts", "devpts", &terminal_options, secure)?;
-    mount_new(root, "/dev/shm", "tmpfs", &[("mode", "1777"), ("size", "64m")], no_devices)?;
+    let size = plan.limits.shared_memory.to_string();
+    mount_new(root, "/dev/shm", "tmpfs", &[("mode", "1777"), ("size", &size)], no_devices)?;
     mount_new(root, "/dev/mqueue", "mqueue", &[], no_devices)
 }
 

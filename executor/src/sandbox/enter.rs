@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::sandbox::{
     Rung, SandboxError, hint,
     ids::{self, Range},
-    plan::Limits,
+    plan::OPEN_FILES_HARD,
+    rlimits,
     sys::{self, Fork},
 };
 
@@ -116,11 +117,8 @@ pub(super) fn is_privileged() -> bool {
 /// The hard limit, where it is lower than what steps should have and we may not raise it. Few steps open as many, so a build
 /// says nothing of it.
 pub(super) fn too_few_open_files() -> Option<u64> {
-    let wanted = Limits::default().open_files_hard;
     let limit = getrlimit(Resource::Nofile).maximum?;
-    let may_raise = ids::is_initial(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
-        && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
-    (limit < wanted && !may_raise).then_some(limit)
+    (limit < OPEN_FILES_HARD && !rlimits::may_raise()).then_some(limit)
 }
 
 fn own_mount_namespace() -> Result<(), SandboxError> {

@@ -4,7 +4,10 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::{mount::MountError, sandbox::wire::Report};
+use crate::{
+    mount::MountError,
+    sandbox::{SandboxError, wire::Report},
+};
 
 /// A named step that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,12 +15,18 @@ pub struct Failure {
     step: String,
     message: String,
     errno: Option<Errno>,
+    hint: Option<String>,
 }
 
 impl Failure {
     /// A step that failed for a reason of our own.
     pub fn new(step: &str, message: impl Into<String>) -> Self {
-        Self { step: step.to_owned(), message: message.into(), errno: None }
+        Self { step: step.to_owned(), message: message.into(), errno: None, hint: None }
+    }
+
+    /// The same with the one setting that would lift it, where only we know it.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// The report the builder gets.
@@ -26,8 +35,14 @@ impl Failure {
             step: self.step.clone(),
             message: self.message.clone(),
             errno: self.errno.map(Errno::raw_os_error),
-            hint: None,
+            hint: self.hint.clone(),
         }
+    }
+}
+
+impl From<Failure> for SandboxError {
+    fn from(Failure { step, message, errno, hint }: Failure) -> Self {
+        SandboxError::reported(&step, message, errno.map(Errno::raw_os_error), hint)
     }
 }
 

@@ -25,8 +25,8 @@ use rustix::{
     fs::{Mode, makedev},
     io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
     process::{
-        DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit,
-        set_dumpable_behavior, set_parent_process_death_signal, setrlimit, umask, wait, waitpid,
+        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, set_dumpable_behavior,
+        set_parent_process_death_signal, umask, wait, waitpid,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
@@ -34,11 +34,12 @@ use rustix::{
 };
 
 use crate::sandbox::{
+    cgroups::StepGroup,
     command,
     failure::{Failure, NameStep},
     filesystem,
     mounts::{self, Opened},
-    plan::{Limits, Network, SandboxPlan},
+    plan::{Network, SandboxPlan},
     probe,
     stubs::{self, Stubs},
     sys::{self, Fork},
@@ -103,6 +104,22 @@ fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
 
 fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
     umask(Mode::empty());
+    let group = plan.limits.group.as_ref().map(StepGroup::make).transpose()?;
+    let done = in_namespace(control, plan, group.as_ref());
+    let removed = match group {
+        Some(group) => {
+            if group.was_out_of_memory() {
+                report(control, &Report::OutOfMemory);
+            }
+            group.remove().step("remove control group")
+        }
+        None => Ok(()),
+    };
+    done.and(removed)
+}
+
+/// Everything between the control group of the step and its file system.
+fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure> {
     let root = filesystem::mount_root(&plan.root, plan.rung)?;
     let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
     let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
@@ -111,7 +128,7 @@ fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
             drop((held_while_alive, stubs_receiver));
-            run_inner(control, &life, Ground { root, opened, stubs: stubs_sender }, plan)
+            run_inner(control, &life, Ground { root, opened, stubs: stubs_sender, group }, plan)
         }
         Fork::Parent(pid) => pid,
     };
@@ -148,6 +165,8 @@ struct Ground<'a> {
     opened: Vec<Opened<'a>>,
     /// Where the outer one hears what it has to take away.
     stubs: OwnedFd,
+    /// What the command joins.
+    group: Option<&'a StepGroup>,
 }
 
 fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: &SandboxPlan) -> ! {
@@ -165,6 +184,7 @@ fn inner(
     die_with_parent(life)?;
     let mut namespaces =
         UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+    let group = ground.group;
     if plan.network == Network::None {
         namespaces |= UnshareFlags::NEWNET;
     }
@@ -174,7 +194,6 @@ fn inner(
     if plan.network == Network::None {
         sys::bring_loopback_up().step("bring loopback up")?;
     }
-    set_limits(&plan.limits)?;
     let oom_score = OomScore::raise().step("adjust oom score")?;
     let null = open_null().step("open /dev/null")?;
     dup2_stdin(null).step("close standard input")?;
@@ -183,7 +202,7 @@ fn inner(
     let child_signals = sys::child_signals().step("watch children")?;
     let command = match sys::fork().step("fork command")? {
         Fork::Child => {
-            report(control, &command::execute(plan));
+            report(control, &command::execute(plan, group));
             exit(0)
         }
         Fork::Parent(pid) => pid,
@@ -198,29 +217,6 @@ fn enter_root(ground: Ground<'_>, plan: &SandboxPlan) -> Result<(), Failure> {
     let entered = filesystem::enter_root(ground.root, plan, ground.opened, &mut stubs);
     let told = stubs.send(&ground.stubs).step("tell of mount points");
     entered.and(told)
-}
-
-fn set_limits(limits: &Limits) -> Result<(), Failure> {
-    let wanted = [
-        ("open files", Resource::Nofile, limits.open_files, limits.open_files_hard),
-        ("processes", Resource::Nproc, limits.processes, limits.processes),
-        ("core", Resource::Core, limits.core, limits.core),
-    ];
-    for (name, resource, soft, hard) in wanted {
-        set_limit(resource, soft, hard).step(&format!("limit {name}"))?;
-    }
-    Ok(())
-}
-
-/// As wanted where we may; else as much of it as the limits we have ourselves allow.
-fn set_limit(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
-    match setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) }) {
-        Err(Errno::PERM) => {
-            let ours = getrlimit(resource).maximum.unwrap_or(u64::MAX).min(hard);
-            setrlimit(resource, Rlimit { current: Some(soft.min(ours)), maximum: Some(ours) })
-        }
-        answer => answer,
-    }
 }
 
 /// How readily the kernel picks this process when memory runs out. A step goes before the builder and whatever else

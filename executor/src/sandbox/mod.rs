@@ -15,6 +15,7 @@
 mod cgroups;
 mod command;
 mod devices;
+mod dns;
 pub(crate) mod emulation;
 mod enter;
 mod error;
@@ -27,6 +28,7 @@ mod lines;
 mod mounts;
 mod plan;
 mod probe;
+mod rlimits;
 mod run;
 mod seccomp;
 mod stubs;
@@ -34,13 +36,17 @@ mod stubs;
 pub(crate) mod sys;
 mod wire;
 
+pub use cgroups::find as find_group;
+pub use dns::Dns;
 pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use init::init_main;
 pub use plan::{
-    Access, Capability, FileTree, Limits, MountSource, Network, PlanError, PlanInputs, PlannedMount,
-    ProvidedFile, Root, Rung, SandboxPlan, SeccompProfile, SecretBytes, Security, User,
+    Access, Amount, Capability, FileTree, Group, GroupLimits, Limits, MountSource, Network, PlanError,
+    PlanInputs, PlannedMount, ProcessLimit, ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan,
+    SeccompProfile, SecretBytes, Security, Shortage, StepLimits, User,
 };
 pub use probe::{Outcome, Probe, probe};
+pub use rlimits::check as check_ulimits;
 pub use run::{Exit, is_init_call, resolv_conf, run};

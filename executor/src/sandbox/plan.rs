@@ -4,6 +4,7 @@
 //! were looked up before, and an unknown value does not deserialise. There is one constructor, so no entry point can
 //! forget a protection.
 
+mod limits;
 mod mounts;
 
 use std::{
@@ -15,6 +16,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use solver::op;
 
+pub use limits::{
+    Amount, Group, GroupLimits, Limits, OPEN_FILES_HARD, ProcessLimit, ProcessorTime, Shortage, StepLimits,
+};
 pub use mounts::{Access, FileTree, MountSource, PlannedMount, SecretBytes};
 
 /// Whose ids a build has: how much of the machine is behind the namespaces.
@@ -65,7 +69,7 @@ pub struct SandboxPlan {
     pub hostname: String,
     /// The network.
     pub network: Network,
-    /// Resource limits.
+    /// How much it may use.
     pub limits: Limits,
     /// How much the kernel lets it do.
     pub security: Security,
@@ -132,26 +136,6 @@ impl From<op::Network> for Network {
             op::Network::None => Network::None,
             op::Network::Host => Network::Host,
         }
-    }
-}
-
-/// Resource limits of a step, each bounded by the hard limit the builder itself has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Open files, soft. A million here makes old package managers close a million descriptors before every exec.
-    pub open_files: u64,
-    /// Open files, hard.
-    pub open_files_hard: u64,
-    /// Processes of the user.
-    pub processes: u64,
-    /// Bytes of a core dump.
-    pub core: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { open_files: 1024, open_files_hard: 524_288, processes: 16_384, core: 0 }
     }
 }
 
@@ -255,6 +239,8 @@ pub struct PlanInputs<'a> {
     pub home: Option<&'a str>,
     /// What `/etc/resolv.conf` says, from [`super::resolv_conf`].
     pub resolv_conf: &'a str,
+    /// What the command line lets every step use.
+    pub limits: &'a StepLimits,
 }
 
 /// Why a step cannot be run in a sandbox.
@@ -337,7 +323,7 @@ impl SandboxPlan {
             user: checked_user(inputs.user, inputs.rung)?,
             hostname: hostname(exec).to_owned(),
             network: exec.network.into(),
-            limits: Limits::default(),
+            limits: Limits::new(exec, inputs.limits),
             security: Security::new(exec.security, inputs.rung),
         })
     }
@@ -358,6 +344,7 @@ impl SandboxPlan {
             user: User::default(),
             home: None,
             resolv_conf: "",
+            limits: &StepLimits::default(),
         })
     }
 }
@@ -527,6 +514,7 @@ mod tests {
             user,
             home: None,
             resolv_conf: "ns",
+            limits: &StepLimits::default(),
         })
     }
 

@@ -14,7 +14,7 @@ use crate::sandbox::{
     cgroups::{self, Cgroups},
     emulation,
     enter::{self, Mode, enter_builder},
-    plan::Limits,
+    plan::OPEN_FILES_HARD,
     run, sys,
     wire::{Call, Report},
 };
@@ -230,7 +230,7 @@ fn landlock() -> Outcome {
 
 /// How many files each process of a step can open: the hard limit, up to which it can raise its own.
 fn open_files(limit: Option<u64>) -> Outcome {
-    let wanted = Limits::default().open_files_hard;
+    let wanted = OPEN_FILES_HARD;
     match limit {
         None => Outcome::Works(format!("up to {wanted} for each process of a step")),
         Some(limit) => Outcome::fails(

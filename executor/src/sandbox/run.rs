@@ -41,6 +41,27 @@ pub enum Exit {
         /// `exec: "foo": not found in PATH`
         message: String,
     },
+    /// The kernel ended a process of it that wanted more memory than the step may have, and it then ended with this code.
+    OutOfMemory {
+        /// What a shell would return.
+        code: i32,
+    },
+    /// It took longer than it may and was ended.
+    TimedOut {
+        /// How long it might have taken.
+        limit: Duration,
+    },
+}
+
+impl Exit {
+    /// What a shell would return, and timeout(1) of what took too long.
+    pub fn code(&self) -> i32 {
+        match self {
+            Exit::Code(code) | Exit::NotExecuted { code, .. } | Exit::OutOfMemory { code } => *code,
+            Exit::Signal(signal) => 128 + signal,
+            Exit::TimedOut { .. } => 124,
+        }
+    }
 }
 
 impl fmt::Display for Exit {
@@ -56,6 +77,9 @@ impl fmt::Display for Exit {
             }
             Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
             Exit::NotExecuted { message, .. } => f.write_str(message),
+            // BuildKit's words.
+            Exit::OutOfMemory { code } => write!(f, "exit code: {code}: cannot allocate memory"),
+            Exit::TimedOut { limit } => write!(f, "it took longer than {limit:?}"),
         }
     }
 }
@@ -92,8 +116,8 @@ pub fn resolv_conf() -> String {
 }
 
 /// Runs a command to its end. `log` takes its output line by line (without the line end; at most 64 KiB, the rest of a
-/// longer line comes as the next one) and holds the command back while it blocks. When `cancel` asks, the command gets
-/// SIGTERM, ten seconds, and SIGKILL. When this returns no process of the step is left.
+/// longer line comes as the next one) and holds the command back while it blocks. When `cancel` asks, or its time is up, the
+/// command gets SIGTERM, ten seconds, and SIGKILL. When this returns no process of the step is left.
 ///
 /// # Errors
 /// The sandbox could not be set up, or the build was cancelled.
@@ -103,18 +127,44 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
     let mut init = Init::start(&Call::Run(Box::new(plan.clone())))?;
-    let was_cancelled = init.follow(log, cancel).map_err(|error| SandboxError::io("read output", &error))?;
+    let wish = Wish { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)) };
+    let heeded = init.follow(log, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;
-    if was_cancelled {
-        return Err(SandboxError::Cancelled);
+    match heeded {
+        Some(End::Cancelled) => Err(SandboxError::Cancelled),
+        Some(End::TimedOut(limit)) => Ok(Exit::TimedOut { limit }),
+        None => verdict(reports, &status),
     }
-    verdict(reports, &status)
+}
+
+/// What can end a command before it does so itself.
+struct Wish<'a> {
+    cancel: &'a Cancel,
+    /// How long it may take, and when that is over.
+    deadline: Option<(Duration, Instant)>,
+}
+
+/// Why a command was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Cancelled,
+    TimedOut(Duration),
+}
+
+impl Wish<'_> {
+    fn end(&self) -> Option<End> {
+        if self.cancel.is_requested() {
+            return Some(End::Cancelled);
+        }
+        self.deadline.filter(|(_, at)| Instant::now() >= *at).map(|(limit, _)| End::TimedOut(limit))
+    }
 }
 
 /// Asks an init that only answers, and waits for its reports.
 pub(super) fn ask(call: &Call) -> Result<Vec<Report>, SandboxError> {
     let mut init = Init::start(call)?;
-    init.follow(&|_, _| {}, &Cancel::default()).map_err(|error| SandboxError::io("read output", &error))?;
+    let wish = Wish { cancel: &Cancel::default(), deadline: None };
+    init.follow(&|_, _| {}, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;
     if reports.is_empty() { Err(SandboxError::InitDied(status)) } else { Ok(reports) }
 }
@@ -122,7 +172,7 @@ pub(super) fn ask(call: &Call) -> Result<Vec<Report>, SandboxError> {
 /// What the reports say together: a failed step outranks a command that could not be executed, and that the exit of
 /// the process that tried.
 fn verdict(reports: Vec<Report>, status: &str) -> Result<Exit, SandboxError> {
-    let mut exit = None;
+    let (mut exit, mut was_out_of_memory) = (None, false);
     for report in reports {
         match report {
             Report::Failed { step, message, errno, hint } => {
@@ -131,10 +181,15 @@ fn verdict(reports: Vec<Report>, status: &str) -> Result<Exit, SandboxError> {
             Report::NotExecuted { code, message } => exit = Some(Exit::NotExecuted { code, message }),
             Report::Code(code) => exit = exit.or(Some(Exit::Code(code))),
             Report::Signal(signal) => exit = exit.or(Some(Exit::Signal(signal))),
+            Report::OutOfMemory => was_out_of_memory = true,
             Report::Entered(..) | Report::Probes(_) => {}
         }
     }
-    exit.ok_or_else(|| SandboxError::InitDied(status.to_owned()))
+    let exit = exit.ok_or_else(|| SandboxError::InitDied(status.to_owned()))?;
+    match exit.code() {
+        code if was_out_of_memory && code != 0 => Ok(Exit::OutOfMemory { code }),
+        _ => Ok(exit),
+    }
 }
 
 /// A running init. Dropped early, it and everything below it is killed.
@@ -182,12 +237,15 @@ impl Init {
         }
     }
 
-    /// Reads reports and output until the init has ended; says whether it was cancelled.
-    fn follow(&mut self, log: &(dyn Fn(Stream, &[u8]) + Sync), cancel: &Cancel) -> io::Result<bool> {
-        let mut ending = Ending::NotAsked;
+    /// Reads reports and output until the init has ended; says why, if that was not by itself.
+    fn follow(&mut self, log: &(dyn Fn(Stream, &[u8]) + Sync), wish: &Wish<'_>) -> io::Result<Option<End>> {
+        let (mut ending, mut end) = (Ending::NotAsked, None);
         let mut drained_by = None;
         loop {
-            ending = self.press(ending, cancel.is_requested())?;
+            if end.is_none() && drained_by.is_none() {
+                end = wish.end();
+            }
+            ending = self.press(ending, end.is_some())?;
             if drained_by.is_some_and(|deadline| Instant::now() >= deadline || self.outputs.is_empty()) {
                 break;
             }
@@ -208,7 +266,7 @@ impl Init {
         for output in self.outputs.drain(..) {
             output.finish(log);
         }
-        Ok(ending != Ending::NotAsked)
+        Ok(end)
     }
 
     /// Asks the step to end when it is time to, ever less politely.

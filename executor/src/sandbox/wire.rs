@@ -75,6 +75,8 @@ pub enum Report {
     Code(i32),
     /// A signal ended the command.
     Signal(i32),
+    /// The kernel had to end a process of the step that wanted more memory than its limit.
+    OutOfMemory,
     /// What a [`Call::Try`] found: the id map it got and the notes of [`super::Entered`].
     Entered(String, Vec<String>),
     /// What was found out about foreign programs.

@@ -10,7 +10,7 @@ use std::{
 
 use executor::sandbox::{
     self, Entered, Exit, PlanError, PlanInputs, PlannedMount, Root, Rung, SandboxError, SandboxPlan,
-    SecretBytes, User,
+    SecretBytes, StepLimits, User,
 };
 use solver::{Cancel, Stream, op};
 use tempfile::TempDir;
@@ -41,6 +41,8 @@ pub struct Step<'a> {
     pub mounts: Vec<PlannedMount>,
     /// Secrets of its environment.
     pub secret_env: Vec<(String, SecretBytes)>,
+    /// What it may use.
+    pub limits: StepLimits,
     fixture: &'a Fixture,
     scratch: TempDir,
 }
@@ -109,6 +111,7 @@ impl Fixture {
             lowers,
             mounts: Vec::new(),
             secret_env: Vec::new(),
+            limits: StepLimits::default(),
             fixture: self,
             scratch,
         }
@@ -145,6 +148,7 @@ impl Step<'_> {
             user: self.user.clone(),
             home: Some("/root"),
             resolv_conf: "nameserver 192.0.2.1\n",
+            limits: &self.limits,
         })
     }
 

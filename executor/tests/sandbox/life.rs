@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use executor::sandbox::{self, Exit, Mode, PlanInputs, Root, Rung, SandboxError, SandboxPlan, User};
+use executor::sandbox::{
+    self, Exit, Mode, PlanInputs, Root, Rung, SandboxError, SandboxPlan, StepLimits, User,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use solver::{Cancel, op};
 
@@ -115,6 +117,7 @@ pub fn builder(directory: &Path, command: &str) -> ExitCode {
         user: User::default(),
         home: None,
         resolv_conf: "",
+        limits: &StepLimits::default(),
     })
     .unwrap();
     let exit =

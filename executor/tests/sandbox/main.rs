@@ -11,6 +11,7 @@ mod confinement;
 mod fixture;
 mod inside;
 mod life;
+mod limits;
 mod mounts;
 mod output;
 
@@ -97,7 +98,7 @@ fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
         println!("SKIPPED: the sandbox tests: no static busybox (Debian: busybox-static)");
         return ExitCode::SUCCESS;
     };
-    let tests = [confinement::TESTS, mounts::TESTS, life::TESTS, output::TESTS].concat();
+    let tests = [confinement::TESTS, mounts::TESTS, life::TESTS, limits::TESTS, output::TESTS].concat();
     let mut failed = 0;
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(filter)) {
         let passed = catch_unwind(AssertUnwindSafe(|| test(&fixture))).is_ok();

@@ -109,6 +109,8 @@ impl Ground {
         let executor = LocalExecutor::new(ExecutorOptions {
             retry: Default::default(),
             notes_reads: false,
+            limits: Default::default(),
+            dns: Default::default(),
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),
