@@ -30,15 +30,26 @@ pub enum Fork {
 /// `EDEADLK` when the process has more than one thread: the child could wait for a lock that a thread it does not have
 /// holds. Else what fork(2) says.
 pub fn fork() -> Result<Fork, Errno> {
-    if !is_single_threaded() {
-        return Err(Errno::DEADLK);
-    }
+    wait_for_ended_threads()?;
     // SAFETY: one thread, so every lock in the process is free or held by the thread that goes on in the child.
     match unsafe { libc::fork() } {
         -1 => Err(last_error()),
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(Pid::from_raw(pid).expect("fork returns a positive id"))),
     }
+}
+
+/// A thread that has been waited for is still there for a moment: the kernel says that it has ended before it has.
+fn wait_for_ended_threads() -> Result<(), Errno> {
+    const ATTEMPTS: u32 = 1000;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
+    for _ in 0..ATTEMPTS {
+        if is_single_threaded() {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(Errno::DEADLK)
 }
 
 /// Whether this process has one thread, as far as `/proc` can tell; without `/proc` it does not count as one.
