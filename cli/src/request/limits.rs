@@ -45,15 +45,18 @@ pub fn read(args: LimitArgs) -> Result<StepLimits, RequestError> {
 }
 
 impl StepLimits {
-    /// Refuses what this machine cannot keep, and finds the control group in which steps get theirs, if they need one.
+    /// Refuses what this machine cannot keep, and finds the control group in which steps get theirs: what the flags need,
+    /// or what there is where they need none.
     ///
     /// # Errors
     /// The flag that cannot be had here, why, and the one setting that would lift it.
     pub fn prepare(&self) -> Result<Option<Group>, SandboxError> {
         sandbox::check_ulimits(&self.ulimits)?;
         let needs_group = self.group != GroupLimits::default() || self.cgroup_parent.is_some();
-        let find = || sandbox::find_group(&self.group, self.cgroup_parent.as_deref());
-        needs_group.then(find).transpose()
+        match needs_group {
+            true => sandbox::find_group(&self.group, self.cgroup_parent.as_deref()).map(Some),
+            false => Ok(sandbox::find_usual_group()),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use group::StepGroup;
 
 use crate::sandbox::{
     SandboxError,
-    plan::{Group, GroupLimits},
+    plan::{Amount, Group, GroupLimits, PROCESSES},
 };
 
 /// How the machine's control groups are set up.
@@ -98,6 +98,19 @@ pub fn find(limits: &GroupLimits, parent: Option<&Path>) -> Result<Group, Sandbo
             Err(SandboxError::step(&flags(limits, parent), &lack.to_string(), Some(lack.hint().to_owned())))
         }
     }
+}
+
+/// The group in which steps get theirs where nobody has asked for limits, so that a fork bomb is nobody else's matter:
+/// only where all is there already. Nothing is changed for it, and it is nobody's lack that there is none.
+pub fn find_usual() -> Option<Group> {
+    let limits = GroupLimits { processes: Some(Amount::AtMost(PROCESSES)), ..GroupLimits::default() };
+    let hierarchy = Hierarchy::of_this_process().ok()?;
+    let hands_down = |directory: &PathBuf| {
+        let handed = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
+        is_ours(directory) && handed.split_whitespace().any(|name| name == "pids")
+    };
+    let parent = hierarchy.own.ancestors().map(|group| hierarchy.mount.join(group)).find(hands_down)?;
+    Some(Group { parent, limits })
 }
 
 /// Why there is no group.
@@ -307,7 +320,6 @@ fn unified_mount(line: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::plan::Amount;
 
     #[test]
     fn membership_tells_the_version() {

@@ -36,7 +36,7 @@ mod stubs;
 pub(crate) mod sys;
 mod wire;
 
-pub use cgroups::find as find_group;
+pub use cgroups::{find as find_group, find_usual as find_usual_group};
 pub use dns::Dns;
 pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use solver::op;
 
 pub use limits::{
-    Amount, Group, GroupLimits, Limits, OPEN_FILES_HARD, ProcessLimit, ProcessorTime, Shortage, StepLimits,
+    Amount, Group, GroupLimits, Limits, OPEN_FILES_HARD, PROCESSES, ProcessLimit, ProcessorTime, Shortage,
+    StepLimits,
 };
 pub use mounts::{Access, FileTree, MountSource, PlannedMount, SecretBytes};
 

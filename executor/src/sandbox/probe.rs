@@ -243,18 +243,18 @@ fn open_files(limit: Option<u64>) -> Outcome {
     }
 }
 
-/// Not used yet: steps have no limits.
+/// Needed by `--memory` and its like only.
 fn control_groups(found: Cgroups) -> Outcome {
     match found {
-        Cgroups::None => Outcome::NotNeeded("none are mounted; steps have no limits".to_owned()),
-        Cgroups::Version1(_) => Outcome::NotNeeded("version 1; steps have no limits".to_owned()),
+        Cgroups::None => Outcome::NotNeeded("none are mounted; --memory and its like are refused".to_owned()),
+        Cgroups::Version1(_) => Outcome::NotNeeded("version 1; --memory and its like are refused".to_owned()),
         Cgroups::Version2 { group, controllers } if cgroups::is_delegated(&group) => {
             let controllers: Vec<String> = controllers.into_iter().collect();
             Outcome::Works(format!("version 2, delegated at {group}: {}", controllers.join(" ")))
         }
-        Cgroups::Version2 { group, .. } => {
-            Outcome::NotNeeded(format!("version 2, {group} is not delegated; steps have no limits"))
-        }
+        Cgroups::Version2 { group, .. } => Outcome::NotNeeded(format!(
+            "version 2, {group} is not delegated; --memory and its like may be refused"
+        )),
     }
 }
 

@@ -107,8 +107,8 @@ pub struct StepLimits {
 const OPEN_FILES: u64 = 1024;
 /// As many as a program can ask for that knows what it does.
 pub const OPEN_FILES_HARD: u64 = 524_288;
-/// Processes and threads of the user.
-const PROCESSES: u64 = 16_384;
+/// Processes and threads of the user, and of a step where its group is ours.
+pub const PROCESSES: u64 = 16_384;
 /// Docker's.
 const SHARED_MEMORY: u64 = 64 << 20;
 
