@@ -1,0 +1,207 @@
+"""What RUN steps may use, and output that means harm: limits hold or are refused by name, and memory stays bounded."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+import time
+import unittest
+
+from support import Case, Layout, USERS, WATCHDOG, wait_for
+
+NIGHTLY = os.environ.get("LAYERWRIGHT_NIGHTLY")
+MIB = 1 << 20
+# Of the builder alone, whatever it is told; 512 is the promise.
+MOST_MEMORY = 256 * MIB
+
+
+def unified():
+    """Where version 2 of control groups is mounted, if it is."""
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        if kind.split()[0] == "cgroup2":
+            return pathlib.Path(mount.split()[4])
+    return None
+
+
+class Flood:
+    """A build whose output is counted and thrown away, and whose memory is watched."""
+
+    def __init__(self, command, needle):
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.needle, self.found, self.peak, self.tail = needle, 0, 0, b""
+        counter = threading.Thread(target=self.count)
+        counter.start()
+        while counter.is_alive():
+            self.look()
+            counter.join(0.05)
+        self.code = self.process.wait(WATCHDOG)
+
+    def count(self):
+        rest = b""
+        with self.process.stderr as pipe:
+            while block := pipe.read1(1 << 16):
+                self.found += (rest + block).count(self.needle)
+                # What may be the beginning of one more.
+                rest = (rest + block)[1 - len(self.needle):] if len(self.needle) > 1 else b""
+                self.tail = (self.tail + block)[-4096:]
+
+    def look(self):
+        try:
+            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        except FileNotFoundError:
+            return
+        peaks = [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")]
+        self.peak = max([self.peak, *peaks])
+
+
+class Limits(Case):
+    def test_processes_and_shared_memory(self):
+        look = "for s in S H; do ulimit -${s}n; ulimit -${s}f; done > /out; grep -o 'size=.*' /proc/mounts | head -1 >> /out"
+        context = self.context(Dockerfile=f"FROM busybox\nRUN {look}\nRUN grep shm /proc/mounts > /shm\n")
+        flags = ["--ulimit", "nofile=64:65", "--ulimit", "fsize=1048576", "--shm-size", "3m"]
+        for user in USERS:
+            with self.subTest(user=user):
+                layout = Layout(self.build(context, *flags, user=user, name=user))
+                self.assertEqual(layout.read("out").split()[:4], [b"64", b"2048", b"65", b"2048"])
+                self.assertIn(b"size=3072k", layout.read("shm"))
+        self.build(context, *flags)
+        self.assertIn("2 cached", self.last.stderr)
+        self.build(context)
+        self.assertIn("0 cached", self.last.stderr, "other limits are another step")
+
+    def test_above_what_the_builder_has(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN true\n")
+        for user in ("lw-sub", "lw-one"):
+            flags = ["--ulimit", "nofile=4000000000"]
+            done = self.run_layerwright("build", *flags, context, user=user, code=4)
+            self.assertIn("--ulimit nofile=4000000000:4000000000: it is above the hard limit", done.stderr)
+            self.assertIn("LimitNOFILE=", done.stderr)
+        done = self.run_layerwright("build", "--ulimit", "files=1", context, code=2)
+        self.assertIn("expected one of as, core, cpu", done.stderr)
+
+    def test_what_no_group_can_keep_is_refused_by_its_flag(self):
+        if not (unified() and "memory" not in (unified() / "cgroup.controllers").read_text()):
+            print("SKIPPED: refused limits: this machine's control groups may keep them")
+            return
+        context = self.context(Dockerfile="FROM busybox\nRUN true\n")
+        for flag, value in [
+                ("--memory", "64m"), ("--cpus", "1.5"), ("--cpu-quota", "50000"), ("--cpu-shares", "512"),
+                ("--cpuset-cpus", "0"), ("--cpuset-mems", "0"), ("--pids-limit", "100"), ("--resource", "memory=64m")]:
+            for user in USERS if flag == "--memory" else USERS[:1]:
+                done = self.run_layerwright("build", flag, value, context, user=user, code=4)
+                name = {"--resource": "--memory"}.get(flag, flag)
+                self.assertRegex(done.stderr, f"error: sandbox: [^:]*{name}[^:]*: ")
+                self.assertIn("hint: boot with version 2 alone", done.stderr)
+        done = self.run_layerwright("build", "--memory-swap", "1g", context, code=2)
+        self.assertIn("--memory-swap needs --memory", done.stderr)
+
+    def test_a_group_of_its_own(self):
+        if not unified():
+            print("SKIPPED: control groups of steps: version 2 is not mounted")
+            return
+        name = f"layerwright-e2e-{os.getpid()}"
+        directory = unified() / name
+        self.addCleanup(lambda: directory.is_dir() and directory.rmdir())
+        flags = ["--no-cache", "--cgroup-parent", name]
+        context = self.context(Dockerfile="FROM busybox\nRUN tail -n 1 /proc/self/cgroup > /group\n")
+        self.assertEqual(Layout(self.build(context, *flags)).read("group"), b"0::/\n")
+        groups = lambda: [path.name for path in directory.iterdir() if path.is_dir()]  # noqa: E731
+        self.assertEqual(groups(), [])
+        slow = self.context("slow", Dockerfile="FROM busybox\nRUN sleep 1000\n")
+        builder = subprocess.Popen(
+            self.command("build", *flags, slow), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: any((directory / group / "cgroup.procs").read_text() for group in groups()), "a step")
+        finally:
+            builder.send_signal(signal.SIGKILL)
+            builder.wait(WATCHDOG)
+        left = groups()
+        wait_for(lambda: "populated 0" in (directory / left[0] / "cgroup.events").read_text(), "its processes to end")
+        self.build(context, *flags)
+        self.assertEqual(groups(), [], f"{left} is a stray of the killed build")
+
+    def test_time(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN sleep 1000\n")
+        for user in USERS:
+            began = time.monotonic()
+            done = self.run_layerwright(
+                "build", "--progress", "plain", "--step-timeout", "1s", context, user=user, code=1)
+            self.assertLess(time.monotonic() - began, 60)
+            self.assertIn('process "/bin/sh -c sleep 1000" did not complete successfully: it took longer than 1s', done.stderr)
+            self.assertIn("--step-timeout", done.stderr)
+        self.build(self.context("quick", Dockerfile="FROM busybox\nRUN true\n"), "--step-timeout", "5m")
+
+    def test_names(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN cat /etc/resolv.conf > /out\n")
+        flags = ["--dns", "192.0.2.1", "--dns", "::1", "--dns-search", "example.org", "--dns-option", "ndots:2"]
+        layout = Layout(self.build(context, *flags))
+        want = b"search example.org\nnameserver 192.0.2.1\nnameserver ::1\noptions ndots:2\n"
+        self.assertEqual(layout.read("out"), want)
+        self.build(context)
+        self.assertIn("1 cached", self.last.stderr, "no part of the key")
+
+    def test_proxies_are_passed_and_not_recorded(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN test $HTTP_PROXY = $http_proxy && echo $http_proxy | wc -c > /length\n")
+        proxy = "http://user:very-secret-word@192.0.2.1:3128"
+        layout = self.build(context, "--build-arg", f"HTTP_PROXY={proxy}")
+        self.assertEqual(Layout(layout).read("length"), f"{len(proxy) + 1}\n".encode())
+        for place in (layout, self.store()):
+            found = subprocess.run(["grep", "-rl", "very-secret-word", place], stdout=subprocess.PIPE, text=True, check=False)
+            self.assertEqual(found.stdout, "")
+
+
+class Floods(Case):
+    def flood(self, command, needle=b"x", *flags, code=0):
+        """What became of a RUN that writes more than anybody wants to read."""
+        context = self.context(f"context-{len(list(self.scratch.iterdir()))}", Dockerfile=f"FROM busybox\nRUN {command}\n")
+        flood = Flood(self.command("build", "--progress", "plain", "--no-cache", *flags, context), needle)
+        self.assertEqual(flood.code, code, flood.tail.decode(errors="replace"))
+        self.assertLess(flood.peak, MOST_MEMORY)
+        self.assertGreater(flood.peak, 0)
+        return flood
+
+    def test_one_long_line(self):
+        size = 1024 if NIGHTLY else 100
+        flood = self.flood(f"dd if=/dev/zero bs=1M count={size} 2>/dev/null | tr '\\0' '@'", b"@")
+        # The command itself is told as well.
+        self.assertGreaterEqual(flood.found, size * MIB, "nothing is lost")
+
+    def test_a_long_log(self):
+        size = 10_240 if NIGHTLY else 20
+        line = "=" * 1023
+        flood = self.flood(f"yes {line} | head -c {size * MIB}", b"=====")
+        self.assertGreaterEqual(flood.found, size * 1024 * (1023 // 5))
+
+    def test_what_failed_is_told_whole(self):
+        """Where nothing is shown as it comes, all of it comes with the failure."""
+        context = self.context(Dockerfile="FROM busybox\nRUN yes $(printf %0999d 7) | head -n 5000; exit 3\n")
+        flood = Flood(self.command("build", "--progress", "quiet", context), b"0007\n")
+        self.assertEqual(flood.code, 1)
+        self.assertGreaterEqual(flood.found, 5000)
+        self.assertLess(flood.peak, MOST_MEMORY)
+
+    def test_junk(self):
+        self.flood("head -c 1000000 /dev/urandom")
+        self.flood("printf '\\033[2J\\033]0;title\\007\\r\\0\\377#1 DONE 0.0s\\n'")
+
+    def test_who_holds_the_output_open(self):
+        began = time.monotonic()
+        flood = self.flood("(setsid sleep 1000 &); (trap '' TERM HUP; while :; do sleep 1; done) & echo the last word", b"the last word")
+        self.assertGreaterEqual(flood.found, 2)
+        self.assertLess(time.monotonic() - began, 60, "a step ends with its main process")
+
+    def test_a_flood_that_does_not_stop_when_asked(self):
+        if not NIGHTLY:
+            print("SKIPPED: a step that goes on after SIGTERM has ten seconds: LAYERWRIGHT_NIGHTLY=1")
+            return
+        began = time.monotonic()
+        flood = self.flood(f"trap '' TERM; exec yes {'=' * 1023}", b"=", "--step-timeout", "1s", code=1)
+        self.assertIn(b"it took longer than 1s", flood.tail)
+        self.assertLess(time.monotonic() - began, 60)
+
+
+if __name__ == "__main__":
+    unittest.main()
