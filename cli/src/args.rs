@@ -17,7 +17,7 @@ mod store;
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use executor::context::ContextModes;
+use executor::{context::ContextModes, sandbox::Mode};
 use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
@@ -277,6 +277,11 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
 
+    /// Namespaces of RUN steps: auto, strict or userns
+    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = sandbox)]
+    #[arg(help_heading = STEPS)]
+    pub sandbox: Mode,
+
     /// Steps at the same time [default: twice the CPUs, 8 at least]
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]
     pub jobs: Option<NonZeroUsize>,
@@ -478,6 +483,15 @@ fn network(text: &str) -> Result<Network, String> {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
         _ => Err("expected default, none or host".to_owned()),
+    }
+}
+
+fn sandbox(text: &str) -> Result<Mode, String> {
+    match text {
+        "auto" => Ok(Mode::Auto),
+        "strict" => Ok(Mode::Strict),
+        "userns" => Ok(Mode::SubordinateIds),
+        _ => Err("expected auto, strict or userns".to_owned()),
     }
 }
 

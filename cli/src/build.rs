@@ -9,7 +9,7 @@ use std::{sync::Arc, thread, time::SystemTime};
 
 use executor::{
     ImageResolver, LocalCache, LocalExecutor,
-    sandbox::{Group, Rung},
+    sandbox::{Footing, Group},
 };
 use exporter::{
     LoadHelper, SealAhead, Sealer, Tools,
@@ -62,8 +62,8 @@ pub struct Surroundings {
     pub id: BuildId,
     /// When it began, before it read anything.
     pub began: SystemTime,
-    /// Whose ids this process has.
-    pub rung: Rung,
+    /// What steps stand on.
+    pub footing: Footing,
     /// What a person should know of the sandbox before a RUN step.
     pub notes: Vec<String>,
     /// The control group in which steps get theirs.

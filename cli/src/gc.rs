@@ -38,7 +38,7 @@ pub fn run(args: &GcArgs) -> Result<String, Failure> {
         false => Collected::default(),
         true => {
             // Files of subordinate ids can only be removed by who has these ids.
-            sandbox::enter_builder(sandbox::Mode::Auto)?;
+            sandbox::enter_builder(request::mode_of_store(&root))?;
             gc::collect(&Store::open(&root)?, keep, mode)?
         }
     };
@@ -239,6 +239,7 @@ mod tests {
         let environment = |value: &str| Environment {
             variables: [(VARIABLE.into(), value.into())].into(),
             stderr_is_terminal: false,
+            is_root: false,
         };
         assert_eq!(cap(&environment("2GiB")).expect("a size"), Cap::Bytes(2 << 30));
         assert_eq!(cap(&environment("")).expect("not set"), Cap::Default);

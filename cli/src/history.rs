@@ -123,6 +123,8 @@ struct Listed<'a> {
     total_steps: usize,
     cached_steps: usize,
     saved_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<&'a str>,
 }
 
 /// A build of the list, for programs.
@@ -156,7 +158,7 @@ struct Detailed<'a> {
 
 impl<'a> Listed<'a> {
     fn of(entry: &'a Entry) -> Self {
-        let Entry { id, at, took_ms, asked, result, steps: _, elsewhere: _, distrusted: _, unanswered: _ } =
+        let Entry { id, at, took_ms, asked, result, steps: _, sandbox, elsewhere: _, distrusted: _, unanswered: _ } =
             entry;
         Self {
             id,
@@ -167,6 +169,7 @@ impl<'a> Listed<'a> {
             total_steps: entry.counted().count(),
             cached_steps: entry.cached(),
             saved_ms: entry.saved_ms(),
+            sandbox: sandbox.as_deref(),
         }
     }
 }

@@ -19,7 +19,10 @@ use std::{
     sync::Arc,
 };
 
-use executor::{LocalExecutor, sandbox::Rung};
+use executor::{
+    LocalExecutor,
+    sandbox::{Footing, Processes, Rung},
+};
 use oci::{
     BaseLayer, BlobOrigin, Descriptor, DiffId, ImageConfig, MediaType, Platform, Sha256Digest, TreeDigest,
 };
@@ -125,7 +128,7 @@ impl Side {
         let surroundings = Surroundings {
             id: BuildId::now(),
             began: std::time::SystemTime::now(),
-            rung: Rung::Root,
+            footing: Footing { rung: Rung::Root, processes: Processes::Own },
             notes: Vec::new(),
             group: None,
             helper: None,
@@ -160,7 +163,8 @@ impl Side {
             (OsString::from(name), OsString::from(value))
         };
         let variables = lines(self.file("env")).into_iter().map(variable).collect();
-        request::read(*args, &Environment { variables, stderr_is_terminal: false }).expect("a request")
+        request::read(*args, &Environment { variables, stderr_is_terminal: false, is_root: false })
+            .expect("a request")
     }
 }
 

@@ -217,7 +217,7 @@ fn prepare(args: BuildArgs) -> Result<Prepared, Failure> {
     let request = request::read(args, &environment)?;
     build::try_destinations(&request)?;
     let helper = loader::prepare(&request, &environment)?;
-    let entered = request.needs_store().then(|| sandbox::enter_builder(sandbox::Mode::Auto)).transpose()?;
+    let entered = request.needs_store().then(|| sandbox::enter_builder(request.sandbox)).transpose()?;
     let builds = request.call.call == Call::Build;
     let group = if builds { request.limits.prepare()? } else { None };
     Ok(Prepared { request, helper, entered, group })
@@ -273,8 +273,9 @@ fn run(prepared: Prepared) -> u8 {
             let is_quiet = request.progress == ProgressMode::Quiet;
             let notes = if is_quiet { Vec::new() } else { entered.notes };
             caches.name(request, &inputs.dockerfile);
-            let rung = entered.rung;
-            let surroundings = Surroundings { id, began, rung, notes, group, helper, caches, events, cancel };
+            let footing = entered.footing;
+            let surroundings =
+                Surroundings { id, began, footing, notes, group, helper, caches, events, cancel };
             let built = build_mended(request, &inputs, &outside, &surroundings);
             let caches = &surroundings.caches;
             caches.tell_ignored(&surroundings.events);

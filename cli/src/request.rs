@@ -20,12 +20,12 @@ use std::{
     time::Duration,
 };
 
-use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap};
+use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap, sandbox::Mode};
 use exporter::{Annotations, Form, Packing, TimePolicy};
 use oci::{
     Platform,
     registry::{Hosts, Limits},
-    store::StoreError,
+    store::{Store, StoreError},
 };
 use solver::{
     op::{Network, Timestamps},
@@ -106,6 +106,8 @@ pub struct BuildRequest {
     pub depfile: Option<PathBuf>,
     /// The store's directory.
     pub root: PathBuf,
+    /// `--sandbox`
+    pub sandbox: Mode,
     /// `--jobs`
     pub jobs: usize,
     /// How registries are reached.
@@ -255,7 +257,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         iidfile: args.iidfile.filter(|_| builds),
         metadata_file: args.metadata_file.filter(|_| builds),
         depfile: args.depfile.filter(|_| builds),
-        root: store_root(args.root, environment)?,
+        root: store_root_for(args.sandbox, args.root, environment)?,
+        sandbox: args.sandbox,
         cap: gc::cap(environment)?,
         hurry: hurry(environment)?,
         jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
@@ -520,6 +523,32 @@ pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<P
     let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);
     let root = root.ok_or(RequestError::NoRoot)?;
     std::path::absolute(&root).map_err(|source| RequestError::Read { what: "store", path: root, source })
+}
+
+/// The same for a build: what root makes in a user namespace is no one's but that namespace's, so unless a directory is
+/// named it lies beside the store that root has otherwise.
+///
+/// # Errors
+/// [`RequestError::NoRoot`]
+fn store_root_for(
+    mode: Mode,
+    given: Option<PathBuf>,
+    environment: &Environment,
+) -> Result<PathBuf, RequestError> {
+    let is_named = given.is_some() || environment.path("LAYERWRIGHT_ROOT").is_some();
+    let mut root = store_root(given, environment)?;
+    if mode == Mode::SubordinateIds && environment.is_root && !is_named {
+        root.set_file_name("layerwright-userns");
+    }
+    Ok(root)
+}
+
+/// Which namespaces see the files of a store as the build did that made it. Root, who has all ids, is told by the store.
+pub fn mode_of_store(root: &Path) -> Mode {
+    match Store::is_of_this_process(root) {
+        Some(false) if rustix::process::geteuid().is_root() => Mode::SubordinateIds,
+        _ => Mode::Auto,
+    }
 }
 
 /// Whether there is a directory that could be a store; who asks about one makes none.

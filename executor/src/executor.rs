@@ -15,7 +15,7 @@ mod unwritten;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Once},
+    sync::{Arc, Mutex, Once},
     time::Instant,
 };
 
@@ -39,8 +39,9 @@ use crate::{
     remote::{RemoteOptions, Remotes},
     retry::Retry,
     sandbox::{
-        Dns, Rung, StepLimits,
+        Dns, Footing, Processes, StepLimits,
         emulation::{self, Emulation, Unsupported},
+        sys,
     },
     secrets::Secrets,
     snapshot::{Events, SnapshotError, Snapshots, Writable},
@@ -63,8 +64,8 @@ pub struct ExecutorOptions {
     pub secrets: Secrets,
     /// The SSH agents of the command line.
     pub agents: Agents,
-    /// Whose ids this process has, from [`crate::sandbox::enter_builder`].
-    pub rung: Rung,
+    /// What [`crate::sandbox::enter_builder`] has found.
+    pub footing: Footing,
     /// What a person should know of the sandbox, told as warnings before the first RUN step.
     pub notes: Vec<String>,
     /// Takes pulls and warnings.
@@ -95,10 +96,12 @@ pub struct LocalExecutor {
     cache_mounts: CacheMounts,
     secrets: Secrets,
     agents: Agents,
-    rung: Rung,
+    footing: Footing,
+    /// Held by the command that runs, where commands must not see each other and only this keeps them apart.
+    turn: Option<Mutex<()>>,
     emulation: Emulation,
     notes: Vec<String>,
-    notes_told: Once,
+    sandbox_told: Once,
     events: Events,
     virtual_steps: BTreeSet<VertexId>,
     looking_steps: BTreeSet<VertexId>,
@@ -115,7 +118,7 @@ impl LocalExecutor {
             contexts,
             secrets,
             agents,
-            rung,
+            footing,
             notes,
             events,
             cancel,
@@ -136,8 +139,8 @@ impl LocalExecutor {
         });
         let reads = notes_reads.then(Noted::default);
         let contexts = Contexts::new(contexts, remotes, Arc::clone(fetcher.store()), reads, events.clone());
-        let snapshots = Snapshots::new(fetcher, rung.into(), events.clone(), cancel);
-        let cache_mounts = CacheMounts::new(&snapshots, rung);
+        let snapshots = Snapshots::new(fetcher, footing.rung.into(), events.clone(), cancel);
+        let cache_mounts = CacheMounts::new(&snapshots, footing.rung);
         Self {
             snapshots,
             selections: OnceMap::default(),
@@ -145,10 +148,11 @@ impl LocalExecutor {
             cache_mounts,
             secrets,
             agents,
-            rung,
-            emulation: Emulation::new(rung),
+            footing,
+            turn: wants_turns(footing).then(Mutex::default),
+            emulation: Emulation::new(footing),
             notes,
-            notes_told: Once::new(),
+            sandbox_told: Once::new(),
             events,
             virtual_steps,
             looking_steps,
@@ -171,10 +175,13 @@ impl LocalExecutor {
         support.map(|_| ()).map_err(failure)
     }
 
-    /// Tells the notes, once in its life.
-    fn tell_notes(&self) {
+    /// Tells what commands run in and the notes about it, once in its life.
+    fn tell_sandbox(&self) {
         let tell = |note: &String| (self.events)(Event::Warning(note.clone()));
-        self.notes_told.call_once(|| self.notes.iter().for_each(tell));
+        self.sandbox_told.call_once(|| {
+            (self.events)(Event::Sandbox(self.footing.to_string()));
+            self.notes.iter().for_each(tell);
+        });
     }
 
     /// What was read so far of the directories of the command line.
@@ -377,13 +384,19 @@ impl Executor for LocalExecutor {
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
         if matches!(step.vertex.op, Op::Exec(_)) {
-            self.tell_notes();
+            self.tell_sandbox();
         }
         let tell = |text: &str| (step.log)(Stream::Stderr, text.as_bytes());
         let done = self.retry.make(step.cancel, tell, || self.attempt(&step));
         // A step writes nowhere but into the store.
         done.map_err(|failure| in_store(failure, self.snapshots.store().root()))
     }
+}
+
+/// Whether two commands could look into each other: where they see each other in `/proc`, only a domain of Landlock keeps
+/// them from it, and steps have one from the version on that has scopes.
+fn wants_turns(footing: Footing) -> bool {
+    footing.processes != Processes::Own && sys::landlock_abi() < sys::LANDLOCK_ABI_WITH_SCOPES
 }
 
 /// The layer that its second input ends in: a copy to an empty file system, which stands as well on any other one. The

@@ -175,6 +175,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether the store in `root` was made by this user with the id maps this process has now; `None` where there is no
+    /// store, or it does not say. Opens nothing.
+    pub fn is_of_this_process(root: &Path) -> Option<bool> {
+        owner::is_of(root, &Owner::of_this_process().ok()?)
+    }
+
     /// Opens the store in `root`, making it where nothing is there yet, and removes what dead processes left in it.
     ///
     /// # Errors

@@ -63,6 +63,8 @@ pub enum Event {
     Stage(String),
     /// The stage of that name has ended.
     StageDone(String),
+    /// What commands run in, said before the first of them, once: `user namespace with subordinate ids`.
+    Sandbox(String),
     /// Something that does not stop the build but must be seen.
     Warning(String),
     /// Something about what came of the build, to be read in its end: `cached 12 steps in REF, 3.40MB up`.

@@ -57,6 +57,13 @@ sigpending and stack. --memory, --cpus, --cpuset-..., --pids-limit and their
 like need version 2 of control groups, and one that is ours to divide; where
 there is none they are refused, never ignored.
 
+Sandboxes (--sandbox), which layerwright doctor explains:
+  auto                             the first that works: root, a user namespace
+                                   with subordinate ids, one with one id
+  strict                           the first two only
+  userns                           the second only, for root, too; root then has
+                                   a store of its own beside the other
+
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI
 layout, index-descriptor where several platforms are built.

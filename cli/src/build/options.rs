@@ -75,7 +75,7 @@ pub fn executor_options(
 ) -> Result<ExecutorOptions, Failure> {
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
-    let Surroundings { rung, notes, group, events, cancel, .. } = surroundings;
+    let Surroundings { footing, notes, group, events, cancel, .. } = surroundings;
     let is_sealed = !request.packings().is_empty();
     let virtual_steps = if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() };
     Ok(ExecutorOptions {
@@ -83,7 +83,7 @@ pub fn executor_options(
         contexts,
         secrets: request.secrets.clone(),
         agents: request.agents.clone(),
-        rung: *rung,
+        footing: *footing,
         notes: notes.clone(),
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),

@@ -113,6 +113,9 @@ pub struct Entry {
     pub result: Ending,
     /// Its steps, in graph order; none where it ended before it was planned.
     pub steps: Vec<Step>,
+    /// What its commands ran in; none where none ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// Steps of builds on other machines that those that ran are compared with, as far as remote caches have told of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elsewhere: Vec<Known>,
@@ -458,6 +461,7 @@ mod tests {
             asked: Asked::default(),
             result,
             steps: Vec::new(),
+            sandbox: None,
             elsewhere: Vec::new(),
             distrusted: Vec::new(),
             unanswered: Vec::new(),

@@ -38,8 +38,8 @@ impl Recorder {
     pub fn new(id: BuildId, asked: Asked, log: KeptLog) -> Self {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let result = Ending::Canceled { exit_code: 0 };
-        let (steps, elsewhere, distrusted, unanswered) = Default::default();
-        let entry = Entry { id, at, took_ms: 0, asked, result, steps, elsewhere, distrusted, unanswered };
+        let (steps, sandbox, elsewhere, distrusted, unanswered) = Default::default();
+        let entry = Entry { id, at, took_ms: 0, asked, result, steps, sandbox, elsewhere, distrusted, unanswered };
         Self { entry, places: BTreeMap::new(), since: BTreeMap::new(), plain: Plain::new(log) }
     }
 
@@ -72,6 +72,7 @@ impl Recorder {
                 self.over(at, *vertex, Outcome::Failed(why));
             }
             Event::Cancelled(vertex) => self.over(at, *vertex, Outcome::Canceled),
+            Event::Sandbox(rung) => self.entry.sandbox = Some(rung.clone()),
             Event::Log(..)
             | Event::Settled(..)
             | Event::Transfer { .. }

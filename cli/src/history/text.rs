@@ -71,6 +71,7 @@ pub fn show(entry: &Entry, now: u64) -> String {
     line("Dockerfile", dockerfile);
     target.iter().for_each(|target| line("Target", target));
     platforms.iter().for_each(|platform| line("Platform", platform));
+    entry.sandbox.iter().for_each(|rung| line("Sandbox", rung));
     tags.iter().for_each(|tag| line("Tag", tag));
     line("Status", status(&entry.result));
     match &entry.result {
@@ -244,6 +245,7 @@ mod tests {
             asked,
             result,
             steps,
+            sandbox: Some("root".to_owned()),
             elsewhere,
             distrusted,
             unanswered,

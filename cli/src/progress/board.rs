@@ -213,6 +213,7 @@ impl Board {
                 task.took.get_or_insert(at.saturating_sub(task.since));
             }
             Event::Warning(text) => self.warnings.push(harmless(&redact(text))),
+            Event::Sandbox(rung) => self.notes.push(harmless(&format!("sandbox: {rung}"))),
             Event::Note(text) => self.notes.push(harmless(&redact(text))),
         }
     }

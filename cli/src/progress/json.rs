@@ -86,6 +86,9 @@ enum Kind<'a> {
     StageDone {
         name: Cow<'a, str>,
     },
+    Sandbox {
+        rung: &'a str,
+    },
     Warning {
         message: Cow<'a, str>,
     },
@@ -175,6 +178,7 @@ impl<W: Write + Send> View for Json<W> {
             }
             Event::Stage(name) => Kind::Stage { name: redact(name) },
             Event::StageDone(name) => Kind::StageDone { name: redact(name) },
+            Event::Sandbox(rung) => Kind::Sandbox { rung },
             Event::Warning(message) => Kind::Warning { message: redact(message) },
             Event::Note(message) => Kind::Note { message: redact(message) },
         };

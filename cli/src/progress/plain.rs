@@ -171,7 +171,11 @@ impl<W: Write + Send> View for Plain<W> {
     fn event(&mut self, board: &Board, at: Duration, event: &Event) {
         self.now = at;
         match event {
-            Event::Planned(_) | Event::Missed(..) | Event::Settled(..) | Event::Note(_) => {}
+            Event::Planned(_)
+            | Event::Missed(..)
+            | Event::Settled(..)
+            | Event::Sandbox(_)
+            | Event::Note(_) => {}
             // What nobody asked for is not announced: it is over at once, as a rule.
             Event::Started(vertex) if board.step(*vertex).is_some_and(Step::is_internal) => {}
             Event::Started(vertex) => {

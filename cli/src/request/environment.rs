@@ -13,12 +13,18 @@ pub struct Environment {
     pub variables: BTreeMap<OsString, OsString>,
     /// Whether standard error is a terminal.
     pub stderr_is_terminal: bool,
+    /// Whether the user is root.
+    pub is_root: bool,
 }
 
 impl Environment {
     /// That of this process.
     pub fn of_process() -> Self {
-        Self { variables: std::env::vars_os().collect(), stderr_is_terminal: io::stderr().is_terminal() }
+        Self {
+            variables: std::env::vars_os().collect(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            is_root: rustix::process::geteuid().is_root(),
+        }
     }
 
     /// A variable, set or not.

@@ -37,7 +37,10 @@ impl Case {
         let line = format!("{context} {flags}").replace('@', &at);
         let argv = ["layerwright", "build"].into_iter().chain(line.split_whitespace());
         let Ok(Command::Build(args)) = args::parse(argv).map(|cli| cli.command) else { panic!("{line}") };
-        read(*args, &Environment { variables: self.variables.clone(), stderr_is_terminal: true })
+        read(
+            *args,
+            &Environment { variables: self.variables.clone(), stderr_is_terminal: true, is_root: true },
+        )
     }
 }
 
@@ -255,4 +258,14 @@ fn an_inline_cache_that_no_output_takes_anywhere_is_told() {
             "{line}: {notices:?}"
         );
     }
+}
+
+#[test]
+fn a_user_namespace_of_root_has_a_store_of_its_own() {
+    let case = Case::new(&[("Dockerfile", "")]).set("HOME", "/home/me");
+    let root = |flags| case.read(flags).expect("read").root;
+    assert_eq!(root(""), Path::new("/home/me/.local/share/layerwright"));
+    assert_eq!(root("--sandbox strict"), root("--sandbox auto"));
+    assert_eq!(root("--sandbox userns"), Path::new("/home/me/.local/share/layerwright-userns"));
+    assert_eq!(root("--sandbox userns --root /s"), Path::new("/s"));
 }

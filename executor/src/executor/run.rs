@@ -5,7 +5,7 @@ mod mounts;
 use oci::Layer;
 use solver::{FailureKind, Step, StepFailure, op::Exec};
 
-use std::{mem::take, path::Path};
+use std::{mem::take, path::Path, sync::PoisonError};
 
 use super::{Ground, LocalExecutor, disk};
 use crate::{
@@ -26,8 +26,8 @@ impl LocalExecutor {
         let released = held.release(&ground.writable.upper());
         let (exit, missing) = exit?;
         released?;
-        let full_disk = || disk::full_disk(self.snapshots.store(), self.rung);
-        succeeded(exit, exec, self.rung, || full_disk().or_else(|| not_given(&missing)))?;
+        let full_disk = || disk::full_disk(self.snapshots.store(), self.footing.rung);
+        succeeded(exit, exec, self.footing.rung, || full_disk().or_else(|| not_given(&missing)))?;
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
@@ -54,7 +54,7 @@ impl LocalExecutor {
         let plan = SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &step.vertex.ambient_env,
-            rung: self.rung,
+            footing: self.footing,
             root,
             mounts: take(&mut lent.mounts),
             device_env: take(&mut lent.device_env),
@@ -64,6 +64,7 @@ impl LocalExecutor {
             resolv_conf: &self.dns.applied_to(&sandbox::resolv_conf()),
             limits: &self.limits,
         })?;
+        let _turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         let exit = sandbox::run(&plan, step.log, step.cancel)?;
         Ok((exit, take(&mut lent.missing)))
     }

@@ -6,7 +6,7 @@ use std::{ffi::CString, os::fd::OwnedFd};
 use rustix::{
     fs::{CWD, Mode, OFlags, fchown, open},
     io::Errno,
-    process::{Gid, Uid, fchdir, getcwd, setsid, umask},
+    process::{Gid, Signal, Uid, fchdir, getcwd, set_parent_process_death_signal, setsid, umask},
     stdio::{stderr, stdout},
     thread::{
         CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
@@ -18,7 +18,7 @@ use crate::{
     sandbox::{
         cgroups::StepGroup,
         failure::{Failure, NameStep},
-        plan::{Capability, Rung, SandboxPlan, SecretBytes, Security, User},
+        plan::{Capability, Processes, Rung, SandboxPlan, SecretBytes, Security, User},
         rlimits, seccomp,
         stubs::{Kind, Stubs},
         sys,
@@ -62,6 +62,10 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
     rlimits::set(&plan.limits.processes)?;
     become_user(&plan.user, plan.rung)?;
     drop_capabilities(kept, &plan.user).step("drop capabilities")?;
+    if plan.processes == Processes::Shared {
+        // The last of several nets, and the kernel takes it away from whoever changes its user.
+        set_parent_process_death_signal(Some(Signal::KILL)).step("set parent death signal")?;
+    }
     sys::close_rest_on_exec().step("close descriptors")
 }
 

@@ -29,7 +29,7 @@ use solver::Cancel;
 use self::machine::{MACHINES, Machine};
 use crate::{
     once::OnceMap,
-    sandbox::{Exit, Outcome, Probe, Root, Rung, SandboxPlan, filesystem::new_file_system, run},
+    sandbox::{Exit, Footing, Outcome, Probe, Root, Rung, SandboxPlan, filesystem::new_file_system, run},
 };
 
 /// How a platform's programs run.
@@ -141,8 +141,8 @@ impl Reason {
 
 /// What steps can run here besides this machine's own programs: a line for those that run and one for each reason why
 /// others do not.
-pub fn probes(rung: Rung, scratch: &Path) -> Vec<Probe> {
-    let emulation = Emulation::new(rung);
+pub fn probes(footing: Footing, scratch: &Path) -> Vec<Probe> {
+    let emulation = Emulation::new(footing);
     let mut found: BTreeMap<String, Vec<(String, Option<Reason>)>> = BTreeMap::new();
     for platform in foreign_platforms() {
         let (text, reason) = match emulation.support(&platform, scratch) {
@@ -171,7 +171,7 @@ fn probe(text: &str, platforms: &[(String, Option<Reason>)]) -> Probe {
 /// What is known of foreign programs in this process. Everything is tried once.
 #[derive(Debug)]
 pub struct Emulation {
-    rung: Rung,
+    footing: Footing,
     trials: OnceMap<&'static str, Result<Support, Box<Unsupported>>>,
     /// Our own binfmt_misc, which lives as long as its file system does.
     registered: OnceLock<Result<OwnedFd, String>>,
@@ -179,8 +179,8 @@ pub struct Emulation {
 
 impl Emulation {
     /// Nothing is tried yet.
-    pub fn new(rung: Rung) -> Self {
-        Self { rung, trials: OnceMap::default(), registered: OnceLock::new() }
+    pub fn new(footing: Footing) -> Self {
+        Self { footing, trials: OnceMap::default(), registered: OnceLock::new() }
     }
 
     /// Whether steps can run a platform's programs, which is made so where this process can do it. `scratch` is a
@@ -211,21 +211,21 @@ impl Emulation {
     }
 
     fn find(&self, machine: &'static Machine, scratch: &Path) -> Result<Support, Reason> {
-        if runs(machine, self.rung, scratch)?.is_ok() {
+        if runs(machine, self.footing, scratch)?.is_ok() {
             return Ok(if self.has_registered() { Support::Own } else { Support::Host });
         }
         let Some(emulator) = qemu::find(machine) else {
             let unfixed = registered_without_file(machine);
             return Err(unfixed.map_or(Reason::NotInstalled, Reason::NotFixed));
         };
-        if self.rung == Rung::Root {
+        if self.footing.rung == Rung::Root {
             return Err(Reason::NotRegistered(emulator));
         }
-        let registered = self.registered.get_or_init(|| register_all(self.rung, scratch));
+        let registered = self.registered.get_or_init(|| register_all(self.footing, scratch));
         if let Err(why) = registered {
             return Err(Reason::Refused(emulator, why.clone()));
         }
-        match runs(machine, self.rung, scratch)? {
+        match runs(machine, self.footing, scratch)? {
             Ok(()) => Ok(Support::Own),
             Err(how) => Err(Reason::Fails(emulator, how)),
         }
@@ -246,9 +246,9 @@ fn foreign_platforms() -> Vec<Platform> {
 }
 
 /// Runs the machine's smallest program as a step does its command; says how that ended where it is not well.
-fn runs(machine: &Machine, rung: Rung, scratch: &Path) -> Result<Result<(), String>, Reason> {
+fn runs(machine: &Machine, footing: Footing, scratch: &Path) -> Result<Result<(), String>, Reason> {
     let trial = |why: &dyn fmt::Display| Reason::Trial(why.to_string());
-    let plan = prepare(machine, rung, scratch).map_err(|error| trial(&error))?;
+    let plan = prepare(machine, footing, scratch).map_err(|error| trial(&error))?;
     let ended = run::run(&plan, &|_, _| {}, &Cancel::default());
     fs::remove_dir_all(scratch).map_err(|error| trial(&error))?;
     match ended.map_err(|error| trial(&error))? {
@@ -259,7 +259,7 @@ fn runs(machine: &Machine, rung: Rung, scratch: &Path) -> Result<Result<(), Stri
 
 fn prepare(
     machine: &Machine,
-    rung: Rung,
+    footing: Footing,
     scratch: &Path,
 ) -> Result<SandboxPlan, Box<dyn std::error::Error + Send + Sync>> {
     const PROGRAM: &str = "program";
@@ -271,18 +271,18 @@ fn prepare(
     fs::write(&program, machine.program())?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
-    Ok(SandboxPlan::bare(&format!("/{PROGRAM}"), rung, root)?)
+    Ok(SandboxPlan::bare(&format!("/{PROGRAM}"), footing, root)?)
 }
 
 /// Gives our user namespace registrations of its own, one for each emulator that is installed. They take the place of
 /// the host's: where one of those works that we could not replace, nothing is registered.
-fn register_all(rung: Rung, scratch: &Path) -> Result<OwnedFd, String> {
+fn register_all(footing: Footing, scratch: &Path) -> Result<OwnedFd, String> {
     let host = Platform::host().architecture;
     let mut rules = Vec::new();
     for machine in MACHINES.iter().filter(|machine| machine.architecture != host) {
         match qemu::find(machine) {
             Some(emulator) => rules.push(machine.rule(&emulator.display().to_string())),
-            None if matches!(runs(machine, rung, scratch), Ok(Ok(()))) => {
+            None if matches!(runs(machine, footing, scratch), Ok(Ok(()))) => {
                 return Err(format!("it would hide the host's emulator for {}", machine.architecture));
             }
             None => {}

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::sandbox::{
     Rung, SandboxError, hint,
     ids::{self, Range},
-    plan::OPEN_FILES_HARD,
-    rlimits,
+    plan::{Footing, OPEN_FILES_HARD, Processes},
+    processes, rlimits,
     sys::{self, Fork},
 };
 
@@ -35,6 +35,8 @@ pub enum Mode {
     /// The first that works: root, subordinate ids, one id.
     #[default]
     Auto,
+    /// Root or subordinate ids, or fail.
+    Strict,
     /// A user namespace with subordinate ids, or fail; for root, too.
     SubordinateIds,
     /// A user namespace with one id, or fail; for root, too.
@@ -44,8 +46,8 @@ pub enum Mode {
 /// Where the builder is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entered {
-    /// Whose ids it has.
-    pub rung: Rung,
+    /// Whose ids it has, and what separates the processes of its steps.
+    pub footing: Footing,
     /// The user and group id maps, `uid 0 1000 1,1 100000 65536 gid 0 1000 1,1 100000 65536`: what is in the store
     /// means something under these only.
     pub id_map: String,
@@ -70,12 +72,9 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
     let mut notes = Vec::new();
     match mode {
-        Mode::Auto if is_privileged() => own_mount_namespace()?,
+        Mode::Auto | Mode::Strict if is_privileged() => own_mount_namespace()?,
         Mode::Auto => enter_best_user_namespace(own, &mut notes)?,
-        Mode::SubordinateIds => match enter_with_ranges(&grants(own.uid)?)? {
-            Maps::Written => {}
-            Maps::Refused(why) => return Err(SandboxError::refused("write id maps", why, None)),
-        },
+        Mode::Strict | Mode::SubordinateIds => enter_full_user_namespace(own, &mut notes)?,
         Mode::SingleId => {
             enter_user_namespace()?;
             map_one_id(own)?;
@@ -90,7 +89,35 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
         0 | 1 => Rung::SingleId,
         _ => Rung::SubordinateIds,
     };
-    Ok(Entered { rung, id_map: ids::describe(&uid_map, &gid_map), notes })
+    let processes = if rung == Rung::Root { Processes::Own } else { separation(mode, &mut notes)? };
+    if mode == Mode::Strict && rung == Rung::SingleId {
+        // Root of a namespace that somebody else has made.
+        let hint = "give the container this runs in more ids than one, or build without --sandbox=strict";
+        return Err(SandboxError::step("strict", "there is one user id only", Some(hint.to_owned())));
+    }
+    Ok(Entered { footing: Footing { rung, processes }, id_map: ids::describe(&uid_map, &gid_map), notes })
+}
+
+/// What separates the processes of steps here.
+fn separation(mode: Mode, notes: &mut Vec<String>) -> Result<Processes, SandboxError> {
+    let (step, errno, processes) = match processes::probe()? {
+        processes::Found::Own => return Ok(Processes::Own),
+        processes::Found::NoProc(errno) => ("mount /proc", errno, Processes::OuterProc),
+        processes::Found::NoNamespace(errno) => ("unshare pid namespace", errno, Processes::Shared),
+    };
+    let refusal = failed(step, Errno::from_raw_os_error(errno));
+    // Without scopes a step could end the builder, and whatever else this user runs.
+    let is_safe = processes == Processes::OuterProc || sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES;
+    if mode == Mode::Strict || !is_safe {
+        return Err(refusal);
+    }
+    let hint = refusal.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    let what = match processes {
+        Processes::Shared => "steps share this machine's processes and /proc",
+        _ => "steps see this machine's /proc",
+    };
+    notes.push(format!("{what}: {refusal}{hint}"));
+    Ok(processes)
 }
 
 /// What should protect the host from steps and this kernel does not have.
@@ -136,12 +163,7 @@ fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<()
             return map_one_id(own);
         }
     };
-    if grants.smallest() < ids::ENOUGH {
-        notes.push(format!(
-            "only {} subordinate ids: steps that use a higher id will fail",
-            grants.smallest()
-        ));
-    }
+    note_few_ids(&grants, notes);
     match enter_with_ranges(&grants)? {
         Maps::Written => Ok(()),
         // Typically a container without setuid programs: no map is written yet, so our own can still be.
@@ -149,6 +171,24 @@ fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<()
             notes.push(format!("one user id only: {why}"));
             map_one_id(own)
         }
+    }
+}
+
+/// Subordinate ids or an error that says what they lack.
+fn enter_full_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<(), SandboxError> {
+    let grants = grants(own.uid)?;
+    find_helpers()?;
+    note_few_ids(&grants, notes);
+    match enter_with_ranges(&grants)? {
+        Maps::Written => Ok(()),
+        Maps::Refused(why) => Err(SandboxError::refused("write id maps", why, None)),
+    }
+}
+
+fn note_few_ids(grants: &Grants, notes: &mut Vec<String>) {
+    let count = grants.smallest();
+    if count < ids::ENOUGH {
+        notes.push(format!("only {count} subordinate ids: steps that use a higher id will fail"));
     }
 }
 

@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
-    fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fchmod, fchown, fstat, openat},
+    fs::{CWD, Dir, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Stat, fchmod, fchown, fstat, fstatfs, openat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -24,7 +24,7 @@ use crate::{
         devices,
         failure::{Failure, NameStep},
         mounts::{self, Opened},
-        plan::{ProvidedFile, Root, Rung, SandboxPlan, Security},
+        plan::{Processes, ProvidedFile, Root, Rung, SandboxPlan, Security},
         stubs::{Kind, Stubs},
         sys,
     },
@@ -111,11 +111,13 @@ pub fn enter_root(
 ) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .step("make mounts private")?;
+    // The staging area will cover it.
+    let outer_proc = outer_proc(plan.processes)?;
     let staging = Staging::new()?;
     // On top of everything, where pivot_root finds it without a directory to mount it on.
     attach(&root, CWD, "/").step("attach root")?;
     make_mount_points(&root, stubs)?;
-    mount_proc(&root)?;
+    mount_proc(&root, outer_proc)?;
     mount_sys(&root, plan)?;
     devices::mount_dev(&root, &staging, plan)?;
     for (index, file) in plan.files.iter().enumerate() {
@@ -129,9 +131,34 @@ pub fn enter_root(
     leave_old_root(&root)
 }
 
-fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
-    let proc = new_file_system("proc", &[], NOTHING_SPECIAL).step("mount /proc")?;
+fn mount_proc(root: &OwnedFd, outer: Option<OwnedFd>) -> Result<(), Failure> {
+    let proc = match outer {
+        Some(outer) => outer,
+        None => new_file_system("proc", &[], NOTHING_SPECIAL).step("mount /proc")?,
+    };
     attach_inside(&proc, root, "/proc").step("mount /proc")
+}
+
+/// The machine's `/proc` with all that covers parts of it, where a step gets that one. Nothing in it can be written, for
+/// much of it belongs to other processes of the same user. What the kernel shows of those is what it shows to anybody:
+/// to look into them a process would need their capabilities, which no step has, and a step is kept from another's by
+/// Landlock or by running alone.
+fn outer_proc(processes: Processes) -> Result<Option<OwnedFd>, Failure> {
+    const ROOT_INODE: u64 = 1;
+    if processes == Processes::Own {
+        return Ok(None);
+    }
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let proc = open_tree(CWD, "/proc", flags).step("open the machine's /proc")?;
+    let is_proc = fstatfs(&proc).step("look at the machine's /proc")?.f_type == PROC_SUPER_MAGIC
+        && fstat(&proc).step("look at the machine's /proc")?.st_ino == ROOT_INODE;
+    if !is_proc {
+        return Err(Failure::new("open the machine's /proc", "it is another file system".to_owned()));
+    }
+    sys::restrict_mount(&proc, NOTHING_SPECIAL | MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .step("make the machine's /proc read-only")?;
+    Ok(Some(proc))
 }
 
 /// A fresh sysfs belongs to whoever owns the network namespace; where that is somebody else, an empty directory.

@@ -25,7 +25,7 @@ use rustix::{
     fs::{Mode, makedev},
     io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
     process::{
-        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, set_dumpable_behavior,
+        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_dumpable_behavior,
         set_parent_process_death_signal, umask, wait, waitpid,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
@@ -37,9 +37,9 @@ use crate::sandbox::{
     cgroups::StepGroup,
     command,
     failure::{Failure, NameStep},
-    filesystem,
+    filesystem, kin,
     mounts::{self, Opened},
-    plan::{Network, SandboxPlan},
+    plan::{Network, Processes, SandboxPlan},
     probe,
     stubs::{self, Stubs},
     sys::{self, Fork},
@@ -124,7 +124,13 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
     let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
     let (life, held_while_alive) = pipe().step("make life pipe")?;
-    sys::unshare(UnshareFlags::NEWPID).step("unshare pid namespace")?;
+    match plan.processes {
+        Processes::Own | Processes::OuterProc => {
+            sys::unshare(UnshareFlags::NEWPID).step("unshare pid namespace")?;
+        }
+        // For what an inner init leaves that somebody has killed.
+        Processes::Shared => kin::adopt_orphans().step("adopt orphans")?,
+    }
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
             drop((held_while_alive, stubs_receiver));
@@ -135,6 +141,9 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     drop((life, root, opened, stubs_sender));
     close_output().step("close output")?;
     let ended = retry_on_intr(|| waitpid(Some(inner_init), WaitOptions::empty())).step("wait for init")?;
+    if plan.processes == Processes::Shared {
+        kin::end_all().step("end what is left")?;
+    }
     Stubs::receive(&stubs_receiver).step("learn of mount points")?.remove().step("remove mount points")?;
     match ended.and_then(|(_, status)| status.terminating_signal()) {
         Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
@@ -170,8 +179,17 @@ struct Ground<'a> {
 }
 
 fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: &SandboxPlan) -> ! {
-    let ended = inner(control, life, ground, plan).unwrap_or_else(|failure| failure.report());
-    report(control, &ended);
+    let mut ended = inner(control, life, ground, plan).unwrap_or_else(|failure| Some(failure.report()));
+    if plan.processes == Processes::Shared
+        && let Err(failure) = kin::end_all().step("end what is left")
+    {
+        ended = Some(failure.report());
+    }
+    match ended {
+        Some(ended) => report(control, &ended),
+        // There is nobody to tell.
+        None => exit(1),
+    }
     exit(0)
 }
 
@@ -180,8 +198,12 @@ fn inner(
     life: &PipeReader,
     ground: Ground<'_>,
     plan: &SandboxPlan,
-) -> Result<Report, Failure> {
-    die_with_parent(life)?;
+) -> Result<Option<Report>, Failure> {
+    match plan.processes {
+        Processes::Own | Processes::OuterProc => die_with_parent(life)?,
+        // Whoever has to end others cannot just die. The life pipe tells.
+        Processes::Shared => kin::adopt_orphans().step("adopt orphans")?,
+    }
     let mut namespaces =
         UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     let group = ground.group;
@@ -189,12 +211,14 @@ fn inner(
         namespaces |= UnshareFlags::NEWNET;
     }
     sys::unshare(namespaces).step("unshare namespaces")?;
+    // Of a `/proc` that the step has not covered and that can be written.
+    let oom_score = OomScore::open().step("adjust oom score")?;
     enter_root(ground, plan)?;
     sethostname(plan.hostname.as_bytes()).step("set hostname")?;
     if plan.network == Network::None {
         sys::bring_loopback_up().step("bring loopback up")?;
     }
-    let oom_score = OomScore::raise().step("adjust oom score")?;
+    oom_score.raise().step("adjust oom score")?;
     let null = open_null().step("open /dev/null")?;
     dup2_stdin(null).step("close standard input")?;
     // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
@@ -209,7 +233,8 @@ fn inner(
     };
     oom_score.restore().step("adjust oom score")?;
     close_output().step("close output")?;
-    supervise(control, life, &child_signals, command).step("wait for command")
+    supervise(Supervised { control, life, child_signals: &child_signals, command, plan })
+        .step("wait for command")
 }
 
 fn enter_root(ground: Ground<'_>, plan: &SandboxPlan) -> Result<(), Failure> {
@@ -230,16 +255,18 @@ impl OomScore {
     const RAISE: i32 = 500;
     const MAX: i32 = 1000;
 
-    /// Raises it, for children to inherit. The file stays open, for it cannot be opened any more once we are not
-    /// dumpable.
-    fn raise() -> io::Result<Self> {
+    /// The file stays open, for it cannot be opened any more once we are not dumpable.
+    fn open() -> io::Result<Self> {
         let mut file = fs::OpenOptions::new().read(true).write(true).open("/proc/self/oom_score_adj")?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         let before = text.trim().parse().map_err(io::Error::other)?;
-        let score = Self { file, before };
-        score.set((before + Self::RAISE).min(Self::MAX))?;
-        Ok(score)
+        Ok(Self { file, before })
+    }
+
+    /// Raises it, for children to inherit.
+    fn raise(&self) -> io::Result<()> {
+        self.set((self.before + Self::RAISE).min(Self::MAX))
     }
 
     fn restore(self) -> io::Result<()> {
@@ -251,13 +278,19 @@ impl OomScore {
     }
 }
 
-/// Waits for the command and reaps everything else; ends early when the builder or the outer init is gone or says so.
-fn supervise(
-    control: &UnixStream,
-    life: &PipeReader,
-    child_signals: &OwnedFd,
+/// A command that runs, and who has a say in it.
+struct Supervised<'a> {
+    control: &'a UnixStream,
+    life: &'a PipeReader,
+    child_signals: &'a OwnedFd,
     command: Pid,
-) -> Result<Report, Errno> {
+    plan: &'a SandboxPlan,
+}
+
+/// Waits for the command and reaps everything else; ends early, without a report, when the builder or the outer init is
+/// gone or says so. What our end brings, the kernel does where we are PID 1: it kills everything in the namespace.
+fn supervise(supervised: Supervised<'_>) -> Result<Option<Report>, Errno> {
+    let Supervised { control, life, child_signals, command, plan } = supervised;
     loop {
         let mut fds = [
             PollFd::new(control, PollFlags::IN),
@@ -266,24 +299,29 @@ fn supervise(
         ];
         retry_on_intr(|| poll(&mut fds, None))?;
         let [ordered, orphaned, children] = [0, 1, 2].map(|index: usize| !fds[index].revents().is_empty());
-        if orphaned {
-            exit(1);
+        if orphaned || ordered && !is_polite(control) {
+            return Ok(None);
         }
         if ordered {
-            obey(control);
+            terminate(plan.processes, command);
         }
         if children && let Some(report) = reap(child_signals, command)? {
-            return Ok(report);
+            return Ok(Some(report));
         }
     }
 }
 
-/// What our end brings, the kernel does: it kills everything in the namespace.
-fn obey(mut control: &UnixStream) {
+/// Whether the builder only wants the step to end by itself.
+fn is_polite(mut control: &UnixStream) -> bool {
     let mut byte = [0];
-    match control.read(&mut byte) {
-        Ok(1) if Order::from_byte(byte[0]) == Order::Terminate => sys::terminate_all_others(),
-        _ => exit(1),
+    matches!(control.read(&mut byte), Ok(1) if Order::from_byte(byte[0]) == Order::Terminate)
+}
+
+fn terminate(processes: Processes, command: Pid) {
+    match processes {
+        Processes::Own | Processes::OuterProc => sys::terminate_all_others(),
+        // Its group and no more: we are not PID 1, so "all others" would be all of this user's.
+        Processes::Shared => drop(kill_process_group(command, Signal::TERM)),
     }
 }
 

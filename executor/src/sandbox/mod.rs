@@ -8,6 +8,7 @@
 //! - Everything fails closed: a step that cannot be performed ends the run with its name and errno.
 //! - Nothing outlives the builder: both inits die with the process above them (PDEATHSIG), and the inner one also when
 //!   its end of the socket hangs up, and with PID 1 the kernel ends everything in its namespace.
+//!   Where the machine gives no PID namespace, [`kin`] does what the kernel does elsewhere.
 //! - Nothing of the builder reaches the command: no descriptor but 0, 1 and 2, no variable, keyring or terminal.
 //! - No mount outlives anything: the builder lives in a mount namespace of its own ([`enter_builder`]), the command in
 //!   another.
@@ -24,10 +25,12 @@ mod filesystem;
 mod hint;
 mod ids;
 mod init;
+mod kin;
 mod lines;
 mod mounts;
 mod plan;
 mod probe;
+mod processes;
 mod rlimits;
 mod run;
 mod seccomp;
@@ -43,9 +46,9 @@ pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use init::init_main;
 pub use plan::{
-    Access, Amount, Capability, FileTree, Group, GroupLimits, Limits, MountSource, Network, PlanError,
-    PlanInputs, PlannedMount, ProcessLimit, ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan,
-    SeccompProfile, SecretBytes, Security, Shortage, StepLimits, User,
+    Access, Amount, Capability, FileTree, Footing, Group, GroupLimits, Limits, MountSource, Network,
+    PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes, ProcessorTime, ProvidedFile, Root, Rung,
+    SandboxPlan, SeccompProfile, SecretBytes, Security, Shortage, StepLimits, User,
 };
 pub use probe::{Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;

@@ -44,6 +44,40 @@ impl std::fmt::Display for Rung {
     }
 }
 
+/// How the processes of a step are kept apart from all others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Processes {
+    /// A PID namespace and a `/proc` of its own.
+    #[default]
+    Own,
+    /// A PID namespace, and the machine's `/proc`, read-only. There the step sees that other processes exist, and what
+    /// their command lines are.
+    OuterProc,
+    /// The machine's PID namespace and `/proc`, read-only. Only Landlock keeps it from signalling others of the same user.
+    Shared,
+}
+
+/// What the steps of a build stand on: the rung of the ladder that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footing {
+    /// Whose ids.
+    pub rung: Rung,
+    /// What separates processes.
+    pub processes: Processes,
+}
+
+impl std::fmt::Display for Footing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.rung.fmt(f)?;
+        f.write_str(match self.processes {
+            Processes::Own => "",
+            Processes::OuterProc => ", with this machine's /proc",
+            Processes::Shared => ", with this machine's /proc and processes",
+        })
+    }
+}
+
 /// Everything a step sees and may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +104,8 @@ pub struct SandboxPlan {
     pub hostname: String,
     /// The network.
     pub network: Network,
+    /// What separates its processes.
+    pub processes: Processes,
     /// How much it may use.
     pub limits: Limits,
     /// How much the kernel lets it do.
@@ -224,8 +260,8 @@ pub struct PlanInputs<'a> {
     pub exec: &'a op::Exec,
     /// Variables that reach the process but no key; one that the operation sets itself wins.
     pub ambient_env: &'a [(String, String)],
-    /// Whose ids the builder has.
-    pub rung: Rung,
+    /// What the builder has found.
+    pub footing: Footing,
     /// The root file system.
     pub root: Root,
     /// What `exec.mounts` come to, in any order.
@@ -306,6 +342,7 @@ impl SandboxPlan {
     /// The operation asks for something that no process can be given, or for ids the rung does not have.
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
+        let Footing { rung, processes } = inputs.footing;
         check_strings(exec, inputs.ambient_env)?;
         check_strings(exec, &inputs.device_env)?;
         let set: Vec<_> = exec.env.iter().chain(&inputs.device_env).cloned().collect();
@@ -313,19 +350,20 @@ impl SandboxPlan {
         add_agent(&mut env, &exec.mounts);
         env.retain(|(name, _)| !inputs.secret_env.iter().any(|(secret, _)| secret == name));
         Ok(SandboxPlan {
-            rung: inputs.rung,
+            rung,
             root: inputs.root,
             files: provided_files(exec, inputs.resolv_conf)?,
-            mounts: checked_mounts(inputs.mounts, inputs.rung)?,
+            mounts: checked_mounts(inputs.mounts, rung)?,
             args: exec.args.clone(),
             env,
             secret_env: checked_secrets(inputs.secret_env)?,
             cwd: exec.workdir.clone(),
-            user: checked_user(inputs.user, inputs.rung)?,
+            user: checked_user(inputs.user, rung)?,
             hostname: hostname(exec).to_owned(),
             network: exec.network.into(),
+            processes,
             limits: Limits::new(exec, inputs.limits),
-            security: Security::new(exec.security, inputs.rung),
+            security: Security::new(exec.security, rung),
         })
     }
 
@@ -333,11 +371,11 @@ impl SandboxPlan {
     ///
     /// # Errors
     /// As [`SandboxPlan::new`].
-    pub(super) fn bare(program: &str, rung: Rung, root: Root) -> Result<SandboxPlan, PlanError> {
+    pub(super) fn bare(program: &str, footing: Footing, root: Root) -> Result<SandboxPlan, PlanError> {
         SandboxPlan::new(PlanInputs {
             exec: &op::Exec::new([program]),
             ambient_env: &[],
-            rung,
+            footing,
             root,
             mounts: Vec::new(),
             device_env: Vec::new(),
@@ -507,7 +545,7 @@ mod tests {
         SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &[],
-            rung,
+            footing: Footing { rung, processes: Processes::Own },
             root,
             mounts: Vec::new(),
             device_env: Vec::new(),

@@ -156,7 +156,7 @@ fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {
 pub(super) fn attempt_platforms(mode: Mode, store: &Path) -> Report {
     let directory = store.join(format!("probe-{}", std::process::id()));
     match enter_builder(mode) {
-        Ok(entered) => Report::Probes(emulation::probes(entered.rung, &directory)),
+        Ok(entered) => Report::Probes(emulation::probes(entered.footing, &directory)),
         Err(error) => Report::Failed {
             step: "enter".to_owned(),
             message: error.to_string(),
@@ -186,7 +186,7 @@ fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
     let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(place(name)));
     let exit = made.map_err(|error| SandboxError::io("write to the store", &error)).and_then(|()| {
         let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
-        let plan = SandboxPlan::bare("/nothing", entered.rung, root)
+        let plan = SandboxPlan::bare("/nothing", entered.footing, root)
             .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
         super::run(&plan, &|_, _| {}, &Cancel::default())
     });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use executor::sandbox::{
-    self, Entered, Exit, PlanError, PlanInputs, PlannedMount, Root, Rung, SandboxError, SandboxPlan,
+    self, Entered, Exit, Footing, PlanError, PlanInputs, PlannedMount, Root, Rung, SandboxError, SandboxPlan,
     SecretBytes, StepLimits, User,
 };
 use solver::{Cancel, Stream, op};
@@ -24,6 +24,8 @@ const APPLETS: &[&str] = &[
 pub struct Fixture {
     /// The rung.
     pub rung: Rung,
+    /// It, and what separates processes.
+    pub footing: Footing,
     /// Whether this kernel can shut steps off from the host's abstract sockets.
     pub has_scopes: bool,
     lower: TempDir,
@@ -75,7 +77,8 @@ impl Fixture {
             fs::copy(&library, at("lib64").join(library.file_name().unwrap())).unwrap();
         }
         let has_scopes = !entered.notes.iter().any(|note| note.contains("Landlock"));
-        Some(Self { rung: entered.rung, has_scopes, lower })
+        let footing = entered.footing;
+        Some(Self { rung: footing.rung, footing, has_scopes, lower })
     }
 
     /// The root file system.
@@ -140,7 +143,7 @@ impl Step<'_> {
         SandboxPlan::new(PlanInputs {
             exec: &self.exec,
             ambient_env: &[],
-            rung: self.fixture.rung,
+            footing: self.fixture.footing,
             root: Root::Overlay { lowers: self.lowers.clone(), upper, work },
             mounts: self.mounts.clone(),
             device_env: Vec::new(),

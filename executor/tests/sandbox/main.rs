@@ -13,6 +13,7 @@ mod inside;
 mod life;
 mod limits;
 mod mounts;
+mod outer;
 mod output;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use executor::sandbox::{self, Mode, Rung};
+use executor::sandbox::{self, Footing, Mode, Processes, Rung};
 
 use crate::fixture::Fixture;
 
@@ -49,11 +50,57 @@ fn main() -> ExitCode {
     }
 }
 
-/// A way to a rung: as whom, which mode, and where that leads.
+/// A way to a rung: as whom, which mode, what the machine forbids, and where that leads.
 struct Way {
     user: Option<(u32, u32)>,
     mode: &'static str,
     rung: Rung,
+    machine: Machine,
+}
+
+/// What is taken away before a builder begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    AsItIs,
+    /// A part of `/proc` is covered, as in a container.
+    MaskedProc,
+    /// The user may have no PID namespaces.
+    NoPidNamespaces,
+}
+
+impl Machine {
+    fn processes(self) -> Processes {
+        match self {
+            Machine::AsItIs => Processes::Own,
+            Machine::MaskedProc => Processes::OuterProc,
+            Machine::NoPidNamespaces => Processes::Shared,
+        }
+    }
+
+    /// A command on such a machine, which only root can make one.
+    fn command(self, program: &Path, user: Option<(u32, u32)>) -> Command {
+        const MASKED: &str = "mount -t tmpfs none /proc/fs && exec setpriv --reuid $1 --regid $2 --clear-groups -- \
+                              \"$3\" \"$4\" \"$5\" \"$6\" \"$7\"";
+        const NO_PIDS: &str = "echo 0 >/proc/sys/user/max_pid_namespaces && exec \"$@\"";
+        let Some((uid, gid)) = user else { return Command::new(program) };
+        let mut command = match self {
+            Machine::AsItIs => Command::new(program),
+            Machine::MaskedProc => Command::new("unshare"),
+            Machine::NoPidNamespaces => Command::new("unshare"),
+        };
+        match self {
+            Machine::AsItIs => drop(command.uid(uid).gid(gid)),
+            Machine::MaskedProc => {
+                command.args(["--mount", "--", "sh", "-c", MASKED, "sh"]);
+                command.args([uid.to_string(), gid.to_string()]).arg(program);
+            }
+            Machine::NoPidNamespaces => {
+                command.uid(uid).gid(gid).args(["--user", "--map-root-user", "--map-auto", "--"]);
+                command.args(["sh", "-c", NO_PIDS, "sh"]).arg(program);
+            }
+        }
+        command
+    }
 }
 
 fn drive(filter: &str) -> ExitCode {
@@ -63,18 +110,17 @@ fn drive(filter: &str) -> ExitCode {
     fs::copy("/proc/self/exe", &program).unwrap();
     let mut failed = false;
     for way in ways() {
-        let mut command = Command::new(&program);
-        command.args(["rung", way.mode, &format!("{:?}", way.rung), filter]).current_dir("/");
-        if let Some((uid, gid)) = way.user {
-            command.uid(uid).gid(gid);
-        }
+        let mut command = way.machine.command(&program, way.user);
+        let expected = format!("{:?} {:?}", way.rung, way.machine.processes());
+        command.args(["rung", way.mode, &expected, filter]).current_dir("/");
         failed |= !command.status().unwrap().success();
     }
     ExitCode::from(u8::from(failed))
 }
 
 fn ways() -> Vec<Way> {
-    let own = |mode, rung| Way { user: None, mode, rung };
+    let machine = Machine::AsItIs;
+    let own = |mode, rung| Way { user: None, mode, rung, machine };
     if !rustix::process::geteuid().is_root() {
         let has_ranges = fixture::subordinate_ids_of_this_user();
         let best = if has_ranges { Rung::SubordinateIds } else { Rung::SingleId };
@@ -83,7 +129,13 @@ fn ways() -> Vec<Way> {
     let mut ways = vec![own("auto", Rung::Root), own("single", Rung::SingleId)];
     for (name, rung) in [("lw-sub", Rung::SubordinateIds), ("lw-one", Rung::SingleId)] {
         match fixture::ids_of(name) {
-            Some(user) => ways.push(Way { user: Some(user), mode: "auto", rung }),
+            Some(user) => {
+                let way = |machine| Way { user: Some(user), mode: "auto", rung, machine };
+                ways.push(way(Machine::AsItIs));
+                // What a machine forbids it forbids to either.
+                let weaker = [Machine::MaskedProc, Machine::NoPidNamespaces].map(way);
+                ways.extend(weaker.into_iter().filter(|_| rung == Rung::SubordinateIds));
+            }
             None => println!("SKIPPED: everything as {name}: there is no such user (`make test` makes it)"),
         }
     }
@@ -93,16 +145,22 @@ fn ways() -> Vec<Way> {
 fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
     let mode = if mode == "single" { Mode::SingleId } else { Mode::Auto };
     let entered = sandbox::enter_builder(mode).unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
-    assert_eq!(format!("{:?}", entered.rung), expected, "{:?}", entered.notes);
+    let Footing { rung, processes } = entered.footing;
+    assert_eq!(format!("{rung:?} {processes:?}"), expected, "{:?}", entered.notes);
     let Some(fixture) = Fixture::new(&entered) else {
         println!("SKIPPED: the sandbox tests: no static busybox (Debian: busybox-static)");
         return ExitCode::SUCCESS;
     };
-    let tests = [confinement::TESTS, mounts::TESTS, life::TESTS, limits::TESTS, output::TESTS].concat();
+    let tests = match processes {
+        Processes::Own => {
+            [confinement::TESTS, mounts::TESTS, life::TESTS, limits::TESTS, output::TESTS].concat()
+        }
+        _ => [outer::TESTS, life::TESTS, limits::TESTS, output::TESTS].concat(),
+    };
     let mut failed = 0;
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(filter)) {
         let passed = catch_unwind(AssertUnwindSafe(|| test(&fixture))).is_ok();
-        println!("test {}: {name} ... {}", entered.rung, if passed { "ok" } else { "FAILED" });
+        println!("test {}: {name} ... {}", entered.footing, if passed { "ok" } else { "FAILED" });
         failed += u32::from(!passed);
     }
     ExitCode::from(u8::from(failed > 0))

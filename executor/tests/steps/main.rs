@@ -96,9 +96,9 @@ fn run(filter: &str) -> ExitCode {
     for (name, test) in
         cases::TESTS.iter().chain(cache_mounts::TESTS).filter(|(name, _)| name.contains(filter))
     {
-        let ground = Ground::new(entered.rung, &busybox);
+        let ground = Ground::new(entered.footing.rung, &busybox);
         let passed = catch_unwind(AssertUnwindSafe(|| test(&ground))).is_ok();
-        println!("test {}: {name} ... {}", entered.rung, if passed { "ok" } else { "FAILED" });
+        println!("test {}: {name} ... {}", entered.footing.rung, if passed { "ok" } else { "FAILED" });
         failed += u32::from(!passed);
     }
     ExitCode::from(u8::from(failed > 0))

@@ -52,6 +52,13 @@ fn read_map(path: &str) -> Result<String, StoreError> {
     Ok(text.lines().map(extent).collect::<Vec<_>>().join(","))
 }
 
+/// Whether the store in a directory is `own`'s; `None` where none is, or nothing says so.
+pub(super) fn is_of(root: &Path, own: &Owner) -> Option<bool> {
+    let text = fs::read_to_string(root.join(FILE)).ok()?;
+    let found = text.lines().nth(1)?;
+    Some(found == own.to_string())
+}
+
 /// Checks that the store is `own`'s, or makes it so where the directory is empty. Needs the store's lock.
 pub(super) fn claim(directory: impl AsFd, root: &Path, own: &Owner) -> Result<(), StoreError> {
     let metadata = rustix::fs::fstat(&directory).map_err(StoreError::errno("stat", root))?;

@@ -120,7 +120,7 @@ impl LocalExecutor {
     fn ssh(&self, ssh: &SshMount, lent: &mut Lent) -> Result<(), StepFailure> {
         let SshMount { id, required, socket } = ssh;
         let (target, uid, gid) = (&socket.target, socket.uid, socket.gid);
-        if self.rung == Rung::SingleId && (uid, gid) != (0, 0) {
+        if self.footing.rung == Rung::SingleId && (uid, gid) != (0, 0) {
             return Err(PlanError::MountOwner { target: target.clone(), uid, gid }.into());
         }
         let directory =
