@@ -300,6 +300,7 @@ Created:    2026-11-21T14:05:01Z (2 days ago)
 Context:    /home/me/app/
 Dockerfile: sub/Dockerfile.test
 Target:     test
+Sandbox:    root
 Status:     Error
 Error:      exit code 1 (exit code 1)
 Duration:   1.23s, saved 1m 15s

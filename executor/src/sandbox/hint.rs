@@ -62,7 +62,10 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
         )
     };
     let hint = match step {
-        "unshare user namespace" | "unshare mount namespace" => match errno {
+        "unshare pid namespace" if matches!(errno, Some(Errno::NOSPC | Errno::USERS)) => {
+            "raise the sysctl user.max_pid_namespaces".to_owned()
+        }
+        "unshare user namespace" | "unshare mount namespace" | "unshare pid namespace" => match errno {
             Some(Errno::NOSPC | Errno::USERS) => {
                 let now = machine.max_user_namespaces.map(|max| format!(" (now {max})")).unwrap_or_default();
                 format!("raise the sysctl user.max_user_namespaces{now}")
@@ -140,6 +143,7 @@ mod tests {
                 &ubuntu,
                 Some("profile layerwright /usr/bin/layerwright"),
             ),
+            ("unshare pid namespace", Errno::NOSPC, &plain, Some("user.max_pid_namespaces")),
             ("mount /proc", Errno::PERM, &plain, Some("systempaths=unconfined")),
             ("overlay fsconfig create", Errno::INVAL, &plain, Some("--root")),
             ("overlay fsconfig create", Errno::NOSPC, &plain, None),
