@@ -4,7 +4,7 @@
 //! node of ours is a mount of its own. Root makes them; in a user namespace nobody can, so the host's are lent,
 //! after a look at their numbers, read-only as far as their metadata goes.
 
-use std::os::fd::OwnedFd;
+use std::{fs, os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, fstat, major, makedev, minor, mkdirat, mknodat, openat, symlinkat},
@@ -41,6 +41,9 @@ pub fn mount_dev(root: &OwnedFd, staging: &Staging, plan: &SandboxPlan) -> Resul
     let flags = if plan.security == Security::Insecure { secure } else { no_devices };
     let dev = new_file_system("tmpfs", &[("mode", "755"), ("size", "1m")], flags).step("mount /dev")?;
     populate(&dev).step("populate /dev")?;
+    if plan.security == Security::Insecure && plan.rung == Rung::Root {
+        make_loop_devices(&dev).step("make loop devices")?;
+    }
     attach_inside(&dev, root, "/dev").step("mount /dev")?;
     for node in NODES {
         let step = format!("mount /dev/{}", node.0);
@@ -78,6 +81,26 @@ fn populate(dev: &OwnedFd) -> Result<(), Errno> {
     }
     for (name, target) in LINKS {
         symlinkat(*target, dev, *name)?;
+    }
+    Ok(())
+}
+
+/// What turns files into disks, as BuildKit gives it to insecure steps: the host's devices, and as many again as a few
+/// steps need, since no new one shows up in a `/dev` of ours. Nothing where the kernel has none.
+fn make_loop_devices(dev: &OwnedFd) -> Result<(), Errno> {
+    const CONTROL: &str = "loop-control";
+    const SPARE: u32 = 8;
+    if !Path::new("/dev").join(CONTROL).exists() {
+        return Ok(());
+    }
+    let mode = Mode::from_raw_mode(0o660);
+    mknodat(dev, CONTROL, FileType::CharacterDevice, mode, makedev(10, 237))?;
+    let names = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let numbers = names.filter_map(|name| name.to_str()?.strip_prefix("loop")?.parse::<u32>().ok());
+    let there = numbers.max().map_or(0, |highest| highest + 1);
+    for number in 0..there + SPARE {
+        let name = format!("loop{number}");
+        mknodat(dev, name.as_str(), FileType::BlockDevice, mode, makedev(7, number))?;
     }
     Ok(())
 }
