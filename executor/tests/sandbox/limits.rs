@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("ulimits_above_ours", ulimits_above_ours),
     ("next_to_no_memory", next_to_no_memory),
     ("shared_memory", shared_memory),
+    ("first_to_go", first_to_go),
     ("timeout", timeout),
     ("timeout_of_a_flood", timeout_of_a_flood),
     ("group", group),
@@ -97,6 +98,13 @@ fn shared_memory(fixture: &Fixture) {
     small.exec.shared_memory = Some(1 << 20);
     let found = small.run().success();
     assert!(found.contains("No space left on device"), "{found}");
+}
+
+/// When the machine's memory runs out, the step goes before the builder.
+fn first_to_go(fixture: &Fixture) {
+    let ours: i32 = fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    let theirs: i32 = fixture.output("cat /proc/self/oom_score_adj").trim().parse().unwrap();
+    assert_eq!(theirs, (ours + 500).min(1000));
 }
 
 fn timeout(fixture: &Fixture) {
