@@ -6,8 +6,10 @@ use std::{ffi::CString, os::fd::OwnedFd};
 use rustix::{
     fs::{CWD, Mode, OFlags, fchown, open},
     io::Errno,
-    process::{Gid, Signal, Uid, fchdir, getcwd, set_parent_process_death_signal, setsid, umask},
-    stdio::{stderr, stdout},
+    process::{
+        Gid, Signal, Uid, fchdir, getcwd, ioctl_tiocsctty, set_parent_process_death_signal, setsid, umask,
+    },
+    stdio::{stderr, stdin, stdout},
     thread::{
         CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
         set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -18,7 +20,7 @@ use crate::{
     sandbox::{
         cgroups::StepGroup,
         failure::{Failure, NameStep},
-        plan::{Capability, Processes, Rung, SandboxPlan, SecretBytes, Security, User},
+        plan::{Capability, Processes, Rung, SandboxPlan, SecretBytes, Security, Stdio, User},
         rlimits, seccomp,
         stubs::{Kind, Stubs},
         sys,
@@ -44,6 +46,9 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
     sys::reset_signals();
     sys::new_session_keyring().step("new session keyring")?;
     setsid().step("setsid")?;
+    if matches!(plan.stdio, Stdio::Terminal { .. }) {
+        ioctl_tiocsctty(stdin()).step("take the terminal")?;
+    }
     umask(Mode::from_raw_mode(0o022));
     if sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES {
         sys::landlock_scope().step("landlock scope")?;
@@ -58,7 +63,7 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
         Security::Insecure => rustix::thread::capabilities(None).step("look at capabilities")?.permitted,
     };
     cut_bounding_set(kept).step("cut bounding set")?;
-    hand_over_output(&plan.user).step(&format!("become user {}", plan.user.uid))?;
+    hand_over_streams(&plan.user, plan.stdio).step(&format!("become user {}", plan.user.uid))?;
     rlimits::set(&plan.limits.processes)?;
     become_user(&plan.user, plan.rung)?;
     drop_capabilities(kept, &plan.user).step("drop capabilities")?;
@@ -96,10 +101,13 @@ fn cut_bounding_set(kept: CapabilitySet) -> Result<(), Errno> {
     clear_ambient_capability_set()
 }
 
-/// Gives the step's user its own standard output and error: `/dev/stdout` opens them anew, which for a pipe asks for
+/// Gives the step's user its own standard streams: `/dev/stdout` opens one anew, which for a pipe or a terminal asks for
 /// its owner.
-fn hand_over_output(user: &User) -> Result<(), Errno> {
+fn hand_over_streams(user: &User, stdio: Stdio) -> Result<(), Errno> {
     let owner = Some(Uid::from_raw(user.uid));
+    if stdio != Stdio::Logged {
+        fchown(stdin(), owner, None)?;
+    }
     fchown(stdout(), owner, None)?;
     fchown(stderr(), owner, None)
 }

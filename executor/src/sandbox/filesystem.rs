@@ -24,7 +24,7 @@ use crate::{
         devices,
         failure::{Failure, NameStep},
         mounts::{self, Opened},
-        plan::{Processes, ProvidedFile, Root, Rung, SandboxPlan, Security},
+        plan::{Access, Processes, ProvidedFile, Root, Rung, SandboxPlan, Security},
         stubs::{Kind, Stubs},
         sys,
     },
@@ -128,6 +128,14 @@ pub fn enter_root(
         mask(&root)?;
     }
     mounts::attach_all(&root, &staging, opened, stubs)?;
+    if plan.root_access == Access::Read {
+        // Nobody can make it any more then, and a missing one is made for every step.
+        Stubs::default()
+            .ensure(&root, plan.cwd.as_bytes(), Kind::Directory)
+            .step("make the working directory")?;
+        sys::restrict_mount_alone(&root, MountAttrFlags::MOUNT_ATTR_RDONLY)
+            .step("make the root read-only")?;
+    }
     leave_old_root(&root)
 }
 

@@ -25,8 +25,8 @@ use rustix::{
     fs::{Mode, makedev},
     io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
     process::{
-        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_dumpable_behavior,
-        set_parent_process_death_signal, umask, wait, waitpid,
+        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group,
+        set_dumpable_behavior, set_parent_process_death_signal, umask, wait, waitpid,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
@@ -39,8 +39,8 @@ use crate::sandbox::{
     failure::{Failure, NameStep},
     filesystem, kin,
     mounts::{self, Opened},
-    plan::{Network, Processes, SandboxPlan},
-    probe,
+    plan::{Access, Network, Processes, SandboxPlan, Stdio},
+    probe, stdio,
     stubs::{self, Stubs},
     sys::{self, Fork},
     wire::{self, Call, Order, Report},
@@ -73,7 +73,15 @@ fn take_control() -> io::Result<UnixStream> {
 fn serve(control: &UnixStream) -> Result<(), Failure> {
     die_with_parent(control)?;
     match wire::receive_call(control).step("receive plan")? {
-        Call::Run(plan) => outer(control, &plan),
+        Call::Run(plan) => {
+            let handed = match plan.stdio {
+                Stdio::Logged => None,
+                Stdio::Fed | Stdio::Terminal { .. } => {
+                    Some(stdio::receive_descriptor(control).step("receive standard input")?)
+                }
+            };
+            outer(control, &plan, handed)
+        }
         Call::Try(mode, store) => {
             report(control, &probe::attempt(mode, &store));
             Ok(())
@@ -102,10 +110,10 @@ fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
     Ok(())
 }
 
-fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
+fn outer(control: &UnixStream, plan: &SandboxPlan, handed: Option<OwnedFd>) -> Result<(), Failure> {
     umask(Mode::empty());
     let group = plan.limits.group.as_ref().map(StepGroup::make).transpose()?;
-    let done = in_namespace(control, plan, group.as_ref());
+    let done = in_namespace(control, plan, group.as_ref(), handed);
     let removed = match group {
         Some(group) => {
             if group.was_out_of_memory() {
@@ -119,7 +127,12 @@ fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
 }
 
 /// Everything between the control group of the step and its file system.
-fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure> {
+fn in_namespace(
+    control: &UnixStream,
+    plan: &SandboxPlan,
+    group: Option<&StepGroup>,
+    handed: Option<OwnedFd>,
+) -> Result<(), Failure> {
     let root = filesystem::mount_root(&plan.root, plan.rung)?;
     let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
     let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
@@ -134,27 +147,32 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
             drop((held_while_alive, stubs_receiver));
-            run_inner(control, &life, Ground { root, opened, stubs: stubs_sender, group }, plan)
+            run_inner(control, &life, Ground { root, opened, stubs: stubs_sender, group, handed }, plan)
         }
         Fork::Parent(pid) => pid,
     };
-    drop((life, root, opened, stubs_sender));
-    close_output().step("close output")?;
+    drop((life, root, opened, stubs_sender, handed));
+    close_streams().step("close output")?;
     let ended = retry_on_intr(|| waitpid(Some(inner_init), WaitOptions::empty())).step("wait for init")?;
     if plan.processes == Processes::Shared {
         kin::end_all().step("end what is left")?;
     }
-    Stubs::receive(&stubs_receiver).step("learn of mount points")?.remove().step("remove mount points")?;
+    let stubs = Stubs::receive(&stubs_receiver).step("learn of mount points")?;
+    // Through a mount that is read-only nothing goes away; and what cannot be written becomes no layer.
+    if plan.root_access == Access::Write {
+        stubs.remove().step("remove mount points")?;
+    }
     match ended.and_then(|(_, status)| status.terminating_signal()) {
         Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
         None => Ok(()),
     }
 }
 
-/// Only the command may keep the builder reading.
-fn close_output() -> Result<(), Errno> {
+/// Only the command may keep the builder reading, or be read to by it.
+fn close_streams() -> Result<(), Errno> {
     let null =
         open_null().map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+    dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)
 }
@@ -176,6 +194,8 @@ struct Ground<'a> {
     stubs: OwnedFd,
     /// What the command joins.
     group: Option<&'a StepGroup>,
+    /// What the builder sent with the plan.
+    handed: Option<OwnedFd>,
 }
 
 fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: &SandboxPlan) -> ! {
@@ -196,7 +216,7 @@ fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: 
 fn inner(
     control: &UnixStream,
     life: &PipeReader,
-    ground: Ground<'_>,
+    mut ground: Ground<'_>,
     plan: &SandboxPlan,
 ) -> Result<Option<Report>, Failure> {
     match plan.processes {
@@ -213,6 +233,7 @@ fn inner(
     sys::unshare(namespaces).step("unshare namespaces")?;
     // Of a `/proc` that the step has not covered and that can be written.
     let oom_score = OomScore::open().step("adjust oom score")?;
+    let handed = ground.handed.take();
     enter_root(ground, plan)?;
     sethostname(plan.hostname.as_bytes()).step("set hostname")?;
     if plan.network == Network::None {
@@ -220,7 +241,7 @@ fn inner(
     }
     oom_score.raise().step("adjust oom score")?;
     let null = open_null().step("open /dev/null")?;
-    dup2_stdin(null).step("close standard input")?;
+    stdio::connect(plan.stdio, handed, null)?;
     // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("forbid dumps")?;
     let child_signals = sys::child_signals().step("watch children")?;
@@ -232,7 +253,7 @@ fn inner(
         Fork::Parent(pid) => pid,
     };
     oom_score.restore().step("adjust oom score")?;
-    close_output().step("close output")?;
+    close_streams().step("close output")?;
     supervise(Supervised { control, life, child_signals: &child_signals, command, plan })
         .step("wait for command")
 }
@@ -299,11 +320,15 @@ fn supervise(supervised: Supervised<'_>) -> Result<Option<Report>, Errno> {
         ];
         retry_on_intr(|| poll(&mut fds, None))?;
         let [ordered, orphaned, children] = [0, 1, 2].map(|index: usize| !fds[index].revents().is_empty());
-        if orphaned || ordered && !is_polite(control) {
+        if orphaned {
             return Ok(None);
         }
-        if ordered {
-            terminate(plan.processes, command);
+        match ordered.then(|| heard(control)) {
+            Some(Order::Kill) => return Ok(None),
+            Some(Order::Terminate) => terminate(plan.processes, command),
+            // It has ended where this fails, which we are about to hear.
+            Some(Order::Pass(signal)) => drop(kill_process(command, signal)),
+            None => {}
         }
         if children && let Some(report) = reap(child_signals, command)? {
             return Ok(Some(report));
@@ -311,10 +336,13 @@ fn supervise(supervised: Supervised<'_>) -> Result<Option<Report>, Errno> {
     }
 }
 
-/// Whether the builder only wants the step to end by itself.
-fn is_polite(mut control: &UnixStream) -> bool {
+/// What the builder wants. Its end is one as well.
+fn heard(mut control: &UnixStream) -> Order {
     let mut byte = [0];
-    matches!(control.read(&mut byte), Ok(1) if Order::from_byte(byte[0]) == Order::Terminate)
+    match control.read(&mut byte) {
+        Ok(1) => Order::from_byte(byte[0]),
+        _ => Order::Kill,
+    }
 }
 
 fn terminate(processes: Processes, command: Pid) {

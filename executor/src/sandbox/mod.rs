@@ -34,6 +34,7 @@ mod processes;
 mod rlimits;
 mod run;
 mod seccomp;
+mod stdio;
 mod stubs;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
@@ -48,8 +49,8 @@ pub use init::init_main;
 pub use plan::{
     Access, Amount, Capability, FileTree, Footing, Group, GroupLimits, Limits, MountSource, Network,
     PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes, ProcessorTime, ProvidedFile, Root, Rung,
-    SandboxPlan, SeccompProfile, SecretBytes, Security, Shortage, StepLimits, User,
+    SandboxPlan, SeccompProfile, SecretBytes, Security, Shortage, Stdio, StepLimits, User,
 };
 pub use probe::{Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;
-pub use run::{Exit, is_init_call, resolv_conf, run};
+pub use run::{Attachment, Exit, attach, is_init_call, resolv_conf, run};

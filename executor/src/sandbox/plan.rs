@@ -110,6 +110,10 @@ pub struct SandboxPlan {
     pub limits: Limits,
     /// How much the kernel lets it do.
     pub security: Security,
+    /// What its standard streams are.
+    pub stdio: Stdio,
+    /// Whether it can write to its root file system; what is mounted there has its own say.
+    pub root_access: Access,
 }
 
 /// The root file system of a step.
@@ -128,6 +132,23 @@ pub enum Root {
     },
     /// One directory that the step changes in place.
     Directory(PathBuf),
+}
+
+/// The standard streams of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdio {
+    /// There is nothing to read, and two pipes to the builder take what it says.
+    Logged,
+    /// The same, with a pipe to read from.
+    Fed,
+    /// A terminal of its own, of this size at first.
+    Terminal {
+        /// Lines; 0 is unknown.
+        rows: u16,
+        /// Characters in a line; 0 is unknown.
+        columns: u16,
+    },
 }
 
 /// A read-only file that is mounted into a step.
@@ -364,7 +385,19 @@ impl SandboxPlan {
             processes,
             limits: Limits::new(exec, inputs.limits),
             security: Security::new(exec.security, rung),
+            stdio: Stdio::Logged,
+            root_access: Access::Write,
         })
+    }
+
+    /// The same for a command that somebody watches and may answer.
+    pub fn with_stdio(self, stdio: Stdio) -> Self {
+        Self { stdio, ..self }
+    }
+
+    /// The same with a root file system that cannot be written.
+    pub fn with_read_only_root(self) -> Self {
+        Self { root_access: Access::Read, ..self }
     }
 
     /// The plan of one program without arguments, in a root of which nothing else is known.

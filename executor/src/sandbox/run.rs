@@ -1,31 +1,30 @@
 //! The builder's side of a run: starts the init, sends the plan, reads what the command says until it has ended.
 
+mod attach;
+mod init;
+mod program;
+
 use std::{
     fmt,
     fs::File,
-    io::{self, Read, Write},
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
-    },
-    process::{Child, Command, Stdio},
-    sync::OnceLock,
-    thread,
+    io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
-    io::{Errno, retry_on_intr},
+    io::retry_on_intr,
 };
 use solver::{Cancel, Stream};
 
+use self::init::{DRAIN, Ending, Init};
 use crate::sandbox::{
     SandboxError, SandboxPlan,
     lines::Lines,
-    wire::{self, Call, INIT_ARGUMENT, Order, Report},
+    wire::{Call, INIT_ARGUMENT, Report},
 };
+pub use attach::{Attachment, attach};
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,16 +86,6 @@ impl fmt::Display for Exit {
 /// A resolver configuration of more than this is none.
 const RESOLV_CONF_MAX: u64 = 1 << 20;
 
-/// How long a command has between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// How long output may take to arrive after the last process has ended, and the inits to end after they were told.
-const DRAIN: Duration = Duration::from_secs(2);
-
-/// How often, and how far apart, it is tried to seal the copy of our own program.
-const SEAL_ATTEMPTS: u32 = 200;
-const SEAL_PAUSE: Duration = Duration::from_millis(10);
-
 /// How often the wish to cancel is looked at.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -126,9 +115,9 @@ pub fn run(
     log: &(dyn Fn(Stream, &[u8]) + Sync),
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
-    let mut init = Init::start(&Call::Run(Box::new(plan.clone())))?;
+    let mut init = Init::start(&Call::Run(Box::new(plan.clone())), None)?;
     let wish = Wish { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)) };
-    let heeded = init.follow(log, &wish).map_err(|error| SandboxError::io("read output", &error))?;
+    let heeded = follow(&mut init, log, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;
     match heeded {
         Some(End::Cancelled) => Err(SandboxError::Cancelled),
@@ -162,9 +151,9 @@ impl Wish<'_> {
 
 /// Asks an init that only answers, and waits for its reports.
 pub(super) fn ask(call: &Call) -> Result<Vec<Report>, SandboxError> {
-    let mut init = Init::start(call)?;
+    let mut init = Init::start(call, None)?;
     let wish = Wish { cancel: &Cancel::default(), deadline: None };
-    init.follow(&|_, _| {}, &wish).map_err(|error| SandboxError::io("read output", &error))?;
+    follow(&mut init, &|_, _| {}, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;
     if reports.is_empty() { Err(SandboxError::InitDied(status)) } else { Ok(reports) }
 }
@@ -192,14 +181,6 @@ fn verdict(reports: Vec<Report>, status: &str) -> Result<Exit, SandboxError> {
     }
 }
 
-/// A running init. Dropped early, it and everything below it is killed.
-struct Init {
-    process: Child,
-    control: UnixStream,
-    outputs: Vec<Output>,
-    received: Vec<u8>,
-}
-
 /// One output of the command.
 struct Output {
     stream: Stream,
@@ -207,146 +188,52 @@ struct Output {
     lines: Lines,
 }
 
-impl Init {
-    fn start(call: &Call) -> Result<Self, SandboxError> {
-        let failed = |error: io::Error| SandboxError::io("start init", &error);
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let program = sealed_program()?;
-        let mut process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-            .arg0("layerwright")
-            .arg(INIT_ARGUMENT)
-            .env_clear()
-            .current_dir("/")
-            // Out of the terminal's foreground: a Ctrl-C is for the builder, which then asks nicely.
-            .process_group(0)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        let mut outputs = Vec::new();
-        let pipes = (process.stdout.take().map(OwnedFd::from), process.stderr.take().map(OwnedFd::from));
-        for (stream, pipe) in [(Stream::Stdout, pipes.0), (Stream::Stderr, pipes.1)] {
-            outputs.extend(pipe.map(|pipe| Output { stream, pipe, lines: Lines::default() }));
+/// Reads reports and output until the init has ended; says why, if that was not by itself.
+fn follow(init: &mut Init, log: &(dyn Fn(Stream, &[u8]) + Sync), wish: &Wish<'_>) -> io::Result<Option<End>> {
+    let output = |(stream, pipe)| Output { stream, pipe, lines: Lines::default() };
+    let mut outputs: Vec<Output> = init.outputs().map(output).collect();
+    let (mut ending, mut end) = (Ending::NotAsked, None);
+    let mut drained_by = None;
+    loop {
+        if end.is_none() && drained_by.is_none() {
+            end = wish.end();
         }
-        let init = Self { process, control: ours, outputs, received: Vec::new() };
-        match wire::send_call(&init.control, call) {
-            // It has ended already; what it said before is still to be read.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(init),
-            sent => sent.map(|()| init).map_err(failed),
+        ending = init.press(ending, end.is_some())?;
+        if drained_by.is_some_and(|deadline| Instant::now() >= deadline || outputs.is_empty()) {
+            break;
         }
-    }
-
-    /// Reads reports and output until the init has ended; says why, if that was not by itself.
-    fn follow(&mut self, log: &(dyn Fn(Stream, &[u8]) + Sync), wish: &Wish<'_>) -> io::Result<Option<End>> {
-        let (mut ending, mut end) = (Ending::NotAsked, None);
-        let mut drained_by = None;
-        loop {
-            if end.is_none() && drained_by.is_none() {
-                end = wish.end();
-            }
-            ending = self.press(ending, end.is_some())?;
-            if drained_by.is_some_and(|deadline| Instant::now() >= deadline || self.outputs.is_empty()) {
-                break;
-            }
-            let ready = self.wait(drained_by.is_none())?;
-            let mut ended = Vec::new();
-            for index in ready.outputs {
-                if !self.outputs[index].read(log)? {
-                    ended.push(index);
-                }
-            }
-            for index in ended.into_iter().rev() {
-                self.outputs.remove(index).finish(log);
-            }
-            if ready.control && !self.receive()? {
-                drained_by = Some(Instant::now() + DRAIN);
+        let ready = wait(init, &outputs, drained_by.is_none())?;
+        let mut ended = Vec::new();
+        for index in ready.outputs {
+            if !outputs[index].read(log)? {
+                ended.push(index);
             }
         }
-        for output in self.outputs.drain(..) {
-            output.finish(log);
+        for index in ended.into_iter().rev() {
+            outputs.remove(index).finish(log);
         }
-        Ok(end)
-    }
-
-    /// Asks the step to end when it is time to, ever less politely.
-    fn press(&mut self, ending: Ending, is_wanted: bool) -> io::Result<Ending> {
-        let now = Instant::now();
-        let order = |order: Order| {
-            // Fails only when there is nobody left to take it.
-            let _ = (&self.control).write_all(&[order.byte()]);
-        };
-        Ok(match ending {
-            Ending::NotAsked if is_wanted => {
-                order(Order::Terminate);
-                Ending::Asked { until: now + GRACE }
-            }
-            Ending::Asked { until } if now >= until => {
-                order(Order::Kill);
-                Ending::Told { until: now + DRAIN }
-            }
-            Ending::Told { until } if now >= until => {
-                self.process.kill()?;
-                Ending::Killed
-            }
-            unchanged => unchanged,
-        })
-    }
-
-    fn wait(&self, with_control: bool) -> io::Result<Ready> {
-        let mut fds: Vec<PollFd<'_>> =
-            self.outputs.iter().map(|output| PollFd::new(&output.pipe, PollFlags::IN)).collect();
-        if with_control {
-            fds.push(PollFd::new(&self.control, PollFlags::IN));
-        }
-        retry_on_intr(|| poll(&mut fds, Some(&TICK)))?;
-        let is_ready = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| !fd.revents().is_empty());
-        Ok(Ready {
-            outputs: (0..self.outputs.len()).filter(|index| is_ready(fds.get(*index))).collect(),
-            control: with_control && is_ready(fds.last()),
-        })
-    }
-
-    /// Takes what the init says; `false` at its end.
-    fn receive(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; 4096];
-        match self.control.read(&mut buffer) {
-            Ok(0) => Ok(false),
-            Ok(length) => {
-                self.received.extend_from_slice(&buffer[..length]);
-                Ok(true)
-            }
-            // It ended before it had read the plan.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
-            Err(error) => Err(error),
+        if ready.control && !init.receive()? {
+            drained_by = Some(Instant::now() + DRAIN);
         }
     }
-
-    fn finish(mut self) -> Result<(Vec<Report>, String), SandboxError> {
-        let status = self.process.wait().map_err(|error| SandboxError::io("wait for init", &error))?;
-        let received = std::mem::take(&mut self.received);
-        let reports =
-            wire::parse_reports(&received).map_err(|error| SandboxError::io("read reports", &error))?;
-        Ok((reports, status.to_string()))
+    for output in outputs.drain(..) {
+        output.finish(log);
     }
+    Ok(end)
 }
 
-impl Drop for Init {
-    fn drop(&mut self) {
-        // Both do nothing when it has been waited for.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+fn wait(init: &Init, outputs: &[Output], with_control: bool) -> io::Result<Ready> {
+    let mut fds: Vec<PollFd<'_>> =
+        outputs.iter().map(|output| PollFd::new(&output.pipe, PollFlags::IN)).collect();
+    if with_control {
+        fds.push(PollFd::new(init, PollFlags::IN));
     }
-}
-
-/// How far a step has been asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    NotAsked,
-    Asked { until: Instant },
-    Told { until: Instant },
-    Killed,
+    retry_on_intr(|| poll(&mut fds, Some(&TICK)))?;
+    let is_ready = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| !fd.revents().is_empty());
+    Ok(Ready {
+        outputs: (0..outputs.len()).filter(|index| is_ready(fds.get(*index))).collect(),
+        control: with_control && is_ready(fds.last()),
+    })
 }
 
 struct Ready {
@@ -366,41 +253,4 @@ impl Output {
     fn finish(mut self, log: &(dyn Fn(Stream, &[u8]) + Sync)) {
         self.lines.finish(|line| log(self.stream, line));
     }
-}
-
-/// Our own program, copied into memory that nobody can write. An init runs inside of a container for a moment, and
-/// what runs there can be made to hand out its own file, open, to the image (CVE-2019-5736): it gets the copy.
-fn sealed_program() -> Result<&'static File, SandboxError> {
-    static PROGRAM: OnceLock<File> = OnceLock::new();
-    if let Some(program) = PROGRAM.get() {
-        return Ok(program);
-    }
-    let copied = copy_program().map_err(|error| SandboxError::io("copy own program", &error))?;
-    Ok(PROGRAM.get_or_init(|| copied))
-}
-
-fn copy_program() -> io::Result<File> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Since Linux 6.3 a machine can want to hear that it is meant to be executed; older ones do not know the word.
-    let memory = memfd_create("layerwright", flags | MemfdFlags::EXEC).or_else(|errno| match errno {
-        Errno::INVAL => memfd_create("layerwright", flags),
-        errno => Err(errno),
-    })?;
-    let mut program = File::from(memory);
-    io::copy(&mut File::open("/proc/self/exe")?, &mut program)?;
-    seal(&program)?;
-    Ok(program)
-}
-
-/// Makes memory unchangeable. While the kernel itself still holds one of its pages for a moment (another processor's
-/// list of new pages, on a busy machine), it says EBUSY.
-fn seal(memory: &File) -> Result<(), Errno> {
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    for _ in 0..SEAL_ATTEMPTS {
-        match fcntl_add_seals(memory, seals) {
-            Err(Errno::BUSY) => thread::sleep(SEAL_PAUSE),
-            sealed => return sealed,
-        }
-    }
-    fcntl_add_seals(memory, seals)
 }

@@ -239,6 +239,18 @@ const LANDLOCK_RESTRICT_SELF: c_long = 446;
 /// # Errors
 /// What mount_setattr(2) says; `ENOSYS` before Linux 5.12.
 pub fn restrict_mount(mount: impl AsFd, flags: MountAttrFlags) -> Result<(), Errno> {
+    set_mount_flags(mount, flags, libc::AT_RECURSIVE)
+}
+
+/// The same for the mount alone, whatever is mounted below it.
+///
+/// # Errors
+/// As those of [`restrict_mount`].
+pub fn restrict_mount_alone(mount: impl AsFd, flags: MountAttrFlags) -> Result<(), Errno> {
+    set_mount_flags(mount, flags, 0)
+}
+
+fn set_mount_flags(mount: impl AsFd, flags: MountAttrFlags, depth: c_int) -> Result<(), Errno> {
     /// `struct mount_attr`.
     #[repr(C)]
     struct Attributes {
@@ -254,7 +266,7 @@ pub fn restrict_mount(mount: impl AsFd, flags: MountAttrFlags) -> Result<(), Err
             libc::SYS_mount_setattr,
             c_long::from(mount.as_fd().as_raw_fd()),
             c"".as_ptr(),
-            c_long::from(libc::AT_EMPTY_PATH | libc::AT_RECURSIVE),
+            c_long::from(libc::AT_EMPTY_PATH | depth),
             &raw const attributes,
             size_of::<Attributes>(),
         )

@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
 };
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{enter::Mode, plan::SandboxPlan, probe::Probe};
@@ -18,7 +19,7 @@ pub const INIT_ARGUMENT: &str = "sandbox-init";
 /// What an init is started for.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Call {
-    /// Run a command.
+    /// Run a command. Unless its output is only logged, one descriptor follows: see [`super::stdio`].
     Run(Box<SandboxPlan>),
     /// Find out whether a rung works, all the way to a step on an overlay below a directory.
     Try(Mode, PathBuf),
@@ -31,6 +32,8 @@ pub enum Call {
 pub enum Order {
     /// Send SIGTERM to everything in it.
     Terminate,
+    /// Send a signal to the command itself.
+    Pass(Signal),
     /// End it.
     Kill,
 }
@@ -40,13 +43,17 @@ impl Order {
     pub fn byte(self) -> u8 {
         match self {
             Order::Terminate => b'T',
+            Order::Pass(signal) => u8::try_from(signal.as_raw()).unwrap_or(b'K'),
             Order::Kill => b'K',
         }
     }
 
-    /// The order that a byte stands for; everything unknown is [`Order::Kill`].
+    /// The order that a byte stands for; everything unknown is [`Order::Kill`]. The numbers of signals are no letters.
     pub fn from_byte(byte: u8) -> Self {
-        if byte == Order::Terminate.byte() { Order::Terminate } else { Order::Kill }
+        match byte {
+            b'T' => Order::Terminate,
+            number => Signal::from_named_raw(number.into()).map_or(Order::Kill, Order::Pass),
+        }
     }
 }
 
@@ -110,4 +117,19 @@ pub fn send_report(mut to: impl Write, report: &Report) -> io::Result<()> {
 /// All reports in what was received.
 pub fn parse_reports(received: &[u8]) -> io::Result<Vec<Report>> {
     received.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_survive_their_byte_and_everything_else_ends_the_step() {
+        for order in [Order::Terminate, Order::Kill, Order::Pass(Signal::INT), Order::Pass(Signal::USR2)] {
+            assert_eq!(Order::from_byte(order.byte()), order);
+        }
+        for byte in [0, 32, b'A', 200] {
+            assert_eq!(Order::from_byte(byte), Order::Kill, "{byte}");
+        }
+    }
 }

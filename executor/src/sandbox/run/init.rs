@@ -1,0 +1,145 @@
+//! A running init, as the builder sees it.
+
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use solver::Stream;
+
+use super::program::sealed_program;
+use crate::sandbox::{
+    SandboxError,
+    stdio::send_descriptor,
+    wire::{self, Call, INIT_ARGUMENT, Order, Report},
+};
+
+/// How long a command has between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long output may take to arrive after the last process has ended, and the inits to end after they were told.
+pub const DRAIN: Duration = Duration::from_secs(2);
+
+/// A running init. Dropped early, it and everything below it is killed.
+pub struct Init {
+    process: Child,
+    control: UnixStream,
+    received: Vec<u8>,
+}
+
+impl Init {
+    /// Starts one and sends it its call, and what goes with that.
+    pub fn start(call: &Call, handed: Option<BorrowedFd<'_>>) -> Result<Self, SandboxError> {
+        let failed = |error: io::Error| SandboxError::io("start init", &error);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let program = sealed_program()?;
+        let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0("layerwright")
+            .arg(INIT_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            // Out of the terminal's foreground: a Ctrl-C is for the builder, which then asks nicely.
+            .process_group(0)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let init = Self { process, control: ours, received: Vec::new() };
+        let sent = wire::send_call(&init.control, call).and_then(|()| match handed {
+            Some(handed) => Ok(send_descriptor(&init.control, handed)?),
+            None => Ok(()),
+        });
+        match sent {
+            // It has ended already; what it said before is still to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(init),
+            sent => sent.map(|()| init).map_err(failed),
+        }
+    }
+
+    /// The other ends of the command's standard output and error. To be asked for once.
+    pub fn outputs(&mut self) -> impl Iterator<Item = (Stream, OwnedFd)> + use<> {
+        let stdout = self.process.stdout.take().map(|pipe| (Stream::Stdout, OwnedFd::from(pipe)));
+        let stderr = self.process.stderr.take().map(|pipe| (Stream::Stderr, OwnedFd::from(pipe)));
+        stdout.into_iter().chain(stderr)
+    }
+
+    /// Says what is wanted of the command.
+    pub fn order(&self, order: Order) {
+        // Fails only when there is nobody left to take it.
+        let _ = (&self.control).write_all(&[order.byte()]);
+    }
+
+    /// Asks the step to end when it is time to, ever less politely.
+    pub fn press(&mut self, ending: Ending, is_wanted: bool) -> io::Result<Ending> {
+        let now = Instant::now();
+        Ok(match ending {
+            Ending::NotAsked if is_wanted => {
+                self.order(Order::Terminate);
+                Ending::Asked { until: now + GRACE }
+            }
+            Ending::Asked { until } if now >= until => {
+                self.order(Order::Kill);
+                Ending::Told { until: now + DRAIN }
+            }
+            Ending::Told { until } if now >= until => {
+                self.process.kill()?;
+                Ending::Killed
+            }
+            unchanged => unchanged,
+        })
+    }
+
+    /// Takes what the init says; `false` at its end.
+    pub fn receive(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        match self.control.read(&mut buffer) {
+            Ok(0) => Ok(false),
+            Ok(length) => {
+                self.received.extend_from_slice(&buffer[..length]);
+                Ok(true)
+            }
+            // It ended before it had read the plan.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn finish(mut self) -> Result<(Vec<Report>, String), SandboxError> {
+        let status = self.process.wait().map_err(|error| SandboxError::io("wait for init", &error))?;
+        let received = std::mem::take(&mut self.received);
+        let reports =
+            wire::parse_reports(&received).map_err(|error| SandboxError::io("read reports", &error))?;
+        Ok((reports, status.to_string()))
+    }
+}
+
+/// Becomes readable when the init has something to say.
+impl AsFd for Init {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        // Both do nothing when it has been waited for.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// How far a step has been asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    NotAsked,
+    Asked { until: Instant },
+    Told { until: Instant },
+    Killed,
+}
