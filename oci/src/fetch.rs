@@ -16,7 +16,7 @@ use crate::{
     digest::Sha256Digest,
     elsewhere::{RemoteLayers, told::Told},
     layer::BlobOrigin,
-    layout::{self, LayoutError},
+    layout::{self, LayoutArchive, LayoutError},
     registry::{Registry, RegistryError, find},
     store::{BlobCopy, Store, StoreError},
     verify::Verified,
@@ -209,6 +209,10 @@ impl Fetcher {
                 Ok(self.registry.direct().briefly().pull_blob(cache, descriptor)?)
             }
             BlobOrigin::Registry(reference) => Ok(self.registry.pull_blob(reference, descriptor)?),
+            BlobOrigin::OciLayout(archive) if archive.is_file() => {
+                let blob = LayoutArchive::open(archive)?.open_blob(&descriptor.digest)?;
+                Ok(Box::new(Verified::new(blob, descriptor)))
+            }
             BlobOrigin::OciLayout(directory) => {
                 let file = layout::open_blob(directory, &descriptor.digest)?;
                 Ok(Box::new(Verified::new(file, descriptor)))

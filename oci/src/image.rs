@@ -11,7 +11,7 @@ use crate::{
     digest::{DiffId, Sha256Digest},
     document::{self, DocumentError, Found},
     layer::{BaseLayer, BlobOrigin},
-    layout::{self, LayoutError},
+    layout::{self, LayoutArchive, LayoutError},
     manifest::Manifest,
     platform::Platform,
     reference::Reference,
@@ -118,7 +118,7 @@ pub fn resolve_registry_with(
     RegistryImage { registry, reference, store: Some(store), find }.resolve(platform)
 }
 
-/// Resolves an image of an OCI layout; `selector` is a tag or a digest.
+/// Resolves an image of an OCI layout, a directory or a tar that holds one; `selector` is a tag or a digest.
 ///
 /// # Errors
 /// [`ImageError::Layout`].
@@ -127,6 +127,9 @@ pub fn resolve_layout(
     selector: Option<&str>,
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
+    if directory.is_file() {
+        return resolve_archive(&LayoutArchive::open(directory)?, selector, platform);
+    }
     let found = layout::find_image(directory, selector, platform)?;
     let config_bytes = layout::read_document(directory, &found.manifest.config)?;
     let config = document::image_config(&found.manifest, &config_bytes).map_err(|source| {
@@ -134,6 +137,43 @@ pub fn resolve_layout(
     })?;
     let (manifest_digest, root_digest) = (found.descriptor.digest, found.root_digest);
     Ok(ResolvedImage { manifest_digest, root_digest, manifest: found.manifest, config, config_bytes })
+}
+
+fn resolve_archive(
+    archive: &LayoutArchive,
+    selector: Option<&str>,
+    platform: &Platform,
+) -> Result<ResolvedImage, ImageError> {
+    let wrong =
+        |source| LayoutError::Document { directory: archive.path().to_owned(), source: Box::new(source) };
+    let root = archive.find_root(selector)?;
+    let root_digest = root.descriptor.digest;
+    let mut read = |descriptor: &Descriptor| archive.read_document(descriptor).map_err(Selected::Layout);
+    let (found, manifest) = document::select(root, platform, &mut read).map_err(|failure| match failure {
+        Selected::Layout(error) => error,
+        Selected::Document(error) => wrong(error),
+    })?;
+    let config_bytes = archive.read_document(&manifest.config)?;
+    let config = document::image_config(&manifest, &config_bytes).map_err(wrong)?;
+    Ok(ResolvedImage {
+        manifest_digest: found.descriptor.digest,
+        root_digest,
+        manifest,
+        config,
+        config_bytes,
+    })
+}
+
+/// Why nothing was selected in an archive.
+enum Selected {
+    Layout(LayoutError),
+    Document(DocumentError),
+}
+
+impl From<DocumentError> for Selected {
+    fn from(error: DocumentError) -> Self {
+        Self::Document(error)
+    }
 }
 
 /// One repository as a source of documents.

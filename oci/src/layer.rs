@@ -51,7 +51,7 @@ pub struct BaseLayer {
 pub enum BlobOrigin {
     /// The repository of this reference.
     Registry(Reference),
-    /// The OCI layout in this directory.
+    /// The OCI layout in this directory, or in this tar.
     OciLayout(PathBuf),
 }
 
