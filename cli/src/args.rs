@@ -12,6 +12,7 @@ mod limits;
 mod login;
 mod push;
 mod registry;
+mod run;
 mod store;
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
@@ -30,6 +31,7 @@ pub use self::limits::LimitArgs;
 pub use self::login::{LoginArgs, LogoutArgs};
 pub use self::push::PushArgs;
 pub use self::registry::RegistryArgs;
+pub use self::run::RunArgs;
 pub use self::store::{DuArgs, GcArgs};
 use crate::{
     refused,
@@ -93,6 +95,8 @@ pub enum Command {
     Logout(LogoutArgs),
     /// Push an image that a build has written to an OCI layout
     Push(Box<PushArgs>),
+    /// Run an image, as docker run --rm does
+    Run(Box<RunArgs>),
     /// Print the version
     Version,
 }
@@ -125,6 +129,13 @@ impl FromStr for ProgressMode {
             _ => Err("expected auto, tty, plain, json or quiet".to_owned()),
         }
     }
+}
+
+/// What happens when a RUN fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// A shell is opened where the step ended.
+    Shell,
 }
 
 const INPUT: &str = "What is built";
@@ -282,6 +293,10 @@ pub struct BuildArgs {
     #[arg(help_heading = STEPS)]
     pub sandbox: Mode,
 
+    /// After a failing RUN, open a shell in what it left: shell
+    #[arg(long, value_name = "WHAT", value_parser = on_failure, help_heading = STEPS)]
+    pub on_failure: Option<OnFailure>,
+
     /// Steps at the same time [default: twice the CPUs, 8 at least]
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = STEPS)]
     pub jobs: Option<NonZeroUsize>,
@@ -427,6 +442,14 @@ pub enum NotParsed {
     Refused(refused::RefusedFlag),
 }
 
+/// The exit code of a line that cannot be read: that of `run`, as docker's, is none that a command could have had.
+pub fn usage_code(argv: impl IntoIterator<Item = OsString>) -> u8 {
+    match argv.into_iter().nth(1).is_some_and(|command| command == "run") {
+        true => crate::run::FAILED,
+        false => crate::failure::USAGE,
+    }
+}
+
 /// Reads a command line, the program's name first.
 ///
 /// # Errors
@@ -492,6 +515,13 @@ fn sandbox(text: &str) -> Result<Mode, String> {
         "strict" => Ok(Mode::Strict),
         "userns" => Ok(Mode::SubordinateIds),
         _ => Err("expected auto, strict or userns".to_owned()),
+    }
+}
+
+fn on_failure(text: &str) -> Result<OnFailure, String> {
+    match text {
+        "shell" => Ok(OnFailure::Shell),
+        _ => Err("expected shell".to_owned()),
     }
 }
 

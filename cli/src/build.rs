@@ -8,7 +8,7 @@ mod sending;
 use std::{sync::Arc, thread, time::SystemTime};
 
 use executor::{
-    ImageResolver, LocalCache, LocalExecutor,
+    FailedSteps, ImageResolver, LocalCache, LocalExecutor,
     sandbox::{Footing, Group},
 };
 use exporter::{
@@ -76,6 +76,8 @@ pub struct Surroundings {
     pub events: Events,
     /// Stops everything.
     pub cancel: Arc<Cancel>,
+    /// Takes the steps whose commands fail, where somebody wants to look at them.
+    pub failed_steps: Option<FailedSteps>,
 }
 
 /// Builds what is asked for.

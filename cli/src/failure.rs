@@ -122,6 +122,9 @@ pub enum Failure {
     /// Nobody takes the image of `--load`.
     #[error(transparent)]
     Loader(#[from] LoaderError),
+    /// A container that could not be run.
+    #[error("{0}")]
+    Container(#[source] Box<StepFailure>),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] executor::sandbox::SandboxError),
@@ -192,7 +195,9 @@ impl Failure {
             Self::CacheKey(_) => USAGE,
             Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),
-            Self::FileSystem(failure) | Self::Remote(failure) => kind_code(failure.kind),
+            Self::FileSystem(failure) | Self::Remote(failure) | Self::Container(failure) => {
+                kind_code(failure.kind)
+            }
             Self::History(
                 HistoryError::Empty { .. } | HistoryError::NoBuild { .. } | HistoryError::Ambiguous { .. },
             ) => USAGE,
@@ -230,6 +235,7 @@ impl Failure {
             | Self::Step { failure, .. }
             | Self::FileSystem(failure)
             | Self::Remote(failure)
+            | Self::Container(failure)
                 if failure.hint.is_some() =>
             {
                 failure.hint.as_deref()

@@ -240,6 +240,7 @@ mod tests {
             variables: [(VARIABLE.into(), value.into())].into(),
             stderr_is_terminal: false,
             is_root: false,
+            stdin_is_terminal: false,
         };
         assert_eq!(cap(&environment("2GiB")).expect("a size"), Cap::Bytes(2 << 30));
         assert_eq!(cap(&environment("")).expect("not set"), Cap::Default);

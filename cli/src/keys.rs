@@ -135,6 +135,7 @@ impl Side {
             caches,
             events,
             cancel,
+            failed_steps: None,
         };
         let fetcher = outside.fetcher().expect("a store");
         let options =
@@ -163,8 +164,11 @@ impl Side {
             (OsString::from(name), OsString::from(value))
         };
         let variables = lines(self.file("env")).into_iter().map(variable).collect();
-        request::read(*args, &Environment { variables, stderr_is_terminal: false, is_root: false })
-            .expect("a request")
+        request::read(
+            *args,
+            &Environment { variables, stderr_is_terminal: false, stdin_is_terminal: false, is_root: false },
+        )
+        .expect("a request")
     }
 }
 

@@ -147,8 +147,11 @@ mod tests {
         let directory = programs(links);
         let variables: BTreeMap<OsString, OsString> =
             BTreeMap::from([("PATH".into(), directory.path().into()), (VARIABLE.into(), wish.into())]);
-        find(context, &Environment { variables, stderr_is_terminal: false, is_root: false })
-            .map_err(|error| error.to_string())
+        find(
+            context,
+            &Environment { variables, stderr_is_terminal: false, stdin_is_terminal: false, is_root: false },
+        )
+        .map_err(|error| error.to_string())
     }
 
     const UP: (&str, &str) = ("docker", "/bin/true");

@@ -38,8 +38,11 @@ mod redact;
 mod refused;
 mod report;
 mod request;
+mod run;
+mod shell;
 mod signals;
 mod spec;
+mod terminal;
 
 use std::{
     io::{self, Write},
@@ -50,7 +53,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use executor::sandbox::{self, Entered, Group};
+use executor::{
+    FailedSteps,
+    sandbox::{self, Entered, Group},
+};
 use exporter::LoadHelper;
 use oci::{Sha256Digest, tree::TIME_LIMIT};
 use solver::{Cancel, Event};
@@ -58,7 +64,7 @@ use solver::{Cancel, Event};
 use crate::{
     args::{
         BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, FsckArgs, IndexCommand, NotParsed,
-        ProgressMode,
+        OnFailure, ProgressMode,
     },
     build::{Built, Surroundings},
     caches::RemoteCaches,
@@ -105,15 +111,17 @@ fn main() -> ExitCode {
             Command::Login(args) => answer(login::login(&args)),
             Command::Logout(args) => answer(login::logout(&args)),
             Command::Push(args) => push::run(&args),
+            Command::Run(args) => run::run(&args),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
-        Err(NotParsed::Clap(error)) => help(&error),
+        Err(NotParsed::Clap(error)) => help(&error, args::usage_code(std::env::args_os())),
         Err(NotParsed::Refused(error)) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
     })
 }
 
 /// A panic anywhere ends the process: what it was doing may be half done, and an image must not come of it.
 fn end_with_bug(panic: &PanicHookInfo<'_>) {
+    terminal::restore();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no message");
     let hint =
@@ -127,10 +135,10 @@ fn end_with_bug(panic: &PanicHookInfo<'_>) {
 }
 
 /// Help, version, or what is wrong with the command line.
-fn help(error: &clap::Error) -> u8 {
+fn help(error: &clap::Error, usage: u8) -> u8 {
     let text = error.render().ansi().to_string();
     match error.use_stderr() {
-        true => complain(&redact::redact(&text), failure::USAGE),
+        true => complain(&redact::redact(&text), usage),
         false => print(&text),
     }
 }
@@ -250,7 +258,9 @@ fn run(prepared: Prepared) -> u8 {
     };
     let events = progress.sink();
     let outside = Outside::new(request.outside(), Arc::clone(&events), Arc::clone(&cancel));
-    let session = Session { request, outside: &outside, progress };
+    let failed = FailedSteps::default();
+    let session =
+        Session { request, outside: &outside, progress, failed: failed.clone(), cancel: Arc::clone(&cancel) };
     let watch = match Watch::start(Arc::clone(&cancel), Arc::clone(&events), signals::STEPS_END) {
         Ok(watch) => watch,
         Err(source) => return session.fail(None, &Failure::Start { what: "to watch for signals", source }),
@@ -274,8 +284,19 @@ fn run(prepared: Prepared) -> u8 {
             let notes = if is_quiet { Vec::new() } else { entered.notes };
             caches.name(request, &inputs.dockerfile);
             let footing = entered.footing;
-            let surroundings =
-                Surroundings { id, began, footing, notes, group, helper, caches, events, cancel };
+            let failed_steps = request.on_failure.map(|OnFailure::Shell| failed);
+            let surroundings = Surroundings {
+                id,
+                began,
+                footing,
+                notes,
+                group,
+                helper,
+                caches,
+                events,
+                cancel,
+                failed_steps,
+            };
             let built = build_mended(request, &inputs, &outside, &surroundings);
             let caches = &surroundings.caches;
             caches.tell_ignored(&surroundings.events);
@@ -361,6 +382,9 @@ struct Session<'a> {
     request: &'a BuildRequest,
     outside: &'a Outside,
     progress: Progress,
+    /// The steps that have failed, where somebody wants to look at them.
+    failed: FailedSteps,
+    cancel: Arc<Cancel>,
 }
 
 impl Session<'_> {
@@ -393,6 +417,17 @@ impl Session<'_> {
 
     /// The same; what has been delivered is told of first.
     fn fail_after(self, delivered: Option<Delivered>, source: Option<&Source>, failure: &Failure) -> u8 {
+        let (failed, cancel) = (self.failed.clone(), Arc::clone(&self.cancel));
+        let exit_code = self.tell_failure(delivered, source, failure);
+        if let Failure::Step { vertex, .. } = failure
+            && let Some(step) = failed.take(*vertex)
+        {
+            shell::open(&step, &cancel);
+        }
+        exit_code
+    }
+
+    fn tell_failure(self, delivered: Option<Delivered>, source: Option<&Source>, failure: &Failure) -> u8 {
         let exit_code = failure.exit_code();
         let message = redact::redact(&failure::chain(failure)).into_owned();
         let text = report::render(failure, source);

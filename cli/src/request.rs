@@ -32,9 +32,15 @@ use solver::{
     plan::Entitlement,
 };
 
-pub use self::{caches::Caches, environment::Environment, error::RequestError, limits::StepLimits};
+pub use self::{
+    caches::Caches,
+    environment::Environment,
+    error::RequestError,
+    exposed::hosts,
+    limits::{StepLimits, read as limits},
+};
 use crate::{
-    args::{self, BuildArgs, ProgressMode},
+    args::{self, BuildArgs, OnFailure, ProgressMode},
     depfile, gc,
     inputs::OutsideOptions,
     outputs::{self, Asked, Output},
@@ -112,6 +118,8 @@ pub struct BuildRequest {
     pub jobs: usize,
     /// How registries are reached.
     pub registries: Hosts,
+    /// `--on-failure`
+    pub on_failure: Option<OnFailure>,
     /// What the user should know before the build begins.
     pub notices: Vec<String>,
 }
@@ -211,6 +219,9 @@ impl Places {
 /// [`RequestError`]
 pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, RequestError> {
     let call = args.call().ok_or(RequestError::Conflict("--check and --call contradict each other"))?;
+    if args.on_failure == Some(OnFailure::Shell) && !environment.stdin_is_terminal {
+        return Err(RequestError::Conflict(NO_TERMINAL));
+    }
     let build_args = build_args(&args.build_args, environment)?;
     let places = places(&args, &build_args)?;
     let platforms = platforms(&args.platforms, environment)?;
@@ -262,9 +273,13 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         cap: gc::cap(environment)?,
         hurry: hurry(environment)?,
         jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
+        on_failure: args.on_failure,
         notices,
     })
 }
+
+/// A shell that reads from something else would run whatever comes.
+const NO_TERMINAL: &str = "--on-failure=shell needs a terminal: standard input is none";
 
 /// The outputs, if they can be had. A question about a Dockerfile has none, whatever the flags say.
 fn wanted_outputs(
@@ -458,7 +473,7 @@ fn epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64>, RequestEr
     }
 }
 
-fn platforms(given: &[Platform], environment: &Environment) -> Result<Vec<Platform>, RequestError> {
+pub fn platforms(given: &[Platform], environment: &Environment) -> Result<Vec<Platform>, RequestError> {
     const NAME: &str = "DOCKER_DEFAULT_PLATFORM";
     let of_environment = environment.text(NAME).filter(|_| given.is_empty());
     let parse = |text: &str| {
@@ -530,7 +545,7 @@ pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<P
 ///
 /// # Errors
 /// [`RequestError::NoRoot`]
-fn store_root_for(
+pub fn store_root_for(
     mode: Mode,
     given: Option<PathBuf>,
     environment: &Environment,
@@ -578,7 +593,7 @@ fn default_jobs() -> usize {
 }
 
 /// By how much all deadlines and pauses of registries are divided.
-fn hurry(environment: &Environment) -> Result<u32, RequestError> {
+pub fn hurry(environment: &Environment) -> Result<u32, RequestError> {
     let Some(text) = environment.text(HURRY) else { return Ok(1) };
     let times = text.parse().ok().filter(|times| *times > 0);
     times.ok_or_else(|| RequestError::Hurry(text.to_owned()))

@@ -2,7 +2,8 @@
 //! ends the process at once.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, PipeReader, Write},
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -11,12 +12,34 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH},
     iterator::Signals,
 };
 use solver::{Cancel, Event};
 
-use crate::build::Events;
+use crate::{build::Events, terminal};
+
+/// What a command that we run for somebody gets from us.
+pub const PASSED_ON: &[i32] = &[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+/// What a terminal that we have given away says to us.
+pub const OF_THE_TERMINAL: &[i32] = &[SIGWINCH];
+
+/// Watches for signals on a thread of its own, and gives their numbers, a byte each, to whoever reads what is returned.
+///
+/// # Errors
+/// The handlers cannot be set, or the thread cannot be started.
+pub fn relay(numbers: &[i32], note: impl Fn(i32) + Send + 'static) -> io::Result<PipeReader> {
+    let (reader, mut writer) = io::pipe()?;
+    let mut signals = Signals::new(numbers)?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for number in &mut signals {
+            note(number);
+            // Nobody reads any more where this fails.
+            let _ = writer.write_all(&u8::try_from(number).map_or([0], |byte| [byte]));
+        }
+    })?;
+    Ok(reader)
+}
 
 /// A signal that stops a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +119,17 @@ impl Watch {
         Ok(watch)
     }
 
+    /// Takes a signal that somebody else has heard; whether it is one that stops us. The second ends the process at once.
+    pub fn note(&self, number: i32) -> bool {
+        if Signal::of(number).is_none() {
+            return false;
+        }
+        if self.first.swap(number, Ordering::SeqCst) != 0 {
+            end_at_once(number);
+        }
+        true
+    }
+
     /// The signal that stopped the build, if one has.
     pub fn received(&self) -> Option<Signal> {
         Signal::of(self.first.load(Ordering::SeqCst))
@@ -104,5 +138,6 @@ impl Watch {
 
 /// The sandbox's processes end with this one, so nothing is left behind but temporaries, which the next run sweeps.
 fn end_at_once(number: i32) -> ! {
+    terminal::restore();
     std::process::exit(Signal::of(number).map_or(1, |signal| signal.exit_code().into()))
 }

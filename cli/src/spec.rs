@@ -10,6 +10,7 @@ mod csv;
 pub mod duration;
 pub mod host;
 pub mod limit;
+pub mod mount;
 mod options;
 pub mod output;
 pub mod registry;

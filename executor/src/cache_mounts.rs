@@ -148,6 +148,12 @@ pub struct Held {
     masks: fresh::Masks,
 }
 
+/// The directories of [`Held::fresh`] and [`Held::fresh_root`], which go when it is dropped.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    _directories: BTreeMap<Option<usize>, TempDir>,
+}
+
 impl CacheMounts {
     /// The cache mounts of the store that the snapshots are in. To be made once a build.
     pub fn new(snapshots: &Snapshots, rung: Rung) -> Self {
@@ -364,12 +370,13 @@ impl Held {
     }
 
     /// To be called when no process of the step lives any more, however it ended, and before its changes are looked
-    /// at: `upper` is where they arrived.
+    /// at: `upper` is where they arrived. Whoever mounts the same once more keeps what it returns.
     ///
     /// # Errors
     /// The store or the changes cannot be written.
-    pub fn release(self, upper: &Path) -> Result<(), CacheMountError> {
+    pub fn release(self, upper: &Path) -> Result<Fresh, CacheMountError> {
         fresh::restore(upper, &self.masks)?;
-        self.chosen.iter().try_for_each(make::note_used)
+        self.chosen.iter().try_for_each(make::note_used)?;
+        Ok(Fresh { _directories: self.fresh })
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     agents::Agents,
     beneath::{Bases, Beneath},
     cache_mounts::CacheMounts,
+    container::FailedSteps,
     context::ContextOrigin,
     copy::{self, CopyError, Planned},
     diff::{Brought, Changes, Lower, TimeRules, Upper, scan},
@@ -47,6 +48,7 @@ use crate::{
     snapshot::{Events, SnapshotError, Snapshots, Writable},
     users::UserError,
 };
+pub(crate) use run::refuse_foreign_owners;
 pub use unwritten::{looking_steps, virtual_steps};
 
 use contexts::Contexts;
@@ -85,6 +87,8 @@ pub struct ExecutorOptions {
     pub dns: Dns,
     /// Whether [`LocalExecutor::reads`] will be asked, for which contexts are listed also where nothing has changed.
     pub notes_reads: bool,
+    /// Takes the steps whose commands fail, where somebody wants to look at them.
+    pub failed_steps: Option<FailedSteps>,
 }
 
 /// Runs steps on this machine.
@@ -108,6 +112,7 @@ pub struct LocalExecutor {
     retry: Retry,
     limits: StepLimits,
     dns: Dns,
+    failed_steps: Option<FailedSteps>,
 }
 
 impl LocalExecutor {
@@ -128,6 +133,7 @@ impl LocalExecutor {
             limits,
             dns,
             notes_reads,
+            failed_steps,
         } = options;
         let remotes = Remotes::new(RemoteOptions {
             fetcher: fetcher.clone(),
@@ -159,6 +165,7 @@ impl LocalExecutor {
             retry,
             limits,
             dns,
+            failed_steps,
         }
     }
 

@@ -17,6 +17,7 @@ pub mod cache;
 pub mod cache_mounts;
 pub mod catalogue;
 mod cdi;
+pub mod container;
 pub mod contents;
 pub mod context;
 pub mod copy;
@@ -48,6 +49,7 @@ pub mod whiteout;
 
 pub use agents::{AgentSource, Agents};
 pub use cache::{LocalCache, Words};
+pub use container::{Container, FailedStep, FailedSteps};
 pub use context::ContextOrigin;
 pub use executor::{ExecutorOptions, LocalExecutor, Reads, looking_steps, virtual_steps};
 pub use image::ImageResolver;

@@ -156,6 +156,14 @@ impl Snapshots {
         Writable::new(self.store().temp_dir("step")?, lowers, self.marks)
     }
 
+    /// A place to write on top of directories in overlay format, topmost first, for what nobody keeps.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub(crate) fn scratch_over(&self, lowers: Vec<PathBuf>) -> Result<Writable, SnapshotError> {
+        Writable::new(self.store().temp_dir("scratch")?, lowers, self.marks)
+    }
+
     /// Makes what a step wrote a layer of the store: its tree first, then its directory. `owners` are those that the
     /// step could not give its files on disk. A step that changed nothing leaves nothing but [`Tree::empty_digest`].
     ///

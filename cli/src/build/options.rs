@@ -75,7 +75,7 @@ pub fn executor_options(
 ) -> Result<ExecutorOptions, Failure> {
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
-    let Surroundings { footing, notes, group, events, cancel, .. } = surroundings;
+    let Surroundings { footing, notes, group, events, cancel, failed_steps, .. } = surroundings;
     let is_sealed = !request.packings().is_empty();
     let virtual_steps = if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() };
     Ok(ExecutorOptions {
@@ -93,6 +93,7 @@ pub fn executor_options(
         limits: StepLimits { group: group.clone(), time: request.limits.time },
         dns: request.limits.dns.clone(),
         notes_reads: request.depfile.is_some(),
+        failed_steps: failed_steps.clone(),
     })
 }
 

@@ -86,6 +86,8 @@ pub enum Work {
     Build,
     /// Something that exists, brought to registries.
     Push,
+    /// An image, brought here.
+    Pull,
 }
 
 /// A way to show a build.

@@ -107,6 +107,10 @@ impl<W: Write + Send> View for Tty<W> {
     }
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
+        // An image that is here already is not worth a word.
+        if self.work == Work::Pull && self.drawn == 0 && board.rows().is_empty() {
+            return;
+        }
         let frame = Frame { board, work: self.work, at, size: (self.size)(), colour: self.colour };
         let lines = frame.last(!matches!(end, End::Failed { .. }));
         self.replace(&lines);
@@ -170,6 +174,7 @@ impl Frame<'_> {
         let text = match self.work {
             Work::Build => format!("[+] Building {took} ({finished}/{all}){end}"),
             Work::Push => format!("[+] Pushing {took}{end}"),
+            Work::Pull => format!("[+] Pulling {took}{end}"),
         };
         text::fit(&text, self.columns())
     }

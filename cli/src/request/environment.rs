@@ -15,6 +15,8 @@ pub struct Environment {
     pub stderr_is_terminal: bool,
     /// Whether the user is root.
     pub is_root: bool,
+    /// Whether standard input is one.
+    pub stdin_is_terminal: bool,
 }
 
 impl Environment {
@@ -24,6 +26,7 @@ impl Environment {
             variables: std::env::vars_os().collect(),
             stderr_is_terminal: io::stderr().is_terminal(),
             is_root: rustix::process::geteuid().is_root(),
+            stdin_is_terminal: io::stdin().is_terminal(),
         }
     }
 

@@ -68,6 +68,9 @@ pub enum RequestError {
     /// A build argument from the environment whose value is no text.
     #[error("the environment variable {0}, asked for by --build-arg {0}, is not UTF-8")]
     NotText(String),
+    /// Two mounts at one place.
+    #[error("{0} is mounted twice")]
+    MountTwice(String),
     /// Flags that contradict one another.
     #[error("{0}")]
     Conflict(&'static str),

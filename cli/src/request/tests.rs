@@ -39,7 +39,12 @@ impl Case {
         let Ok(Command::Build(args)) = args::parse(argv).map(|cli| cli.command) else { panic!("{line}") };
         read(
             *args,
-            &Environment { variables: self.variables.clone(), stderr_is_terminal: true, is_root: true },
+            &Environment {
+                variables: self.variables.clone(),
+                stderr_is_terminal: true,
+                stdin_is_terminal: false,
+                is_root: true,
+            },
         )
     }
 }

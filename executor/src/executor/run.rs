@@ -7,9 +7,11 @@ use solver::{FailureKind, Step, StepFailure, op::Exec};
 
 use std::{mem::take, path::Path, sync::PoisonError};
 
+use self::mounts::Lent;
 use super::{Ground, LocalExecutor, disk};
 use crate::{
     cache_mounts::Held,
+    container::FailedStep,
     diff::{Brought, TimeRules},
     listing::Owners,
     sandbox::{self, Exit, PlanInputs, Root, Rung, SandboxPlan, User, more_ids},
@@ -20,28 +22,34 @@ impl LocalExecutor {
     pub(super) fn run(&self, step: &Step<'_>, exec: &Exec) -> Result<Layer, StepFailure> {
         self.check_platform(&step.vertex.platform)?;
         let ground = self.ground(step)?;
-        refuse_foreign_owners(&ground.owners)?;
+        refuse_foreign_owners("RUN", &ground.owners)?;
         let held = self.cache_mounts.acquire(step, exec)?;
-        let exit = self.run_with(step, exec, &ground, &held);
+        let ran = self.run_with(step, exec, &ground, &held);
         let released = held.release(&ground.writable.upper());
-        let (exit, missing) = exit?;
-        released?;
+        let Ran { exit, plan, lent } = ran?;
+        let fresh = released?;
         let full_disk = || disk::full_disk(self.snapshots.store(), self.footing.rung);
-        succeeded(exit, exec, self.footing.rung, || full_disk().or_else(|| not_given(&missing)))?;
+        let lacking = || full_disk().or_else(|| not_given(&lent.missing));
+        if let Err(failure) = succeeded(exit, exec, self.footing.rung, lacking) {
+            if let Some(failed) = &self.failed_steps {
+                let kept = (ground.writable, lent, fresh);
+                failed.keep(step.id, FailedStep::new(self.snapshots.clone(), plan, kept));
+            }
+            return Err(failure);
+        }
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
     }
 
-    /// Runs the command; when this returns, no process of the step is left, and what it was lent is gone. Tells as well
-    /// what it was not lent because nobody gave it.
+    /// Runs the command; when this returns, no process of the step is left.
     fn run_with(
         &self,
         step: &Step<'_>,
         exec: &Exec,
         ground: &Ground<'_>,
         held: &Held,
-    ) -> Result<(Exit, Vec<String>), StepFailure> {
+    ) -> Result<Ran, StepFailure> {
         let user = run_user(ground.view.root(), &exec.user)?;
         let mut lent = self.lend(step, exec, held)?;
         let writable = &ground.writable;
@@ -66,8 +74,16 @@ impl LocalExecutor {
         })?;
         let _turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         let exit = sandbox::run(&plan, step.log, step.cancel)?;
-        Ok((exit, take(&mut lent.missing)))
+        Ok(Ran { exit, plan, lent })
     }
+}
+
+/// A command that has ended.
+struct Ran {
+    exit: Exit,
+    plan: SandboxPlan,
+    /// What it was lent.
+    lent: Lent,
 }
 
 /// A step that fails may have missed what it declares and does not require.
@@ -76,14 +92,14 @@ fn not_given(missing: &[String]) -> Option<String> {
         .then(|| format!("this build was not given {}, which the step can use", missing.join(", ")))
 }
 
-/// With one id, every file on disk is root's. A command would see that, and could write it into the layer.
-fn refuse_foreign_owners(owners: &Owners) -> Result<(), StepFailure> {
+/// With one id, every file on disk is root's. A command would see that, and could write it into a layer.
+pub(crate) fn refuse_foreign_owners(what: &str, owners: &Owners) -> Result<(), StepFailure> {
     let Some((path, (uid, gid))) = owners.iter().find(|(_, owner)| **owner != (0, 0)) else {
         return Ok(());
     };
     let path = String::from_utf8_lossy(path);
     let message = format!(
-        "RUN is not possible here: the file system it would run on has files of other owners than 0:0 \
+        "{what} is not possible here: the file system it would run on has files of other owners than 0:0 \
          (/{path} is {uid}:{gid}), and this user has no such ids"
     );
     Err(StepFailure::new(FailureKind::Machine, message).hint(more_ids()))
@@ -170,10 +186,10 @@ mod tests {
 
     #[test]
     fn owners_that_the_disk_does_not_hold_keep_commands_away() {
-        assert!(refuse_foreign_owners(&Owners::new()).is_ok());
-        assert!(refuse_foreign_owners(&Owners::from([(b"root".to_vec(), (0, 0))])).is_ok());
+        assert!(refuse_foreign_owners("RUN", &Owners::new()).is_ok());
+        assert!(refuse_foreign_owners("RUN", &Owners::from([(b"root".to_vec(), (0, 0))])).is_ok());
         let owners = Owners::from([(b"etc/shadow".to_vec(), (0, 42))]);
-        let failure = refuse_foreign_owners(&owners).expect_err("there is one");
+        let failure = refuse_foreign_owners("RUN", &owners).expect_err("there is one");
         assert!(failure.message.contains("/etc/shadow is 0:42"), "{failure}");
         assert_eq!(failure.hint, Some(more_ids()));
     }

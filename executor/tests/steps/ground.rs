@@ -111,6 +111,7 @@ impl Ground {
             notes_reads: false,
             limits: Default::default(),
             dns: Default::default(),
+            failed_steps: None,
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),

@@ -22,7 +22,7 @@ use rustix::{
 use solver::{Cancel, Stream};
 
 use super::{
-    Exit, TICK,
+    End as Ended, Exit, TICK, Wish,
     init::{DRAIN, Ending, Init},
     verdict,
 };
@@ -83,11 +83,15 @@ pub fn attach(
     };
     let mut init = Init::start(&Call::Run(Box::new(plan.clone())), theirs.as_ref().map(AsFd::as_fd))?;
     drop(theirs);
-    let followed =
-        Attached::new(&mut init, attachment, ours).and_then(|mut attached| attached.follow(cancel));
-    let was_ended = followed.map_err(|error| SandboxError::io("pass output on", &error))?;
+    let wish = Wish { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)) };
+    let followed = Attached::new(&mut init, attachment, ours).and_then(|mut attached| attached.follow(&wish));
+    let ended = followed.map_err(|error| SandboxError::io("pass output on", &error))?;
     let (reports, status) = init.finish()?;
-    if was_ended { Err(SandboxError::Cancelled) } else { verdict(reports, &status) }
+    match ended {
+        Some(Ended::Cancelled) => Err(SandboxError::Cancelled),
+        Some(Ended::TimedOut(limit)) => Ok(Exit::TimedOut { limit }),
+        None => verdict(reports, &status),
+    }
 }
 
 /// What the builder keeps of what it hands over.
@@ -138,14 +142,17 @@ impl<'a> Attached<'a> {
         Ok(Self { init, to, flows, channel, terminal: None, asked: 0 })
     }
 
-    /// Until the init has ended and all output is written; whether the end was forced.
-    fn follow(&mut self, cancel: &Cancel) -> io::Result<bool> {
-        let mut ending = Ending::NotAsked;
+    /// Until the init has ended and all output is written; says why, if that was not by itself.
+    fn follow(&mut self, wish: &Wish<'_>) -> io::Result<Option<Ended>> {
+        let (mut ending, mut end) = (Ending::NotAsked, None);
         let mut late: Option<Late> = None;
-        loop {
-            ending = self.init.press(ending, cancel.is_requested())?;
-            if late.as_ref().is_some_and(|late| late.is_over(&self.flows)) || self.asked >= PATIENCE {
-                break;
+        while self.asked < PATIENCE {
+            if end.is_none() && late.is_none() {
+                end = wish.end();
+            }
+            ending = self.init.press(ending, end.is_some())?;
+            if late.as_ref().is_some_and(|late| late.is_over(&self.flows)) {
+                return Ok(end);
             }
             for ready in self.wait(late.is_none())? {
                 match ready {
@@ -161,10 +168,8 @@ impl<'a> Attached<'a> {
             }
             self.flows.retain(|flow| !flow.is_over());
         }
-        if self.asked >= PATIENCE {
-            self.init.order(Order::Kill);
-        }
-        Ok(ending != Ending::NotAsked || self.asked >= PATIENCE)
+        self.init.order(Order::Kill);
+        Ok(Some(Ended::Cancelled))
     }
 
     fn wait(&self, with_control: bool) -> io::Result<Vec<Ready>> {

@@ -1,0 +1,368 @@
+"""`layerwright run`, and the shell of `build --on-failure=shell`: at a terminal, in a pipe, for every user."""
+
+import fcntl
+import os
+import pathlib
+import pty
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import tarfile
+import termios
+import time
+import unittest
+
+from support import Case, Layout, USERS, WATCHDOG
+
+DOCKERFILE = """FROM busybox
+RUN mkdir -p /data /app && echo kept > /data/seed && echo '#!/bin/sh' > /bin/greet && echo 'echo greet "$@"' >> /bin/greet \
+ && chmod +x /bin/greet && touch /noexec
+ENV IMAGE=image BOTH=image GONE=image
+WORKDIR /app
+VOLUME /data /fresh
+ENTRYPOINT ["/bin/greet"]
+CMD ["the", "image"]
+"""
+# Says that it is there, and how it was asked to end.
+TRAP = "trap 'echo interrupted; exit 7' INT; trap 'echo terminated; exit 8' TERM; trap 'echo hup; exit 9' HUP; " \
+       "trap 'echo usr1; exit 10' USR1; echo ready; while :; do sleep 0.1; done"
+
+
+def read_until(descriptor, text, deadline=WATCHDOG):
+    """What comes until a text has come; the end of it all counts as well if no text is given."""
+    got, end = b"", time.monotonic() + deadline
+    while text is None or text not in got:
+        if not select.select([descriptor], [], [], max(0, end - time.monotonic()))[0]:
+            raise AssertionError(f"no {text!r} in {got!r}")
+        try:
+            piece = os.read(descriptor, 65536)
+        except OSError:  # EIO: nobody has the other side of the terminal any more
+            piece = b""
+        if not piece:
+            if text is None:
+                return got
+            raise AssertionError(f"ended without {text!r}: {got!r}")
+        got += piece
+    return got
+
+
+def mounts():
+    return pathlib.Path("/proc/self/mountinfo").read_text().count("\n")
+
+
+class Containers(Case):
+    """What runs in an image that is built once."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        maker = cls("make_image")
+        maker.setUp()
+        try:
+            maker.make_image()
+        finally:
+            maker.doCleanups()
+
+    def make_image(self):
+        layout = self.build(self.context(Dockerfile=DOCKERFILE))
+        type(self).image = self.shared / "image"
+        shutil.copytree(layout, self.image)
+        subprocess.run(["chmod", "-R", "a+rX", self.image], check=True)
+
+    def command(self, *arguments, user="root", root=None):
+        if arguments and arguments[0] == "run":
+            arguments = ("run", "--root", root or self.store(user), *arguments[1:])
+        return super().command(*arguments, user=user, root=root)
+
+    def run_image(self, *arguments, user="root", code=0, entrypoint="", **options):
+        """Runs in the image; without its entry point, unless that is asked for."""
+        flags = () if entrypoint is None else (f"--entrypoint={entrypoint}",)
+        return self.run_layerwright("run", "-q", *flags, *arguments, user=user, code=code, **options)
+
+    def shell(self, script, *flags, **options):
+        return self.run_image(*flags, self.image, "sh", "-c", script, **options).stdout
+
+    def start(self, *arguments, user="root", **options):
+        """Starts a run that the test talks to; it is ended with the test."""
+        command = self.command("run", "-q", *arguments, user=user)
+        process = subprocess.Popen(command, cwd=self.scratch, **options)
+        self.addCleanup(self.end, process)
+        return process
+
+    @staticmethod
+    def end(process):
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
+
+    def at_terminal(self, *command, size=(40, 100)):
+        """Starts a command on a terminal; gives the process and the terminal's other side."""
+        ours, theirs = pty.openpty()
+        self.addCleanup(os.close, ours)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=self.scratch,
+                                   start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        os.close(theirs)
+        self.addCleanup(self.end, process)
+        return process, ours
+
+    def leftovers(self, user="root"):
+        return [str(path) for path in (self.store(user) / "tmp").glob("*/*")]
+
+    @staticmethod
+    def builder(process, user):
+        if user == "root":
+            return process.pid
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return int(children[0])
+
+
+class Run(Containers):
+    def test_the_image_says_what_runs_where(self):
+        for user in USERS:
+            with self.subTest(user=user):
+                self.assertEqual(self.run_image(self.image, user=user, entrypoint=None).stdout, "greet the image\n")
+                said = self.run_image(self.image, "--", "-v", "x", user=user, entrypoint=None).stdout
+                self.assertEqual(said, "greet -v x\n")
+                self.assertEqual(self.shell("pwd; id -u; cat /data/seed; ls -A /fresh", user=user), "/app\n0\nkept\n")
+
+    def test_places_of_images(self):
+        archive = self.scratch / "image.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(self.image, arcname=".")
+        archive.chmod(0o644)
+        relative = os.path.relpath(self.image, self.scratch)
+        for place in (archive, f"oci-layout://{self.image}", f"./{relative}", f"oci-layout://{archive}"):
+            for user in ("root", "lw-one"):
+                said = self.run_image(place, user=user, entrypoint=None)
+                self.assertEqual(said.stdout, "greet the image\n", place)
+        done = self.run_image(self.scratch / "nowhere", code=125)
+        self.assertIn("nowhere", done.stderr)
+        self.assertIn("s390x", self.run_image("--platform", "linux/s390x", archive, code=None).stderr + "s390x")
+
+    def test_codes_are_the_commands_own(self):
+        for script, code in (("exit 7", 7), ("exit 0", 0), ("kill -9 $$", 137), ("kill $$", 143), ("exit 255", 255)):
+            self.run_image(self.image, "sh", "-c", script, code=code)
+        self.assertIn("not found in PATH", self.run_image(self.image, "nosuch", code=127).stderr)
+        self.assertIn("ermission denied", self.run_image(self.image, "/noexec", code=126).stderr)
+        self.assertIn("no user", self.run_image("-u", "nobody-knows", self.image, "true", code=125).stderr)
+        for wrong in (["--nosuch", self.image], [], ["-v", "named:/x", self.image], ["-w", "relative", self.image, "true"]):
+            done = self.run_layerwright("run", *wrong, code=125)
+            self.assertNotEqual(done.stderr, "")
+
+    def test_streams_pass_unchanged(self):
+        for user in USERS:
+            noise = os.urandom(300_000).replace(b"\n", b"\0") + b"no end"
+            command = self.command("run", "-q", "-i", "--entrypoint=", self.image, "sh", "-c", "tee /dev/stderr", user=user)
+            done = subprocess.run(command, input=noise, capture_output=True, timeout=WATCHDOG, cwd=self.scratch)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, noise, noise), user)
+        # Without -i there is nothing to read.
+        command = self.command("run", "-q", "--entrypoint=", self.image, "cat")
+        done = subprocess.run(command, input=b"secret", capture_output=True, timeout=WATCHDOG, cwd=self.scratch)
+        self.assertEqual((done.returncode, done.stdout), (0, b""))
+
+    def test_slow_and_absent_readers(self):
+        count = 200_000
+        process = self.start("--entrypoint=", self.image, "seq", str(count), stdout=subprocess.PIPE)
+        read_until(process.stdout.fileno(), b"1\n")
+        # Far longer ended than output is waited for where nobody reads: what is on its way waits for its reader.
+        time.sleep(3)
+        rest = process.stdout.read()
+        self.assertTrue(rest.endswith(f"\n{count}\n".encode()), rest[-40:])
+        self.assertEqual(process.wait(WATCHDOG), 0)
+        process = self.start("--entrypoint=", self.image, "yes", stdout=subprocess.PIPE)
+        read_until(process.stdout.fileno(), b"y\n")
+        process.stdout.close()
+        self.assertEqual(process.wait(WATCHDOG), 128 + signal.SIGPIPE)
+
+    def test_full_disks_are_told(self):
+        with open("/dev/full", "wb") as full:
+            command = self.command("run", "-q", "--entrypoint=", self.image, "echo", "lost")
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=WATCHDOG)
+        self.assertEqual(done.returncode, 125)
+        self.assertIn("No space left", done.stderr)
+
+    def test_variables(self):
+        (self.scratch / "file").write_text("# comment\nFILE=file\nBOTH=file\nOURS\n")
+        flags = ["--env-file", self.scratch / "file", "-e", "BOTH=flag", "-e", "GONE", "-e", "OURS"]
+        script = 'echo "$IMAGE $FILE $BOTH ${GONE-gone} $OURS $HOME $HOSTNAME"'
+        said = self.shell(script, *flags, env={"OURS": "ours"})
+        self.assertEqual(said, "image file flag gone ours /root layerwright\n")
+
+    def test_users_and_directories(self):
+        for user in ("root", "lw-sub"):
+            said = self.shell("id -u; id -g; pwd; touch x 2>&1 || echo denied", "-u", "33:34", "-w", "/made/here", user=user)
+            self.assertIn("33\n34\n/made/here\n", said)
+            self.assertIn("denied", said)
+            self.assertEqual(self.shell("echo out > /dev/stdout; readlink /proc/self/fd/0 | cut -c1-9", "-u", "33", user=user),
+                             "out\n/dev/null\n")
+        done = self.run_image("-u", "33", self.image, "true", user="lw-one", code=125)
+        self.assertRegex(done.stderr, "33:0 cannot be had|subuid")
+
+    def test_what_is_written_is_gone(self):
+        for user in USERS:
+            script = "echo x > /file && echo x > /data/file && echo x > /fresh/file && cat /file /data/file /fresh/file"
+            self.assertEqual(self.shell(script, user=user), "x\nx\nx\n")
+            self.assertEqual(self.shell("ls /file /data/file /fresh/file 2>/dev/null | wc -l", user=user), "0\n")
+            self.assertEqual(self.leftovers(user), [])
+
+    def test_nothing_is_left_of_one_that_is_killed(self):
+        for user in ("root", "lw-one"):
+            before = mounts()
+            process = self.start("--entrypoint=", self.image, "sh", "-c", f"echo big > /file; {TRAP}",
+                                 stdout=subprocess.PIPE, user=user)
+            read_until(process.stdout.fileno(), b"ready\n")
+            self.assertNotEqual(self.leftovers(user), [])
+            # runuser waits for the builder: that one is meant.
+            os.kill(self.builder(process, user), signal.SIGKILL)
+            read_until(process.stdout.fileno(), None)
+            process.wait(WATCHDOG)
+            self.assertEqual(self.shell("ls /file 2>/dev/null | wc -l", user=user), "0\n")
+            self.assertEqual(self.leftovers(user), [])
+            self.assertEqual(mounts(), before)
+
+    def test_volumes(self):
+        for user in USERS:
+            mine = self.directory(f"mine-{user}", user)
+            (mine / "in").write_text("host\n")
+            (mine / "in").chmod(0o644)
+            flags = ["-v", f"{mine}:/mnt/deep", "-v", f"{mine}/in:/etc/one:ro"]
+            said = self.shell("cat /mnt/deep/in /etc/one; echo out > /mnt/deep/out; echo x > /etc/one || echo refused",
+                              *flags, user=user)
+            self.assertEqual(said, "host\nhost\nrefused\n")
+            self.assertEqual((mine / "out").read_text(), "out\n")
+            self.assertEqual((mine / "out").owner(), user)
+        done = self.run_image("-v", f"{self.scratch}/missing:/x", self.image, "true", code=125)
+        self.assertIn("missing", done.stderr)
+        self.assertFalse((self.scratch / "missing").exists())
+
+    def test_targets_stay_inside(self):
+        canary = self.directory("canary")
+        links = "FROM busybox\nRUN ln -s /proc/1/root/etc /link && ln -s ../../../../../../.. /up\n"
+        layout = self.build(self.context("links", Dockerfile=links), name="links")
+        for target in ("/link/x", f"/up{canary}/x", "/../../x", "/proc/x", "/proc/self/x"):
+            self.run_image("-v", f"{self.image}:{target}", layout, "true", code=None)
+        self.assertEqual(list(canary.iterdir()), [])
+        self.assertFalse(pathlib.Path("/etc/x").exists() or pathlib.Path("/x").exists())
+
+    def test_a_root_that_cannot_be_written(self):
+        for user in USERS:
+            script = "touch /x 2>/dev/null || echo refused; touch /data/y /fresh/y /m/y && echo written; df -P /m | tail -n1"
+            said = self.shell(script, "--read-only", "--tmpfs", "/m:size=1m", "-w", "/made", user=user)
+            self.assertRegex(said, r"^refused\nwritten\ntmpfs +1024 ")
+
+    def test_network_and_names(self):
+        said = self.shell("cat /proc/net/dev | grep -c :; grep db /etc/hosts; hostname", "--network", "none",
+                          "--add-host", "db:10.1.2.3", "--hostname", "box")
+        self.assertEqual(said, "1\n10.1.2.3\tdb\nbox\n")
+        ours = len(pathlib.Path("/proc/net/dev").read_text().splitlines()) - 2
+        self.assertEqual(self.shell("cat /proc/net/dev | grep -c :"), f"{ours}\n")
+
+    def test_signals_reach_the_command(self):
+        for user in ("root", "lw-sub"):
+            for number, said, code in ((signal.SIGINT, b"interrupted", 7), (signal.SIGTERM, b"terminated", 8),
+                                       (signal.SIGHUP, b"hup", 9), (signal.SIGUSR1, b"usr1", 10)):
+                process = self.start("--entrypoint=", self.image, "sh", "-c", TRAP, stdout=subprocess.PIPE, user=user)
+                read_until(process.stdout.fileno(), b"ready\n")
+                os.kill(self.builder(process, user), number)
+                self.assertIn(said, read_until(process.stdout.fileno(), None))
+                self.assertEqual(process.wait(WATCHDOG), code)
+
+    def test_the_third_signal_ends_what_does_not_listen(self):
+        script = "trap '' INT TERM; echo ready; while :; do sleep 0.1; done"
+        process = self.start("--entrypoint=", self.image, "sh", "-c", script, stdout=subprocess.PIPE)
+        read_until(process.stdout.fileno(), b"ready\n")
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        self.assertEqual(process.returncode, 130)
+
+    def test_a_terminal(self):
+        script = "tty; stty size; echo $TERM; read line; echo got=$line; " \
+                 "until [ \"$(stty size)\" = '50 120' ]; do sleep 0.05; done; echo resized; sleep 100"
+        for user in USERS:
+            command = self.command("run", "-q", "-it", "--entrypoint=", self.image, "sh", "-c", script, user=user)
+            # runuser would take the terminal away from a session that is not its own.
+            process, ours = self.at_terminal(*command)
+            self.assertIn(b"/dev/pts/0\r\n40 100\r\nxterm\r\n", read_until(ours, b"xterm\r\n"))
+            os.write(ours, b"typed\r")
+            read_until(ours, b"got=typed\r\n")
+            fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+            read_until(ours, b"resized\r\n")
+            # Ctrl-C is a key like any other for us, and a signal for what runs there.
+            os.write(ours, b"\x03")
+            self.assertEqual(process.wait(WATCHDOG), 130)
+            self.assertTrue(termios.tcgetattr(ours)[3] & termios.ECHO, "the terminal is as it was")
+
+    def test_a_terminal_for_another_user(self):
+        command = self.command("run", "-q", "-it", "-u", "33", "--entrypoint=", self.image, "sh", "-c",
+                               "echo hello > $(tty); stat -c %u $(tty)")
+        process, ours = self.at_terminal(*command)
+        self.assertEqual(read_until(ours, None), b"hello\r\n33\r\n")
+        self.assertEqual(process.wait(WATCHDOG), 0)
+
+    def test_a_terminal_that_is_none(self):
+        done = self.run_image("-it", self.image, "true", code=125)
+        self.assertIn("not a TTY", done.stderr)
+        # Without -i a terminal is given all the same.
+        self.assertEqual(self.run_image("-t", self.image, "tty").stdout, "/dev/pts/0\n")
+
+
+FAILING = """FROM busybox AS other
+RUN mkdir /d && echo other > /d/f
+FROM busybox
+ENV NAME=value
+WORKDIR /work
+RUN mkdir /cache && echo before > /before
+RUN --mount=type=cache,target=/cache --mount=type=bind,from=other,source=/d,target=/bound,rw \
+    --mount=type=secret,id=s --network=none echo half > /half && echo step > /cache/c && echo more > /bound/f && rm /before && false
+"""
+LOOK = b"pwd; cat /half /cache/c /bound/f /run/secrets/s; ls /before; echo $NAME; cat /proc/net/dev | grep -c :; " \
+       b"echo x > /cache/shell; echo looked=$?\r"
+
+
+class OnFailure(Containers):
+    def test_a_shell_where_the_step_failed(self):
+        (self.scratch / "secret").write_text("hidden\n")
+        (self.scratch / "secret").chmod(0o644)
+        context = self.context(Dockerfile=FAILING)
+        for user in USERS:
+            command = self.command("build", "--progress", "plain", "--on-failure=shell", "--secret",
+                                   f"id=s,src={self.scratch}/secret", context, user=user)
+            process, ours = self.at_terminal(*command)
+            said = read_until(ours, b"what it changes goes nowhere\r\n")
+            self.assertIn(b"did not complete successfully", said)
+            read_until(ours, b"# ")
+            os.write(ours, LOOK)
+            said = read_until(ours, b"looked=0")
+            for want in (b"/work\r\nhalf\r\nstep\r\nmore\r\nhidden\r\n", b"/before: No such file", b"\nvalue\r\n1\r\n"):
+                self.assertIn(want, said)
+            os.write(ours, b"exit 3\r")
+            read_until(ours, None)
+            self.assertEqual(process.wait(WATCHDOG), 1)
+            self.assertEqual(self.leftovers(user), [])
+            # Nothing of the shell is in the cache mount.
+            check = self.context(f"check-{user}", Dockerfile="FROM busybox\nRUN --mount=type=cache,target=/cache ls /cache > /ls\n")
+            self.assertEqual(Layout(self.build(check, user=user, name=f"check-{user}")).read("ls"), b"c\n")
+
+    def test_a_terminal_is_wanted_at_the_start(self):
+        done = self.run_layerwright("build", "--on-failure=shell", self.context(Dockerfile="FROM busybox\nRUN false\n"), code=2)
+        self.assertIn("--on-failure=shell needs a terminal", done.stderr)
+        done = self.run_layerwright("build", "--on-failure=nothing", self.scratch, code=2)
+        self.assertIn("expected shell", done.stderr)
+
+    def test_without_a_shell_the_failure_stays(self):
+        dockerfile = "FROM busybox\nRUN mv /bin/sh /bin/sh2 && mv /bin/busybox /bin/box && exit 5\n"
+        command = self.command("build", "--progress", "plain", "--on-failure=shell", self.context(Dockerfile=dockerfile))
+        process, ours = self.at_terminal(*command)
+        self.assertRegex(read_until(ours, None), rb"exec: \"/bin/sh\": ")
+        self.assertEqual(process.wait(WATCHDOG), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
