@@ -38,8 +38,8 @@ use crate::{
     history::{Record, Recorder},
 };
 
-/// How many events may wait to be shown.
-const QUEUE: usize = 4096;
+/// How many events may wait to be shown. A line of output can have 64 KiB.
+const QUEUE: usize = 512;
 /// Time between two looks at a view that nothing has happened to.
 const TICK: Duration = Duration::from_millis(100);
 
