@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import pwd
 import shutil
 import subprocess
+import tempfile
 import unittest
 
 from support import Case, Layout, WATCHDOG
@@ -18,6 +20,9 @@ RUN --network=none --mount=type=cache,target=/cache sleep 1000 & test -d /proc/s
 SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
 OUTER_PROC, SHARED = ", with this machine's /proc", ", with this machine's /proc and processes"
 MASK = "mount -t tmpfs none /proc/fs && exec \"$@\""
+PROFILE = pathlib.Path("/usr/share/containers/seccomp.json")
+CAPABILITIES = ("CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
+                "AUDIT_WRITE")
 NO_PIDS = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\""
 
 
@@ -29,6 +34,41 @@ def masked(user):
 def without_pid_namespaces(user):
     inside = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c", NO_PIDS, "sh"]
     return ["runuser", "-u", user, "--", *inside]
+
+
+def container(directory, *arguments, uid, path="", denied=()):
+    """A command in a container as CI has them: Docker's capabilities, masked /proc, and a filter that is Docker's but for
+    what user namespaces need (podman's, of which what wants capabilities is left out), less `denied`."""
+    profile = json.loads(PROFILE.read_text())
+    allowed = [entry for entry in profile["syscalls"] if entry["action"] == "SCMP_ACT_ALLOW"
+               and not (entry.get("includes") or {}).get("caps") and not entry.get("args")]
+    # It allows sockets by their family, which is no matter here.
+    names = sorted({"socket", *(name for entry in allowed for name in entry["names"])} - set(denied))
+    own = [{"destination": place, "type": "none", "source": place, "options": ["bind", "ro"]}
+           for place in ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64") if pathlib.Path(place).exists()]
+    fresh = {"/proc": "proc", "/dev": "tmpfs", "/dev/pts": "devpts", "/dev/shm": "tmpfs"}
+    mounts = [{"destination": place, "type": kind, "source": kind} for place, kind in fresh.items()] + own
+    mounts.append({"destination": str(directory), "type": "none", "source": str(directory), "options": ["bind", "rw"]})
+    bounding = ["CAP_" + name for name in CAPABILITIES.split()]
+    held = bounding if uid == 0 else []
+    config = {
+        "ociVersion": "1.0.2", "hostname": "pod", "mounts": mounts, "root": {"path": "rootfs"},
+        "process": {"args": list(map(str, arguments)), "user": {"uid": uid, "gid": uid}, "cwd": "/",
+                    "env": [f"PATH={path}/usr/sbin:/usr/bin:/sbin:/bin", f"HOME={directory}"],
+                    "capabilities": {"bounding": bounding, "effective": held, "permitted": held}},
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
+                  "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi"],
+                  "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+                  "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
+                              "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}}}
+    bundle = pathlib.Path(tempfile.mkdtemp(prefix="bundle.", dir=directory))
+    (bundle / "rootfs").mkdir()
+    (bundle / "config.json").write_text(json.dumps(config))
+    # crun refuses to start on a host that has both versions of control groups, unless it does not see one.
+    script = ("umount -l /sys/fs/cgroup/unified 2>/dev/null; "
+              f"exec crun --cgroup-manager=disabled --root {bundle}/state run --bundle {bundle} {bundle.name}")
+    return subprocess.run(["unshare", "--mount", "--", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          stdin=subprocess.DEVNULL, text=True, timeout=WATCHDOG)
 
 
 class Ladder(Case):
@@ -110,6 +150,64 @@ class Ladder(Case):
             done = subprocess.run([*machine, str(self.binary), *arguments, "--root", str(store)], text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
             self.assertEqual(done.returncode, 0, (arguments, done.stdout, done.stderr))
+
+    @unittest.skipUnless(PROFILE.exists(), "SKIPPED: the ladder in a container: podman's system call filter is not here")
+    def test_in_an_unprivileged_container_under_a_filter(self):
+        context = self.context(Dockerfile=DOCKERFILE, file="x\n")
+        _, alone = self.on([], context, name="root")
+        place = self.scratch / "pod"
+        place.mkdir(mode=0o1777)
+        place.chmod(0o1777)
+        shutil.copy2(self.binary, place / "layerwright")
+        shutil.copytree(self.base, place / "base")
+        shutil.copytree(context, place / "context")
+        (place / "bin").mkdir()
+        for helper, capability in (("newuidmap", "cap_setuid"), ("newgidmap", "cap_setgid")):
+            shutil.copyfile(shutil.which(helper), place / "bin" / helper)
+            (place / "bin" / helper).chmod(0o755)
+            subprocess.run(["setcap", f"{capability}+ep", place / "bin" / helper], check=True, timeout=WATCHDOG)
+        own_helpers = f"{place}/bin:"
+        for name, uid, path, rung in (("root", 0, "", ONE), ("sub", pwd.getpwnam("lw-sub").pw_uid, own_helpers, SUBORDINATE),
+                                      ("setuid", pwd.getpwnam("lw-sub").pw_uid, "", ONE)):
+            command = [place / "layerwright", "build", "--progress", "json", "--root", place / f"store-{name}",
+                       "--build-context", f"busybox=oci-layout://{place}/base", "-o",
+                       f"type=oci,dest={place}/out-{name},tar=false", place / "context"]
+            done = container(place, *command, uid=uid, path=path)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            events = [json.loads(line) for line in done.stderr.splitlines()]
+            told = [event["rung"] for event in events if event["event"] == "sandbox"]
+            self.assertEqual(told, [rung + OUTER_PROC], name)
+            self.assertEqual(Layout(place / f"out-{name}").digest, Layout(alone).digest, name)
+
+    @unittest.skipUnless(PROFILE.exists(), "SKIPPED: doctor in a container: podman's system call filter is not here")
+    def test_doctor_names_what_a_container_forbids(self):
+        place = self.scratch / "pod"
+        place.mkdir(mode=0o1777)
+        place.chmod(0o1777)
+        shutil.copy2(self.binary, place / "layerwright")
+        uid = pwd.getpwnam("lw-sub").pw_uid
+        for denied, code, told in (
+                ((), 0, ("user namespace with one id, with this machine's /proc", "systempaths=unconfined", "setcap cap_setuid+ep")),
+                (("unshare",), 4, ("seccomp=unconfined", "no: RUN steps cannot work here"))):
+            done = container(place, place / "layerwright", "doctor", "--root", place, uid=uid, denied=denied)
+            self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+            for words in told:
+                self.assertIn(words, done.stdout)
+
+    def test_doctor_names_what_a_machine_forbids(self):
+        doctor = [str(self.binary), "doctor", "--root", str(self.directory("place", "lw-sub"))]
+        no_namespaces = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c",
+                         "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin \"$@\"", "sh"]
+        as_user = ["runuser", "-u", "lw-sub", "--"]
+        for name, machine, told in (
+                ("no helpers", [*as_user, "env", "PATH=/nothing"], "install the package `uidmap`"),
+                ("no namespaces", [*as_user, *no_namespaces], "raise the sysctl user.max_user_namespaces (now 0)"),
+                ("masked", masked("lw-sub"), "procMount: Unmasked"),
+                ("no pid namespaces", without_pid_namespaces("lw-sub"), "raise the sysctl user.max_pid_namespaces"),
+                ("one id", ["runuser", "-u", "lw-one", "--"], "usermod --add-subuids")):
+            done = subprocess.run([*machine, *doctor], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+                                  timeout=WATCHDOG)
+            self.assertIn(told, done.stdout, name)
 
     def test_nothing_that_a_step_starts_outlives_it_without_a_pid_namespace(self):
         marker = "1000123"

@@ -22,7 +22,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{
-    Rung, SandboxError, hint,
+    Rung, SandboxError,
+    hint::{self, Circumstances},
     ids::{self, Range},
     plan::{Footing, OPEN_FILES_HARD, Processes},
     processes, rlimits,
@@ -51,6 +52,8 @@ pub struct Entered {
     /// The user and group id maps, `uid 0 1000 1,1 100000 65536 gid 0 1000 1,1 100000 65536`: what is in the store
     /// means something under these only.
     pub id_map: String,
+    /// The step at which the kernel refused steps processes and a `/proc` of their own, and the error's number.
+    pub refusal: Option<(String, i32)>,
     /// What a person should know: why it is not a better rung, which protections this kernel lacks.
     pub notes: Vec<String>,
 }
@@ -89,19 +92,30 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
         0 | 1 => Rung::SingleId,
         _ => Rung::SubordinateIds,
     };
-    let processes = if rung == Rung::Root { Processes::Own } else { separation(mode, &mut notes)? };
+    let (processes, refusal) = match rung {
+        Rung::Root => (Processes::Own, None),
+        Rung::SubordinateIds | Rung::SingleId => separation(mode, &mut notes)?,
+    };
     if mode == Mode::Strict && rung == Rung::SingleId {
         // Root of a namespace that somebody else has made.
         let hint = "give the container this runs in more ids than one, or build without --sandbox=strict";
         return Err(SandboxError::step("strict", "there is one user id only", Some(hint.to_owned())));
     }
-    Ok(Entered { footing: Footing { rung, processes }, id_map: ids::describe(&uid_map, &gid_map), notes })
+    Ok(Entered {
+        footing: Footing { rung, processes },
+        id_map: ids::describe(&uid_map, &gid_map),
+        refusal,
+        notes,
+    })
 }
 
-/// What separates the processes of steps here.
-fn separation(mode: Mode, notes: &mut Vec<String>) -> Result<Processes, SandboxError> {
+/// What separates the processes of steps here, and the refusal that made it so.
+fn separation(
+    mode: Mode,
+    notes: &mut Vec<String>,
+) -> Result<(Processes, Option<(String, i32)>), SandboxError> {
     let (step, errno, processes) = match processes::probe()? {
-        processes::Found::Own => return Ok(Processes::Own),
+        processes::Found::Own => return Ok((Processes::Own, None)),
         processes::Found::NoProc(errno) => ("mount /proc", errno, Processes::OuterProc),
         processes::Found::NoNamespace(errno) => ("unshare pid namespace", errno, Processes::Shared),
     };
@@ -117,7 +131,7 @@ fn separation(mode: Mode, notes: &mut Vec<String>) -> Result<Processes, SandboxE
         _ => "steps see this machine's /proc",
     };
     notes.push(format!("{what}: {refusal}{hint}"));
-    Ok(processes)
+    Ok((processes, Some((step.to_owned(), errno))))
 }
 
 /// What should protect the host from steps and this kernel does not have.
@@ -164,11 +178,13 @@ fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<()
         }
     };
     note_few_ids(&grants, notes);
+    let machine = Circumstances::of_this_machine();
     match enter_with_ranges(&grants)? {
         Maps::Written => Ok(()),
         // Typically a container without setuid programs: no map is written yet, so our own can still be.
         Maps::Refused(why) => {
-            notes.push(format!("one user id only: {why}"));
+            let hint = hint::for_step(MAPS, None, &machine).map(|hint| format!(" ({hint})"));
+            notes.push(format!("one user id only: {why}{}", hint.unwrap_or_default()));
             map_one_id(own)
         }
     }
@@ -179,10 +195,18 @@ fn enter_full_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<()
     let grants = grants(own.uid)?;
     find_helpers()?;
     note_few_ids(&grants, notes);
+    let machine = Circumstances::of_this_machine();
     match enter_with_ranges(&grants)? {
         Maps::Written => Ok(()),
-        Maps::Refused(why) => Err(SandboxError::refused("write id maps", why, None)),
+        Maps::Refused(why) => Err(maps_refused(&why, &machine)),
     }
+}
+
+const MAPS: &str = "write id maps";
+
+/// `machine` is what it was outside: inside a user namespace a process seems to have all capabilities.
+fn maps_refused(why: &str, machine: &Circumstances) -> SandboxError {
+    SandboxError::step(MAPS, why, hint::for_step(MAPS, None, machine))
 }
 
 fn note_few_ids(grants: &Grants, notes: &mut Vec<String>) {

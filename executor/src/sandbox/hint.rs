@@ -20,6 +20,10 @@ pub struct Circumstances {
     pub userns_clone_off: bool,
     /// This process runs under a system call filter, as in a container.
     pub filtered: bool,
+    /// This process can gain nothing from setuid programs.
+    pub no_new_privileges: bool,
+    /// Nothing this process starts can have CAP_SYS_ADMIN outside of namespaces of its own.
+    pub lacks_sys_admin: bool,
     /// This program's path, for an AppArmor profile.
     pub program: String,
 }
@@ -36,10 +40,19 @@ impl Circumstances {
             apparmor_restricts: setting("kernel/apparmor_restrict_unprivileged_userns") == Some(1),
             max_user_namespaces: setting("user/max_user_namespaces"),
             userns_clone_off: setting("kernel/unprivileged_userns_clone") == Some(0),
+            no_new_privileges: status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])),
+            lacks_sys_admin: status.lines().any(lacks_sys_admin),
             filtered: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
             program,
         }
     }
+}
+
+/// Whether it is the line with the bounding set, and bit 21 is not in that.
+fn lacks_sys_admin(line: &str) -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let set = line.strip_prefix("CapBnd:").and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set & SYS_ADMIN == 0)
 }
 
 /// How to grant a user subordinate ids. One without a name is not for usermod(8).
@@ -81,7 +94,13 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
             _ => return None,
         },
         _ if refused && machine.apparmor_restricts => profile(),
-        "write id maps" if machine.filtered => {
+        "write id maps" if machine.lacks_sys_admin && !machine.no_new_privileges => {
+            "newuidmap is a setuid program, which writes maps with CAP_SYS_ADMIN only, and this container withholds it; \
+             give it what it needs alone: `chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap && setcap cap_setuid+ep \
+             /usr/bin/newuidmap && setcap cap_setgid+ep /usr/bin/newgidmap`"
+                .to_owned()
+        }
+        "write id maps" if machine.filtered || machine.no_new_privileges => {
             "setuid programs have no effect in this container; let it allow privilege escalation".to_owned()
         }
         "mount /proc" if refused => {
@@ -118,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn the_bounding_set_is_read_from_the_status() {
+        assert!(lacks_sys_admin("CapBnd:\t00000000a80425fb"));
+        assert!(!lacks_sys_admin("CapBnd:\t000001ffffffffff") && !lacks_sys_admin("CapEff:\t0"));
+    }
+
+    #[test]
     fn a_reason_of_our_own_is_no_setting_of_the_machine() {
         let ubuntu = Circumstances { apparmor_restricts: true, ..Circumstances::default() };
         for machine in [ubuntu, Circumstances::default()] {
@@ -132,7 +157,12 @@ mod tests {
         let debian = Circumstances { userns_clone_off: true, ..plain.clone() };
         let none_left = Circumstances { max_user_namespaces: Some(0), ..plain.clone() };
         let container = Circumstances { filtered: true, ..plain.clone() };
+        let bounded = Circumstances { lacks_sys_admin: true, ..container.clone() };
+        let fixed = Circumstances { no_new_privileges: true, ..bounded.clone() };
         let cases = [
+            ("write id maps", Errno::PERM, &bounded, Some("setcap cap_setuid+ep")),
+            ("write id maps", Errno::PERM, &fixed, Some("privilege escalation")),
+            ("write id maps", Errno::PERM, &plain, None),
             ("unshare user namespace", Errno::NOSPC, &none_left, Some("user.max_user_namespaces (now 0)")),
             ("unshare user namespace", Errno::PERM, &debian, Some("unprivileged_userns_clone=1")),
             ("unshare user namespace", Errno::PERM, &container, Some("seccomp=unconfined")),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use solver::Cancel;
 
 use crate::sandbox::{
-    Exit, Root, Rung, SandboxError, SandboxPlan,
+    Exit, Footing, Processes, Root, Rung, SandboxError, SandboxPlan,
     cgroups::{self, Cgroups},
     emulation,
     enter::{self, Mode, enter_builder},
@@ -79,6 +79,7 @@ pub fn probe(store: &Path) -> Vec<Probe> {
     let features = [
         ("user namespaces", "unshare user namespace"),
         ("overlay in the store", "overlay"),
+        ("PID namespaces", "unshare pid namespace"),
         ("a fresh /proc", "mount /proc"),
         ("system call filter", "load seccomp filter"),
     ];
@@ -118,13 +119,24 @@ fn rungs(trials: &[Trial]) -> Vec<Probe> {
 struct Trial {
     rung: Rung,
     mode: Mode,
-    result: Result<String, SandboxError>,
+    result: Result<Reached, SandboxError>,
+}
+
+/// A rung that works.
+struct Reached {
+    footing: Footing,
+    id_map: String,
+    /// What the kernel said to processes and a `/proc` of a step's own.
+    refusal: Option<SandboxError>,
 }
 
 impl Trial {
     fn outcome(&self) -> Outcome {
         match &self.result {
-            Ok(id_map) => Outcome::Works(id_map.clone()),
+            Ok(Reached { footing, id_map, .. }) if footing.processes == Processes::Own => {
+                Outcome::Works(id_map.clone())
+            }
+            Ok(Reached { footing, id_map, .. }) => Outcome::Works(format!("{id_map}; {footing}")),
             Err(error) => Outcome::of(error),
         }
     }
@@ -133,7 +145,12 @@ impl Trial {
 fn attempt_apart(rung: Rung, mode: Mode, store: &Path) -> Trial {
     let result = run::ask(&Call::Try(mode, store.to_path_buf())).and_then(|reports| {
         match reports.into_iter().next() {
-            Some(Report::Entered(id_map, _)) => Ok(id_map),
+            Some(Report::Entered(footing, id_map, refusal)) => {
+                let explained = |(step, errno): (String, i32)| {
+                    SandboxError::errno(&step, Errno::from_raw_os_error(errno))
+                };
+                Ok(Reached { footing, id_map, refusal: refusal.map(explained) })
+            }
             Some(Report::Failed { step, message, errno, hint }) => {
                 Err(SandboxError::reported(&step, message, errno, hint))
             }
@@ -196,7 +213,7 @@ fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
         other => return Err(SandboxError::InitDied(format!("a command that is not there: {other:?}"))),
     }
     removed.map_err(|error| SandboxError::io("clean the store", &error))?;
-    Ok(Report::Entered(entered.id_map, entered.notes))
+    Ok(Report::Entered(entered.footing, entered.id_map, entered.refusal))
 }
 
 /// A feature works when a rung that uses it does, and else is to blame for a failure at its own step only.
@@ -205,14 +222,19 @@ fn feature(trials: &[Trial], name: &str, step: &str) -> Outcome {
     let mut earlier = None;
     for trial in trials.iter().filter(uses) {
         match &trial.result {
-            Ok(_) => return Outcome::Works(trial.rung.to_string()),
-            Err(error @ SandboxError::Step { step: failed, .. }) if failed.starts_with(step) => {
-                return Outcome::of(error);
+            Ok(Reached { refusal: Some(refusal), .. }) if of_step(refusal, step) => {
+                return Outcome::of(refusal);
             }
+            Ok(_) => return Outcome::Works(trial.rung.to_string()),
+            Err(error) if of_step(error, step) => return Outcome::of(error),
             Err(error) => earlier = earlier.or(Some(error)),
         }
     }
     Outcome::fails(earlier.map_or("not tried".to_owned(), |error| format!("not reached ({error})")), None)
+}
+
+fn of_step(error: &SandboxError, step: &str) -> bool {
+    matches!(error, SandboxError::Step { step: failed, .. } if failed.starts_with(step))
 }
 
 fn landlock() -> Outcome {
@@ -277,6 +299,11 @@ fn fuse_overlayfs() -> Outcome {
 mod tests {
     use super::*;
 
+    fn reached(rung: Rung) -> Reached {
+        let footing = Footing { rung, processes: Processes::Own };
+        Reached { footing, id_map: "ids".to_owned(), refusal: None }
+    }
+
     #[test]
     fn a_limit_of_open_files_stands_beside_what_lifts_it() {
         assert!(matches!(open_files(None), Outcome::Works(how) if how.contains("524288")));
@@ -290,7 +317,7 @@ mod tests {
         let trial = |rung, works: bool| Trial {
             rung,
             mode: Mode::Auto,
-            result: if works { Ok("ids".to_owned()) } else { Err(SandboxError::step("x", "no", None)) },
+            result: if works { Ok(reached(rung)) } else { Err(SandboxError::step("x", "no", None)) },
         };
         let of = |outcomes: [bool; 3]| {
             let rungs_in_order = [Rung::Root, Rung::SubordinateIds, Rung::SingleId];

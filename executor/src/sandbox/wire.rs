@@ -11,7 +11,11 @@ use std::{
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::{enter::Mode, plan::SandboxPlan, probe::Probe};
+use crate::sandbox::{
+    enter::Mode,
+    plan::{Footing, SandboxPlan},
+    probe::Probe,
+};
 
 /// The hidden first argument that makes the binary an init.
 pub const INIT_ARGUMENT: &str = "sandbox-init";
@@ -84,8 +88,8 @@ pub enum Report {
     Signal(i32),
     /// The kernel had to end a process of the step that wanted more memory than its limit.
     OutOfMemory,
-    /// What a [`Call::Try`] found: the id map it got and the notes of [`super::Entered`].
-    Entered(String, Vec<String>),
+    /// What a [`Call::Try`] found: of [`super::Entered`] the footing, the id map and the refusal.
+    Entered(Footing, String, Option<(String, i32)>),
     /// What was found out about foreign programs.
     Probes(Vec<Probe>),
 }

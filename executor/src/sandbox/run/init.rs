@@ -1,6 +1,7 @@
 //! A running init, as the builder sees it.
 
 use std::{
+    ffi::OsString,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -32,6 +33,14 @@ pub struct Init {
     received: Vec<u8>,
 }
 
+/// What an init knows of our environment: nothing, unless it looks for other programs as we would, and then it is no step's.
+fn environment(call: &Call) -> Option<(&'static str, OsString)> {
+    match call {
+        Call::Try(..) | Call::TryPlatforms(..) => std::env::var_os("PATH").map(|path| ("PATH", path)),
+        _ => None,
+    }
+}
+
 impl Init {
     /// Starts one and sends it its call, and what goes with that.
     pub fn start(call: &Call, handed: Option<BorrowedFd<'_>>) -> Result<Self, SandboxError> {
@@ -42,6 +51,7 @@ impl Init {
             .arg0("layerwright")
             .arg(INIT_ARGUMENT)
             .env_clear()
+            .envs(environment(call))
             .current_dir("/")
             // Out of the terminal's foreground: a Ctrl-C is for the builder, which then asks nicely.
             .process_group(0)
