@@ -37,7 +37,7 @@ pub struct Init {
 fn environment(call: &Call) -> Option<(&'static str, OsString)> {
     match call {
         Call::Try(..) | Call::TryPlatforms(..) => std::env::var_os("PATH").map(|path| ("PATH", path)),
-        _ => None,
+        Call::Run(_) => None,
     }
 }
 
