@@ -14,7 +14,7 @@ import termios
 import time
 import unittest
 
-from support import Case, Layout, USERS, WATCHDOG
+from support import Case, Layout, Registry, USERS, WATCHDOG
 
 DOCKERFILE = """FROM busybox
 RUN mkdir -p /data /app && echo kept > /data/seed && echo '#!/bin/sh' > /bin/greet && echo 'echo greet "$@"' >> /bin/greet \
@@ -143,7 +143,14 @@ class Run(Containers):
                 self.assertEqual(said.stdout, "greet the image\n", place)
         done = self.run_image(self.scratch / "nowhere", code=125)
         self.assertIn("nowhere", done.stderr)
-        self.assertIn("s390x", self.run_image("--platform", "linux/s390x", archive, code=None).stderr + "s390x")
+        self.assertIn("not for linux/s390x", self.run_image("--platform", "linux/s390x", archive, code=125).stderr)
+
+    def test_an_image_of_a_registry(self):
+        host = self.enterContext(Registry(self.scratch / "registry")).host
+        self.run_layerwright("push", "-q", self.image, f"{host}/image:1")
+        for _ in range(2):
+            self.assertEqual(self.run_image(f"{host}/image:1", entrypoint=None).stdout, "greet the image\n")
+        self.assertIn("not found", self.run_image(f"{host}/other:1", code=125).stderr)
 
     def test_codes_are_the_commands_own(self):
         for script, code in (("exit 7", 7), ("exit 0", 0), ("kill -9 $$", 137), ("kill $$", 143), ("exit 255", 255)):

@@ -68,6 +68,14 @@ pub enum RequestError {
     /// A build argument from the environment whose value is no text.
     #[error("the environment variable {0}, asked for by --build-arg {0}, is not UTF-8")]
     NotText(String),
+    /// An image that says it is for another platform than the one that was asked for.
+    #[error("the image is for {actual}, not for {wanted}")]
+    OtherPlatform {
+        /// What it says.
+        actual: Box<oci::Platform>,
+        /// What was asked for.
+        wanted: Box<oci::Platform>,
+    },
     /// Two mounts at one place.
     #[error("{0} is mounted twice")]
     MountTwice(String),

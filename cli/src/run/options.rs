@@ -92,9 +92,13 @@ impl<'a> Options<'a> {
     /// The same with what the image says.
     ///
     /// # Errors
-    /// There is nothing to run.
+    /// There is nothing to run, or it is for another platform.
     pub fn container(&self, image: &ImageConfig, group: Option<Group>) -> Result<Container, RequestError> {
-        let config = &image.config;
+        let (actual, config) = (image.platform(), &image.config);
+        // Without the flag an image of one platform is its own answer, as with FROM.
+        if let Some(wanted) = self.args.platform.clone().filter(|wanted| !actual.satisfies(wanted)) {
+            return Err(RequestError::OtherPlatform { actual: Box::new(actual), wanted: Box::new(wanted) });
+        }
         let args = self.command(config.entrypoint.as_deref(), config.cmd.as_deref());
         if args.is_empty() {
             return Err(RequestError::Conflict("no command is given, and the image has none"));
@@ -119,7 +123,7 @@ impl<'a> Options<'a> {
         let volumes = config.volumes.iter().map(|path| clean(path)).filter(|path| path != "/");
         Ok(Container {
             exec,
-            platform: image.platform(),
+            platform: actual,
             mounts: self.mounts.clone(),
             volumes: volumes.chain(self.volumes.iter().cloned()).collect(),
             root: if self.args.read_only { Access::Read } else { Access::Write },
@@ -277,6 +281,7 @@ mod tests {
             ("-it image", "not a TTY"),
             ("-v /no/such/place:/x image", "cannot read the volume /no/such/place"),
             ("-v /tmp:/x --tmpfs /x image", "/x"),
+            ("--platform linux/s390x image x", "not for linux/s390x"),
             ("--env-file /no/such/file image", "cannot read --env-file /no/such/file"),
         ] {
             let error = container(line, config()).expect_err(line);
