@@ -62,7 +62,7 @@ fn list_all(root: &Path, args: &HistoryListArgs) -> Result<String, Failure> {
     let mut builds = Vec::new();
     for id in list(root)? {
         match read(root, &id) {
-            Ok(entry) => builds.push(Build::Known(entry)),
+            Ok(entry) => builds.push(Build::Known(Box::new(entry))),
             // Somebody else's build has just ended, and its entry has pushed this one out.
             Err(HistoryError::NoBuild { .. }) => {}
             // It says nothing of the others.
@@ -78,7 +78,7 @@ fn list_all(root: &Path, args: &HistoryListArgs) -> Result<String, Failure> {
 
 /// A build of the list.
 enum Build {
-    Known(Entry),
+    Known(Box<Entry>),
     Unreadable(BuildId, HistoryError),
 }
 
@@ -158,8 +158,7 @@ struct Detailed<'a> {
 
 impl<'a> Listed<'a> {
     fn of(entry: &'a Entry) -> Self {
-        let Entry { id, at, took_ms, asked, result, steps: _, sandbox, elsewhere: _, distrusted: _, unanswered: _ } =
-            entry;
+        let Entry { id, at, took_ms, asked, result, sandbox, .. } = entry;
         Self {
             id,
             created_at: text::rfc3339(*at),

@@ -39,7 +39,8 @@ impl Recorder {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let result = Ending::Canceled { exit_code: 0 };
         let (steps, sandbox, elsewhere, distrusted, unanswered) = Default::default();
-        let entry = Entry { id, at, took_ms: 0, asked, result, steps, sandbox, elsewhere, distrusted, unanswered };
+        let entry =
+            Entry { id, at, took_ms: 0, asked, result, steps, sandbox, elsewhere, distrusted, unanswered };
         Self { entry, places: BTreeMap::new(), since: BTreeMap::new(), plain: Plain::new(log) }
     }
 

@@ -280,7 +280,10 @@ BUILD ID                   CREATED        NAME                        STATUS    
 20261121T140501Z-3f9c21ab  5 minutes ago  app:1 +1                    Completed  1.23s     2      50%     1m 15s
 20261121T140501Z-3f9c21ab  5 minutes ago  app/Dockerfile.test (test)  Error      1.23s     0      -       0.00s
 ";
-        assert_eq!(list(&[tagged, failed].map(Build::Known), 1_795_269_901 + 300), want);
+        assert_eq!(
+            list(&[tagged, failed].map(|entry| Build::Known(Box::new(entry))), 1_795_269_901 + 300),
+            want
+        );
     }
 
     #[test]
