@@ -213,12 +213,15 @@ pub enum Security {
 }
 
 impl Security {
-    fn new(asked: op::Security, rung: Rung) -> Self {
+    fn new(asked: op::Security, footing: Footing) -> Self {
         match asked {
             op::Security::Insecure => Self::Insecure,
             op::Security::Sandbox => Self::Sandbox {
-                capabilities: Capability::default_for(rung),
-                seccomp: SeccompProfile::Default,
+                capabilities: Capability::default_for(footing.rung),
+                seccomp: match footing.processes {
+                    Processes::Own | Processes::OuterProc => SeccompProfile::Default,
+                    Processes::Shared => SeccompProfile::SharedProcesses,
+                },
             },
         }
     }
@@ -272,6 +275,9 @@ impl Capability {
 pub enum SeccompProfile {
     /// The one in [`super::seccomp`].
     Default,
+    /// The same for a step that sees other processes of its user: it sets limits of its own only. Landlock keeps
+    /// signals from those others, but not a limit of processor time, which ends them as well.
+    SharedProcesses,
 }
 
 /// What a plan is made of.
@@ -384,7 +390,7 @@ impl SandboxPlan {
             network: exec.network.into(),
             processes,
             limits: Limits::new(exec, inputs.limits),
-            security: Security::new(exec.security, rung),
+            security: Security::new(exec.security, inputs.footing),
             stdio: Stdio::Logged,
             root_access: Access::Write,
         })

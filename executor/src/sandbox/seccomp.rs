@@ -154,17 +154,20 @@ const TERMINAL_REQUESTS: &[u32] = &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32
 
 /// The program of a profile.
 pub fn program(profile: SeccompProfile) -> Vec<sock_filter> {
+    let mut conditional = conditional_calls();
     match profile {
-        SeccompProfile::Default => default_program(),
+        SeccompProfile::Default => {}
+        SeccompProfile::SharedProcesses => conditional.push(own_limits_only()),
     }
+    assemble(conditional)
 }
 
-fn default_program() -> Vec<sock_filter> {
+fn assemble(conditional: Vec<(c_long, Vec<sock_filter>)>) -> Vec<sock_filter> {
     let mut program = vec![load(ARCH), jump_if_equal(NATIVE_ARCH, 1, 0), answer(KILL), load(NUMBER)];
     #[cfg(target_arch = "x86_64")]
     program.extend([jump_if_any_bit(X32_BIT, 0, 1), answer(errno(libc::ENOSYS))]);
     program.extend([jump_if_greater(NEWEST, 0, 1), answer(errno(libc::ENOSYS))]);
-    for (call, body) in conditional_calls() {
+    for (call, body) in conditional {
         let length = u8::try_from(body.len()).expect("no body is longer than a jump");
         program.push(jump_if_equal(number(call), 0, length));
         program.extend(body);
@@ -214,6 +217,13 @@ fn conditional_calls() -> Vec<(c_long, Vec<sock_filter>)> {
         (libc::SYS_personality, personality),
         (libc::SYS_ioctl, ioctl),
     ]
+}
+
+/// `prlimit64` of the process itself, which is what every C library makes of `setrlimit`.
+fn own_limits_only() -> (c_long, Vec<sock_filter>) {
+    let mut body = allow_listed(argument(0), &[0]);
+    body.push(answer(errno(libc::EPERM)));
+    (libc::SYS_prlimit64, body)
 }
 
 /// Loads a value and allows the call when it is one of the list; else falls through with the value loaded.
@@ -386,6 +396,17 @@ mod tests {
     fn the_x32_abi_does_not_exist() {
         let call = Call { number: X32_BIT | 1, ..native(0, &[]) };
         assert_eq!(evaluate(&program(SeccompProfile::Default), call), errno(libc::ENOSYS));
+    }
+
+    #[test]
+    fn where_processes_are_shared_nobody_limits_others() {
+        let shared = program(SeccompProfile::SharedProcesses);
+        let limit = |pid| native(libc::SYS_prlimit64, &[pid, 0]);
+        assert_eq!(evaluate(&shared, limit(0)), ALLOW);
+        assert_eq!(evaluate(&shared, limit(4711)), errno(libc::EPERM));
+        assert_eq!(evaluate(&program(SeccompProfile::Default), limit(4711)), ALLOW);
+        assert_eq!(evaluate(&shared, native(libc::SYS_mount, &[])), errno(libc::EPERM));
+        assert_eq!(evaluate(&shared, native(libc::SYS_read, &[])), ALLOW);
     }
 
     #[test]
