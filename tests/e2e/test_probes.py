@@ -1,0 +1,292 @@
+"""What a step sees and what it can break: the probes of executor/examples/probes as RUN steps, on every rung of the ladder.
+
+`testdata/probes/RUNG.txt` is what they find there, line by line (`UPDATE_EXPECT=1` writes it); docs/sandbox.md explains it.
+The canaries that a step must not find are first found by the same program outside of a sandbox, as the same user: so a probe
+that looks in the wrong place fails the test.
+"""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+from support import REPO, WATCHDOG, Case
+
+GOLDEN = REPO / "testdata" / "probes"
+NIGHTLY = bool(os.environ.get("LAYERWRIGHT_NIGHTLY"))
+# Linux 6.12; before, a step on the builder's network reaches its abstract sockets, and may not share its processes.
+SCOPES = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
+BYSTANDER = pathlib.Path(__file__).with_name("bystander.py")
+
+Rung = collections.namedtuple("Rung", "user options setup nested told")
+AS_IT_IS, MASKED = "", "mount -t tmpfs none /proc/fs"
+NO_PIDS = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c",
+           "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"", "sh"]
+SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
+RUNGS = {
+    "root": Rung("root", (), AS_IT_IS, [], "root"),
+    "userns": Rung("root", ("--sandbox=userns",), "mount --bind {subids} /etc/subuid && mount --bind {subids} /etc/subgid", [],
+                   SUBORDINATE),
+    "sub": Rung("lw-sub", (), AS_IT_IS, [], SUBORDINATE),
+    "one": Rung("lw-one", (), AS_IT_IS, [], ONE),
+    "masked": Rung("lw-sub", (), MASKED, [], SUBORDINATE + ", with this machine's /proc"),
+    "shared": Rung("lw-sub", (), AS_IT_IS, NO_PIDS, SUBORDINATE + ", with this machine's /proc and processes"),
+}
+# A machine of its own: processes, mounts, and somebody else of the same user. What it must not be able to do a step could
+# otherwise do to whoever runs the tests.
+MACHINE = """set -e
+{setup}
+stat -L --format='%i' /proc/self/ns/{{user,mnt,pid,ipc,uts,cgroup,net,time}} > {directory}/namespaces
+TOKEN=$(cat {directory}/token) {bystander} & bystander=$!
+until test -e {directory}/ready; do kill -0 $bystander; sleep 0.02; done
+code=0; "$@" || code=$?
+kill -0 $bystander || {{ echo "the bystander was ended" >&2; exit 99; }}
+exit $code
+"""
+HOME_FILES = {
+    "docker-login": ".docker/config.json", "ssh-key": ".ssh/id_ed25519", "netrc": ".netrc", "aws": ".aws/credentials",
+    "git-login": ".git-credentials", "kube-config": ".kube/config", "gnupg-key": ".gnupg/secring.gpg", "npm-token": ".npmrc",
+    "cargo-token": ".cargo/credentials.toml", "shell-history": ".bash_history",
+}
+# Held by the two programs that run beside the step, or by another step; the others are in files.
+OF_BYSTANDER = ("bystander-environment", "bystander-argument", "bystander-memory", "bystander-descriptor", "abstract-socket",
+                "path-socket", "agent-socket", "keyring")
+OF_STEPS = ("secret-file", "secret-variable", "cache-of-another")
+
+# Two stages of a build run at the same time: one has secrets, the other one looks for them.
+DOCKERFILE = """\
+FROM busybox AS base
+COPY probes /probes
+RUN cp /probes /set-user-id && chmod 4755 /set-user-id && touch /shadow && chmod 600 /shadow && chmod 777 /tmp
+FROM base AS seen
+RUN ["/probes", "see"]
+RUN ["/probes", "calls"]
+RUN ["/probes", "flood"]
+RUN --network=none ["/probes", "network"]
+FROM base AS escapes
+ENV PROBE_ABSTRACT={abstract} PROBE_SOCKET={directory}/socket
+RUN ["/probes", "escape"]
+FROM base AS victim
+RUN --mount=type=cache,id=meet,target=/meet --mount=type=cache,id=theirs,target=/theirs --mount=type=secret,id=file \\
+ --mount=type=secret,id=variable,env=SECRET --mount=type=secret,id=cache,target=/cache-secret \\
+ cp /cache-secret /theirs/ && test -n "$SECRET" && test -s /run/secrets/file && touch /meet/there && i=0; \\
+ until test -e /meet/done || test $i -gt 3000; do sleep 0.02; i=$((i+1)); done; rm -f /theirs/*; test -e /meet/done
+FROM base AS thief
+COPY . /context
+ENV PROBE_ABSTRACT={abstract} PROBE_SOCKET={directory}/socket SSH_AUTH_SOCK={directory}/agent PROBE_PATHS={paths}
+RUN --mount=type=cache,id=meet,target=/meet \\
+ i=0; until test -e /meet/there || test $i -gt 3000; do sleep 0.02; i=$((i+1)); done; \\
+ test -e /meet/there && echo "the victim is there" && /probes steal; touch /meet/done
+{user}
+FROM base
+COPY --from=seen /probes /1
+COPY --from=escapes /probes /2
+COPY --from=victim /probes /3
+COPY --from=thief /probes /4
+"""
+OTHER_USER = """\
+USER 1000
+RUN ["/probes", "user"]
+"""
+
+
+def canary(name):
+    return f"LWCANARY:{name}:{hashlib.sha256(os.urandom(8)).hexdigest()[:16]}"
+
+
+def fingerprint(directory):
+    """Everything about what is in a directory, but for when it was read."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        found[str(path)] = (status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_mtime_ns, content)
+    return found
+
+
+class Ground(Case):
+    """Builds on a rung."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.probes = cls.shared / "probes"
+        subprocess.run([REPO / "scripts" / "probes", cls.probes], check=True, timeout=WATCHDOG)
+
+    def setUp(self):
+        super().setUp()
+        self.subids = self.scratch / "subids"
+        self.subids.write_text("root:400000:65536\n")
+        self.subids.chmod(0o644)
+
+    def rung_directory(self, name, rung):
+        directory = self.directory(f"rung-{name}", rung.user)
+        directory.chmod(0o755)
+        return directory
+
+    def build_on(self, rung, directory, context, *arguments, env=None, wrap=(), code=0):
+        """A build with a store in `directory`; gives what its steps have said, and its result."""
+        command = [*rung.nested, str(self.binary), "build", *rung.options, "--progress", "json", "--root",
+                   str(directory / "store"), "--build-context", f"busybox=oci-layout://{self.base}",
+                   *map(str, arguments), str(context)]
+        command = ["runuser", "-u", rung.user, "--", *command]
+        done = subprocess.run([*wrap, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                              text=True, cwd="/", timeout=WATCHDOG, pass_fds=self.passed,
+                              env={**os.environ, **(env or {})})
+        self.assertEqual(done.returncode, code, done.stderr)
+        events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+        told = {event["rung"] for event in events if event["event"] == "sandbox"}
+        self.assertEqual(told, {rung.told})
+        return [event["text"] for event in events if event["event"] == "log" and event["stream"] == "stdout"], done
+
+    passed = ()
+
+
+class Probes(Ground):
+    """A build of all probes on each rung, on a machine full of canaries."""
+
+    def plant(self, directory, rung):
+        """Puts canaries where secrets are kept; gives their names and places, and the environment of the builder."""
+        files = {name: directory / "home" / place for name, place in HOME_FILES.items()}
+        files |= {
+            "other-store": directory / "other-store" / "blobs" / "secret", "other-project": directory / "project" / ".env",
+            "temporary-file": directory / "tmp" / "token", "runtime-file": directory / "runtime" / "token",
+            "ignored-file": directory / "context" / ".env", "in-working-directory": directory / "work" / "token",
+            "shared-memory": pathlib.Path("/dev/shm") / f"lw-canary-{os.getpid()}-{directory.name}",
+        }
+        self.addCleanup(lambda: files["shared-memory"].unlink(missing_ok=True))
+        for name, path in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(canary(name) + "\n")
+        held = {name: canary(name) for name in OF_BYSTANDER}
+        (directory / "bystander.json").write_text(json.dumps({**held, "memory": held["bystander-memory"]}))
+        subprocess.run(["chown", "-R", f"{rung.user}:", directory, files["shared-memory"]], check=True)
+        environment = {"HOME": str(directory / "home"), "XDG_RUNTIME_DIR": str(directory / "runtime"),
+                       "TMPDIR": str(directory / "tmp"), "SSH_AUTH_SOCK": str(directory / "agent"),
+                       "BUILDER_TOKEN": canary("builder-environment")}
+        return files, held, environment
+
+    def machine(self, directory, rung, held, abstract):
+        (directory / "token").write_text(held["bystander-environment"])
+        bystander = ["runuser", "-u", rung.user, "--", sys.executable, "-B", str(BYSTANDER), str(directory), abstract,
+                     held["bystander-argument"]]
+        setup = rung.setup.format(subids=self.subids)
+        words = " ".join(f"'{word}'" for word in bystander)
+        script = MACHINE.format(setup=setup, directory=directory, bystander=words)
+        return ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--", "bash", "-c", script, "bash"]
+
+    def settled(self, lines, directory, rung):
+        """The lines of the probes, with what the machine decides by its name."""
+        inodes = (directory / "namespaces").read_text().split()
+        owner = pwd.getpwnam(rung.user)
+        settled = {}
+        for line in lines:
+            if "\t" not in line:
+                continue
+            name, result = line.split("\t", 1)
+            space = re.fullmatch(r"\w+:\[(\d+)\]", result)
+            if space:
+                result = "the machine's" if space[1] in inodes else "own"
+            if name.split(".")[1] in ("uid_map", "gid_map"):
+                result = re.sub(rf"\b{owner.pw_uid}\b", "USER", result) if owner.pw_uid else result
+                result = re.sub(r"\b(100000|200000|400000)\b", "SUBORDINATE", result)
+            self.assertNotIn(name, settled)
+            settled[name] = result.replace(str(directory), "DIRECTORY")
+        return settled
+
+    def compare(self, name, found):
+        self.assertGreaterEqual(len(found), 120)
+        if os.uname().machine != "x86_64":
+            return print("SKIPPED: the tables of probes, which name the system calls of x86_64")
+        path = GOLDEN / f"{name}.txt"
+        text = "".join(f"{probe}\t{result}\n" for probe, result in sorted(found.items()))
+        if os.environ.get("UPDATE_EXPECT"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        self.assertEqual(text.splitlines(), path.read_text().splitlines(), f"{name}: UPDATE_EXPECT=1 writes it anew")
+
+    def stolen(self, lines):
+        """What the probes have found, by place."""
+        found = dict(line.split("\t", 1) for line in lines if line.startswith("theft."))
+        return {place: set(told.split()[1:]) for place, told in found.items() if told != "nothing"}
+
+    def on_rung(self, name):
+        rung = RUNGS[name]
+        directory = self.rung_directory(name, rung)
+        files, held, environment = self.plant(directory, rung)
+        abstract = f"layerwright-probe-{os.getpid()}-{name}"
+        paths = ":".join(map(str, files.values()))
+        context = directory / "context"
+        other_user = f"FROM base AS other\n{OTHER_USER}" if rung.told != ONE else ""
+        (context / "Dockerfile").write_text(
+            DOCKERFILE.format(abstract=abstract, directory=directory, paths=paths, user=other_user)
+            + ("COPY --from=other /probes /5\n" if other_user else ""))
+        shutil.copy2(self.probes, context / "probes")
+        (context / ".dockerignore").write_text(".env\n")
+        for secret in OF_STEPS:
+            (directory / secret).write_text(canary(secret))
+        subprocess.run(["chown", "-R", f"{rung.user}:", directory], check=True)
+
+        inherited = os.memfd_create("builder", 0)
+        os.write(inherited, canary("builder-descriptor").encode())
+        self.passed = (inherited,)
+        self.addCleanup(os.close, inherited)
+        wrap = self.machine(directory, rung, held, abstract)
+
+        # Outside of a sandbox, as the same user, all of them can be had.
+        outside = {"PROBE_ABSTRACT": abstract, "PROBE_SOCKET": f"{directory}/socket", "PROBE_PATHS": paths}
+        done = subprocess.run([*wrap, "runuser", "-u", rung.user, "--", str(self.probes), "steal"], stdout=subprocess.PIPE,
+                              text=True, check=True, timeout=WATCHDOG, pass_fds=self.passed,
+                              env={**os.environ, **environment, **outside})
+        has_keys = (directory / "ready").read_text() == "keys"
+        everything = {*files, *held, "builder-environment", "builder-descriptor"}
+        if not has_keys:
+            print("SKIPPED: the canary in a keyring: this kernel has no keys")
+            everything -= {"keyring"}
+        self.assertEqual(set().union(*self.stolen(done.stdout.splitlines()).values()), everything)
+        self.assertGreaterEqual(len(everything), 20)
+
+        for made in ("ready", "socket", "agent"):
+            (directory / made).unlink()
+        (directory / "bystander.json").write_text(json.dumps(held))
+        shutil.chown(directory / "bystander.json", rung.user)
+        before = fingerprint(directory / "home")
+        secrets = [f"--secret=id={key},src={directory}/{file}" for key, file in
+                   zip(("file", "variable", "cache"), OF_STEPS)]
+        lines, _ = self.build_on(rung, directory, context, "--jobs", "8", "-o", "type=cacheonly", *secrets, env=environment, wrap=wrap)
+        self.assertIn("the victim is there", lines)
+        self.assertEqual(fingerprint(directory / "home"), before)
+        return self.settled(lines, directory, rung)
+
+    def check(self, name):
+        if not SCOPES and name == "shared":
+            self.skipTest("SKIPPED: steps that share the machine's processes: this kernel has no Landlock scopes")
+        found = self.on_rung(name)
+        if not SCOPES:
+            print("SKIPPED: abstract sockets: this kernel has no Landlock scopes")
+            found |= {"escape.abstract-socket": "refused", "theft.abstract-socket": "nothing"}
+        attacks = {probe: told for probe, told in found.items() if probe.startswith(("escape.", "theft."))}
+        done = {probe: told for probe, told in attacks.items() if not told.startswith("refused") and told != "nothing"}
+        # Any user of a machine sees the command lines of all, and so does a step that sees the machine's /proc.
+        known = {"theft.command-lines": "STOLEN bystander-argument"} if "machine's" in RUNGS[name].told else {}
+        self.assertEqual(done, known)
+        # What nobody has thought of is told in capital letters.
+        loud = {probe: told for probe, told in found.items() if re.search(r"\b(DONE|VISIBLE|WRITABLE|REACHED|PROPAGATES|READ|"
+                                                                          r"BLOCK|FILE|NO END)\b", told)}
+        self.assertEqual(loud, {})
+        self.compare(name, found)
+
+
+for rung in RUNGS:
+    setattr(Probes, f"test_{rung}", lambda self, rung=rung: self.check(rung))
+
+
+if __name__ == "__main__":
+    unittest.main()
