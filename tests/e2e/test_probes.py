@@ -6,6 +6,7 @@ that looks in the wrong place fails the test.
 """
 
 import collections
+import fnmatch
 import hashlib
 import json
 import os
@@ -282,6 +283,144 @@ class Probes(Ground):
                                                                           r"BLOCK|FILE|NO END)\b", told)}
         self.assertEqual(loud, {})
         self.compare(name, found)
+
+
+def children_of_all_kinds(marker):
+    """Shell words that leave processes behind which have `marker` among their arguments: in sessions and groups of their own,
+    forked twice, deaf to signals, holding the output, stopped, and one that is started anew whenever it ends."""
+    sleep = f"sleep {marker}"
+    return "; ".join((
+        f"{sleep} &", f"setsid {sleep} &", f"(setsid {sleep} &) &", f"(trap '' TERM HUP INT; exec {sleep}) &",
+        f"nohup setsid sh -c 'trap \"\" TERM HUP INT QUIT; (setsid {sleep} &) ; {sleep}' < /dev/null > /dev/null 2>&1 &",
+        f"(setsid sh -c 'kill -STOP $$; {sleep}' &) &", f"setsid sh -c '{sleep} & kill -STOP $$' &",
+        f"setsid sh -c 'trap \"\" TERM; while :; do {sleep}; done' &",
+        f"f() {{ test $1 = 0 && exec {sleep}; (f $(($1 - 1))) & {sleep}; }}; f 10 &",
+        f"for i in $(seq {CROWD}); do setsid {sleep} & done; true")).replace("&;", "&")
+
+
+def processes_with(marker):
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if marker.encode() in words:
+            found.append(words)
+    return found
+
+
+# By day as many processes as do not slow down others, and what takes seconds on one rung of each kind.
+CROWD = 500 if NIGHTLY else 40
+BY_DAY = list(RUNGS) if NIGHTLY else ["root", "sub", "shared"]
+
+# What a step leaves that wants to be hard to remove; `outside` is a directory of the host's, and what runs at the end moves
+# directories about as long as it can.
+MESS = """set -e
+mkdir -p /mess/locked/inner /mess/many /mess/owned
+name=$(printf %0255d 7); mkdir /mess/$name; echo x > /mess/$name/$name
+echo x > /mess/locked/inner/file; ln /mess/locked/inner/file /mess/hard; chmod 000 /mess/locked/inner /mess/locked
+ln -s {outside} /mess/outside; ln -s {outside} /mess/many/outside; ln -s / /mess/root; ln -s . /mess/loop
+ln -s ../../../../../../../../../..{outside} /mess/up
+mkfifo /mess/fifo; /probes socket /mess/socket; mknod /mess/device c 0 0 || true; mknod /mess/disk b 8 0 || true
+chattr +i /mess/hard 2> /dev/null && exit 9
+cd /mess/many; seq {entries} | xargs touch; chmod 555 /mess/many
+/probes deep /mess {depth}
+chown -R 33:33 /mess/owned || true; chmod 4000 /mess/owned
+(setsid sh -c 'while :; do mv /mess/many /mess/moved; mv /mess/moved /mess/many; done' > /dev/null 2>&1 &)
+(setsid sh -c 'cd /mess/loop; while :; do mkdir -p a/b/c; mv a b; rm -rf b; done' > /dev/null 2>&1 &)
+"""
+
+class Leftovers(Ground):
+    """What steps leave behind goes with them: processes at once, files when they are told to."""
+
+    def on(self, name, code=0, arguments=(), **files):
+        rung = RUNGS[name]
+        directory = self.rung_directory(name, rung)
+        context = self.context(f"context-{name}", **files)
+        shutil.copy2(self.probes, context / "probes")
+        setup = rung.setup.format(subids=self.subids) or "true"
+        wrap = ["unshare", "--mount", "--", "sh", "-c", f'{setup} && exec "$@"', "sh"]
+        return directory, self.build_on(rung, directory, context, "-o", "type=cacheonly", *arguments, wrap=wrap, code=code)
+
+    def left_in(self, store):
+        """The messes in a store."""
+        found = subprocess.run(["find", store, "-name", "hard", "-printf", "%h\n"], check=True, text=True,
+                               stdout=subprocess.PIPE, timeout=WATCHDOG)
+        return found.stdout.splitlines()
+
+    def test_no_process_outlives_its_step(self):
+        for number, name in enumerate(RUNGS):
+            with self.subTest(name):
+                marker = f"{100_000 + os.getpid()}{number}"
+                crowd = children_of_all_kinds(marker)
+                # The next step sees them, too, where it sees the machine's; what it looks for is not in its own arguments.
+                look = f"! grep -s '[{marker[0]}]{marker[1:]}' /proc/[0-9]*/cmdline"
+                self.on(name, Dockerfile=f"FROM busybox\nRUN {crowd}\nRUN {look}\n")
+                self.assertEqual(processes_with(marker), [])
+
+    def test_no_process_outlives_a_step_that_fails_or_is_killed(self):
+        for number, (name, last) in enumerate((("root", "exit 3"), ("sub", "kill -9 $$"), ("shared", "kill -9 $$"))):
+            with self.subTest(name):
+                marker = f"{200_000 + os.getpid()}{number}"
+                self.on(name, code=1, Dockerfile=f"FROM busybox\nRUN {children_of_all_kinds(marker)}; {last}\n")
+                self.assertEqual(processes_with(marker), [])
+
+    def test_processes_are_bounded(self):
+        """By a limit of one's own; for the machine's root, whom the kernel excepts, only where a control group is ours."""
+        for name in BY_DAY:
+            with self.subTest(name):
+                user = "USER 1000\n" if RUNGS[name].user == "root" else ""
+                dockerfile = f'FROM busybox\nCOPY probes /probes\n{user}RUN ["/probes", "processes"]\n'
+                _, (lines, _) = self.on(name, arguments=("--ulimit", "nproc=300"), Dockerfile=dockerfile)
+                self.assertEqual(lines, ["flood.processes\tbounded by --ulimit nproc"])
+        print("SKIPPED: a limit of processes for root: no control group of version 2 here")
+
+    def test_a_mess_is_cleaned_up(self):
+        """By the step's own end where it fails, and by `gc` where it is kept; nothing outside is touched."""
+        entries, depth = (200_000, 3000) if NIGHTLY else (2000, 1000)
+        for name in BY_DAY:
+            with self.subTest(name):
+                rung = RUNGS[name]
+                outside = self.directory(f"outside-{name}", rung.user)
+                (outside / "canary").write_text("alive")
+                (outside / "below").mkdir()
+                subprocess.run(["chown", "-R", f"{rung.user}:", outside], check=True)
+                before = fingerprint(outside)
+                mess = MESS.format(outside=outside, entries=entries, depth=depth)
+                # Once in a layer that is kept nowhere, for the step fails, and once in a cache mount, which stays.
+                dockerfile = (f"FROM busybox\nCOPY probes /probes\nRUN --mount=type=cache,target=/mess <<'END'\n{mess}END\n"
+                              f"RUN <<'END'\n{mess}exit 7\nEND\n")
+                directory, (_, done) = self.on(name, code=1, Dockerfile=dockerfile)
+                self.assertIn("exit code: 7", done.stderr, "all of it was made, both times")
+                store = directory / "store"
+                # Python's own ways through directories end before these do.
+                self.addCleanup(subprocess.run, ["rm", "-rf", store], check=True)
+                self.assertEqual(len(self.left_in(store)), 1, "of the cache mount, and not of the step that failed")
+                # Where there are ids that are not the user's own, only layerwright can remove their files.
+                machine = ["runuser", "-u", rung.user, "--", *rung.nested]
+                setup = rung.setup.format(subids=self.subids) or "true"
+                wrap = ["unshare", "--mount", "--", "sh", "-c", f'{setup} && exec "$@"', "sh"]
+                for arguments in (["gc", "--all"], ["fsck"]):
+                    done = subprocess.run([*wrap, *machine, str(self.binary), *arguments, "--root", str(store)], text=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
+                    self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+                self.assertEqual(self.left_in(store), [])
+                self.assertEqual(fingerprint(outside), before)
+
+
+class Page(unittest.TestCase):
+    """docs/sandbox.md and the tables tell of the same probes."""
+
+    def test_it_names_every_probe_and_no_other(self):
+        text = (REPO / "docs" / "sandbox.md").read_text()
+        found = {line.split("\t")[0] for path in GOLDEN.glob("*.txt") for line in path.read_text().splitlines()}
+        families = {name.split(".")[0] for name in found}
+        # Whatever stands in the last column of a table and begins as a probe does.
+        cells = [line.rstrip(" |").rsplit("|", 1)[-1] for line in text.splitlines() if line.startswith("|")]
+        named = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell) if word.split(".")[0] in families}
+        self.assertEqual({word for word in named if not fnmatch.filter(found, word)}, set(), "there are no such probes")
+        self.assertEqual({name for name in found if not any(fnmatch.fnmatch(name, word) for word in named)}, set())
 
 
 for rung in RUNGS:

@@ -12,6 +12,8 @@
 //! - `escape`: ways out, each tried.
 //! - `steal`: everywhere a secret of the builder or of another step could be read.
 //!
+//! `probes deep DIRECTORY LEVELS` and `probes socket PATH` leave something behind that is hard to remove.
+//!
 //! It is static, so that it runs in an image that holds nothing else (`scripts/probes` makes it).
 
 #![allow(clippy::print_stdout, reason = "it is a program")]
@@ -21,6 +23,7 @@ mod calls;
 mod children;
 mod escape;
 mod flood;
+mod mess;
 #[allow(unsafe_code)]
 mod raw;
 mod see;
@@ -46,8 +49,12 @@ fn main() -> ExitCode {
         ["escape"] => escape::all(),
         ["steal"] => steal::all(),
         ["child", name] => return children::main(name),
+        ["deep", directory, levels] => return told(mess::nest(directory, levels)),
+        ["socket", path] => return told(mess::socket(path)),
         _ => {
-            eprintln!("usage: probes see|user|network|calls|flood|processes|escape|steal");
+            eprintln!(
+                "usage: probes see|user|network|calls|flood|processes|escape|steal|deep DIRECTORY LEVELS|socket PATH"
+            );
             return ExitCode::from(2);
         }
     };
@@ -55,6 +62,16 @@ fn main() -> ExitCode {
         println!("{name}\t{result}");
     }
     ExitCode::SUCCESS
+}
+
+fn told(done: io::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("probes: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// What an attack came to. Which of the ordinary refusals it is depends on who owns a thing outside, and on the kernel.
