@@ -1,6 +1,6 @@
 //! `--add-host NAME:IP` and `NAME=IP`: names that RUN steps find in `/etc/hosts`.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 /// One `--add-host`: a name and its addresses, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,7 +8,25 @@ pub struct HostSpec {
     /// The name.
     pub name: String,
     /// What it stands for, at least one.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<HostAddress>,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostAddress {
+    /// An address.
+    Ip(IpAddr),
+    /// `host-gateway`: this machine, as the step sees it. Which address that is, its network says.
+    Gateway,
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostAddress::Ip(address) => address.fmt(f),
+            HostAddress::Gateway => f.write_str(HOST_GATEWAY),
+        }
+    }
 }
 
 /// Why something gives no name an address.
@@ -30,8 +48,7 @@ pub enum HostSpecError {
     },
 }
 
-/// What Docker replaces by the address of the machine as a container sees it. A step without a network of its own sees
-/// this machine at its loopback address.
+/// What Docker replaces by the address of the machine as a container sees it.
 const HOST_GATEWAY: &str = "host-gateway";
 
 impl FromStr for HostSpec {
@@ -56,12 +73,12 @@ fn invalid(text: &str, address: &str) -> HostSpecError {
 }
 
 /// An address, in square brackets or not.
-fn address(text: &str) -> Option<IpAddr> {
+fn address(text: &str) -> Option<HostAddress> {
     if text == HOST_GATEWAY {
-        return Some(IpAddr::from([127, 0, 0, 1]));
+        return Some(HostAddress::Gateway);
     }
     let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    inner.unwrap_or(text).parse().ok()
+    inner.unwrap_or(text).parse().ok().map(HostAddress::Ip)
 }
 
 #[cfg(test)]
@@ -76,7 +93,7 @@ mod tests {
             ("db:::1", "db", &["::1"]),
             ("db=[2001:db8::1]", "db", &["2001:db8::1"]),
             ("db=10.0.0.1,[::1]", "db", &["10.0.0.1", "::1"]),
-            ("host.docker.internal:host-gateway", "host.docker.internal", &["127.0.0.1"]),
+            ("host.docker.internal:host-gateway", "host.docker.internal", &["host-gateway"]),
         ] {
             let host: HostSpec = text.parse().unwrap_or_else(|error| panic!("{error}"));
             let shown: Vec<String> = host.addresses.iter().map(ToString::to_string).collect();
