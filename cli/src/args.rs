@@ -263,7 +263,7 @@ pub struct BuildArgs {
     #[arg(help_heading = STEPS)]
     pub retry: u32,
 
-    /// Network of RUN steps: default, none or host
+    /// Network of RUN steps: default, none, host or isolated
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, value_parser = network)]
     #[arg(help_heading = STEPS)]
     pub network: Network,
@@ -505,7 +505,8 @@ fn network(text: &str) -> Result<Network, String> {
         "default" => Ok(Network::Default),
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
-        _ => Err("expected default, none or host".to_owned()),
+        "isolated" => Ok(Network::Isolated),
+        _ => Err("expected default, none, host or isolated".to_owned()),
     }
 }
 

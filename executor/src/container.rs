@@ -20,8 +20,8 @@ use crate::{
     error::blame,
     executor::refuse_foreign_owners,
     sandbox::{
-        self, Access, Attachment, Dns, Exit, FileTree, Footing, MountSource, PlanInputs, PlannedMount, Root,
-        SandboxPlan, Stdio, StepLimits, User,
+        self, Access, Attachment, Connection, Dns, Exit, FileTree, Footing, MountSource, PlanInputs,
+        PlannedMount, Root, SandboxPlan, Stdio, StepLimits, User,
         emulation::{self, Emulation},
     },
     snapshot::SnapshotError,
@@ -96,7 +96,7 @@ impl Container {
             secret_env: Vec::new(),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
-            resolv_conf: &self.dns.applied_to(&sandbox::resolv_conf()),
+            connection: Connection::new(self.exec.network, &self.dns)?,
             limits: &self.limits,
         })?
         .with_stdio(self.stdio);

@@ -323,6 +323,7 @@ impl Canonical for Network {
             Self::Default => 1,
             Self::None => 2,
             Self::Host => 3,
+            Self::Isolated => 4,
         });
     }
 }

@@ -184,6 +184,8 @@ pub enum Network {
     None,
     /// The host's network, asked for by name.
     Host,
+    /// A network of its own that leads outside and neither to this machine's loopback nor to link-local addresses.
+    Isolated,
 }
 
 /// `RUN --security`

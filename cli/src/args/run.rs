@@ -49,7 +49,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DST")]
     pub tmpfs: Vec<TmpfsSpec>,
 
-    /// Network: default, none or host
+    /// Network: default, none, host or isolated
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, value_parser = network)]
     pub network: Network,
 

@@ -55,7 +55,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("", "<CONTEXT>"),
         (". extra", "extra"),
         ("--frobnicate .", "--frobnicate"),
-        ("--network bridge .", "expected default, none or host"),
+        ("--network bridge .", "expected default, none, host or isolated"),
         ("--progress rawjson .", "rawjson"),
         ("--jobs 0 .", "--jobs"),
         ("--retry often .", "expected a number like 0 or 3"),

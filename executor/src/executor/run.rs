@@ -14,7 +14,7 @@ use crate::{
     container::FailedStep,
     diff::{Brought, TimeRules},
     listing::Owners,
-    sandbox::{self, Exit, PlanInputs, Root, Rung, SandboxPlan, User, more_ids},
+    sandbox::{self, Connection, Exit, PlanInputs, Root, Rung, SandboxPlan, User, more_ids},
     users::run_user,
 };
 
@@ -69,7 +69,7 @@ impl LocalExecutor {
             secret_env: take(&mut lent.secret_env),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
-            resolv_conf: &self.dns.applied_to(&sandbox::resolv_conf()),
+            connection: Connection::new(exec.network, &self.dns)?,
             limits: &self.limits,
         })?;
         let _turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));

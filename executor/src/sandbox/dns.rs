@@ -1,6 +1,15 @@
-//! `--dns`, `--dns-search`, `--dns-option`: another resolver configuration than the builder's own.
+//! Whom a step asks for names: the builder's resolver configuration, what the command line says instead (`--dns`,
+//! `--dns-search`, `--dns-option`), and what of it a step in a network of its own can reach. Nothing is invented: where
+//! the builder has no name server, a step has none.
 
-use std::net::IpAddr;
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+};
+
+use crate::sandbox::{SandboxError, isolated::STEP};
 
 /// What is asked for; a list that is empty leaves what the builder's configuration says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,13 +23,13 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// The builder's configuration with these in place of its own; unchanged where nothing is asked for.
+    /// A configuration with these in place of its own; unchanged where nothing is asked for.
     pub fn applied_to(&self, resolv_conf: &str) -> String {
         if *self == Self::default() {
             return resolv_conf.to_owned();
         }
         let or_own = |asked: Vec<String>, keywords: &[&str]| match asked.is_empty() {
-            true => own(resolv_conf, keywords),
+            true => own_words(resolv_conf, keywords),
             false => asked,
         };
         let servers = or_own(self.servers.iter().map(IpAddr::to_string).collect(), &["nameserver"]);
@@ -39,8 +48,92 @@ impl Dns {
     }
 }
 
+/// A resolver configuration of more bytes than this is none.
+const MAX: u64 = 1 << 20;
+
+const OWN: &str = "/etc/resolv.conf";
+
+/// What stands behind the stub resolver of systemd-resolved(8).
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Where that stub listens.
+const STUBS: [&str; 2] = ["127.0.0.53", "127.0.0.54"];
+
+/// What a step gets that shares the builder's network: the builder's own as it is, since a stub resolver on loopback can
+/// be reached there.
+///
+/// # Errors
+/// There is one and it cannot be read.
+pub fn own() -> Result<String, SandboxError> {
+    Ok(read(OWN)?.unwrap_or_default())
+}
+
+/// What a step gets that has a network of its own.
+///
+/// # Errors
+/// A file cannot be read, or no server can be reached from there.
+pub fn for_isolated(asked: &Dns) -> Result<String, SandboxError> {
+    let own = own()?;
+    let behind = if is_stub(&own) { read(BEHIND_STUB)? } else { None };
+    reachable(&asked.applied_to(&behind.unwrap_or(own))).map_err(|servers| {
+        let message = format!("an isolated step cannot reach the name server of this machine ({servers})");
+        let hint = "name one that can be reached from outside of this machine: --dns ADDRESS";
+        SandboxError::step(STEP, &message, Some(hint.to_owned()))
+    })
+}
+
+/// `None` where there is none: also at the end of a link that leads nowhere.
+fn read(path: &str) -> Result<Option<String>, SandboxError> {
+    let failed = |error: io::Error| SandboxError::io(&format!("read {path}"), &error);
+    // What never answers must not be waited for.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX {
+        return Err(failed(io::Error::other("it is larger than 1 MiB")));
+    }
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn is_stub(resolv_conf: &str) -> bool {
+    own_words(resolv_conf, &["nameserver"]).iter().any(|server| STUBS.contains(&server.as_str()))
+}
+
+/// The same without the name servers that cannot be reached; those, where no other is left.
+fn reachable(resolv_conf: &str) -> Result<String, String> {
+    let is_lost = |line: &&str| server(line).is_some_and(is_of_this_machine);
+    let lost: Vec<&str> = resolv_conf.lines().filter(is_lost).filter_map(server).collect();
+    let is_left =
+        resolv_conf.lines().any(|line| server(line).is_some_and(|server| !is_of_this_machine(server)));
+    if !lost.is_empty() && !is_left {
+        return Err(lost.join(", "));
+    }
+    let kept = resolv_conf.lines().filter(|line| !is_lost(line));
+    Ok(kept.map(|line| format!("{line}\n")).collect())
+}
+
+fn server(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    (words.next()? == "nameserver").then(|| words.next())?
+}
+
+/// Loopback, link-local (also with a scope, as `fe80::1%eth0`), or no address in particular, which is loopback.
+fn is_of_this_machine(server: &str) -> bool {
+    let address = server.split_once('%').map_or(server, |(address, _)| address);
+    match address.parse().map(|address: IpAddr| address.to_canonical()) {
+        Ok(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
+        Ok(IpAddr::V6(v6)) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
+        // Resolvers pass over it.
+        Err(_) => false,
+    }
+}
+
 /// The words after these keywords: of all lines for name servers and options, of the last line for domains.
-fn own(resolv_conf: &str, keywords: &[&str]) -> Vec<String> {
+fn own_words(resolv_conf: &str, keywords: &[&str]) -> Vec<String> {
     let mut lines = resolv_conf.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         keywords.contains(&words.next()?).then(|| words.map(str::to_owned).collect::<Vec<_>>())
@@ -54,6 +147,60 @@ fn own(resolv_conf: &str, keywords: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_of_its_own_keeps_what_it_can_reach() {
+        let rest = "search a b\noptions ndots:2 edns0\n";
+        let cases = [
+            ("nameserver 192.0.2.1\n", Ok("nameserver 192.0.2.1\n")),
+            // IPv6 alone, and one that does not answer from there.
+            ("nameserver 2001:db8::53\n", Ok("nameserver 2001:db8::53\n")),
+            ("nameserver 127.0.0.1\nnameserver 192.0.2.1\n", Ok("nameserver 192.0.2.1\n")),
+            ("nameserver fe80::1%eth0\nnameserver 2001:db8::53\n", Ok("nameserver 2001:db8::53\n")),
+            ("nameserver fe80::1%eth0\n", Err("fe80::1%eth0")),
+            ("nameserver 127.0.0.53\n", Err("127.0.0.53")),
+            ("nameserver 169.254.169.253\nnameserver ::1\n", Err("169.254.169.253, ::1")),
+            ("nameserver ::ffff:127.0.0.1\n", Err("::ffff:127.0.0.1")),
+            ("nameserver 0.0.0.0\n", Err("0.0.0.0")),
+            // None is none, and what is no address is passed over by resolvers.
+            ("", Ok("")),
+            ("# nameserver 127.0.0.1\n", Ok("# nameserver 127.0.0.1\n")),
+            ("nameserver\nnameserver x\n", Ok("nameserver\nnameserver x\n")),
+        ];
+        for (servers, expected) in cases {
+            let expected = expected.map(|text| format!("{rest}{text}")).map_err(str::to_owned);
+            assert_eq!(reachable(&format!("{rest}{servers}")), expected, "{servers}");
+        }
+    }
+
+    #[test]
+    fn files_are_read_as_resolvers_do() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        std::fs::write(at("file"), b"# \xff\nnameserver ::1\n").expect("written");
+        std::fs::write(at("large"), vec![b'#'; MAX as usize + 1]).expect("written");
+        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, at(name)).expect("linked");
+        link("file", "link");
+        link("nowhere", "dangling");
+        link("/dev/null", "null");
+        let text = |name: &str| read(&at(name)).expect("can be read");
+        assert!(text("file").expect("there").contains("nameserver ::1"));
+        assert_eq!(text("link"), text("file"));
+        assert_eq!((text("nothing"), text("dangling"), text("null")), (None, None, Some(String::new())));
+        for name in ["large", "."] {
+            let error = read(&at(name)).expect_err("cannot be read").to_string();
+            assert!(error.contains("sandbox: read ") && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_stub_of_systemd_is_known_among_others() {
+        for (servers, expected) in
+            [("127.0.0.53", true), ("127.0.0.54", true), ("127.0.0.1", false), ("192.0.2.53", false)]
+        {
+            assert_eq!(is_stub(&format!("nameserver 192.0.2.9\nnameserver {servers}\n")), expected);
+        }
+    }
 
     #[test]
     fn what_is_asked_for_takes_the_place_of_what_there_is() {

@@ -9,7 +9,7 @@
 
 use std::{
     fs,
-    io::{self, PipeReader, Read, pipe},
+    io::{self, PipeReader, PipeWriter, Read, pipe},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
@@ -26,7 +26,7 @@ use rustix::{
     io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
     process::{
         DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group,
-        set_dumpable_behavior, set_parent_process_death_signal, umask, wait, waitpid,
+        set_dumpable_behavior, set_parent_process_death_signal, umask, wait,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
@@ -37,7 +37,9 @@ use crate::sandbox::{
     cgroups::StepGroup,
     command,
     failure::{Failure, NameStep},
-    filesystem, kin,
+    filesystem,
+    isolated::Stack,
+    kin,
     mounts::{self, Opened},
     plan::{Access, Network, Processes, SandboxPlan, Stdio},
     probe, stdio,
@@ -83,7 +85,11 @@ fn serve(control: &UnixStream) -> Result<(), Failure> {
             outer(control, &plan, handed)
         }
         Call::Try(mode, store) => {
-            report(control, &probe::attempt(mode, &store));
+            report(control, &probe::attempt(mode, &store, Network::Default));
+            Ok(())
+        }
+        Call::TryNetwork(mode, store, program) => {
+            report(control, &probe::attempt(mode, &store, Network::Isolated { program }));
             Ok(())
         }
         Call::TryPlatforms(mode, store) => {
@@ -100,7 +106,7 @@ fn report(control: &UnixStream, report: &Report) {
 }
 
 /// The signal alone leaves a gap, for a parent that died before it was asked for; its end of the socket closes that.
-fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
+pub(super) fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).step("set parent death signal")?;
     let mut fds = [PollFd::new(&lifeline, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).step("look for parent")?;
@@ -133,6 +139,7 @@ fn in_namespace(
     group: Option<&StepGroup>,
     handed: Option<OwnedFd>,
 ) -> Result<(), Failure> {
+    let stack = Stack::start(control, plan)?;
     let root = filesystem::mount_root(&plan.root, plan.rung)?;
     let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
     let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
@@ -147,13 +154,16 @@ fn in_namespace(
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
             drop((held_while_alive, stubs_receiver));
+            stack.into_iter().for_each(Stack::disown);
             run_inner(control, &life, Ground { root, opened, stubs: stubs_sender, group, handed }, plan)
         }
         Fork::Parent(pid) => pid,
     };
     drop((life, root, opened, stubs_sender, handed));
     close_streams().step("close output")?;
-    let ended = retry_on_intr(|| waitpid(Some(inner_init), WaitOptions::empty())).step("wait for init")?;
+    let keeper = stack.as_ref().map(|stack| stack.keeper);
+    let ended = wait_for_init(inner_init, keeper, held_while_alive).step("wait for init")?;
+    drop(stack);
     if plan.processes == Processes::Shared {
         kin::end_all().step("end what is left")?;
     }
@@ -162,14 +172,27 @@ fn in_namespace(
     if plan.root_access == Access::Write {
         stubs.remove().step("remove mount points")?;
     }
-    match ended.and_then(|(_, status)| status.terminating_signal()) {
+    match ended.terminating_signal() {
         Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
         None => Ok(()),
     }
 }
 
+/// Waits for the inner init, and ends it when its network ends; whoever kept that has said why.
+fn wait_for_init(inner: Pid, keeper: Option<Pid>, held_while_alive: PipeWriter) -> Result<WaitStatus, Errno> {
+    let mut lifeline = Some(held_while_alive);
+    loop {
+        match retry_on_intr(|| wait(WaitOptions::empty()))? {
+            Some((pid, status)) if pid == inner => return Ok(status),
+            Some((pid, _)) if Some(pid) == keeper => drop(lifeline.take()),
+            // An orphan that we have adopted.
+            Some(_) | None => {}
+        }
+    }
+}
+
 /// Only the command may keep the builder reading, or be read to by it.
-fn close_streams() -> Result<(), Errno> {
+pub(super) fn close_streams() -> Result<(), Errno> {
     let null =
         open_null().map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
     dup2_stdin(&null)?;

@@ -25,9 +25,12 @@ mod filesystem;
 mod hint;
 mod ids;
 mod init;
+mod isolated;
 mod kin;
 mod lines;
 mod mounts;
+mod netlink;
+mod network;
 mod plan;
 mod probe;
 mod processes;
@@ -46,6 +49,7 @@ pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use init::init_main;
+pub use network::Connection;
 pub use plan::{
     Access, Amount, Capability, FileTree, Footing, Group, GroupLimits, Limits, MountSource, Network,
     PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes, ProcessorTime, ProvidedFile, Root, Rung,
@@ -53,4 +57,4 @@ pub use plan::{
 };
 pub use probe::{Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;
-pub use run::{Attachment, Exit, attach, is_init_call, resolv_conf, run};
+pub use run::{Attachment, Exit, attach, is_init_call, run};

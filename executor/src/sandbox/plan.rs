@@ -16,6 +16,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use solver::op;
 
+use crate::sandbox::network::Connection;
+
 pub use limits::{
     Amount, Group, GroupLimits, Limits, OPEN_FILES_HARD, PROCESSES, ProcessLimit, ProcessorTime, Shortage,
     StepLimits,
@@ -176,7 +178,7 @@ pub struct User {
 }
 
 /// The network of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// The one the builder has.
@@ -185,16 +187,11 @@ pub enum Network {
     None,
     /// The host's, asked for by name; the same as [`Network::Default`], kept apart so that it can be seen.
     Host,
-}
-
-impl From<op::Network> for Network {
-    fn from(network: op::Network) -> Self {
-        match network {
-            op::Network::Default => Network::Default,
-            op::Network::None => Network::None,
-            op::Network::Host => Network::Host,
-        }
-    }
+    /// A network namespace that a user-mode stack connects with the outside, and with nothing of this machine.
+    Isolated {
+        /// Where `pasta` is.
+        program: PathBuf,
+    },
 }
 
 /// How much the kernel lets a step do.
@@ -301,8 +298,8 @@ pub struct PlanInputs<'a> {
     pub user: User,
     /// The user's home directory in the image: `HOME` where the operation sets none.
     pub home: Option<&'a str>,
-    /// What `/etc/resolv.conf` says, from [`super::resolv_conf`].
-    pub resolv_conf: &'a str,
+    /// What `exec.network` came to.
+    pub connection: Connection,
     /// What the command line lets every step use.
     pub limits: &'a StepLimits,
 }
@@ -349,6 +346,12 @@ pub enum PlanError {
         /// What was given.
         address: String,
     },
+    /// This machine, where a step cannot reach it.
+    #[error("{name} cannot be this machine (host-gateway): an isolated network does not reach it")]
+    HostGateway {
+        /// The name it was to have.
+        name: String,
+    },
     /// An id that the user namespace does not have.
     #[error("user {uid}:{gid} cannot be had: this build runs in a {}, which is 0", Rung::SingleId)]
     OneIdOnly {
@@ -379,7 +382,7 @@ impl SandboxPlan {
         Ok(SandboxPlan {
             rung,
             root: inputs.root,
-            files: provided_files(exec, inputs.resolv_conf)?,
+            files: provided_files(exec, &inputs.connection)?,
             mounts: checked_mounts(inputs.mounts, rung)?,
             args: exec.args.clone(),
             env,
@@ -387,7 +390,7 @@ impl SandboxPlan {
             cwd: exec.workdir.clone(),
             user: checked_user(inputs.user, rung)?,
             hostname: hostname(exec).to_owned(),
-            network: exec.network.into(),
+            network: inputs.connection.network,
             processes,
             limits: Limits::new(exec, inputs.limits),
             security: Security::new(exec.security, inputs.footing),
@@ -421,7 +424,7 @@ impl SandboxPlan {
             secret_env: Vec::new(),
             user: User::default(),
             home: None,
-            resolv_conf: "",
+            connection: Connection { network: Network::Default, resolv_conf: String::new() },
             limits: &StepLimits::default(),
         })
     }
@@ -530,7 +533,7 @@ fn hostname(exec: &op::Exec) -> &str {
 }
 
 /// What stands in `/etc/hosts`.
-fn hosts(exec: &op::Exec) -> Result<String, PlanError> {
+fn hosts(exec: &op::Exec, network: &Network) -> Result<String, PlanError> {
     let own = hostname(exec);
     let is_name =
         |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
@@ -541,6 +544,9 @@ fn hosts(exec: &op::Exec) -> Result<String, PlanError> {
     for (name, address) in &exec.hosts {
         if !is_name(name) {
             return Err(PlanError::HostName(name.clone()));
+        }
+        if address == HOST_GATEWAY && matches!(network, Network::Isolated { .. }) {
+            return Err(PlanError::HostGateway { name: name.clone() });
         }
         let wrong = || PlanError::HostAddress { name: name.clone(), address: address.clone() };
         let address = if address == HOST_GATEWAY { Ok(THIS_MACHINE) } else { address.parse() };
@@ -557,12 +563,11 @@ const HOST_NAME_MAX: usize = 64;
 const HOST_GATEWAY: &str = "host-gateway";
 const THIS_MACHINE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn provided_files(exec: &op::Exec, resolv_conf: &str) -> Result<Vec<ProvidedFile>, PlanError> {
-    // Without a network a resolver could only time out.
-    let resolv_conf = if exec.network == op::Network::None { "" } else { resolv_conf };
-    let hosts = hosts(exec)?;
+fn provided_files(exec: &op::Exec, connection: &Connection) -> Result<Vec<ProvidedFile>, PlanError> {
+    let hosts = hosts(exec, &connection.network)?;
+    let resolv_conf = connection.resolv_conf.clone();
     let mut files = vec![
-        ProvidedFile { target: "/etc/resolv.conf".to_owned(), content: resolv_conf.to_owned(), mode: 0o644 },
+        ProvidedFile { target: "/etc/resolv.conf".to_owned(), content: resolv_conf, mode: 0o644 },
         ProvidedFile { target: "/etc/hosts".to_owned(), content: hosts, mode: 0o644 },
     ];
     if let Some(script) = &exec.script {
@@ -591,7 +596,7 @@ mod tests {
             secret_env: Vec::new(),
             user,
             home: None,
-            resolv_conf: "ns",
+            connection: Connection { network: Network::Default, resolv_conf: "ns".to_owned() },
             limits: &StepLimits::default(),
         })
     }
@@ -632,11 +637,11 @@ mod tests {
     }
 
     #[test]
-    fn no_resolver_without_a_network() {
-        let none = op::Exec { network: op::Network::None, ..exec() };
-        for (exec, expected) in [(exec(), "ns"), (none, "")] {
-            assert_eq!(plan(&exec, Rung::Root, User::default()).unwrap().files[0].content, expected);
-        }
+    fn an_isolated_step_has_no_name_for_this_machine() {
+        let named = op::Exec { hosts: vec![("me".to_owned(), HOST_GATEWAY.to_owned())], ..exec() };
+        let isolated = Network::Isolated { program: "/usr/bin/pasta".into() };
+        assert!(hosts(&named, &Network::Default).unwrap().ends_with("127.0.0.1\tme\n"));
+        assert_eq!(hosts(&named, &isolated).unwrap_err(), PlanError::HostGateway { name: "me".to_owned() });
     }
 
     #[test]

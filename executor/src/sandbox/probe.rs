@@ -14,7 +14,8 @@ use crate::sandbox::{
     cgroups::{self, Cgroups},
     emulation,
     enter::{self, Mode, enter_builder},
-    plan::OPEN_FILES_HARD,
+    network,
+    plan::{Network, OPEN_FILES_HARD},
     run, sys,
     wire::{Call, Report},
 };
@@ -94,6 +95,7 @@ pub fn probe(store: &Path) -> Vec<Probe> {
     ];
     probes.extend(machine.map(|(name, outcome)| Probe { name: name.to_owned(), outcome }));
     let best = trials.iter().find(|trial| trial.result.is_ok());
+    probes.extend(best.map(|trial| isolated_network(trial.mode, store)));
     probes.extend(best.into_iter().flat_map(|trial| foreign_programs(trial.mode, store)));
     probes
 }
@@ -143,21 +145,36 @@ impl Trial {
 }
 
 fn attempt_apart(rung: Rung, mode: Mode, store: &Path) -> Trial {
-    let result = run::ask(&Call::Try(mode, store.to_path_buf())).and_then(|reports| {
-        match reports.into_iter().next() {
-            Some(Report::Entered(footing, id_map, refusal)) => {
-                let explained = |(step, errno): (String, i32)| {
-                    SandboxError::errno(&step, Errno::from_raw_os_error(errno))
-                };
-                Ok(Reached { footing, id_map, refusal: refusal.map(explained) })
-            }
-            Some(Report::Failed { step, message, errno, hint }) => {
-                Err(SandboxError::reported(&step, message, errno, hint))
-            }
-            other => Err(SandboxError::InitDied(format!("{other:?}"))),
+    Trial { rung, mode, result: ask_entered(&Call::Try(mode, store.to_path_buf())) }
+}
+
+fn ask_entered(call: &Call) -> Result<Reached, SandboxError> {
+    match run::ask(call)?.into_iter().next() {
+        Some(Report::Entered(footing, id_map, refusal)) => {
+            let explained =
+                |(step, errno): (String, i32)| SandboxError::errno(&step, Errno::from_raw_os_error(errno));
+            Ok(Reached { footing, id_map, refusal: refusal.map(explained) })
         }
-    });
-    Trial { rung, mode, result }
+        Some(Report::Failed { step, message, errno, hint }) => {
+            Err(SandboxError::reported(&step, message, errno, hint))
+        }
+        other => Err(SandboxError::InitDied(format!("{other:?}"))),
+    }
+}
+
+/// A step with a network of its own, all the way. No build needs one that does not ask for it.
+fn isolated_network(mode: Mode, store: &Path) -> Probe {
+    let outcome = match network::find_stack() {
+        None => Outcome::NotNeeded(format!("--network=isolated is refused: {}", network::INSTALL)),
+        Some(program) => match ask_entered(&Call::TryNetwork(mode, store.to_path_buf(), program.clone())) {
+            Ok(_) => Outcome::Works(program.display().to_string()),
+            Err(error) => {
+                let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                Outcome::NotNeeded(format!("--network=isolated is refused: {error}{hint}"))
+            }
+        },
+    };
+    Probe { name: "isolated network".to_owned(), outcome }
 }
 
 fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {
@@ -184,8 +201,8 @@ pub(super) fn attempt_platforms(mode: Mode, store: &Path) -> Report {
 }
 
 /// In the throw-away process: enters and runs a step without a command.
-pub(super) fn attempt(mode: Mode, store: &Path) -> Report {
-    match attempt_step(mode, store) {
+pub(super) fn attempt(mode: Mode, store: &Path, network: Network) -> Report {
+    match attempt_step(mode, store, network) {
         Ok(entered) => entered,
         Err(SandboxError::Step { step, message, errno, hint }) => {
             Report::Failed { step, message, errno: errno.map(Errno::raw_os_error), hint }
@@ -196,7 +213,7 @@ pub(super) fn attempt(mode: Mode, store: &Path) -> Report {
     }
 }
 
-fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
+fn attempt_step(mode: Mode, store: &Path, network: Network) -> Result<Report, SandboxError> {
     let entered = enter_builder(mode)?;
     let directory = store.join(format!("probe-{}", std::process::id()));
     let place = |name: &str| directory.join(name);
@@ -205,7 +222,7 @@ fn attempt_step(mode: Mode, store: &Path) -> Result<Report, SandboxError> {
         let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
         let plan = SandboxPlan::bare("/nothing", entered.footing, root)
             .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
-        super::run(&plan, &|_, _| {}, &Cancel::default())
+        super::run(&SandboxPlan { network, ..plan }, &|_, _| {}, &Cancel::default())
     });
     let removed = fs::remove_dir_all(&directory);
     match exit? {

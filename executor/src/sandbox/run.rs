@@ -5,9 +5,7 @@ mod init;
 mod program;
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
+    fmt, io,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -83,25 +81,12 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A resolver configuration of more than this is none.
-const RESOLV_CONF_MAX: u64 = 1 << 20;
-
 /// How often the wish to cancel is looked at.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Whether this process was started as the init of a sandbox; if so, `main` calls [`super::init_main`] at once.
 pub fn is_init_call() -> bool {
     std::env::args_os().nth(1).is_some_and(|arg| arg == INIT_ARGUMENT)
-}
-
-/// The resolver configuration a step gets when it shares the builder's network: the builder's own as it is, since a
-/// stub resolver on loopback can be reached there. Nothing where the builder has none: a public resolver is never
-/// invented.
-pub fn resolv_conf() -> String {
-    let mut text = String::new();
-    let read =
-        File::open("/etc/resolv.conf").and_then(|file| file.take(RESOLV_CONF_MAX).read_to_string(&mut text));
-    read.map(|_| text).unwrap_or_default()
 }
 
 /// Runs a command to its end. `log` takes its output line by line (without the line end; at most 64 KiB, the rest of a

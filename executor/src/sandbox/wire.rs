@@ -27,6 +27,8 @@ pub enum Call {
     Run(Box<SandboxPlan>),
     /// Find out whether a rung works, all the way to a step on an overlay below a directory.
     Try(Mode, PathBuf),
+    /// The same with an isolated network, by this program.
+    TryNetwork(Mode, PathBuf, PathBuf),
     /// Find out on that rung which foreign programs steps can run.
     TryPlatforms(Mode, PathBuf),
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use executor::sandbox::{
-    self, Entered, Exit, Footing, PlanError, PlanInputs, PlannedMount, Root, Rung, SandboxError, SandboxPlan,
-    SecretBytes, StepLimits, User,
+    self, Connection, Dns, Entered, Exit, Footing, Network, PlanError, PlanInputs, PlannedMount, Root, Rung,
+    SandboxError, SandboxPlan, SecretBytes, StepLimits, User,
 };
 use solver::{Cancel, Stream, op};
 use tempfile::TempDir;
@@ -150,7 +150,7 @@ impl Step<'_> {
             secret_env: self.secret_env.clone(),
             user: self.user.clone(),
             home: Some("/root"),
-            resolv_conf: "nameserver 192.0.2.1\n",
+            connection: connection(self.exec.network),
             limits: &self.limits,
         })
     }
@@ -183,6 +183,19 @@ impl Ran {
     /// Its output on both streams, each line with a line end.
     pub fn text(&self) -> String {
         self.lines.iter().map(|(_, line)| format!("{line}\n")).collect()
+    }
+}
+
+/// What a step gets of a network, with a name server that nobody is.
+fn connection(asked: op::Network) -> Connection {
+    let shared = |network| Connection { network, resolv_conf: "nameserver 192.0.2.1\n".to_owned() };
+    match asked {
+        op::Network::Default => shared(Network::Default),
+        op::Network::Host => shared(Network::Host),
+        op::Network::None | op::Network::Isolated => {
+            let servers = vec!["192.0.2.1".parse().unwrap()];
+            Connection::new(asked, &Dns { servers, ..Dns::default() }).unwrap()
+        }
     }
 }
 

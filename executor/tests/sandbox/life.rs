@@ -9,7 +9,8 @@ use std::{
 };
 
 use executor::sandbox::{
-    self, Exit, Mode, PlanInputs, Processes, Root, Rung, SandboxError, SandboxPlan, StepLimits, User,
+    self, Connection, Exit, Mode, Network, PlanInputs, Processes, Root, Rung, SandboxError, SandboxPlan,
+    StepLimits, User,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use solver::{Cancel, op};
@@ -116,7 +117,7 @@ pub fn builder(directory: &Path, command: &str) -> ExitCode {
         secret_env: Vec::new(),
         user: User::default(),
         home: None,
-        resolv_conf: "",
+        connection: Connection { network: Network::Default, resolv_conf: String::new() },
         limits: &StepLimits::default(),
     })
     .unwrap();

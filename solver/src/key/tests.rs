@@ -194,6 +194,7 @@ fn what_can_change_the_output_changes_the_key() {
         ("user", exec_with(|exec| exec.user = "daemon".to_owned())),
         ("working directory", exec_with(|exec| exec.workdir = "/w".to_owned())),
         ("no network", exec_with(|exec| exec.network = Network::None)),
+        ("isolated network", exec_with(|exec| exec.network = Network::Isolated)),
         ("network of the host", exec_with(|exec| exec.network = Network::Host)),
         ("device", exec_with(device(false))),
         ("required device", exec_with(device(true))),

@@ -36,7 +36,9 @@ pub struct Init {
 /// What an init knows of our environment: nothing, unless it looks for other programs as we would, and then it is no step's.
 fn environment(call: &Call) -> Option<(&'static str, OsString)> {
     match call {
-        Call::Try(..) | Call::TryPlatforms(..) => std::env::var_os("PATH").map(|path| ("PATH", path)),
+        Call::Try(..) | Call::TryNetwork(..) | Call::TryPlatforms(..) => {
+            std::env::var_os("PATH").map(|path| ("PATH", path))
+        }
         Call::Run(_) => None,
     }
 }
