@@ -129,3 +129,42 @@ class Isolated(Case):
         done = self.run_layerwright("build", "--network=bridge", context, code=2)
         self.assertIn("expected default, none, host or isolated", done.stderr)
         self.assertEqual(stacks(), [])
+
+    def test_the_stack_and_the_step_end_together(self):
+        """Whoever dies first: the builder takes both along, and without its stack a step does not go on."""
+        context = self.steps("RUN echo begun && sleep 1000")
+        for user, victim in (("root", "builder"), ("lw-sub", "stack")):
+            with self.subTest(user=user, victim=victim):
+                flags = ["--progress", "plain", "--network", "isolated", "--dns", outside.NAMES]
+                command = self.command("build", *flags, context, root=self.store(user))
+                wrapper = ["unshare", "--mount", "--net", shutil.which("python3"), "-B", outside.__file__]
+                hits, said = self.scratch / "hits", self.scratch / f"said-{user}-{victim}"
+                with said.open("w") as log:
+                    build = subprocess.Popen([*wrapper, user, hits, *command], stderr=log, cwd=self.scratch)
+                wait_for(lambda: "begun" in said.read_text().replace("echo begun", ""), "the step to begin")
+                [stack] = stacks()
+                os.kill(stack if victim == "stack" else self.builder(), signal.SIGKILL)
+                code = build.wait(WATCHDOG)
+                wait_for(lambda: not stacks() and not self.sleepers(), "the end of all")
+                if victim == "stack":
+                    self.assertEqual(code, 4, said.read_text())
+                    self.assertIn("isolate network: pasta ended (signal: 9 (SIGKILL))", said.read_text())
+
+    def processes(self, program, argument):
+        """Those of a program with an argument."""
+        found = []
+        for command in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = command.read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if words[0].endswith(program.encode()) and str(argument).encode() in words:
+                found.append(int(command.parent.name))
+        return found
+
+    def builder(self):
+        [builder] = self.processes("layerwright", self.scratch / "context")
+        return builder
+
+    def sleepers(self):
+        return self.processes("sleep", 1000)

@@ -246,23 +246,24 @@ fn arguments(rung: Rung) -> Vec<&'static str> {
 fn watch(lifeline: &UnixStream, pasta: &mut Child, words: &mut Words) -> io::Result<Option<ExitStatus>> {
     let pid = i32::try_from(pasta.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    loop {
-        let is_over = {
+    let is_wanted = loop {
+        let [is_over, has_ended] = {
             let mut fds = vec![PollFd::new(lifeline, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
             fds.extend(words.pipe.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
             retry_on_intr(|| poll(&mut fds, None))?;
-            fds[..2].iter().any(|fd| !fd.revents().is_empty())
+            [0, 1].map(|index: usize| !fds[index].revents().is_empty())
         };
-        if is_over {
-            break;
+        if is_over || has_ended {
+            break !is_over;
         }
         words.hear()?;
-    }
+    };
     // One that has ended takes no signal any more: its status stays its own.
     pasta.kill()?;
     let status = pasta.wait()?;
     words.hear_the_rest()?;
-    Ok((status.signal() != Some(libc::SIGKILL)).then_some(status))
+    let is_our_doing = !is_wanted && status.signal() == Some(libc::SIGKILL);
+    Ok((!is_our_doing).then_some(status))
 }
 
 /// The last of what pasta says.
