@@ -26,7 +26,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 FOLDERS = (HERE, HERE.parent / "faults")
 # These take the longest, in this order; what is not named is begun after them.
 LONG = ("test_cache_shared", "test_times", "test_cache_forged", "test_cache_mounts", "test_cache", "test_lazy",
-        "test_cache_vanish", "test_explain", "test_push", "test_outputs", "test_many", "test_kill", "test_mounts")
+        "test_cache_vanish", "test_explain", "test_push", "test_outputs", "test_probes", "test_many", "test_kill", "test_mounts")
 # Seconds for one file: ten times what the longest takes, and in the nightly form, which has hundreds of rounds, hours.
 PATIENCE = 4 * 3600 if os.environ.get("LAYERWRIGHT_NIGHTLY") else 1800
 SLOWEST = 30
