@@ -123,7 +123,7 @@ impl Loose {
     pub fn settle(self, lowers: &[OwnedFd], owners: &Owners) -> Result<Unpacked, UnpackError> {
         let Self { walker, notes, marks, .. } = self;
         let lowers = if notes.opaque_root { &[] } else { lowers };
-        let stack = settle::Stack { own: &walker, lowers, marks };
+        let mut stack = settle::Stack::new(&walker, lowers, marks);
         for (path, _) in notes.paths().filter(|(_, known)| *known == Known::Whiteout) {
             stack.drop_if_stray(path)?;
         }

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::{
     fs::{
-        AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr,
-        fsetxattr, fstat, futimens, unlinkat,
+        AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
+        flistxattr, fsetxattr, fstat, futimens, unlinkat,
     },
     io::Errno,
 };
@@ -15,19 +15,41 @@ use super::{
     place::{open_directory, timestamps},
     walk::Walker,
 };
-use crate::{listing::Owners, mount::OverlayMarks, snapshot::Stamp, whiteout::is_overlay_xattr};
+use crate::{
+    listing::Owners, mount::OverlayMarks, rootfs::open_beneath, snapshot::Stamp, whiteout::is_overlay_xattr,
+};
 
 /// One layer's directory over those of the layers below.
+///
+/// What is asked for comes in the order of paths, so the directories above a path are mostly those above the last one: what
+/// was found of them is kept, and a path costs one step, however deep it lies (RELIABILITY R20).
 pub(super) struct Stack<'a> {
-    pub(super) own: &'a Walker,
+    own: &'a Walker,
     /// The layers below, topmost first.
-    pub(super) lowers: &'a [OwnedFd],
-    pub(super) marks: OverlayMarks,
+    lowers: &'a [OwnedFd],
+    marks: OverlayMarks,
+    /// The directory asked for last and all above it, the root first.
+    levels: Vec<Level>,
+    /// Its path.
+    last: Vec<u8>,
 }
 
-impl Stack<'_> {
+/// A directory of which it is known where it shows through.
+struct Level {
+    /// Length of its path.
+    end: usize,
+    /// The layers below that have it and that nothing above them hides there, topmost first.
+    shining: Vec<usize>,
+}
+
+impl<'a> Stack<'a> {
+    pub(super) fn new(own: &'a Walker, lowers: &'a [OwnedFd], marks: OverlayMarks) -> Self {
+        let root = Level { end: 0, shining: (0..lowers.len()).collect() };
+        Self { own, lowers, marks, levels: vec![root], last: Vec::new() }
+    }
+
     /// Gives a directory that the archive only implied the metadata it has in the layers below, or that of a new one.
-    pub(super) fn inherit(&self, path: &[u8], stamp: Stamp) -> Result<(), UnpackError> {
+    pub(super) fn inherit(&mut self, path: &[u8], stamp: Stamp) -> Result<(), UnpackError> {
         let failed = UnpackError::at("set the metadata of", path);
         let own = open_directory(self.own.open(path).map_err(&failed)?, b".").map_err(&failed)?;
         match self.below(path).map_err(&failed)? {
@@ -38,13 +60,11 @@ impl Stack<'_> {
     }
 
     /// Removes a whiteout in a directory that only this layer has: overlayfs would list it as a file there.
-    pub(super) fn drop_if_stray(&self, whiteout: &[u8]) -> Result<(), UnpackError> {
+    pub(super) fn drop_if_stray(&mut self, whiteout: &[u8]) -> Result<(), UnpackError> {
         let failed = UnpackError::at("remove the needless whiteout", whiteout);
         let slash = whiteout.iter().rposition(|byte| *byte == b'/');
         let (parent, name) = slash.map_or((&b""[..], whiteout), |at| (&whiteout[..at], &whiteout[at + 1..]));
-        let merged =
-            !self.hides(whiteout).map_err(&failed)? && self.below(parent).map_err(&failed)?.is_some();
-        if merged || parent.is_empty() {
+        if parent.is_empty() || self.is_merged(parent).map_err(&failed)? {
             return Ok(());
         }
         let parent = self.own.open(parent).map_err(&failed)?;
@@ -53,7 +73,7 @@ impl Stack<'_> {
 
     /// The owners that still hold for what shows through this layer. An implied directory is the one below.
     pub(super) fn shown(
-        &self,
+        &mut self,
         owners: &Owners,
         implied: &dyn Fn(&[u8]) -> bool,
     ) -> Result<Owners, UnpackError> {
@@ -67,7 +87,7 @@ impl Stack<'_> {
             let is_shown = match look_up(root, path, self.marks).map_err(&failed)? {
                 Seen::Nothing => true,
                 Seen::Hidden => false,
-                Seen::Directory(_) => implied(path) && !self.hides(path).map_err(&failed)?,
+                Seen::Directory => implied(path) && !self.hides_above(path).map_err(&failed)?,
             };
             if is_shown {
                 shown.insert(path.clone(), *owner);
@@ -76,36 +96,86 @@ impl Stack<'_> {
         Ok(shown)
     }
 
-    /// Whether this layer itself hides what lies below at a path: one of the directories above it is opaque.
-    fn hides(&self, path: &[u8]) -> Result<bool, Errno> {
+    /// The directory that would be seen at a path without this layer; `None` as well where this layer hides it.
+    fn below(&mut self, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
+        let lowers = self.lowers;
+        match self.level(path)?.shining.first() {
+            Some(lower) => open_below(&lowers[*lower], path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a directory of this layer and those below are seen as one.
+    fn is_merged(&mut self, path: &[u8]) -> Result<bool, Errno> {
+        Ok(!self.level(path)?.shining.is_empty() && !self.is_opaque(path)?)
+    }
+
+    /// Whether one of the directories above a path, and not of the root, is opaque in this layer.
+    fn hides_above(&self, path: &[u8]) -> Result<bool, Errno> {
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            let directory = open_directory(self.own.open(&path[..at])?, b".")?;
-            if self.marks.is_opaque(directory)? {
+            if self.is_opaque(&path[..at])? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// The directory that would be seen at a path without this layer.
-    fn below(&self, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
-        if self.hides(path)? {
-            return Ok(None);
+    /// Whether this layer lets nothing of the layers below through in a directory of its own.
+    fn is_opaque(&self, path: &[u8]) -> Result<bool, Errno> {
+        self.marks.is_opaque(open_directory(self.own.open(path)?, b".")?)
+    }
+
+    /// What is known of a directory, after all above it.
+    fn level(&mut self, path: &[u8]) -> Result<&Level, Errno> {
+        let is_above = |end: usize| {
+            self.last.get(..end) == path.get(..end) && matches!(path.get(end), None | Some(b'/')) || end == 0
+        };
+        let kept = self.levels.iter().take_while(|level| is_above(level.end)).count();
+        self.levels.truncate(kept.max(1));
+        self.last = path.to_vec();
+        let known = self.levels.last().map_or(0, |level| level.end);
+        let slashes = path.iter().enumerate().filter(|(at, byte)| **byte == b'/' && *at > known);
+        let ends: Vec<_> =
+            slashes.map(|(at, _)| at).chain((path.len() > known).then_some(path.len())).collect();
+        for end in ends {
+            let above = self.levels.last().expect("the root stays");
+            let shining = self.shining(&path[..above.end], &above.shining, &path[..end])?;
+            self.levels.push(Level { end, shining });
         }
-        for lower in self.lowers {
-            match look_up(lower, path, self.marks)? {
-                Seen::Directory(directory) => return Ok(Some(directory)),
-                Seen::Hidden => return Ok(None),
-                Seen::Nothing => {}
+        Ok(self.levels.last().expect("the root stays"))
+    }
+
+    /// Which of the layers that have the directory `above` let `path`, in it, be seen.
+    fn shining(&self, above: &[u8], layers: &[usize], path: &[u8]) -> Result<Vec<usize>, Errno> {
+        let mut shining = Vec::new();
+        if layers.is_empty() || (!above.is_empty() && self.is_opaque(above)?) {
+            return Ok(shining);
+        }
+        for layer in layers {
+            match open_below(&self.lowers[*layer], path) {
+                Ok(directory) => {
+                    shining.push(*layer);
+                    if self.marks.is_opaque(&directory)? {
+                        break;
+                    }
+                }
+                Err(Errno::NOENT) => {}
+                Err(Errno::NOTDIR | Errno::LOOP) => break,
+                Err(errno) => return Err(errno),
             }
         }
-        Ok(None)
+        Ok(shining)
     }
+}
+
+/// Opens a directory of a layer by its path, in which there is no link.
+fn open_below(layer: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    open_beneath(layer, path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
 /// What one layer says about a path.
 enum Seen {
-    Directory(OwnedFd),
+    Directory,
     /// Something that is no directory, or nothing, and layers below do not count.
     Hidden,
     Nothing,
@@ -123,7 +193,7 @@ fn look_up(layer: impl AsFd, path: &[u8], marks: OverlayMarks) -> Result<Seen, E
         }
         opaque |= marks.is_opaque(&here)?;
     }
-    Ok(Seen::Directory(here))
+    Ok(Seen::Directory)
 }
 
 /// The metadata of a directory that nobody has said anything about.
