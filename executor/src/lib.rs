@@ -33,6 +33,7 @@ pub mod listing;
 mod lock;
 pub mod mount;
 mod once;
+pub mod pipe;
 pub mod remote;
 pub mod retry;
 pub mod rootfs;

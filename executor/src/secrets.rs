@@ -7,9 +7,11 @@ use std::{
     collections::BTreeMap,
     fmt,
     fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
+
+use crate::pipe::read_at_most;
 
 /// Largest secret, in bytes: BuildKit's limit.
 pub const SECRET_MAX: u64 = 500 << 10;
@@ -59,7 +61,7 @@ impl Secrets {
     pub fn new(sources: BTreeMap<String, SecretSource>) -> Result<Self, SecretError> {
         for (id, source) in &sources {
             match source {
-                SecretSource::File(path) => drop(open(id, path)?),
+                SecretSource::File(path) => look_at(id, path)?,
                 SecretSource::Env(value) => check_size(id, value.len() as u64)?,
             }
         }
@@ -99,20 +101,25 @@ impl fmt::Debug for SecretSource {
     }
 }
 
-fn open(id: &str, path: &Path) -> Result<File, SecretError> {
+/// Finds out before anything runs whether it could be read; a pipe is left alone, for it can be read once.
+fn look_at(id: &str, path: &Path) -> Result<(), SecretError> {
     let failed = |source| SecretError::Read { id: id.to_owned(), path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if metadata.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     check_size(id, metadata.len())?;
-    File::open(path).map_err(failed)
+    match metadata.is_file() {
+        true => File::open(path).map(drop).map_err(failed),
+        false => Ok(()),
+    }
 }
 
 fn read(id: &str, path: &Path) -> Result<Vec<u8>, SecretError> {
-    let mut value = Vec::new();
-    let read = open(id, path)?.take(SECRET_MAX + 1).read_to_end(&mut value);
-    read.map_err(|source| SecretError::Read { id: id.to_owned(), path: path.to_owned(), source })?;
+    look_at(id, path)?;
+    let value = read_at_most(path, SECRET_MAX + 1);
+    let value =
+        value.map_err(|source| SecretError::Read { id: id.to_owned(), path: path.to_owned(), source })?;
     check_size(id, value.len() as u64)?;
     Ok(value)
 }

@@ -4,7 +4,7 @@
 //! builder is killed, the agent ends at once and takes its socket with it.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io::{self, Read, Write},
     os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::AgentError;
+use crate::pipe::read_at_most;
 
 /// Largest key file, in bytes: BuildKit's limit.
 const KEY_MAX: u64 = 100 << 10;
@@ -150,8 +151,7 @@ fn private_directory() -> io::Result<PathBuf> {
 
 fn read_key(id: &str, path: &Path) -> Result<Vec<u8>, AgentError> {
     let failed = |source| AgentError::Read { id: id.to_owned(), path: path.to_owned(), source };
-    let mut key = Vec::new();
-    fs::File::open(path).and_then(|file| file.take(KEY_MAX).read_to_end(&mut key)).map_err(failed)?;
+    let key = read_at_most(path, KEY_MAX).map_err(failed)?;
     match is_encrypted(&key) {
         true => Err(AgentError::Encrypted { id: id.to_owned(), path: path.to_owned() }),
         false => Ok(key),
