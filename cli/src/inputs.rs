@@ -389,6 +389,6 @@ fn named_ignore_files(places: &Places) -> impl Iterator<Item = PathBuf> {
 }
 
 fn named_directory(path: &Path, modes: ContextModes) -> Result<ContextDirectory, Failure> {
-    let ignore = text::first_ignore_file([path.join(DEFAULT_IGNORE_FILE)])?;
+    let ignore = text::first_ignore_file(path, [path.join(DEFAULT_IGNORE_FILE)])?;
     Ok(ContextDirectory::new(path.to_owned(), ignore, modes)?)
 }

@@ -81,9 +81,10 @@ impl Beside {
         };
         let of_context = PathBuf::from(".dockerignore");
         if !arrived.foreign {
-            return text::first_ignore_file(here.into_iter().chain([arrived.directory.join(of_context)]));
+            let paths = here.into_iter().chain([arrived.directory.join(of_context)]);
+            return text::first_ignore_file(&arrived.directory, paths);
         }
-        match text::first_ignore_file(here)? {
+        match text::first_ignore_file(&arrived.directory, here)? {
             Some(found) => Ok(Some(found)),
             None => {
                 let paths: Vec<PathBuf> = inside.into_iter().chain([of_context]).collect();
@@ -150,7 +151,7 @@ fn on_disk(place: &DockerfilePlace, context: &Path) -> Result<Found, InputError>
     if let DockerfilePlace::Path(path) = place {
         return read_here(path, Some(context));
     }
-    let mut found = read_here(&context.join("Dockerfile"), None)?;
+    let mut found = read_of(context)?;
     // What is where everybody looks for it needs no path in front.
     if let Beside::Here(path) = &found.beside
         && let Some(name) = path.file_name()
@@ -170,6 +171,15 @@ fn read_here(path: &Path, context: Option<&Path>) -> Result<Found, InputError> {
     })?;
     let source = Source::new(path.display().to_string(), text);
     Ok(Found { source, beside: Beside::Here(path.to_owned()) })
+}
+
+/// The Dockerfile that a context of this machine has itself.
+fn read_of(context: &Path) -> Result<Found, InputError> {
+    let path = context.join("Dockerfile");
+    let lower = lower_case(&path).filter(|lower| !path.exists() && lower.exists());
+    let path = lower.unwrap_or(path);
+    let text = text::of_own_file(context, &path).map_err(unreadable(&path.display().to_string(), None))?;
+    Ok(Found { source: Source::new(path.display().to_string(), text), beside: Beside::Here(path) })
 }
 
 fn in_context_hint(path: &Path, context: &Path, error: &io::Error) -> Option<String> {

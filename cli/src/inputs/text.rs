@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use executor::{context::IgnoreFile, view::open_in_root};
+use executor::{context::IgnoreFile, pipe::read_at_most, view::open_in_root};
 use rustix::fs::{Mode, OFlags};
 
 use super::InputError;
@@ -42,12 +42,25 @@ pub fn of_bytes(bytes: Vec<u8>) -> io::Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// A file of this machine.
+/// A file of this machine, or a pipe that somebody writes to.
 ///
 /// # Errors
 /// As [`read`].
 pub fn of_file(path: &Path) -> io::Result<String> {
-    read(&mut File::open(path)?)
+    of_bytes(read_at_most(path, TEXT_LIMIT + 1)?)
+}
+
+/// A file that a context of this machine has itself: a link may not lead out of it, for who made the context is not
+/// always who builds it.
+///
+/// # Errors
+/// As [`read`]; it is a link that leads out.
+pub fn of_own_file(context: &Path, path: &Path) -> io::Result<String> {
+    let (context, target) = (context.canonicalize()?, path.canonicalize()?);
+    match target.starts_with(context) {
+        true => of_file(&target),
+        false => Err(io::Error::other("it is a link that leads out of the context")),
+    }
 }
 
 /// A file of a context that came from elsewhere: no link leads out of it, and nothing but a file is waited for.
@@ -64,13 +77,20 @@ pub fn of_file_in(context: &Path, path: &Path) -> io::Result<String> {
     }
 }
 
-/// The first of these ignore files that is there.
+/// The first of these ignore files of a context of this machine that is there.
 ///
 /// # Errors
-/// It is there and cannot be read.
-pub fn first_ignore_file(paths: impl IntoIterator<Item = PathBuf>) -> Result<Option<IgnoreFile>, InputError> {
+/// It is there and cannot be read, or lies in the context and leads out of it.
+pub fn first_ignore_file(
+    context: &Path,
+    paths: impl IntoIterator<Item = PathBuf>,
+) -> Result<Option<IgnoreFile>, InputError> {
+    let read = |path: &Path| match path.starts_with(context) {
+        true => of_own_file(context, path),
+        false => of_file(path),
+    };
     let found = paths.into_iter().find(|path| path.exists());
-    found.map(|path| ignore_file(&path, of_file(&path))).transpose()
+    found.map(|path| ignore_file(&path, read(&path))).transpose()
 }
 
 /// The first of these ignore files that is in a context that came from elsewhere.
