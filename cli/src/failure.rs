@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
+use executor::sandbox::{SandboxError, SettleError};
 use exporter::{AssembleError, ExportError, SealError, cache::sign::KeyError, upload::FoundError};
 use oci::{
     fetch::FetchError, image::ImageError, layout::LayoutError, registry::RegistryError, store::StoreError,
@@ -127,7 +128,7 @@ pub enum Failure {
     Container(#[source] Box<StepFailure>),
     /// The sandbox.
     #[error(transparent)]
-    Sandbox(#[from] executor::sandbox::SandboxError),
+    Sandbox(#[from] SandboxError),
     /// A file system that cannot be shown.
     #[error("{0}")]
     FileSystem(#[source] Box<StepFailure>),
@@ -181,6 +182,15 @@ pub const REGISTRY: u8 = 3;
 pub const MACHINE: u8 = 4;
 /// The code of our own bugs.
 pub const BUG: u8 = 255;
+
+impl From<SettleError> for Failure {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::Store(error) => Self::Store(error),
+            SettleError::Sandbox(error) => Self::Sandbox(error),
+        }
+    }
+}
 
 impl Failure {
     /// What could not be brought from elsewhere.

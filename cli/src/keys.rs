@@ -21,7 +21,7 @@ use std::{
 
 use executor::{
     LocalExecutor,
-    sandbox::{Footing, Processes, Rung},
+    sandbox::{Files, Footing, Processes, Rung},
 };
 use oci::{
     BaseLayer, BlobOrigin, Descriptor, DiffId, ImageConfig, MediaType, Platform, Sha256Digest, TreeDigest,
@@ -128,7 +128,7 @@ impl Side {
         let surroundings = Surroundings {
             id: BuildId::now(),
             began: std::time::SystemTime::now(),
-            footing: Footing { rung: Rung::Root, processes: Processes::Own },
+            footing: Footing { rung: Rung::Root, processes: Processes::Own, files: Files::Merged },
             notes: Vec::new(),
             group: None,
             helper: None,

@@ -19,7 +19,7 @@ use executor::{
     Container, ImageResolver, Retry, Secrets, Snapshots,
     agents::Agents,
     container::Prepared,
-    sandbox::{self, Attachment, Exit, Footing, Group, Stdio},
+    sandbox::{self, Attachment, Exit, Footing, Group, Mode, Settled, Stdio},
 };
 use oci::{Layer, Snapshot, registry::Limits};
 use solver::{Cancel, FailureKind, ImageName, Resolver, StepFailure};
@@ -57,7 +57,7 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process();
     let options = Options::read(args, &environment)?;
     let entered = sandbox::enter_builder(args.sandbox)?;
-    let place = Place { footing: entered.footing, group: options.group()? };
+    let place = Place { footing: entered.footing, mode: args.sandbox, group: options.group()? };
     let cancel = Arc::new(Cancel::default());
     let is_running = Arc::new(AtomicBool::new(false));
     let watch = Watch::default();
@@ -105,6 +105,7 @@ fn told(exit: &Exit) -> u8 {
 /// Where this process is.
 struct Place {
     footing: Footing,
+    mode: Mode,
     /// The control group in which the command gets its own.
     group: Option<Group>,
 }
@@ -153,7 +154,7 @@ fn bring(
     options: &Options,
     outside: &Outside,
     events: &Events,
-    Place { footing, group }: Place,
+    Place { footing, mode, group }: Place,
     cancel: &Arc<Cancel>,
 ) -> Result<Prepared, Failure> {
     let failed = |failure: StepFailure| Failure::Container(Box::new(failure));
@@ -163,8 +164,8 @@ fn bring(
     let image = image.map_err(failed)?;
     let container: Container = options.container(&image.config, group)?;
     let layers = image.layers.into_iter().map(Box::new).map(Layer::Base).collect();
-    let snapshots =
-        Snapshots::new(fetcher.clone(), footing.rung.into(), Arc::clone(events), Arc::clone(cancel));
+    let Settled { footing, .. } = sandbox::settle_files(footing, fetcher.store(), mode)?;
+    let snapshots = Snapshots::new(fetcher.clone(), footing.into(), Arc::clone(events), Arc::clone(cancel));
     container.prepare(&snapshots, footing, &Snapshot { layers }).map_err(failed)
 }
 

@@ -5,11 +5,7 @@
 
 mod failed;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use oci::{Platform, Snapshot, store::TempDir};
 use rustix::{fs::OFlags, io::Errno};
@@ -21,7 +17,7 @@ use crate::{
     executor::refuse_foreign_owners,
     sandbox::{
         self, Access, Attachment, Connection, Dns, Exit, FileTree, Footing, MountSource, PlanInputs,
-        PlannedMount, Root, SandboxPlan, Stdio, StepLimits, User,
+        PlannedMount, SandboxPlan, Stdio, StepLimits, User,
         emulation::{self, Emulation},
     },
     snapshot::SnapshotError,
@@ -90,7 +86,7 @@ impl Container {
             exec: &self.exec,
             ambient_env: &[],
             footing,
-            root: overlay(root.lowers().to_vec(), &root),
+            root: root.root(None)?,
             mounts,
             device_env: Vec::new(),
             secret_env: Vec::new(),
@@ -152,7 +148,7 @@ impl Volumes {
     ) -> Result<(), StepFailure> {
         let (tree, path) = if is_there {
             let scratch = snapshots.scratch(image)?;
-            let tree = written_over(scratch.lowers().to_vec(), &scratch);
+            let tree = scratch.tree(None)?;
             self.written.push(scratch);
             (tree, volume)
         } else {
@@ -174,14 +170,4 @@ fn make_directory(path: &Path) -> Result<(), StepFailure> {
     fs::create_dir(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
         .map_err(|error| blame(FailureKind::Machine, error))
-}
-
-/// A root that is written to a directory nobody keeps.
-fn overlay(lowers: Vec<PathBuf>, writable: &Writable) -> Root {
-    Root::Overlay { lowers, upper: writable.upper(), work: writable.work() }
-}
-
-/// The same for a mount.
-fn written_over(lowers: Vec<PathBuf>, writable: &Writable) -> FileTree {
-    FileTree::Scratch { lowers, upper: writable.upper(), work: writable.work() }
 }

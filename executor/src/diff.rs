@@ -1,4 +1,5 @@
-//! From an overlay's upper directory to the tree of a layer: what a step changed, and nothing else.
+//! From an overlay's upper directory, or a whole copy that a step has changed, to the tree of a layer: what a step changed,
+//! and nothing else.
 //!
 //! - What equals the file system below in everything but a normalised time is no change: a directory that was
 //!   touched or only led to a change, a file that was copied up and written back as it was.
@@ -12,6 +13,8 @@
 //! - Sockets are left out. (The mount points that the sandbox has to make it takes away itself.)
 //! - Extended attributes are those that [reach layers](crate::rootfs::reaches_layer).
 //! - What an opaque directory is says the mark of this mount; the other family's is an attribute like any other.
+//! - Of a whole copy everything is compared but what nobody has touched; what is the same inode as before stands for what an
+//!   overlay would have left in the layer below, and a directory that is another one for an opaque one.
 //! - The root directory itself is no entry: a step's change of its mode or owner is lost, as with BuildKit.
 //!
 //! **Times.** A time below [`TIME_LIMIT`] is kept. Any other is normalised: [`EntryTime::Content`] for regular files that
@@ -33,6 +36,7 @@ use rustix::fs::{Mode, OFlags};
 use solver::{Cancel, op::Timestamps};
 
 use crate::{
+    copies::Twins,
     listing::{NodeKind, Owners},
     mount::OverlayMarks,
     rootfs::{PathError, failed},
@@ -54,13 +58,22 @@ pub struct TimeRules<'a> {
     pub brought: Brought<'a>,
 }
 
-/// What a step wrote, in overlay format.
+/// How a directory says what a step did.
+#[derive(Debug, Clone, Copy)]
+pub enum UpperKind<'a> {
+    /// As overlayfs writes it down, with these marks on opaque directories.
+    Overlay(OverlayMarks),
+    /// It is all of the file system: a copy of the one below that the step has changed.
+    Copy(&'a Twins),
+}
+
+/// What a step wrote.
 #[derive(Debug, Clone, Copy)]
 pub struct Upper<'a> {
     /// The directory.
     pub path: &'a Path,
-    /// How the mount marked opaque directories.
-    pub marks: OverlayMarks,
+    /// How it says so.
+    pub kind: UpperKind<'a>,
     /// Owners that the step's disk could not hold.
     pub owners: &'a Owners,
 }
@@ -95,6 +108,9 @@ pub struct Changes {
 /// Why an upper directory is not a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum DiffError {
+    /// A device that says in the store that a file is gone. On an overlay nobody can make one.
+    #[error("{0} cannot be part of a layer: a character device 0:0 is overlayfs's mark of a removed file")]
+    WhiteoutDevice(String),
     /// A file's name says in a layer that another file is gone (image-spec, layer.md, "Whiteouts").
     #[error("{0} cannot be part of a layer: names that begin with .wh. stand for removed files")]
     WhiteoutName(String),
@@ -135,7 +151,7 @@ pub fn scan(
     builder.directories_and_whiteouts(&found)?;
     builder.files(&found, cancel)?;
     let Builder { root, changes, unchanged, brought, .. } = builder;
-    settle::settle(&root, &found, &unchanged, rules.timestamps)?;
+    settle::settle(&root, upper.kind, &found, &unchanged, rules.timestamps)?;
     Ok(Changes { tree: Tree::new(changes)?, brought })
 }
 
@@ -257,5 +273,7 @@ fn kept_time(seconds: i64, timestamps: Timestamps) -> Option<i64> {
     }
 }
 
+#[cfg(test)]
+mod alike;
 #[cfg(test)]
 mod tests;

@@ -145,7 +145,7 @@ impl LocalExecutor {
         });
         let reads = notes_reads.then(Noted::default);
         let contexts = Contexts::new(contexts, remotes, Arc::clone(fetcher.store()), reads, events.clone());
-        let snapshots = Snapshots::new(fetcher, footing.rung.into(), events.clone(), cancel);
+        let snapshots = Snapshots::new(fetcher, footing.into(), events.clone(), cancel);
         let cache_mounts = CacheMounts::new(&snapshots, footing.rung);
         Self {
             snapshots,
@@ -293,7 +293,7 @@ impl LocalExecutor {
         let Ground { parent, view, owners: below, writable } = ground;
         let lower = Lower { root: view.root(), owners: &below };
         // The user's wish only: what a command did is worth keeping when another step fails.
-        let upper = Upper { path: &writable.upper(), marks: writable.marks(), owners };
+        let upper = Upper { path: &writable.upper(), kind: writable.kind(), owners };
         let changes: Changes = scan(upper, lower, rules, self.snapshots.cancel())?;
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }

@@ -6,6 +6,8 @@
 //! through carry their metadata from the layers below. It arrives by one rename and is complete from then on;
 //! whoever is second throws his own away. The digest of `scratch` keys an empty directory.
 //!
+//! Where the kernel mounts no overlay, `fs/` is all of the file system ([`Form::Copies`]); a store is of one form only.
+//!
 //! Layers of base images can always be made again from their blobs; a layer that a step made cannot, so it counts as
 //! present only while its directory is: the one of its chain, or the one of the layer alone, from which the other is
 //! made when somebody needs it.
@@ -48,11 +50,13 @@ use crate::{
     beneath::{Bases, Beneath},
     catalogue::Catalogue,
     contents::Contents,
+    copies,
     copy::Planned,
     diff::Changes,
+    form::Form,
     listing::Owners,
     lock::{self, NotLocked},
-    mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    mount::{Overlay, OverlaySync, mount_overlay},
     view::View,
 };
 
@@ -66,7 +70,7 @@ pub(crate) const BLOCK: u64 = 4096;
 #[derive(Clone)]
 pub struct Snapshots {
     fetcher: Fetcher,
-    marks: OverlayMarks,
+    form: Form,
     events: Events,
     cancel: Arc<Cancel>,
     /// What has been read of [`Meta`]; a step asks for that of every layer below it.
@@ -79,9 +83,9 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Snapshots in the fetcher's store. Pulls and warnings are told to `events`, and stop when `cancel` asks.
-    pub fn new(fetcher: Fetcher, marks: OverlayMarks, events: Events, cancel: Arc<Cancel>) -> Self {
+    pub fn new(fetcher: Fetcher, form: Form, events: Events, cancel: Arc<Cancel>) -> Self {
         let (known, catalogues, contents) = Default::default();
-        Self { fetcher, marks, events, cancel, known, catalogues, contents }
+        Self { fetcher, form, events, cancel, known, catalogues, contents }
     }
 
     /// Where files of layers are that are not on disk.
@@ -104,7 +108,8 @@ impl Snapshots {
         &self.cancel
     }
 
-    /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one. Missing base layers are
+    /// The directories of a snapshot, topmost first, as an overlay mount wants them: at least one, and just one where it is a
+    /// copy. Missing base layers are
     /// pulled and unpacked, and so are built ones that a remote cache has; threads and processes that want the same one
     /// wait for each other.
     ///
@@ -119,15 +124,15 @@ impl Snapshots {
         Ok(self.lowers(&chain, &metas))
     }
 
-    /// The directories of a snapshot as an overlay mount without a writable one wants them: two at least; or that of
-    /// `scratch` alone, which needs no overlay.
+    /// The directories of a snapshot as an overlay mount without a writable one wants them: two at least; or one that needs
+    /// no overlay, that of `scratch` or a copy.
     ///
     /// # Errors
     /// Those of [`Snapshots::ensure`].
     pub fn readable(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>, SnapshotError> {
         let mut lowers = self.ensure(snapshot)?;
         let scratch = self.scratch_directory()?;
-        if lowers.len() == 1 && lowers[0] != scratch {
+        if self.form != Form::Copies && lowers.len() == 1 && lowers[0] != scratch {
             lowers.push(scratch);
         }
         Ok(lowers)
@@ -139,11 +144,13 @@ impl Snapshots {
     /// Those of [`Snapshots::ensure`], or the mount fails.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
         let lowers = self.readable(snapshot)?;
-        if let [scratch] = lowers.as_slice() {
-            return open_directory(scratch).map(View::new);
-        }
+        let marks = match (lowers.as_slice(), self.form) {
+            ([only], _) | ([only, ..], Form::Copies) => return open_directory(only).map(View::new),
+            (_, Form::Layers(marks)) => marks,
+            ([], Form::Copies) => unreachable!("a snapshot has a directory"),
+        };
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
-        let (marks, sync) = (self.marks, OverlaySync::Honoured);
+        let sync = OverlaySync::Honoured;
         Ok(View::new(mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?))
     }
 
@@ -153,7 +160,7 @@ impl Snapshots {
     /// Those of [`Snapshots::ensure`], or the store cannot be written.
     pub fn scratch(&self, parent: &Snapshot) -> Result<Writable, SnapshotError> {
         let lowers = self.ensure(parent)?;
-        Writable::new(self.store().temp_dir("step")?, lowers, self.marks)
+        Writable::new(self.store().temp_dir("step")?, lowers, self.form, &self.cancel)
     }
 
     /// A place to write on top of directories in overlay format, topmost first, for what nobody keeps.
@@ -161,7 +168,7 @@ impl Snapshots {
     /// # Errors
     /// The store cannot be written.
     pub(crate) fn scratch_over(&self, lowers: Vec<PathBuf>) -> Result<Writable, SnapshotError> {
-        Writable::new(self.store().temp_dir("scratch")?, lowers, self.marks)
+        Writable::new(self.store().temp_dir("scratch")?, lowers, self.form, &self.cancel)
     }
 
     /// Makes what a step wrote a layer of the store: its tree first, then its directory. `owners` are those that the
@@ -184,7 +191,7 @@ impl Snapshots {
         let meta = Meta {
             layer: changes.tree.digest(),
             parent: parent.chain().last().map(|(digest, _)| digest),
-            bytes: bytes_on_disk(&changes.tree),
+            bytes: self.bytes_with(below.as_ref(), bytes_on_disk(&changes.tree)),
             stamp: self.stamp_after(below.as_ref())?,
             opaque_root: false,
             owners: meta::owned(owners_above(
@@ -318,6 +325,23 @@ impl Snapshots {
 
     fn warn(&self, warning: String) {
         (self.events)(Event::Warning(warning));
+    }
+
+    /// What a snapshot's directory takes, about, with so many bytes in its topmost layer.
+    fn bytes_with(&self, below: Option<&Meta>, layer: u64) -> u64 {
+        match self.form {
+            Form::Layers(_) => layer,
+            Form::Copies => layer + below.map_or(0, |below| below.bytes),
+        }
+    }
+
+    /// Completes a snapshot's directory: where it is to be a copy, by what shows through the layer in it.
+    fn fill(&self, root: &OwnedFd, below: Option<&PathBuf>) -> Result<(), SnapshotError> {
+        if self.form == Form::Copies {
+            let below = below.map(|below| open_directory(below)).transpose()?;
+            copies::fill(root, below.as_ref(), &self.cancel)?;
+        }
+        Ok(())
     }
 
     fn stamp_after(&self, below: Option<&Meta>) -> Result<Stamp, SnapshotError> {

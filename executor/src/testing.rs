@@ -28,8 +28,10 @@ use std::{
 
 use oci::tree::TIME_LIMIT;
 use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat, open};
+use solver::Cancel;
 
 use crate::{
+    copies::{self, Twins},
     mount::{OverlayMarks, overlay_mount},
     rootfs::{
         file_type, join, lstat, names, open_beneath, set_mode, set_mtime, set_node_mode, set_owner,
@@ -313,10 +315,54 @@ impl Overlaid {
 
     /// Runs a shell script in the root of the merged file system.
     pub fn run(&self, script: &str) {
-        let root = format!("/proc/self/fd/{}", self.root.as_raw_fd());
-        let run = Command::new("sh").args(["-euc", script]).current_dir(root).output().expect("a shell");
-        assert!(run.status.success(), "{script}: {}", shown(&run.stderr));
+        run_in(&self.root, script);
     }
+}
+
+/// A whole copy on disk of what was drawn, to be changed like an overlay.
+pub struct Copied {
+    temp: tempfile::TempDir,
+    /// The copy.
+    pub root: OwnedFd,
+    /// What it is of.
+    pub lower: OwnedFd,
+    /// Which file of one is which of the other.
+    pub twins: Twins,
+}
+
+impl Copied {
+    /// Draws something and copies it.
+    pub fn new(lower: &[&str]) -> Self {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let made = |name: &str| {
+            let path = temp.path().join(name);
+            fs::create_dir(&path).expect("a directory");
+            set_mode(open_root(&path), 0o755).expect("a mode");
+            path
+        };
+        let (below, copy) = (made("lower"), made("copy"));
+        draw(&below, lower);
+        let (lower, root) = (open_root(&below), open_root(&copy));
+        let twins = copies::fill(&root, Some(&lower), &Cancel::default()).expect("a copy");
+        twins.part_from_what_follows();
+        Self { temp, root, lower, twins }
+    }
+
+    /// Where the copy is.
+    pub fn path(&self) -> PathBuf {
+        self.temp.path().join("copy")
+    }
+
+    /// Runs a shell script in the copy.
+    pub fn run(&self, script: &str) {
+        run_in(&self.root, script);
+    }
+}
+
+fn run_in(root: &OwnedFd, script: &str) {
+    let root = format!("/proc/self/fd/{}", root.as_raw_fd());
+    let run = Command::new("sh").args(["-euc", script]).current_dir(root).output().expect("a shell");
+    assert!(run.status.success(), "{script}: {}", shown(&run.stderr));
 }
 
 #[test]

@@ -43,11 +43,10 @@ use walk::{Directory, Made, Replaced, Walker};
 pub(crate) use walk::{MAX_LINKS, names};
 
 use crate::{
+    form::{Form, is_mark},
     listing::Owners,
-    mount::OverlayMarks,
     snapshot::Stamp,
     tarball::{TarEntry, TarKind, TarReader},
-    whiteout::{is_whiteout, make_whiteout},
 };
 
 /// How removed files are named in layers (image-spec, layer.md, "Whiteouts").
@@ -63,8 +62,8 @@ pub struct Target {
     pub root: OwnedFd,
     /// A directory of the same file system that nobody looks into: what a later entry replaces goes there.
     pub trash: OwnedFd,
-    /// How opaque directories are marked.
-    pub marks: OverlayMarks,
+    /// How what it hides is marked.
+    pub form: Form,
     /// The time that entries get instead of a normalised one.
     pub stamp: Stamp,
 }
@@ -73,7 +72,7 @@ pub struct Target {
 pub struct Loose {
     walker: Walker,
     notes: Notes,
-    marks: OverlayMarks,
+    form: Form,
     room: Room,
 }
 
@@ -101,7 +100,7 @@ pub struct Unpacked {
 pub fn unpack(stream: impl Read, target: Target) -> Result<Loose, UnpackError> {
     let walker = Walker::new(target.root, target.trash);
     let mut loose =
-        Loose { walker, notes: Notes::new(target.stamp), marks: target.marks, room: Room::default() };
+        Loose { walker, notes: Notes::new(target.stamp), form: target.form, room: Room::default() };
     let mut archive = TarReader::new(stream);
     while let Some(entry) = archive.next_entry()? {
         loose.place(&entry, &mut archive.content())?;
@@ -121,9 +120,9 @@ impl Loose {
     /// # Errors
     /// The disk fails.
     pub fn settle(self, lowers: &[OwnedFd], owners: &Owners) -> Result<Unpacked, UnpackError> {
-        let Self { walker, notes, marks, .. } = self;
+        let Self { walker, notes, form, .. } = self;
         let lowers = if notes.opaque_root { &[] } else { lowers };
-        let mut stack = settle::Stack::new(&walker, lowers, marks);
+        let mut stack = settle::Stack::new(&walker, lowers, form);
         for (path, _) in notes.paths().filter(|(_, known)| *known == Known::Whiteout) {
             stack.drop_if_stray(path)?;
         }
@@ -185,7 +184,7 @@ impl Loose {
 
     /// The directory for an entry; those that are missing on the way are implied.
     fn parent(&mut self, names: &[&[u8]]) -> Result<Arc<Directory>, UnpackError> {
-        let Self { walker, notes, marks, .. } = self;
+        let Self { walker, notes, form, .. } = self;
         let mut fresh = Vec::new();
         let parent = walker.find_or_make(names, &mut |Made { path, replaced }| match replaced {
             Replaced::Nothing => notes.remember(path, Known::Implied),
@@ -198,7 +197,7 @@ impl Loose {
             let failed = UnpackError::at("make directory", &path);
             let directory =
                 place::open_directory(walker.open(&path).map_err(&failed)?, b".").map_err(&failed)?;
-            marks.mark_opaque(&directory).map_err(&failed)?;
+            form.mark_opaque(&directory).map_err(&failed)?;
             settle::make_plain(&directory, notes.stamp).map_err(&failed)?;
         }
         Ok(parent)
@@ -270,7 +269,7 @@ impl Loose {
         let directory = place::open_directory(parent, name).map_err(&failed)?;
         if replaces {
             // What stood here before hid the lower layers, and so must the directory.
-            self.marks.mark_opaque(&directory).map_err(failed)?;
+            self.form.mark_opaque(&directory).map_err(failed)?;
         }
         self.finish_directory(directory, path.clone(), entry)
     }
@@ -307,7 +306,7 @@ impl Loose {
             UnpackError::refused(&entry.path, "it is a hard link to something that the layer does not hold")
         };
         let stat = statat(&*target_parent, *target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| missing())?;
-        if is_whiteout(&stat) || target_path == parent.join(name) {
+        if is_mark(&stat) || target_path == parent.join(name) {
             return Err(missing());
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -345,7 +344,7 @@ impl Loose {
         }
         let failed = UnpackError::at("make opaque", &directory.path);
         let open = place::open_directory(directory, b".").map_err(&failed)?;
-        self.marks.mark_opaque(open).map_err(failed)
+        self.form.mark_opaque(open).map_err(failed)
     }
 
     /// A whiteout: only what lower layers have at the path is gone; an entry of this layer stays, before or after it.
@@ -355,11 +354,11 @@ impl Loose {
         }
         let path = parent.join(name);
         let failed = UnpackError::at("make the whiteout", &path);
-        match make_whiteout(parent, name) {
+        match self.form.hide(parent, name) {
             Ok(()) => self.notes.remember(path.clone(), Known::Whiteout),
             Err(Errno::EXIST) if is_directory(parent, name).map_err(&failed)? => {
                 let directory = place::open_directory(parent, name).map_err(&failed)?;
-                self.marks.mark_opaque(directory).map_err(failed)
+                self.form.mark_opaque(directory).map_err(failed)
             }
             Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed(errno)),

@@ -60,9 +60,11 @@ there is none they are refused, never ignored.
 Sandboxes (--sandbox), which layerwright doctor explains:
   auto                             the first that works: root, a user namespace
                                    with subordinate ids, one with one id
-  strict                           the first two only
+  strict                           the first two only, and no copies for overlays
   userns                           the second only, for root, too; root then has
                                    a store of its own beside the other
+Where the kernel mounts no overlay in the store, each step gets a copy of the
+whole file system: slower, and the same image.
 
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use executor::{ContextOrigin, ExecutorOptions, LocalExecutor, sandbox::StepLimits};
+use executor::{
+    ContextOrigin, ExecutorOptions, LocalExecutor,
+    sandbox::{self, Settled, StepLimits},
+};
 use exporter::{Courtesy, Packing, SealOptions, Sealer, TimePolicy};
 use oci::{Platform, fetch::Fetcher};
 use parser::Diagnostic;
@@ -19,6 +22,7 @@ use solver::{
 
 use super::{Surroundings, sending::Sending};
 use crate::{
+    args::ProgressMode,
     failure::Failure,
     history::BuildId,
     inputs::Inputs,
@@ -76,6 +80,8 @@ pub fn executor_options(
     let mut contexts = inputs.named.clone();
     contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
     let Surroundings { footing, notes, group, events, cancel, failed_steps, .. } = surroundings;
+    let Settled { footing, note } = sandbox::settle_files(*footing, fetcher.store(), request.sandbox)?;
+    let note = note.filter(|_| request.progress != ProgressMode::Quiet);
     let is_sealed = !request.packings().is_empty();
     let virtual_steps = if is_sealed { executor::virtual_steps(graph) } else { BTreeSet::new() };
     Ok(ExecutorOptions {
@@ -83,8 +89,8 @@ pub fn executor_options(
         contexts,
         secrets: request.secrets.clone(),
         agents: request.agents.clone(),
-        footing: *footing,
-        notes: notes.clone(),
+        footing,
+        notes: notes.iter().cloned().chain(note).collect(),
         events: Arc::clone(events),
         cancel: Arc::clone(cancel),
         looking_steps: executor::looking_steps(graph, &virtual_steps),

@@ -58,7 +58,7 @@ fn ground(make: impl Fn(&Path) -> Vec<RemoteLayer>) -> Ground {
     let store = Arc::new(Store::open(root.path()).expect("a store"));
     let fetcher = Fetcher::new(store, Registry::new(RegistryOptions::default()).expect("a client"));
     layers.iter().for_each(|layer| fetcher.elsewhere().note(layer.clone()));
-    let snapshots = Snapshots::new(fetcher, OverlayMarks::User, Arc::new(|_| ()), Arc::default());
+    let snapshots = Snapshots::new(fetcher, OverlayMarks::User.into(), Arc::new(|_| ()), Arc::default());
     Ground { root, cache, snapshots, layers }
 }
 

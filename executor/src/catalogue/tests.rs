@@ -48,7 +48,7 @@ impl Ground {
         let registry = Registry::new(RegistryOptions::default()).expect("a client");
         Snapshots::new(
             Fetcher::new(store, registry),
-            OverlayMarks::Trusted,
+            OverlayMarks::Trusted.into(),
             Arc::new(|_| {}),
             Arc::new(Cancel::default()),
         )

@@ -11,7 +11,6 @@ use std::{
 
 use solver::{Cancel, StepFailure, VertexId};
 
-use super::{overlay, written_over};
 use crate::{
     Snapshots, Writable,
     sandbox::{
@@ -85,11 +84,13 @@ impl FailedStep {
             plan.env.push(("TERM".to_owned(), terminal_kind.to_owned()));
         }
         let mut written = Vec::new();
-        if let Root::Overlay { lowers, upper, .. } = &self.plan.root {
-            let scratch = self.snapshots.scratch_over(on_top(upper, lowers))?;
-            plan.root = overlay(scratch.lowers().to_vec(), &scratch);
-            written.push(scratch);
-        }
+        let below = match &self.plan.root {
+            Root::Overlay { lowers, upper, .. } => on_top(upper, lowers),
+            Root::Directory(directory) => vec![directory.clone()],
+        };
+        let scratch = self.snapshots.scratch_over(below)?;
+        plan.root = scratch.root(None)?;
+        written.push(scratch);
         for PlannedMount { source, .. } in &mut plan.mounts {
             let MountSource::Files { tree, access: Access::Write, .. } = source else { continue };
             let below = match tree {
@@ -98,7 +99,7 @@ impl FailedStep {
                 FileTree::Scratch { lowers, upper, .. } => on_top(upper, lowers),
             };
             let scratch = self.snapshots.scratch_over(below)?;
-            *tree = written_over(scratch.lowers().to_vec(), &scratch);
+            *tree = scratch.tree(None)?;
             written.push(scratch);
         }
         Ok((plan, written))

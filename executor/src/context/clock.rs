@@ -74,6 +74,15 @@ impl Horizon {
     }
 }
 
+/// Whether an open directory's file system gives what changes a time that nobody can set, by this machine's clock.
+///
+/// # Errors
+/// What fstatfs(2) says.
+pub fn keeps_time_of_change(root: impl AsFd) -> Result<bool, Errno> {
+    let kind = fstatfs(root)?.f_type as u64 & 0xffff_ffff;
+    Ok(OF_THIS_MACHINE.contains(&kind))
+}
+
 /// How much older than a look a file's times must be on a file system, by its magic number.
 fn margin(kind: u64) -> Option<Duration> {
     match kind {

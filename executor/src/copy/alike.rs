@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     beneath::Beneath,
-    diff::{Brought, Lower, TimeRules, Upper, scan},
+    diff::{Brought, Lower, TimeRules, Upper, UpperKind, scan},
     testing::{Overlaid, draw},
 };
 
@@ -20,7 +20,7 @@ fn scanned(overlay: &mut Overlaid, below: &Owners, owners: &Owners) -> Tree {
     overlay.unmount();
     let lower = Lower { root: overlay.lower.as_fd(), owners: below };
     let rules = TimeRules { timestamps: Timestamps::Auto, brought: Brought::All };
-    let upper = Upper { path: &overlay.upper(), marks: overlay.marks(), owners };
+    let upper = Upper { path: &overlay.upper(), kind: UpperKind::Overlay(overlay.marks()), owners };
     scan(upper, lower, rules, &Cancel::default()).expect("a layer").tree
 }
 

@@ -80,6 +80,11 @@ pub fn write_shared(
     Ok(to)
 }
 
+/// Copies a file whose bytes nobody can change into an empty one.
+pub fn share_all(from: &File, to: &File, size: u64, path: &[u8], cancel: &Cancel) -> Result<(), CopyError> {
+    share(from, to, size, cancel).map_err(|trouble| trouble.told(path, path))
+}
+
 /// Shares the blocks of a file that may change meanwhile, and says what they hold from then on; `None` where these two
 /// file systems share nothing.
 fn clone(

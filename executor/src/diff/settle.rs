@@ -2,25 +2,26 @@
 //! step before it ran or came from a cache.
 //!
 //! A file that turned out unchanged goes, and the one below shows again, with its own time and its other names. Where
-//! something hides that (its directory was made anew) it stays and gets the time of the one below, and so do unchanged
+//! something hides that (its directory was made anew), and in a whole copy, it stays and gets the time of the one below, and so do unchanged
 //! directories. Sockets go. A time that the layer keeps loses its fraction of a second, which no layer has: `make`
 //! would see it after the step ran, and not after its layer was brought. The overlay must not be mounted any more.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
 use rustix::{
-    fs::{AtFlags, OFlags, Stat, unlinkat},
+    fs::{AtFlags, OFlags, Stat, linkat, unlinkat},
     io::Errno,
 };
 
 use solver::op::Timestamps;
 
-use super::{Changed, kept_time, walk::Found};
+use super::{Changed, UpperKind, kept_time, walk::Found};
 use crate::{
+    copies::Twins,
     listing::NodeKind,
     rootfs::{PathError, failed, open_beneath, set_mtime, split},
     whiteout::make_whiteout,
@@ -29,10 +30,12 @@ use crate::{
 /// Settles an upper directory. `unchanged` are the paths in `found` that are not in the layer.
 pub fn settle(
     root: &OwnedFd,
+    kind: UpperKind<'_>,
     found: &Changed,
     unchanged: &BTreeSet<&[u8]>,
     timestamps: Timestamps,
 ) -> Result<(), PathError> {
+    let is_whole = matches!(kind, UpperKind::Copy(_));
     // The time of what is in the layer.
     let kept = |stat: &Stat| match kept_time(stat.st_mtime, timestamps) {
         Some(seconds) => (seconds, 0),
@@ -42,7 +45,7 @@ pub fn settle(
     for (path, found) in found {
         let Found::Present(present) = found else { continue };
         match (&present.kind, &present.before) {
-            (None, before) => remove(root, path, before.is_some() && present.shows_lower)?,
+            (None, before) => remove(root, path, !is_whole && before.is_some() && present.shows_lower)?,
             _ if !unchanged.contains(path.as_slice()) => {
                 if kept(&present.stat) != time(&present.stat) {
                     stamp(root, path, kept(&present.stat))?;
@@ -53,10 +56,13 @@ pub fn settle(
                 disturbed.insert(path);
                 continue;
             }
-            (_, Some(before)) if !present.shows_lower => stamp(root, path, time(&before.stat))?,
+            (_, Some(before)) if is_whole || !present.shows_lower => stamp(root, path, time(&before.stat))?,
             _ => remove(root, path, false)?,
         }
         disturbed.insert(split(path).0);
+    }
+    if let UpperKind::Copy(twins) = kind {
+        disturbed.extend(relink(root, found, unchanged, twins)?);
     }
     for path in disturbed {
         let Some(Found::Present(present)) = found.get(path) else { continue };
@@ -64,6 +70,40 @@ pub fn settle(
         stamp(root, path, before.map_or_else(|| kept(&present.stat), |before| time(&before.stat)))?;
     }
     Ok(())
+}
+
+/// Makes names of one file that were replaced by equal files names of one file again, as they show in an overlay once nothing
+/// lies above them. Gives the directories that were written to.
+fn relink<'a>(
+    root: &OwnedFd,
+    found: &Changed,
+    unchanged: &BTreeSet<&'a [u8]>,
+    twins: &Twins,
+) -> Result<Vec<&'a [u8]>, PathError> {
+    let mut files: BTreeMap<(u64, u64), Vec<(&'a [u8], &Stat, bool)>> = BTreeMap::new();
+    for path in unchanged {
+        let Some(Found::Present(present)) = found.get(*path) else { continue };
+        let before = present.before.as_ref().map(|before| before.stat);
+        let has_names = |before: &Stat| before.st_nlink > 1 && present.shows_lower && !present.is_directory();
+        if let Some(before) = before.filter(has_names) {
+            let is_copy = twins.is_copy(&present.stat, &before);
+            files.entry((before.st_dev, before.st_ino)).or_default().push((path, &present.stat, is_copy));
+        }
+    }
+    let mut written = Vec::new();
+    for names in files.into_values() {
+        let (first, kept, _) = names.iter().find(|(.., is_copy)| *is_copy).unwrap_or(&names[0]);
+        for (path, ..) in names.iter().filter(|(_, stat, _)| stat.st_ino != kept.st_ino) {
+            let name = OsStr::from_bytes(split(path).1);
+            let from = parent(root, first).map_err(failed("opening the directory of", first))?;
+            let to = parent(root, path).map_err(failed("opening the directory of", path))?;
+            unlinkat(&to, name, AtFlags::empty()).map_err(failed("removing", path))?;
+            linkat(from, OsStr::from_bytes(split(first).1), to, name, AtFlags::empty())
+                .map_err(failed("linking", path))?;
+            written.push(split(path).0);
+        }
+    }
+    Ok(written)
 }
 
 /// Seconds and nanoseconds.

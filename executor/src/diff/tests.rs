@@ -1,11 +1,11 @@
 use super::*;
 use crate::{
     rootfs::{lstat, shown},
-    testing::{Overlaid, run_in_namespace_with_one_id, suffix},
+    testing::{Copied, Overlaid, run_in_namespace_with_one_id, suffix},
 };
 
 /// A tree in the notation of [`crate::testing`], with `- path` for whiteouts and `*` for content-derived times.
-fn shown_tree(tree: &Tree, upper: &Path) -> Vec<String> {
+pub(super) fn shown_tree(tree: &Tree, upper: &Path) -> Vec<String> {
     let line = |entry: &Entry| {
         let path = shown(&entry.path);
         let (line, usual) = match &entry.kind {
@@ -36,15 +36,34 @@ fn shown_tree(tree: &Tree, upper: &Path) -> Vec<String> {
 
 const BROUGHT: &str = "brought";
 
-fn rules(brought: &BTreeSet<ContentDigest>) -> TimeRules<'_> {
+pub(super) fn rules(brought: &BTreeSet<ContentDigest>) -> TimeRules<'_> {
     TimeRules { timestamps: Timestamps::Auto, brought: Brought::Contents(brought) }
 }
 
-fn scan_of(overlay: &mut Overlaid, rules: TimeRules<'_>, owners: &Owners) -> Result<Changes, DiffError> {
+pub(super) fn scan_of(
+    overlay: &mut Overlaid,
+    rules: TimeRules<'_>,
+    owners: &Owners,
+) -> Result<Changes, DiffError> {
     let below = Owners::new();
     overlay.unmount();
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
-    scan(Upper { path: &overlay.upper(), marks: overlay.marks(), owners }, lower, rules, &Cancel::default())
+    scan(
+        Upper { path: &overlay.upper(), kind: UpperKind::Overlay(overlay.marks()), owners },
+        lower,
+        rules,
+        &Cancel::default(),
+    )
+}
+
+/// What an overlay does otherwise than a file system that is whole: it parts the names of a file that is written through one.
+const PARTED: &[(&str, &[&str])] = &[("chmod 600 a", &["a = x ; 0600", "b => a"])];
+
+pub(super) fn scan_of_copy(copied: &Copied, rules: TimeRules<'_>) -> Result<Changes, DiffError> {
+    let owners = Owners::new();
+    let lower = Lower { root: copied.lower.as_fd(), owners: &owners };
+    let kind = UpperKind::Copy(&copied.twins);
+    scan(Upper { path: &copied.path(), kind, owners: &owners }, lower, rules, &Cancel::default())
 }
 
 #[test]
@@ -55,7 +74,7 @@ fn a_scan_can_be_cancelled() {
     let (owners, brought, cancel) = (Owners::new(), BTreeSet::new(), Cancel::default());
     cancel.request();
     let lower = Lower { root: overlay.lower.as_fd(), owners: &owners };
-    let upper = Upper { path: &overlay.upper(), marks: overlay.marks(), owners: &owners };
+    let upper = Upper { path: &overlay.upper(), kind: UpperKind::Overlay(overlay.marks()), owners: &owners };
     let stopped = scan(upper, lower, rules(&brought), &cancel);
     assert!(matches!(stopped, Err(DiffError::Cancelled)), "{stopped:?}");
 }
@@ -74,6 +93,11 @@ fn check(lower: &[&str], script: &str, expected: &[&str]) {
     let brought = BTreeSet::from([ContentDigest::of(BROUGHT.as_bytes())]);
     let changes = scan_of(&mut overlay, rules(&brought), &Owners::new()).expect(script);
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), expected, "{script}");
+    let copied = Copied::new(lower);
+    copied.run(script);
+    let parted = PARTED.iter().find(|(parting, _)| *parting == script).map(|(_, expected)| *expected);
+    let of_copy = scan_of_copy(&copied, rules(&brought)).expect(script);
+    assert_eq!(shown_tree(&of_copy.tree, &copied.path()), parted.unwrap_or(expected), "a copy: {script}");
     assert_eq!(Tree::from_bytes(&changes.tree.to_bytes()).as_ref(), Ok(&changes.tree), "{script}");
 }
 
@@ -216,6 +240,10 @@ fn what_is_no_change_leaves_no_trace_on_disk() {
         overlay.mount();
         let expected: Vec<_> = expected.iter().map(|line| line.replace("/ @", "/ ; @")).collect();
         assert_eq!(crate::testing::show(&overlay.root), expected, "{script}");
+        let copied = Copied::new(drawn);
+        copied.run(script);
+        scan_of_copy(&copied, rules(&BTreeSet::new())).expect(script);
+        assert_eq!(crate::testing::show(&copied.root), expected, "a copy: {script}");
     }
 }
 
@@ -253,7 +281,7 @@ fn owners_that_the_disk_could_not_hold_reach_the_layer() {
     let below = Owners::from([(b"d".to_vec(), (7, 8))]);
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
     let brought = BTreeSet::new();
-    let upper = Upper { path: &overlay.upper(), marks: overlay.marks(), owners: &owners };
+    let upper = Upper { path: &overlay.upper(), kind: UpperKind::Overlay(overlay.marks()), owners: &owners };
     let changes = scan(upper, lower, rules(&brought), &Cancel::default()).expect("a layer");
     assert_eq!(
         shown_tree(&changes.tree, &overlay.upper()),

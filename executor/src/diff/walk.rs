@@ -1,4 +1,4 @@
-//! Lists an upper directory: what is there, what it hides, and what stood there before.
+//! Lists an upper directory, or what is touched in a copy: what is there, what it hides, and what stood there before.
 
 use std::{
     collections::BTreeMap,
@@ -6,13 +6,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, OFlags, Stat},
+    fs::{FileType, OFlags, Stat, fstat},
     io::Errno,
 };
 
 use solver::Cancel;
 
-use super::{Changed, DiffError, Lower, Upper, go_on};
+use super::{Changed, DiffError, Lower, Upper, UpperKind, go_on};
 use crate::{
     listing::NodeKind,
     rootfs::{
@@ -75,7 +75,7 @@ struct Pending {
     hides: bool,
 }
 
-/// Lists everything in an upper directory, one directory open at a time.
+/// Lists everything in an upper directory, and what a copy has that may have changed, one directory open at a time.
 pub fn walk(
     root: &OwnedFd,
     upper: Upper<'_>,
@@ -107,8 +107,7 @@ impl Walker<'_> {
             true => Some(open_beneath(self.lower.root, &dir, flags).map_err(failed("reading", &dir))?),
             false => None,
         };
-        let hides =
-            hides || self.upper.marks.is_opaque(&upper).map_err(failed("reading attributes of", &dir))?;
+        let hides = hides || self.is_opaque(&dir, &upper, lower.as_ref())?;
         let upper_names = names(&upper).map_err(failed("reading", &dir))?;
         for name in &upper_names {
             go_on(self.cancel)?;
@@ -119,6 +118,12 @@ impl Walker<'_> {
             };
             let is_merged = before.as_ref().is_some_and(|stat| file_type(stat) == FileType::Directory);
             let was_there = before.is_some();
+            if let Some(stat) = self.untouched(&upper, name, &path, before.as_ref())? {
+                if file_type(&stat) == FileType::Directory {
+                    todo.push(Pending { path, has_lower: is_merged, hides });
+                }
+                continue;
+            }
             let found = match self.name(&upper, name, &path, before)? {
                 Some(present) => {
                     if present.is_directory() {
@@ -131,7 +136,8 @@ impl Walker<'_> {
             };
             self.found.insert(path, found);
         }
-        if let Some(lower) = lower.filter(|_| hides) {
+        let is_whole = matches!(self.upper.kind, UpperKind::Copy(_));
+        if let Some(lower) = lower.filter(|_| hides || is_whole) {
             for name in names(&lower).map_err(failed("reading", &dir))? {
                 if upper_names.binary_search(&name).is_err() {
                     self.found.insert(join(&dir, &name), Found::Gone);
@@ -139,6 +145,31 @@ impl Walker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing of the directory below shows through: of a copy, whether it is another directory.
+    fn is_opaque(&self, dir: &[u8], upper: &OwnedFd, lower: Option<&OwnedFd>) -> Result<bool, PathError> {
+        match (self.upper.kind, lower) {
+            (UpperKind::Overlay(marks), _) => marks.is_opaque(upper),
+            (UpperKind::Copy(_), None) => Ok(true),
+            (UpperKind::Copy(twins), Some(lower)) => {
+                fstat(upper).and_then(|now| Ok(!twins.is_copy(&now, &fstat(lower)?)))
+            }
+        }
+        .map_err(failed("looking at", dir))
+    }
+
+    /// What is the copy of what was there before, and as it was copied.
+    fn untouched(
+        &self,
+        upper: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        before: Option<&Stat>,
+    ) -> Result<Option<Stat>, PathError> {
+        let (UpperKind::Copy(twins), Some(before)) = (self.upper.kind, before) else { return Ok(None) };
+        let stat = lstat(upper, name).map_err(failed("reading", path))?;
+        Ok(stat.filter(|stat| twins.is_untouched(stat, before)))
     }
 
     /// What a name stands for; `None` for a whiteout.
@@ -152,7 +183,10 @@ impl Walker<'_> {
         let stat = lstat(upper, name).map_err(failed("reading", path))?;
         let stat = stat.ok_or(Errno::NOENT).map_err(failed("reading", path))?;
         if is_whiteout(&stat) {
-            return Ok(None);
+            return match self.upper.kind {
+                UpperKind::Overlay(_) => Ok(None),
+                UpperKind::Copy(_) => Err(DiffError::WhiteoutDevice(format!("/{}", shown(path)))),
+            };
         }
         if name.starts_with(b".wh.") {
             return Err(DiffError::WhiteoutName(format!("/{}", shown(path))));

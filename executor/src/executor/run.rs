@@ -5,7 +5,7 @@ mod mounts;
 use oci::Layer;
 use solver::{FailureKind, Step, StepFailure, op::Exec};
 
-use std::{mem::take, path::Path, sync::PoisonError};
+use std::{mem::take, sync::PoisonError};
 
 use self::mounts::Lent;
 use super::{Ground, LocalExecutor, disk};
@@ -14,7 +14,7 @@ use crate::{
     container::FailedStep,
     diff::{Brought, TimeRules},
     listing::Owners,
-    sandbox::{self, Connection, Exit, PlanInputs, Root, Rung, SandboxPlan, User, more_ids},
+    sandbox::{self, Connection, Exit, PlanInputs, Rung, SandboxPlan, User, more_ids},
     users::run_user,
 };
 
@@ -52,13 +52,7 @@ impl LocalExecutor {
     ) -> Result<Ran, StepFailure> {
         let user = run_user(ground.view.root(), &exec.user)?;
         let mut lent = self.lend(step, exec, held)?;
-        let writable = &ground.writable;
-        let fresh = held.fresh_root().map(Path::to_owned).into_iter();
-        let root = Root::Overlay {
-            lowers: fresh.chain(writable.lowers().iter().cloned()).collect(),
-            upper: writable.upper(),
-            work: writable.work(),
-        };
+        let root = ground.writable.root(held.fresh_root())?;
         let plan = SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &step.vertex.ambient_env,

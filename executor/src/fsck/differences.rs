@@ -20,6 +20,15 @@ pub(super) enum Wanted<'a> {
         /// Whether a file is the same one level down.
         is_below: &'a dyn Fn(&Entry) -> bool,
     },
+    /// A whole file system that ends in a layer that a step made.
+    Copy {
+        /// The layer.
+        tree: &'a Tree,
+        /// Owners that the disk could not hold.
+        owners: &'a Owners,
+        /// Whether a file is the same one level down.
+        is_below: &'a dyn Fn(&Entry) -> bool,
+    },
 }
 
 /// The first difference, in words.
@@ -29,6 +38,7 @@ pub(super) fn difference(wanted: &Wanted<'_>, found: &Tree) -> Option<String> {
             let lacks = tree.entries().iter().find_map(|entry| lack(entry, found, &Owners::new()));
             lacks.or_else(|| found.entries().iter().find(|entry| !has(tree, entry)).map(too_many))
         }
+        Wanted::Copy { tree, owners, is_below } => difference_of_copy(tree, owners, is_below, found),
         Wanted::Layer { tree, owners, is_below } => {
             let hidden = Hidden::of(found);
             let lack = |entry: &Entry| match entry.kind {
@@ -45,6 +55,23 @@ pub(super) fn difference(wanted: &Wanted<'_>, found: &Tree) -> Option<String> {
             lacks.or_else(|| found.entries().iter().find(is_surplus).map(too_many))
         }
     }
+}
+
+/// The first difference of a copy.
+fn difference_of_copy(
+    tree: &Tree,
+    owners: &Owners,
+    is_below: &dyn Fn(&Entry) -> bool,
+    found: &Tree,
+) -> Option<String> {
+    let lack = |entry: &Entry| match entry.kind {
+        EntryKind::Whiteout if tree.get(&entry.path).is_some() => None,
+        EntryKind::Whiteout => found.get(&entry.path).map(too_many),
+        _ => lack(entry, found, owners),
+    };
+    let is_surplus = |entry: &&Entry| !(has(tree, entry) || is_below(entry));
+    let lacks = tree.entries().iter().find_map(lack);
+    lacks.or_else(|| found.entries().iter().find(is_surplus).map(too_many))
 }
 
 /// Directories on disk that hide all that is below them.

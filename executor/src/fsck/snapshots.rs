@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     imprint::{self, ImprintError},
+    sandbox::MARKER,
     snapshot::{Meta, read_brought},
 };
 
@@ -81,7 +82,11 @@ impl Check<'_> {
             return Ok(Some(format!("the tree of its layer {} is damaged or missing", meta.layer)));
         };
         let is_below = |entry: &Entry| self.is_below(&meta, entry);
-        let wanted = Wanted::Layer { tree: &tree, owners: &meta.owners(), is_below: &is_below };
+        let (tree, owners, is_below) = (&tree, &meta.owners(), &is_below);
+        let wanted = match self.store.root().join(MARKER).exists() {
+            true => Wanted::Copy { tree, owners, is_below },
+            false => Wanted::Layer { tree, owners, is_below },
+        };
         self.compare("snapshots", &files, &wanted)
     }
 

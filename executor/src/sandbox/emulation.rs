@@ -29,7 +29,7 @@ use solver::Cancel;
 use self::machine::{MACHINES, Machine};
 use crate::{
     once::OnceMap,
-    sandbox::{Exit, Footing, Outcome, Probe, Root, Rung, SandboxPlan, filesystem::new_file_system, run},
+    sandbox::{Exit, Footing, Outcome, Probe, Rung, SandboxPlan, files, filesystem::new_file_system, run},
 };
 
 /// How a platform's programs run.
@@ -270,7 +270,7 @@ fn prepare(
     let program = place("lower").join(PROGRAM);
     fs::write(&program, machine.program())?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
+    let root = files::trial_root(footing, scratch);
     Ok(SandboxPlan::bare(&format!("/{PROGRAM}"), footing, root)?)
 }
 

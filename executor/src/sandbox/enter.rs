@@ -25,7 +25,7 @@ use crate::sandbox::{
     Rung, SandboxError,
     hint::{self, Circumstances},
     ids::{self, Range},
-    plan::{Footing, OPEN_FILES_HARD, Processes},
+    plan::{Files, Footing, OPEN_FILES_HARD, Processes},
     processes, rlimits,
     sys::{self, Fork},
 };
@@ -102,7 +102,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
         return Err(SandboxError::step("strict", "there is one user id only", Some(hint.to_owned())));
     }
     Ok(Entered {
-        footing: Footing { rung, processes },
+        footing: Footing { rung, processes, files: Files::Merged },
         id_map: ids::describe(&uid_map, &gid_map),
         refusal,
         notes,

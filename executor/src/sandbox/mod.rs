@@ -21,6 +21,7 @@ pub(crate) mod emulation;
 mod enter;
 mod error;
 mod failure;
+mod files;
 mod filesystem;
 mod hint;
 mod ids;
@@ -48,10 +49,12 @@ pub use dns::Dns;
 pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
+pub(crate) use files::MARKER;
+pub use files::{SettleError, Settled, settle as settle_files};
 pub use init::init_main;
 pub use network::Connection;
 pub use plan::{
-    Access, Amount, Capability, FileTree, Footing, Group, GroupLimits, Limits, MountSource, Network,
+    Access, Amount, Capability, FileTree, Files, Footing, Group, GroupLimits, Limits, MountSource, Network,
     PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes, ProcessorTime, ProvidedFile, Root, Rung,
     SandboxPlan, SeccompProfile, SecretBytes, Security, Shortage, Stdio, StepLimits, User,
 };

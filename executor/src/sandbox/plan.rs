@@ -60,6 +60,17 @@ pub enum Processes {
     Shared,
 }
 
+/// How the file system of a step comes about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Files {
+    /// The kernel merges layers.
+    #[default]
+    Merged,
+    /// It is a copy of the one before, and all of it is looked at afterwards.
+    Copied,
+}
+
 /// What the steps of a build stand on: the rung of the ladder that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footing {
@@ -67,6 +78,8 @@ pub struct Footing {
     pub rung: Rung,
     /// What separates processes.
     pub processes: Processes,
+    /// Where file systems come from; [`super::settle_files`] says.
+    pub files: Files,
 }
 
 impl std::fmt::Display for Footing {
@@ -76,6 +89,10 @@ impl std::fmt::Display for Footing {
             Processes::Own => "",
             Processes::OuterProc => ", with this machine's /proc",
             Processes::Shared => ", with this machine's /proc and processes",
+        })?;
+        f.write_str(match self.files {
+            Files::Merged => "",
+            Files::Copied => ", with copies for overlays",
         })
     }
 }
@@ -372,7 +389,7 @@ impl SandboxPlan {
     /// The operation asks for something that no process can be given, or for ids the rung does not have.
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
-        let Footing { rung, processes } = inputs.footing;
+        let Footing { rung, processes, .. } = inputs.footing;
         check_strings(exec, inputs.ambient_env)?;
         check_strings(exec, &inputs.device_env)?;
         let set: Vec<_> = exec.env.iter().chain(&inputs.device_env).cloned().collect();
@@ -589,7 +606,7 @@ mod tests {
         SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &[],
-            footing: Footing { rung, processes: Processes::Own },
+            footing: Footing { rung, processes: Processes::Own, files: Files::Merged },
             root,
             mounts: Vec::new(),
             device_env: Vec::new(),

@@ -1,7 +1,7 @@
 //! What this machine allows, found out by doing it in a throw-away process: the table of `layerwright doctor`.
 //!
-//! Every rung is tried the whole way: enter it, mount an overlay in the store, and set up a step of which only the
-//! command is missing. "Not found" is then the answer that says everything before it works.
+//! Every rung is tried the whole way: enter it, mount an overlay in the store (without which there are copies), and set up a
+//! step of which only the command is missing. "Not found" is then the answer that says everything before it works.
 
 use std::{fs, path::Path};
 
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use solver::Cancel;
 
 use crate::sandbox::{
-    Exit, Footing, Processes, Root, Rung, SandboxError, SandboxPlan,
+    Exit, Files, Footing, Processes, Rung, SandboxError, SandboxPlan,
     cgroups::{self, Cgroups},
     emulation,
     enter::{self, Mode, enter_builder},
-    network,
+    files, network,
     plan::{Network, OPEN_FILES_HARD},
     run, sys,
     wire::{Call, Report},
@@ -128,14 +128,16 @@ struct Trial {
 struct Reached {
     footing: Footing,
     id_map: String,
-    /// What the kernel said to processes and a `/proc` of a step's own.
-    refusal: Option<SandboxError>,
+    /// What the kernel said to processes and a `/proc` of a step's own, and to overlays.
+    refusals: Vec<SandboxError>,
 }
 
 impl Trial {
     fn outcome(&self) -> Outcome {
         match &self.result {
-            Ok(Reached { footing, id_map, .. }) if footing.processes == Processes::Own => {
+            Ok(Reached { footing, id_map, .. })
+                if (footing.processes, footing.files) == (Processes::Own, Files::Merged) =>
+            {
                 Outcome::Works(id_map.clone())
             }
             Ok(Reached { footing, id_map, .. }) => Outcome::Works(format!("{id_map}; {footing}")),
@@ -150,10 +152,10 @@ fn attempt_apart(rung: Rung, mode: Mode, store: &Path) -> Trial {
 
 fn ask_entered(call: &Call) -> Result<Reached, SandboxError> {
     match run::ask(call)?.into_iter().next() {
-        Some(Report::Entered(footing, id_map, refusal)) => {
+        Some(Report::Entered(footing, id_map, refusals)) => {
             let explained =
                 |(step, errno): (String, i32)| SandboxError::errno(&step, Errno::from_raw_os_error(errno));
-            Ok(Reached { footing, id_map, refusal: refusal.map(explained) })
+            Ok(Reached { footing, id_map, refusals: refusals.into_iter().map(explained).collect() })
         }
         Some(Report::Failed { step, message, errno, hint }) => {
             Err(SandboxError::reported(&step, message, errno, hint))
@@ -189,8 +191,14 @@ fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {
 /// In the throw-away process: enters and tries the programs of every machine.
 pub(super) fn attempt_platforms(mode: Mode, store: &Path) -> Report {
     let directory = store.join(format!("probe-{}", std::process::id()));
-    match enter_builder(mode) {
-        Ok(entered) => Report::Probes(emulation::probes(entered.footing, &directory)),
+    let probes = enter_builder(mode).and_then(|entered| {
+        let (footing, _) = with_files(entered.footing, &directory)?;
+        let probes = emulation::probes(footing, &directory.join("programs"));
+        fs::remove_dir_all(&directory).map_err(|error| SandboxError::io("clean the store", &error))?;
+        Ok(probes)
+    });
+    match probes {
+        Ok(probes) => Report::Probes(probes),
         Err(error) => Report::Failed {
             step: "enter".to_owned(),
             message: error.to_string(),
@@ -216,21 +224,49 @@ pub(super) fn attempt(mode: Mode, store: &Path, network: Network) -> Report {
 fn attempt_step(mode: Mode, store: &Path, network: Network) -> Result<Report, SandboxError> {
     let entered = enter_builder(mode)?;
     let directory = store.join(format!("probe-{}", std::process::id()));
-    let place = |name: &str| directory.join(name);
-    let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(place(name)));
-    let exit = made.map_err(|error| SandboxError::io("write to the store", &error)).and_then(|()| {
-        let root = Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") };
-        let plan = SandboxPlan::bare("/nothing", entered.footing, root)
-            .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
-        super::run(&SandboxPlan { network, ..plan }, &|_, _| {}, &Cancel::default())
-    });
+    let tried = try_step(entered.footing, &directory, network);
     let removed = fs::remove_dir_all(&directory);
-    match exit? {
+    let (footing, refusal, exit) = tried?;
+    match exit {
         Exit::NotExecuted { code: 127, .. } => {}
         other => return Err(SandboxError::InitDied(format!("a command that is not there: {other:?}"))),
     }
     removed.map_err(|error| SandboxError::io("clean the store", &error))?;
-    Ok(Report::Entered(entered.footing, entered.id_map, entered.refusal))
+    Ok(Report::Entered(footing, entered.id_map, entered.refusal.into_iter().chain(refusal).collect()))
+}
+
+/// A step of a refusal, and its number.
+type Refusal = (String, i32);
+
+fn try_step(
+    footing: Footing,
+    directory: &Path,
+    network: Network,
+) -> Result<(Footing, Option<Refusal>, Exit), SandboxError> {
+    let (footing, refusal) = with_files(footing, directory)?;
+    let trial = directory.join("step");
+    let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(trial.join(name)));
+    made.map_err(|error| SandboxError::io("write to the store", &error))?;
+    let plan = SandboxPlan::bare("/nothing", footing, files::trial_root(footing, &trial))
+        .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
+    let exit = super::run(&SandboxPlan { network, ..plan }, &|_, _| {}, &Cancel::default())?;
+    Ok((footing, refusal, exit))
+}
+
+/// The footing with what the kernel says to overlays below a directory, which is made.
+fn with_files(footing: Footing, directory: &Path) -> Result<(Footing, Option<Refusal>), SandboxError> {
+    let trial = directory.join("overlay");
+    fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
+    Ok(match files::try_overlay(&trial, footing.rung)? {
+        None => (footing, None),
+        Some(error) => {
+            let refusal = match error {
+                SandboxError::Step { step, errno: Some(errno), .. } => Some((step, errno.raw_os_error())),
+                _ => None,
+            };
+            (Footing { files: Files::Copied, ..footing }, refusal)
+        }
+    })
 }
 
 /// A feature works when a rung that uses it does, and else is to blame for a failure at its own step only.
@@ -239,10 +275,10 @@ fn feature(trials: &[Trial], name: &str, step: &str) -> Outcome {
     let mut earlier = None;
     for trial in trials.iter().filter(uses) {
         match &trial.result {
-            Ok(Reached { refusal: Some(refusal), .. }) if of_step(refusal, step) => {
-                return Outcome::of(refusal);
+            Ok(Reached { refusals, .. }) => {
+                let refusal = refusals.iter().find(|refusal| of_step(refusal, step));
+                return refusal.map_or_else(|| Outcome::Works(trial.rung.to_string()), Outcome::of);
             }
-            Ok(_) => return Outcome::Works(trial.rung.to_string()),
             Err(error) if of_step(error, step) => return Outcome::of(error),
             Err(error) => earlier = earlier.or(Some(error)),
         }
@@ -317,8 +353,8 @@ mod tests {
     use super::*;
 
     fn reached(rung: Rung) -> Reached {
-        let footing = Footing { rung, processes: Processes::Own };
-        Reached { footing, id_map: "ids".to_owned(), refusal: None }
+        let footing = Footing { rung, processes: Processes::Own, files: Files::Merged };
+        Reached { footing, id_map: "ids".to_owned(), refusals: Vec::new() }
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub enum Report {
     /// The kernel had to end a process of the step that wanted more memory than its limit.
     OutOfMemory,
     /// What a [`Call::Try`] found: of [`super::Entered`] the footing, the id map and the refusal.
-    Entered(Footing, String, Option<(String, i32)>),
+    Entered(Footing, String, Vec<(String, i32)>),
     /// What was found out about foreign programs.
     Probes(Vec<Probe>),
 }

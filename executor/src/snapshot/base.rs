@@ -25,6 +25,7 @@ use super::{
     pull::{PullError, pull},
 };
 use crate::{
+    form::Form,
     imprint,
     unpack::{Loose, Target, unpack},
 };
@@ -97,8 +98,6 @@ impl Snapshots {
                     self.rebuild(layer, &Place { on, chain, lowers, stamp }, metas.last())?
                 }
                 Missing::Base(layer, stamp) => {
-                    let lowers = lowers.iter().map(|lower| open_directory(lower));
-                    let lowers = lowers.collect::<Result<Vec<OwnedFd>, _>>()?;
                     let pulled = pulled.next().expect("every base layer was pulled, in order");
                     self.place(place, layer, stamp, pulled, &lowers, metas.last())?
                 }
@@ -178,7 +177,7 @@ impl Snapshots {
         let target = Target {
             root: open_directory(&root)?,
             trash: open_directory(trash.path())?,
-            marks: self.marks,
+            form: self.form,
             stamp,
         };
         let loose = pull(&self.bringer(), layer, |stream| unpack(stream, target), &self.events, &self.cancel);
@@ -191,28 +190,30 @@ impl Snapshots {
         layer: &BaseLayer,
         stamp: Stamp,
         pulled: Pulled,
-        lowers: &[OwnedFd],
+        lowers: &[PathBuf],
         below: Option<&Meta>,
     ) -> Result<Meta, SnapshotError> {
         let blob = layer.descriptor.digest;
         let owners = below.map(Meta::owners).unwrap_or_default();
+        let open = lowers.iter().map(|lower| open_directory(lower)).collect::<Result<Vec<OwnedFd>, _>>()?;
         let unpacked =
-            pulled.loose.settle(lowers, &owners).map_err(|source| SnapshotError::Settle { blob, source })?;
+            pulled.loose.settle(&open, &owners).map_err(|source| SnapshotError::Settle { blob, source })?;
         for warning in unpacked.warnings {
             self.warn(format!("layer {blob}: {warning}"));
         }
         let meta = Meta {
             layer: Layer::Base(Box::new(layer.clone())).tree(),
             parent: on,
-            bytes: unpacked.bytes,
+            bytes: self.bytes_with(below, unpacked.bytes),
             stamp,
             opaque_root: unpacked.opaque_root,
             owners: owned(unpacked.owners),
         };
         let temp = pulled.temp.path();
+        let root = open_directory(&temp.join(FILES))?;
+        self.fill(&root, lowers.first().filter(|_| !unpacked.opaque_root))?;
         write_brought(temp, &unpacked.brought)?;
         if let Some(contents) = &unpacked.contents {
-            let root = open_directory(&temp.join(FILES))?;
             let known = |stat: &Stat| contents.get(&stat.st_ino).copied();
             let tree = imprint::imprint(&root, &known)
                 .map_err(|source| SnapshotError::Imprint { blob, source: Box::new(source) })?;
@@ -223,9 +224,13 @@ impl Snapshots {
         Ok(meta)
     }
 
-    /// The directories of the layers that are there, topmost first, as far down as anything shows through.
+    /// The directories of the layers that are there, topmost first, as far down as anything shows through; the topmost where
+    /// it is a copy.
     pub(super) fn lowers(&self, chain: &[(TreeDigest, &Layer)], metas: &[Meta]) -> Vec<PathBuf> {
         let layers = chain.iter().zip(metas).rev();
+        if self.form == Form::Copies {
+            return layers.take(1).map(|((digest, _), _)| files(self.store(), digest)).collect();
+        }
         let hidden = layers.clone().position(|(_, meta)| meta.opaque_root).map_or(usize::MAX, |at| at + 1);
         layers.take(hidden).map(|((digest, _), _)| files(self.store(), digest)).collect()
     }

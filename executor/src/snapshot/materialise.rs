@@ -38,12 +38,12 @@ use crate::{
         ground::Ground,
         target::{Applied, Stamp as FileStamp, Target},
     },
+    form::Form,
     listing::ListError,
-    mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    mount::{Overlay, OverlaySync, mount_overlay},
     rootfs::{failed, lstat, open_beneath, set_mode, shown, split},
     tarball::TarReader,
     unpack::copy_metadata,
-    whiteout::make_whiteout,
 };
 
 /// Where the bytes of a layer are.
@@ -156,7 +156,7 @@ impl Snapshots {
         fs::create_dir(&root).map_err(SnapshotError::io("create", &root))?;
         let to = open_directory(&root)?;
         let written = {
-            let lower = Merged { lowers, marks: self.marks, view: OnceLock::new() };
+            let lower = Merged { lowers, form: self.form, view: OnceLock::new() };
             let target = Target::new(to.as_fd(), None);
             let mut writer = Writer {
                 snapshots: self,
@@ -176,11 +176,13 @@ impl Snapshots {
             None => set_mode(&to, 0o755),
         }
         .map_err(|errno| SnapshotError::io("change", &root)(errno.into()))?;
+        let filled = self.fill(&to, lowers.first());
+        filled.map_err(|error| error.of_files(self.bytes_with(below, 0)))?;
         let owners = owners_above(below.map(Meta::owners).unwrap_or_default(), &tree, &written);
         let meta = Meta {
             layer,
             parent: *on,
-            bytes: bytes_on_disk(&tree),
+            bytes: self.bytes_with(below, bytes_on_disk(&tree)),
             stamp: *stamp,
             opaque_root: false,
             owners: owned(owners),
@@ -233,7 +235,7 @@ fn brought(tree: &Tree) -> BTreeSet<ContentDigest> {
 /// The file system below, mounted when somebody asks for it.
 struct Merged<'a> {
     lowers: &'a [PathBuf],
-    marks: OverlayMarks,
+    form: Form,
     view: OnceLock<OwnedFd>,
 }
 
@@ -246,8 +248,9 @@ impl Merged<'_> {
             [] => return Ok(None),
             [one] => open_directory(one)?,
             lowers => {
+                let Form::Layers(marks) = self.form else { unreachable!("a copy stands for all below it") };
                 let lowers: Vec<_> = lowers.iter().map(PathBuf::as_path).collect();
-                let (marks, sync) = (self.marks, OverlaySync::Honoured);
+                let sync = OverlaySync::Honoured;
                 mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?
             }
         };
@@ -314,7 +317,10 @@ impl Writer<'_> {
             EntryKind::Whiteout if self.tree.get(path).is_some() => Ok(()),
             EntryKind::Whiteout => {
                 let parent = self.target.parent(path)?;
-                Ok(make_whiteout(parent, split(path).1)
+                Ok(self
+                    .snapshots
+                    .form
+                    .hide(parent, split(path).1)
                     .map_err(failed("hiding", path))
                     .map_err(CopyError::from)?)
             }
@@ -335,7 +341,7 @@ impl Writer<'_> {
 
     fn mark_opaque(&self, path: &[u8]) -> Result<(), SnapshotError> {
         let directory = self.open(path)?;
-        let marked = self.snapshots.marks.mark_opaque(directory);
+        let marked = self.snapshots.form.mark_opaque(directory);
         Ok(marked.map_err(failed("hiding what is below", path)).map_err(CopyError::from)?)
     }
 

@@ -12,6 +12,7 @@ use oci::{
 };
 
 use super::*;
+use crate::mount::OverlayMarks;
 use crate::tarball::craft::{Archive, Fields};
 
 /// A store, and an OCI layout that layers come from.
@@ -37,7 +38,7 @@ impl Ground {
         let sink = events.clone();
         let tell: Events = Arc::new(move |event| sink.lock().expect("no panic").push(event));
         let fetcher = Fetcher::new(store, registry);
-        let snapshots = Snapshots::new(fetcher, OverlayMarks::Trusted, tell, Arc::default());
+        let snapshots = Snapshots::new(fetcher, OverlayMarks::Trusted.into(), tell, Arc::default());
         Some(Self { root, layout, snapshots, events })
     }
 
@@ -63,8 +64,8 @@ impl Ground {
 
     /// Another process's view of the same store.
     fn other_process(&self) -> Snapshots {
-        let Snapshots { fetcher, marks, events, cancel, .. } = self.snapshots.clone();
-        Snapshots::new(fetcher, marks, events, cancel)
+        let Snapshots { fetcher, form, events, cancel, .. } = self.snapshots.clone();
+        Snapshots::new(fetcher, form, events, cancel)
     }
 
     fn remove_layout(&self) {

@@ -8,10 +8,16 @@ use std::{
 };
 
 use oci::{ContentDigest, store::TempDir};
+use solver::Cancel;
 
 use super::{FILES, Meta, SnapshotError, meta::write_brought, open_directory};
 use crate::{
+    copies::{self, Twins},
+    copy::CopyError,
+    diff::UpperKind,
+    form::Form,
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    sandbox::{FileTree, Root},
     unpack::copy_metadata,
 };
 
@@ -20,55 +26,101 @@ use crate::{
 pub struct Writable {
     temp: TempDir,
     lowers: Vec<PathBuf>,
-    marks: OverlayMarks,
+    written: Written,
+}
+
+#[derive(Debug)]
+enum Written {
+    /// To the upper directory of an overlay.
+    Above(OverlayMarks),
+    /// To a copy of what is below.
+    Within(Twins),
 }
 
 impl Writable {
     pub(super) fn new(
         temp: TempDir,
         lowers: Vec<PathBuf>,
-        marks: OverlayMarks,
+        form: Form,
+        cancel: &Cancel,
     ) -> Result<Self, SnapshotError> {
-        let writable = Self { temp, lowers, marks };
+        let written = match form {
+            Form::Layers(marks) => Written::Above(marks),
+            Form::Copies => Written::Within(Twins::default()),
+        };
+        let mut writable = Self { temp, lowers, written };
         for path in [writable.upper(), writable.work()] {
             fs::create_dir(&path).map_err(SnapshotError::io("create", &path))?;
         }
         writable.inherit_root()?;
+        if form == Form::Copies {
+            let (upper, below) = (open_directory(&writable.upper())?, open_directory(&writable.lowers[0])?);
+            let twins = copies::fill(&upper, Some(&below), cancel)?;
+            twins.part_from_what_follows();
+            writable.written = Written::Within(twins);
+        }
         Ok(writable)
     }
 
-    /// Where the step's changes arrive, in overlay format.
+    /// Where the step's changes arrive.
     pub fn upper(&self) -> PathBuf {
         self.temp.path().join(FILES)
     }
 
+    /// How the step's changes are to be read.
+    pub fn kind(&self) -> UpperKind<'_> {
+        match &self.written {
+            Written::Above(marks) => UpperKind::Overlay(*marks),
+            Written::Within(twins) => UpperKind::Copy(twins),
+        }
+    }
+
+    /// The root file system of a sandbox that writes here. `fresh` is a directory in overlay format whose files lie on top of
+    /// those below: the same ones with other times.
+    ///
+    /// # Errors
+    /// Times cannot be changed.
+    pub fn root(&self, fresh: Option<&Path>) -> Result<Root, SnapshotError> {
+        Ok(match self.tree(fresh)? {
+            FileTree::Scratch { lowers, upper, work } => Root::Overlay { lowers, upper, work },
+            FileTree::Place(copy) => Root::Directory(copy),
+            FileTree::Merged(_) => unreachable!("it is written"),
+        })
+    }
+
+    /// The same for a mount.
+    ///
+    /// # Errors
+    /// Times cannot be changed.
+    pub fn tree(&self, fresh: Option<&Path>) -> Result<FileTree, SnapshotError> {
+        if let Written::Above(_) = self.written {
+            let lowers = fresh.map(Path::to_owned).into_iter().chain(self.lowers.iter().cloned()).collect();
+            return Ok(FileTree::Scratch { lowers, upper: self.upper(), work: self.work() });
+        }
+        if let Some(fresh) = fresh {
+            copies::restamp(&open_directory(&self.upper())?, &open_directory(fresh)?)
+                .map_err(CopyError::from)?;
+        }
+        Ok(FileTree::Place(self.upper()))
+    }
+
     /// The overlay's own working directory.
-    pub fn work(&self) -> PathBuf {
+    fn work(&self) -> PathBuf {
         self.temp.path().join("work")
     }
 
-    /// How the overlay marks opaque directories.
-    pub fn marks(&self) -> OverlayMarks {
-        self.marks
-    }
-
-    /// The directories below, topmost first; at least one.
-    pub fn lowers(&self) -> &[PathBuf] {
-        &self.lowers
-    }
-
-    /// The merged file system, writable, as a detached mount: what is written appears in [`Writable::upper`]. Can be
-    /// had once.
+    /// The root directory of the file system, writable: what is written appears in [`Writable::upper`]. Can be had once.
     ///
     /// # Errors
     /// The mount fails.
     pub fn mount(&self) -> Result<OwnedFd, SnapshotError> {
+        let Written::Above(marks) = self.written else { return open_directory(&self.upper()) };
         let lowers: Vec<&Path> = self.lowers.iter().map(PathBuf::as_path).collect();
         let (upper, work) = (self.upper(), self.work());
         let writable = Some((upper.as_path(), work.as_path()));
         // The store is made durable as a whole before a build says that it is done.
         let sync = OverlaySync::Ignored;
-        Ok(mount_overlay(&Overlay { lowers: &lowers, writable, marks: self.marks, sync })?)
+        Ok(mount_overlay(&Overlay { lowers: &lowers, writable, marks, sync })?)
     }
 
     /// What becomes a snapshot's directory.

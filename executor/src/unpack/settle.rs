@@ -15,9 +15,7 @@ use super::{
     place::{open_directory, timestamps},
     walk::Walker,
 };
-use crate::{
-    listing::Owners, mount::OverlayMarks, rootfs::open_beneath, snapshot::Stamp, whiteout::is_overlay_xattr,
-};
+use crate::{form::Form, listing::Owners, rootfs::open_beneath, snapshot::Stamp, whiteout::is_overlay_xattr};
 
 /// One layer's directory over those of the layers below.
 ///
@@ -27,7 +25,7 @@ pub(super) struct Stack<'a> {
     own: &'a Walker,
     /// The layers below, topmost first.
     lowers: &'a [OwnedFd],
-    marks: OverlayMarks,
+    form: Form,
     /// The directory asked for last and all above it, the root first.
     levels: Vec<Level>,
     /// Its path.
@@ -43,9 +41,9 @@ struct Level {
 }
 
 impl<'a> Stack<'a> {
-    pub(super) fn new(own: &'a Walker, lowers: &'a [OwnedFd], marks: OverlayMarks) -> Self {
+    pub(super) fn new(own: &'a Walker, lowers: &'a [OwnedFd], form: Form) -> Self {
         let root = Level { end: 0, shining: (0..lowers.len()).collect() };
-        Self { own, lowers, marks, levels: vec![root], last: Vec::new() }
+        Self { own, lowers, form, levels: vec![root], last: Vec::new() }
     }
 
     /// Gives a directory that the archive only implied the metadata it has in the layers below, or that of a new one.
@@ -84,7 +82,7 @@ impl<'a> Stack<'a> {
         for (path, owner) in owners {
             let failed = UnpackError::at("look at", path);
             let root = self.own.open(b"").map_err(&failed)?;
-            let is_shown = match look_up(root, path, self.marks).map_err(&failed)? {
+            let is_shown = match look_up(root, path, self.form).map_err(&failed)? {
                 Seen::Nothing => true,
                 Seen::Hidden => false,
                 Seen::Directory => implied(path) && !self.hides_above(path).map_err(&failed)?,
@@ -122,7 +120,7 @@ impl<'a> Stack<'a> {
 
     /// Whether this layer lets nothing of the layers below through in a directory of its own.
     fn is_opaque(&self, path: &[u8]) -> Result<bool, Errno> {
-        self.marks.is_opaque(open_directory(self.own.open(path)?, b".")?)
+        self.form.is_opaque(open_directory(self.own.open(path)?, b".")?)
     }
 
     /// What is known of a directory, after all above it.
@@ -155,7 +153,7 @@ impl<'a> Stack<'a> {
             match open_below(&self.lowers[*layer], path) {
                 Ok(directory) => {
                     shining.push(*layer);
-                    if self.marks.is_opaque(&directory)? {
+                    if self.form.is_opaque(&directory)? {
                         break;
                     }
                 }
@@ -181,7 +179,7 @@ enum Seen {
     Nothing,
 }
 
-fn look_up(layer: impl AsFd, path: &[u8], marks: OverlayMarks) -> Result<Seen, Errno> {
+fn look_up(layer: impl AsFd, path: &[u8], form: Form) -> Result<Seen, Errno> {
     let mut here = open_directory(layer, b".")?;
     let mut opaque = false;
     for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
@@ -191,7 +189,7 @@ fn look_up(layer: impl AsFd, path: &[u8], marks: OverlayMarks) -> Result<Seen, E
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Seen::Hidden),
             Err(errno) => return Err(errno),
         }
-        opaque |= marks.is_opaque(&here)?;
+        opaque |= form.is_opaque(&here)?;
     }
     Ok(Seen::Directory)
 }

@@ -7,6 +7,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
+use crate::mount::OverlayMarks;
 use crate::tarball::craft::{Archive, Fields};
 
 const STAMP: Stamp = Stamp { seconds: 1_800_000_000, nanoseconds: 5 };
@@ -62,7 +63,7 @@ impl Ground {
     ) -> Result<Unpacked, UnpackError> {
         let (root, trash) = (self.open("layer"), self.open("trash"));
         let lowers: Vec<_> = lowers.iter().map(|lower| lower.open("layer")).collect();
-        unpack(archive, Target { root, trash, marks: marks(), stamp: STAMP })?.settle(&lowers, owners)
+        unpack(archive, Target { root, trash, form: marks().into(), stamp: STAMP })?.settle(&lowers, owners)
     }
 
     fn listing(&self) -> Vec<String> {

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::error::UnpackError;
-use crate::whiteout::is_whiteout;
+use crate::form::is_mark;
 
 /// Links on the way to one entry, as in the kernel.
 pub(crate) const MAX_LINKS: usize = 40;
@@ -220,9 +220,7 @@ fn step(here: &Directory, name: &[u8]) -> Result<Step, Errno> {
     }
     match readlinkat(here, name, Vec::new()) {
         Ok(target) => Ok(Step::Link(target.into_bytes())),
-        Err(Errno::INVAL) if is_whiteout(&statat(here, name, AtFlags::SYMLINK_NOFOLLOW)?) => {
-            Ok(Step::Missing)
-        }
+        Err(Errno::INVAL) if is_mark(&statat(here, name, AtFlags::SYMLINK_NOFOLLOW)?) => Ok(Step::Missing),
         Err(Errno::INVAL) => Ok(Step::Other),
         Err(errno) => Err(errno),
     }

@@ -145,7 +145,7 @@ fn ways() -> Vec<Way> {
 fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
     let mode = if mode == "single" { Mode::SingleId } else { Mode::Auto };
     let entered = sandbox::enter_builder(mode).unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
-    let Footing { rung, processes } = entered.footing;
+    let Footing { rung, processes, .. } = entered.footing;
     assert_eq!(format!("{rung:?} {processes:?}"), expected, "{:?}", entered.notes);
     let Some(fixture) = Fixture::new(&entered) else {
         println!("SKIPPED: the sandbox tests: no static busybox (Debian: busybox-static)");

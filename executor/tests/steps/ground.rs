@@ -12,7 +12,7 @@ use std::{
 use executor::{
     ContextOrigin, ExecutorOptions, LocalExecutor, Secrets,
     context::{ContextDirectory, ContextModes},
-    sandbox::{Footing, Processes, Rung},
+    sandbox::{Files, Footing, Processes, Rung},
 };
 use oci::{
     BaseLayer, BlobOrigin, Descriptor, Entry, EntryKind, EntryTime, Layer, MediaType, Platform, Sha256Digest,
@@ -116,7 +116,7 @@ impl Ground {
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),
             agents: Default::default(),
-            footing: Footing { rung, processes: Processes::Own },
+            footing: Footing { rung, processes: Processes::Own, files: Files::Merged },
             notes: vec![NOTE.to_owned()],
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),

@@ -17,7 +17,7 @@ use crate::{
     cdi::{self, Edits},
     error::blame,
     listing::Owners,
-    sandbox::{Access, FileTree, MountSource, PlanError, PlannedMount, Rung, SecretBytes, more_ids},
+    sandbox::{Access, FileTree, Files, MountSource, PlanError, PlannedMount, Rung, SecretBytes, more_ids},
     snapshot::Writable,
 };
 
@@ -65,16 +65,17 @@ impl LocalExecutor {
         let BindMount { target, input, source, writable } = bind;
         let input = step.inputs.get(*input).ok_or_else(|| planner_mistake("a mount names no input"))?;
         self.check_source(input, source)?;
-        let fresh = fresh.map(Path::to_owned).into_iter();
-        let (tree, access) = if *writable {
+        // Other times than those of the snapshot need a copy of it where they cannot lie on top.
+        let is_copied = *writable || (fresh.is_some() && self.footing.files == Files::Copied);
+        let access = if *writable { Access::Write } else { Access::Read };
+        let tree = if is_copied {
             let scratch = self.snapshots.scratch(input.snapshot)?;
-            let lowers = fresh.chain(scratch.lowers().iter().cloned()).collect();
-            let tree = FileTree::Scratch { lowers, upper: scratch.upper(), work: scratch.work() };
+            let tree = scratch.tree(fresh)?;
             lent.scratch.push(scratch);
-            (tree, Access::Write)
+            tree
         } else {
-            let lowers = fresh.chain(self.snapshots.readable(input.snapshot)?).collect();
-            (read_only(lowers), Access::Read)
+            let fresh = fresh.map(Path::to_owned).into_iter();
+            read_only(fresh.chain(self.snapshots.readable(input.snapshot)?).collect())
         };
         let source = MountSource::Files { tree, path: source.clone(), access };
         lent.mounts.push(PlannedMount { target: target.clone(), source });
@@ -155,7 +156,7 @@ fn devices(step: &Step<'_>, exec: &Exec, lent: &mut Lent) -> Result<(), StepFail
     Ok(())
 }
 
-/// An overlay that nobody writes has two directories at least; the only one there can be is that of `scratch`.
+/// An overlay that nobody writes has two directories at least; the only one there can be is that of `scratch` or a copy.
 fn read_only(mut lowers: Vec<PathBuf>) -> FileTree {
     match lowers.pop() {
         Some(only) if lowers.is_empty() => FileTree::Place(only),

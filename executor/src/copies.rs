@@ -1,0 +1,323 @@
+//! Whole file systems in the place of overlays, for where the kernel mounts none.
+//!
+//! [`fill`] completes a directory that holds one layer by copying what shows through it of the whole file system below; an
+//! empty one becomes a copy of that. Blocks are shared where the disk can. Nothing a step may write is a hard link to
+//! what it must not: links are kept among the names of one copy only.
+//!
+//! What a step has changed is then what differs from the original ([`crate::diff`]). [`Twins`] tells which copy is of what, so
+//! that a replaced file is told from a rewritten one as an overlay tells them, and spares reading what nobody has touched:
+//! the inode of that is the copy's, and its time of change, which nobody can set, is that of copying.
+//!
+//! One thing an overlay does otherwise and a copy cannot: it parts the names of a file when one of them is written through.
+//! Here the file changes under all its names, as it does on every other file system.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsStr,
+    fs::File,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, Stat, fchown, fstat, futimens, linkat, mkdirat, mknodat, readlinkat,
+        symlinkat, unlinkat,
+    },
+    io::Errno,
+    process::{Gid, Uid},
+};
+use solver::Cancel;
+
+use crate::{
+    context::clock::keeps_time_of_change,
+    copy::{CopyError, content},
+    form::{is_opaque_mark, is_socket},
+    rootfs::{
+        PathError, failed, file_type, join, lstat, mtime, names, open_beneath, permissions, set_mode,
+        set_mtime, set_node_mode, set_owner, set_xattr, set_xattr_at, split, xattrs, xattrs_at,
+    },
+    snapshot::Stamp,
+    unpack::copy_metadata,
+};
+
+/// Which copy is of what.
+#[derive(Debug, Default)]
+pub struct Twins {
+    /// By the copy's device and inode.
+    originals: HashMap<(u64, u64), Original>,
+    /// Whether an unchanged time of change means an unchanged file.
+    changes_are_told: bool,
+    last_change: (i64, u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Original {
+    identity: (u64, u64),
+    /// The time of change of the copy when it was done.
+    changed: (i64, u64),
+}
+
+impl Twins {
+    /// Whether this is the copy of that, whatever has been done to it.
+    pub fn is_copy(&self, now: &Stat, before: &Stat) -> bool {
+        self.originals.get(&identity(now)).is_some_and(|original| original.identity == identity(before))
+    }
+
+    /// Whether this is the copy of that, and nothing has been done to it.
+    pub fn is_untouched(&self, now: &Stat, before: &Stat) -> bool {
+        let original = self.originals.get(&identity(now)).filter(|_| self.changes_are_told);
+        original
+            .is_some_and(|original| original.identity == identity(before) && original.changed == changed(now))
+    }
+
+    fn note(&mut self, copy: &Stat, original: &Stat) {
+        let changed = changed(copy);
+        self.last_change = self.last_change.max(changed);
+        self.originals.insert(identity(copy), Original { identity: identity(original), changed });
+    }
+
+    /// Waits, for a few milliseconds, until the clock that stamps files has moved on: whatever is changed after this has
+    /// another time of change.
+    pub fn part_from_what_follows(&self) {
+        let now = || {
+            let Stamp { seconds, nanoseconds } = Stamp::of_files_now();
+            (seconds, u64::from(nanoseconds))
+        };
+        while self.changes_are_told && now() <= self.last_change {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+fn changed(stat: &Stat) -> (i64, u64) {
+    (stat.st_ctime, stat.st_ctime_nsec as u64)
+}
+
+/// Completes a directory by what shows through of the one below, and takes its marks away.
+///
+/// # Errors
+/// The disk fails, or `cancel` asks to stop.
+pub fn fill(top: &OwnedFd, below: Option<&OwnedFd>, cancel: &Cancel) -> Result<Twins, CopyError> {
+    let changes_are_told = keeps_time_of_change(top).map_err(failed("looking at", b"/"))?;
+    let twins = Twins { changes_are_told, ..Twins::default() };
+    let mut filler = Filler { top, below, cancel, first_names: BTreeMap::new(), twins, done: Vec::new() };
+    let of = if below.is_some() { Of::Both } else { Of::Top };
+    let mut todo = vec![Pending { path: Vec::new(), of }];
+    while let Some(pending) = todo.pop() {
+        filler.directory(pending, &mut todo)?;
+    }
+    filler.finish()
+}
+
+/// Whose a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// It was there, and nothing of what is below shows.
+    Top,
+    /// It was there, and what is below shows through.
+    Both,
+    /// It was made like the one below.
+    Below,
+}
+
+struct Pending {
+    path: Vec<u8>,
+    of: Of,
+}
+
+struct Filler<'a> {
+    top: &'a OwnedFd,
+    below: Option<&'a OwnedFd>,
+    cancel: &'a Cancel,
+    /// Where the copy of a file with several names is.
+    first_names: BTreeMap<(u64, u64), Vec<u8>>,
+    twins: Twins,
+    /// Directories that are listed, with what they were; those above come first.
+    done: Vec<(Pending, Stat)>,
+}
+
+impl Filler<'_> {
+    fn directory(&mut self, pending: Pending, todo: &mut Vec<Pending>) -> Result<(), CopyError> {
+        let Pending { path, mut of } = pending;
+        let top = open(self.top, &path)?;
+        let stat = fstat(&top).map_err(failed("looking at", &path))?;
+        let own = match of {
+            Of::Below => Vec::new(),
+            Of::Top | Of::Both => names(&top).map_err(failed("reading", &path))?,
+        };
+        let mut directories = Vec::new();
+        for name in &own {
+            let stat = lstat(&top, name).and_then(|stat| stat.ok_or(Errno::NOENT));
+            let stat = stat.map_err(failed("looking at", &join(&path, name)))?;
+            if is_opaque_mark(name, &stat) {
+                of = Of::Top;
+            }
+            if is_socket(&stat) {
+                unlinkat(&top, OsStr::from_bytes(name), AtFlags::empty())
+                    .map_err(failed("removing", &join(&path, name)))?;
+            } else if file_type(&stat) == FileType::Directory {
+                directories.push(name);
+            }
+        }
+        let below = match self.below.filter(|_| of != Of::Top) {
+            Some(below) => Some(open(below, &path)?),
+            None => None,
+        };
+        for name in directories {
+            let path = join(&path, name);
+            let was = match &below {
+                Some(below) => lstat(below, name).map_err(failed("looking at", &path))?,
+                None => None,
+            };
+            let is_merged = was.is_some_and(|stat| file_type(&stat) == FileType::Directory);
+            todo.push(Pending { path, of: if is_merged { Of::Both } else { Of::Top } });
+        }
+        if let Some(below) = &below {
+            for name in names(below).map_err(failed("reading", &path))? {
+                if own.binary_search(&name).is_err() {
+                    self.copy(below, &top, &name, &join(&path, &name), todo)?;
+                }
+            }
+        }
+        self.done.push((Pending { path, of }, stat));
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        below: &OwnedFd,
+        top: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        todo: &mut Vec<Pending>,
+    ) -> Result<(), CopyError> {
+        if self.cancel.is_requested() {
+            return Err(CopyError::Cancelled);
+        }
+        let from = lstat(below, name).and_then(|stat| stat.ok_or(Errno::NOENT));
+        let from = from.map_err(failed("looking at", path))?;
+        let kind = file_type(&from);
+        if kind == FileType::Directory {
+            mkdirat(top, OsStr::from_bytes(name), Mode::RWXU).map_err(failed("making", path))?;
+            todo.push(Pending { path: path.to_vec(), of: Of::Below });
+            return Ok(());
+        }
+        match self.first_names.get(&identity(&from)).cloned() {
+            Some(first) => self.link(&first, top, name).map_err(failed("linking", path))?,
+            None if kind == FileType::RegularFile => self.file(below, top, name, path, &from)?,
+            None => node(below, top, name, &from).map_err(failed("copying", path))?,
+        }
+        if from.st_nlink > 1 {
+            self.first_names.entry(identity(&from)).or_insert_with(|| path.to_vec());
+        }
+        let made = lstat(top, name).and_then(|stat| stat.ok_or(Errno::NOENT));
+        self.twins.note(&made.map_err(failed("looking at", path))?, &from);
+        Ok(())
+    }
+
+    fn link(&self, first: &[u8], to: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        let (parent, first) = split(first);
+        let parent = open_beneath(self.top, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        linkat(parent, OsStr::from_bytes(first), to, OsStr::from_bytes(name), AtFlags::empty())
+    }
+
+    fn file(
+        &self,
+        below: &OwnedFd,
+        top: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        stat: &Stat,
+    ) -> Result<(), CopyError> {
+        let from =
+            open_beneath(below, name, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed("reading", path))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let to = open_beneath(top, name, flags).map_err(failed("making", path))?;
+        let (from, to) = (File::from(from), File::from(to));
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        content::share_all(&from, &to, size, path, self.cancel)?;
+        stamp(&from, &to, stat).map_err(failed("changing", path))?;
+        Ok(())
+    }
+
+    /// Directories last, since what is made in one changes its time.
+    fn finish(mut self) -> Result<Twins, CopyError> {
+        for (Pending { path, of }, was) in self.done.iter().rev() {
+            let top = open(self.top, path)?;
+            match self.below.filter(|_| *of == Of::Below) {
+                Some(below) => copy_metadata(open(below, path)?, &top),
+                None => futimens(&top, &mtime(was.st_mtime, was.st_mtime_nsec as u32)),
+            }
+            .map_err(failed("changing", path))?;
+            let Some(below) = self.below.filter(|_| *of != Of::Top) else { continue };
+            let made = fstat(&top).map_err(failed("looking at", path))?;
+            let original = fstat(open(below, path)?).map_err(failed("looking at", path))?;
+            self.twins.note(&made, &original);
+        }
+        Ok(self.twins)
+    }
+}
+
+fn open(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, PathError> {
+    open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed("opening", path))
+}
+
+/// Gives a copy all that the file has.
+fn stamp(from: &File, to: &File, stat: &Stat) -> Result<(), Errno> {
+    fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    for (name, value) in xattrs(from)? {
+        set_xattr(to, &name, &value)?;
+    }
+    set_mode(to, permissions(stat))?;
+    futimens(to, &mtime(stat.st_mtime, stat.st_mtime_nsec as u32))
+}
+
+/// Copies what has no bytes. What a device is, nobody asks it: it is not opened.
+fn node(below: &OwnedFd, top: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), Errno> {
+    let os_name = OsStr::from_bytes(name);
+    let kind = file_type(stat);
+    if kind == FileType::Symlink {
+        symlinkat(readlinkat(below, os_name, Vec::new())?, top, os_name)?;
+    } else {
+        mknodat(top, os_name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?;
+    }
+    set_owner(top, name, stat.st_uid, stat.st_gid)?;
+    for (attribute, value) in xattrs_at(below, name)? {
+        set_xattr_at(top, name, &attribute, &value)?;
+    }
+    if kind != FileType::Symlink {
+        set_node_mode(top, name, permissions(stat))?;
+    }
+    set_mtime(top, name, stat.st_mtime, stat.st_mtime_nsec as u32)
+}
+
+/// Gives what is in a whole file system the times that things of the same paths have in another directory.
+///
+/// # Errors
+/// The disk fails.
+pub fn restamp(root: &OwnedFd, times: &OwnedFd) -> Result<(), PathError> {
+    let mut todo = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let (from, to) = (open(times, &path)?, open(root, &path)?);
+        for name in names(&from).map_err(failed("reading", &path))? {
+            let path = join(&path, &name);
+            let stat = lstat(&from, &name).and_then(|stat| stat.ok_or(Errno::NOENT));
+            let stat = stat.map_err(failed("looking at", &path))?;
+            set_mtime(&to, &name, stat.st_mtime, stat.st_mtime_nsec as u32)
+                .map_err(failed("changing", &path))?;
+            if file_type(&stat) == FileType::Directory {
+                todo.push(path);
+            }
+        }
+    }
+    Ok(())
+}
