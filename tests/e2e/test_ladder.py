@@ -17,6 +17,7 @@ RUN mkdir -p /a/b && echo one > /a/b/c && ln /a/b/c /a/d && ln -s b/c /a/e && ch
 RUN rm /a/d && mv /a/b /a/g && echo more >> /etc/file && rm -r /a/e && mkdir /a/e
 RUN --network=none --mount=type=cache,target=/cache sleep 1000 & test -d /proc/self/fd && cat /proc/self/comm > /comm
 """
+COPIED = ", with copies for overlays"
 SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
 OUTER_PROC, SHARED = ", with this machine's /proc", ", with this machine's /proc and processes"
 MASK = "mount -t tmpfs none /proc/fs && exec \"$@\""
@@ -34,6 +35,18 @@ def masked(user):
 def without_pid_namespaces(user):
     inside = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c", NO_PIDS, "sh"]
     return ["runuser", "-u", user, "--", *inside]
+
+
+def on_overlay(machine, store, user):
+    """The same machine with an overlay where the store will be, on which no other overlay can lie."""
+    parts = store.with_name(store.name + "-parts")
+    for name in ("lower", "upper", "work"):
+        (parts / name).mkdir(parents=True, exist_ok=True)
+    shutil.chown(parts / "upper", user, user)
+    (parts / "upper").chmod(0o700)
+    options = f"lowerdir={parts}/lower,upperdir={parts}/upper,workdir={parts}/work"
+    script = f"mkdir -p {store} && mount -t overlay none -o {options} {store} && exec \"$@\""
+    return ["unshare", "--mount", "--", "sh", "-c", script, "sh", *machine]
 
 
 def container(directory, *arguments, uid, path="", denied=()):
@@ -104,7 +117,14 @@ class Ladder(Case):
             "sub-masked": (masked("lw-sub"), "lw-sub", (), SUBORDINATE + OUTER_PROC),
             "one-masked": (masked("lw-one"), "lw-one", (), ONE + OUTER_PROC),
             "sub-shared": (without_pid_namespaces("lw-sub"), "lw-sub", (), SUBORDINATE + SHARED),
+            "root-copied": (self.copying("root"), "root", (), "root" + COPIED),
+            "sub-copied": (self.copying("sub", "lw-sub"), "lw-sub", (), SUBORDINATE + COPIED),
+            "one-copied": (self.copying("one", "lw-one"), "lw-one", (), ONE + COPIED),
         }
+
+    def copying(self, name, user="root"):
+        machine = [] if user == "root" else ["runuser", "-u", user, "--"]
+        return on_overlay(machine, self.scratch / f"store-{name}-copied", user)
 
     def test_every_rung_gives_the_same_image_and_says_its_name(self):
         context = self.context(Dockerfile=DOCKERFILE, file="x\n")
@@ -134,6 +154,7 @@ class Ladder(Case):
             "one": (["runuser", "-u", "lw-one", "--"], "lw-one", "/etc/subuid: no range", "usermod --add-subuids"),
             "masked": (masked("lw-sub"), "lw-sub", "mount /proc: ", "systempaths=unconfined"),
             "shared": (without_pid_namespaces("lw-sub"), "lw-sub", "unshare pid namespace: ", "user.max_pid_namespaces"),
+            "root-copied": (self.copying("root"), "root", "overlay fsconfig upperdir: ", "let --root name"),
         }
         for name, (machine, user, refusal, remedy) in cases.items():
             done, image = self.on(machine, context, "--sandbox=strict", user=user, name=name, code=4)
@@ -150,6 +171,28 @@ class Ladder(Case):
             done = subprocess.run([*machine, str(self.binary), *arguments, "--root", str(store)], text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
             self.assertEqual(done.returncode, 0, (arguments, done.stdout, done.stderr))
+
+    def test_a_store_on_an_overlay_is_told_looked_after_and_stays_one_of_copies(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN rm -r /bin/vi /bin/ln && mkdir /bin/ln && echo x > /bin/ln/y\n"
+                               "RUN --mount=type=bind,from=busybox,target=/b,rw --mount=type=cache,target=/c rm /b/bin/sh && "
+                               "cp /bin/ln/y /c/y && rm -r /bin/ln\n")
+        _, alone = self.on([], context, name="root")
+        machine = self.copying("kept")
+        done, copied = self.on(machine, context, name="kept-copied")
+        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
+        warnings = [line for line in done.stderr.splitlines() if "copies the whole file system" in line]
+        self.assertEqual(len(warnings), 1, done.stderr)
+        self.assertIn("let --root name a volume", warnings[0])
+        # What was begun on an overlay goes on with copies where there is none.
+        place = self.scratch / "store-kept-copied-parts" / "upper"
+        kept = self.context("kept", Dockerfile="FROM busybox\nRUN true > /again\n")
+        for arguments in (["build", "--progress", "plain", "--build-context", f"busybox=oci-layout://{self.base}", str(kept)],
+                          ["fsck"], ["du"], ["gc", "--all"]):
+            done = subprocess.run([str(self.binary), *arguments, "--root", str(place)], stdin=subprocess.DEVNULL, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
+            self.assertEqual(done.returncode, 0, (arguments, done.stdout, done.stderr))
+            if arguments[0] == "build":
+                self.assertIn("sandbox: root" + COPIED, done.stderr)
 
     @unittest.skipUnless(PROFILE.exists(), "SKIPPED: the ladder in a container: podman's system call filter is not here")
     def test_in_an_unprivileged_container_under_a_filter(self):
@@ -204,6 +247,7 @@ class Ladder(Case):
                 ("no namespaces", [*as_user, *no_namespaces], "raise the sysctl user.max_user_namespaces (now 0)"),
                 ("masked", masked("lw-sub"), "procMount: Unmasked"),
                 ("no pid namespaces", without_pid_namespaces("lw-sub"), "raise the sysctl user.max_pid_namespaces"),
+                ("on an overlay", on_overlay([], self.scratch / "place", "root"), "let --root name a volume"),
                 ("one id", ["runuser", "-u", "lw-one", "--"], "usermod --add-subuids")):
             done = subprocess.run([*machine, *doctor], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
                                   timeout=WATCHDOG)
