@@ -25,8 +25,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, Stat, fchown, fstat, futimens, linkat, mkdirat, mknodat, readlinkat,
-        symlinkat, unlinkat,
+        AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fchown, fstat, futimens, linkat, mkdirat, mknodat,
+        readlinkat, statx, symlinkat, unlinkat,
     },
     io::Errno,
     process::{Gid, Uid},
@@ -58,14 +58,20 @@ pub struct Twins {
 #[derive(Debug, Clone, Copy)]
 struct Original {
     identity: (u64, u64),
+    /// When the copy was made: numbers of inodes are used again.
+    born: Option<Birth>,
     /// The time of change of the copy when it was done.
     changed: (i64, u64),
 }
 
 impl Twins {
-    /// Whether this is the copy of that, whatever has been done to it.
-    pub fn is_copy(&self, now: &Stat, before: &Stat) -> bool {
-        self.originals.get(&identity(now)).is_some_and(|original| original.identity == identity(before))
+    /// Whether this is the copy of that, whatever has been done to it. Where the file system does not know when anything was
+    /// made, nothing is: it is taken for replaced.
+    pub fn is_copy(&self, now: &Stat, born: Option<Birth>, before: &Stat) -> bool {
+        let original = self.originals.get(&identity(now));
+        original.is_some_and(|original| {
+            original.identity == identity(before) && born.is_some() && original.born == born
+        })
     }
 
     /// Whether this is the copy of that, and nothing has been done to it.
@@ -75,10 +81,10 @@ impl Twins {
             .is_some_and(|original| original.identity == identity(before) && original.changed == changed(now))
     }
 
-    fn note(&mut self, copy: &Stat, original: &Stat) {
+    fn note(&mut self, copy: &Stat, born: Option<Birth>, original: &Stat) {
         let changed = changed(copy);
         self.last_change = self.last_change.max(changed);
-        self.originals.insert(identity(copy), Original { identity: identity(original), changed });
+        self.originals.insert(identity(copy), Original { identity: identity(original), born, changed });
     }
 
     /// Waits, for a few milliseconds, until the clock that stamps files has moved on: whatever is changed after this has
@@ -94,12 +100,31 @@ impl Twins {
     }
 }
 
+/// When something was made: seconds and nanoseconds of Unix time.
+pub type Birth = (i64, u32);
+
+/// When what a name stands for was made (an empty one for the open directory itself), if the file system knows.
+///
+/// # Errors
+/// What statx(2) says.
+pub fn born(directory: impl AsFd, name: &[u8]) -> Result<Option<Birth>, Errno> {
+    let flags = if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::SYMLINK_NOFOLLOW };
+    match statx(directory, OsStr::from_bytes(name), flags, StatxFlags::BTIME) {
+        Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+            Ok(Some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
+        }
+        // A container's filter may not know the call.
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
 fn changed(stat: &Stat) -> (i64, u64) {
-    (stat.st_ctime, stat.st_ctime_nsec as u64)
+    (stat.st_ctime, stat.st_ctime_nsec)
 }
 
 /// Completes a directory by what shows through of the one below, and takes its marks away.
@@ -220,7 +245,8 @@ impl Filler<'_> {
             self.first_names.entry(identity(&from)).or_insert_with(|| path.to_vec());
         }
         let made = lstat(top, name).and_then(|stat| stat.ok_or(Errno::NOENT));
-        self.twins.note(&made.map_err(failed("looking at", path))?, &from);
+        let born = born(top, name).map_err(failed("looking at", path))?;
+        self.twins.note(&made.map_err(failed("looking at", path))?, born, &from);
         Ok(())
     }
 
@@ -261,7 +287,8 @@ impl Filler<'_> {
             let Some(below) = self.below.filter(|_| *of != Of::Top) else { continue };
             let made = fstat(&top).map_err(failed("looking at", path))?;
             let original = fstat(open(below, path)?).map_err(failed("looking at", path))?;
-            self.twins.note(&made, &original);
+            let born = born(&top, b"").map_err(failed("looking at", path))?;
+            self.twins.note(&made, born, &original);
         }
         Ok(self.twins)
     }

@@ -19,9 +19,11 @@ use rustix::{
 
 use solver::op::Timestamps;
 
-use super::{Changed, UpperKind, kept_time, walk::Found};
+use super::{
+    Changed, UpperKind, kept_time,
+    walk::{Found, Present},
+};
 use crate::{
-    copies::Twins,
     listing::NodeKind,
     rootfs::{PathError, failed, open_beneath, set_mtime, split},
     whiteout::make_whiteout,
@@ -61,8 +63,8 @@ pub fn settle(
         }
         disturbed.insert(split(path).0);
     }
-    if let UpperKind::Copy(twins) = kind {
-        disturbed.extend(relink(root, found, unchanged, twins)?);
+    if is_whole {
+        disturbed.extend(relink(root, found, unchanged)?);
     }
     for path in disturbed {
         let Some(Found::Present(present)) = found.get(path) else { continue };
@@ -78,22 +80,19 @@ fn relink<'a>(
     root: &OwnedFd,
     found: &Changed,
     unchanged: &BTreeSet<&'a [u8]>,
-    twins: &Twins,
 ) -> Result<Vec<&'a [u8]>, PathError> {
-    let mut files: BTreeMap<(u64, u64), Vec<(&'a [u8], &Stat, bool)>> = BTreeMap::new();
+    let mut files: BTreeMap<_, Vec<(&'a [u8], &Present)>> = BTreeMap::new();
     for path in unchanged {
         let Some(Found::Present(present)) = found.get(*path) else { continue };
-        let before = present.before.as_ref().map(|before| before.stat);
-        let has_names = |before: &Stat| before.st_nlink > 1 && present.shows_lower && !present.is_directory();
-        if let Some(before) = before.filter(has_names) {
-            let is_copy = twins.is_copy(&present.stat, &before);
-            files.entry((before.st_dev, before.st_ino)).or_default().push((path, &present.stat, is_copy));
+        let has_names = present.shows_lower && !present.is_directory();
+        if let Some(before) = present.before.as_ref().filter(|before| has_names && before.stat.st_nlink > 1) {
+            files.entry((before.stat.st_dev, before.stat.st_ino)).or_default().push((path, present));
         }
     }
     let mut written = Vec::new();
     for names in files.into_values() {
-        let (first, kept, _) = names.iter().find(|(.., is_copy)| *is_copy).unwrap_or(&names[0]);
-        for (path, ..) in names.iter().filter(|(_, stat, _)| stat.st_ino != kept.st_ino) {
+        let (first, kept) = names.iter().find(|(_, present)| present.is_copy).unwrap_or(&names[0]);
+        for (path, _) in names.iter().filter(|(_, present)| present.stat.st_ino != kept.stat.st_ino) {
             let name = OsStr::from_bytes(split(path).1);
             let from = parent(root, first).map_err(failed("opening the directory of", first))?;
             let to = parent(root, path).map_err(failed("opening the directory of", path))?;

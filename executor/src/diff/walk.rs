@@ -14,6 +14,7 @@ use solver::Cancel;
 
 use super::{Changed, DiffError, Lower, Upper, UpperKind, go_on};
 use crate::{
+    copies::born,
     listing::NodeKind,
     rootfs::{
         PathError, failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs,
@@ -48,6 +49,8 @@ pub struct Present {
     pub before: Option<Before>,
     /// Whether that would stand there again if this were removed from the upper directory.
     pub shows_lower: bool,
+    /// Whether it is, in a copy, the copy of that.
+    pub is_copy: bool,
 }
 
 impl Present {
@@ -153,7 +156,7 @@ impl Walker<'_> {
             (UpperKind::Overlay(marks), _) => marks.is_opaque(upper),
             (UpperKind::Copy(_), None) => Ok(true),
             (UpperKind::Copy(twins), Some(lower)) => {
-                fstat(upper).and_then(|now| Ok(!twins.is_copy(&now, &fstat(lower)?)))
+                fstat(upper).and_then(|now| Ok(!twins.is_copy(&now, born(upper, b"")?, &fstat(lower)?)))
             }
         }
         .map_err(failed("looking at", dir))
@@ -197,13 +200,19 @@ impl Walker<'_> {
             Some(NodeKind::File { .. }) | None => BTreeMap::new(),
             Some(_) => xattrs_at(upper, name).map_err(failed("reading attributes of", path))?,
         };
+        let is_copy = match (self.upper.kind, &before) {
+            (UpperKind::Copy(twins), Some(before)) => {
+                twins.is_copy(&stat, born(upper, name).map_err(failed("looking at", path))?, before)
+            }
+            _ => false,
+        };
         let before = before.map(|stat| Before {
             owner: self.lower.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
             stat,
         });
         let owner = self.owner(path, &stat, before.as_ref());
         let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
-        Ok(Some(Present { kind, stat, mode, owner, xattrs, before, shows_lower: false }))
+        Ok(Some(Present { kind, stat, mode, owner, xattrs, before, shows_lower: false, is_copy }))
     }
 
     /// Whose something is. A directory that was copied up still is whose it was, also where the disk cannot say so.
