@@ -27,6 +27,6 @@ test-nightly: setup
 bench:
 	scripts/setup bench
 	$(CARGO) build --release --locked
-	$(CARGO) build --release --locked -p executor --example limits
+	$(CARGO) build --release --locked -p executor --example limits --example step
 	$(CARGO) build --release --locked -p exporter --example packing
 	bench/run

@@ -25,7 +25,7 @@ class Row:
     def measure(self):
         if self.prepare:
             self.prepare()
-        seconds, memory, cpu = measured(self.command, self.user)
+        seconds, memory, cpu, _ = measured(self.command, self.user)
         self.seconds.append(seconds)
         self.memory.append(memory)
         self.cpu.append(cpu)
@@ -37,6 +37,23 @@ class Row:
     @property
     def cpu_median(self):
         return statistics.median(self.cpu)
+
+
+class TimesRow(Row):
+    """One whose command does the same thing `count` times and writes the microseconds of each; these are its seconds."""
+
+    def __init__(self, name, command, prepare, user, count):
+        super().__init__(name, [*command, count], prepare, user)
+        self.count = count
+
+    def measure(self):
+        self.prepare()
+        _, memory, cpu, said = measured(self.command, self.user)
+        times = [int(line) / 1e6 for line in said.splitlines()]
+        assert len(times) == self.count, said
+        self.seconds += times
+        self.memory.append(memory)
+        self.cpu.append(cpu / self.count)
 
 
 class MemoryGate:
@@ -84,7 +101,7 @@ def quiet(*command, **options):
 
 
 def measured(command, user):
-    """Wall seconds, peak memory in MiB and CPU seconds of a command, which must succeed."""
+    """Wall seconds, peak memory in MiB, CPU seconds and output of a command, which must succeed."""
     entry = pwd.getpwnam(user)
     options = {} if user == "root" else {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     environment = {"HOME": entry.pw_dir, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -93,10 +110,10 @@ def measured(command, user):
         done = subprocess.run([sys.executable, "-IBS", "-c", TIMED, output.name, *map(str, command)], stdout=subprocess.PIPE,
                               env=environment, cwd="/", text=True, timeout=WATCHDOG, check=True, **options)
         seconds, code, memory, cpu = done.stdout.split()
+        said = pathlib.Path(output.name).read_text(errors="replace")
         if int(code):
-            tail = pathlib.Path(output.name).read_text(errors="replace")[-4000:]
-            sys.exit(f"{user}: {' '.join(map(str, command))}: exit code {code}\n{tail}")
-    return float(seconds), int(memory) / 1024, float(cpu)
+            sys.exit(f"{user}: {' '.join(map(str, command))}: exit code {code}\n{said[-4000:]}")
+    return float(seconds), int(memory) / 1024, float(cpu), said
 
 
 def table(title, rows, gates=(), runs=5):
