@@ -22,6 +22,8 @@ def binary(number, width):
 def header(path=b"f", kind=b"0", mode=0o644, uid=0, gid=0, size=0, mtime=1_000_000_000, link=b"", device=(0, 0),
            magic=b"ustar\x0000", prefix=b"", checksum=None):
     """A header block. A number may be bytes, which stand there as they are."""
+    assert len(path) <= 100, path
+
     def number(value, width):
         return value if isinstance(value, bytes) else octal(value, width)
 

@@ -10,8 +10,9 @@ import secrets
 import shutil
 import struct
 import subprocess
+import tempfile
 
-from support import REPO, WATCHDOG, Case
+from support import REPO, WATCHDOG, Case, remove
 
 NIGHTLY = bool(os.environ.get("LAYERWRIGHT_NIGHTLY"))
 # KiB that no process of a build may have at its peak, whatever the input (RELIABILITY, promise 12).
@@ -23,6 +24,14 @@ SHOWN = 12  # lines of a result that a golden keeps
 
 class Hostile(Case):
     """Tests with a directory of canaries, whose files anybody could read and write who got there."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # The path of the canaries is in what is written down, so it is of one length, and below no mount that steps have.
+        cls.shared = pathlib.Path(tempfile.mkdtemp(prefix="layerwright-e2e.", dir="/var/tmp"))
+        cls.addClassCleanup(remove, cls.shared)
+        cls.shared.chmod(0o755)
 
     def setUp(self):
         super().setUp()
@@ -129,6 +138,16 @@ class Watch:
 
     def close(self):
         os.close(self.descriptor)
+
+
+def kinds(cases, told):
+    """The first case of each family and of each error, whatever names and numbers the error holds."""
+    first = {}
+    for case in cases:
+        message = told.get(case, case)
+        text = message.split("\n")[0] if message.startswith("exit") else case.split(":")[0]
+        first.setdefault(re.sub(r"\"[^\"]*\"|'[^']*'|\d+|\S*/\S*|n{20,}", "", text), case)
+    return list(first.values())
 
 
 def owned(path, user):
