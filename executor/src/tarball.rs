@@ -22,8 +22,8 @@ use pax::PaxRecords;
 const MAX_HEADERS: u64 = 4 << 20;
 /// Bytes of one extension header.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// Bytes of a path or link target.
-const MAX_NAME: usize = 4096;
+/// Bytes of a path or link target: Linux's `PATH_MAX` without its NUL, as no step could name a longer one.
+const MAX_NAME: usize = 4095;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub enum TarKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TarEntry {
     /// Path as stored, `.` where there is none: may be absolute, hold `.` and `..` or end in a slash. Never empty, no
-    /// NUL, at most 4096 bytes.
+    /// NUL, at most 4095 bytes.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: TarKind,

@@ -127,7 +127,7 @@ fn what_readers_disagree_about_or_do_not_know_is_an_error() {
         ("checksum", Archive::default().raw(&wrong_sum)),
         ("lone zero block", Archive::default().raw(&[0; 512]).file("a", b"")),
         ("NUL in a PAX path", Archive::default().pax(&[("path", b"a\0b")]).file("a", b"")),
-        ("4097 bytes of name", Archive::default().pax(&[("path", &[b'n'; 4097])]).file("a", b"")),
+        ("4096 bytes of name", Archive::default().pax(&[("path", &[b'n'; 4096])]).file("a", b"")),
         ("link with content", Archive::default().entry(sized_link, b"x")),
         (
             "directory with content",
