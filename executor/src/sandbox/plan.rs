@@ -566,8 +566,11 @@ fn hosts(exec: &op::Exec, network: &Network) -> Result<String, PlanError> {
             return Err(PlanError::HostGateway { name: name.clone() });
         }
         let wrong = || PlanError::HostAddress { name: name.clone(), address: address.clone() };
-        let address = if address == HOST_GATEWAY { Ok(THIS_MACHINE) } else { address.parse() };
-        let address: IpAddr = address.map_err(|_| wrong())?;
+        let address = match (address.as_str(), network) {
+            (HOST_GATEWAY, Network::None) => NOBODY,
+            (HOST_GATEWAY, _) => THIS_MACHINE,
+            (address, _) => address.parse().map_err(|_| wrong())?,
+        };
         text += &format!("{address}\t{name}\n");
     }
     Ok(text)
@@ -579,6 +582,9 @@ const HOST_NAME_MAX: usize = 64;
 /// Docker's word for the machine that builds. A step shares its network, so that is where it is.
 const HOST_GATEWAY: &str = "host-gateway";
 const THIS_MACHINE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// What stands for it where there is no network: as with Docker the name has an address, and nothing leads there. Loopback
+/// would be the step itself. RFC 7600's, which belongs to no machine.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
 
 fn provided_files(exec: &op::Exec, connection: &Connection) -> Result<Vec<ProvidedFile>, PlanError> {
     let hosts = hosts(exec, &connection.network)?;
@@ -654,10 +660,13 @@ mod tests {
     }
 
     #[test]
-    fn an_isolated_step_has_no_name_for_this_machine() {
+    fn this_machine_has_a_name_where_it_can_be_reached() {
         let named = op::Exec { hosts: vec![("me".to_owned(), HOST_GATEWAY.to_owned())], ..exec() };
         let isolated = Network::Isolated { program: "/usr/bin/pasta".into() };
-        assert!(hosts(&named, &Network::Default).unwrap().ends_with("127.0.0.1\tme\n"));
+        for network in [Network::Default, Network::Host] {
+            assert!(hosts(&named, &network).unwrap().ends_with("127.0.0.1\tme\n"));
+        }
+        assert!(hosts(&named, &Network::None).unwrap().ends_with("192.0.0.8\tme\n"));
         assert_eq!(hosts(&named, &isolated).unwrap_err(), PlanError::HostGateway { name: "me".to_owned() });
     }
 
