@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use executor::sandbox::Processes;
+use rustix::process::{Pid, test_kill_process};
 
 use crate::{Test, fixture::Fixture};
 
@@ -56,13 +57,23 @@ fn masked(fixture: &Fixture) {
     assert!(told.ends_with("end\n") && told.starts_with(expected.trim_end_matches("end\n")), "{told}");
 }
 
+/// As a user who may signal it: what protects a process outside is its PID namespace or Landlock's scope, and which of
+/// them it was is told by the error. What the step has begun is its own.
 fn signals(fixture: &Fixture) {
-    if !fixture.has_scopes && fixture.footing.processes == Processes::Shared {
-        panic!("without Landlock scopes this rung must be refused");
-    }
+    let expected = match fixture.footing.processes {
+        Processes::Shared => "Operation not permitted",
+        _ => "No such process",
+    };
     let mut outside = Command::new("sleep").arg("1000000").spawn().unwrap();
-    let ran = fixture.shell(&format!("kill -9 {}; kill -9 -1; true", outside.id())).run();
+    let pid = outside.id();
+    test_kill_process(Pid::from_child(&outside)).unwrap();
+    let command =
+        format!("sleep 1000000 & kill -9 $!; wait $!; echo own $?; kill -9 {pid}; kill -9 -1; true");
+    let ran = fixture.shell(&command).run();
     assert!(outside.try_wait().unwrap().is_none(), "{ran:?}");
     outside.kill().unwrap();
     outside.wait().unwrap();
+    let told = ran.text();
+    assert!(told.contains("own 137\n"), "{ran:?}");
+    assert!(told.contains(&format!("can't kill pid {pid}: {expected}")), "{ran:?}");
 }
