@@ -1,8 +1,10 @@
 """Networks of RUN steps: what an isolated one reaches and what it does not, whom it asks for names, and how it ends."""
 
+import ctypes
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import unittest
 
 import outside
 from support import Case, USERS, WATCHDOG, wait_for
+from test_ladder import OUTER_PROC, SHARED, masked, without_pid_namespaces
 
 # Says hello to addresses over TCP and UDP, once as anybody would and once bound to the interface, which passes by routes
 # that only forbid. `reach ADDRESS...` never fails; who was reached is for those to say.
@@ -56,16 +59,31 @@ FORBIDDEN = (*outside.HERE, "::ffff:127.0.0.1", "0.0.0.0", "::")
 ROUTERS = ("192.0.0.1", "fd6c:6179:6572:7700::1")
 
 
-def stacks():
-    """The processes of user-mode stacks on this machine."""
-    found = []
-    for status in pathlib.Path("/proc").glob("[0-9]*/comm"):
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def kin():
+    """Processes that this test has begun and that run, whoever was left by its parent among them; other tests begin the
+    same ones. By number, with their names."""
+    found = {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
-            if status.read_text().startswith(("pasta", "passt")):
-                found.append(int(status.parent.name))
+            number, name, rest = re.fullmatch(r"(\d+) \((.*)\) (.*)", stat.read_text(), re.DOTALL).groups()
         except (FileNotFoundError, ProcessLookupError):
-            pass
-    return found
+            continue
+        state, parent = rest.split()[:2]
+        found[int(number)] = (name, state, int(parent))
+
+    def is_ours(number):
+        while number in found and number != os.getpid():
+            number = found[number][2]
+        return number == os.getpid()
+    return {number: name for number, (name, state, _) in found.items() if state != "Z" and is_ours(number)}
+
+
+def stacks():
+    """The processes of user-mode stacks."""
+    return [number for number, name in kin().items() if name.startswith(("pasta", "passt"))]
 
 
 @unittest.skipUnless(shutil.which("pasta"), "SKIPPED: isolated networks: pasta is not installed")
@@ -74,18 +92,24 @@ class Isolated(Case):
     def setUpClass(cls):
         super().setUpClass()
         cls.reach = cls.program("reach", REACH)
+        # Whoever loses its parent stays below this process.
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "cannot become a subreaper")
 
     def steps(self, *lines):
         context = self.context(Dockerfile="\n".join(["FROM busybox", "COPY reach /bin/reach", *lines, ""]))
         shutil.copy2(self.reach, context)
         return context
 
-    def build_outside(self, context, *arguments, user="root", code=0):
-        """Builds on a machine with an outside; what was reached there, and the build's words."""
+    def build_outside(self, context, *arguments, user="root", code=0, machine=()):
+        """Builds on a machine with an outside; what was reached there, and the build's words. `machine` starts a command as
+        the user, when somebody else does not."""
         hits = self.scratch / f"hits-{user}"
-        command = self.command("build", "--progress", "plain", *arguments, context, root=self.store(user))
-        wrapper = ["unshare", "--mount", "--net", shutil.which("python3"), "-B", outside.__file__, user, hits]
-        done = subprocess.run([*wrapper, *command], capture_output=True, text=True, timeout=WATCHDOG, check=False,
+        store = self.machine(user) if machine else self.store(user)
+        command = self.command("build", "--progress", "plain", *arguments, context, root=store)
+        wrapper = ["unshare", "--mount", "--net", shutil.which("python3"), "-B", outside.__file__,
+                   "root" if machine else user, hits]
+        done = subprocess.run([*wrapper, *machine, *command], capture_output=True, text=True, timeout=WATCHDOG, check=False,
                               cwd=self.scratch)
         self.assertEqual(done.returncode, code, done.stderr)
         return json.loads(hits.read_text()), done.stderr
@@ -102,6 +126,18 @@ class Isolated(Case):
                 self.assertEqual(hits, sorted([*expected, f"udp {outside.NAMES}"]))
                 for word in ("192.0.0.2/29", f"nameserver {outside.NAMES}", "search a.test", "198.51.100.7"):
                     self.assertIn(word, said)
+        self.assertEqual(stacks(), [])
+
+    def test_on_weaker_rungs(self):
+        everybody = " ".join([*outside.OUTSIDE, *FORBIDDEN, *ROUTERS])
+        expected = sorted(f"{kind} {address}" for kind in ("tcp", "udp") for address in outside.OUTSIDE)
+        flags = ["--network", "isolated", "--dns", outside.NAMES]
+        context = self.steps(f"RUN reach {everybody}")
+        for machine, told in ((masked("lw-sub"), OUTER_PROC), (without_pid_namespaces("lw-sub"), SHARED)):
+            with self.subTest(rung=told):
+                hits, said = self.build_outside(context, *flags, user="lw-sub", machine=machine)
+                self.assertEqual(hits, expected)
+                self.assertIn(told, said)
         self.assertEqual(stacks(), [])
 
     def test_the_builders_own_reaches_all_of_it(self):
@@ -153,13 +189,13 @@ class Isolated(Case):
     def processes(self, program, argument):
         """Those of a program with an argument."""
         found = []
-        for command in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        for number in kin():
             try:
-                words = command.read_bytes().split(b"\0")
+                words = pathlib.Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if words[0].endswith(program.encode()) and str(argument).encode() in words:
-                found.append(int(command.parent.name))
+                found.append(number)
         return found
 
     def builder(self):

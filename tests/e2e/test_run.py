@@ -1,6 +1,7 @@
 """`layerwright run`, and the shell of `build --on-failure=shell`: at a terminal, in a pipe, for every user."""
 
 import fcntl
+import json
 import os
 import pathlib
 import pty
@@ -14,6 +15,7 @@ import termios
 import time
 import unittest
 
+import outside
 from support import Case, Layout, Registry, USERS, WATCHDOG
 
 DOCKERFILE = """FROM busybox
@@ -369,6 +371,54 @@ class OnFailure(Containers):
         process, ours = self.at_terminal(*command)
         self.assertRegex(read_until(ours, None), rb"exec: \"/bin/sh\": ")
         self.assertEqual(process.wait(WATCHDOG), 1)
+
+
+@unittest.skipUnless(shutil.which("pasta"), "SKIPPED: isolated networks: pasta is not installed")
+class Isolated(Containers):
+    """Networks of their own, as those of steps (test_network)."""
+
+    FLAGS = ("--network", "isolated", "--dns", outside.NAMES)
+    # One of the outside, and whom nobody must reach.
+    TRY = "; ".join(f"nc -w 2 {address} 8080 </dev/null"
+                    for address in (outside.OUTSIDE[0], outside.HERE[0], outside.HERE[3]))
+
+    def outside(self, user):
+        """What starts a command on a machine with an outside, and where it says who was reached."""
+        hits = self.scratch / f"hits-{user}"
+        return ["unshare", "--mount", "--net", shutil.which("python3"), "-B", outside.__file__, user, hits], hits
+
+    def reached(self, hits):
+        self.assertEqual(json.loads(hits.read_text()), [f"tcp {outside.OUTSIDE[0]}"])
+
+    def test_run(self):
+        for user in USERS:
+            with self.subTest(user=user):
+                wrapper, hits = self.outside(user)
+                # The image's command is a greeting.
+                command = self.command("run", *self.FLAGS, "--entrypoint", "/bin/sh", root=self.store(user))
+                words = [*command, f"oci-layout://{self.image}", "--", "-c", f"{self.TRY}; cat /etc/resolv.conf"]
+                done = subprocess.run([*wrapper, *words], capture_output=True, text=True, timeout=WATCHDOG, cwd=self.scratch,
+                                      stdin=subprocess.DEVNULL, check=False)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(done.stdout, f"nameserver {outside.NAMES}\n")
+                self.reached(hits)
+
+    def test_a_shell_where_the_step_failed(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN false\n")
+        for user in USERS:
+            with self.subTest(user=user):
+                wrapper, hits = self.outside(user)
+                command = self.command("build", "--progress", "plain", "--on-failure=shell", *self.FLAGS, context,
+                                       root=self.store(user))
+                process, ours = self.at_terminal(*wrapper, *command)
+                read_until(ours, b"what it changes goes nowhere\r\n")
+                read_until(ours, b"# ")
+                os.write(ours, self.TRY.encode() + b"; echo tried=$?\r")
+                read_until(ours, b"tried=1")
+                os.write(ours, b"exit\r")
+                read_until(ours, None)
+                self.assertEqual(process.wait(WATCHDOG), 1)
+                self.reached(hits)
 
 
 if __name__ == "__main__":
