@@ -74,6 +74,11 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     // Inside a namespace without a map everybody is nobody: the ids must be asked for before.
     let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
     let mut notes = Vec::new();
+    let userns = if is_privileged() && matches!(mode, Mode::Auto | Mode::Strict) {
+        UserNamespace::Found
+    } else {
+        UserNamespace::Made
+    };
     match mode {
         Mode::Auto | Mode::Strict if is_privileged() => own_mount_namespace()?,
         Mode::Auto => enter_best_user_namespace(own, &mut notes)?,
@@ -94,7 +99,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     };
     let (processes, refusal) = match rung {
         Rung::Root => (Processes::Own, None),
-        Rung::SubordinateIds | Rung::SingleId => separation(mode, &mut notes)?,
+        Rung::SubordinateIds | Rung::SingleId => separation(mode, userns, &mut notes)?,
     };
     if mode == Mode::Strict && rung == Rung::SingleId {
         // Root of a namespace that somebody else has made.
@@ -109,19 +114,34 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     })
 }
 
+/// Whose the user namespace of a build is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UserNamespace {
+    /// Its own: no other builder is in it.
+    Made,
+    /// That of a container, and of whatever else runs there.
+    Found,
+}
+
 /// What separates the processes of steps here, and the refusal that made it so.
 fn separation(
     mode: Mode,
+    userns: UserNamespace,
     notes: &mut Vec<String>,
 ) -> Result<(Processes, Option<(String, i32)>), SandboxError> {
     let (step, errno, processes) = match processes::probe()? {
         processes::Found::Own => return Ok((Processes::Own, None)),
         processes::Found::NoProc(errno) => ("mount /proc", errno, Processes::OuterProc),
         processes::Found::NoNamespace(errno) => ("unshare pid namespace", errno, Processes::Shared),
+        processes::Found::Unknown(errno) => {
+            return Err(failed("try a pid namespace", Errno::from_raw_os_error(errno)));
+        }
     };
     let refusal = failed(step, Errno::from_raw_os_error(errno));
-    // Without scopes a step could end the builder, and whatever else this user runs.
-    let is_safe = processes == Processes::OuterProc || sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES;
+    // Without the domain that scopes come with a step could end the builder, and whatever else this user runs; and with the
+    // machine's /proc it could look into the steps of other builders of its user namespace.
+    let has_scopes = sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES;
+    let is_safe = has_scopes || processes == Processes::OuterProc && userns == UserNamespace::Made;
     if mode == Mode::Strict || !is_safe {
         return Err(refusal);
     }

@@ -32,6 +32,8 @@ pub enum Found {
     NoProc(i32),
     /// No namespace.
     NoNamespace(i32),
+    /// That could not be found out: this moment lacks memory or processes, and another one may not.
+    Unknown(i32),
 }
 
 /// Tries it in a child, for only children are inside of a new PID namespace. The process must have one thread.
@@ -44,7 +46,7 @@ pub fn probe() -> Result<Found, SandboxError> {
     let child = match sys::fork().map_err(|errno| failed(errno.into()))? {
         Fork::Child => {
             if let Err(errno) = make_namespace(&writer) {
-                tell(&writer, Found::NoNamespace(errno.raw_os_error()));
+                tell(&writer, Found::Unknown(errno.raw_os_error()));
             }
             exit(0)
         }
@@ -59,16 +61,35 @@ pub fn probe() -> Result<Found, SandboxError> {
 
 /// What there is to say of `/proc` a child of the child says, who is inside.
 fn make_namespace(writer: &PipeWriter) -> Result<(), Errno> {
-    sys::unshare(UnshareFlags::NEWPID)?;
+    match sys::unshare(UnshareFlags::NEWPID) {
+        Err(errno) if is_refusal(errno) => {
+            tell(writer, Found::NoNamespace(errno.raw_os_error()));
+            return Ok(());
+        }
+        made => made?,
+    }
     let inside = match sys::fork()? {
         Fork::Child => {
             let made = new_file_system("proc", &[], MountAttrFlags::empty());
-            tell(writer, made.map_or_else(|errno| Found::NoProc(errno.raw_os_error()), |_| Found::Own));
+            tell(
+                writer,
+                match made {
+                    Ok(_) => Found::Own,
+                    Err(errno) if is_refusal(errno) => Found::NoProc(errno.raw_os_error()),
+                    Err(errno) => Found::Unknown(errno.raw_os_error()),
+                },
+            );
             exit(0)
         }
         Fork::Parent(inside) => inside,
     };
     retry_on_intr(|| waitpid(Some(inside), WaitOptions::empty())).map(drop)
+}
+
+/// Whether this machine forbids it, or does not know it. NOSPC and USERS are limits on namespaces.
+fn is_refusal(errno: Errno) -> bool {
+    [Errno::PERM, Errno::ACCESS, Errno::NOSYS, Errno::INVAL, Errno::NODEV, Errno::NOSPC, Errno::USERS]
+        .contains(&errno)
 }
 
 /// Nobody hears it only when the builder is gone.
