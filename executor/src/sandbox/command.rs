@@ -52,6 +52,8 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
     umask(Mode::from_raw_mode(0o022));
     if sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES {
         sys::landlock_scope().step("landlock scope")?;
+    } else if plan.processes == Processes::Shared {
+        return Err(Failure::new("landlock scope", "nothing else keeps this step from other processes"));
     }
     enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
     let kept = match &plan.security {
