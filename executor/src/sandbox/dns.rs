@@ -9,7 +9,10 @@ use std::{
     os::unix::fs::OpenOptionsExt,
 };
 
-use crate::sandbox::{SandboxError, isolated::STEP};
+use crate::sandbox::{
+    SandboxError,
+    isolated::{STEP, is_forbidden},
+};
 
 /// What is asked for; a list that is empty leaves what the builder's configuration says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,10 +108,9 @@ fn is_stub(resolv_conf: &str) -> bool {
 
 /// The same without the name servers that cannot be reached; those, where no other is left.
 fn reachable(resolv_conf: &str) -> Result<String, String> {
-    let is_lost = |line: &&str| server(line).is_some_and(is_of_this_machine);
+    let is_lost = |line: &&str| server(line).is_some_and(is_out_of_reach);
     let lost: Vec<&str> = resolv_conf.lines().filter(is_lost).filter_map(server).collect();
-    let is_left =
-        resolv_conf.lines().any(|line| server(line).is_some_and(|server| !is_of_this_machine(server)));
+    let is_left = resolv_conf.lines().any(|line| server(line).is_some_and(|server| !is_out_of_reach(server)));
     if !lost.is_empty() && !is_left {
         return Err(lost.join(", "));
     }
@@ -121,15 +123,14 @@ fn server(line: &str) -> Option<&str> {
     (words.next()? == "nameserver").then(|| words.next())?
 }
 
-/// Loopback, link-local (also with a scope, as `fe80::1%eth0`), or no address in particular, which is loopback.
-fn is_of_this_machine(server: &str) -> bool {
+/// Loopback, link-local (also with a scope, as `fe80::1%eth0`), no address in particular, which is loopback, or one that a
+/// metadata service shares.
+fn is_out_of_reach(server: &str) -> bool {
     let address = server.split_once('%').map_or(server, |(address, _)| address);
-    match address.parse().map(|address: IpAddr| address.to_canonical()) {
-        Ok(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        Ok(IpAddr::V6(v6)) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-        // Resolvers pass over it.
-        Err(_) => false,
-    }
+    // Resolvers pass over what is no address.
+    address
+        .parse()
+        .is_ok_and(|address: IpAddr| address.is_unspecified() || is_forbidden(address.to_canonical()))
 }
 
 /// The words after these keywords: of all lines for name servers and options, of the last line for domains.
@@ -162,6 +163,10 @@ mod tests {
             ("nameserver 169.254.169.253\nnameserver ::1\n", Err("169.254.169.253, ::1")),
             ("nameserver ::ffff:127.0.0.1\n", Err("::ffff:127.0.0.1")),
             ("nameserver 0.0.0.0\n", Err("0.0.0.0")),
+            ("nameserver ::\n", Err("::")),
+            ("nameserver 168.63.129.16\n", Err("168.63.129.16")),
+            ("nameserver 64:ff9b::169.254.169.254\n", Err("64:ff9b::169.254.169.254")),
+            ("nameserver 64:ff9b::8.8.8.8\n", Ok("nameserver 64:ff9b::8.8.8.8\n")),
             // None is none, and what is no address is passed over by resolvers.
             ("", Ok("")),
             ("# nameserver 127.0.0.1\n", Ok("# nameserver 127.0.0.1\n")),

@@ -71,6 +71,8 @@ const FORBIDDEN_V4: &[Prefix] = &[
     v4(169, 254, 0, 0, 16),
     // The metadata service of Alibaba Cloud.
     v4(100, 100, 100, 200, 32),
+    // What gives virtual machines of Azure their settings and keys.
+    v4(168, 63, 129, 16, 32),
 ];
 
 /// The same of IPv6.
@@ -78,11 +80,18 @@ const FORBIDDEN_V6: &[Prefix] = &[
     v6([0, 0, 0], 1, 128),
     // IPv4 addresses, written as IPv6.
     Prefix { address: IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()), length: 96 },
+    // Link-local IPv4 behind a translator (RFC 6052).
+    Prefix { address: IpAddr::V6(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xa9fe, 0)), length: 112 },
     v6([0xfe80, 0, 0], 0, 10),
     // The metadata services of Amazon and Google.
     v6([0xfd00, 0xec2, 0], 0x254, 128),
     v6([0xfd20, 0xce, 0], 0x254, 128),
 ];
+
+/// Whether an isolated step is kept from this address, which is no IPv4 address written as IPv6.
+pub fn is_forbidden(address: IpAddr) -> bool {
+    FORBIDDEN_V4.iter().chain(FORBIDDEN_V6).any(|prefix| prefix.contains(address))
+}
 
 /// A user-mode stack that runs, seen from the outer init, which it has moved into its network namespace.
 pub struct Stack {
@@ -186,8 +195,9 @@ fn keep(control: &UnixStream, kept: Kept<'_>) -> ! {
 impl Kept<'_> {
     fn keep(self) -> Result<(), Failure> {
         close_streams().step("close output")?;
-        die_with_parent(&self.lifeline)?;
+        // There the keeper has to end pasta, so it must not just die: the end of the lifeline tells it.
         if self.plan.processes != Processes::Shared {
+            die_with_parent(&self.lifeline)?;
             sys::unshare(UnshareFlags::NEWPID).step("unshare pid namespace")?;
             if let Fork::Parent(first) = sys::fork().step(STEP)? {
                 drop(self);

@@ -1,6 +1,6 @@
 //! Routes of this process's network namespace, over rtnetlink(7).
 
-use std::{io, net::IpAddr};
+use std::{fmt, io, net::IpAddr};
 
 use rustix::{
     io::Errno,
@@ -19,6 +19,26 @@ pub struct Prefix {
     pub length: u8,
 }
 
+impl Prefix {
+    /// Whether the address, of the same family, is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (first, address, width) = match (self.address, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                (u32::from(first).into(), u32::from(address).into(), 32)
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => (u128::from(first), u128::from(address), 128),
+            _ => return false,
+        };
+        (first ^ address).checked_shr(width - u32::from(self.length)).unwrap_or(0) == 0
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
 /// Makes addresses this namespace's own as far as an interface is concerned: no packet to them leaves through it, not
 /// even from a socket that is bound to the interface. (A route that says "unreachable" does not hold those: with an
 /// interface given, IPv4 takes whatever has no route for a neighbour.)
@@ -35,7 +55,7 @@ pub fn keep_local(interface: &str, prefixes: &[Prefix]) -> io::Result<()> {
         let mut answer = [0; 1024];
         let (_, length) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
         acknowledged(&answer[..length.min(answer.len())])
-            .map_err(|errno| io::Error::new(errno.kind(), format!("{prefix:?}: {errno}")))?;
+            .map_err(|errno| io::Error::new(errno.kind(), format!("{prefix}: {errno}")))?;
     }
     Ok(())
 }
