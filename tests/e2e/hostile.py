@@ -84,7 +84,7 @@ class Hostile(Case):
         return f"exit {done.returncode}: {self.plain(done.stderr[at:])}"
 
     def plain(self, text):
-        text = text.replace(str(self.canary), "CANARY").replace(str(self.scratch), "SCRATCH")
+        text = text.replace(str(self.canary), "CANARY").replace(str(self.scratch), "SCRATCH").replace(str(self.shared), "SHARED")
         text = text.replace(f'"{self.canary.parts[1]}" is refused', '"FIRST" is refused')
         text = re.sub(r"127\.0\.0\.1:\d+", "REGISTRY", text)
         text = re.sub(r"sha256:[0-9a-f]{12,64}", "sha256:HEX", text)
