@@ -22,6 +22,9 @@ use rustix::{
 
 use crate::sandbox::sys;
 
+/// `OVL_MAX_STACK` of the kernel, which says `EINVAL` to the next one.
+const MOST_LOWERS: usize = 500;
+
 /// A mount that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("overlay mount: {step} {}: {errno}", path.display())]
@@ -86,6 +89,12 @@ pub fn overlay_mount(
 /// The step that failed, with its errno: `EINVAL` at `fsconfig create` mostly means that the upper directory lies on an
 /// overlay or on a file system without the needed extended attributes.
 pub fn mount_overlay(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
+    if let [top, ..] = overlay.lowers
+        && overlay.lowers.len() > MOST_LOWERS
+    {
+        let step = "there are more than the 500 layers that overlay can merge, below";
+        return Err(MountError { step, path: top.to_path_buf(), errno: Errno::TOOBIG });
+    }
     // EINVAL is what an older kernel says to `lowerdir+`, and every kernel to a path of more than 255 bytes.
     mount_layer_by_layer(overlay).or_else(|error| match error.errno {
         Errno::INVAL => mount_as_one_string(overlay).map_err(|_| error),
@@ -184,6 +193,15 @@ mod tests {
     use rustix::fs::openat;
 
     use super::*;
+
+    #[test]
+    fn more_layers_than_overlay_takes_are_told() {
+        let lowers = vec![Path::new("/"); MOST_LOWERS + 1];
+        let marks = OverlayMarks::Trusted;
+        let error =
+            mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync: OverlaySync::Ignored });
+        assert!(error.unwrap_err().to_string().contains("more than the 500 layers"));
+    }
 
     /// Both ways of handing over layers give the same file system, whatever is in the paths.
     #[test]
