@@ -56,8 +56,8 @@ impl FetchError {
     }
 }
 
-/// What the registry has failed with, behind an error of a [`Fetcher`] or of one of its readers. An error that is transparent does
-/// not stand among the causes beside the one it holds, so a [`FetchError`] is looked into.
+/// What the registry has failed with, behind an error of a [`Fetcher`] or of one of its readers. An error that is
+/// transparent does not stand among the causes beside the one it holds, so a [`FetchError`] is looked into.
 pub(crate) fn registry_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a RegistryError> {
     find(error).or_else(|| match find(error)? {
         FetchError::Registry(error) => Some(error),

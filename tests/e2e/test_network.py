@@ -169,14 +169,16 @@ class Isolated(Case):
     def test_the_stack_and_the_step_end_together(self):
         """Whoever dies first: the builder takes both along, and without its stack a step does not go on."""
         context = self.steps("RUN echo begun && sleep 1000")
-        for user, victim in (("root", "builder"), ("lw-sub", "stack")):
-            with self.subTest(user=user, victim=victim):
+        shared = without_pid_namespaces("lw-sub")
+        for user, victim, machine in (("root", "builder", []), ("lw-sub", "stack", []), ("lw-sub", "builder", shared)):
+            with self.subTest(user=user, victim=victim, machine=machine):
                 flags = ["--progress", "plain", "--network", "isolated", "--dns", outside.NAMES]
-                command = self.command("build", *flags, context, root=self.store(user))
+                store = self.machine(user) if machine else self.store(user)
+                command = [*machine, *self.command("build", *flags, context, root=store)]
                 wrapper = ["unshare", "--mount", "--net", shutil.which("python3"), "-B", outside.__file__]
                 hits, said = self.scratch / "hits", self.scratch / f"said-{user}-{victim}"
                 with said.open("w") as log:
-                    build = subprocess.Popen([*wrapper, user, hits, *command], stderr=log, cwd=self.scratch)
+                    build = subprocess.Popen([*wrapper, "root" if machine else user, hits, *command], stderr=log, cwd=self.scratch)
                 wait_for(lambda: "begun" in said.read_text().replace("echo begun", ""), "the step to begin")
                 [stack] = stacks()
                 os.kill(stack if victim == "stack" else self.builder(), signal.SIGKILL)
