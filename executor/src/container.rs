@@ -52,6 +52,8 @@ pub struct Prepared {
     plan: SandboxPlan,
     _written: Vec<Writable>,
     _volumes: Vec<TempDir>,
+    /// What runs the programs, if that is registered for us: it goes with this.
+    _emulation: Emulation,
 }
 
 impl Container {
@@ -65,7 +67,7 @@ impl Container {
         footing: Footing,
         image: &Snapshot,
     ) -> Result<Prepared, StepFailure> {
-        self.check_platform(snapshots, footing)?;
+        let emulation = self.check_platform(snapshots, footing)?;
         let owners = snapshots.owners(image)?;
         refuse_foreign_owners("a container", &owners)?;
         let view = snapshots.view(image)?;
@@ -101,18 +103,20 @@ impl Container {
             Access::Write => plan,
             Access::Read => plan.with_read_only_root(),
         };
-        Ok(Prepared { plan, _written: written, _volumes: made })
+        Ok(Prepared { plan, _written: written, _volumes: made, _emulation: emulation })
     }
 
-    fn check_platform(&self, snapshots: &Snapshots, footing: Footing) -> Result<(), StepFailure> {
+    /// Finds out whether its programs can run; they can for as long as the answer is kept.
+    fn check_platform(&self, snapshots: &Snapshots, footing: Footing) -> Result<Emulation, StepFailure> {
+        let emulation = Emulation::new(footing);
         if emulation::is_native(&self.platform) {
-            return Ok(());
+            return Ok(emulation);
         }
         let scratch = snapshots.store().temp_dir("platform").map_err(SnapshotError::from)?;
-        let support = Emulation::new(footing).support(&self.platform, &scratch.path().join("trial"));
-        support
-            .map(drop)
-            .map_err(|error| StepFailure::new(FailureKind::Machine, error.to_string()).hint(error.hint()))
+        match emulation.support(&self.platform, &scratch.path().join("trial")) {
+            Ok(_) => Ok(emulation),
+            Err(error) => Err(StepFailure::new(FailureKind::Machine, error.to_string()).hint(error.hint())),
+        }
     }
 }
 

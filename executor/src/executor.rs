@@ -103,7 +103,8 @@ pub struct LocalExecutor {
     footing: Footing,
     /// Held by the command that runs, where commands must not see each other and only this keeps them apart.
     turn: Option<Mutex<()>>,
-    emulation: Emulation,
+    /// What a failed step is kept with, too.
+    emulation: Arc<Emulation>,
     notes: Vec<String>,
     sandbox_told: Once,
     events: Events,
@@ -156,7 +157,7 @@ impl LocalExecutor {
             agents,
             footing,
             turn: wants_turns(footing).then(Mutex::default),
-            emulation: Emulation::new(footing),
+            emulation: Arc::new(Emulation::new(footing)),
             notes,
             sandbox_told: Once::new(),
             events,

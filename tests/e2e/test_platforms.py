@@ -135,6 +135,15 @@ class Platforms(Case):
                 self.assertEqual(layout.config["architecture"], architecture)
                 self.assertEqual(layout.read("machine"), machine)
 
+    def test_a_foreign_image_runs_for_everybody(self):
+        for user in ORDINARY:
+            if not self.can_emulate(user):
+                continue
+            image = ["--platform", "linux/arm64", f"oci:{self.bases}"]
+            for _ in range(2):
+                ran = self.run_layerwright("run", "--root", self.store(user), *image, "uname", "-m", user=user)
+                self.assertEqual(ran.stdout, "aarch64\n")
+
     def test_a_cross_build_needs_no_emulator(self):
         images = self.images(self.build_both(CROSS, name="cross"))
         for architecture, image in images.items():

@@ -5,7 +5,10 @@ mod mounts;
 use oci::Layer;
 use solver::{FailureKind, Step, StepFailure, op::Exec};
 
-use std::{mem::take, sync::PoisonError};
+use std::{
+    mem::take,
+    sync::{Arc, PoisonError},
+};
 
 use self::mounts::Lent;
 use super::{Ground, LocalExecutor, disk};
@@ -32,7 +35,7 @@ impl LocalExecutor {
         let lacking = || full_disk().or_else(|| not_given(&lent.missing));
         if let Err(failure) = succeeded(exit, exec, self.footing.rung, lacking) {
             if let Some(failed) = &self.failed_steps {
-                let kept = (ground.writable, lent, fresh);
+                let kept = (ground.writable, lent, fresh, Arc::clone(&self.emulation));
                 failed.keep(step.id, FailedStep::new(self.snapshots.clone(), plan, kept));
             }
             return Err(failure);
