@@ -16,7 +16,7 @@ use crate::{
     error::blame,
     executor::refuse_foreign_owners,
     sandbox::{
-        self, Access, Attachment, Connection, Dns, Exit, FileTree, Footing, MountSource, PlanInputs,
+        self, Access, Attachment, Connection, Dns, Exit, FileTree, Footing, MountSource, Naming, PlanInputs,
         PlannedMount, SandboxPlan, Stdio, StepLimits, User,
         emulation::{self, Emulation},
     },
@@ -45,6 +45,8 @@ pub struct Container {
     pub limits: StepLimits,
     /// Its resolver configuration, where it is not ours.
     pub dns: Dns,
+    /// Whether somebody has asked for the host name in `exec`.
+    pub naming: Naming,
 }
 
 /// A container whose image is on disk; what it writes goes with this value.
@@ -97,7 +99,8 @@ impl Container {
             connection: Connection::new(self.exec.network, &self.dns)?,
             limits: &self.limits,
         })?
-        .with_stdio(self.stdio);
+        .with_stdio(self.stdio)
+        .with_naming(self.naming);
         written.push(root);
         let plan = match self.root {
             Access::Write => plan,

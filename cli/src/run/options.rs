@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use executor::{
     Container,
     gc::Cap,
-    sandbox::{self, Access, Group, MountSource, PlannedMount, SandboxError, Stdio},
+    sandbox::{self, Access, Group, MountSource, Naming, PlannedMount, SandboxError, Stdio},
 };
 use oci::{ImageConfig, Platform};
 use solver::op::Exec;
@@ -103,7 +103,8 @@ impl<'a> Options<'a> {
         if args.is_empty() {
             return Err(RequestError::Conflict("no command is given, and the image has none"));
         }
-        let hostname = self.args.hostname.as_deref().unwrap_or(HOSTNAME);
+        let asked = self.args.hostname.as_deref().filter(|name| !name.is_empty());
+        let hostname = asked.unwrap_or(HOSTNAME);
         let mut begin =
             vec![("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname.to_owned())];
         if self.args.tty {
@@ -130,6 +131,7 @@ impl<'a> Options<'a> {
             stdio: self.stdio,
             limits: sandbox::StepLimits { group, time: self.limits.time },
             dns: self.limits.dns.clone(),
+            naming: Naming::of(asked),
         })
     }
 

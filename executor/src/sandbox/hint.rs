@@ -93,6 +93,11 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
             }
             _ => return None,
         },
+        "set hostname" if refused => {
+            "this process runs in a container that forbids sethostname; let it allow that (Docker: --security-opt \
+             seccomp=unconfined), or ask for no name: leave --hostname or BUILDKIT_SANDBOX_HOSTNAME out"
+                .to_owned()
+        }
         _ if refused && machine.apparmor_restricts => profile(),
         "write id maps" if machine.lacks_sys_admin && !machine.no_new_privileges => {
             "newuidmap is a setuid program, which writes maps with CAP_SYS_ADMIN only, and this container withholds it; \
@@ -179,6 +184,7 @@ mod tests {
             ("overlay fsconfig create", Errno::NOSPC, &plain, None),
             ("forbid devices", Errno::NOSYS, &plain, Some("5.12")),
             ("start init", Errno::ACCESS, &plain, Some("vm.memfd_noexec=0")),
+            ("set hostname", Errno::PERM, &container, Some("leave --hostname")),
         ];
         for (step, errno, machine, expected) in cases {
             let hint = for_step(step, Some(errno), machine);

@@ -41,7 +41,7 @@ use crate::sandbox::{
     isolated::Stack,
     kin,
     mounts::{self, Opened},
-    plan::{Access, Network, Processes, SandboxPlan, Stdio},
+    plan::{Access, Naming, Network, Processes, SandboxPlan, Stdio},
     probe, stdio,
     stubs::{self, Stubs},
     sys::{self, Fork},
@@ -258,7 +258,7 @@ fn inner(
     let oom_score = OomScore::open().step("adjust oom score")?;
     let handed = ground.handed.take();
     enter_root(ground, plan)?;
-    set_hostname(&plan.hostname).step("set hostname")?;
+    set_hostname(plan).step("set hostname")?;
     if plan.network == Network::None {
         sys::bring_loopback_up().step("bring loopback up")?;
     }
@@ -282,10 +282,10 @@ fn inner(
 }
 
 /// Calls the step's machine by its name. A container's filter can forbid that (Docker's does, without CAP_SYS_ADMIN); the
-/// name is a comfort and no protection, so the step then sees the one the container has.
-fn set_hostname(name: &str) -> Result<(), Errno> {
-    match sethostname(name.as_bytes()) {
-        Err(Errno::PERM) => Ok(()),
+/// usual name is a comfort and no protection, so the step then sees the one the container has.
+fn set_hostname(plan: &SandboxPlan) -> Result<(), Errno> {
+    match sethostname(plan.hostname.as_bytes()) {
+        Err(Errno::PERM) if plan.naming == Naming::Usual => Ok(()),
         answer => answer,
     }
 }

@@ -6,12 +6,9 @@
 
 mod limits;
 mod mounts;
+mod names;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use solver::op;
@@ -23,6 +20,8 @@ pub use limits::{
     StepLimits,
 };
 pub use mounts::{Access, FileTree, MountSource, PlannedMount, SecretBytes};
+pub use names::Naming;
+use names::{hostname, hosts};
 
 /// Whose ids a build has: how much of the machine is behind the namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,6 +120,8 @@ pub struct SandboxPlan {
     pub user: User,
     /// What `hostname` says.
     pub hostname: String,
+    /// Whether anybody has asked for that name.
+    pub naming: Naming,
     /// The network.
     pub network: Network,
     /// What separates its processes.
@@ -379,9 +380,6 @@ pub enum PlanError {
     },
 }
 
-/// The name a step's machine has; BuildKit's, which scripts in the field know.
-const HOSTNAME: &str = "buildkitsandbox";
-
 impl SandboxPlan {
     /// The plan of an operation. The only way to make one.
     ///
@@ -407,6 +405,7 @@ impl SandboxPlan {
             cwd: exec.workdir.clone(),
             user: checked_user(inputs.user, rung)?,
             hostname: hostname(exec).to_owned(),
+            naming: Naming::of(exec.hostname.as_deref()),
             network: inputs.connection.network,
             processes,
             limits: Limits::new(exec, inputs.limits),
@@ -419,6 +418,11 @@ impl SandboxPlan {
     /// The same for a command that somebody watches and may answer.
     pub fn with_stdio(self, stdio: Stdio) -> Self {
         Self { stdio, ..self }
+    }
+
+    /// The same with a name of the machine that is to be had, or that it can do without.
+    pub fn with_naming(self, naming: Naming) -> Self {
+        Self { naming, ..self }
     }
 
     /// The same with a root file system that cannot be written.
@@ -544,47 +548,6 @@ fn checked_secrets(secrets: Vec<(String, SecretBytes)>) -> Result<Vec<(String, S
         false => Ok(secrets),
     }
 }
-
-fn hostname(exec: &op::Exec) -> &str {
-    exec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(HOSTNAME)
-}
-
-/// What stands in `/etc/hosts`.
-fn hosts(exec: &op::Exec, network: &Network) -> Result<String, PlanError> {
-    let own = hostname(exec);
-    let is_name =
-        |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
-    if !is_name(own) || own.len() > HOST_NAME_MAX {
-        return Err(PlanError::HostName(own.to_owned()));
-    }
-    let mut text = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in &exec.hosts {
-        if !is_name(name) {
-            return Err(PlanError::HostName(name.clone()));
-        }
-        if address == HOST_GATEWAY && matches!(network, Network::Isolated { .. }) {
-            return Err(PlanError::HostGateway { name: name.clone() });
-        }
-        let wrong = || PlanError::HostAddress { name: name.clone(), address: address.clone() };
-        let address = match (address.as_str(), network) {
-            (HOST_GATEWAY, Network::None) => NOBODY,
-            (HOST_GATEWAY, _) => THIS_MACHINE,
-            (address, _) => address.parse().map_err(|_| wrong())?,
-        };
-        text += &format!("{address}\t{name}\n");
-    }
-    Ok(text)
-}
-
-/// What sethostname(2) takes.
-const HOST_NAME_MAX: usize = 64;
-
-/// Docker's word for the machine that builds. A step shares its network, so that is where it is.
-const HOST_GATEWAY: &str = "host-gateway";
-const THIS_MACHINE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// What stands for it where there is no network: as with Docker the name has an address, and nothing leads there. Loopback
-/// would be the step itself. RFC 7600's, which belongs to no machine.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
 
 fn provided_files(exec: &op::Exec, connection: &Connection) -> Result<Vec<ProvidedFile>, PlanError> {
     let hosts = hosts(exec, &connection.network)?;
