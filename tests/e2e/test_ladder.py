@@ -193,6 +193,7 @@ class Ladder(Case):
             self.assertEqual(done.returncode, 0, (arguments, done.stdout, done.stderr))
             if arguments[0] == "build":
                 self.assertIn("sandbox: root" + COPIED, done.stderr)
+                self.assertRegex(done.stderr, "warning: .* begun where overlay was refused.*let --root name another")
 
     @unittest.skipUnless(PROFILE.exists(), "SKIPPED: the ladder in a container: podman's system call filter is not here")
     def test_in_an_unprivileged_container_under_a_filter(self):
@@ -221,6 +222,11 @@ class Ladder(Case):
             told = [event["rung"] for event in events if event["event"] == "sandbox"]
             self.assertEqual(told, [rung + OUTER_PROC], name)
             self.assertEqual(Layout(place / f"out-{name}").digest, Layout(alone).digest, name)
+        # The usual name of a step's machine can be done without; one that somebody has asked for cannot.
+        command += ["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=box"]
+        done = container(place, *command, uid=uid, path=path)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, "set hostname.*leave --hostname or BUILDKIT_SANDBOX_HOSTNAME out")
 
     @unittest.skipUnless(PROFILE.exists(), "SKIPPED: doctor in a container: podman's system call filter is not here")
     def test_doctor_names_what_a_container_forbids(self):

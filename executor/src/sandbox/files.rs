@@ -28,6 +28,10 @@ use crate::{
 /// The file in a store that says that its snapshots are copies.
 pub const MARKER: &str = "copies";
 
+/// Why there are copies where the kernel mounts an overlay, and what would change that.
+const BEGUN_WITH_COPIES: &str = "this store was begun where overlay was refused, and holds copies";
+const BEGIN_ANEW: &str = "let --root name another directory, or remove this one";
+
 /// What a build stands on, once its store is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
@@ -49,13 +53,13 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
     }
     let temp = store.temp_dir("overlay")?;
     let Some(refusal) = try_overlay(temp.path(), footing.rung)? else {
-        if is_marked && mode == Rungs::Strict {
-            let hint = "let --root name another directory, or remove this one".to_owned();
-            let what = "this store was begun where overlay was refused, and holds copies";
-            return Err(SandboxError::step("overlay", what, Some(hint)).into());
+        if !is_marked {
+            return Ok(merged);
         }
-        let files = if is_marked { Files::Copied } else { Files::Merged };
-        return Ok(Settled { footing: Footing { files, ..footing }, note: None });
+        if mode == Rungs::Strict {
+            return Err(SandboxError::step("overlay", BEGUN_WITH_COPIES, Some(BEGIN_ANEW.to_owned())).into());
+        }
+        return Ok(copied(footing, &format!("{BEGUN_WITH_COPIES} ({BEGIN_ANEW})")));
     };
     if mode == Rungs::Strict {
         return Err(refusal.into());
@@ -64,8 +68,12 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
         store.write_atomic(Path::new(MARKER), b"")?;
     }
     let hint = refusal.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-    let note = format!("each step copies the whole file system, which takes time and room: {refusal}{hint}");
-    Ok(Settled { footing: Footing { files: Files::Copied, ..footing }, note: Some(note) })
+    Ok(copied(footing, &format!("{refusal}{hint}")))
+}
+
+fn copied(footing: Footing, why: &str) -> Settled {
+    let note = format!("each step copies the whole file system, which takes time and room: {why}");
+    Settled { footing: Footing { files: Files::Copied, ..footing }, note: Some(note) }
 }
 
 /// Why it is not known how file systems come about.
