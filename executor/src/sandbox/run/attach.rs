@@ -142,12 +142,19 @@ impl<'a> Attached<'a> {
         Ok(Self { init, to, flows, channel, terminal: None, asked: 0 })
     }
 
-    /// Until the init has ended and all output is written; says why, if that was not by itself.
+    /// Until the init has ended and all output is written, or whoever watches is out of patience; says why, if that was
+    /// not by itself.
     fn follow(&mut self, wish: &Wish<'_>) -> io::Result<Option<Ended>> {
         let (mut ending, mut end) = (Ending::NotAsked, None);
         let mut late: Option<Late> = None;
-        while self.asked < PATIENCE {
-            if end.is_none() && late.is_none() {
+        loop {
+            if self.asked >= PATIENCE {
+                ending = self.init.insist(ending);
+                // Neither output nor an init that does not end is waited for.
+                if late.is_some() || ending == Ending::Killed {
+                    return Ok(Some(Ended::Cancelled));
+                }
+            } else if end.is_none() && late.is_none() {
                 end = wish.end();
             }
             ending = self.init.press(ending, end.is_some())?;
@@ -168,8 +175,6 @@ impl<'a> Attached<'a> {
             }
             self.flows.retain(|flow| !flow.is_over());
         }
-        self.init.order(Order::Kill);
-        Ok(Some(Ended::Cancelled))
     }
 
     fn wait(&self, with_control: bool) -> io::Result<Vec<Ready>> {

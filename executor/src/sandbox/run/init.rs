@@ -95,16 +95,24 @@ impl Init {
                 self.order(Order::Terminate);
                 Ending::Asked { until: now + GRACE }
             }
-            Ending::Asked { until } if now >= until => {
-                self.order(Order::Kill);
-                Ending::Told { until: now + DRAIN }
-            }
+            Ending::Asked { until } if now >= until => self.insist(ending),
             Ending::Told { until } if now >= until => {
                 self.process.kill()?;
                 Ending::Killed
             }
             unchanged => unchanged,
         })
+    }
+
+    /// Ends the step at once; an init that does not obey is killed by [`Init::press`] soon.
+    pub fn insist(&mut self, ending: Ending) -> Ending {
+        match ending {
+            Ending::NotAsked | Ending::Asked { .. } => {
+                self.order(Order::Kill);
+                Ending::Told { until: Instant::now() + DRAIN }
+            }
+            Ending::Told { .. } | Ending::Killed => ending,
+        }
     }
 
     /// Takes what the init says; `false` at its end.
