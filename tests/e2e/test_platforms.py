@@ -139,7 +139,7 @@ class Platforms(Case):
         for user in ORDINARY:
             if not self.can_emulate(user):
                 continue
-            image = ["--platform", "linux/arm64", f"oci:{self.bases}"]
+            image = ["--platform", "linux/arm64", f"oci-layout://{self.bases}"]
             for _ in range(2):
                 ran = self.run_layerwright("run", "--root", self.store(user), *image, "uname", "-m", user=user)
                 self.assertEqual(ran.stdout, "aarch64\n")
