@@ -85,12 +85,24 @@ pub fn first_ignore_file(
     context: &Path,
     paths: impl IntoIterator<Item = PathBuf>,
 ) -> Result<Option<IgnoreFile>, InputError> {
-    let read = |path: &Path| match path.starts_with(context) {
+    let read = |path: &Path| match lies_in(context, path)? {
         true => of_own_file(context, path),
         false => of_file(path),
     };
     let found = paths.into_iter().find(|path| path.exists());
     found.map(|path| ignore_file(&path, read(&path))).transpose()
+}
+
+/// Whether a name lies in a context, by whatever path either is called, and wherever links on that path then lead.
+fn lies_in(context: &Path, path: &Path) -> io::Result<bool> {
+    let context = context.canonicalize()?;
+    let named = path.ancestors().take_while(|place| place.file_name().is_some());
+    let mut directories =
+        named.filter_map(Path::parent).map(|directory| match directory.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => directory,
+        });
+    Ok(directories.any(|directory| directory.canonicalize().is_ok_and(|place| place.starts_with(&context))))
 }
 
 /// The first of these ignore files that is in a context that came from elsewhere.
@@ -113,4 +125,67 @@ fn ignore_file(path: &Path, text: io::Result<String>) -> Result<IgnoreFile, Inpu
         text.map_err(|source| InputError::Read { what: "ignore file", name: shown, hint: None, source })?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(IgnoreFile { name, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_name_lies_in_a_context_whatever_it_is_called() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| scratch.path().join(name);
+        for name in ["context/sub", "beside"] {
+            fs::create_dir_all(place(name)).expect(name);
+        }
+        for (name, target) in [("context/out", "../beside"), ("another", "context"), ("inner", "context/sub")]
+        {
+            symlink(target, place(name)).expect(name);
+        }
+        for (context, path, expected) in [
+            ("context", "context/file", true),
+            ("context", "context/sub/file", true),
+            ("context", "another/file", true),
+            ("another", "context/file", true),
+            ("context", "inner/file", true),
+            ("context", "context/out/file", true),
+            ("another", "context/out/file", true),
+            ("context", "beside/file", false),
+            ("context", "context/../beside/file", false),
+            ("context", "contextual", false),
+        ] {
+            let found = lies_in(&place(context), &place(path)).expect(path);
+            assert_eq!(found, expected, "{path} in {context}");
+        }
+        let (root, relative) = (Path::new("/"), Path::new("file"));
+        assert!(
+            lies_in(Path::new("."), relative).expect("this directory")
+                && lies_in(root, relative).expect("it")
+        );
+    }
+
+    #[test]
+    fn an_ignore_file_of_a_context_does_not_lead_out_whatever_the_context_is_called() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| scratch.path().join(name);
+        fs::create_dir(place("context")).expect("a context");
+        symlink("context", place("another")).expect("a second name");
+        fs::write(place("secret"), "secret").expect("a file");
+        symlink("../secret", place("context/own")).expect("a link");
+        for context in ["context", "another"] {
+            let found = first_ignore_file(&place(context), [place("context/own")]);
+            let said = found.map(|found| found.map(|file| file.text)).expect_err("it leads out");
+            assert!(failure_chain(&said).contains("leads out of the context"), "{said}");
+        }
+        let here = first_ignore_file(&place("context"), [place("secret")]).expect("read").expect("there");
+        assert_eq!(here.text, "secret");
+    }
+
+    fn failure_chain(error: &dyn std::error::Error) -> String {
+        std::iter::successors(Some(error), |error| error.source())
+            .map(|error| error.to_string() + "; ")
+            .collect()
+    }
 }
