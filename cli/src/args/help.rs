@@ -64,7 +64,8 @@ Sandboxes (--sandbox), which layerwright doctor explains:
   userns                           the second only, for root, too; root then has
                                    a store of its own beside the other
 Where the kernel mounts no overlay in the store, each step gets a copy of the
-whole file system: slower, and the same image.
+whole file system: slower, and the same image, unless a step writes to a file
+of an earlier layer that has several names. An overlay then parts them.
 
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI
