@@ -22,7 +22,7 @@ use executor::{
     sandbox::{self, Attachment, Exit, Footing, Group, Mode, Settled, Stdio},
 };
 use oci::{Layer, Snapshot, registry::Limits};
-use solver::{Cancel, FailureKind, ImageName, Resolver, StepFailure};
+use solver::{Cancel, Event, FailureKind, ImageName, Resolver, StepFailure};
 
 use self::options::Options;
 use crate::{
@@ -57,7 +57,8 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process();
     let options = Options::read(args, &environment)?;
     let entered = sandbox::enter_builder(args.sandbox)?;
-    let place = Place { footing: entered.footing, mode: args.sandbox, group: options.group()? };
+    let notes = if args.quiet { Vec::new() } else { entered.notes };
+    let place = Place { footing: entered.footing, notes, mode: args.sandbox, group: options.group()? };
     let cancel = Arc::new(Cancel::default());
     let is_running = Arc::new(AtomicBool::new(false));
     let watch = Watch::default();
@@ -105,6 +106,8 @@ fn told(exit: &Exit) -> u8 {
 /// Where this process is.
 struct Place {
     footing: Footing,
+    /// What there is to know about that.
+    notes: Vec<String>,
     mode: Mode,
     /// The control group in which the command gets its own.
     group: Option<Group>,
@@ -154,7 +157,7 @@ fn bring(
     options: &Options,
     outside: &Outside,
     events: &Events,
-    Place { footing, mode, group }: Place,
+    Place { footing, notes, mode, group }: Place,
     cancel: &Arc<Cancel>,
 ) -> Result<Prepared, Failure> {
     let failed = |failure: StepFailure| Failure::Container(Box::new(failure));
@@ -164,7 +167,9 @@ fn bring(
     let image = image.map_err(failed)?;
     let container: Container = options.container(&image.config, group)?;
     let layers = image.layers.into_iter().map(Box::new).map(Layer::Base).collect();
-    let Settled { footing, .. } = sandbox::settle_files(footing, fetcher.store(), mode)?;
+    let Settled { footing, note } = sandbox::settle_files(footing, fetcher.store(), mode)?;
+    events(Event::Sandbox(footing.to_string()));
+    notes.into_iter().chain(note).for_each(|note| events(Event::Warning(note)));
     let snapshots = Snapshots::new(fetcher.clone(), footing.into(), Arc::clone(events), Arc::clone(cancel));
     container.prepare(&snapshots, footing, &Snapshot { layers }).map_err(failed)
 }

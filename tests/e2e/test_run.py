@@ -291,6 +291,27 @@ class Run(Containers):
             time.sleep(0.1)
         self.assertEqual(process.returncode, 130)
 
+    def test_the_third_signal_ends_an_init_that_does_not_obey(self):
+        for user in ("root", "lw-sub"):
+            process = self.start("--entrypoint=", self.image, "sh", "-c", TRAP, stdout=subprocess.PIPE, user=user)
+            read_until(process.stdout.fileno(), b"ready\n")
+            builder = self.builder(process, user)
+            init = int(pathlib.Path(f"/proc/{builder}/task/{builder}/children").read_text().split()[0])
+            os.kill(init, signal.SIGSTOP)
+            for _ in range(3):
+                os.kill(builder, signal.SIGINT)
+                time.sleep(0.2)
+            self.assertEqual(process.wait(WATCHDOG), 130)
+
+    def test_the_rung_and_what_it_lacks_are_told_once(self):
+        for user, rung in (("root", "root"), ("lw-sub", "user namespace with subordinate ids"),
+                           ("lw-one", "user namespace with one id")):
+            command = ("run", "--progress", "plain", "--entrypoint=", self.image, "true")
+            said = self.run_layerwright(*command, user=user).stderr
+            self.assertEqual(said.count(f"sandbox: {rung}\n"), 1, said)
+            self.assertEqual("warning: " in said, user == "lw-one", said)
+            self.assertEqual(self.run_image(self.image, "true", user=user).stderr, "")
+
     def test_a_terminal(self):
         script = "tty; stty size; echo $TERM; read line; echo got=$line; " \
                  "until [ \"$(stty size)\" = '50 120' ]; do sleep 0.05; done; echo resized; sleep 100"

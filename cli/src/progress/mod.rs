@@ -231,12 +231,11 @@ fn summary(out: &mut impl Write, board: &Board, at: Duration, end: &End) {
         End::Pushed { digest, destinations } => {
             (format!("Pushed {digest} in {}", text::seconds(at)), destinations)
         }
-        End::Failed { delivered: None, .. } => {
+        End::Answered | End::Failed { delivered: None, .. } => {
             // Of a build that failed, too, others use the finished steps.
             board.notes().iter().for_each(|note| drop(writeln!(out, "{note}")));
             return;
         }
-        End::Answered => return,
     };
     let _ = writeln!(out, "{first}");
     for line in destinations.iter().chain(board.notes()) {

@@ -108,12 +108,11 @@ impl<W: Write + Send> View for Tty<W> {
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         // An image that is here already is not worth a word.
-        if self.work == Work::Pull && self.drawn == 0 && board.rows().is_empty() {
-            return;
+        if self.work != Work::Pull || self.drawn != 0 || !board.rows().is_empty() {
+            let frame = Frame { board, work: self.work, at, size: (self.size)(), colour: self.colour };
+            let lines = frame.last(!matches!(end, End::Failed { .. }));
+            self.replace(&lines);
         }
-        let frame = Frame { board, work: self.work, at, size: (self.size)(), colour: self.colour };
-        let lines = frame.last(!matches!(end, End::Failed { .. }));
-        self.replace(&lines);
         for warning in board.warnings() {
             let _ = writeln!(self.out, "warning: {warning}");
         }
