@@ -60,7 +60,7 @@ there is none they are refused, never ignored.
 Sandboxes (--sandbox), which layerwright doctor explains:
   auto                             the first that works: root, a user namespace
                                    with subordinate ids, one with one id
-  strict                           the first two only, and no copies for overlays
+  strict                           the first two, and no copies for overlays
   userns                           the second only, for root, too; root then has
                                    a store of its own beside the other
 Where the kernel mounts no overlay in the store, each step gets a copy of the
