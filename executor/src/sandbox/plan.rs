@@ -624,7 +624,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_name_where_it_can_be_reached() {
-        let named = op::Exec { hosts: vec![("me".to_owned(), HOST_GATEWAY.to_owned())], ..exec() };
+        let named = op::Exec { hosts: vec![("me".to_owned(), "host-gateway".to_owned())], ..exec() };
         let isolated = Network::Isolated { program: "/usr/bin/pasta".into() };
         for network in [Network::Default, Network::Host] {
             assert!(hosts(&named, &network).unwrap().ends_with("127.0.0.1\tme\n"));
