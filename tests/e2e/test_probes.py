@@ -119,6 +119,8 @@ class Ground(Case):
     def setUpClass(cls):
         super().setUpClass()
         cls.probes = cls.shared / "probes"
+        # Users who are no root need not be able to read the repository.
+        cls.bystander = shutil.copy(BYSTANDER, cls.shared)
         subprocess.run([REPO / "scripts" / "probes", cls.probes], check=True, timeout=WATCHDOG)
 
     def setUp(self):
@@ -176,7 +178,7 @@ class Probes(Ground):
 
     def machine(self, directory, rung, held, abstract):
         (directory / "token").write_text(held["bystander-environment"])
-        bystander = ["runuser", "-u", rung.user, "--", sys.executable, "-B", str(BYSTANDER), str(directory), abstract,
+        bystander = ["runuser", "-u", rung.user, "--", sys.executable, "-B", str(self.bystander), str(directory), abstract,
                      held["bystander-argument"]]
         setup = rung.setup.format(subids=self.subids)
         words = " ".join(f"'{word}'" for word in bystander)
