@@ -24,7 +24,7 @@ pub use event::{Event, EventSink, Stream};
 pub use graph::{Graph, Target, Vertex, VertexId};
 pub use op::Op;
 pub use parser::ast::Span;
-pub use plan::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, plan};
+pub use plan::{Entitlement, NamedContext, PlanError, PlanOptions, Planned, clean_path, plan};
 pub use schedule::{Caches, SolveError, SolveOptions, solve};
 pub use traits::{
     BaseImage, Bulletin, CacheBackend, Cancel, DistantCache, Executed, Executor, FailureKind, Found,

@@ -203,6 +203,11 @@ pub fn plan(
     }
 }
 
+/// The shortest path of an image that is the same by text alone, below `/`; `..` stops there.
+pub fn clean_path(text: &str) -> String {
+    path::clean(text)
+}
+
 /// A path cleaned by text alone, relative to the root that it never leaves.
 pub(crate) fn clean_relative(text: &str) -> String {
     path::relative(text)

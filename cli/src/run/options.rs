@@ -9,7 +9,7 @@ use executor::{
     sandbox::{self, Access, Group, MountSource, Naming, PlannedMount, SandboxError, Stdio},
 };
 use oci::{ImageConfig, Platform};
-use solver::op::Exec;
+use solver::{clean_path, op::Exec};
 
 use super::environment::{self, Change};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     gc,
     place::ImagePlace,
     request::{self, Environment, RequestError, StepLimits},
-    spec::mount::{TmpfsSpec, VolumeSpec, clean},
+    spec::mount::{TmpfsSpec, VolumeSpec},
     terminal,
 };
 
@@ -113,7 +113,7 @@ impl<'a> Options<'a> {
         let exec = Exec {
             env: environment::joined(begin, &config.env, &self.changes),
             user: self.args.user.clone().unwrap_or_else(|| config.user.clone()),
-            workdir: self.args.workdir.clone().unwrap_or_else(|| clean(&config.working_dir)),
+            workdir: self.args.workdir.clone().unwrap_or_else(|| clean_path(&config.working_dir)),
             network: self.args.network,
             hosts: request::hosts(&self.args.hosts),
             hostname: Some(hostname.to_owned()),
@@ -121,7 +121,7 @@ impl<'a> Options<'a> {
             shared_memory: self.limits.shared_memory,
             ..Exec::new(args)
         };
-        let volumes = config.volumes.iter().map(|path| clean(path)).filter(|path| path != "/");
+        let volumes = config.volumes.iter().map(|path| clean_path(path)).filter(|path| path != "/");
         Ok(Container {
             exec,
             platform: actual,

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr};
 
 use executor::sandbox::Access;
+use solver::clean_path;
 
 /// One `-v`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,24 +119,11 @@ fn bytes(text: &str) -> Result<u64, MountSpecError> {
 
 /// A path inside, without `.` and `..`.
 fn target(path: &str) -> Result<String, MountSpecError> {
-    let clean = clean(path);
+    let clean = clean_path(path);
     match path.starts_with('/') && clean != "/" {
         true => Ok(clean),
         false => Err(MountSpecError::Target(path.to_owned())),
     }
-}
-
-/// The shortest path that is the same by text alone, below `/`; `..` stops there.
-pub fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]

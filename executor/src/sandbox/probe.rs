@@ -344,7 +344,7 @@ fn fuse_overlayfs() -> Outcome {
         Some(_) if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() => {
             Outcome::NotNeeded("installed, but /dev/fuse cannot be opened; not used".to_owned())
         }
-        Some(program) => Outcome::Works(program.display().to_string()),
+        Some(program) => Outcome::NotNeeded(format!("{}; not used", program.display())),
     }
 }
 
