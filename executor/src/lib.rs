@@ -17,6 +17,7 @@ pub mod cache;
 pub mod cache_mounts;
 pub mod catalogue;
 mod cdi;
+pub mod compare;
 pub mod container;
 pub mod contents;
 pub mod context;
