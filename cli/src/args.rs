@@ -5,6 +5,7 @@
 //! name ([`crate::refused`]).
 
 mod cache;
+mod diff;
 mod help;
 mod history;
 mod image;
@@ -23,6 +24,7 @@ use oci::{Platform, Reference};
 use solver::op::{Network, Timestamps};
 
 pub use self::cache::{CacheAt, CacheCommand, CacheLsArgs, CachePruneArgs, CacheShowArgs};
+pub use self::diff::DiffArgs;
 pub use self::history::{
     HistoryArgs, HistoryCommand, HistoryListArgs, HistoryLogsArgs, HistoryRemoveArgs, HistoryShowArgs,
 };
@@ -72,6 +74,8 @@ pub enum Command {
     /// Look inside the builder
     #[command(subcommand)]
     Debug(DebugCommand),
+    /// Tell what two images have different: instruction, path and field
+    Diff(Box<DiffArgs>),
     /// Tell what this machine allows, and the one setting that would lift each limit
     Doctor(DoctorArgs),
     /// Tell what the store holds, by kind

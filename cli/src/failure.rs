@@ -2,10 +2,14 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use executor::sandbox::{SandboxError, SettleError};
+use executor::{
+    sandbox::{SandboxError, SettleError},
+    tarball::TarError,
+};
 use exporter::{AssembleError, ExportError, SealError, cache::sign::KeyError, upload::FoundError};
 use oci::{
-    fetch::FetchError, image::ImageError, layout::LayoutError, registry::RegistryError, store::StoreError,
+    Sha256Digest, fetch::FetchError, image::ImageError, layout::LayoutError, registry::RegistryError,
+    store::StoreError,
 };
 use parser::{Diagnostic, Span};
 use solver::{FailureKind, StepFailure, VertexId};
@@ -74,6 +78,17 @@ pub enum Failure {
         /// Why not.
         #[source]
         source: Box<ImageError>,
+    },
+    /// A layer that cannot be looked into.
+    #[error("cannot read layer {digest} of {name}")]
+    Layer {
+        /// The image.
+        name: String,
+        /// The layer's blob.
+        digest: Sha256Digest,
+        /// Why not.
+        #[source]
+        source: Box<TarError>,
     },
     /// Images that cannot be joined.
     #[error(transparent)]
@@ -213,6 +228,7 @@ impl Failure {
             ) => USAGE,
             Self::NoStore { .. } => USAGE,
             Self::Inspect { source, .. } => image_code(source),
+            Self::Layer { source, .. } if caused_by_registry(&**source) => REGISTRY,
             Self::Index(_) => USAGE,
             Self::Login(error) if error.is_usage() => USAGE,
             Self::Loader(LoaderError::Unknown(_) | LoaderError::ContextOfPodman(_)) => USAGE,
@@ -230,6 +246,7 @@ impl Failure {
             | Self::Sandbox(_)
             | Self::Seal(_)
             | Self::Assemble(_)
+            | Self::Layer { .. }
             | Self::Start { .. }
             | Self::Login(_)
             | Self::Write { .. }

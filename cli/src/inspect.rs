@@ -2,8 +2,10 @@
 //! layer. Nothing is written and no store is needed.
 
 mod json;
-mod look;
+pub mod look;
 mod text;
+
+pub use self::text::one_line;
 
 use std::str::FromStr;
 

@@ -15,6 +15,7 @@ mod client;
 mod context;
 mod debug;
 mod depfile;
+mod diff;
 mod doctor;
 mod du;
 mod explain;
@@ -63,8 +64,8 @@ use solver::{Cancel, Event};
 
 use crate::{
     args::{
-        BuildArgs, Command, ContextCommand, DebugCommand, DoctorArgs, FsckArgs, IndexCommand, NotParsed,
-        OnFailure, ProgressMode,
+        BuildArgs, Command, ContextCommand, DebugCommand, DiffArgs, DoctorArgs, FsckArgs, IndexCommand,
+        NotParsed, OnFailure, ProgressMode,
     },
     build::{Built, Surroundings},
     caches::RemoteCaches,
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
             Command::Cache(command) => answer(cache::run(&command)),
             Command::Context(ContextCommand::Ls(args)) => answer(context::list(args)),
             Command::Debug(DebugCommand::Ast { file }) => show_tree(&file),
+            Command::Diff(args) => differ(&args),
             Command::Doctor(args) => doctor(args),
             Command::Explain(args) => answer(explain::run(args)),
             Command::Fsck(args) => check_store(args),
@@ -147,6 +149,17 @@ fn help(error: &clap::Error, usage: u8) -> u8 {
 fn answer(answer: Result<String, Failure>) -> u8 {
     match answer {
         Ok(text) => print(&text),
+        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
+    }
+}
+
+/// Prints what differs, and says by the exit code whether anything does.
+fn differ(args: &DiffArgs) -> u8 {
+    match diff::run(args) {
+        Ok((text, is_same)) => match print(&text) {
+            0 => diff::exit_code(is_same),
+            code => code,
+        },
         Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }
 }

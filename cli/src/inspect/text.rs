@@ -115,16 +115,19 @@ fn kind(media_type: &MediaType) -> String {
 
 /// The instruction in one line, without what Docker and BuildKit write around it.
 fn instruction(history: &History) -> String {
-    let words: Vec<&str> = history.created_by.split_whitespace().collect();
+    match history.created_by.is_empty() {
+        true => one_line(&history.comment),
+        false => one_line(&history.created_by),
+    }
+}
+
+/// What a history calls a step, cut to what a line holds.
+pub fn one_line(created_by: &str) -> String {
+    let words: Vec<&str> = created_by.split_whitespace().collect();
     let text = words.join(" ");
     let text = text.strip_prefix("/bin/sh -c #(nop) ").unwrap_or(&text);
     let text = text.strip_suffix(" # buildkit").unwrap_or(text);
-    let text = match (text.is_empty(), history.comment.is_empty()) {
-        (true, true) => "-",
-        (true, false) => &history.comment,
-        _ => text,
-    };
-    let text = harmless(text).replace('\n', " ");
+    let text = harmless(if text.is_empty() { "-" } else { text }).replace('\n', " ");
     match text.chars().count() > INSTRUCTION_MAX {
         true => text.chars().take(INSTRUCTION_MAX - 3).collect::<String>() + "...",
         false => text,
