@@ -15,6 +15,7 @@ mod push;
 mod registry;
 mod run;
 mod store;
+mod verify;
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
@@ -35,6 +36,7 @@ pub use self::push::PushArgs;
 pub use self::registry::RegistryArgs;
 pub use self::run::RunArgs;
 pub use self::store::{DuArgs, GcArgs};
+pub use self::verify::VerifyArgs;
 use crate::{
     refused,
     spec::{
@@ -101,6 +103,8 @@ pub enum Command {
     Push(Box<PushArgs>),
     /// Run an image, as docker run --rm does
     Run(Box<RunArgs>),
+    /// Build twice, elsewhere and from nothing, and tell what is not the same
+    Verify(Box<VerifyArgs>),
     /// Print the version
     Version,
 }

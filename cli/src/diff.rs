@@ -5,6 +5,11 @@ mod json;
 mod layers;
 mod text;
 
+pub use self::{
+    json::shown as json,
+    text::{first_cause, shown as text},
+};
+
 use std::{collections::BTreeMap, str::FromStr};
 
 use executor::compare::{
@@ -15,7 +20,7 @@ use oci::{
     Descriptor, DiffId, Platform, documents::Documents, image::ImageError, manifest::Index,
     registry::Registry,
 };
-use serde_json::json;
+use serde_json::json as object;
 
 use self::layers::{LayerChanges, Side};
 use crate::{
@@ -109,8 +114,8 @@ pub fn run(args: &DiffArgs) -> Result<(String, bool), Failure> {
     let registry = client::asking(&args.registries)?;
     let comparison = compare([&args.first, &args.second], args.platform.as_ref(), &registry)?;
     let text = match args.format {
-        Format::Json => pretty(&json::shown(&comparison)),
-        Format::Text => text::shown(&comparison, args.limit),
+        Format::Json => pretty(&json(&comparison)),
+        Format::Text => text(&comparison, args.limit),
     };
     Ok((text, comparison.is_same()))
 }
@@ -175,7 +180,7 @@ impl Opened {
 fn index_settings(first: &Inspected, second: &Inspected) -> Vec<Setting> {
     let both = first.index.as_ref().zip(second.index.as_ref());
     let annotations = both.map(|(one, other)| {
-        let fields = |index: &Index| json!({ "annotations": index.annotations });
+        let fields = |index: &Index| object!({ "annotations": index.annotations });
         settings(&fields(one), &fields(other), &[])
     });
     annotations.unwrap_or_default()
@@ -203,7 +208,7 @@ fn images(first: &Opened, second: &Opened) -> Result<Vec<ImageDifference>, Failu
 }
 
 fn image_settings(first: &Image, second: &Image) -> Vec<Setting> {
-    let manifest = |image: &Image| json!({ "annotations": image.manifest.annotations, "mediaType": image.manifest.media_type });
+    let manifest = |image: &Image| object!({ "annotations": image.manifest.annotations, "mediaType": image.manifest.media_type });
     let mut found = settings(&manifest(first), &manifest(second), &[]);
     found.extend(settings(&first.whole_config, &second.whole_config, &["history", "rootfs"]));
     found
@@ -246,7 +251,7 @@ fn steps(first: (&Opened, &Image), second: (&Opened, &Image)) -> Result<Vec<Step
 
 /// How two steps of one text differ, if they do.
 fn step(first: &Opened, one: &Made<'_>, second: &Opened, other: &Made<'_>) -> Result<Option<How>, Failure> {
-    let line = |made: &Made<'_>| made.step.history.map_or(json!({}), |history| json!(history));
+    let line = |made: &Made<'_>| made.step.history.map_or(object!({}), |history| object!(history));
     let settings = settings(&line(one), &line(other), &["empty_layer"]);
     let changes = match (one.step.layer, other.step.layer) {
         (Some(layer), Some(other_layer)) => {

@@ -16,7 +16,7 @@ use solver::{FailureKind, StepFailure, VertexId};
 
 use crate::{
     history::HistoryError, inputs::InputError, loader::LoaderError, login::LoginError, mend,
-    outputs::OutputError, request::RequestError, signals::Signal,
+    outputs::OutputError, request::RequestError, signals::Signal, verify::VerifyError,
 };
 
 /// Why a command did not do what it was asked for.
@@ -90,6 +90,9 @@ pub enum Failure {
         #[source]
         source: Box<TarError>,
     },
+    /// A verification.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// Images that cannot be joined.
     #[error(transparent)]
     Index(#[from] exporter::IndexError),
@@ -247,6 +250,7 @@ impl Failure {
             | Self::Seal(_)
             | Self::Assemble(_)
             | Self::Layer { .. }
+            | Self::Verify(_)
             | Self::Start { .. }
             | Self::Login(_)
             | Self::Write { .. }

@@ -44,6 +44,7 @@ mod shell;
 mod signals;
 mod spec;
 mod terminal;
+mod verify;
 
 use std::{
     io::{self, Write},
@@ -65,7 +66,7 @@ use solver::{Cancel, Event};
 use crate::{
     args::{
         BuildArgs, Command, ContextCommand, DebugCommand, DiffArgs, DoctorArgs, FsckArgs, IndexCommand,
-        NotParsed, OnFailure, ProgressMode,
+        NotParsed, OnFailure, ProgressMode, VerifyArgs,
     },
     build::{Built, Surroundings},
     caches::RemoteCaches,
@@ -78,6 +79,7 @@ use crate::{
     request::{BuildRequest, Environment},
     signals::Watch,
     spec::call::Call,
+    verify::Verified,
 };
 
 /// musl's own allocator is many times slower when several threads use it.
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
             Command::Logout(args) => answer(login::logout(&args)),
             Command::Push(args) => push::run(&args),
             Command::Run(args) => run::run(&args),
+            Command::Verify(args) => check_twice(*args),
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
         Err(NotParsed::Clap(error)) => help(&error, args::usage_code(std::env::args_os())),
@@ -160,6 +163,21 @@ fn differ(args: &DiffArgs) -> u8 {
             0 => diff::exit_code(is_same),
             code => code,
         },
+        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
+    }
+}
+
+/// `layerwright verify`, or one of the builds that it starts.
+fn check_twice(args: VerifyArgs) -> u8 {
+    if let Some(directory) = &args.rebuild {
+        return build(verify::settle(args.build, directory));
+    }
+    match verify::run(&args) {
+        Ok(Verified::Compared(text, is_same)) => match print(&text) {
+            0 => diff::exit_code(is_same),
+            code => code,
+        },
+        Ok(Verified::NotBuilt(code)) => code,
         Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
     }
 }

@@ -31,6 +31,28 @@ pub fn shown(comparison: &Comparison, limit: usize) -> String {
     out
 }
 
+/// Where two images begin to differ, in a few words: `made by [4/6] RUN date > /built: /built, content`
+pub fn first_cause(comparison: &Comparison) -> Option<String> {
+    let image = comparison.images.first()?;
+    let Found::Both { settings, steps } = &image.found else {
+        return Some(format!("that only one has an image for {}", image.platform));
+    };
+    let Some(step) = steps.first() else {
+        return settings.first().map(|setting| format!("the setting {}", setting_text(setting)));
+    };
+    let made = format!("made by [{}/{}] {}", step.number, step.of, one_line(&step.instruction));
+    let change = match &step.how {
+        How::Made { changes: Some(found), .. } => found.changes.first().map(|change| (found, change)),
+        _ => None,
+    };
+    Some(match change {
+        Some((found, change)) => {
+            format!("{made}: {}, {}", path(&change.path), fields(change, found.excerpts.get(&change.path)))
+        }
+        None => made,
+    })
+}
+
 fn line(out: &mut String, text: &str) {
     writeln!(out, "{text}").expect("a string takes everything");
 }

@@ -76,6 +76,14 @@ pub enum RequestError {
         /// What was asked for.
         wanted: Box<oci::Platform>,
     },
+    /// A flag of a build that a verification would have to ignore.
+    #[error("verify takes no {flag}: {why}")]
+    NotInVerify {
+        /// Which.
+        flag: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
     /// Two mounts at one place.
     #[error("{0} is mounted twice")]
     MountTwice(String),

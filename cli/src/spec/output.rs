@@ -4,7 +4,10 @@
 //! and this builder does not are refused by name, like keys nobody knows: an output that is not what was asked for
 //! is worse than none.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use exporter::{Destination, MediaTypes, Packing, PlatformSplit, Tagging};
 use oci::{MediaType, Reference, reference::ReferenceError};
@@ -118,6 +121,13 @@ pub enum OutputSpecError {
     /// A name no registry takes.
     #[error(transparent)]
     Name(#[from] ReferenceError),
+}
+
+impl OutputSpec {
+    /// An OCI layout in a directory.
+    pub fn layout(directory: &Path) -> Self {
+        Self::OciLayout { directory: directory.to_owned(), image: ImageOptions::default() }
+    }
 }
 
 impl FromStr for OutputSpec {

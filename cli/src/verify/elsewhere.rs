@@ -1,0 +1,103 @@
+//! What the arguments of a build become where it is made once more.
+
+use std::{num::NonZeroUsize, path::Path};
+
+use rustix::{
+    fs::Mode,
+    process::{Signal, set_parent_process_death_signal, umask},
+};
+
+use super::{IMAGE, STORE, mirror::mirror, refused};
+use crate::{
+    args::{BuildArgs, OnFailure},
+    failure::Failure,
+    request::RequestError,
+    spec::{
+        context::{FilesSource, NamedSource},
+        output::OutputSpec,
+    },
+};
+
+/// The copy of the main context in a build's directory; a build that has one is made elsewhere.
+const CONTEXT: &str = "context";
+/// Copies of the named ones, by their places among the arguments.
+const NAMED: &str = "named";
+
+const WRITES_NOTHING: &str = "it builds to compare, and leaves nothing";
+const FROM_NOTHING: &str = "each build begins with nothing";
+
+/// Refuses what a verification would have to ignore.
+pub fn check(args: &BuildArgs) -> Result<(), RequestError> {
+    let asked = [
+        (!args.outputs.is_empty(), "--output", WRITES_NOTHING),
+        (args.push, "--push", WRITES_NOTHING),
+        (args.load, "--load", WRITES_NOTHING),
+        (!args.tags.is_empty(), "--tag", WRITES_NOTHING),
+        (args.iidfile.is_some(), "--iidfile", WRITES_NOTHING),
+        (args.metadata_file.is_some(), "--metadata-file", WRITES_NOTHING),
+        (args.depfile.is_some(), "--depfile", WRITES_NOTHING),
+        (!args.cache_from.is_empty(), "--cache-from", FROM_NOTHING),
+        (!args.cache_to.is_empty(), "--cache-to", FROM_NOTHING),
+        (args.cache_ttl.is_some(), "--cache-ttl", FROM_NOTHING),
+        (args.no_cache, "--no-cache", FROM_NOTHING),
+        (!args.no_cache_filter.is_empty(), "--no-cache-filter", FROM_NOTHING),
+        (args.explain, "--explain", FROM_NOTHING),
+        (args.call.is_some() || args.check, "--call and --check", "nothing is built for them"),
+        (args.on_failure == Some(OnFailure::Shell), "--on-failure", "builds run by themselves"),
+        (args.context == "-", "a context on standard input", ONCE),
+        (args.file.as_deref() == Some("-"), "a Dockerfile on standard input", ONCE),
+    ];
+    let found = asked.into_iter().find(|(is_asked, ..)| *is_asked);
+    found.map_or(Ok(()), |(_, flag, why)| Err(refused(flag, why)))
+}
+
+const ONCE: &str = "it can be read only once";
+
+/// Copies the contexts of this machine into the directory of a build.
+pub fn mirror_contexts(args: &BuildArgs, directory: &Path) -> Result<(), Failure> {
+    let context = directory.join(CONTEXT);
+    match is_here(&args.context) {
+        true => mirror(Path::new(&args.context), &context)?,
+        false => std::fs::create_dir(&context).map_err(|source| super::VerifyError::Room {
+            action: "make",
+            path: context.clone(),
+            source,
+        })?,
+    }
+    for (place, named) in args.contexts.iter().enumerate() {
+        if let NamedSource::Files(FilesSource::Directory(path)) = &named.source {
+            mirror(path, &directory.join(format!("{NAMED}-{place}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`request`](crate::request) has it: a directory of that name goes before an address.
+fn is_here(context: &str) -> bool {
+    Path::new(context).is_dir()
+}
+
+/// What the arguments become for the build in a directory, and this process with them: called while it has one thread.
+pub fn settle(mut args: BuildArgs, directory: &Path) -> BuildArgs {
+    // Nobody would wait for us.
+    let _ = set_parent_process_death_signal(Some(Signal::TERM));
+    args.root = Some(directory.join(STORE));
+    args.outputs = vec![OutputSpec::layout(&directory.join(IMAGE))];
+    let is_elsewhere = directory.join(CONTEXT).is_dir();
+    umask(Mode::from_raw_mode(if is_elsewhere { 0o077 } else { 0o022 }));
+    if !is_elsewhere {
+        return args;
+    }
+    let one = NonZeroUsize::MIN;
+    args.jobs = Some(if args.jobs == Some(one) { one.saturating_add(7) } else { one });
+    for (place, named) in args.contexts.iter_mut().enumerate() {
+        if let NamedSource::Files(FilesSource::Directory(path)) = &mut named.source {
+            *path = directory.join(format!("{NAMED}-{place}"));
+        }
+    }
+    if is_here(&args.context) {
+        // `-f` of a context that is a directory lies in the working directory, which is the same.
+        args.context = directory.join(CONTEXT).display().to_string();
+    }
+    args
+}

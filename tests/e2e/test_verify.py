@@ -1,0 +1,153 @@
+"""verify --twice builds from nothing, elsewhere, and names what is not the same."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import unittest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from support import Case, WATCHDOG, wait_for
+
+# What makes a build another one, each by itself: the instruction, the path that must be named, and what of it.
+CAUSES = {
+    "a clock": ("RUN date > /x", "/x", "content, line 1"),
+    "chance": ("RUN head -c 16 /dev/urandom > /x", "/x", "content, byte 0"),
+    "a name by chance": ("RUN touch /tmp/$(cat /proc/sys/kernel/random/uuid)", "/tmp/", "only in the "),
+    "inodes": ("RUN ls -i /bin/busybox > /x", "/x", "content, line 1"),
+    "a kept time": ("RUN touch -d @$(($(date +%s) % 100000)) /x", "/x", "mtime 1970-01-0"),
+    "a mode": ("RUN touch /x && chmod $(printf %o $(($(date +%s) % 512))) /x", "/x", "mode 0"),
+    "an owner": ("RUN touch /x && chown $(($(date +%s) % 1000)) /x", "/x", "owner "),
+    "a link": ("RUN ln -s $(date +%s) /x", "/x", 'target "'),
+    "the time of a source": ("COPY file /file\nRUN stat -c %Y /file > /x", "/x", "content, line 1"),
+    "how long the machine is up": ("RUN cat /proc/uptime > /x", "/x", "content, line 1"),
+}
+
+REPRODUCIBLE = """\
+FROM busybox
+COPY --chmod=640 . /src/
+RUN ls -lnR /src | tail -n +1 > /listing; date > /dev/null; find /src -type f | sort | xargs cat > /all
+RUN --mount=type=bind,target=/m cp /m/sub/file /copied
+"""
+
+
+class Verify(Case):
+    def command(self, *arguments, user="root", root=None):
+        """As build, with its own store and base."""
+        if arguments[0] != "verify":
+            return super().command(*arguments, user=user, root=root)
+        store = root or self.store(user)
+        command = [str(self.binary), *map(str, arguments), "--root", str(store),
+                   "--build-context", f"busybox=oci-layout://{self.base}"]
+        return command if user == "root" else ["runuser", "-u", user, "--", *command]
+
+    def twice(self, context, *arguments, code, **options):
+        done = self.run_layerwright("verify", "--twice", "-q", context, *arguments, code=code, **options)
+        left = [name for name in os.listdir(self.scratch) if ".verify-" in name]
+        self.assertEqual(left, [], "what a verification leaves")
+        return done
+
+    def test_ten_causes_are_named_with_instruction_and_path(self):
+        for name, (lines, path, field) in CAUSES.items():
+            with self.subTest(name):
+                context = self.context(name.replace(" ", "-"), Dockerfile=f"FROM busybox\nRUN echo same > /same\n{lines}\n",
+                                       file="content\n")
+                # Modes and owners count seconds, and builds begin in different ones.
+                told = self.twice(context, code=1).stdout
+                verdict = told.splitlines()[-1]
+                instruction = lines.splitlines()[-1].removeprefix("RUN ")
+                self.assertIn("not reproducible: the first difference is made by [", verdict)
+                self.assertIn(f"/bin/sh -c {instruction[:30]}", verdict)
+                self.assertIn(f": {path}", verdict)
+                self.assertIn(field, verdict)
+                self.assertNotIn("  /same", told)
+
+    def test_what_is_reproducible_is_the_same_for_every_user(self):
+        digests = set()
+        for user in ("root", "lw-sub", "lw-one"):
+            context = self.context(user, Dockerfile=REPRODUCIBLE, a="a", sub__file="b", sub__z__other="c", _DOT_dockerignore="z*\n")
+            os.link(context / "a", context / "same-as-a")
+            os.symlink("sub/file", context / "link")
+            told = self.twice(context, code=0, user=user).stdout
+            self.assertRegex(told, r"^reproducible: sha256:[0-9a-f]{64}\n$")
+            digests.add(told)
+        self.assertEqual(len(digests), 1, digests)
+
+    def test_bytes_from_elsewhere_that_change(self):
+        class Counter(BaseHTTPRequestHandler):
+            count = 0
+
+            def do_GET(self):
+                type(self).count += 1
+                body = f"answer {self.count}\n".encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Counter)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        address = f"http://127.0.0.1:{server.server_port}/file"
+        context = self.context(Dockerfile=f"FROM scratch\nADD {address} /x\n")
+        told = self.twice(context, "--format", "json", code=1).stdout
+        [image] = json.loads(told)["images"]
+        [step] = image["steps"]
+        self.assertEqual((step["instruction"].split()[0], step["files"][0]["path"]), ("ADD", "/x"))
+        self.assertIn("content", [field["field"] for field in step["files"][0]["fields"]])
+
+    def test_an_image_is_verified_against_what_it_is_built_from(self):
+        context = self.context(Dockerfile=REPRODUCIBLE, a="a", sub__file="b")
+        image = self.build(context)
+        against = ("verify", "--against", image, "-q", context)
+        self.assertIn("reproducible: sha256:", self.run_layerwright(*against).stdout)
+        (context / "a").write_text("other")
+        verdict = self.run_layerwright(*against, code=1).stdout.splitlines()[-1]
+        self.assertIn("made by [", verdict)
+        self.assertIn("COPY", verdict)
+        self.assertIn("/src/a, content", verdict)
+
+    def test_a_build_that_fails_says_so_with_its_code(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN exit 3\n")
+        done = self.twice(context, code=1)
+        self.assertIn("did not complete successfully: exit code: 3", done.stderr)
+        self.assertEqual(done.stdout, "")
+        broken = self.context("broken", Dockerfile="FROM busybox\nNOPE\n")
+        self.twice(broken, code=2)
+        for flag in (["-t", "x"], ["--push"], ["--no-cache"], ["--cache-from", "x.example.org/y"], ["--check"]):
+            done = self.twice(context, *flag, code=2)
+            self.assertIn("error: verify takes no --", done.stderr)
+
+    def test_what_stops_it_leaves_nothing_and_what_kills_it_is_cleared_away_by_the_next(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN touch /begun; sleep 1000\n")
+        for number, left in ((signal.SIGTERM, False), (signal.SIGKILL, True)):
+            for user in ("root", "lw-sub"):
+                store = self.store(user)
+                room = store.with_name(f"{store.name}.verify-0")
+                process = subprocess.Popen(self.command("verify", "--twice", "--progress", "plain", context, user=user),
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=self.scratch)
+                runs = next(line for line in process.stderr if "RUN touch" in line)
+                self.assertIn("RUN", runs)
+                child = int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0]) \
+                    if user != "root" else process.pid
+                os.kill(child, number)
+                process.stderr.read()
+                process.wait(WATCHDOG)
+                if number == signal.SIGTERM:
+                    self.assertIn(process.returncode, (143, -signal.SIGTERM))
+                self.assertEqual(room.exists(), left, (number, user))
+                if left:
+                    fine = self.context(f"fine-{user}", Dockerfile="FROM busybox\nRUN echo same > /same\n")
+                    # The build that was left behind hears of it, and ends.
+                    wait_for(lambda: self.run_layerwright("verify", "--twice", "-q", fine, user=user).returncode == 0
+                             and not room.exists(), "the room to be free")
+
+
+if __name__ == "__main__":
+    unittest.main()
