@@ -17,10 +17,13 @@ use std::{
     fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use executor::{Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap, sandbox::Mode};
+use executor::{
+    Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap, jobserver::JobServer, sandbox::Mode,
+};
 use exporter::{Annotations, Form, Packing, TimePolicy};
 use oci::{
     Platform,
@@ -116,6 +119,8 @@ pub struct BuildRequest {
     pub sandbox: Mode,
     /// `--jobs`
     pub jobs: usize,
+    /// make's jobs, of which each RUN takes one.
+    pub job_server: Option<Arc<JobServer>>,
     /// How registries are reached.
     pub registries: Hosts,
     /// `--on-failure`
@@ -272,6 +277,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         sandbox: args.sandbox,
         cap: gc::cap(environment)?,
         hurry: hurry(environment)?,
+        job_server: environment.text("MAKEFLAGS").and_then(JobServer::named_by).map(Arc::new),
         jobs: args.jobs.map_or_else(default_jobs, NonZeroUsize::get),
         on_failure: args.on_failure,
         notices,

@@ -160,7 +160,8 @@ pub(crate) fn blame(kind: FailureKind, error: impl Error + Send + Sync + 'static
     StepFailure::caused(kind, error.to_string(), error)
 }
 
-fn cancelled() -> StepFailure {
+/// The build is to stop.
+pub(crate) fn cancelled() -> StepFailure {
     StepFailure::new(FailureKind::Cancelled, "cancelled")
 }
 

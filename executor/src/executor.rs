@@ -35,6 +35,7 @@ use crate::{
     copy::{self, CopyError, Planned},
     diff::{Brought, Changes, Lower, TimeRules, Upper, scan},
     error::in_store,
+    jobserver::JobServer,
     listing::{Content, Listing, Owners},
     once::OnceMap,
     remote::{RemoteOptions, Remotes},
@@ -89,6 +90,8 @@ pub struct ExecutorOptions {
     pub notes_reads: bool,
     /// Takes the steps whose commands fail, where somebody wants to look at them.
     pub failed_steps: Option<FailedSteps>,
+    /// Who says how many commands may run, beside the solver.
+    pub job_server: Option<Arc<JobServer>>,
 }
 
 /// Runs steps on this machine.
@@ -114,6 +117,7 @@ pub struct LocalExecutor {
     limits: StepLimits,
     dns: Dns,
     failed_steps: Option<FailedSteps>,
+    job_server: Option<Arc<JobServer>>,
 }
 
 impl LocalExecutor {
@@ -135,6 +139,7 @@ impl LocalExecutor {
             dns,
             notes_reads,
             failed_steps,
+            job_server,
         } = options;
         let remotes = Remotes::new(RemoteOptions {
             fetcher: fetcher.clone(),
@@ -167,6 +172,7 @@ impl LocalExecutor {
             limits,
             dns,
             failed_steps,
+            job_server,
         }
     }
 

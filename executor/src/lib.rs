@@ -32,6 +32,7 @@ pub mod gc;
 pub mod image;
 pub mod imprint;
 pub mod inventory;
+pub mod jobserver;
 pub mod listing;
 mod lock;
 pub mod mount;

@@ -46,13 +46,14 @@ pub(crate) fn wait_for(file: &File, what: &str, events: &Events, cancel: &Cancel
 }
 
 /// A stage that ends when this value does.
-struct Told<'a> {
+pub(crate) struct Told<'a> {
     events: &'a Events,
     stage: String,
 }
 
 impl<'a> Told<'a> {
-    fn new(events: &'a Events, stage: String) -> Self {
+    /// Begins it.
+    pub(crate) fn new(events: &'a Events, stage: String) -> Self {
         events(Event::Stage(stage.clone()));
         Self { events, stage }
     }

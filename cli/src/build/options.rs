@@ -100,6 +100,7 @@ pub fn executor_options(
         dns: request.limits.dns.clone(),
         notes_reads: request.depfile.is_some(),
         failed_steps: failed_steps.clone(),
+        job_server: request.job_server.clone(),
     })
 }
 

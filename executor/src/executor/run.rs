@@ -16,6 +16,7 @@ use crate::{
     cache_mounts::Held,
     container::FailedStep,
     diff::{Brought, TimeRules},
+    error::cancelled,
     listing::Owners,
     sandbox::{self, Connection, Exit, PlanInputs, Rung, SandboxPlan, User, more_ids},
     users::run_user,
@@ -26,6 +27,12 @@ impl LocalExecutor {
         self.check_platform(&step.vertex.platform)?;
         let ground = self.ground(step)?;
         refuse_foreign_owners("RUN", &ground.owners)?;
+        // Before any lock that another one with a job may have: nobody waits for a job who keeps others waiting.
+        let job = self
+            .job_server
+            .as_ref()
+            .map(|server| server.job(&self.events, step.cancel).ok_or_else(cancelled));
+        let _job = job.transpose()?;
         let held = self.cache_mounts.acquire(step, exec)?;
         let ran = self.run_with(step, exec, &ground, &held);
         let released = held.release(&ground.writable.upper());

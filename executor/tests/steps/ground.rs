@@ -112,6 +112,7 @@ impl Ground {
             limits: Default::default(),
             dns: Default::default(),
             failed_steps: None,
+            job_server: None,
             fetcher: Fetcher::new(Arc::clone(&store), Registry::new(RegistryOptions::default()).unwrap()),
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),
