@@ -136,7 +136,6 @@ impl Side {
             events,
             cancel,
             failed_steps: None,
-            job_server: None,
         };
         let fetcher = outside.fetcher().expect("a store");
         let options =
