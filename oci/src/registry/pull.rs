@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use reqwest::{
     Method, Response, StatusCode,
-    header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
+    header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
 };
 use tokio::sync::mpsc;
 
@@ -279,6 +279,13 @@ impl Transfer {
 
     /// A body that ended early without the connection having broken.
     fn truncated(&self, response: &Response, position: u64) -> RegistryError {
+        let announced =
+            response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        // What the server has is shorter, which waiting seldom cures.
+        if response.status() == StatusCode::OK && announced == Some(position) {
+            let source = BlobError::Truncated { digest: self.digest, found: position, size: self.size };
+            return RegistryError::Damaged { name: self.access.name(), source: Box::new(source) };
+        }
         let reason = Some(format!("the body ends after {position} of {} bytes", self.size));
         let (url, status) = (shown(response.url()), StatusCode::BAD_GATEWAY.as_u16());
         RegistryError::Status { url, status, codes: Vec::new(), reason, retry_after: None }

@@ -113,14 +113,18 @@ fn wrong_bytes_never_pass() {
     long.push(0);
     let short = content[..99_999].to_vec();
     for (served, want) in
-        [(wrong, "is damaged"), (long, "goes on after"), (short, "the body ends after 99999 of 100000")]
+        [(wrong, "is damaged"), (long, "goes on after"), (short, "ends after 99999 of 100000")]
     {
         let server = Server::start(move |request| match request.header("range") {
             Some(_) => status(200, &[], &served),
             None => blob(request, &served),
         });
         let error = pull(&client(vec![]), &server, &content).expect_err(want);
-        assert!(error.contains(want), "{error}");
+        // What a server has is a matter of seconds, as wrong bytes are: of 502 it would be one of minutes.
+        assert!(
+            error.contains(want) && error.contains("sent a wrong blob") && !error.contains("502"),
+            "{error}"
+        );
     }
     let server = Server::start(|_| status(206, &[("Content-Range", "bytes 5-9/10")], b"56789"));
     let error = pull(&client(vec![]), &server, b"0123456789").expect_err("not what was asked for");
