@@ -4,11 +4,13 @@ import gzip
 import hashlib
 import io
 import json
+import resource
 import subprocess
 import tarfile
 import unittest
 import urllib.request
 
+import craft
 from support import USERS, Case, Layout, Registry
 
 TYPES = {
@@ -116,6 +118,14 @@ class Base(Case):
                 self.assertEqual(Layout(layout).digest, Layout(unpacked).digest)
                 self.assertEqual([], list((store / "catalogues").iterdir()))
             self.assertEqual(1, len(own), "the layers of the steps are the same on a base of any form")
+
+    def test_a_base_of_more_layers_than_a_login_may_open_files(self):
+        image = craft.Image(*(craft.file(b"f%d" % at, b"x") + craft.END for at in range(300)))
+        image.write(self.scratch / "deep")
+        context = self.context(Dockerfile="FROM busybox\nRUN --mount=from=deep,target=/m ls /m | wc -l > /count; ulimit -Sn >> /count\n")
+        layout = self.build(context, "--build-context", f"deep=oci-layout://{self.scratch}/deep",
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 4096)))
+        self.assertEqual(b"300\n1024\n", Layout(layout).read("count"), "the limit of a step is its own")
 
     def test_a_base_that_is_only_looked_at_is_read_once_and_never_unpacked_or_sent(self):
         with Registry(self.scratch / "registry") as registry:

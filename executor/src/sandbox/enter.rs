@@ -71,6 +71,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     if !sys::is_single_threaded() {
         return Err(SandboxError::step("enter namespaces", "this process has several threads already", None));
     }
+    rlimits::raise_open_files().map_err(|errno| failed("raise the limit of open files", errno))?;
     // Inside a namespace without a map everybody is nobody: the ids must be asked for before.
     let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
     let mut notes = Vec::new();

@@ -19,6 +19,22 @@ use crate::sandbox::{
     plan::{ProcessLimit, Shortage},
 };
 
+/// What a builder opens at most: some files for each layer of a base and each worker.
+const BUILDERS_OPEN_FILES: u64 = 65_536;
+
+/// Lets the builder itself open as many files as its hard limit allows, within reason: a login gives 1024, and a base of as many
+/// layers is locked layer by layer. What the steps may open is theirs.
+pub(super) fn raise_open_files() -> Result<(), Errno> {
+    let limit = getrlimit(process::Resource::Nofile);
+    let most = limit.maximum.map_or(BUILDERS_OPEN_FILES, |hard| hard.min(BUILDERS_OPEN_FILES));
+    match limit.current {
+        Some(soft) if soft < most => {
+            setrlimit(process::Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Sets them for this process and all that it starts.
 pub fn set(limits: &BTreeMap<Resource, ProcessLimit>) -> Result<(), Failure> {
     limits.iter().try_for_each(|(resource, limit)| set_one(*resource, *limit))
