@@ -5,13 +5,17 @@
 //! all below it, except that a directory goes into a directory, also through a link. Parents that the archive does
 //! not list are root's, 0755. An entry for the destination itself is skipped. All as BuildKit does it.
 //!
-//! Of a context's archive, the bytes that were unpacked are the bytes that were keyed, or the step fails.
+//! Of a context's archive, the bytes that were unpacked are the bytes that were keyed, or the step fails. A compressed one is
+//! read to its end, where its checksums stand: one that was cut or damaged behind its last file is refused as well.
+
+mod compressed;
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufReader, Chain, Cursor, Read},
+    io::{self, BufReader, Read},
 };
 
+pub(crate) use compressed::{Compression, decompress};
 use oci::ContentDigest;
 use rustix::fs::FileType;
 use solver::Cancel;
@@ -28,10 +32,8 @@ use crate::{
     tarball::{TarEntry, TarError, TarKind, TarReader},
 };
 
-/// Bytes that an archive may unpack to (RELIABILITY R21).
+/// Bytes that an archive may unpack to, with what follows its end (RELIABILITY R21).
 const UNPACKED_MAX: u64 = 64 << 30;
-/// Base-2 logarithm of the largest zstd window: 128 MiB (RELIABILITY R21).
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Length of a tar header.
 const HEADER: usize = 512;
 
@@ -70,6 +72,15 @@ pub enum ArchiveError {
     TooLarge {
         /// The archive in its source.
         archive: String,
+    },
+    /// All its files can be had, and yet it is not whole.
+    #[error("unpacking {archive}: it is cut or damaged behind its last file")]
+    Damaged {
+        /// The archive in its source.
+        archive: String,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
     },
 }
 
@@ -130,12 +141,34 @@ impl Unpacker<'_> {
         while let Some(entry) = archive.next_entry().map_err(broken)? {
             self.entry(entry, &mut archive.content())?;
         }
-        drop(archive);
+        self.rest(archive.into_inner())?;
         self.check(listing, raw)?;
         for (path, entry) in std::mem::take(&mut self.directories).iter().rev() {
             self.stamp(path, entry)?;
         }
         Ok(self.target.owners)
+    }
+
+    /// Reads what follows the end of the tar: padding, and the checksums of what it was compressed by.
+    fn rest(&self, mut stream: impl Read) -> Result<(), CopyError> {
+        let mut chunk = vec![0; 128 << 10];
+        let mut bytes = self.bytes;
+        loop {
+            if self.cancel.is_requested() {
+                return Err(CopyError::Cancelled);
+            }
+            match stream.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(count) => bytes = bytes.saturating_add(count as u64),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(ArchiveError::Damaged { archive: shown(self.archive), source }.into());
+                }
+            }
+            if bytes > UNPACKED_MAX {
+                return Err(ArchiveError::TooLarge { archive: shown(self.archive) }.into());
+            }
+        }
     }
 
     /// That what was unpacked is what was keyed.
@@ -271,31 +304,6 @@ fn has_header(block: &[u8; HEADER]) -> bool {
     let blanks = 8 * u32::from(b' ');
     let sum: u32 = block[..148].iter().chain(&block[156..]).map(|byte| u32::from(*byte)).sum();
     stored == Ok(sum + blanks)
-}
-
-/// What a stream holds, by its first bytes.
-pub(crate) fn decompress<'a, R: Read + 'a>(mut stream: R) -> io::Result<Box<dyn Read + 'a>> {
-    let mut magic = [0; 6];
-    let mut filled = 0;
-    while filled < magic.len() {
-        match stream.read(&mut magic[filled..])? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    let stream: Chain<Cursor<Vec<u8>>, R> = Cursor::new(magic[..filled].to_vec()).chain(stream);
-    let stream = BufReader::with_capacity(128 << 10, stream);
-    Ok(match &magic[..filled] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(stream)),
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(stream)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(xz2::bufread::XzDecoder::new_multi_decoder(stream)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(stream)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Box::new(decoder)
-        }
-        _ => Box::new(stream),
-    })
 }
 
 /// Hashes what is read through it.

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import subprocess
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -94,6 +95,10 @@ def long_name(name, kind=b"L"):
 
 def zipped(tar, level=1):
     return gzip.compress(tar, level, mtime=0)
+
+
+def zstd(tar, *options):
+    return subprocess.run(["zstd", "-q", "-c", *options], input=tar, stdout=subprocess.PIPE, check=True).stdout
 
 
 def digest(content):

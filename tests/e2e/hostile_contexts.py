@@ -4,10 +4,12 @@
 is in `testdata/hostile/contexts`. Nothing outside of the context may be looked at, but for what the command line names.
 """
 
+import bz2
+import lzma
 import os
 import socket
 
-from craft import END, directory, entry, fifo, file, hardlink, pax, symlink, zipped
+from craft import END, directory, entry, fifo, file, hardlink, pax, symlink, zipped, zstd
 
 ALL = "FROM scratch\nCOPY . /all/\n"
 BIND = "FROM busybox\nRUN --mount=type=bind,{} find /m > /found\n"
@@ -158,7 +160,11 @@ def archives(canary, up):
     table = {f"archive: {name}": (lambda _, tar=tar: tar + END, None, (STDIN,)) for name, tar in tars.items()}
     table["archive: 32 MiB of zeros, packed"] = (lambda _: zipped(own + file(b"f", bytes(32 << 20)) + END, 9), None, (STDIN,))
     table["archive: nothing"] = (lambda _: b"", None, (STDIN,))
-    table["archive: gzip, cut"] = (lambda _: zipped(own + END)[:-9], None, (STDIN,))
+    forms = {"gzip": zipped(own + END), "bzip2": bz2.compress(own + END), "xz": lzma.compress(own + END), "zstd": zstd(own + END, "--check")}
+    for form, packed in forms.items():
+        after = {"cut": packed[:-9], "cut in its last byte": packed[:-1], "rubbish after the end": packed + b"rubbish"}
+        table |= {f"archive: {form}, {what}": (lambda _, stream=stream: stream, None, (STDIN,)) for what, stream in after.items()}
+    table["archive: gzip, zeros after the end"] = (lambda _: forms["gzip"] + bytes(10240), None, (STDIN,))
     return table
 
 

@@ -6,10 +6,9 @@
 
 import bz2
 import lzma
-import subprocess
 
 from craft import (END, binary, directory, entry, fifo, file, hardlink, header, long_name, pax, pax_raw, record, symlink, xattr,
-                   zipped)
+                   zipped, zstd)
 
 CAPABILITY = b"\x01\0\0\x02\0\x04\0\0" + bytes(12)
 
@@ -263,10 +262,6 @@ def replacements():
         "replaced: a directory that is opaque": [file(b"d/f"), file(b"d/.wh..wh..opq", b"") + file(b"d") + directory(b"d")],
         "replaced: times and modes of a directory": directory(b"d", mode=0o700, mtime=5) + file(b"d/f") + directory(b"d", mode=0o711, mtime=7),
     }
-
-
-def zstd(tar, *options):
-    return subprocess.run(["zstd", "-q", "-c", *options], input=tar, stdout=subprocess.PIPE, check=True).stdout
 
 
 def raw():

@@ -53,22 +53,30 @@ fn owned<'a>(path: &'a str, typeflag: u8, mode: u32, owner: (u32, u32)) -> Field
     Fields { path: path.as_bytes(), typeflag, mode, owner, ..Fields::default() }
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+}
+
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 1);
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("in memory");
+    encoder.include_checksum(true).expect("allowed");
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
+}
+
 #[test]
 fn archives_are_told_by_their_content() {
     let tar = Archive::default().file("f", b"x").finish();
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
-    };
-    let bzip2 = |bytes: &[u8]| {
-        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
-    };
-    let xz = |bytes: &[u8]| {
-        let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 1);
-        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("in memory")
-    };
-    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("in memory");
     let members = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
     for bytes in [tar.clone(), gzip(&tar), bzip2(&tar), xz(&tar), zstd(&tar), members] {
         let Some(seen) = run(&bytes, &[], &add("/t")) else { return };
@@ -88,6 +96,42 @@ fn archives_are_told_by_their_content() {
         let Some(seen) = run(&bytes, &[], &add("/t")) else { return };
         assert_eq!(seen.len(), 1, "{seen:?} is a copy of the file");
         assert!(seen[0].starts_with("t = "), "{seen:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_compressed_archive_is_read_as_well() {
+    // What tar pads with is more than is read ahead of its end.
+    let tar = [Archive::default().file("f", b"x").finish(), vec![0; 200 << 10]].concat();
+    for (name, compress) in
+        [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("bzip2", bzip2), ("xz", xz), ("zstd", zstd)]
+    {
+        let whole = compress(&tar);
+        let at = whole.len();
+        let flipped =
+            |at: usize| whole.iter().enumerate().map(move |(n, byte)| byte ^ u8::from(n == at)).collect();
+        let cut = |stream: &[u8], bytes: usize| stream[..stream.len() - bytes].to_vec();
+        let two = [&whole[..], &compress(b"more")].concat();
+        let mut damaged: Vec<Vec<u8>> = (1..=8).map(|bytes| cut(&whole, bytes)).collect();
+        damaged.extend([2, 4].map(|before| flipped(at - before)));
+        damaged.extend([1, 4, 9].map(|bytes| cut(&two, bytes)));
+        damaged.push([&whole[..], b"rubbish"].concat());
+        damaged.push([&whole[..], &[0; 1000], b"rubbish"].concat());
+        for bytes in damaged {
+            let Some(seen) = run(&bytes, &[], &add("/t")) else { return };
+            let told = "! unpacking archive: it is cut or damaged behind its last file: ";
+            assert!(
+                seen[0].starts_with(told) && seen[0].len() > told.len(),
+                "{name} {:?}: {seen:?}",
+                bytes.len()
+            );
+        }
+        let Some(seen) = run(&two, &[], &add("/t")) else { return };
+        assert_eq!(seen, ["t/", "t/f = x ; @1000000000"], "{name}: what follows the end is none of it");
+    }
+    for zeros in [1, 512, 300_000] {
+        let Some(seen) = run(&[gzip(&tar), vec![0; zeros]].concat(), &[], &add("/t")) else { return };
+        assert_eq!(seen, ["t/", "t/f = x ; @1000000000"], "{zeros} zeros");
     }
 }
 

@@ -18,7 +18,7 @@ use solver::{Cancel, FailureKind, StepFailure};
 
 use super::{Received, UnpackedContext};
 use crate::{
-    archive,
+    archive::{self, Compression},
     copy::target::Target,
     error::blame,
     listing::{Content, Listing, Node, NodeKind, Nodes, Until},
@@ -76,6 +76,12 @@ fn dockerfile(path: &Path) -> Result<Received, StepFailure> {
     file.take(DOCKERFILE_MAX + 1).read_to_end(&mut bytes).map_err(failed("cannot read the build context"))?;
     if bytes.len() as u64 > DOCKERFILE_MAX {
         let message = "the build context is no tar archive, and too large for a Dockerfile";
+        return Err(StepFailure::new(FailureKind::Build, message));
+    }
+    // Nobody packs a Dockerfile alone: it would be told as text that is none.
+    if let Some(form) = Compression::of(&bytes) {
+        let message =
+            format!("the build context is compressed with {form}, and holds no tar archive or is damaged");
         return Err(StepFailure::new(FailureKind::Build, message));
     }
     Ok(Received::Dockerfile(bytes))
