@@ -162,24 +162,58 @@ pub fn program(profile: SeccompProfile) -> Vec<sock_filter> {
     assemble(conditional)
 }
 
+/// The heads decide on machine and number; then a search tree leads to the one leaf that has the number. The kernel runs a
+/// new filter once for every call there is, to know those that it always allows, so a list would cost each step the
+/// square of its length.
 fn assemble(conditional: Vec<(c_long, Vec<sock_filter>)>) -> Vec<sock_filter> {
     let mut program = vec![load(ARCH), jump_if_equal(NATIVE_ARCH, 1, 0), answer(KILL), load(NUMBER)];
     #[cfg(target_arch = "x86_64")]
     program.extend([jump_if_any_bit(X32_BIT, 0, 1), answer(errno(libc::ENOSYS))]);
     program.extend([jump_if_greater(NEWEST, 0, 1), answer(errno(libc::ENOSYS))]);
-    for (call, body) in conditional {
-        let length = u8::try_from(body.len()).expect("no body is longer than a jump");
-        program.push(jump_if_equal(number(call), 0, length));
-        program.extend(body);
+    program.extend(search(&leaves(conditional)));
+    program
+}
+
+/// Neighbouring calls that are answered alike: those from `first` up to the next leaf.
+struct Leaf {
+    first: u32,
+    body: Vec<sock_filter>,
+}
+
+/// All calls from 0 on, in order.
+fn leaves(conditional: Vec<(c_long, Vec<sock_filter>)>) -> Vec<Leaf> {
+    let allowed = || vec![answer(libc::SECCOMP_RET_ALLOW)];
+    let denied = ranges(&[DENIED, DENIED_HERE].concat()).into_iter();
+    let mut known: Vec<(u32, u32, Vec<sock_filter>)> =
+        denied.map(|(first, last)| (first, last, vec![answer(errno(libc::EPERM))])).collect();
+    known.extend(conditional.into_iter().map(|(call, body)| (number(call), number(call), body)));
+    known.sort_unstable_by_key(|(first, ..)| *first);
+    let (mut leaves, mut next) = (Vec::new(), 0);
+    for (first, last, body) in known {
+        if first > next {
+            leaves.push(Leaf { first: next, body: allowed() });
+        }
+        leaves.push(Leaf { first, body });
+        next = last + 1;
     }
-    for (first, last) in ranges(&[DENIED, DENIED_HERE].concat()) {
-        program.extend([
-            jump_if_at_least(first, 0, 2),
-            jump_if_greater(last, 1, 0),
-            answer(errno(libc::EPERM)),
-        ]);
+    leaves.push(Leaf { first: next, body: allowed() });
+    leaves
+}
+
+/// Goes to the leaf of a number. A conditional jump reaches 255 instructions, so the upper half is jumped to by one that
+/// reaches everything.
+fn search(leaves: &[Leaf]) -> Vec<sock_filter> {
+    if let [leaf] = leaves {
+        return leaf.body.clone();
     }
-    program.push(answer(libc::SECCOMP_RET_ALLOW));
+    let (lower, upper) = leaves.split_at(leaves.len() / 2);
+    let lower = search(lower);
+    let mut program = match u8::try_from(lower.len()) {
+        Ok(length) => vec![jump_if_at_least(upper[0].first, length, 0)],
+        Err(_) => vec![jump_if_at_least(upper[0].first, 0, 1), jump(lower.len())],
+    };
+    program.extend(lower);
+    program.extend(search(upper));
     program
 }
 
@@ -289,6 +323,11 @@ const fn jump_if_any_bit(bits: u32, then: u8, otherwise: u8) -> sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, then, otherwise, bits)
 }
 
+fn jump(over: usize) -> sock_filter {
+    let over = u32::try_from(over).expect("the whole program is short");
+    instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, over)
+}
+
 const fn answer(action: u32) -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action)
 }
@@ -317,13 +356,18 @@ mod tests {
 
     /// Runs the program as the kernel would, for the handful of instructions it is made of.
     fn evaluate(program: &[sock_filter], call: Call) -> u32 {
+        trace(program, call).0
+    }
+
+    /// The same, and how many instructions it took.
+    fn trace(program: &[sock_filter], call: Call) -> (u32, usize) {
         let word = |offset: u32| match offset {
             NUMBER => call.number,
             ARCH => call.arch,
             _ => (call.arguments[(offset as usize - 16) / 8] >> (8 * (offset % 8))) as u32,
         };
         let (mut next, mut accumulator) = (0, 0);
-        loop {
+        for taken in 1.. {
             let sock_filter { code, jt, jf, k } = program[next];
             let holds = match u32::from(code) & 0xf7 {
                 0x20 => {
@@ -331,7 +375,11 @@ mod tests {
                     next += 1;
                     continue;
                 }
-                0x06 => return k,
+                0x06 => return (k, taken),
+                0x05 => {
+                    next += 1 + k as usize;
+                    continue;
+                }
                 0x15 => accumulator == k,
                 0x25 => accumulator > k,
                 0x35 => accumulator >= k,
@@ -340,6 +388,7 @@ mod tests {
             };
             next += 1 + usize::from(if holds { jt } else { jf });
         }
+        unreachable!("every program ends in an answer")
     }
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -407,6 +456,21 @@ mod tests {
         assert_eq!(evaluate(&program(SeccompProfile::Default), limit(4711)), ALLOW);
         assert_eq!(evaluate(&shared, native(libc::SYS_mount, &[])), errno(libc::EPERM));
         assert_eq!(evaluate(&shared, native(libc::SYS_read, &[])), ALLOW);
+    }
+
+    #[test]
+    fn no_call_takes_many_instructions() {
+        let program = program(SeccompProfile::SharedProcesses);
+        for call in 0..=c_long::from(NEWEST) {
+            let (_, taken) = trace(&program, native(call, &[u64::from(u32::MAX); 6]));
+            assert!(taken <= 24, "call {call} takes {taken} of {}", program.len());
+        }
+    }
+
+    #[test]
+    fn no_number_has_two_leaves() {
+        let leaves = leaves(conditional_calls());
+        assert!(leaves[0].first == 0 && leaves.is_sorted_by(|one, next| one.first < next.first));
     }
 
     #[test]
