@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::retry_on_intr,
+    io::{ioctl_fionread, retry_on_intr},
 };
 use solver::{Cancel, Stream};
 
@@ -198,6 +198,9 @@ fn follow(init: &mut Init, log: &(dyn Fn(Stream, &[u8]) + Sync), wish: &Wish<'_>
             outputs.remove(index).finish(log);
         }
         if ready.control && !init.receive()? {
+            for output in &mut outputs {
+                output.read_what_is_there(log)?;
+            }
             drained_by = Some(Instant::now() + DRAIN);
         }
     }
@@ -233,6 +236,24 @@ impl Output {
         let length = retry_on_intr(|| rustix::io::read(self.pipe.as_fd(), &mut buffer))?;
         self.lines.feed(&buffer[..length], |line| log(self.stream, line));
         Ok(length > 0)
+    }
+
+    /// Reads what the pipe holds, however long the log takes for it. Nobody of the step writes any more, so this is all that
+    /// it has said; what comes later is somebody else's.
+    fn read_what_is_there(&mut self, log: &(dyn Fn(Stream, &[u8]) + Sync)) -> io::Result<()> {
+        let held = usize::try_from(ioctl_fionread(&self.pipe)?).unwrap_or(usize::MAX);
+        let mut piece = vec![0; held.min(64 << 10)];
+        let mut left = held;
+        while left > 0 {
+            let most = left.min(piece.len());
+            let length = retry_on_intr(|| rustix::io::read(&self.pipe, &mut piece[..most]))?;
+            if length == 0 {
+                break;
+            }
+            self.lines.feed(&piece[..length], |line| log(self.stream, line));
+            left -= length;
+        }
+        Ok(())
     }
 
     fn finish(mut self, log: &(dyn Fn(Stream, &[u8]) + Sync)) {

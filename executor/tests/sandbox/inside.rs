@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::{
         fs::{FileTypeExt, MetadataExt},
         net::{SocketAddr, UnixStream},
@@ -14,7 +15,9 @@ use rustix::{
     io::Errno,
     mount::{FsOpenFlags, MountFlags, UnmountFlags, fsopen, mount, mount_remount, unmount},
     net::{AddressFamily, SocketType, ipproto, socket},
+    pipe::fcntl_setpipe_size,
     process::{Pid, Signal, getpgrp, getpid, getppid, getsid, kill_process, pivot_root},
+    stdio::stdout,
     system::{sethostname, uname},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
 };
@@ -28,10 +31,22 @@ pub fn main(what: &str) -> ExitCode {
             let stream = UnixStream::connect(std::env::var("SOCKET").unwrap()).unwrap();
             vec![std::io::read_to_string(stream).unwrap().trim_end().to_owned()]
         }
+        "say-much" => return say_much(),
         "program" => vec![fs::read_link("/proc/self/exe").unwrap().display().to_string()],
         other => panic!("nothing is called {other}"),
     };
     lines.iter().for_each(|line| println!("{line}"));
+    ExitCode::SUCCESS
+}
+
+/// How many lines [`say_much`] says, of 64 KiB each.
+pub const LINES: usize = 16;
+
+/// Has the pipe take everything it has to say, and ends with it unread.
+fn say_much() -> ExitCode {
+    fcntl_setpipe_size(stdout(), LINES << 16).unwrap();
+    let line = format!("{}\n", "x".repeat((64 << 10) - 1));
+    std::io::stdout().write_all(line.repeat(LINES).as_bytes()).unwrap();
     ExitCode::SUCCESS
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use executor::sandbox::Exit;
+use executor::sandbox::{Exit, Processes, Rung};
 use solver::Stream;
 
-use crate::{Test, fixture::Fixture};
+use crate::{Test, fixture::Fixture, inside};
 
 pub const TESTS: &[Test] = &[
     ("exits", exits),
@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("long_line", long_line),
     ("many_lines", many_lines),
     ("closed_early", closed_early),
+    ("slow_reader", slow_reader),
     ("many_at_once", many_at_once),
 ];
 
@@ -91,6 +92,21 @@ fn closed_early(fixture: &Fixture) {
     let ran = fixture.shell("echo first; exec >&- 2>&-; seq 1 100000 | cat > /tmp/x; exit 3").run();
     assert_eq!(ran.exit.as_ref().ok(), Some(&Exit::Code(3)), "{ran:?}");
     assert_eq!(ran.text(), "first\n");
+}
+
+/// The command has ended, and all it has said is in the pipe, when its reader takes a rest of longer than any deadline.
+fn slow_reader(fixture: &Fixture) {
+    if fixture.footing.processes != Processes::Own || fixture.rung == Rung::SingleId {
+        return;
+    }
+    let next = AtomicUsize::new(0);
+    let ran = fixture.inside("say-much").run_watched(&solver::Cancel::default(), &|_| {
+        if [4, 8].contains(&next.fetch_add(1, Ordering::Relaxed)) {
+            std::thread::sleep(std::time::Duration::from_millis(2_100));
+        }
+    });
+    assert_eq!(ran.exit.unwrap(), Exit::Code(0));
+    assert_eq!(next.into_inner(), inside::LINES);
 }
 
 fn many_at_once(fixture: &Fixture) {

@@ -13,7 +13,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
+    io::{Errno, fcntl_dupfd_cloexec, ioctl_fionread, retry_on_intr},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
     process::Signal,
@@ -35,7 +35,7 @@ use crate::sandbox::{
 
 /// What is written to a pipe in one piece once it says that it takes something (pipe(7), PIPE_BUF): never waits.
 const PIECE: usize = 4096;
-/// What a pipe can hold at most; more has come since the command ended, and from somebody else.
+/// What is passed on beyond what pipes held when the command had ended: it comes from somebody else.
 const LATE_MAX: usize = 1 << 20;
 /// Whoever asks this often for the end wants it.
 const PATIENCE: u32 = 3;
@@ -169,7 +169,7 @@ impl<'a> Attached<'a> {
                     }
                     Ready::Signals => self.pass_signals()?,
                     Ready::Channel => self.take_terminal()?,
-                    Ready::Control if !self.init.receive()? => late = Some(Late::default()),
+                    Ready::Control if !self.init.receive()? => late = Some(Late::new(&self.flows)?),
                     Ready::Control => {}
                 }
             }
@@ -246,15 +246,17 @@ impl<'a> Attached<'a> {
 struct Late {
     last: Instant,
     bytes: usize,
-}
-
-impl Default for Late {
-    fn default() -> Self {
-        Self { last: Instant::now(), bytes: 0 }
-    }
+    /// How many may come: what is there already, and [`LATE_MAX`].
+    most: usize,
 }
 
 impl Late {
+    fn new(flows: &[Flow<'_>]) -> io::Result<Self> {
+        let outputs = flows.iter().filter(|flow| flow.direction == Direction::Out);
+        let held = outputs.map(Flow::held).sum::<io::Result<usize>>()?;
+        Ok(Self { last: Instant::now(), bytes: 0, most: held + LATE_MAX })
+    }
+
     fn note(&mut self, moved: usize) {
         self.bytes += moved;
         self.last = Instant::now();
@@ -265,7 +267,7 @@ impl Late {
         let mut outputs = flows.iter().filter(|flow| flow.direction == Direction::Out).peekable();
         let is_done = outputs.peek().is_none();
         let is_silent = outputs.all(|flow| flow.pending.is_empty()) && self.last.elapsed() >= DRAIN;
-        is_done || is_silent || self.bytes > LATE_MAX
+        is_done || is_silent || self.bytes > self.most
     }
 }
 
@@ -311,6 +313,12 @@ impl<'a> Flow<'a> {
             }
             _ => PollFd::from_borrowed_fd(self.sink.as_fd(), PollFlags::OUT),
         }
+    }
+
+    /// How much can be read at once.
+    fn held(&self) -> io::Result<usize> {
+        let held = self.source.as_ref().map_or(Ok(0), ioctl_fionread)?;
+        Ok(usize::try_from(held).unwrap_or(usize::MAX))
     }
 
     /// Does what can be done without waiting; how many bytes were read.
