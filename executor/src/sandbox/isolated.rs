@@ -11,7 +11,7 @@
 //! Addresses are the same on every machine, so that no step can record which one it ran on.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, PipeReader, PipeWriter, Read, pipe},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{
@@ -130,7 +130,7 @@ impl Stack {
         }
         wait_until(ready, Instant::now() + READY_WITHIN)?;
         keep_local(INTERFACE, FORBIDDEN_V4).step("forbid addresses")?;
-        if has_ipv6() {
+        if speaks_ipv6(Path::new("/proc")) {
             keep_local(INTERFACE, FORBIDDEN_V6).step("forbid addresses")?;
         }
         Ok(())
@@ -152,8 +152,12 @@ impl Drop for Stack {
     }
 }
 
-fn has_ipv6() -> bool {
-    Path::new("/proc/self/net/if_inet6").exists()
+/// Whether the interface has IPv6. Where the kernel has none, or has it disabled (`disable_ipv6`, `ipv6.disable_ipv6=1`),
+/// it takes no route either; no step can enable it. What cannot be read counts as enabled.
+fn speaks_ipv6(proc: &Path) -> bool {
+    let disabled = proc.join("sys/net/ipv6/conf").join(INTERFACE).join("disable_ipv6");
+    let is_disabled = fs::read_to_string(disabled).is_ok_and(|text| text.trim() != "0");
+    proc.join("self/net/if_inet6").exists() && !is_disabled
 }
 
 /// pasta says its process id when it is ready. The end of the file says that it never will be; its keeper tells why.
@@ -336,4 +340,24 @@ fn hint(words: &str) -> Option<&'static str> {
     let lacks_outside =
         words.contains("routable interface") || words.contains("External interface not usable");
     lacks_outside.then_some("give this machine a default route, or build with --network=none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_can_be_there_and_disabled() {
+        let proc = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| proc.path().join(path);
+        assert!(!speaks_ipv6(proc.path()), "the kernel has none");
+        fs::create_dir_all(at("self/net")).expect("made");
+        fs::write(at("self/net/if_inet6"), "").expect("written");
+        assert!(speaks_ipv6(proc.path()));
+        fs::create_dir_all(at("sys/net/ipv6/conf/eth0")).expect("made");
+        for (setting, speaks) in [("0\n", true), ("1\n", false)] {
+            fs::write(at("sys/net/ipv6/conf/eth0/disable_ipv6"), setting).expect("written");
+            assert_eq!(speaks_ipv6(proc.path()), speaks, "{setting}");
+        }
+    }
 }
