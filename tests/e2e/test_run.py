@@ -50,6 +50,24 @@ def read_until(descriptor, text, deadline=WATCHDOG):
     return got
 
 
+def below(pid):
+    """A process and all it has started, by their numbers."""
+    children = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(kin for file in children for child in file.read_text().split() for kin in below(int(child)))]
+
+
+def readers_of_pipes(pids):
+    """What those are called who can read each pipe."""
+    readers = {}
+    for pid in pids:
+        name = pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+        for descriptor in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            target, flags = os.readlink(descriptor), pathlib.Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()
+            if target.startswith("pipe:") and int(flags.split()[3], 8) & os.O_ACCMODE == os.O_RDONLY:
+                readers.setdefault(target, []).append(name)
+    return readers
+
+
 def mounts():
     return pathlib.Path("/proc/self/mountinfo").read_text().count("\n")
 
@@ -423,6 +441,19 @@ class Isolated(Containers):
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertEqual(done.stdout, f"nameserver {outside.NAMES}\n")
                 self.reached(hits)
+
+    def test_what_it_reads_is_its_own(self):
+        """Nobody else has the end of the pipe that the command reads: not who keeps its network, either."""
+        wrapper, _ = self.outside("root")
+        command = self.command("run", *self.FLAGS, "-i", "--entrypoint", "/bin/cat", f"oci-layout://{self.image}")
+        process = subprocess.Popen([*wrapper, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=self.scratch)
+        self.addCleanup(self.end, process)
+        process.stdin.write(b"ready\n")
+        process.stdin.flush()
+        read_until(process.stdout.fileno(), b"ready\n")
+        self.assertIn(["cat"], readers_of_pipes(below(process.pid)).values())
+        process.stdin.close()
+        self.assertEqual(process.wait(WATCHDOG), 0)
 
     def test_a_shell_where_the_step_failed(self):
         context = self.context(Dockerfile="FROM busybox\nRUN false\n")

@@ -75,15 +75,7 @@ fn take_control() -> io::Result<UnixStream> {
 fn serve(control: &UnixStream) -> Result<(), Failure> {
     die_with_parent(control)?;
     match wire::receive_call(control).step("receive plan")? {
-        Call::Run(plan) => {
-            let handed = match plan.stdio {
-                Stdio::Logged => None,
-                Stdio::Fed | Stdio::Terminal { .. } => {
-                    Some(stdio::receive_descriptor(control).step("receive standard input")?)
-                }
-            };
-            outer(control, &plan, handed)
-        }
+        Call::Run(plan) => outer(control, &plan),
         Call::Try(mode, store) => {
             report(control, &probe::attempt(mode, &store, Network::Default));
             Ok(())
@@ -116,10 +108,20 @@ pub(super) fn die_with_parent(lifeline: impl AsFd) -> Result<(), Failure> {
     Ok(())
 }
 
-fn outer(control: &UnixStream, plan: &SandboxPlan, handed: Option<OwnedFd>) -> Result<(), Failure> {
+/// What the builder has sent behind the plan.
+fn receive_handed(control: &UnixStream, kind: Stdio) -> Result<Option<OwnedFd>, Failure> {
+    match kind {
+        Stdio::Logged => Ok(None),
+        Stdio::Fed | Stdio::Terminal { .. } => {
+            stdio::receive_descriptor(control).map(Some).step("receive standard input")
+        }
+    }
+}
+
+fn outer(control: &UnixStream, plan: &SandboxPlan) -> Result<(), Failure> {
     umask(Mode::empty());
     let group = plan.limits.group.as_ref().map(StepGroup::make).transpose()?;
-    let done = in_namespace(control, plan, group.as_ref(), handed);
+    let done = in_namespace(control, plan, group.as_ref());
     let removed = match group {
         Some(group) => {
             if group.was_out_of_memory() {
@@ -133,13 +135,10 @@ fn outer(control: &UnixStream, plan: &SandboxPlan, handed: Option<OwnedFd>) -> R
 }
 
 /// Everything between the control group of the step and its file system.
-fn in_namespace(
-    control: &UnixStream,
-    plan: &SandboxPlan,
-    group: Option<&StepGroup>,
-    handed: Option<OwnedFd>,
-) -> Result<(), Failure> {
+fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure> {
     let stack = Stack::start(control, plan)?;
+    // After that, for whoever keeps the network would hold it open as long as the step runs.
+    let handed = receive_handed(control, plan.stdio)?;
     let root = filesystem::mount_root(&plan.root, plan.rung)?;
     let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
     let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
