@@ -39,7 +39,7 @@ use crate::sandbox::{
     failure::{Failure, NameStep},
     filesystem,
     isolated::Stack,
-    kin,
+    kin::Kin,
     mounts::{self, Opened},
     plan::{Access, Naming, Network, Processes, SandboxPlan, Stdio},
     probe, stdio,
@@ -143,13 +143,14 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
     let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
     let (life, held_while_alive) = pipe().step("make life pipe")?;
-    match plan.processes {
+    let kin = match plan.processes {
         Processes::Own | Processes::OuterProc => {
             sys::unshare(UnshareFlags::NEWPID).step("unshare pid namespace")?;
+            None
         }
         // For what an inner init leaves that somebody has killed.
-        Processes::Shared => kin::adopt_orphans().step("adopt orphans")?,
-    }
+        Processes::Shared => Some(Kin::gather()?),
+    };
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
             drop((held_while_alive, stubs_receiver));
@@ -163,8 +164,8 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     let keeper = stack.as_ref().map(|stack| stack.keeper);
     let ended = wait_for_init(inner_init, keeper, held_while_alive).step("wait for init")?;
     drop(stack);
-    if plan.processes == Processes::Shared {
-        kin::end_all().step("end what is left")?;
+    if let Some(kin) = kin {
+        kin.end_all().step("end what is left")?;
     }
     let stubs = Stubs::receive(&stubs_receiver).step("learn of mount points")?;
     // Through a mount that is read-only nothing goes away; and what cannot be written becomes no layer.
@@ -221,12 +222,7 @@ struct Ground<'a> {
 }
 
 fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: &SandboxPlan) -> ! {
-    let mut ended = inner(control, life, ground, plan).unwrap_or_else(|failure| Some(failure.report()));
-    if plan.processes == Processes::Shared
-        && let Err(failure) = kin::end_all().step("end what is left")
-    {
-        ended = Some(failure.report());
-    }
+    let ended = inner(control, life, ground, plan).unwrap_or_else(|failure| Some(failure.report()));
     match ended {
         Some(ended) => report(control, &ended),
         // There is nobody to tell.
@@ -238,14 +234,30 @@ fn run_inner(control: &UnixStream, life: &PipeReader, ground: Ground<'_>, plan: 
 fn inner(
     control: &UnixStream,
     life: &PipeReader,
-    mut ground: Ground<'_>,
+    ground: Ground<'_>,
     plan: &SandboxPlan,
 ) -> Result<Option<Report>, Failure> {
     match plan.processes {
-        Processes::Own | Processes::OuterProc => die_with_parent(life)?,
+        Processes::Own | Processes::OuterProc => {
+            die_with_parent(life)?;
+            run_command(control, life, ground, plan)
+        }
         // Whoever has to end others cannot just die. The life pipe tells.
-        Processes::Shared => kin::adopt_orphans().step("adopt orphans")?,
+        Processes::Shared => {
+            let kin = Kin::gather()?;
+            let ran = run_command(control, life, ground, plan);
+            kin.end_all().step("end what is left")?;
+            ran
+        }
     }
+}
+
+fn run_command(
+    control: &UnixStream,
+    life: &PipeReader,
+    mut ground: Ground<'_>,
+    plan: &SandboxPlan,
+) -> Result<Option<Report>, Failure> {
     let mut namespaces =
         UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     let group = ground.group;
@@ -378,7 +390,7 @@ fn heard(mut control: &UnixStream) -> Order {
 
 fn terminate(processes: Processes, command: Pid) {
     match processes {
-        Processes::Own | Processes::OuterProc => sys::terminate_all_others(),
+        Processes::Own | Processes::OuterProc => sys::signal_all_others(Signal::TERM),
         // Its group and no more: we are not PID 1, so "all others" would be all of this user's.
         Processes::Shared => drop(kill_process_group(command, Signal::TERM)),
     }

@@ -1,74 +1,70 @@
 //! The processes of a step where the machine gives it no PID namespace: none is left behind.
 //!
-//! Both inits are child subreapers, so that whoever loses its parent becomes their child, however it tried to get away.
-//! Only children are ever signalled: the number of a child is its own until we have waited for it, so no signal meets a
-//! stranger. Each round ends those that are there, and lays bare theirs, until there is none.
+//! Both inits are child subreapers, so that whoever loses its parent becomes their child, however it tried to get away. And
+//! each is in a Landlock domain that shuts signals in, so that a signal to "all" meets those below it and no stranger. The
+//! kernel sends such a one while nobody can fork, so no step begins processes faster than they are ended.
 
-use std::{fs, io};
+use std::{
+    io,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait},
+    process::{Signal, WaitOptions, getpid, set_child_subreaper, wait},
 };
 
-/// Makes this process the parent of everything below it that loses its own.
-///
-/// # Errors
-/// What prctl(2) says.
-pub fn adopt_orphans() -> Result<(), Errno> {
-    set_child_subreaper(Some(getpid()))
+use crate::sandbox::{
+    failure::{Failure, NameStep},
+    sys,
+};
+
+/// How long the kernel may take to end what was killed; it is milliseconds, unless a disk or a network keeps a process.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Everything below this process, which can signal nothing else any more.
+pub struct Kin {
+    _gathered: (),
 }
 
-/// Ends everything below this process, which must have called [`adopt_orphans`], and waits for it.
-///
-/// # Errors
-/// `/proc` cannot be read.
-pub fn end_all() -> io::Result<()> {
-    loop {
-        for child in children()? {
-            // One that has ended meanwhile is as good.
-            let _ = kill_process(child, Signal::KILL);
+impl Kin {
+    /// Makes this process the parent of everything below it that loses its own, and keeps its signals below it.
+    ///
+    /// # Errors
+    /// The machine has no such domains (Linux 6.12), or refuses one.
+    pub fn gather() -> Result<Self, Failure> {
+        set_child_subreaper(Some(getpid())).step("adopt orphans")?;
+        if sys::landlock_abi() < sys::LANDLOCK_ABI_WITH_SCOPES {
+            return Err(Failure::new("landlock scope", "nothing else keeps this step from other processes"));
         }
-        match wait(WaitOptions::empty()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::CHILD) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
+        sys::landlock_scope().step("landlock scope")?;
+        Ok(Self { _gathered: () })
     }
-}
 
-fn children() -> io::Result<Vec<Pid>> {
-    let own = getpid();
-    let mut children = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else {
-            continue;
-        };
-        // One that is gone by now is none of our children.
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if parent(&stat) == Some(own) {
-            children.push(pid);
+    /// Ends all of it, and waits for it.
+    ///
+    /// # Errors
+    /// A process does not end.
+    pub fn end_all(&self) -> io::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            sys::signal_all_others(Signal::KILL);
+            loop {
+                match wait(WaitOptions::NOHANG) {
+                    Ok(Some(_)) | Err(Errno::INTR) => {}
+                    Ok(None) => break,
+                    Err(Errno::CHILD) => return Ok(()),
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(io::Error::other(format!(
+                    "a process has not ended within {PATIENCE:?} of SIGKILL"
+                )));
+            }
+            sleep(PAUSE);
         }
-    }
-    Ok(children)
-}
-
-/// The parent in `/proc/PID/stat`: `PID (NAME) STATE PARENT ...`, where the name can hold anything.
-fn parent(stat: &str) -> Option<Pid> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    Pid::from_raw(after_name.split_whitespace().nth(1)?.parse().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_processes_hold_anything() {
-        let pid = |stat| parent(stat).map(Pid::as_raw_nonzero).map(std::num::NonZero::get);
-        assert_eq!(pid("12 (sh) S 7 12 12 0 -1"), Some(7));
-        assert_eq!(pid("12 (a) S 1 (b) R 9 1"), Some(9));
-        assert_eq!((pid("12 (sh) S 0 0"), pid("12"), pid("")), (None, None, None));
     }
 }

@@ -11,7 +11,7 @@ use libc::sock_filter;
 use rustix::{
     io::Errno,
     mount::MountAttrFlags,
-    process::Pid,
+    process::{Pid, Signal},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
@@ -135,10 +135,11 @@ fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     set
 }
 
-/// Sends SIGTERM to every process this one may signal, itself excepted: as PID 1, to all of its namespace.
-pub fn terminate_all_others() {
+/// Sends a signal to every process this one may signal, itself excepted: as PID 1, to all of its namespace; in a Landlock
+/// domain that scopes signals, to all that are in it.
+pub fn signal_all_others(signal: Signal) {
     // SAFETY: kill touches no memory. It fails when there is nobody, which is as good.
-    unsafe { libc::kill(-1, libc::SIGTERM) };
+    unsafe { libc::kill(-1, signal.as_raw()) };
 }
 
 /// Replaces this process's program; returns only when that fails.

@@ -19,6 +19,7 @@ use crate::{Test, fixture::Fixture};
 
 pub const TESTS: &[Test] = &[
     ("orphans", orphans),
+    ("chains", chains),
     ("cancel", cancel),
     ("cancel_ignored", cancel_ignored),
     ("kill_the_builder", kill_the_builder),
@@ -67,6 +68,25 @@ fn orphans(fixture: &Fixture) {
     assert_eq!(fixture.output(&command), "started\n");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(processes_with(&marker), Vec::<String>::new());
+}
+
+/// Processes that live no longer than it takes to begin the next one, when a step ends and when it is cancelled. Shells notice
+/// that they have begun their last one, in whatever way.
+fn chains(fixture: &Fixture) {
+    let marker = marker(5);
+    let begin =
+        format!("next() {{ next & }}; sleep {marker} & for i in $(seq 1 40); do (next) & done; echo ready");
+    for (end, never) in [("", false), ("; wait", true)] {
+        let cancel = Cancel::default();
+        let watch = |_: &str| {
+            if never {
+                cancel.request()
+            }
+        };
+        let ran = fixture.shell(&format!("{begin}{end}")).run_watched(&cancel, &watch);
+        assert!(matches!(ran.exit, Ok(Exit::Code(_)) | Err(SandboxError::Cancelled)), "{ran:?}");
+        assert_all_gone(&marker);
+    }
 }
 
 fn cancel(fixture: &Fixture) {
