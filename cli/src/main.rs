@@ -390,6 +390,7 @@ fn build_mended(
         let told = mend::told(failure);
         let text = format!("the build is made once more, since {what}: {told}");
         (surroundings.events)(Event::Warning(text));
+        surroundings.failed_steps.iter().for_each(FailedSteps::clear);
     }
 }
 

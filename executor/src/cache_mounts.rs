@@ -148,10 +148,12 @@ pub struct Held {
     masks: fresh::Masks,
 }
 
-/// The directories of [`Held::fresh`] and [`Held::fresh_root`], which go when it is dropped.
+/// The cache mounts of a step that has ended, and what it saw beside them. Dropped, their locks are free again and the
+/// directories of [`Held::fresh`] and [`Held::fresh_root`] go.
 #[derive(Debug, Default)]
-pub struct Fresh {
-    _directories: BTreeMap<Option<usize>, TempDir>,
+pub struct Ended {
+    _chosen: Vec<Chosen>,
+    _fresh: BTreeMap<Option<usize>, TempDir>,
 }
 
 impl CacheMounts {
@@ -370,13 +372,14 @@ impl Held {
     }
 
     /// To be called when no process of the step lives any more, however it ended, and before its changes are looked
-    /// at: `upper` is where they arrived. Whoever mounts the same once more keeps what it returns.
+    /// at: `upper` is where they arrived. Whoever mounts the same once more keeps what it returns: so long nobody removes
+    /// what is mounted, or changes it who does not share it.
     ///
     /// # Errors
     /// The store or the changes cannot be written.
-    pub fn release(self, upper: &Path) -> Result<Fresh, CacheMountError> {
+    pub fn end(self, upper: &Path) -> Result<Ended, CacheMountError> {
         fresh::restore(upper, &self.masks)?;
         self.chosen.iter().try_for_each(make::note_used)?;
-        Ok(Fresh { _directories: self.fresh })
+        Ok(Ended { _chosen: self.chosen, _fresh: self.fresh })
     }
 }

@@ -390,13 +390,25 @@ class OnFailure(Containers):
             said = read_until(ours, b"looked=0")
             for want in (b"/work\r\nhalf\r\nstep\r\nmore\r\nhidden\r\n", b"/before: No such file", b"\nvalue\r\n1\r\n"):
                 self.assertIn(want, said)
+            self.assertTrue(self.is_in_use(user))
             os.write(ours, b"exit 3\r")
             read_until(ours, None)
             self.assertEqual(process.wait(WATCHDOG), 1)
             self.assertEqual(self.leftovers(user), [])
+            self.assertFalse(self.is_in_use(user))
             # Nothing of the shell is in the cache mount.
             check = self.context(f"check-{user}", Dockerfile="FROM busybox\nRUN --mount=type=cache,target=/cache ls /cache > /ls\n")
             self.assertEqual(Layout(self.build(check, user=user, name=f"check-{user}")).read("ls"), b"c\n")
+
+    def is_in_use(self, user):
+        """Whether somebody holds the lock of the only cache mount."""
+        [use] = (self.store(user) / "mounts").glob("*/*/*/use")
+        with open(use, "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def test_a_terminal_is_wanted_at_the_start(self):
         done = self.run_layerwright("build", "--on-failure=shell", self.context(Dockerfile="FROM busybox\nRUN false\n"), code=2)

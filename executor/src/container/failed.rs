@@ -1,7 +1,8 @@
 //! What is left of a RUN that has failed, for a shell that looks at it (`--on-failure=shell`).
 //!
 //! The shell gets the step's own plan: its environment, user, directory, network and mounts. Whatever the step could write
-//! lies below a new directory now, so that what the shell changes goes nowhere, not even into cache mounts.
+//! lies below a new directory now, so that what the shell changes goes nowhere, not even into cache mounts. These stay the
+//! step's until then: nobody empties one below the shell, and who may not share it waits.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,11 @@ impl FailedSteps {
     /// Keeps a step; the last attempt counts.
     pub(crate) fn keep(&self, vertex: VertexId, step: FailedStep) {
         self.steps().insert(vertex, step);
+    }
+
+    /// Lets go of all of them, for another attempt, which would wait for what they hold.
+    pub fn clear(&self) {
+        self.steps().clear();
     }
 
     /// What is left of a step, if that was a RUN whose command ended badly.

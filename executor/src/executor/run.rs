@@ -35,18 +35,20 @@ impl LocalExecutor {
         let _job = job.transpose()?;
         let held = self.cache_mounts.acquire(step, exec)?;
         let ran = self.run_with(step, exec, &ground, &held);
-        let released = held.release(&ground.writable.upper());
+        let ended = held.end(&ground.writable.upper());
         let Ran { exit, plan, lent } = ran?;
-        let fresh = released?;
+        let ended = ended?;
         let full_disk = || disk::full_disk(self.snapshots.store(), self.footing.rung);
         let lacking = || full_disk().or_else(|| not_given(&lent.missing));
         if let Err(failure) = succeeded(exit, exec, self.footing.rung, lacking) {
             if let Some(failed) = &self.failed_steps {
-                let kept = (ground.writable, lent, fresh, Arc::clone(&self.emulation));
+                let kept = (ground.writable, lent, ended, Arc::clone(&self.emulation));
                 failed.keep(step.id, FailedStep::new(self.snapshots.clone(), plan, kept));
             }
             return Err(failure);
         }
+        // Others need not wait for what is still to be done.
+        drop(ended);
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
         self.commit(ground, rules, &Owners::new())
