@@ -20,7 +20,9 @@ use crate::{
     sandbox::{
         cgroups::StepGroup,
         failure::{Failure, NameStep},
-        plan::{Capability, Processes, Rung, SandboxPlan, SecretBytes, Security, Stdio, User},
+        plan::{
+            Capability, Keyring, Processes, Rung, SandboxPlan, Scope, SecretBytes, Security, Stdio, User,
+        },
         rlimits, seccomp,
         stubs::{Kind, Stubs},
         sys,
@@ -44,20 +46,18 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
         group.join()?;
     }
     sys::reset_signals();
-    sys::new_session_keyring().step("new session keyring")?;
+    match plan.keyring {
+        Keyring::Own => sys::new_session_keyring().step("new session keyring")?,
+    }
     setsid().step("setsid")?;
     if matches!(plan.stdio, Stdio::Terminal { .. }) {
         ioctl_tiocsctty(stdin()).step("take the terminal")?;
     }
     umask(Mode::from_raw_mode(0o022));
-    if sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES {
-        sys::landlock_scope().step("landlock scope")?;
-    } else if plan.processes == Processes::Shared {
-        return Err(Failure::new("landlock scope", "nothing else keeps this step from other processes"));
-    }
+    enter_scope(plan.scope)?;
     enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
     let kept = match &plan.security {
-        Security::Sandbox { capabilities, seccomp } => {
+        Security::Sandbox { capabilities, seccomp, .. } => {
             // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
             sys::load_seccomp(&seccomp::program(*seccomp)).step("load seccomp filter")?;
             capability_set(capabilities)
@@ -74,6 +74,17 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
         set_parent_process_death_signal(Some(Signal::KILL)).step("set parent death signal")?;
     }
     sys::close_rest_on_exec().step("close descriptors")
+}
+
+fn enter_scope(scope: Scope) -> Result<(), Failure> {
+    let has_scopes = sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES;
+    match scope {
+        Scope::WherePossible if !has_scopes => Ok(()),
+        Scope::Required if !has_scopes => {
+            Err(Failure::new("landlock scope", "nothing else keeps this step from other processes"))
+        }
+        Scope::Required | Scope::WherePossible => sys::landlock_scope().step("landlock scope"),
+    }
 }
 
 /// Goes there through the root directory, so that no link leads out, and asks the kernel where that is.

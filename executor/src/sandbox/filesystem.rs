@@ -24,37 +24,12 @@ use crate::{
         devices,
         failure::{Failure, NameStep},
         mounts::{self, Opened},
-        plan::{Access, Processes, ProvidedFile, Root, Rung, SandboxPlan, Security},
+        plan::{Access, Hidden, Locked, Processes, ProvidedFile, Root, Rung, SandboxPlan, Security},
         stubs::{Kind, Stubs},
         sys,
     },
     view::open_in_root,
 };
-
-/// Files of `/proc` and `/sys` that say more about the machine than a step may know, or let it write there.
-const MASKED: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/key-users",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Each processor has such a directory below it, which is masked, too.
-const PROCESSORS: &str = "/sys/devices/system/cpu";
-const MASKED_PER_PROCESSOR: &str = "thermal_throttle";
-
-/// What root inside could else change for the whole machine.
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
@@ -124,8 +99,8 @@ pub fn enter_root(
         stubs.ensure(&root, file.target.as_bytes(), Kind::File).step(&format!("make {}", file.target))?;
         lend_file(&root, &staging, file, index).step(&format!("mount {}", file.target))?;
     }
-    if plan.security != Security::Insecure {
-        mask(&root)?;
+    if let Security::Sandbox { hidden, locked, .. } = &plan.security {
+        mask(&root, hidden, locked)?;
     }
     mounts::attach_all(&root, &staging, opened, stubs)?;
     if plan.root_access == Access::Read {
@@ -184,30 +159,37 @@ fn mount_sys(root: &OwnedFd, plan: &SandboxPlan) -> Result<(), Failure> {
 /// Options of a tmpfs that holds nothing.
 const EMPTY_TMPFS: &[(&str, &str)] = &[("mode", "755"), ("nr_inodes", "2")];
 
-fn mask(root: &OwnedFd) -> Result<(), Failure> {
-    let mut masked: Vec<String> = MASKED.iter().map(|path| (*path).to_owned()).collect();
-    masked.extend(per_processor(root).step("list processors")?);
-    for path in &masked {
-        mask_path(root, path).step(&format!("mask {path}"))?;
+fn mask(root: &OwnedFd, hidden: &[Hidden], locked: &[Locked]) -> Result<(), Failure> {
+    for path in hidden.iter().map(|hidden| hidden.path()) {
+        let step = format!("mask {path}");
+        match path.split_once('*') {
+            None => mask_path(root, path).step(&step)?,
+            Some((before, after)) => {
+                let places = numbered(root, before).step(&step)?;
+                places.into_iter().try_for_each(|place| mask_path(root, &(place + after))).step(&step)?;
+            }
+        }
     }
-    for path in READ_ONLY {
+    for path in locked.iter().map(|locked| locked.path()) {
         lock_path(root, path).step(&format!("make {path} read-only"))?;
     }
     Ok(())
 }
 
-fn per_processor(root: &OwnedFd) -> Result<Vec<String>, Errno> {
-    let processors = match open_in_root(root, PROCESSORS.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY) {
+/// What is there whose path begins like that and goes on with a number.
+fn numbered(root: &OwnedFd, beginning: &str) -> Result<Vec<String>, Errno> {
+    let (directory, prefix) = beginning.rsplit_once('/').unwrap_or(("", beginning));
+    let opened = match open_in_root(root, directory.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(directory) => Dir::new(directory)?,
         Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(errno) => return Err(errno),
     };
     let mut paths = Vec::new();
-    for entry in processors {
+    for entry in opened {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let number = name.strip_prefix("cpu").unwrap_or_default();
+        let number = name.strip_prefix(prefix).unwrap_or_default();
         if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
-            paths.push(format!("{PROCESSORS}/{name}/{MASKED_PER_PROCESSOR}"));
+            paths.push(format!("{directory}/{name}"));
         }
     }
     Ok(paths)

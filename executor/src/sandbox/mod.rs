@@ -54,9 +54,10 @@ pub use files::{SettleError, Settled, settle as settle_files};
 pub use init::init_main;
 pub use network::Connection;
 pub use plan::{
-    Access, Amount, Capability, FileTree, Files, Footing, Group, GroupLimits, Limits, MountSource, Naming,
-    Network, PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes, ProcessorTime, ProvidedFile, Root,
-    Rung, SandboxPlan, SeccompProfile, SecretBytes, Security, Shortage, Stdio, StepLimits, User,
+    Access, Amount, Capability, FileTree, Files, Footing, Group, GroupLimits, Hidden, Keyring, Limits,
+    Locked, MountSource, Naming, Network, PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes,
+    ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan, Scope, SeccompProfile, SecretBytes, Security,
+    Shortage, Stdio, StepLimits, User,
 };
 pub use probe::{Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;

@@ -7,6 +7,7 @@
 mod limits;
 mod mounts;
 mod names;
+mod security;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -22,6 +23,7 @@ pub use limits::{
 pub use mounts::{Access, FileTree, MountSource, PlannedMount, SecretBytes};
 pub use names::Naming;
 use names::{hostname, hosts};
+pub use security::{Capability, Hidden, Keyring, Locked, Scope, SeccompProfile, Security};
 
 /// Whose ids a build has: how much of the machine is behind the namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -130,6 +132,10 @@ pub struct SandboxPlan {
     pub limits: Limits,
     /// How much the kernel lets it do.
     pub security: Security,
+    /// Whom its signals and abstract sockets reach.
+    pub scope: Scope,
+    /// Whose keys it has.
+    pub keyring: Keyring,
     /// What its standard streams are.
     pub stdio: Stdio,
     /// Whether it can write to its root file system; what is mounted there has its own say.
@@ -210,89 +216,6 @@ pub enum Network {
         /// Where `pasta` is.
         program: PathBuf,
     },
-}
-
-/// How much the kernel lets a step do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Security {
-    /// As little as building needs.
-    Sandbox {
-        /// The capabilities of root inside; other users have none.
-        capabilities: Vec<Capability>,
-        /// The system call filter.
-        seccomp: SeccompProfile,
-    },
-    /// Whatever the builder may do: all its capabilities, every system call, all of `/proc` and `/sys`.
-    Insecure,
-}
-
-impl Security {
-    fn new(asked: op::Security, footing: Footing) -> Self {
-        match asked {
-            op::Security::Insecure => Self::Insecure,
-            op::Security::Sandbox => Self::Sandbox {
-                capabilities: Capability::default_for(footing.rung),
-                seccomp: match footing.processes {
-                    Processes::Own | Processes::OuterProc => SeccompProfile::Default,
-                    Processes::Shared => SeccompProfile::SharedProcesses,
-                },
-            },
-        }
-    }
-}
-
-/// A capability that a step may have; those that are not here, no step has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[allow(missing_docs, reason = "capabilities(7) names them")]
-pub enum Capability {
-    Chown,
-    DacOverride,
-    Fowner,
-    Fsetid,
-    Kill,
-    Setgid,
-    Setuid,
-    Setpcap,
-    NetBindService,
-    SysChroot,
-    Mknod,
-    Setfcap,
-}
-
-impl Capability {
-    /// Docker's fourteen without NET_RAW and AUDIT_WRITE.
-    pub const ALL: [Capability; 12] = [
-        Self::Chown,
-        Self::DacOverride,
-        Self::Fowner,
-        Self::Fsetid,
-        Self::Kill,
-        Self::Setgid,
-        Self::Setuid,
-        Self::Setpcap,
-        Self::NetBindService,
-        Self::SysChroot,
-        Self::Mknod,
-        Self::Setfcap,
-    ];
-
-    /// MKNOD means something with host ids only.
-    fn default_for(rung: Rung) -> Vec<Capability> {
-        Self::ALL.into_iter().filter(|capability| *capability != Self::Mknod || rung == Rung::Root).collect()
-    }
-}
-
-/// A system call filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SeccompProfile {
-    /// The one in [`super::seccomp`].
-    Default,
-    /// The same for a step that sees other processes of its user: it sets limits of its own only. Landlock keeps
-    /// signals from those others, but not a limit of processor time, which ends them as well.
-    SharedProcesses,
 }
 
 /// What a plan is made of.
@@ -410,6 +333,8 @@ impl SandboxPlan {
             processes,
             limits: Limits::new(exec, inputs.limits),
             security: Security::new(exec.security, inputs.footing),
+            scope: Scope::new(processes),
+            keyring: Keyring::Own,
             stdio: Stdio::Logged,
             root_access: Access::Write,
         })
@@ -663,6 +588,9 @@ mod tests {
             ("\"seccomp\":\"default\"", "\"seccomp\":\"off\""),
             ("\"network\":\"default\"", "\"network\":\"\""),
             ("\"SETFCAP\"", "\"SYS_ADMIN\""),
+            ("\"/proc/kcore\"", "\"/proc/nothing\""),
+            ("\"scope\":\"where-possible\"", "\"scope\":\"off\""),
+            ("\"keyring\":\"own\"", "\"keyring\":\"shared\""),
             ("\"cwd\"", "\"privileged\":true,\"cwd\""),
         ] {
             let changed = json.replace(from, to);
