@@ -47,8 +47,9 @@ use solver::{
 use crate::{
     listing::{
         Content, ListError, Listing, Node, NodeKind,
-        disk::{self, Disk, DiskKind, Sight},
+        disk::{Disk, DiskKind},
         lookup::{LastLink, Names, resolve},
+        sight::{self, Sight},
         walk::Seen,
     },
     rootfs::{PathError, failed, join, shown, split},
@@ -268,7 +269,7 @@ impl ContextDirectory {
         let root = Arc::new(self.open()?);
         let matcher = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: matcher }, cancel };
-        let sight = match disk::see(&disk, selector) {
+        let sight = match sight::see(&disk, selector) {
             Err(ListError::NotFound(path)) => {
                 let hint = self.hint(&root, &path);
                 return Err(ContextError::NotFound { path, hint });
@@ -292,7 +293,7 @@ impl ContextDirectory {
         let (mut seen, directories) = sight.settled();
         let is_settled = read::complete(root.as_fd(), &mut seen, index, cancel);
         let is_settled = is_settled.map_err(|error| self.told(error))?;
-        disk::forget_names_elsewhere(&mut seen);
+        sight::forget_names_elsewhere(&mut seen);
         let mut normalised = None;
         for Seen { path, node, .. } in &mut seen {
             let mode = self.modes.apply(node);
@@ -301,7 +302,7 @@ impl ContextDirectory {
             }
             node.mode = mode;
         }
-        let nodes = disk::nodes(seen);
+        let nodes = sight::nodes(seen);
         Ok(ContextFiles {
             listing: Listing { nodes, content: Content::Context(root) },
             directories,

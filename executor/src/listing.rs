@@ -35,6 +35,7 @@ use crate::rootfs::{PathError, failed, file_type, open_beneath, shown, split};
 pub mod disk;
 pub mod filter;
 pub mod lookup;
+pub mod sight;
 pub mod state;
 pub mod walk;
 

@@ -12,8 +12,9 @@ use super::{ContextDirectory, ContextError, Ignore};
 use crate::{
     listing::{
         NodeKind,
-        disk::{self, Disk, DiskKind},
+        disk::{Disk, DiskKind},
         lookup::{LastLink, resolve},
+        sight,
     },
     rootfs::shown,
 };
@@ -72,7 +73,7 @@ impl ContextDirectory {
         let ignore = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore }, cancel };
         let all = Selector { include: vec![String::new()], ..Selector::default() };
-        let sight = disk::see(&disk, &all).map_err(|error| self.told(error))?;
+        let sight = sight::see(&disk, &all).map_err(|error| self.told(error))?;
         let kind = |kind| match kind {
             NodeKind::Directory => EntryKind::Directory,
             NodeKind::File { size, .. } => EntryKind::File(size),

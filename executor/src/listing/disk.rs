@@ -1,32 +1,27 @@
-//! Lists what a selector can pick of a directory on disk: a context, or a snapshot's file system.
+//! A directory on disk as a source: a context, or a snapshot's file system.
 //!
-//! The [walk] goes no further than the selector and the ignore rules let it, and enters no link: those in a source's own
-//! path are followed by [`lookup`](super::lookup), inside the root. What a context may not hold (a device) is an error
-//! where it would be copied.
+//! What a context may not hold (a device) is an error where it would be copied.
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
+    ffi::CStr,
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use oci::{
-    ContentDigest, TreeDigest,
-    canonical::{Bytes, Encoder},
-};
+use oci::ContentDigest;
 use rayon::prelude::*;
 use rustix::{
-    fs::{FileType, OFlags, Stat, readlinkat},
+    fs::{Dir, FileType, OFlags, Stat, readlinkat},
     io::Errno,
 };
 use solver::{Cancel, op::Selector, pattern::ignore::Matcher};
 
 use super::{
     ListError, Node, NodeKind, Nodes, Owners,
-    filter::{Admission, Filter, Pattern},
-    lookup::{Found, LastLink, Names, Paths, Pick, Picked, has_wildcard, pick},
+    lookup::{Found, Names, Paths},
+    sight::{Entry, Terrain, go_on, is_present, nodes, see},
     state::FileState,
-    walk::{Seen, Standing, append_in_order, settle, walk},
+    walk::{Seen, Standing},
 };
 use crate::rootfs::{
     failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs, xattrs_at,
@@ -67,124 +62,6 @@ pub fn list(disk: &Disk<'_>, selector: &Selector) -> Result<Nodes, ListError> {
     Ok(nodes(seen))
 }
 
-/// What was found where a selector leads.
-#[derive(Debug, Default)]
-pub struct Sight {
-    /// Everything that it can pick, some perhaps twice. Lists and what is in them come in an order that only depends on
-    /// what is there; each list is in the order of its paths.
-    pub(super) lists: Vec<Vec<Seen>>,
-    /// The directories whose names were read, some perhaps twice: what comes or goes in them changes what is seen.
-    pub(super) directories: Vec<Vec<u8>>,
-}
-
-impl Sight {
-    /// Everything that was seen, each path once, in order; and the directories whose names were read.
-    pub fn settled(self) -> (Vec<Seen>, Vec<Vec<u8>>) {
-        let mut seen = Vec::new();
-        append_in_order(self.lists, &mut seen);
-        settle(&mut seen);
-        (seen, self.directories)
-    }
-
-    /// Stands for all that was seen: paths, kinds, modes, link targets, which names are one file, and the states of
-    /// files. Two equal ones of one place and selector are the same listing, as far as states can be relied on.
-    pub fn print(&self) -> TreeDigest {
-        let lists: Vec<TreeDigest> = self.lists.par_iter().map(|list| print(list)).collect();
-        let mut encoder = Encoder::new("sight");
-        encoder.field(1, &lists);
-        encoder.digest()
-    }
-}
-
-fn print(list: &[Seen]) -> TreeDigest {
-    let mut encoder = Encoder::new("sight-list");
-    for Seen { path, node, state, standing } in list {
-        let Node { kind, mode, uid, gid, seconds: _, nanoseconds: _, xattrs, inode } = node;
-        let inode = inode.map(|(device, inode)| [device, inode].to_vec());
-        encoder
-            .field(1, &Bytes(path))
-            .field(2, kind)
-            .field(3, mode)
-            .field(4, uid)
-            .field(5, gid)
-            .field(6, &inode);
-        encoder.field(7, &xattrs.iter().map(|(name, value)| (Bytes(name), Bytes(value))).collect::<Vec<_>>());
-        encoder.field(8, &(*standing as u64)).field(9, state);
-    }
-    encoder.digest()
-}
-
-/// Everything that a selector can pick. Nothing is opened but directories.
-///
-/// # Errors
-/// A source is not there, or cannot be looked at; or it is time to stop.
-pub fn see(disk: &Disk<'_>, selector: &Selector) -> Result<Sight, ListError> {
-    let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
-    let mut sight = Sight::default();
-    let mut links = Vec::new();
-    let noting = Noting { disk, directories: RefCell::default() };
-    for include in &selector.include {
-        let source = if selector.parents { Pattern::with_parents(include) } else { Pattern::plain(include) };
-        let filter = Filter::new(source.rest, &selector.exclude)?;
-        let picks = match pick(&noting, source.base, last, &mut links)? {
-            Picked::Missing(path) => return Err(ListError::NotFound(shown(&path))),
-            Picked::Path(pick) => vec![pick],
-            Picked::Matches(picks) => picks,
-        };
-        for Pick { at, .. } in &picks {
-            disk.require(at, source.rest)?;
-            disk.walk(at, &filter, &mut sight)?;
-        }
-    }
-    for link in links {
-        sight.lists.extend(disk.look(&link)?.map(|thing| vec![thing]));
-    }
-    sight.directories.append(&mut noting.directories.into_inner());
-    Ok(sight)
-}
-
-/// Looks paths up on a disk, and notes of which directories the names were asked for.
-struct Noting<'a> {
-    disk: &'a Disk<'a>,
-    directories: RefCell<Vec<Vec<u8>>>,
-}
-
-impl Paths for Noting<'_> {
-    type Error = ListError;
-
-    fn find(&self, path: &[u8]) -> Result<Option<Found>, ListError> {
-        self.disk.find(path)
-    }
-}
-
-impl Names for Noting<'_> {
-    fn children(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>, ListError> {
-        self.directories.borrow_mut().push(dir.to_vec());
-        self.disk.children(dir)
-    }
-}
-
-/// By path, without what only matters while they are made.
-pub fn nodes(seen: Vec<Seen>) -> Nodes {
-    seen.into_iter().map(|Seen { path, node, .. }| (path, node)).collect()
-}
-
-/// That a file has other names outside of what is listed is no part of a context.
-pub fn forget_names_elsewhere(seen: &mut [Seen]) {
-    let mut names: BTreeMap<(u64, u64), usize> = BTreeMap::new();
-    for inode in seen.iter().filter_map(|thing| thing.node.inode) {
-        *names.entry(inode).or_default() += 1;
-    }
-    for Seen { node, .. } in seen {
-        node.inode = node.inode.filter(|inode| names[inode] > 1);
-    }
-}
-
-/// Stops where it is time to.
-pub(super) fn go_on(cancel: &Cancel) -> Result<(), ListError> {
-    if cancel.is_requested() { Err(ListError::Cancelled) } else { Ok(()) }
-}
-
 /// Of a named directory nothing is copied; what is no file nor directory must not be opened.
 fn read_attributes(disk: &Disk<'_>, Seen { path, node, standing, .. }: &mut Seen) -> Result<(), ListError> {
     go_on(disk.cancel)?;
@@ -219,7 +96,7 @@ impl Paths for Disk<'_> {
             FileType::Symlink => Found::Link(read_link(&dir, path)?),
             _ => Found::Other,
         };
-        Ok(self.is_present(path, found == Found::Directory)?.then_some(found))
+        Ok(is_present(self, path, found == Found::Directory)?.then_some(found))
     }
 }
 
@@ -233,66 +110,74 @@ impl Names for Disk<'_> {
     }
 }
 
-impl Disk<'_> {
-    /// With `--parents`, a source without wildcards must be there.
-    fn require(&self, base: &[u8], rest: Option<&str>) -> Result<(), ListError> {
-        let Some(rest) = rest.filter(|rest| !has_wildcard(rest)) else { return Ok(()) };
-        let path = join(base, rest.as_bytes());
-        match super::lookup::resolve(self, &path, LastLink::Keep, &mut Vec::new())? {
-            Some(_) => Ok(()),
-            None => Err(ListError::NotFound(shown(&path))),
+impl Terrain for Disk<'_> {
+    type Directory = OwnedFd;
+    type Status = Stat;
+
+    fn ignore(&self) -> Option<&Matcher> {
+        match self.kind {
+            DiskKind::Context { ignore } => ignore,
+            DiskKind::Snapshot { .. } => None,
         }
     }
 
-    /// Adds what a picked path stands for. Of a picked directory itself only that it is one can reach the copy, so
-    /// that is all that is listed of it.
-    fn walk(&self, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
-        if at.is_empty() {
-            return walk(self, at, filter, sight);
-        }
-        let top = self.look(at)?.ok_or_else(|| ListError::Changed(shown(at)))?;
-        if top.node.kind != NodeKind::Directory {
-            sight.lists.push(vec![top]);
-            return Ok(());
-        }
-        let (node, standing) = (Node::bare_directory(), Standing::Named);
-        sight.lists.push(vec![Seen { node, standing, ..top }]);
-        walk(self, at, filter, sight)
+    fn cancel(&self) -> &Cancel {
+        self.cancel
     }
 
-    /// Opens a directory on the way through all of them, unless it is time to stop.
-    pub(super) fn open_directory(&self, dir: &[u8]) -> Result<OwnedFd, ListError> {
-        go_on(self.cancel)?;
+    fn directory(&self, dir: &[u8]) -> Result<OwnedFd, ListError> {
         match open_beneath(self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(ListError::Changed(shown(dir))),
             answer => Ok(answer.map_err(failed("reading directory", dir))?),
         }
     }
 
-    /// Whether a path is there for a selector: an ignored directory is if something below it is.
-    fn is_present(&self, path: &[u8], is_directory: bool) -> Result<bool, ListError> {
-        match self.scope(path, is_directory) {
-            Admission::Yes => return Ok(true),
-            Admission::No => return Ok(false),
-            Admission::AsParent => {}
-        }
-        let mut todo = vec![path.to_vec()];
-        while let Some(dir) = todo.pop() {
-            let opened = self.open_directory(&dir)?;
-            for name in names(&opened).map_err(failed("reading directory", &dir))? {
-                let path = join(&dir, &name);
-                let stat = lstat(&opened, &name).map_err(failed("reading", &path))?;
-                let is_directory = stat.is_some_and(|stat| file_type(&stat) == FileType::Directory);
-                match self.scope(&path, is_directory) {
-                    Admission::Yes => return Ok(true),
-                    Admission::AsParent => todo.push(path),
-                    Admission::No => {}
-                }
+    fn entries(&self, opened: &OwnedFd, dir: &[u8]) -> Result<Vec<Entry>, ListError> {
+        let mut entries = Vec::new();
+        let unreadable = |error: Errno| failed("reading directory", dir)(error);
+        for entry in Dir::read_from(opened).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let name = CStr::to_bytes(entry.file_name());
+            if name == b"." || name == b".." {
+                continue;
             }
+            let is_directory = match entry.file_type() {
+                FileType::Unknown => None,
+                kind => Some(kind == FileType::Directory),
+            };
+            entries.push(Entry { path: join(dir, name), is_directory });
         }
-        Ok(false)
+        Ok(entries)
     }
 
+    fn status(&self, opened: &OwnedFd, path: &[u8]) -> Result<Option<Stat>, ListError> {
+        Ok(lstat(opened, split(path).1).map_err(failed("reading", path))?)
+    }
+
+    fn is_directory(status: &Stat) -> bool {
+        file_type(status) == FileType::Directory
+    }
+
+    fn thing(
+        &self,
+        opened: &OwnedFd,
+        path: &[u8],
+        status: Stat,
+    ) -> Result<Option<(Node, Option<FileState>)>, ListError> {
+        let is_file = file_type(&status) == FileType::RegularFile;
+        let state = is_file.then(|| FileState::of(&status));
+        Ok(self.node(opened, path, &status)?.map(|node| (node, state)))
+    }
+
+    fn thing_at(&self, path: &[u8]) -> Result<Option<(Node, Option<FileState>)>, ListError> {
+        match self.stat(path)? {
+            Some((dir, stat)) => self.thing(&dir, path, stat),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Disk<'_> {
     /// The open parent of a path and what is there.
     fn stat(&self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>, ListError> {
         let (parent, name) = split(path);
@@ -304,17 +189,9 @@ impl Disk<'_> {
         Ok(stat.map(|stat| (dir, stat)))
     }
 
-    fn look(&self, path: &[u8]) -> Result<Option<Seen>, ListError> {
-        let Some((dir, stat)) = self.stat(path)? else { return Ok(None) };
-        let node = self.node(&dir, path, &stat)?;
-        let is_file = file_type(&stat) == FileType::RegularFile;
-        let state = is_file.then(|| FileState::of(&stat));
-        Ok(node.map(|node| Seen { path: path.to_vec(), node, state, standing: Standing::Picked }))
-    }
-
     /// The node of a path in an open directory. A socket of a context becomes an empty file, as with BuildKit; a device
     /// of one is refused, for no ordinary user could make it.
-    pub(super) fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
+    fn node(&self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<Option<Node>, ListError> {
         let special = |what| Err(ListError::Special { path: shown(path), what });
         let kind = NodeKind::of(dir, path, stat)?;
         let DiskKind::Snapshot { owners } = &self.kind else {

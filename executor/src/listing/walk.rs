@@ -1,25 +1,21 @@
-//! Walks what was picked of a directory on disk, several directories at a time.
+//! Walks what was picked of a place with directories, several of them at a time.
 //!
 //! The tree is taken level by level, so that depth costs neither stack nor open directories; a large directory is split
 //! among threads, too. What the rules leave out is not looked at, where the directory itself says what it is. The order
 //! in which things are found reaches nobody: [`settle`] sorts them.
 
-use std::{collections::BTreeSet, ffi::CStr, os::fd::OwnedFd};
+use std::collections::BTreeSet;
 
 use rayon::prelude::*;
-use rustix::{
-    fs::{Dir, FileType},
-    io::Errno,
-};
 use solver::pattern::ignore::{Matcher, Verdict};
 
 use super::{
     ListError, Node, NodeKind,
-    disk::{Disk, DiskKind, Sight, go_on},
     filter::{Admission, Filter},
+    sight::{Entry, Sight, Terrain, go_on},
     state::FileState,
 };
-use crate::rootfs::{failed, file_type, join, lstat, shown, split};
+use crate::rootfs::{shown, split};
 
 /// So many names of one directory are looked at by one thread.
 const NAMES_A_THREAD: usize = 256;
@@ -58,22 +54,15 @@ struct Directory {
 /// What a name stands for; a directory is still to be read.
 type Found = (Seen, Option<Directory>);
 
-/// A name of a directory.
-struct Entry {
-    path: Vec<u8>,
-    /// Whether it is a directory, where the file system says so.
-    is_directory: Option<bool>,
-}
-
 /// Adds everything below `at` that is admitted.
 ///
 /// # Errors
 /// A directory cannot be read, or is gone by now; or it is time to stop.
-pub fn walk(disk: &Disk<'_>, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
-    let verdict = disk.ignore().map(|ignore| verdict(ignore, at));
+pub fn walk<T: Terrain>(terrain: &T, at: &[u8], filter: &Filter, sight: &mut Sight) -> Result<(), ListError> {
+    let verdict = terrain.ignore().map(|ignore| verdict(ignore, at));
     let mut level = vec![Directory { path: at.to_vec(), verdict }];
     while !level.is_empty() {
-        let read = level.par_iter().map(|directory| disk.read(at, directory, filter));
+        let read = level.par_iter().map(|directory| Walk { terrain, at, filter }.read(directory));
         let read = read.collect::<Result<Vec<_>, ListError>>()?;
         sight.directories.extend(level.drain(..).map(|directory| directory.path));
         for (things, directories) in read {
@@ -150,25 +139,21 @@ fn verdict(ignore: &Matcher, path: &[u8]) -> Verdict {
     ends.fold(ignore.root(), |parent, end| ignore.enter(&parent, &path[..end]))
 }
 
-impl Disk<'_> {
-    fn ignore(&self) -> Option<&Matcher> {
-        match self.kind {
-            DiskKind::Context { ignore } => ignore,
-            DiskKind::Snapshot { .. } => None,
-        }
-    }
+/// One walk.
+struct Walk<'a, T> {
+    terrain: &'a T,
+    at: &'a [u8],
+    filter: &'a Filter,
+}
 
+impl<T: Terrain> Walk<'_, T> {
     /// What is admitted of a directory's names, in their order, and the directories among that.
-    fn read(
-        &self,
-        at: &[u8],
-        directory: &Directory,
-        filter: &Filter,
-    ) -> Result<(Vec<Seen>, Vec<Directory>), ListError> {
-        let opened = self.open_directory(&directory.path)?;
-        let mut entries = entries(&opened, &directory.path)?;
+    fn read(&self, directory: &Directory) -> Result<(Vec<Seen>, Vec<Directory>), ListError> {
+        go_on(self.terrain.cancel())?;
+        let opened = self.terrain.directory(&directory.path)?;
+        let mut entries = self.terrain.entries(&opened, &directory.path)?;
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        let look = |entry| self.entry(at, &opened, directory, filter, entry);
+        let look = |entry| self.entry(&opened, directory, entry);
         let (mut seen, mut directories) = (Vec::with_capacity(entries.len()), Vec::new());
         let mut add = |found: Option<Found>| {
             let Some((thing, directory)) = found else { return };
@@ -186,48 +171,37 @@ impl Disk<'_> {
 
     fn entry(
         &self,
-        at: &[u8],
-        opened: &OwnedFd,
+        opened: &T::Directory,
         directory: &Directory,
-        filter: &Filter,
         entry: Entry,
     ) -> Result<Option<Found>, ListError> {
-        go_on(self.cancel)?;
+        go_on(self.terrain.cancel())?;
         let Entry { path, is_directory } = entry;
-        let mut ruled = is_directory.map(|kind| (kind, self.rule(at, directory, &path, kind, filter)));
+        let mut ruled = is_directory.map(|kind| (kind, self.rule(directory, &path, kind)));
         if matches!(ruled, Some((_, (Admission::No, _)))) {
             return Ok(None);
         }
-        let Some(stat) = lstat(opened, split(&path).1).map_err(failed("reading", &path))? else {
+        let Some(status) = self.terrain.status(opened, &path)? else {
             return Err(ListError::Changed(shown(&path)));
         };
-        let is_directory = file_type(&stat) == FileType::Directory;
+        let is_directory = T::is_directory(&status);
         // It may have become something else since the directory was read.
         let (_, (admission, verdict)) = ruled
             .take_if(|(kind, _)| *kind == is_directory)
-            .unwrap_or_else(|| (is_directory, self.rule(at, directory, &path, is_directory, filter)));
+            .unwrap_or_else(|| (is_directory, self.rule(directory, &path, is_directory)));
         let standing = match admission {
             Admission::No => return Ok(None),
             Admission::Yes => Standing::Picked,
             Admission::AsParent => Standing::Way,
         };
-        let Some(node) = self.node(opened, &path, &stat)? else { return Ok(None) };
+        let Some((node, state)) = self.terrain.thing(opened, &path, status)? else { return Ok(None) };
         let below = is_directory.then(|| Directory { path: path.clone(), verdict });
-        let is_file = file_type(&stat) == FileType::RegularFile;
-        let state = is_file.then(|| FileState::of(&stat));
         Ok(Some((Seen { path, node, state, standing }, below)))
     }
 
     /// What the ignore rules and the filter together say of a name in a directory.
-    fn rule(
-        &self,
-        at: &[u8],
-        directory: &Directory,
-        path: &[u8],
-        is_directory: bool,
-        filter: &Filter,
-    ) -> (Admission, Option<Verdict>) {
-        let (scope, verdict) = match (self.ignore(), &directory.verdict) {
+    fn rule(&self, directory: &Directory, path: &[u8], is_directory: bool) -> (Admission, Option<Verdict>) {
+        let (scope, verdict) = match (self.terrain.ignore(), &directory.verdict) {
             (Some(ignore), Some(parent)) => {
                 let path = String::from_utf8_lossy(path);
                 let verdict = ignore.enter(parent, &path);
@@ -235,8 +209,10 @@ impl Disk<'_> {
             }
             _ => (Admission::Yes, None),
         };
-        let relative = path[at.len()..].strip_prefix(b"/").unwrap_or(&path[at.len()..]);
-        let filtered = if is_directory { filter.directory(relative) } else { filter.file(relative) };
+        let from = self.at.len();
+        let relative = path[from..].strip_prefix(b"/").unwrap_or(&path[from..]);
+        let filtered =
+            if is_directory { self.filter.directory(relative) } else { self.filter.file(relative) };
         let admission = match (scope, filtered) {
             (Admission::No, _) | (_, Admission::No) => Admission::No,
             (Admission::Yes, Admission::Yes) => Admission::Yes,
@@ -244,12 +220,12 @@ impl Disk<'_> {
         };
         (admission, verdict)
     }
+}
 
-    /// Whether the ignore rules leave a path in the context.
-    pub(super) fn scope(&self, path: &[u8], is_directory: bool) -> Admission {
-        let Some(ignore) = self.ignore() else { return Admission::Yes };
-        scope(ignore, &verdict(ignore, path), &String::from_utf8_lossy(path), is_directory)
-    }
+/// Whether the ignore rules leave a path in the place.
+pub(super) fn scope_at<T: Terrain>(terrain: &T, path: &[u8], is_directory: bool) -> Admission {
+    let Some(ignore) = terrain.ignore() else { return Admission::Yes };
+    scope(ignore, &verdict(ignore, path), &String::from_utf8_lossy(path), is_directory)
 }
 
 fn scope(ignore: &Matcher, verdict: &Verdict, path: &str, is_directory: bool) -> Admission {
@@ -258,25 +234,6 @@ fn scope(ignore: &Matcher, verdict: &Verdict, path: &str, is_directory: bool) ->
         (true, true) if !ignore.can_prune_at(verdict, path) => Admission::AsParent,
         _ => Admission::No,
     }
-}
-
-/// The names in a directory, in its own order.
-fn entries(opened: &OwnedFd, dir: &[u8]) -> Result<Vec<Entry>, ListError> {
-    let mut entries = Vec::new();
-    let unreadable = |error: Errno| failed("reading directory", dir)(error);
-    for entry in Dir::read_from(opened).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let name = CStr::to_bytes(entry.file_name());
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let is_directory = match entry.file_type() {
-            FileType::Unknown => None,
-            kind => Some(kind == FileType::Directory),
-        };
-        entries.push(Entry { path: join(dir, name), is_directory });
-    }
-    Ok(entries)
 }
 
 /// A file's node that nobody has looked into yet.

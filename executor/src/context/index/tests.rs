@@ -15,7 +15,8 @@ use crate::{
     context::read::complete_after,
     listing::{
         NodeKind,
-        disk::{self, Disk, DiskKind},
+        disk::{Disk, DiskKind},
+        sight,
         walk::is_unread,
     },
     rootfs::shown,
@@ -57,7 +58,7 @@ impl Scene {
         let selector = Selector { include: vec![String::new()], ..Selector::default() };
         let (kind, cancel) = (DiskKind::Context { ignore: None }, Cancel::default());
         let disk = Disk { root: root.as_fd(), kind, cancel: &cancel };
-        let mut seen = disk::see(&disk, &selector).expect("listed").settled().0;
+        let mut seen = sight::see(&disk, &selector).expect("listed").settled().0;
         complete_after(root.as_fd(), &mut seen, index, &cancel, &horizon).expect("read");
         assert!(seen.iter().all(|thing| !is_unread(&thing.node)));
         let content = |kind: &NodeKind| match kind {
