@@ -98,6 +98,7 @@ impl FileSource for Files {
         let origin = self.0.files.get(path).ok_or(io::ErrorKind::NotFound)?;
         match origin.open() {
             Ok(Opened::File(file)) => Ok(Box::new(file)),
+            Ok(Opened::Bytes(bytes)) => Ok(Box::new(bytes)),
             Ok(Opened::Inline(bytes)) => Ok(Box::new(Cursor::new(bytes.to_vec()))),
             Err(ListError::Path(error)) => Err(error.source),
             Err(error) => Err(io::Error::other(error)),

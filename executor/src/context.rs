@@ -11,6 +11,7 @@
 //! inside the context, and nowhere outside of it.
 
 pub mod clock;
+mod commit;
 pub mod index;
 mod look;
 mod read;
@@ -48,14 +49,15 @@ use crate::{
     listing::{
         Content, ListError, Listing, Node, NodeKind,
         disk::{Disk, DiskKind},
-        lookup::{LastLink, Names, resolve},
-        sight::{self, Sight},
+        lookup::{LastLink, resolve},
+        sight::{self, Sight, Terrain},
         walk::Seen,
     },
     rootfs::{PathError, failed, join, shown, split},
     view::open_in_root,
 };
 
+pub use commit::CommitContext;
 pub use index::Index;
 pub use look::{Entry, EntryKind, IgnoreLine, Ruling};
 
@@ -141,6 +143,8 @@ pub struct IgnoreFile {
 pub enum ContextOrigin {
     /// A directory of this machine.
     Directory(ContextDirectory),
+    /// A commit of a repository of this machine.
+    Commit(CommitContext),
     /// A git repository, fetched when a step first looks at it.
     Git(GitAddress),
     /// A URL (named contexts): one file called `context`, as BuildKit has it, downloaded when a step first looks at it.
@@ -233,11 +237,7 @@ impl ContextDirectory {
     /// # Errors
     /// [`ContextError::Ignore`].
     pub fn new(path: PathBuf, ignore: Option<IgnoreFile>, modes: ContextModes) -> Result<Self, ContextError> {
-        let compile = |file: IgnoreFile| match Matcher::new(&ignore::read(&file.text)) {
-            Ok(matcher) => Ok(Ignore { file, matcher }),
-            Err(source) => Err(ContextError::Ignore { file: file.name, source }),
-        };
-        Ok(Self { path, ignore: ignore.map(compile).transpose()?, modes })
+        Ok(Self { path, ignore: ignore.map(Ignore::new).transpose()?, modes })
     }
 
     /// Walks what the selector can pick, no more, and reads its files, several at a time, until `cancel` asks to stop.
@@ -350,18 +350,30 @@ impl ContextDirectory {
 
     /// Why a path may be missing.
     fn hint(&self, root: &OwnedFd, path: &str) -> Option<String> {
-        let disk =
-            Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None }, cancel: &Cancel::default() };
-        let look = |last| resolve(&disk, path.as_bytes(), last, &mut Vec::new()).ok().flatten();
-        match (look(LastLink::Follow), look(LastLink::Keep)) {
-            (Some(at), _) => self.ignore.as_ref()?.reason(&shown(&at)),
-            (None, Some(_)) => Some("it is a link that leads to nothing in the context".to_owned()),
-            (None, None) => similar(&disk, path).map(|name| format!("did you mean {name:?}?")),
-        }
+        let cancel = Cancel::default();
+        let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None }, cancel: &cancel };
+        hint(&disk, self.ignore.as_ref(), path)
+    }
+}
+
+/// Why a path of a context may be missing; `all` is what there is without the ignore file.
+fn hint(all: &impl Terrain, ignore: Option<&Ignore>, path: &str) -> Option<String> {
+    let look = |last| resolve(all, path.as_bytes(), last, &mut Vec::new()).ok().flatten();
+    match (look(LastLink::Follow), look(LastLink::Keep)) {
+        (Some(at), _) => ignore?.reason(&shown(&at)),
+        (None, Some(_)) => Some("it is a link that leads to nothing in the context".to_owned()),
+        (None, None) => similar(all, path).map(|name| format!("did you mean {name:?}?")),
     }
 }
 
 impl Ignore {
+    fn new(file: IgnoreFile) -> Result<Self, ContextError> {
+        match Matcher::new(&ignore::read(&file.text)) {
+            Ok(matcher) => Ok(Self { file, matcher }),
+            Err(source) => Err(ContextError::Ignore { file: file.name, source }),
+        }
+    }
+
     fn reason(&self, path: &str) -> Option<String> {
         let index = self.matcher.decide(path)?;
         let lines = self.file.text.lines().enumerate();
@@ -385,10 +397,10 @@ impl ContextModes {
 }
 
 /// The path next to a missing one that is most like it, if any is like it at all.
-fn similar(disk: &Disk<'_>, path: &str) -> Option<String> {
+fn similar(all: &impl Terrain, path: &str) -> Option<String> {
     let (parent, name) = split(path.as_bytes());
-    let dir = resolve(disk, parent, LastLink::Follow, &mut Vec::new()).ok()??;
-    let candidates: Vec<String> = disk.children(&dir).ok()?.into_iter().map(|name| shown(&name)).collect();
+    let dir = resolve(all, parent, LastLink::Follow, &mut Vec::new()).ok()??;
+    let candidates: Vec<String> = all.children(&dir).ok()?.into_iter().map(|name| shown(&name)).collect();
     let nearest = suggest::nearest(&shown(name), candidates.iter().map(String::as_str))?;
     Some(shown(&join(parent, nearest.as_bytes())))
 }

@@ -484,7 +484,9 @@ impl Stamps<'_> {
     /// checkout has made of it.
     fn time(&self, listing: &Listing, node: &Node) -> (i64, u32) {
         match (&listing.content, self.copy.timestamps) {
-            (Content::Context(_), Timestamps::Auto) if node.seconds < TIME_LIMIT => (TIME_LIMIT, 0),
+            (Content::Context(_) | Content::Commit(_), Timestamps::Auto) if node.seconds < TIME_LIMIT => {
+                (TIME_LIMIT, 0)
+            }
             _ => (node.seconds, node.nanoseconds),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     context::ContextError,
     copy::CopyError,
     diff::DiffError,
+    git::GitError,
     listing::ListError,
     sandbox::{PlanError, SandboxError, more_ids},
     snapshot::SnapshotError,
@@ -72,6 +73,10 @@ impl From<CacheMountError> for StepFailure {
 
 impl From<ContextError> for StepFailure {
     fn from(error: ContextError) -> Self {
+        let error = match error {
+            ContextError::List(ListError::Git(error)) => return (*error).into(),
+            error => error,
+        };
         let hint = match &error {
             ContextError::Cancelled => return cancelled(),
             ContextError::NotFound { hint, .. } => hint.clone(),
@@ -88,10 +93,22 @@ impl From<ContextError> for StepFailure {
     }
 }
 
+impl From<GitError> for StepFailure {
+    fn from(error: GitError) -> Self {
+        let (hint, kind) = (error.hint(), error.blame());
+        let failure = blame(kind, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
 impl From<CopyError> for StepFailure {
     fn from(error: CopyError) -> Self {
         match error {
             CopyError::Cancelled => cancelled(),
+            CopyError::Source(ListError::Git(error)) => (*error).into(),
             CopyError::User(error) => error.into(),
             CopyError::Below(error) => (*error).into(),
             CopyError::Layer(error) => error.into(),
@@ -149,6 +166,7 @@ impl From<ListError> for StepFailure {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Cancelled => cancelled(),
+            ListError::Git(error) => (*error).into(),
             error => blame(FailureKind::Build, error),
         }
     }

@@ -29,6 +29,7 @@ pub mod executor;
 pub mod form;
 pub mod fsck;
 pub mod gc;
+pub mod git;
 pub mod image;
 pub mod imprint;
 pub mod inventory;

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Read},
+    io::{self, Cursor, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
@@ -30,7 +30,10 @@ use solver::{
     pattern::{glob::BadPattern, ignore::IgnoreError},
 };
 
-use crate::rootfs::{PathError, failed, file_type, open_beneath, shown, split};
+use crate::{
+    git::{CommitTree, FileBytes, GitError},
+    rootfs::{PathError, failed, file_type, open_beneath, shown, split},
+};
 
 pub mod disk;
 pub mod filter;
@@ -73,6 +76,9 @@ pub enum ListError {
     /// The system said no.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// A commit cannot be read.
+    #[error(transparent)]
+    Git(Box<GitError>),
 }
 
 /// Owners that the disk could not hold, by path without a leading slash: in a user namespace with a single id every
@@ -172,6 +178,8 @@ impl NodeKind {
 pub enum Content {
     /// In a context, below this directory. Times are those of whoever checked the files out.
     Context(Arc<OwnedFd>),
+    /// In the objects of a commit. Times are the commit's.
+    Commit(Arc<CommitTree>),
     /// In an image's file system with this root. Times are part of it.
     Snapshot(Arc<OwnedFd>),
     /// In heredocs, by name.
@@ -311,7 +319,7 @@ impl Listing {
     /// The time that a copy of something would have in a layer, if it is not normalised there.
     fn kept_time(&self, node: &Node) -> Option<i64> {
         match self.content {
-            Content::Context(_) | Content::Inline(_) => None,
+            Content::Context(_) | Content::Commit(_) | Content::Inline(_) => None,
             Content::Snapshot(_) | Content::Download(_) => {
                 Some(node.seconds).filter(|seconds| *seconds < TIME_LIMIT)
             }
@@ -333,6 +341,12 @@ impl Listing {
     pub fn open(&self, path: &[u8]) -> Result<Opened<'_>, ListError> {
         let root = match &self.content {
             Content::Context(root) | Content::Snapshot(root) | Content::Download(root) => root,
+            Content::Commit(tree) => {
+                return match tree.file(path)?.ok_or_else(|| ListError::NotFound(shown(path)))?.bytes {
+                    FileBytes::Blob(bytes) => Ok(Opened::Bytes(Cursor::new(bytes))),
+                    FileBytes::Large(file) => Ok(Opened::File(file)),
+                };
+            }
             Content::Inline(files) => {
                 let bytes = files.get(path).ok_or_else(|| ListError::NotFound(shown(path)))?;
                 return Ok(Opened::Inline(bytes));
@@ -413,6 +427,8 @@ impl<R: Read> Read for Until<'_, R> {
 pub enum Opened<'a> {
     /// On disk.
     File(File),
+    /// In memory, read for whoever opened it.
+    Bytes(Cursor<Vec<u8>>),
     /// What is left of it, in memory.
     Inline(&'a [u8]),
 }
@@ -421,6 +437,7 @@ impl Read for Opened<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::File(file) => file.read(buffer),
+            Self::Bytes(bytes) => bytes.read(buffer),
             Self::Inline(bytes) => bytes.read(buffer),
         }
     }

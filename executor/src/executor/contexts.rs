@@ -25,7 +25,9 @@ use super::{
     remember::Memory,
 };
 use crate::{
-    context::{ContextDirectory, ContextFiles, ContextModes, ContextOrigin, ContextSight, IgnoreFile},
+    context::{
+        CommitContext, ContextDirectory, ContextFiles, ContextModes, ContextOrigin, ContextSight, IgnoreFile,
+    },
     copy,
     listing::{Content, Listing, Owners},
     once::OnceMap,
@@ -73,6 +75,9 @@ impl Contexts {
             Source::Context(place) if self.reads.is_none() && self.directory(place).is_some() => {
                 self.glances.get_or_make(place, || self.glance(source, place, cancel))
             }
+            Source::Context(place) if self.commit(place).is_some() => {
+                self.glances.get_or_make(place, || self.glance_at_commit(source, place, cancel))
+            }
             _ => self.identify(source, cancel).map(|identified| identified.digest),
         }
     }
@@ -83,8 +88,49 @@ impl Contexts {
             ContextOrigin::Directory(directory) if !self.memory.is_passing(directory.path()) => {
                 Some(directory)
             }
-            ContextOrigin::Directory(_) | ContextOrigin::Git(_) | ContextOrigin::Url(_) => None,
+            _ => None,
         }
+    }
+
+    fn commit(&self, source: &ContextSource) -> Option<&CommitContext> {
+        let Place::Context(name) = &source.place else { return None };
+        match self.origins.get(name)? {
+            ContextOrigin::Commit(commit) => Some(commit),
+            _ => None,
+        }
+    }
+
+    /// Identity of what a selector picks of a commit. What was picked of the same trees before is not listed.
+    fn glance_at_commit(
+        &self,
+        source: &Source,
+        place: &ContextSource,
+        cancel: &Cancel,
+    ) -> Result<TreeDigest, StepFailure> {
+        let commit = self.commit(place).expect("only commits are glanced at like this");
+        let name = commit.name_of_look(&place.selector);
+        // All that can be seen is in the name.
+        if let Some(Glance { digest, .. }) = self.memory.glance(&name, &name)
+            && self.memory.has_inventory(&solver::key::source_key(source, Some(&digest)))
+        {
+            return Ok(digest);
+        }
+        let identified = self.identify(source, cancel)?;
+        self.memory.keep(name, Glance { print: name, digest: identified.digest, normalised: None });
+        Ok(identified.digest)
+    }
+
+    /// What a selector picks of a commit, with what earlier builds have learned of its blobs.
+    fn files_of_commit(
+        &self,
+        commit: &CommitContext,
+        selector: &Selector,
+        cancel: &Cancel,
+    ) -> Result<Listing, StepFailure> {
+        let known = self.memory.blobs(commit.tree().repository());
+        let files = commit.files(selector, &known, cancel);
+        self.memory.save_blobs(&known);
+        Ok(files?)
     }
 
     fn glance(
@@ -173,6 +219,7 @@ impl Contexts {
                 normalised.into_iter().for_each(|path| self.notice(&path));
                 Ok((listing, Some(Read { context: directory.path().to_owned(), directories })))
             }
+            ContextOrigin::Commit(commit) => Ok((self.files_of_commit(commit, selector, cancel)?, None)),
             ContextOrigin::Git(address) => {
                 Ok((self.look_at_commit(address, selector, Ignores::Its, cancel)?, None))
             }

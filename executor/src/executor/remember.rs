@@ -10,18 +10,25 @@ use std::{
 use oci::{TreeDigest, store::Store};
 
 use super::glance::Glance;
-use crate::{background::Background, context::Index, inventory, listing::Listing};
+use crate::{
+    background::Background,
+    context::Index,
+    git::{Repository, known::Known},
+    inventory,
+    listing::Listing,
+};
 
 /// What contexts are remembered of. Dropping it waits until all is written.
 pub(super) struct Memory {
     store: Arc<Store>,
     indices: Mutex<BTreeMap<PathBuf, Arc<Index>>>,
+    blobs: Mutex<BTreeMap<PathBuf, Arc<Known>>>,
     background: Background,
 }
 
 impl Memory {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, indices: Mutex::default(), background: Background::default() }
+        Self { store, indices: Mutex::default(), blobs: Mutex::default(), background: Background::default() }
     }
 
     /// What is remembered of the context in a directory, for all who look at it in this build.
@@ -36,6 +43,22 @@ impl Memory {
         let index = Arc::clone(index);
         if index.has_news() {
             self.background.run(move || index.save());
+        }
+    }
+
+    /// What is remembered of the blobs of a repository, for all who read it in this build.
+    pub(super) fn blobs(&self, repository: &Repository) -> Arc<Known> {
+        let directory = repository.common_directory();
+        let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let load = || Arc::new(Known::load(&self.store, &directory));
+        Arc::clone(blobs.entry(directory.clone()).or_insert_with(load))
+    }
+
+    /// Has what was learned of blobs written.
+    pub(super) fn save_blobs(&self, blobs: &Arc<Known>) {
+        if blobs.has_news() {
+            let blobs = Arc::clone(blobs);
+            self.background.run(move || blobs.save());
         }
     }
 

@@ -213,7 +213,7 @@ fn look<T: Terrain>(terrain: &T, path: &[u8]) -> Result<Option<Seen>, ListError>
 }
 
 /// Whether a path that is there is so for a selector: an ignored directory is if something below it is.
-pub(super) fn is_present<T: Terrain>(
+pub(crate) fn is_present<T: Terrain>(
     terrain: &T,
     path: &[u8],
     is_directory: bool,
@@ -240,6 +240,6 @@ pub(super) fn is_present<T: Terrain>(
 }
 
 /// Stops where it is time to.
-pub(super) fn go_on(cancel: &Cancel) -> Result<(), ListError> {
+pub(crate) fn go_on(cancel: &Cancel) -> Result<(), ListError> {
     if cancel.is_requested() { Err(ListError::Cancelled) } else { Ok(()) }
 }

@@ -1,0 +1,125 @@
+//! The files of a commit as a build context: listed from trees, with what is known of their blobs.
+//!
+//! They have the identity that a checkout's files have, so both find each other's results. What a selector picks of a tree
+//! is known by the tree's id: where the next build asks for the same, nothing is listed ([`CommitContext::name_of_look`]).
+
+use std::sync::Arc;
+
+use oci::{
+    TreeDigest,
+    canonical::{Bytes, Encoder},
+};
+use rayon::prelude::*;
+use solver::{Cancel, op::Selector};
+
+use super::{ContextError, Ignore, IgnoreFile, hint};
+use crate::{
+    git::{CommitTerrain, CommitTree, GitError, known::Known},
+    listing::{
+        Content, ListError, Listing, NodeKind, sight,
+        walk::{Seen, is_unread},
+    },
+    rootfs::shown,
+};
+
+/// So many paths are told of files that are not here.
+const POINTERS_TOLD: usize = 3;
+
+/// A commit that files are copied from.
+#[derive(Debug, Clone)]
+pub struct CommitContext {
+    tree: Arc<CommitTree>,
+    ignore: Option<Ignore>,
+}
+
+impl CommitContext {
+    /// A context in a commit, with the ignore file that applies to it. Nothing is read yet.
+    ///
+    /// # Errors
+    /// [`ContextError::Ignore`].
+    pub fn new(tree: Arc<CommitTree>, ignore: Option<IgnoreFile>) -> Result<Self, ContextError> {
+        Ok(Self { tree, ignore: ignore.map(Ignore::new).transpose()? })
+    }
+
+    /// The files.
+    pub fn tree(&self) -> &Arc<CommitTree> {
+        &self.tree
+    }
+
+    /// Lists what the selector can pick, and reads of that the blobs that are not known, several at a time, until `cancel`
+    /// asks to stop.
+    ///
+    /// # Errors
+    /// A source is not there, or something that would be copied cannot be read.
+    pub fn files(
+        &self,
+        selector: &Selector,
+        known: &Known,
+        cancel: &Cancel,
+    ) -> Result<Listing, ContextError> {
+        let ignore = self.ignore.as_ref().map(|ignore| &ignore.matcher);
+        let terrain = CommitTerrain { tree: &self.tree, ignore, known, cancel };
+        let sight = match sight::see(&terrain, selector) {
+            Err(ListError::NotFound(path)) => {
+                let hint = self.hint(&terrain, &path);
+                return Err(ContextError::NotFound { path, hint });
+            }
+            answer => answer.map_err(told)?,
+        };
+        let (mut seen, _) = sight.settled();
+        self.complete(&mut seen, known, cancel).map_err(told)?;
+        Ok(Listing { nodes: sight::nodes(seen), content: Content::Commit(Arc::clone(&self.tree)) })
+    }
+
+    /// Names a look at this context: what there is, what is picked, and what becomes of that.
+    pub fn name_of_look(&self, selector: &Selector) -> TreeDigest {
+        let mut encoder = Encoder::new("commit-look");
+        encoder.field(1, &Bytes(self.tree.id().as_slice())).field(2, selector);
+        encoder.field(3, &self.ignore.as_ref().map(|ignore| ignore.file.text.clone()));
+        encoder.field(4, &env!("CARGO_PKG_VERSION"));
+        encoder.digest()
+    }
+
+    /// Reads the blobs that are not known. All files of Git LFS that are not here are told together.
+    fn complete(&self, seen: &mut [Seen], known: &Known, cancel: &Cancel) -> Result<(), ListError> {
+        let unread = seen.par_iter_mut().filter(|thing| is_unread(&thing.node));
+        let read = unread.map(|Seen { path, node, .. }| {
+            sight::go_on(cancel)?;
+            let file = match self.tree.file(path) {
+                Err(GitError::Pointers { paths, .. }) => return Ok(Err(paths)),
+                file => file?.ok_or_else(|| ListError::NotFound(shown(path)))?,
+            };
+            let learned = file.content(known)?;
+            node.kind = NodeKind::File { size: learned.2, content: Some(learned.1) };
+            Ok(Ok(learned))
+        });
+        let (mut missing, mut learned) = (Vec::new(), Vec::new());
+        for read in read.collect::<Result<Vec<_>, ListError>>()? {
+            match read {
+                Ok(blob) => learned.push(blob),
+                Err(paths) => missing.extend(paths),
+            }
+        }
+        known.learn(learned);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let more = missing.len().saturating_sub(POINTERS_TOLD);
+        missing.truncate(POINTERS_TOLD);
+        Err(GitError::Pointers { paths: missing, more }.into())
+    }
+
+    fn hint(&self, terrain: &CommitTerrain<'_>, path: &str) -> Option<String> {
+        if path.split('/').next() == Some(".git") {
+            return Some("a commit holds no .git: build the directory without --git".to_owned());
+        }
+        hint(&CommitTerrain { ignore: None, ..*terrain }, self.ignore.as_ref(), path)
+    }
+}
+
+fn told(error: ListError) -> ContextError {
+    match error {
+        ListError::Cancelled => ContextError::Cancelled,
+        error => error.into(),
+    }
+}

@@ -1,0 +1,163 @@
+//! What can be wrong with a repository of this machine or a commit in it, and what to do about it.
+
+use std::{error::Error, path::PathBuf};
+
+use gix::ObjectId;
+use solver::FailureKind;
+
+/// What went wrong below.
+pub(super) type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a commit cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no repository.
+    #[error("{} lies in no git repository", place.display())]
+    NoRepository {
+        /// What was given.
+        place: PathBuf,
+    },
+    /// What should be a repository is none.
+    #[error("cannot open the git repository {}", directory.display())]
+    Open {
+        /// Its directory.
+        directory: PathBuf,
+        /// Why not.
+        #[source]
+        source: Cause,
+    },
+    /// A revision that names nothing.
+    #[error("there is no commit {revision:?} in {}", repository.display())]
+    NoCommit {
+        /// As given.
+        revision: String,
+        /// The repository's directory.
+        repository: PathBuf,
+        /// What there is.
+        hint: String,
+        /// What gix says.
+        #[source]
+        source: Cause,
+    },
+    /// A directory that the commit does not have.
+    #[error("commit {commit} has no directory {path:?}")]
+    NoDirectory {
+        /// Relative to the top of the repository.
+        path: String,
+        /// Its hash.
+        commit: ObjectId,
+    },
+    /// An object that is not there.
+    #[error("{what} {id} is not in the repository {}", repository.display())]
+    Missing {
+        /// `the blob`
+        what: &'static str,
+        /// Its id.
+        id: ObjectId,
+        /// The repository's directory.
+        repository: PathBuf,
+    },
+    /// An object that is not what it is called, or cannot be read.
+    #[error("{what} {id} of {} is damaged", repository.display())]
+    Damaged {
+        /// `the blob`
+        what: &'static str,
+        /// Its id.
+        id: ObjectId,
+        /// The repository's directory.
+        repository: PathBuf,
+        /// How.
+        #[source]
+        source: Cause,
+    },
+    /// A tree that holds what git would not check out.
+    #[error("the commit holds {path:?}: {reason}")]
+    Refused {
+        /// Where.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Files of Git LFS that were not fetched.
+    #[error("{} of Git LFS {} not on this machine: {}", files(paths.len() + more), be(paths.len() + more), told(paths, *more))]
+    Pointers {
+        /// The first of them.
+        paths: Vec<String>,
+        /// How many there are besides.
+        more: usize,
+    },
+    /// A file of Git LFS that cannot be used.
+    #[error("cannot use {}, a file of Git LFS", file.display())]
+    LargeFile {
+        /// Where it lies.
+        file: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A submodule whose commit is not here.
+    #[error("the files of the submodule {path:?}, commit {commit}, are not on this machine: {reason}")]
+    Submodule {
+        /// Where, from the top of the repository.
+        path: String,
+        /// Its commit.
+        commit: ObjectId,
+        /// Where it was looked for.
+        reason: String,
+    },
+}
+
+impl GitError {
+    /// Whose fault it is.
+    pub fn blame(&self) -> FailureKind {
+        match self {
+            Self::NoRepository { .. } | Self::NoCommit { .. } | Self::NoDirectory { .. } => {
+                FailureKind::Usage
+            }
+            Self::Open { .. } | Self::Missing { .. } | Self::Damaged { .. } | Self::LargeFile { .. } => {
+                FailureKind::Machine
+            }
+            Self::Refused { .. } | Self::Submodule { .. } | Self::Pointers { .. } => FailureKind::Build,
+        }
+    }
+
+    /// What to do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoRepository { .. } => Some(
+                "the context of --git is a directory in a git repository, or a bare repository".to_owned(),
+            ),
+            Self::NoCommit { hint, .. } => Some(hint.clone()),
+            Self::Missing { repository, .. } => Some(format!(
+                "nothing is fetched for --git: in a partial or shallow clone get it with git first: git -C {} fetch \
+                 --refetch --no-filter",
+                repository.display()
+            )),
+            Self::Damaged { repository, .. } => {
+                Some(format!("git -C {} fsck tells what else is", repository.display()))
+            }
+            Self::Pointers { .. } => Some(
+                "nothing is fetched for --git: git lfs fetch origin REV brings them; or keep them out of the build with \
+                 .dockerignore"
+                    .to_owned(),
+            ),
+            Self::LargeFile { .. } => Some("git lfs fsck tells what else is wrong, git lfs fetch brings it anew".to_owned()),
+            Self::Submodule { .. } => Some("git submodule update --init --recursive".to_owned()),
+            Self::Open { .. } | Self::NoDirectory { .. } | Self::Refused { .. } => None,
+        }
+    }
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "a file".to_owned() } else { format!("{count} files") }
+}
+
+fn be(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+/// The first few of many paths.
+fn told(paths: &[String], more: usize) -> String {
+    let paths = paths.join(", ");
+    if more == 0 { paths } else { format!("{paths} and {more} more") }
+}

@@ -1,0 +1,144 @@
+//! Git LFS: a blob that is only a pointer to its file, which lies beside the objects where `git lfs` has fetched it.
+//!
+//! A checkout has the file and not the pointer, so a build of the commit takes the file as well; nothing is fetched. What looks
+//! like a pointer counts as one only below a `.gitattributes` that names the filter.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+};
+
+use gix::{
+    ObjectId,
+    objs::{Kind, TreeRefIter, tree::EntryKind},
+};
+use oci::{ContentDigest, digest::Sha256Hasher};
+
+use super::{GitError, tree::Directory};
+
+const VERSION: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
+/// Pointers are shorter.
+const POINTER_MAX: usize = 1024;
+/// Read at a time.
+const BLOCK: usize = 256 << 10;
+
+/// What a pointer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pointer {
+    /// SHA-256 of the file.
+    pub file: ObjectId,
+    /// Its length.
+    pub size: u64,
+}
+
+impl Pointer {
+    /// Takes a blob for a pointer, if it has the form of one.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() >= POINTER_MAX || !bytes.starts_with(VERSION) {
+            return None;
+        }
+        let text = std::str::from_utf8(bytes).ok()?;
+        let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
+        let file = ObjectId::from_hex(field("oid sha256:")?.as_bytes()).ok()?;
+        let size = field("size ")?.parse().ok()?;
+        (file.kind() == gix::hash::Kind::Sha256).then_some(Self { file, size })
+    }
+
+    /// Opens the file, if it has been fetched.
+    pub fn open(&self, directory: &Directory) -> Option<File> {
+        let file = File::open(self.place(directory)).ok()?;
+        let metadata = file.metadata().ok()?;
+        (metadata.is_file() && metadata.len() == self.size).then_some(file)
+    }
+
+    /// What the file holds. It is verified.
+    ///
+    /// # Errors
+    /// It cannot be read, or is another one.
+    pub fn content(&self, directory: &Directory, mut file: File) -> Result<ContentDigest, GitError> {
+        let mut hashers = (Sha256Hasher::default(), blake3::Hasher::new());
+        let mut block = vec![0; BLOCK];
+        let mut hash = || -> io::Result<()> {
+            loop {
+                match file.read(&mut block)? {
+                    0 => return Ok(()),
+                    count => {
+                        hashers.0.update(&block[..count]);
+                        hashers.1.update(&block[..count]);
+                    }
+                }
+            }
+        };
+        let place = || self.place(directory);
+        hash().map_err(|source| GitError::LargeFile { file: place(), source })?;
+        match hashers.0.finish().as_bytes() == self.file.as_slice() {
+            true => Ok(hashers.1.finalize().into()),
+            false => {
+                let source = io::Error::other("it does not have the digest that it is named after");
+                Err(GitError::LargeFile { file: place(), source })
+            }
+        }
+    }
+
+    fn place(&self, directory: &Directory) -> PathBuf {
+        let name = self.file.to_string();
+        let objects = directory.repository.common_directory().join("lfs/objects");
+        objects.join(&name[..2]).join(&name[2..4]).join(name)
+    }
+}
+
+/// Whether a `.gitattributes` in a directory, or in one above it, names the filter.
+///
+/// # Errors
+/// An object cannot be read.
+pub fn is_used(directory: &Directory) -> Result<bool, GitError> {
+    let repository = &directory.repository;
+    let mut tree = directory.commit.tree;
+    let mut names = directory.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    loop {
+        let bytes = repository.object(&tree, Kind::Tree)?;
+        let find = |name: &[u8]| {
+            let mut entries = TreeRefIter::from_bytes(&bytes, tree.kind()).flatten();
+            let found = entries.find(|entry| entry.filename == name);
+            found.map(|entry| (entry.mode.kind(), entry.oid.to_owned()))
+        };
+        if let Some((EntryKind::Blob | EntryKind::BlobExecutable, id)) = find(b".gitattributes") {
+            let text = repository.object(&id, Kind::Blob)?;
+            let names_it = |line: &[u8]| {
+                !line.starts_with(b"#")
+                    && line.split(u8::is_ascii_whitespace).any(|word| word == b"filter=lfs")
+            };
+            if text.split(|byte| *byte == b'\n').any(names_it) {
+                return Ok(true);
+            }
+        }
+        match names.next().and_then(find) {
+            Some((EntryKind::Tree, below)) => tree = below,
+            _ => return Ok(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_are_told_from_text() {
+        let hex = "ab".repeat(32);
+        let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{hex}\nsize 12345\n");
+        let file = ObjectId::from_hex(hex.as_bytes()).expect("an id");
+        assert_eq!(Pointer::parse(pointer.as_bytes()), Some(Pointer { file, size: 12345 }));
+        for text in [
+            "",
+            "version https://git-lfs.github.com/spec/v1\n",
+            &pointer.replace("sha256:ab", "sha256:"),
+            &pointer.replace("spec/v1", "spec/v2"),
+            &pointer.replace("12345", "many"),
+            &format!("{pointer}{}", "x".repeat(1024)),
+        ] {
+            assert_eq!(Pointer::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

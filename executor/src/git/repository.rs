@@ -1,0 +1,232 @@
+//! A repository: found from a directory, opened without a word of anybody's configuration, read by several threads.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use gix::{
+    ObjectId,
+    bstr::ByteSlice,
+    discover::{is_git, repository},
+    objs::{Find, Kind, compute_hash},
+};
+use solver::pattern::suggest;
+
+use super::{GitError, error::Cause};
+
+/// What one object may take in memory. A larger file is a context's that is checked out.
+const OBJECT_MAX: u64 = 1 << 30;
+/// What each thread keeps of the bases of deltas, since most objects of a pack are a few bytes and a base.
+const BASES_MAX: u64 = 32 << 20;
+/// So many names are told of a repository that lacks another one.
+const NAMES_TOLD: usize = 5;
+
+/// A repository on this machine.
+pub struct Repository {
+    shared: gix::ThreadSafeRepository,
+    /// What threads read through: each has caches of its own, which are worth being used again.
+    idle: Mutex<Vec<gix::Repository>>,
+    work_tree: Option<PathBuf>,
+}
+
+/// A commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// Its id.
+    pub id: ObjectId,
+    /// That of its tree.
+    pub tree: ObjectId,
+    /// When it was committed, Unix seconds.
+    pub time: i64,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Repository").field(&self.directory()).finish()
+    }
+}
+
+impl Repository {
+    /// The repository that a directory lies in, or is; and the way to the directory from the top of the work tree.
+    /// The end of the path need not be there: another commit than the one that is checked out may have it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    pub fn discover(place: &Path) -> Result<(Self, Vec<u8>), GitError> {
+        let absolute = std::path::absolute(place).unwrap_or_else(|_| place.to_owned());
+        let here = absolute.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+        let none = || GitError::NoRepository { place: place.to_owned() };
+        let (ancestor, here) = here.ok_or_else(none)?;
+        let beyond = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
+        for directory in here.ancestors() {
+            let dot_git = directory.join(".git");
+            if dot_git.symlink_metadata().is_ok() {
+                let way = here.strip_prefix(directory).unwrap_or(Path::new("")).components();
+                let way: PathBuf = way.chain(beyond.components()).collect();
+                return Ok((Self::open(&dot_git)?, way.as_os_str().as_encoded_bytes().to_vec()));
+            }
+            if is_git(directory).is_ok() {
+                return Ok((Self::open(directory)?, Vec::new()));
+            }
+        }
+        Err(none())
+    }
+
+    /// Opens a repository: a directory, or the file `.git` that leads to one.
+    ///
+    /// # Errors
+    /// It is none, or of a kind that is not known here.
+    pub fn open(directory: &Path) -> Result<Self, GitError> {
+        let failed = |source: Cause| GitError::Open { directory: directory.to_owned(), source };
+        let kind = is_git(directory).map_err(|error| failed(error.into()))?;
+        let current = std::env::current_dir().map_err(|error| failed(error.into()))?;
+        let found = repository::Path::from_dot_git_dir(directory.to_owned(), kind, &current);
+        let found = found.ok_or_else(|| failed("its path leads out of the file system".into()))?;
+        let (git_dir, work_tree) = found.into_repository_and_work_tree_directories();
+        let git_dir = git_dir.canonicalize().map_err(|error| failed(error.into()))?;
+        let limits = [
+            format!("gitoxide.objects.allocLimit={OBJECT_MAX}"),
+            format!("core.deltaBaseCacheLimit={BASES_MAX}"),
+        ];
+        // Its own configuration says of what format it is, and nothing else that matters here; so it is always believed.
+        let options = gix::open::Options::isolated()
+            .with(gix::sec::Trust::Full)
+            .filter_config_section(|_| true)
+            .open_path_as_is(true)
+            .config_overrides(limits);
+        let shared = gix::ThreadSafeRepository::open_opts(git_dir, options);
+        Ok(Self { shared: shared.map_err(|error| failed(error.into()))?, idle: Mutex::default(), work_tree })
+    }
+
+    /// Its own directory: `.git`, or that of a bare one.
+    pub fn directory(&self) -> &Path {
+        self.shared.git_dir()
+    }
+
+    /// Where its files are checked out; `None` for a bare one.
+    pub fn work_tree(&self) -> Option<&Path> {
+        self.work_tree.as_deref()
+    }
+
+    /// The directory that all work trees of the repository have in common.
+    pub fn common_directory(&self) -> PathBuf {
+        self.with(|repository| repository.common_dir().to_owned())
+    }
+
+    /// What `revision` names, as git would understand it.
+    ///
+    /// # Errors
+    /// Nothing, or no commit.
+    pub fn commit(&self, revision: &str) -> Result<Commit, GitError> {
+        let found = self.with(|repository| -> Result<ObjectId, Cause> {
+            let named = repository.rev_parse_single(revision.as_bytes().as_bstr())?;
+            Ok(named.object()?.peel_to_kind(Kind::Commit)?.id)
+        });
+        let id = found.map_err(|source| GitError::NoCommit {
+            revision: revision.to_owned(),
+            repository: self.directory().to_owned(),
+            hint: self.names_like(revision),
+            source,
+        })?;
+        self.commit_by_id(id)
+    }
+
+    /// A commit by its id.
+    ///
+    /// # Errors
+    /// It is not there, or damaged.
+    pub fn commit_by_id(&self, id: ObjectId) -> Result<Commit, GitError> {
+        let bytes = self.object(&id, Kind::Commit)?;
+        let parsed = || -> Result<Commit, Cause> {
+            let commit = gix::objs::CommitRef::from_bytes(&bytes, id.kind())?;
+            // What has no time has been made by no git; its files have one all the same.
+            let time = commit.committer().ok().and_then(|committer| committer.time().ok());
+            Ok(Commit { id, tree: commit.tree(), time: time.map_or(0, |time| time.seconds) })
+        };
+        parsed().map_err(|source| self.damaged(&id, Kind::Commit, source))
+    }
+
+    /// The commit that is checked out, where there is one.
+    pub fn head(&self) -> Option<ObjectId> {
+        self.with(|repository| repository.head_id().ok().map(gix::Id::detach))
+    }
+
+    /// Reads an object and verifies that it is the one that is asked for.
+    ///
+    /// # Errors
+    /// It is not there, is of another kind, or is damaged.
+    pub fn object(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, GitError> {
+        let damaged = |source| self.damaged(id, kind, source);
+        let (found, bytes) = self.with(|repository| {
+            let mut bytes = Vec::new();
+            let found =
+                repository.objects.try_find(id, &mut bytes).map(|found| found.map(|found| found.kind));
+            (found, bytes)
+        });
+        match found.map_err(|error| damaged(error.into()))? {
+            None => {
+                let (what, repository) = (what(kind), self.directory().to_owned());
+                return Err(GitError::Missing { what, id: *id, repository });
+            }
+            Some(found) if found != kind => return Err(damaged(format!("it is a {found}").into())),
+            Some(_) => {}
+        }
+        let actual = compute_hash(id.kind(), kind, &bytes).map_err(|error| damaged(error.into()))?;
+        match actual == *id {
+            true => Ok(bytes),
+            false => Err(damaged(format!("it holds what is called {actual}").into())),
+        }
+    }
+
+    /// Lends a handle that only one thread reads through.
+    pub(super) fn with<R>(&self, work: impl FnOnce(&gix::Repository) -> R) -> R {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let lent = idle().pop();
+        let lent = lent.unwrap_or_else(|| {
+            let mut repository = self.shared.to_thread_local();
+            repository.objects.ignore_replacements = true;
+            repository
+        });
+        let result = work(&lent);
+        idle().push(lent);
+        result
+    }
+
+    fn damaged(&self, id: &ObjectId, kind: Kind, source: Cause) -> GitError {
+        GitError::Damaged { what: what(kind), id: *id, repository: self.directory().to_owned(), source }
+    }
+
+    /// What a person may have meant, else what there is.
+    fn names_like(&self, revision: &str) -> String {
+        let names = self.with(|repository| -> Result<Vec<String>, Cause> {
+            let mut names = vec!["HEAD".to_owned()];
+            for reference in repository.references()?.all()?.flatten() {
+                let name = reference.name().shorten().to_string();
+                names.extend((!name.ends_with("/HEAD") && name != "stash").then_some(name));
+            }
+            Ok(names)
+        });
+        let names = names.unwrap_or_default();
+        if let Some(name) = suggest::nearest(revision, names.iter().map(String::as_str)) {
+            return format!("did you mean {name:?}?");
+        }
+        let told = names.iter().take(NAMES_TOLD).cloned().collect::<Vec<_>>().join(", ");
+        match names.len() {
+            0 | 1 => "it has no branches and no tags".to_owned(),
+            count if count > NAMES_TOLD => {
+                format!("it has {told} and {} other branches and tags", count - NAMES_TOLD)
+            }
+            _ => format!("it has {told}"),
+        }
+    }
+}
+
+fn what(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Blob => "the blob",
+        Kind::Tree => "the tree",
+        Kind::Commit => "the commit",
+        Kind::Tag => "the tag",
+    }
+}

@@ -1,0 +1,155 @@
+//! A context as people name it: a directory in a repository, and a revision with, behind a colon, another directory.
+
+use std::{
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use solver::Cancel;
+
+use super::{CommitTerrain, CommitTree, GitError, Repository, known::Known};
+use crate::{
+    listing::{
+        ListError,
+        lookup::{LastLink, resolve},
+    },
+    rootfs::shown,
+};
+
+/// The files of a commit, and the directory of it that is built.
+#[derive(Debug, Clone)]
+pub struct Revision {
+    /// All that the commit holds.
+    top: Arc<CommitTree>,
+    /// The context.
+    context: Arc<CommitTree>,
+    /// The way from the one to the other.
+    way: PathBuf,
+    /// What people call the commit.
+    name: String,
+}
+
+impl Revision {
+    /// Looks up `REV` or `REV:DIRECTORY` in the repository that a directory lies in. Without a directory of its own the
+    /// context is the one that the place is in the work tree.
+    ///
+    /// # Errors
+    /// There is no such repository, commit or directory.
+    pub fn open(place: &Path, revision: &str) -> Result<Self, GitError> {
+        let (repository, way) = Repository::discover(place)?;
+        let (name, directory) = parts(revision);
+        let commit = repository.commit(name)?;
+        let top = Arc::new(CommitTree::new(Arc::new(repository), commit)?);
+        let way = match directory {
+            Some(directory) => directory.trim_matches('/').as_bytes().to_vec(),
+            None => way,
+        };
+        let context = match way.is_empty() {
+            true => Arc::clone(&top),
+            false => Arc::new(top.below(&way)?),
+        };
+        Ok(Self { top, context, way: PathBuf::from(shown(&way)), name: name.to_owned() })
+    }
+
+    /// What people call the commit: a revision without a directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The files of the context.
+    pub fn context(&self) -> &Arc<CommitTree> {
+        &self.context
+    }
+
+    /// The path from the top of the commit of what is called `path` in the context.
+    pub fn in_context(&self, path: &Path) -> PathBuf {
+        self.way.join(path)
+    }
+
+    /// The path from the top of the commit of what has this absolute path in the work tree; `None` for what lies elsewhere.
+    pub fn in_work_tree(&self, path: &Path) -> Option<PathBuf> {
+        let top = self.top.repository().work_tree()?.canonicalize().ok()?;
+        // What is looked for need not be in the work tree.
+        let (there, rest) = path.ancestors().find_map(|there| {
+            let place = there.canonicalize().ok()?;
+            Some((place, path.strip_prefix(there).ok()?.to_owned()))
+        })?;
+        let found: PathBuf = there.strip_prefix(&top).ok()?.components().chain(rest.components()).collect();
+        let is_plain = found.components().all(|part| matches!(part, Component::Normal(_)));
+        is_plain.then_some(found)
+    }
+
+    /// The bytes of the file at a path from the top, to which links may lead; `None` where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, ListError> {
+        let (known, cancel) = (Known::default(), Cancel::default());
+        let terrain = CommitTerrain { tree: &self.top, ignore: None, known: &known, cancel: &cancel };
+        let path = path.as_os_str().as_encoded_bytes();
+        match resolve(&terrain, path, LastLink::Follow, &mut Vec::new())? {
+            Some(at) => Ok(self.top.read(&at)?),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A revision, and the directory behind its first colon, which stands in no braces and at no beginning.
+fn parts(revision: &str) -> (&str, Option<&str>) {
+    let mut depth = 0_usize;
+    for (at, byte) in revision.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth = depth.saturating_sub(1),
+            b':' if depth == 0 && at > 0 => return (&revision[..at], Some(&revision[at + 1..])),
+            _ => {}
+        }
+    }
+    (revision, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::git::testing::Scratch;
+
+    #[test]
+    fn a_revision_may_name_a_directory() {
+        for (text, parted) in [
+            ("HEAD", ("HEAD", None)),
+            ("v1:a/b", ("v1", Some("a/b"))),
+            ("HEAD:", ("HEAD", Some(""))),
+            (":/text", (":/text", None)),
+            ("HEAD^{/a: b}", ("HEAD^{/a: b}", None)),
+            ("HEAD@{10:00}:d", ("HEAD@{10:00}", Some("d"))),
+        ] {
+            assert_eq!(parts(text), parted, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_are_found_from_the_context_and_from_the_work_tree() {
+        let scratch = Scratch::new();
+        scratch.write(&[
+            ("sub/Dockerfile", "of sub"),
+            ("other/link@", "../sub/Dockerfile"),
+            ("out@", "/etc/passwd"),
+        ]);
+        scratch.commit();
+        fs::remove_dir_all(scratch.top().join("other")).expect("removed");
+        let read =
+            |revision: &Revision, path: &Path| revision.read(path).expect("read").map(|bytes| shown(&bytes));
+        for (place, name, way) in [("sub", "HEAD", "sub"), ("", "HEAD:sub", "sub"), ("sub", "HEAD:", "")] {
+            let revision = Revision::open(&scratch.top().join(place), name).expect("there");
+            assert_eq!(revision.in_context(Path::new("Dockerfile")), Path::new(way).join("Dockerfile"));
+            let gone = revision.in_work_tree(&scratch.top().join("other/link")).expect("below the top");
+            assert_eq!(read(&revision, &gone).as_deref(), Some("of sub"));
+            assert_eq!(revision.in_work_tree(&scratch.beside("file")), None);
+            assert_eq!(read(&revision, Path::new("out")), None);
+        }
+        let error = Revision::open(&scratch.top(), "HEAD:none").expect_err("it is not there");
+        assert!(error.to_string().ends_with("has no directory \"none\""), "{error}");
+    }
+}

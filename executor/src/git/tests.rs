@@ -1,0 +1,276 @@
+use std::{fs, io::Read, path::Path, sync::Arc};
+
+use oci::TreeDigest;
+use solver::{Cancel, op::Selector};
+
+use super::{
+    CommitTree, GitError, Repository,
+    known::Known,
+    testing::{Scratch, git},
+};
+use crate::{
+    context::{CommitContext, ContextDirectory, ContextError, ContextModes, IgnoreFile},
+    listing::{Listing, NodeKind},
+    rootfs::shown,
+};
+
+fn selector(include: &str) -> Selector {
+    Selector { include: vec![include.to_owned()], ..Selector::default() }
+}
+
+fn ignore(text: &str) -> Option<IgnoreFile> {
+    Some(IgnoreFile { name: ".dockerignore".to_owned(), text: text.to_owned() })
+}
+
+fn files(tree: CommitTree, lines: &str, include: &str, known: &Known) -> Result<Listing, ContextError> {
+    let context = CommitContext::new(Arc::new(tree), ignore(lines)).expect("sound");
+    context.files(&selector(include), known, &Cancel::default())
+}
+
+fn listed(tree: CommitTree, known: &Known) -> Listing {
+    files(tree, "", "", known).expect("listed")
+}
+
+fn checked_out(place: &Path, lines: &str, include: &str) -> Result<Listing, ContextError> {
+    let context = ContextDirectory::new(place.to_owned(), ignore(lines), ContextModes::Git).expect("sound");
+    Ok(context.files(&selector(include), &Cancel::default())?.listing)
+}
+
+/// What is listed, and its identity; or why there is nothing.
+fn told(listing: Result<Listing, ContextError>) -> Result<(Vec<String>, TreeDigest), String> {
+    let listing = listing.map_err(|error| error.to_string())?;
+    let digest = listing.digest(&Cancel::default()).expect("hashed");
+    Ok((listing.nodes.keys().map(|path| shown(path)).collect(), digest))
+}
+
+/// Files of all kinds, a submodule among them.
+fn motley() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.write(&[("in/module", "m"), ("run*", "m")]);
+    scratch.commit();
+    git(&scratch.beside(""), &["clone", "-q", "--bare", "work", "module"]);
+    scratch.git(&["rm", "-q", "-r", "."]);
+    scratch.write(&[
+        ("a/one", "1"),
+        ("a/two*", "2"),
+        ("a-b", "between"),
+        ("a/deep/er/three", "3"),
+        ("b/link@", "../a/one"),
+        ("to@", "a"),
+        ("dangling@", "nowhere"),
+        ("skip/x.o", "o"),
+        ("skip/keep", "k"),
+        (".dockerignore", ""),
+    ]);
+    let from = scratch.beside("module").display().to_string();
+    scratch.git(&["submodule", "--quiet", "add", &from, "sub/m"]);
+    scratch.commit();
+    scratch
+}
+
+#[test]
+fn a_commit_has_the_identity_of_its_checkout() {
+    let scratch = motley();
+    let clean = scratch.beside("clean");
+    let arguments = ["clone", "-q", "--recurse-submodules", "work", "clean"];
+    git(&scratch.beside(""), &arguments);
+    for lines in
+        ["**/.git", "**/.git\n**/*.o", "**/.git\nskip\n!skip/keep\nsub/m/in", "**/.git\n*\n!a/deep/**"]
+    {
+        for include in ["", "a", "a/*", "to", "to/deep", "b/link", "dangling", "s*", "none"] {
+            let here = told(files(scratch.tree("HEAD"), lines, include, &Known::default()));
+            assert_eq!(here, told(checked_out(&clean, lines, include)), "{lines:?} {include:?}");
+            assert!(here.is_ok() || !include.is_empty(), "{here:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_known_is_not_read() {
+    let scratch = Scratch::new();
+    scratch.write(&[("a", "1"), ("b/c", "2"), ("l@", "a")]);
+    scratch.commit();
+    let known = Known::default();
+    let before = listed(scratch.tree("HEAD"), &known);
+    for (name, is_blob) in [("a", true), ("b/c", true), ("l", false)] {
+        let id = scratch.git(&["rev-parse", &format!("HEAD:{name}")]);
+        let object = scratch.top().join(".git/objects").join(&id[..2]).join(&id[2..]);
+        if is_blob {
+            fs::remove_file(object).expect("removed");
+        }
+    }
+    let after = listed(scratch.tree("HEAD"), &known);
+    assert_eq!(before.nodes, after.nodes);
+    let error = CommitContext::new(Arc::new(scratch.tree("HEAD")), None).expect("sound");
+    let error = error.files(&selector("a"), &Known::default(), &Cancel::default()).expect_err("it is gone");
+    assert!(error.to_string().contains("is not in the repository"), "{error}");
+}
+
+#[test]
+fn repositories_are_found_from_within() {
+    let scratch = Scratch::new();
+    scratch.write(&[("a/b/file", "1")]);
+    scratch.commit();
+    let top = scratch.top();
+    scratch.git(&["worktree", "add", "-q", "../linked"]);
+    git(&scratch.beside(""), &["clone", "-q", "--bare", "work", "bare"]);
+    for (place, way, has_files) in [
+        (top.clone(), "", true),
+        (top.join("a/b"), "a/b", true),
+        (top.join("a/gone/by"), "a/gone/by", true),
+        (scratch.beside("linked/a"), "a", true),
+        (scratch.beside("bare"), "", false),
+        (top.join(".git"), "", true),
+    ] {
+        let (repository, found) = Repository::discover(&place).expect("found");
+        assert_eq!(String::from_utf8(found).expect("text"), way, "{place:?}");
+        assert_eq!(repository.work_tree().is_some(), has_files, "{place:?}");
+        assert_eq!(repository.commit("HEAD").expect("there").time, 1_700_000_000);
+    }
+    let outside = tempfile::tempdir().expect("made");
+    assert!(matches!(Repository::discover(outside.path()), Err(GitError::NoRepository { .. })));
+}
+
+#[test]
+fn revisions_are_what_git_takes_them_for() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1")]);
+    let first = scratch.commit();
+    scratch.git(&["tag", "-a", "v1", "-m", "one"]);
+    scratch.write(&[("file", "2")]);
+    let second = scratch.commit();
+    let repository = scratch.open();
+    for (revision, commit) in [
+        ("HEAD", &second),
+        ("main", &second),
+        ("HEAD~1", &first),
+        ("v1", &first),
+        ("refs/tags/v1", &first),
+        (&second[..10], &second),
+        ("v1^{commit}", &first),
+    ] {
+        assert_eq!(repository.commit(revision).expect(revision).id.to_string(), *commit, "{revision}");
+    }
+    for (revision, hint) in
+        [("mian", "did you mean \"main\"?"), ("other", "it has HEAD, main, v1"), ("HEAD:file", "it has")]
+    {
+        let error = repository.commit(revision).expect_err(revision);
+        assert!(error.hint().expect("told").starts_with(hint), "{:?}", error.hint());
+    }
+    assert_eq!(repository.head().expect("there").to_string(), second);
+}
+
+#[test]
+fn objects_are_verified() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "right"), ("other", "wrong")]);
+    scratch.commit();
+    let object = |name: &str| {
+        let id = scratch.git(&["rev-parse", &format!("HEAD:{name}")]);
+        scratch.top().join(".git/objects").join(&id[..2]).join(&id[2..])
+    };
+    let tree = scratch.tree("HEAD");
+    fs::rename(object("other"), object("file")).expect("replaced");
+    let error = tree.read(b"file").expect_err("it is another one");
+    assert!(matches!(error, GitError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn hostile_trees_are_refused() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1")]);
+    scratch.commit();
+    let blob = scratch.git(&["rev-parse", "HEAD:file"]);
+    let id = gix::ObjectId::from_hex(blob.as_bytes()).expect("an id");
+    let entry = |name: &str| [format!("100644 {name}\0").as_bytes(), id.as_slice()].concat();
+    for (names, reason) in [
+        (vec![".."], "no name"),
+        (vec!["."], "no name"),
+        (vec!["a/b"], "slash"),
+        (vec![".GIT"], "git's own"),
+        (vec!["a", "a"], "twice"),
+    ] {
+        let raw = names.iter().flat_map(|name| entry(name)).collect::<Vec<u8>>();
+        fs::write(scratch.beside("raw"), raw).expect("written");
+        let tree = scratch.git(&["hash-object", "-t", "tree", "-w", "--literally", "../raw"]);
+        let commit = scratch.git(&["commit-tree", "-m", "x", &tree]);
+        let repository = scratch.open();
+        let commit = repository.commit(&commit).expect("there");
+        let error = CommitTree::new(repository, commit).expect_err("refused").to_string();
+        assert!(error.contains(reason), "{names:?}: {error}");
+    }
+}
+
+#[test]
+fn a_few_trees_that_stand_for_millions_of_files_are_refused() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1")]);
+    scratch.commit();
+    let mut tree = scratch.git(&["rev-parse", "HEAD^{tree}"]);
+    for _ in 0..3 {
+        let lines: String = (0..10).map(|name| format!("040000 tree {tree}\td{name}\n")).collect();
+        fs::write(scratch.beside("lines"), lines).expect("written");
+        tree = git(&scratch.top(), &["-c", "alias.mk=!git mktree < ../lines", "mk"]);
+    }
+    let commit = scratch.git(&["commit-tree", "-m", "x", &tree]);
+    let repository = scratch.open();
+    let commit = repository.commit(&commit).expect("there");
+    for (most, is_good) in [(1110 + 1000, true), (1110 + 999, false)] {
+        let tree = CommitTree::limited(Arc::clone(&repository), commit, most).expect("read");
+        let context = CommitContext::new(Arc::new(tree), None).expect("sound");
+        let files = context.files(&selector(""), &Known::default(), &Cancel::default());
+        assert_eq!(files.map(|files| files.nodes.len()).ok(), is_good.then_some(most));
+    }
+}
+
+#[test]
+fn a_submodule_that_is_not_here_is_named_where_it_is_needed() {
+    let scratch = motley();
+    git(&scratch.beside(""), &["clone", "-q", "work", "clean"]);
+    let (repository, _) = Repository::discover(&scratch.beside("clean")).expect("found");
+    let repository = Arc::new(repository);
+    let commit = repository.commit("HEAD").expect("there");
+    let tree = Arc::new(CommitTree::new(repository, commit).expect("read"));
+    let files = |include: &str, lines| {
+        let context = CommitContext::new(Arc::clone(&tree), ignore(lines)).expect("sound");
+        context.files(&selector(include), &Known::default(), &Cancel::default())
+    };
+    assert!(files("a", "").is_ok() && files("", "sub").is_ok());
+    let error = files("", "").expect_err("it is not here").to_string();
+    assert!(error.contains("submodule \"sub/m\"") && error.contains("not initialised"), "{error}");
+}
+
+#[test]
+fn files_of_lfs_are_taken_where_they_are_and_named_where_they_are_not() {
+    let scratch = Scratch::new();
+    let large = "large".repeat(1000);
+    let name = oci::Sha256Digest::of(large.as_bytes()).hex();
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{name}\nsize 5000\n");
+    let gone = pointer.replace(&name, &"0".repeat(64));
+    scratch.write(&[
+        ("deep/er/large", &pointer),
+        ("deep/.gitattributes", "*.x text\nlarge* filter=lfs -text\n"),
+    ]);
+    scratch.write(&[("text", &pointer), ("deep/large-2", &gone)]);
+    scratch.commit();
+    let place = scratch.top().join(".git/lfs/objects").join(&name[..2]).join(&name[2..4]);
+    fs::create_dir_all(&place).expect("made");
+    fs::write(place.join(&name), &large).expect("written");
+    let known = Known::default();
+    let listing = files(scratch.tree("HEAD"), "deep/large-2", "", &known).expect("all is here");
+    for (path, text) in [("deep/er/large", &large), ("text", &pointer)] {
+        let mut bytes = String::new();
+        listing.open(path.as_bytes()).expect("opened").read_to_string(&mut bytes).expect("read");
+        assert!(bytes == *text, "{path}");
+        let content = Some(oci::ContentDigest::of(text.as_bytes()));
+        assert_eq!(listing.nodes[path.as_bytes()].kind, NodeKind::File { size: text.len() as u64, content });
+    }
+    let below = scratch.tree("HEAD").below(b"deep/er").expect("there");
+    assert!(below.file(b"large").expect("read").is_some());
+    let error = files(scratch.tree("HEAD"), "", "", &known).expect_err("one is not here").to_string();
+    assert_eq!(error, "a file of Git LFS is not on this machine: deep/large-2");
+    fs::write(place.join(&name), large.replace('l', "L")).expect("written");
+    let error =
+        files(scratch.tree("HEAD"), "deep/large-2", "", &Known::default()).expect_err("it is another one");
+    assert!(error.to_string().contains("cannot use"), "{error}");
+}
