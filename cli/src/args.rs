@@ -160,6 +160,10 @@ pub struct BuildArgs {
     #[arg(value_name = "CONTEXT")]
     pub context: String,
 
+    /// Build what commit REV holds; CONTEXT is in its repository
+    #[arg(long, value_name = "REV", help_heading = INPUT)]
+    pub git: Option<String>,
+
     /// Dockerfile: a path, a URL or - [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE", help_heading = INPUT)]
     pub file: Option<String>,

@@ -3,6 +3,7 @@
 use std::{fmt::Write, io, sync::Arc};
 
 use executor::{
+    ContextOrigin,
     context::{Entry, EntryKind, Ruling},
     sandbox,
 };
@@ -40,7 +41,9 @@ pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
     let cancel = Arc::new(Cancel::default());
     let outside = Outside::new(options, Arc::new(|_| {}), Arc::clone(&cancel));
     let context = inputs::context(&places, &outside, &mut io::stdin().lock())?;
-    let files = context.files()?;
+    let ContextOrigin::Directory(files) = context.origin()? else {
+        unreachable!("no option of this command names a commit")
+    };
     let Some(path) = args.why else {
         let entries = files.entries(&cancel)?;
         return Ok(match args.format {

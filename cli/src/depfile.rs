@@ -29,7 +29,7 @@ use solver::{Event, pattern::glob};
 use crate::{
     build::Events,
     failure::Failure,
-    inputs::Inputs,
+    inputs::{ContextPlace, Inputs},
     outputs::Output,
     request::BuildRequest,
     spec::context::{ContextSpec, FilesSource, NamedSource},
@@ -86,9 +86,14 @@ fn all_read(request: &BuildRequest, inputs: &Inputs, reads: &Reads) -> BTreeSet<
         _ => None,
     });
     // A context that came from elsewhere lies in the store.
+    let elsewhere = match &inputs.context.place {
+        ContextPlace::Directory(directory) => Some(directory),
+        ContextPlace::Commit(_) => None,
+    };
     let is_here = matches!(request.places.context, ContextSpec::Files(FilesSource::Directory(_)));
+    let elsewhere = elsewhere.filter(|_| !is_here);
     let of_contexts = reads.files.iter().chain(&reads.directories);
-    let of_contexts = of_contexts.filter(|path| is_here || !path.starts_with(&inputs.context.directory));
+    let of_contexts = of_contexts.filter(|path| elsewhere.is_none_or(|place| !path.starts_with(place)));
     let read = inputs.read_here.iter().chain(of_contexts).cloned();
     let here = std::env::current_dir().unwrap_or_default();
     read.chain(layouts).map(|path| relative(&path, &here)).collect()

@@ -189,6 +189,7 @@ pub fn write(store: &Store, record: &Record) -> Result<(), HistoryError> {
 fn asked(request: &BuildRequest) -> Asked {
     let context = match &request.places.context {
         ContextSpec::Stdin => "-".to_owned(),
+        ContextSpec::Commit(commit) => absolute(&commit.place),
         ContextSpec::Files(FilesSource::Directory(path)) => absolute(path),
         ContextSpec::Files(FilesSource::Git(address)) => redact(&inputs::git_name(address)).into_owned(),
         ContextSpec::Files(FilesSource::Url(url)) => redact(url).into_owned(),

@@ -5,11 +5,13 @@
 //! for this, the named ones, are fetched by the executor when a step looks at them.
 
 mod dockerfile;
+mod place;
 mod source;
 mod stdin;
 mod text;
 mod waiting;
 
+pub use place::ContextPlace;
 pub use stdin::Stdin;
 
 use std::{
@@ -23,7 +25,8 @@ use std::{
 use executor::{
     ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
-    context::{ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
+    context::{CommitContext, ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
+    git::Revision,
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
 };
 use oci::{
@@ -41,7 +44,7 @@ use crate::{
     failure::Failure,
     redact::redact,
     request::{DockerfilePlace, Places},
-    spec::context::{ContextSpec, FilesSource, NamedSource},
+    spec::context::{CommitSpec, ContextSpec, FilesSource, NamedSource},
 };
 use dockerfile::Found;
 pub use source::Source;
@@ -61,7 +64,7 @@ pub struct Inputs {
 /// The files of the main context.
 pub struct MainContext {
     /// Where they are.
-    pub directory: PathBuf,
+    pub place: ContextPlace,
     /// The ignore file that applies to them.
     pub ignore: Option<IgnoreFile>,
     /// What becomes of their modes.
@@ -90,8 +93,17 @@ impl MainContext {
     ///
     /// # Errors
     /// A pattern of the ignore file is malformed.
-    pub fn files(&self) -> Result<ContextDirectory, ContextError> {
-        ContextDirectory::new(self.directory.clone(), self.ignore.clone(), self.modes)
+    pub fn origin(&self) -> Result<ContextOrigin, ContextError> {
+        Ok(match &self.place {
+            ContextPlace::Directory(path) => ContextOrigin::Directory(self.directory(path)?),
+            ContextPlace::Commit(commit) => {
+                ContextOrigin::Commit(CommitContext::new(Arc::clone(commit.context()), self.ignore.clone())?)
+            }
+        })
+    }
+
+    fn directory(&self, path: &Path) -> Result<ContextDirectory, ContextError> {
+        ContextDirectory::new(path.to_owned(), self.ignore.clone(), self.modes)
     }
 }
 
@@ -271,8 +283,7 @@ pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<
     };
     let ignore = found.ignore_file(&arrived)?;
     let read_here = found.read_here(&arrived).into_iter().chain(named_ignore_files(places)).collect();
-    let context =
-        MainContext { directory: arrived.directory, ignore, modes: places.modes, _held: arrived.held };
+    let context = MainContext { place: arrived.place, ignore, modes: places.modes, _held: arrived.held };
     Ok(Inputs { dockerfile: found.source, context, named, read_here })
 }
 
@@ -286,7 +297,7 @@ pub fn context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Resu
         return Err(InputError::NoArchive(arrived.name).into());
     }
     let ignore = dockerfile::ignore_file_without(&places.dockerfile, &arrived)?;
-    Ok(MainContext { directory: arrived.directory, ignore, modes: places.modes, _held: arrived.held })
+    Ok(MainContext { place: arrived.place, ignore, modes: places.modes, _held: arrived.held })
 }
 
 /// A Dockerfile of this machine, by itself; `-` is standard input.
@@ -300,7 +311,7 @@ pub fn read_dockerfile(path: &Path, stdin: &mut dyn Read) -> Result<Source, Inpu
 /// The main context, here by now.
 struct Arrived {
     /// Where its files are.
-    directory: PathBuf,
+    place: ContextPlace,
     /// How messages call it.
     name: String,
     /// Whether its files were put there by somebody else, whose links must not lead out of it.
@@ -312,7 +323,8 @@ struct Arrived {
 
 impl Arrived {
     fn foreign(directory: PathBuf, name: String) -> Self {
-        Self { directory, name, foreign: true, dockerfile: None, held: None }
+        let place = ContextPlace::Directory(directory);
+        Self { place, name, foreign: true, dockerfile: None, held: None }
     }
 }
 
@@ -321,6 +333,11 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
         ContextSpec::Files(FilesSource::Directory(path)) => {
             let name = path.display().to_string();
             Ok(Arrived { foreign: false, ..Arrived::foreign(path.clone(), name) })
+        }
+        ContextSpec::Commit(CommitSpec { place, revision }) => {
+            let opened = Revision::open(place, revision).map_err(|error| Failure::remote(error.into()))?;
+            let (place, name) = (ContextPlace::Commit(opened), revision.clone());
+            Ok(Arrived { place, name, foreign: true, dockerfile: None, held: None })
         }
         ContextSpec::Files(FilesSource::Git(address)) => {
             let remotes = outside.remotes()?;

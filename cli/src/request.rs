@@ -50,7 +50,7 @@ use crate::{
     spec::{
         annotation,
         call::{Call, CallSpec},
-        context::{ContextSpec, FilesSource, NamedContextSpec, NamedSource},
+        context::{CommitSpec, ContextSpec, FilesSource, NamedContextSpec, NamedSource},
     },
 };
 
@@ -213,7 +213,7 @@ impl BuildRequest {
 impl Places {
     /// Whether something must be brought to this machine before the Dockerfile is known.
     pub fn are_elsewhere(&self) -> bool {
-        !matches!(self.context, ContextSpec::Files(FilesSource::Directory(_)))
+        !matches!(self.context, ContextSpec::Files(FilesSource::Directory(_)) | ContextSpec::Commit(_))
             || matches!(self.dockerfile, DockerfilePlace::Url(_))
     }
 }
@@ -314,7 +314,10 @@ fn wanted_outputs(
 /// Where Dockerfile and files are; directories are there.
 fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Places, RequestError> {
     let named = named_contexts(&args.contexts)?;
-    let context = main_context(&args.context, keep_git_dir(build_args)?)?;
+    let context = match &args.git {
+        Some(revision) => commit(&args.context, revision)?,
+        None => main_context(&args.context, keep_git_dir(build_args)?)?,
+    };
     Ok(Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? })
 }
 
@@ -357,6 +360,23 @@ fn main_context(text: &str, keep_git_dir: bool) -> Result<ContextSpec, RequestEr
         }
         other => other,
     })
+}
+
+/// A commit of the repository that a path lies in, or is. The path itself need not be there.
+fn commit(text: &str, revision: &str) -> Result<ContextSpec, RequestError> {
+    let place = match text.parse() {
+        _ if text != "-" && Path::new(text).is_dir() => PathBuf::from(text),
+        Ok(ContextSpec::Files(FilesSource::Directory(path))) => path,
+        _ => {
+            return Err(RequestError::GitElsewhere {
+                context: text.to_owned(),
+                revision: revision.to_owned(),
+            });
+        }
+    };
+    let read_error = |source| RequestError::Read { what: "context", path: place.clone(), source };
+    let absolute = std::path::absolute(&place).map_err(read_error)?;
+    Ok(ContextSpec::Commit(CommitSpec { place: absolute, revision: revision.to_owned() }))
 }
 
 /// The build argument that keeps `.git` of the main context.

@@ -41,6 +41,9 @@ Contexts:
                                    ?checksum= and others
   https://HOST/x.tar.gz            a tar archive; any other file is the
                                    Dockerfile
+  --git REV builds what a commit holds: CONTEXT is a directory in its
+  repository, or a bare one, and REV:DIR names another directory of the
+  commit. -f is a path in the commit (see docs/git.md).
   -f PATH lies in the working directory where the context is a directory, else
   in the context; an absolute path, a URL and - are what they are.
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use executor::{
-    ContextOrigin, ExecutorOptions, LocalExecutor,
+    ExecutorOptions, LocalExecutor,
     sandbox::{self, Settled, StepLimits},
 };
 use exporter::{Courtesy, Packing, SealOptions, Sealer, TimePolicy};
@@ -78,7 +78,7 @@ pub fn executor_options(
     surroundings: &Surroundings,
 ) -> Result<ExecutorOptions, Failure> {
     let mut contexts = inputs.named.clone();
-    contexts.insert(String::new(), ContextOrigin::Directory(inputs.context.files()?));
+    contexts.insert(String::new(), inputs.context.origin()?);
     let Surroundings { footing, notes, group, events, cancel, failed_steps, .. } = surroundings;
     let Settled { footing, note } = sandbox::settle_files(*footing, fetcher.store(), request.sandbox)?;
     let note = note.filter(|_| request.progress != ProgressMode::Quiet);

@@ -11,7 +11,11 @@ use std::{
 use executor::context::{DEFAULT_IGNORE_FILE, IgnoreFile};
 use solver::{op::HttpFile, remote};
 
-use super::{Arrived, InputError, Outside, Source, text};
+use super::{
+    Arrived, InputError, Outside, Source,
+    place::{ContextPlace, in_commit},
+    text,
+};
 use crate::{
     failure::Failure,
     request::{DockerfilePlace, Places},
@@ -55,7 +59,12 @@ impl Found {
             Beside::Here(path) => (Some(path.clone()), Some(own_ignore_file(path))),
             Beside::InContext(_) | Beside::Nowhere => (None, None),
         };
-        let of_context = (!arrived.foreign).then(|| arrived.directory.join(DEFAULT_IGNORE_FILE));
+        let of_context = match &arrived.place {
+            ContextPlace::Directory(directory) if !arrived.foreign => {
+                Some(directory.join(DEFAULT_IGNORE_FILE))
+            }
+            _ => None,
+        };
         let ignore_file = own.into_iter().chain(of_context).find(|path| path.exists());
         dockerfile.into_iter().chain(ignore_file).collect()
     }
@@ -64,12 +73,19 @@ impl Found {
 impl Beside {
     /// Where the ignore file would lie, whether there is a Dockerfile or not.
     fn of(place: &DockerfilePlace, arrived: &Arrived) -> Self {
-        match place {
-            DockerfilePlace::Stdin | DockerfilePlace::Url(_) => Self::Nowhere,
-            DockerfilePlace::Path(path) if !arrived.foreign || path.is_absolute() => Self::Here(path.clone()),
-            DockerfilePlace::Path(path) => Self::InContext(path.clone()),
-            DockerfilePlace::Default if arrived.foreign => Self::InContext(PathBuf::from("Dockerfile")),
-            DockerfilePlace::Default => Self::Here(arrived.directory.join("Dockerfile")),
+        match (place, &arrived.place) {
+            (DockerfilePlace::Stdin | DockerfilePlace::Url(_), _) => Self::Nowhere,
+            (DockerfilePlace::Path(path), ContextPlace::Commit(revision)) => {
+                in_commit(revision, path).map_or_else(|| Self::Here(path.clone()), Self::InContext)
+            }
+            (DockerfilePlace::Path(path), _) if !arrived.foreign || path.is_absolute() => {
+                Self::Here(path.clone())
+            }
+            (DockerfilePlace::Path(path), _) => Self::InContext(path.clone()),
+            (DockerfilePlace::Default, ContextPlace::Directory(directory)) if !arrived.foreign => {
+                Self::Here(directory.join("Dockerfile"))
+            }
+            (DockerfilePlace::Default, place) => Self::InContext(place.path("Dockerfile")),
         }
     }
 
@@ -79,18 +95,17 @@ impl Beside {
             Self::InContext(path) => (None, Some(own_ignore_file(path))),
             Self::Nowhere => (None, None),
         };
-        let of_context = PathBuf::from(".dockerignore");
-        if !arrived.foreign {
-            let paths = here.into_iter().chain([arrived.directory.join(of_context)]);
-            return text::first_ignore_file(&arrived.directory, paths);
-        }
-        match text::first_ignore_file(&arrived.directory, here)? {
-            Some(found) => Ok(Some(found)),
-            None => {
-                let paths: Vec<PathBuf> = inside.into_iter().chain([of_context]).collect();
-                text::first_ignore_file_in(&arrived.directory, &paths)
+        let found = match &arrived.place {
+            ContextPlace::Directory(directory) if !arrived.foreign => {
+                let paths = here.into_iter().chain([directory.join(DEFAULT_IGNORE_FILE)]);
+                return text::first_ignore_file(directory, paths);
             }
-        }
+            ContextPlace::Directory(directory) => text::first_ignore_file(directory, here)?,
+            ContextPlace::Commit(_) => text::first_ignore_file_here(here)?,
+        };
+        let of_context = arrived.place.path(DEFAULT_IGNORE_FILE);
+        let paths = inside.into_iter().chain([of_context]);
+        found.map_or_else(|| text::first_ignore_file_in(&arrived.place, paths), |found| Ok(Some(found)))
     }
 }
 
@@ -192,19 +207,28 @@ fn in_context_hint(path: &Path, context: &Path, error: &io::Error) -> Option<Str
 
 /// The Dockerfile inside a context that came from elsewhere.
 pub fn in_context(place: &DockerfilePlace, arrived: &Arrived) -> Result<Found, InputError> {
-    let mut path = match place {
-        DockerfilePlace::Path(path) => path.clone(),
-        _ => PathBuf::from("Dockerfile"),
+    let mut path = match Beside::of(place, arrived) {
+        Beside::InContext(path) => path,
+        Beside::Here(path) => return read_here(&path, None),
+        Beside::Nowhere => arrived.place.path("Dockerfile"),
     };
-    let mut text = text::of_file_in(&arrived.directory, &path);
+    let mut text = arrived.place.text(&path);
     if let Some(lower) = lower_case(&path)
         && text.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-        && let Ok(found) = text::of_file_in(&arrived.directory, &lower)
+        && let Ok(found) = arrived.place.text(&lower)
     {
         (path, text) = (lower, Ok(found));
     }
-    let name = format!("{}{}{}", arrived.name, separator(&arrived.name), path.display());
-    let hint = "this path is looked for in the context: -f PATH names another one there";
+    let (name, hint) = match &arrived.place {
+        ContextPlace::Directory(_) => (
+            format!("{}{}{}", arrived.name, separator(&arrived.name), path.display()),
+            "this path is looked for in the context: -f PATH names another one there",
+        ),
+        ContextPlace::Commit(revision) => (
+            format!("{}:{}", revision.name(), path.display()),
+            "this path is looked for in the commit, not in the work tree: -f PATH names another one",
+        ),
+    };
     let text = text.map_err(|source| {
         let missing = source.kind() == io::ErrorKind::NotFound;
         unreadable(&name, missing.then(|| hint.to_owned()))(source)

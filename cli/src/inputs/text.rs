@@ -11,7 +11,7 @@ use std::{
 use executor::{context::IgnoreFile, pipe::read_at_most, view::open_in_root};
 use rustix::fs::{Mode, OFlags};
 
-use super::InputError;
+use super::{ContextPlace, InputError};
 
 /// The largest Dockerfile or ignore file that is read, in bytes: what the parser takes.
 const TEXT_LIMIT: u64 = parser::MAX_BYTES as u64;
@@ -109,14 +109,26 @@ fn lies_in(context: &Path, path: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// It is there and cannot be read.
-pub fn first_ignore_file_in(context: &Path, paths: &[PathBuf]) -> Result<Option<IgnoreFile>, InputError> {
+pub fn first_ignore_file_in(
+    context: &ContextPlace,
+    paths: impl IntoIterator<Item = PathBuf>,
+) -> Result<Option<IgnoreFile>, InputError> {
     for path in paths {
-        match of_file_in(context, path) {
+        match context.text(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            text => return ignore_file(path, text).map(Some),
+            text => return ignore_file(&path, text).map(Some),
         }
     }
     Ok(None)
+}
+
+/// An ignore file of this machine that lies in no context, if it is there.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn first_ignore_file_here(path: Option<PathBuf>) -> Result<Option<IgnoreFile>, InputError> {
+    let found = path.filter(|path| path.exists());
+    found.map(|path| ignore_file(&path, of_file(&path))).transpose()
 }
 
 fn ignore_file(path: &Path, text: io::Result<String>) -> Result<IgnoreFile, InputError> {

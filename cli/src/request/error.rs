@@ -38,6 +38,14 @@ pub enum RequestError {
     /// A context that is something else.
     #[error("{0} is not a directory")]
     NotADirectory(String),
+    /// A commit of what is no repository of this machine.
+    #[error("--git {revision}: {context} is no directory in a git repository of this machine")]
+    GitElsewhere {
+        /// What was given.
+        context: String,
+        /// The commit.
+        revision: String,
+    },
     /// A kind of context that does not exist here.
     #[error(transparent)]
     Context(#[from] ContextSpecError),
@@ -159,6 +167,9 @@ impl RequestError {
         match self {
             Self::NoAgent { .. } => {
                 Some("start one with ssh-agent, or give its socket or the file of a key: --ssh default=PATH")
+            }
+            Self::GitElsewhere { .. } => {
+                Some("a commit of a repository elsewhere is named in its address: https://HOST/x.git#REF")
             }
             Self::NoContext { .. } => Some(context::NAMED_EXPECTED),
             Self::NotADirectory(_) => Some(

@@ -50,8 +50,19 @@ pub enum FilesSource {
 pub enum ContextSpec {
     /// `-`: a tar archive, or a Dockerfile, on standard input.
     Stdin,
+    /// `--git`: a commit of a repository of this machine.
+    Commit(CommitSpec),
     /// Anything else.
     Files(FilesSource),
+}
+
+/// What `--git` says of a context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitSpec {
+    /// A directory in the repository, or the repository.
+    pub place: PathBuf,
+    /// `REV` or `REV:DIRECTORY`
+    pub revision: String,
 }
 
 /// Why something is no context.

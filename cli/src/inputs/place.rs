@@ -1,0 +1,52 @@
+//! Where the files of the main context are, and how one of them is read before there is a build.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use executor::{git::Revision, listing::ListError};
+
+use super::text;
+
+/// Where the files of the main context are.
+#[derive(Debug, Clone)]
+pub enum ContextPlace {
+    /// In a directory.
+    Directory(PathBuf),
+    /// In a commit.
+    Commit(Revision),
+}
+
+impl ContextPlace {
+    /// The path of what the context calls so: in a commit from its top, else from the context.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Directory(_) => PathBuf::from(name),
+            Self::Commit(revision) => revision.in_context(Path::new(name)),
+        }
+    }
+
+    /// The text of a file at such a path. No link leads out of a context that came from elsewhere, or of a commit.
+    ///
+    /// # Errors
+    /// It is not there, too large, or no text.
+    pub fn text(&self, path: &Path) -> io::Result<String> {
+        let revision = match self {
+            Self::Directory(directory) => return text::of_file_in(directory, path),
+            Self::Commit(revision) => revision,
+        };
+        let bytes = revision.read(path).map_err(|error| match error {
+            ListError::Path(error) => error.source,
+            error => io::Error::other(error),
+        })?;
+        text::of_bytes(bytes.ok_or(io::ErrorKind::NotFound)?)
+    }
+}
+
+/// The path from the top of a commit of what `-f` names: what is below the work tree has its path there, and anything else that
+/// is relative is so to the context. `None` for a file of this machine.
+pub fn in_commit(revision: &Revision, path: &Path) -> Option<PathBuf> {
+    let inside = std::path::absolute(path).ok().and_then(|path| revision.in_work_tree(&path));
+    inside.or_else(|| path.is_relative().then(|| revision.in_context(path)))
+}

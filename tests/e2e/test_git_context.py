@@ -1,0 +1,186 @@
+"""Commits of a repository on this machine: what `--git` builds is what a clean checkout holds, whatever lies about."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+from support import USERS, Case, Layout
+
+# A checkout has a directory .git, which no commit holds.
+IGNORE = "**/.git\n*.log\n"
+
+
+def git(directory, *arguments):
+    """What git says, without anybody's configuration and at one time."""
+    environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{who}_NAME": "A", f"GIT_{who}_EMAIL": "a@example.com", f"GIT_{who}_DATE": "1700000000 +0000"}
+    command = ["git", "-c", "protocol.file.allow=always", "-C", directory, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, umask=0o022)
+    return done.stdout.strip()
+
+
+class FromCommits(Case):
+    def repository(self, name="repository", **files):
+        """A repository with a commit of these files; keys are those of `context`."""
+        top = self.context(name, **files)
+        git(top, "init", "-q", "-b", "main")
+        self.commit(top)
+        return top
+
+    def commit(self, top):
+        git(top, "add", "-A")
+        git(top, "commit", "-q", "-m", "x")
+        return git(top, "rev-parse", "HEAD")
+
+    def motley(self):
+        """A repository with links, a program, a sub-directory with a Dockerfile and a submodule."""
+        module = self.repository("module", inside="of the module")
+        top = self.repository(
+            Dockerfile="FROM busybox\nCOPY . /all/\nCOPY a/* /some/\nCOPY run /bin/\nRUN /bin/run > /ran\n",
+            _DOT_dockerignore=IGNORE, a__one="1", a__two="2", run="#!/bin/sh\ncat /all/sub/m/inside /all/to/one\n",
+            service__Dockerfile="FROM busybox\nCOPY . /service/\n", service__own="s", **{"made.log": "ignored"})
+        (top / "run").chmod(0o755)
+        (top / "to").symlink_to("a")
+        git(top, "submodule", "--quiet", "add", module, "sub/m")
+        self.commit(top)
+        return top
+
+    def checkout(self, top, name="checkout"):
+        place = self.scratch / name
+        git(self.scratch, "clone", "-q", "--recurse-submodules", top, place)
+        return place
+
+    def test_a_commit_is_built_like_its_clean_checkout(self):
+        top = self.motley()
+        clean = self.checkout(top)
+        (top / "a" / "one").write_text("not committed")
+        (top / "untracked").write_text("x")
+        git(top, "commit", "-q", "-a", "-m", "later")
+        subprocess.run(["chmod", "-R", "a+rX", top, clean], check=True)
+        for user in USERS:
+            with self.subTest(user=user):
+                plain = Layout(self.build(clean, user=user, name=f"plain-{user}"))
+                commit = Layout(self.build(top, "--git", "HEAD~1", user=user, name=f"commit-{user}"))
+                self.assertEqual(plain.digest, commit.digest)
+                # Its steps are those of the checkout: nothing ran.
+                self.assertRegex(self.last.stderr, r": (\d+) steps, \1 cached")
+                self.assertEqual(commit.read("ran").decode(), "of the module1")
+                fresh = self.build(top, "--git", "HEAD~1", user=user, root=self.machine(user), name=f"fresh-{user}")
+                self.assertEqual(plain.digest, Layout(fresh).digest)
+
+    def test_directories_bare_repositories_and_work_trees(self):
+        top = self.motley()
+        clean = self.checkout(top)
+        bare, linked = self.scratch / "bare.git", self.scratch / "linked"
+        git(self.scratch, "clone", "-q", "--bare", top, bare)
+        git(top, "worktree", "add", "-q", linked)
+        expected = Layout(self.build(clean / "service", name="service")).digest
+        for number, (place, revision) in enumerate([
+            (top / "service", "HEAD"), (top, "HEAD:service"), (bare, "main:service"), (linked / "service", "main"),
+            (top / ".git", "HEAD:/service/"), (top / "service" / ".." / "service", "main"),
+        ]):
+            with self.subTest(place=str(place), revision=revision):
+                self.assertEqual(Layout(self.build(place, "--git", revision, name=f"n{number}")).digest, expected)
+        for number, (place, file) in enumerate([(top, top / "service" / "Dockerfile"), (bare, "service/Dockerfile")]):
+            built = self.build(place, "--git", "main", "-f", file, name=f"file-{number}", code=None)
+            self.assertIn("COPY . /service/", self.last.stderr)
+            if place == top:
+                self.assertIn("service/service/own", {name for layer in Layout(built).layers() for name in layer})
+
+    def test_the_dockerfile_and_what_is_ignored_come_from_the_commit(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY . /x/\n", kept="1", left="2",
+                              _DOT_dockerignore="left\n", docker__Other="FROM busybox\nCOPY kept /other/\n")
+        (top / "docker" / "Other.dockerignore").write_text("left\nDockerfile\n")
+        self.commit(top)
+        (top / "Dockerfile").write_text("FROM nothing-like-it\n")
+        (top / ".dockerignore").write_text("kept\n")
+        shutil.rmtree(top / "docker")
+        names = {name for layer in Layout(self.build(top, "--git", "main", name="a")).layers() for name in layer}
+        self.assertIn("x/kept", names)
+        self.assertNotIn("x/left", names)
+        # Where the working directory is in the work tree, -f is relative to that, whatever the context is.
+        self.build(top / "docker", "--git", "main:", "-f", top / "docker" / "Other", name="b")
+        gone = self.build(top, "--git", "main", "-f", "docker/None", name="c", code=2)
+        self.assertFalse(gone.exists())
+        self.assertIn("cannot read Dockerfile main:docker/None", self.last.stderr)
+
+    def test_what_is_no_commit_is_refused(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY none .git /x/\n")
+        git(top, "tag", "v1.0")
+        for context, revision, told in [
+            (top, "v1.1", 'hint: did you mean "v1.0"?'),
+            (top, "HEAD:none", 'has no directory "none"'),
+            (top, "--upload-pack=x", "there is no commit"),
+            (self.scratch, "HEAD", "lies in no git repository"),
+            ("-", "HEAD", "is no directory in a git repository of this machine"),
+            ("https://example.invalid/x.git", "v1", "https://HOST/x.git#REF"),
+        ]:
+            with self.subTest(context=str(context), revision=revision):
+                done = self.run_layerwright("build", f"--git={revision}", context, code=2)
+                self.assertIn(told, done.stderr)
+        self.assertIn("a commit holds no .git", self.failing(top))
+
+    def failing(self, top):
+        dockerfile = top / "Dockerfile"
+        dockerfile.write_text("FROM busybox\nCOPY .git /x/\n")
+        self.commit(top)
+        return self.run_layerwright("build", "--git", "HEAD", top, code=1).stderr
+
+    def test_a_submodule_that_is_not_here_is_named(self):
+        top = self.motley()
+        alone = self.scratch / "alone"
+        git(self.scratch, "clone", "-q", top, alone)
+        done = self.run_layerwright("build", "--git", "HEAD", alone, code=1)
+        self.assertIn('the submodule "sub/m"', done.stderr)
+        self.assertIn("git submodule update --init", done.stderr)
+        self.run_layerwright("build", "--git", "HEAD:service", alone)
+
+    def test_nothing_but_the_dockerfile_is_read_where_nothing_has_changed(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY b /b/\nCOPY a /a/\n", a="1", b__c="2", b__d="3")
+        before = Layout(self.build(top, "--git", "HEAD", name="before")).digest
+        for path in ("a", "b/c", "b/d", "b"):
+            self.forget(top, path)
+        self.assertEqual(Layout(self.build(top, "--git", "HEAD", name="after")).digest, before)
+
+    def test_of_another_commit_what_has_changed_is_read(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY b /b/\nCOPY a /a/\n", a="1", b__c="2", b__d="3")
+        self.build(top, "--git", "HEAD", name="before")
+        (top / "a").write_text("another")
+        self.commit(top)
+        for path in ("b/c", "b/d"):
+            self.forget(top, path)
+        after = Layout(self.build(top, "--git", "HEAD", name="after"))
+        self.assertEqual(after.read("a/a"), b"another")
+        self.assertIn("1 cached", self.last.stderr)
+        # Whoever has learned nothing of them needs them.
+        done = self.run_layerwright("build", "--git", "HEAD", top, root=self.machine(), code=4)
+        self.assertIn("the blob", done.stderr)
+
+    def test_files_of_lfs_are_named_where_they_are_not_here(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY . /x/\n", _DOT_gitattributes="*.bin filter=lfs\n", other="1")
+        large = b"large" * 1000
+        name = hashlib.sha256(large).hexdigest()
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{name}\nsize 5000\n"
+        git(top, "config", "filter.lfs.clean", "cat")
+        (top / "a.bin").write_text(pointer)
+        self.commit(top)
+        done = self.run_layerwright("build", "--git", "HEAD", top, code=1)
+        self.assertIn("a file of Git LFS is not on this machine: a.bin", done.stderr)
+        self.assertIn("git lfs fetch", done.stderr)
+        objects = top / ".git" / "lfs" / "objects" / name[:2] / name[2:4]
+        objects.mkdir(parents=True)
+        (objects / name).write_bytes(large)
+        self.assertEqual(Layout(self.build(top, "--git", "HEAD")).read("x/a.bin"), large)
+
+    def forget(self, top, path):
+        """Takes an object of HEAD away."""
+        name = git(top, "rev-parse", f"HEAD:{path}")
+        pathlib.Path(top, ".git", "objects", name[:2], name[2:]).unlink()
+
+
+if __name__ == "__main__":
+    unittest.main()
