@@ -11,6 +11,7 @@ mod environment;
 mod error;
 mod exposed;
 mod limits;
+mod proxies;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -227,12 +228,14 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     if args.on_failure == Some(OnFailure::Shell) && !environment.stdin_is_terminal {
         return Err(RequestError::Conflict(NO_TERMINAL));
     }
-    let build_args = build_args(&args.build_args, environment)?;
+    let mut build_args = build_args(&args.build_args, environment)?;
+    let unread = proxies::add_configured(&mut build_args, environment);
     let places = places(&args, &build_args)?;
     let platforms = platforms(&args.platforms, environment)?;
     let progress = progress_mode(args.progress, args.quiet, environment)?;
     let wanted = wanted_outputs(&args, call, platforms.len(), progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
+    notices.extend(unread);
     annotations::check(&args.annotations, &wanted, &platforms)?;
     let caches = caches::read(&args, &build_args)?;
     let mut insecure = outputs::insecure_registries(&args.outputs, &wanted);

@@ -174,6 +174,28 @@ fn build_arguments_come_from_flags_and_environment() {
 }
 
 #[test]
+fn proxies_come_from_dockers_configuration_where_no_flag_says_otherwise() {
+    let config = r#"{"auths": {}, "proxies": {"tcp://daemon": {"httpProxy": "x"}, "default":
+        {"httpProxy": "http://u:p@a:1", "httpsProxy": "b", "noProxy": "c", "ftpProxy": "", "unknown": [1]}}}"#;
+    let case = Case::new(&[("Dockerfile", ""), ("config.json", config)]);
+    let home = case.directory.path().to_owned();
+    let case = case.set("DOCKER_CONFIG", &home.display().to_string());
+    let args = |flags: &str| {
+        let args = case.read(flags).expect("read").build_args.into_iter();
+        args.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(args(""), "HTTPS_PROXY=b HTTP_PROXY=http://u:p@a:1 NO_PROXY=c");
+    assert_eq!(
+        args("--build-arg http_proxy=own --build-arg NO_PROXY="),
+        "HTTPS_PROXY=b NO_PROXY= http_proxy=own"
+    );
+    std::fs::write(home.join("config.json"), "{\n\"proxies\": \"s3cret\"}").expect("written");
+    let notices = case.read("").expect("read").notices.join(" ");
+    assert!(notices.contains("config.json: it is not what Docker writes, see line 2"), "{notices}");
+    assert!(!notices.contains("s3cret"), "{notices}");
+}
+
+#[test]
 fn images_are_packed_only_where_they_are_wanted() {
     let case = Case::new(&[("Dockerfile", "")]);
     let encoders = |flags| {
