@@ -237,6 +237,12 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     notices.extend(unread);
     annotations::check(&args.annotations, &wanted, &platforms)?;
+    let allow = exposed::entitlements(args.allow.clone(), args.network);
+    if args.limits.no_new_privs && allow.contains(&Entitlement::SecurityInsecure) {
+        return Err(RequestError::Conflict(
+            "--no-new-privs and --allow security.insecure contradict each other",
+        ));
+    }
     let caches = caches::read(&args, &build_args)?;
     let mut insecure = outputs::insecure_registries(&args.outputs, &wanted);
     insecure.extend(caches.insecure.iter().cloned());
@@ -265,7 +271,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         timestamps: args.timestamps,
         secrets,
         agents: exposed::agents(&args.ssh, environment)?,
-        allow: exposed::entitlements(args.allow, args.network),
+        allow,
         hosts: exposed::hosts(&args.hosts),
         limits: limits::read(args.limits)?,
         annotations: annotation::sorted(&args.annotations),

@@ -247,6 +247,7 @@ impl Canonical for Security {
         out.variant(match self {
             Self::Sandbox => 1,
             Self::Insecure => 2,
+            Self::NoNewPrivileges => 3,
         });
     }
 }

@@ -188,12 +188,14 @@ pub enum Network {
     Isolated,
 }
 
-/// `RUN --security`
+/// `RUN --security`, and what the command line says of all RUN steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Security {
     /// The whole sandbox.
     #[default]
     Sandbox,
+    /// The whole sandbox, and no program has more rights than who runs it: `--no-new-privs`.
+    NoNewPrivileges,
     /// All capabilities and no system call filter; needs `--allow security.insecure`.
     Insecure,
 }

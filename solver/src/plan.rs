@@ -44,7 +44,7 @@ use parser::{
 
 use crate::{
     graph::{Graph, Target, Vertex, VertexId},
-    op::{Network, Op, Resource, Source, Timestamps, Ulimit},
+    op::{Network, Op, Resource, Security, Source, Timestamps, Ulimit},
     traits::{ImageName, Resolver, StepFailure},
 };
 pub use check::{Checked, check, mistakes};
@@ -80,6 +80,9 @@ pub struct PlanOptions {
     pub ulimits: BTreeMap<Resource, Ulimit>,
     /// `--shm-size`, in bytes.
     pub shared_memory: Option<u64>,
+    /// What a RUN has that asks for nothing else: [`Security::Sandbox`], or with `--no-new-privs`
+    /// [`Security::NoNewPrivileges`].
+    pub security: Security,
     /// `--no-cache`
     pub no_cache: bool,
     /// `--no-cache-filter`: names of stages.
@@ -107,6 +110,7 @@ impl PlanOptions {
             hosts: Vec::new(),
             ulimits: BTreeMap::new(),
             shared_memory: None,
+            security: Security::Sandbox,
             no_cache: false,
             no_cache_filter: Vec::new(),
             timestamps: Timestamps::Auto,

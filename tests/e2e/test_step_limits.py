@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import threading
@@ -187,6 +188,16 @@ class Limits(Case):
                 content += gzip.decompress(content)
             found += [str(path) for word in spelled if word in content]
         return found
+
+    def test_no_new_privileges(self):
+        who = self.program("who", "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"%d\\n\", geteuid()); return 0; }\n")
+        look = "{ /who; grep NoNewPrivs /proc/self/status | cut -f2; } > /tmp/out"
+        context = self.context(Dockerfile=f"FROM busybox\nCOPY --chmod=4755 who /who\nRUN chmod 1777 /tmp\nUSER 1000\nRUN {look}\n")
+        shutil.copy(who, context / "who")
+        for user in ("root", "lw-sub"):
+            for flags, want in (((), b"0\n0\n"), (("--no-new-privs",), b"1000\n1\n")):
+                layout = self.build(context, *flags, user=user, name=f"{user}{len(flags)}")
+                self.assertEqual(Layout(layout).read("tmp/out"), want, "each has a key of its own")
 
 
 class Floods(Case):

@@ -3,9 +3,10 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use executor::sandbox::Amount;
 
+use super::go_bool;
 use crate::spec::{
     duration::duration,
     limit::{self, ResourceSpec, UlimitSpec},
@@ -74,6 +75,12 @@ pub struct LimitArgs {
     /// Time a step may take, like 90s or 1h30m
     #[arg(long, value_name = "DURATION", value_parser = step_time, help_heading = HEADING)]
     pub step_timeout: Option<Duration>,
+
+    /// Let no program of a step have more rights than who runs it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    #[arg(help_heading = HEADING)]
+    pub no_new_privs: bool,
 
     /// Name server of RUN steps (repeatable)
     #[arg(long = "dns", value_name = "IP", help_heading = HEADING)]

@@ -48,6 +48,7 @@ pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagn
         hosts: request.hosts.clone(),
         ulimits: request.limits.ulimits.clone(),
         shared_memory: request.limits.shared_memory,
+        security: request.limits.security(),
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),
         timestamps: request.timestamps,

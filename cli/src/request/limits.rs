@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use executor::sandbox::{self, Amount, Dns, Group, GroupLimits, ProcessorTime, SandboxError};
-use solver::op::{Resource, Ulimit};
+use solver::op::{Resource, Security, Ulimit};
 
 use super::RequestError;
 use crate::{args::LimitArgs, spec::limit::ResourceSpec};
@@ -19,6 +19,8 @@ pub struct StepLimits {
     pub group: GroupLimits,
     /// `--cgroup-parent`
     pub cgroup_parent: Option<PathBuf>,
+    /// `--no-new-privs`
+    pub no_new_privs: bool,
     /// `--step-timeout`
     pub time: Option<Duration>,
     /// `--dns` and its like.
@@ -39,12 +41,18 @@ pub fn read(args: LimitArgs) -> Result<StepLimits, RequestError> {
         shared_memory: args.shm_size,
         group: group(&args)?,
         cgroup_parent: args.cgroup_parent,
+        no_new_privs: args.no_new_privs,
         time: args.step_timeout,
         dns: Dns { servers: args.dns, search: args.dns_search, options: args.dns_options },
     })
 }
 
 impl StepLimits {
+    /// What a step has that asks for nothing else.
+    pub fn security(&self) -> Security {
+        if self.no_new_privs { Security::NoNewPrivileges } else { Security::Sandbox }
+    }
+
     /// Refuses what this machine cannot keep, and finds the control group in which steps get theirs: what the flags need,
     /// or what there is where they need none.
     ///

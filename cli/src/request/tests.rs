@@ -1,6 +1,7 @@
 use std::ffi::OsString;
 
 use exporter::Encoder;
+use solver::op::Security;
 
 use super::*;
 use crate::args::{self, Command};
@@ -193,6 +194,15 @@ fn proxies_come_from_dockers_configuration_where_no_flag_says_otherwise() {
     let notices = case.read("").expect("read").notices.join(" ");
     assert!(notices.contains("config.json: it is not what Docker writes, see line 2"), "{notices}");
     assert!(!notices.contains("s3cret"), "{notices}");
+}
+
+#[test]
+fn no_new_privileges_and_all_privileges_contradict_each_other() {
+    let case = Case::new(&[("Dockerfile", "")]);
+    assert_eq!(case.read("--no-new-privs").expect("read").limits.security(), Security::NoNewPrivileges);
+    assert_eq!(case.read("").expect("read").limits.security(), Security::Sandbox);
+    let error = case.read("--no-new-privs --allow security.insecure").expect_err("refused").to_string();
+    assert!(error.contains("--no-new-privs and --allow security.insecure contradict"), "{error}");
 }
 
 #[test]

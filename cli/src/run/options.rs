@@ -119,6 +119,7 @@ impl<'a> Options<'a> {
             hostname: Some(hostname.to_owned()),
             ulimits: self.limits.ulimits.clone(),
             shared_memory: self.limits.shared_memory,
+            security: self.limits.security(),
             ..Exec::new(args)
         };
         let volumes = config.volumes.iter().map(|path| clean_path(path)).filter(|path| path != "/");

@@ -12,7 +12,7 @@ use rustix::{
     stdio::{stderr, stdin, stdout},
     thread::{
         CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-        set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
 };
 
@@ -57,7 +57,10 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
     enter_scope(plan.scope)?;
     enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
     let kept = match &plan.security {
-        Security::Sandbox { capabilities, seccomp, .. } => {
+        Security::Sandbox { capabilities, seccomp, no_new_privileges, .. } => {
+            if *no_new_privileges {
+                set_no_new_privs(true).step("set no_new_privs")?;
+            }
             // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
             sys::load_seccomp(&seccomp::program(*seccomp)).step("load seccomp filter")?;
             capability_set(capabilities)

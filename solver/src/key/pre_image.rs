@@ -13,7 +13,7 @@ use crate::{
     graph::{Vertex, Written},
     op::{
         BindMount, CacheMount, Copy, CopyItem, Device, Exec, MakeDir, Mount, MountedFile, Op, Script,
-        SecretMount, Selector, Source, SshMount,
+        SecretMount, Security, Selector, Source, SshMount,
     },
 };
 
@@ -132,7 +132,13 @@ impl Fields {
         self.put("user", user);
         self.put("workdir", workdir);
         self.put("network", word(network));
-        self.put("security", word(security));
+        self.put(
+            "security",
+            match security {
+                Security::NoNewPrivileges => "no new privileges".to_owned(),
+                other => word(other),
+            },
+        );
         for (number, mount) in mounts.iter().enumerate() {
             self.put(&format!("mount {number:03}"), mounted(mount));
         }

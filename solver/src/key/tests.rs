@@ -179,6 +179,7 @@ fn what_can_change_the_output_changes_the_key() {
         ("run", exec_with(|_| {})),
         ("merge", vertex(Op::Merge)),
         ("insecure", exec_with(|exec| exec.security = Security::Insecure)),
+        ("no new privileges", exec_with(|exec| exec.security = Security::NoNewPrivileges)),
         ("host", exec_with(host("10.0.0.1"))),
         ("address of a host", exec_with(host("10.0.0.2"))),
         ("host name", exec_with(|exec| exec.hostname = Some("h".to_owned()))),

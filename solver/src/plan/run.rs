@@ -58,9 +58,10 @@ impl Walk<'_, '_> {
     }
 
     fn security(&self, task: &Task, word: Option<&Word>) -> Result<Security, PlanError> {
-        let Some(word) = word else { return Ok(Security::Sandbox) };
+        let usual = self.planner.options.security;
+        let Some(word) = word else { return Ok(usual) };
         match word.value.as_str() {
-            "sandbox" => Ok(Security::Sandbox),
+            "sandbox" => Ok(usual),
             "insecure" => {
                 let allowed = self.planner.options.allow.contains(&Entitlement::SecurityInsecure);
                 self.entitled(task, word, "security.insecure", allowed)?;

@@ -19,6 +19,8 @@ pub enum Security {
         hidden: Vec<Hidden>,
         /// What of `/proc` it cannot write.
         locked: Vec<Locked>,
+        /// No program has more rights than who runs it: set-user-ID bits and file capabilities give nothing.
+        no_new_privileges: bool,
     },
     /// Whatever the builder may do: all its capabilities, every system call, all of `/proc` and `/sys`.
     Insecure,
@@ -28,7 +30,7 @@ impl Security {
     pub(super) fn new(asked: op::Security, footing: Footing) -> Self {
         match asked {
             op::Security::Insecure => Self::Insecure,
-            op::Security::Sandbox => Self::Sandbox {
+            op::Security::Sandbox | op::Security::NoNewPrivileges => Self::Sandbox {
                 capabilities: Capability::default_for(footing.rung),
                 seccomp: match footing.processes {
                     Processes::Own | Processes::OuterProc => SeccompProfile::Default,
@@ -36,6 +38,7 @@ impl Security {
                 },
                 hidden: Hidden::ALL.to_vec(),
                 locked: Locked::ALL.to_vec(),
+                no_new_privileges: asked == op::Security::NoNewPrivileges,
             },
         }
     }
