@@ -434,7 +434,8 @@ fn named_contexts(specs: &[NamedContextSpec]) -> Result<BTreeMap<String, NamedSo
                 NamedSource::Files(FilesSource::Directory(path))
             }
             NamedSource::OciLayout { directory: path, selector } => {
-                NamedSource::OciLayout { directory: directory(path)?, selector: selector.clone() }
+                let directory = directory(path).map_err(|error| no_layout(name, path, error))?;
+                NamedSource::OciLayout { directory, selector: selector.clone() }
             }
             other => other.clone(),
         };
@@ -443,6 +444,15 @@ fn named_contexts(specs: &[NamedContextSpec]) -> Result<BTreeMap<String, NamedSo
         }
     }
     Ok(contexts)
+}
+
+fn no_layout(name: &str, path: &Path, error: RequestError) -> RequestError {
+    let source = match error {
+        RequestError::Read { source, .. } => source,
+        RequestError::NotADirectory(_) => std::io::ErrorKind::NotADirectory.into(),
+        error => return error,
+    };
+    RequestError::NoLayout { name: name.to_owned(), path: path.to_owned(), source }
 }
 
 fn no_context(name: &str, error: RequestError) -> RequestError {

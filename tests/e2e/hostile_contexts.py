@@ -164,6 +164,8 @@ def archives(canary, up):
     for form, packed in forms.items():
         after = {"cut": packed[:-9], "cut in its last byte": packed[:-1], "rubbish after the end": packed + b"rubbish"}
         table |= {f"archive: {form}, {what}": (lambda _, stream=stream: stream, None, (STDIN,)) for what, stream in after.items()}
+    others = {"a zip file": b"PK\3\4\x14\0\0\0\0\0", "cut in its first header": own[:300], "gzip of a text": zipped(ALL.encode()), "Latin-1": b"FROM scratch\n# \xe9\n"}
+    table |= {f"archive: {name}": (lambda _, stream=stream: stream, None, (STDIN,)) for name, stream in others.items()}
     table["archive: gzip, zeros after the end"] = (lambda _: forms["gzip"] + bytes(10240), None, (STDIN,))
     return table
 

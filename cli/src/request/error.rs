@@ -35,6 +35,17 @@ pub enum RequestError {
         #[source]
         source: io::Error,
     },
+    /// An OCI layout that is not there.
+    #[error("--build-context {name}: cannot read the OCI layout {}", path.display())]
+    NoLayout {
+        /// The context's name.
+        name: String,
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it cannot be read.
+        #[source]
+        source: io::Error,
+    },
     /// A context that is something else.
     #[error("{0} is not a directory")]
     NotADirectory(String),

@@ -148,6 +148,21 @@ fn agents_are_sockets_or_keys() {
 }
 
 #[test]
+fn a_layout_that_is_not_there_is_told_by_its_flag() {
+    let case = Case::new(&[("Dockerfile", ""), ("file", "")]);
+    for (path, want) in [("/none", "No such file"), ("@/file", "not a directory")] {
+        let flags = format!("--build-context base=oci-layout://{path}");
+        let error = case.read(&flags).expect_err("refused");
+        let source = std::error::Error::source(&error).expect("it has a cause").to_string();
+        assert!(
+            error.to_string().starts_with("--build-context base: cannot read the OCI layout "),
+            "{error}"
+        );
+        assert!(source.contains(want), "{source}");
+    }
+}
+
+#[test]
 fn rights_and_hosts_are_collected() {
     let case = Case::new(&[("Dockerfile", "")]);
     let allowed = |flags: &str| case.read(flags).expect("read").allow;

@@ -28,6 +28,8 @@ use crate::{
 const ARCHIVE_MAX: u64 = 64 << 30;
 /// The largest Dockerfile that is taken in this way: more is no text that people write.
 const DOCKERFILE_MAX: u64 = 64 << 20;
+/// Bytes of a stream that tell whether it is text at all.
+const BEGINNING: usize = 64;
 /// What the archive is called in messages.
 const NAME: &str = "context";
 
@@ -82,6 +84,13 @@ fn dockerfile(path: &Path) -> Result<Received, StepFailure> {
     if let Some(form) = Compression::of(&bytes) {
         let message =
             format!("the build context is compressed with {form}, and holds no tar archive or is damaged");
+        return Err(StepFailure::new(FailureKind::Build, message));
+    }
+    // A few bytes tell what somebody has packed otherwise; a mistake in a text is told by its place.
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    if bytes.iter().take(BEGINNING).any(is_control) {
+        let message = "the build context is neither a tar archive, plain or compressed with gzip, bzip2, xz or \
+                       zstd, nor a Dockerfile";
         return Err(StepFailure::new(FailureKind::Build, message));
     }
     Ok(Received::Dockerfile(bytes))
