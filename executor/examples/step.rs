@@ -8,7 +8,7 @@
 use std::{env, error::Error, fs, path::Path, time::Instant};
 
 use executor::sandbox::{
-    self, Connection, Exit, Mode, Network, PlanInputs, Root, SandboxPlan, StepLimits, User,
+    self, Connection, Exit, Mode, Network, PlanInputs, Root, SandboxPlan, Spares, StepLimits, User,
 };
 use solver::{Cancel, op};
 
@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: step ROOT SCRATCH COUNT".into());
     };
     let footing = sandbox::enter_builder(Mode::Auto)?.footing;
+    let spares = Spares::default();
     for number in 0..count.parse::<u32>()? {
         let place = Path::new(scratch).join(number.to_string());
         let (upper, work) = (place.join("upper"), place.join("work"));
@@ -40,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             limits: &StepLimits::default(),
         })?;
         let begun = Instant::now();
-        let exit = sandbox::run(&plan, &|_, _| {}, &Cancel::default())?;
+        let exit = spares.run(&plan, &|_, _| {}, &Cancel::default())?;
         println!("{}", begun.elapsed().as_micros());
         if exit != Exit::Code(0) {
             return Err(exit.to_string().into());

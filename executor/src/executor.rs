@@ -41,7 +41,7 @@ use crate::{
     remote::{RemoteOptions, Remotes},
     retry::Retry,
     sandbox::{
-        Dns, Footing, Processes, StepLimits,
+        Dns, Footing, Processes, Spares, StepLimits,
         emulation::{self, Emulation, Unsupported},
         sys,
     },
@@ -106,6 +106,8 @@ pub struct LocalExecutor {
     footing: Footing,
     /// Held by the command that runs, where commands must not see each other and only this keeps them apart.
     turn: Option<Mutex<()>>,
+    /// What RUN steps are begun with.
+    spares: Spares,
     /// What a failed step is kept with, too.
     emulation: Arc<Emulation>,
     notes: Vec<String>,
@@ -162,6 +164,7 @@ impl LocalExecutor {
             agents,
             footing,
             turn: wants_turns(footing).then(Mutex::default),
+            spares: Spares::default(),
             emulation: Arc::new(Emulation::new(footing)),
             notes,
             sandbox_told: Once::new(),

@@ -18,7 +18,7 @@ use crate::{
     diff::{Brought, TimeRules},
     error::cancelled,
     listing::Owners,
-    sandbox::{self, Connection, Exit, PlanInputs, Rung, SandboxPlan, User, more_ids},
+    sandbox::{Connection, Exit, PlanInputs, Rung, SandboxPlan, User, more_ids},
     users::run_user,
 };
 
@@ -79,7 +79,7 @@ impl LocalExecutor {
             limits: &self.limits,
         })?;
         let _turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
-        let exit = sandbox::run(&plan, step.log, step.cancel)?;
+        let exit = self.spares.run(&plan, step.log, step.cancel)?;
         Ok(Ran { exit, plan, lent })
     }
 }

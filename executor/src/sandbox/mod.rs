@@ -3,7 +3,8 @@
 //! Three processes stand between a build and the command. The *builder* has many threads, so it never forks: it
 //! executes its own binary again as the *outer init*, a single-threaded process that gets the plan over a socket,
 //! mounts the root file system and becomes the parent of the *inner init*, PID 1 of a new PID namespace. That one
-//! performs the list of named steps in [`init`], forks the command and waits for it.
+//! performs the list of named steps in [`init`], forks the command and waits for it. The outer init of a build's next step
+//! is started while a step runs ([`Spares`]).
 //!
 //! - Everything fails closed: a step that cannot be performed ends the run with its name and errno.
 //! - Nothing outlives the builder: both inits die with the process above them (PDEATHSIG), and the inner one also when
@@ -61,4 +62,4 @@ pub use plan::{
 };
 pub use probe::{Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;
-pub use run::{Attachment, Exit, attach, is_init_call, run};
+pub use run::{Attachment, Exit, Spares, attach, is_init_call, run};

@@ -3,6 +3,7 @@
 mod attach;
 mod init;
 mod program;
+mod spare;
 
 use std::{
     fmt, io,
@@ -23,6 +24,7 @@ use crate::sandbox::{
     wire::{Call, INIT_ARGUMENT, Report},
 };
 pub use attach::{Attachment, attach};
+pub use spare::Spares;
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +102,17 @@ pub fn run(
     log: &(dyn Fn(Stream, &[u8]) + Sync),
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
-    let mut init = Init::start(&Call::Run(Box::new(plan.clone())), None)?;
+    let init = Init::start(&Call::Run(Box::new(plan.clone())), None)?;
+    see_through(init, plan, log, cancel)
+}
+
+/// From the call of an init to its end.
+fn see_through(
+    mut init: Init,
+    plan: &SandboxPlan,
+    log: &(dyn Fn(Stream, &[u8]) + Sync),
+    cancel: &Cancel,
+) -> Result<Exit, SandboxError> {
     let wish = Wish { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)) };
     let heeded = follow(&mut init, log, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;

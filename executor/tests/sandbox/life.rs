@@ -10,7 +10,7 @@ use std::{
 
 use executor::sandbox::{
     self, Connection, Exit, Mode, Network, PlanInputs, Processes, Root, Rung, SandboxError, SandboxPlan,
-    StepLimits, User,
+    Spares, StepLimits, User,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use solver::{Cancel, op};
@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("cancel_ignored", cancel_ignored),
     ("kill_the_builder", kill_the_builder),
     ("kill_the_init", kill_the_init),
+    ("spares", spares),
 ];
 
 /// What a process is found by that has this number of seconds to sleep.
@@ -208,4 +209,30 @@ fn kill_the_init(fixture: &Fixture) {
     });
     assert!(matches!(ran.exit, Err(SandboxError::InitDied(_))), "{ran:?}");
     assert_all_gone(&marker);
+}
+
+/// From the second step on an init waits for the next one, which takes that, or its own where somebody has killed it; with
+/// the last step it goes.
+fn spares(fixture: &Fixture) {
+    let spares = Spares::default();
+    let run = |watch: &(dyn Fn() + Sync)| {
+        let exit = spares.run(&fixture.shell("echo ready").plan(), &|_, _| watch(), &Cancel::default());
+        assert_eq!(exit.unwrap(), Exit::Code(0));
+    };
+    run(&|| {});
+    assert_eq!(own_inits(), []);
+    run(&|| {});
+    for is_killed in [false, true, false] {
+        wait_until("a spare is there", Duration::from_secs(10), || !own_inits().is_empty());
+        let waiting = own_inits();
+        assert_eq!(waiting.len(), 1);
+        if is_killed {
+            kill_process(waiting[0], Signal::KILL).unwrap();
+            // It has no arguments any more.
+            wait_until("it has ended", Duration::from_secs(10), || own_inits().is_empty());
+        }
+        run(&|| assert_eq!(own_inits().contains(&waiting[0]), !is_killed));
+    }
+    drop(spares);
+    assert_eq!(own_inits(), []);
 }

@@ -26,6 +26,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long output may take to arrive after the last process has ended, and the inits to end after they were told.
 pub const DRAIN: Duration = Duration::from_secs(2);
 
+const START: &str = "start init";
+
 /// A running init. Dropped early, it and everything below it is killed.
 pub struct Init {
     process: Child,
@@ -46,14 +48,23 @@ fn environment(call: &Call) -> Option<(&'static str, OsString)> {
 impl Init {
     /// Starts one and sends it its call, and what goes with that.
     pub fn start(call: &Call, handed: Option<BorrowedFd<'_>>) -> Result<Self, SandboxError> {
-        let failed = |error: io::Error| SandboxError::io("start init", &error);
+        Self::spawn(environment(call))?.call(call, handed)
+    }
+
+    /// Starts one that waits for the call of a step.
+    pub fn spare() -> Result<Self, SandboxError> {
+        Self::spawn(None)
+    }
+
+    fn spawn(environment: Option<(&'static str, OsString)>) -> Result<Self, SandboxError> {
+        let failed = |error: io::Error| SandboxError::io(START, &error);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let program = sealed_program()?;
         let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .arg0("layerwright")
             .arg(INIT_ARGUMENT)
             .env_clear()
-            .envs(environment(call))
+            .envs(environment)
             .current_dir("/")
             // Out of the terminal's foreground: a Ctrl-C is for the builder, which then asks nicely.
             .process_group(0)
@@ -62,16 +73,25 @@ impl Init {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        let init = Self { process, control: ours, received: Vec::new() };
-        let sent = wire::send_call(&init.control, call).and_then(|()| match handed {
-            Some(handed) => Ok(send_descriptor(&init.control, handed)?),
+        Ok(Self { process, control: ours, received: Vec::new() })
+    }
+
+    /// Sends one that waits its call, and what goes with that.
+    pub fn call(self, call: &Call, handed: Option<BorrowedFd<'_>>) -> Result<Self, SandboxError> {
+        let sent = wire::send_call(&self.control, call).and_then(|()| match handed {
+            Some(handed) => Ok(send_descriptor(&self.control, handed)?),
             None => Ok(()),
         });
         match sent {
             // It has ended already; what it said before is still to be read.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(init),
-            sent => sent.map(|()| init).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(self),
+            sent => sent.map(|()| self).map_err(|error| SandboxError::io(START, &error)),
         }
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     /// The other ends of the command's standard output and error. To be asked for once.
