@@ -12,13 +12,13 @@ use executor::{
     sandbox::{Footing, Group},
 };
 use exporter::{
-    LoadHelper, SealAhead, Sealer, Tools,
+    LoadHelper, SealAhead, Sealer, Tools, Uploads,
     cache::{BuildEnd, InlineKeys},
-    upload,
 };
+use oci::{Snapshot, TreeDigest};
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
-    Caches, Cancel, Event, Graph,
+    Caches, Cancel, Event, Executed, Executor, Graph, Step, StepFailure, Vertex, op,
     plan::{self, PlanError, Planned},
     schedule::SolveError,
 };
@@ -38,7 +38,6 @@ use crate::{
     failure::Failure,
     history::BuildId,
     inputs::{Inputs, Outside, Source},
-    outputs::Output,
     progress::Delivered,
     report,
     request::BuildRequest,
@@ -116,6 +115,9 @@ pub fn build(
     let inline = inline.then(|| InlineKeys::new(&planned.graph, fetcher.clone(), Arc::clone(events)).into());
     let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending };
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &making);
+    if made.is_err() {
+        sending.uploads.give_up();
+    }
     let end = if made.is_ok() { BuildEnd::Made } else { BuildEnd::Failed };
     let deliver = |made: Made| {
         let tools = Tools { fetcher, events: &**events, cancel, helper: helper.as_ref() };
@@ -144,6 +146,40 @@ struct Making<'a> {
     sending: &'a Sending<'a>,
 }
 
+/// An executor that lets uploads begin when it is certain that something runs: before any step does.
+struct Announcing<'a> {
+    executor: &'a LocalExecutor,
+    uploads: &'a Uploads,
+}
+
+impl Executor for Announcing<'_> {
+    fn identify(&self, source: &op::Source, cancel: &Cancel) -> Result<TreeDigest, StepFailure> {
+        self.executor.identify(source, cancel)
+    }
+
+    fn select(
+        &self,
+        snapshot: &Snapshot,
+        selector: &op::Selector,
+        cancel: &Cancel,
+    ) -> Result<TreeDigest, StepFailure> {
+        self.executor.select(snapshot, selector, cancel)
+    }
+
+    fn check(&self, vertex: &Vertex) -> Result<(), StepFailure> {
+        self.uploads.begin();
+        self.executor.check(vertex)
+    }
+
+    fn prepare(&self, step: Step<'_>) {
+        self.executor.prepare(step);
+    }
+
+    fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
+        self.executor.execute(step)
+    }
+}
+
 /// Text to syntax tree, and what the parser has found doubtful.
 fn parse(
     request: &BuildRequest,
@@ -161,7 +197,7 @@ fn parse(
     Err(Failure::Dockerfile { diagnostics })
 }
 
-/// Syntax tree to graph. The right to push is tested before a registry is asked for anything else.
+/// Syntax tree to graph.
 fn plan(
     request: &BuildRequest,
     inputs: &Inputs,
@@ -171,9 +207,6 @@ fn plan(
     events: &Events,
 ) -> Result<Planned, Failure> {
     let source = &inputs.dockerfile;
-    let registry = outside.asking()?;
-    let pushed = request.outputs.iter().flat_map(Output::pushed_names);
-    upload::check_rights(&registry, pushed)?;
     let options = plan_options(request, inputs, findings);
     let planned = plan::plan(&dockerfile, &options, &outside.announcing(resolver.clone()));
     // Also where it fails: `# check=error=true` makes an error of warnings that says no more than their rules.
@@ -217,7 +250,8 @@ fn make(
         bulletin: filling.bulletin(),
         clock: &|| caches.clock(),
     };
-    let images = solver::schedule::solve(graph, executor, &caches, &options, &told, &sending.stop);
+    let executor = Announcing { executor, uploads: &sending.uploads };
+    let images = solver::schedule::solve(graph, &executor, &caches, &options, &told, &sending.stop);
     let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
     let images = images.map_err(refused);
     let made = images.and_then(|images| {

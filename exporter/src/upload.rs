@@ -1,5 +1,8 @@
 //! Brings images to registries, and begins with that while the build still runs.
 //!
+//! A build of which nothing runs often makes what the registry has already. So until something runs ([`Uploads::begin`]) nothing is
+//! sent, and in the end the first question is whether the image is there: then it is only named.
+//!
 //! Layers are *offered* as soon as it is certain that an image will have them and their blobs can be had; workers, some for
 //! each registry, bring them: is it there, else can it be mounted, else it is sent. In the end [`Uploads::bring`] does what
 //! is left, confirms what was moved and puts the documents that no tag names; [`Uploads::name`] puts what the tags name,
@@ -76,6 +79,8 @@ struct Shared {
     options: UploadOptions,
     /// Requested with the user's, or when nobody waits any more.
     stop: Cancel,
+    /// All that will be pushed to.
+    names: Vec<Reference>,
     /// Whether the repository must be told with each transfer.
     several: bool,
     state: Monitor<State>,
@@ -96,8 +101,10 @@ struct State {
 /// What workers live for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
-    /// Steps run.
+    /// Nobody knows yet whether any step runs.
     #[default]
+    Waiting,
+    /// Steps run.
     Early,
     /// Somebody waits for what is left.
     Finishing,
@@ -116,6 +123,7 @@ impl Uploads {
         let shared = Shared {
             options: UploadOptions { registry, ..options },
             stop,
+            names: names.to_vec(),
             several,
             state: Monitor::default(),
             threads: Mutex::default(),
@@ -135,6 +143,26 @@ impl Uploads {
             let now: Vec<_> = names.iter().filter(|name| blob.is_at_hand(name)).cloned().collect();
             shared.offer([&blob], &now, Failed::Final);
         })
+    }
+
+    /// A step is about to run: so the image is a new one, and what is certain to be part of it goes on its way. The right to push
+    /// it is tested first, by opening an upload in each repository; without it `refused` is requested.
+    pub fn begin(&self) {
+        if self.shared.state.lock().phase != Phase::Waiting {
+            return;
+        }
+        if let Err(refusal) = check_rights(&self.shared.options.registry, &self.shared.names) {
+            self.shared.state.lock().refusal.get_or_insert(refusal);
+            self.shared.options.refused.request();
+            return;
+        }
+        self.shared.enter(Phase::Early);
+    }
+
+    /// There is no image: whoever waits for what is on its way waits in vain.
+    pub fn give_up(&self) {
+        self.shared.state.lock().phase = Phase::Closed;
+        self.shared.state.tell();
     }
 
     /// The refusal for which `refused` was requested.
@@ -184,13 +212,23 @@ impl Shared {
                 *work.entry(&name.registry).or_default() += usize::from(host.want(blob, name, failed));
             }
         }
-        if work.values().all(|count| *count == 0) {
+        if work.values().all(|count| *count == 0) || state.phase == Phase::Waiting {
             return;
         }
         let hired: Vec<_> = work.into_iter().map(|(host, count)| (host, state.hire(host, count))).collect();
         drop(state);
         self.state.tell();
         hired.into_iter().for_each(|(host, count)| self.start(host, count));
+    }
+
+    /// Goes on to a phase in which there are workers, and hires them for what has waited.
+    fn enter(self: &Arc<Self>, phase: Phase) {
+        let mut state = self.state.lock();
+        state.phase = phase;
+        let work: Vec<_> = state.hosts.iter().map(|(name, host)| (name.clone(), host.queued())).collect();
+        let hired: Vec<_> = work.into_iter().map(|(name, count)| (state.hire(&name, count), name)).collect();
+        drop(state);
+        hired.into_iter().for_each(|(count, host)| self.start(&host, count));
     }
 
     /// Starts workers for a registry. What no thread can be had for is brought by who waits for it.

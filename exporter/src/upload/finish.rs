@@ -1,7 +1,7 @@
 //! The end of a push: what is left, whether it is all there, and then the names.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -64,6 +64,8 @@ struct Destination<'a> {
     place: &'a Reference,
     /// By which the image will be found there.
     names: Vec<Reference>,
+    /// Whether the repository has the image: a registry keeps all that its manifests name.
+    is_there: AtomicBool,
 }
 
 impl Push {
@@ -88,7 +90,10 @@ impl Push {
             match destinations.iter_mut().find(|other| is_same_repository(other.place, place)) {
                 Some(other) if other.names.contains(&name) => {}
                 Some(other) => other.names.push(name),
-                None => destinations.push(Destination { parcel: &self.parcel, place, names: vec![name] }),
+                None => {
+                    let (parcel, names) = (&self.parcel, vec![name]);
+                    destinations.push(Destination { parcel, place, names, is_there: AtomicBool::default() });
+                }
             }
         }
         destinations
@@ -103,14 +108,22 @@ impl Uploads {
     /// [`ExportError`]; no name has changed then.
     pub fn bring<'p>(&self, pushes: &[&'p Push]) -> Result<Brought<'p>, ExportError> {
         let shared = &self.shared;
-        shared.state.lock().phase = Phase::Finishing;
         for push in pushes {
             push.final_names().for_each(|name| shared.tell(Event::Stage(stage(&name))));
+        }
+        let destinations: Vec<_> = pushes.iter().flat_map(|push| push.destinations()).collect();
+        if shared.state.lock().phase == Phase::Waiting {
+            shared.find(&destinations);
+        }
+        shared.enter(Phase::Finishing);
+        for push in pushes {
             shared.offer(push.parcel.blobs.values(), &push.names, Failed::Again);
         }
         shared.land(pushes)?;
-        let destinations: Vec<_> = pushes.iter().flat_map(|push| push.destinations()).collect();
         in_parallel(&destinations, PARALLEL, |destination| {
+            if destination.is_there.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             if shared.is_doubtful(destination) {
                 let _sent = shared.confirm(destination)?;
             }
@@ -137,6 +150,23 @@ impl Uploads {
 impl Shared {
     fn tell(&self, event: Event) {
         (self.options.events)(event);
+    }
+
+    /// Looks where the images are already: nothing has been run for them, so perhaps somebody has made and pushed them before. What
+    /// cannot be asked is brought.
+    fn find(&self, destinations: &[Destination<'_>]) {
+        let _all_asked = in_parallel(destinations, PARALLEL, |destination| {
+            let Destination { parcel, place, .. } = destination;
+            let digest = parcel.root().descriptor.digest;
+            let found = self.options.registry.direct().resolve(&place.with_digest(digest));
+            if matches!(found, Ok(Some(found)) if found.digest == digest) {
+                destination.is_there.store(true, Ordering::Relaxed);
+                let mut state = self.state.lock();
+                let host = state.hosts.entry(place.registry.clone()).or_default();
+                parcel.blobs.values().for_each(|blob| host.has(blob, &place.repository));
+            }
+            Ok::<_, ExportError>(())
+        });
     }
 
     /// Waits until all blobs are where they should be; helps with what is queued.

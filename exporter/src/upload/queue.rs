@@ -71,12 +71,7 @@ impl Host {
     /// Wants a blob in a repository. Says whether there is work.
     pub(super) fn want(&mut self, blob: &Blob, name: &Reference, failed: Failed) -> bool {
         let digest = blob.descriptor.digest;
-        let task = self.blobs.entry(digest).or_insert_with(|| Task {
-            blob: blob.clone(),
-            wanted: BTreeSet::new(),
-            landed: BTreeMap::new(),
-            turn: Turn::Over(Ok(())),
-        });
+        let task = self.task(blob);
         task.wanted.insert(name.repository.clone());
         let is_open = match &task.turn {
             Turn::Queued | Turn::Running => false,
@@ -88,6 +83,26 @@ impl Host {
             self.queue.push_back(digest);
         }
         is_open
+    }
+
+    /// A repository has a blob already.
+    pub(super) fn has(&mut self, blob: &Blob, repository: &str) {
+        let landed = Landed { how: Pushed::Existed, at: Instant::now() };
+        self.task(blob).landed.insert(repository.to_owned(), landed);
+    }
+
+    /// How many wait in line.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn task(&mut self, blob: &Blob) -> &mut Task {
+        self.blobs.entry(blob.descriptor.digest).or_insert_with(|| Task {
+            blob: blob.clone(),
+            wanted: BTreeSet::new(),
+            landed: BTreeMap::new(),
+            turn: Turn::Over(Ok(())),
+        })
     }
 
     /// The next blob in line.

@@ -110,8 +110,9 @@ fn assembled(workshop: &Workshop, images: &[Image]) -> Assembled {
     assemble(images, &sealer, &AssembleOptions::default()).expect("assembled")
 }
 
+/// Of what was made before: nothing runs for it.
 fn push(workshop: &Workshop, assembled: &Assembled, names: &[Reference]) -> Result<(), ExportError> {
-    let uploads = workshop.uploads(names);
+    let uploads = workshop.waiting_uploads(names);
     let parcel = uploads.parcel(assembled, &workshop.fetcher);
     let push = Push { parcel, names: names.to_vec(), tagging: Tagging::Tags };
     uploads.name(uploads.bring(&[&push])?)
@@ -153,8 +154,10 @@ fn what_is_there_is_not_sent_again() {
     push(&workshop, &assembled, std::slice::from_ref(&name)).expect("pushed");
     let sent = registry.requests("POST", "/blobs/uploads/");
     assert_eq!(sent, 3, "two layers and a config\n{}", registry.log());
+    let asked = registry.requests("HEAD", "/blobs/");
     push(&workshop, &assembled, std::slice::from_ref(&name)).expect("pushed");
     assert_eq!(registry.requests("POST", "/blobs/uploads/"), sent);
+    assert_eq!(registry.requests("HEAD", "/blobs/"), asked, "the image is looked for, not its parts");
 }
 
 #[test]

@@ -170,7 +170,15 @@ impl Workshop {
         Tools { fetcher: &self.fetcher, events: &*self.sink, cancel: &self.cancel, helper: None }
     }
 
+    /// Those of a build of which something runs.
     pub fn uploads(&self, names: &[oci::Reference]) -> Uploads {
+        let uploads = self.waiting_uploads(names);
+        uploads.begin();
+        uploads
+    }
+
+    /// Those of a build of which nothing has run yet.
+    pub fn waiting_uploads(&self, names: &[oci::Reference]) -> Uploads {
         let events = self.events.clone();
         let options = UploadOptions {
             registry: self.fetcher.registry().clone(),
