@@ -164,6 +164,12 @@ pub struct BuildArgs {
     #[arg(long, value_name = "REV", help_heading = INPUT)]
     pub git: Option<String>,
 
+    /// With --git: lay changed files of the work tree over REV
+    #[arg(help_heading = INPUT, requires = "git")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub dirty: bool,
+
     /// Dockerfile: a path, a URL or - [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE", help_heading = INPUT)]
     pub file: Option<String>,

@@ -26,7 +26,6 @@ use executor::{
     ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
     context::{CommitContext, ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
-    git::Revision,
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
 };
 use oci::{
@@ -44,7 +43,7 @@ use crate::{
     failure::Failure,
     redact::redact,
     request::{DockerfilePlace, Places},
-    spec::context::{CommitSpec, ContextSpec, FilesSource, NamedSource},
+    spec::context::{ContextSpec, FilesSource, NamedSource},
 };
 use dockerfile::Found;
 pub use source::Source;
@@ -334,9 +333,10 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
             let name = path.display().to_string();
             Ok(Arrived { foreign: false, ..Arrived::foreign(path.clone(), name) })
         }
-        ContextSpec::Commit(CommitSpec { place, revision }) => {
-            let opened = Revision::open(place, revision).map_err(|error| Failure::remote(error.into()))?;
-            let (place, name) = (ContextPlace::Commit(opened), revision.clone());
+        ContextSpec::Commit(commit) => {
+            let opened = place::commit(commit, &places.dockerfile, &outside.cancel);
+            let opened = opened.map_err(|error| Failure::remote(error.into()))?;
+            let (place, name) = (ContextPlace::Commit(opened), commit.revision.clone());
             Ok(Arrived { place, name, foreign: true, dockerfile: None, held: None })
         }
         ContextSpec::Files(FilesSource::Git(address)) => {

@@ -324,7 +324,7 @@ fn wanted_outputs(
 fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Places, RequestError> {
     let named = named_contexts(&args.contexts)?;
     let context = match &args.git {
-        Some(revision) => commit(&args.context, revision)?,
+        Some(revision) => commit(&args.context, revision, args.dirty)?,
         None => main_context(&args.context, keep_git_dir(build_args)?)?,
     };
     Ok(Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? })
@@ -372,7 +372,7 @@ fn main_context(text: &str, keep_git_dir: bool) -> Result<ContextSpec, RequestEr
 }
 
 /// A commit of the repository that a path lies in, or is. The path itself need not be there.
-fn commit(text: &str, revision: &str) -> Result<ContextSpec, RequestError> {
+fn commit(text: &str, revision: &str, is_dirty: bool) -> Result<ContextSpec, RequestError> {
     let place = match text.parse() {
         _ if text != "-" && Path::new(text).is_dir() => PathBuf::from(text),
         Ok(ContextSpec::Files(FilesSource::Directory(path))) => path,
@@ -385,7 +385,7 @@ fn commit(text: &str, revision: &str) -> Result<ContextSpec, RequestError> {
     };
     let read_error = |source| RequestError::Read { what: "context", path: place.clone(), source };
     let absolute = std::path::absolute(&place).map_err(read_error)?;
-    Ok(ContextSpec::Commit(CommitSpec { place: absolute, revision: revision.to_owned() }))
+    Ok(ContextSpec::Commit(CommitSpec { place: absolute, revision: revision.to_owned(), is_dirty }))
 }
 
 /// The build argument that keeps `.git` of the main context.

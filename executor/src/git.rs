@@ -19,15 +19,17 @@
 mod error;
 pub mod known;
 mod lfs;
+mod overlay;
 mod repository;
 mod revision;
+mod status;
 mod submodules;
 mod terrain;
 pub mod tree;
 
 pub use error::GitError;
 pub use repository::{Commit, Repository};
-pub use revision::Revision;
+pub use revision::{Revision, WorkTree};
 pub use terrain::CommitTerrain;
 pub use tree::{CommitTree, FileBytes};
 

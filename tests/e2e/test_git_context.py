@@ -57,19 +57,17 @@ class FromCommits(Case):
     def test_a_commit_is_built_like_its_clean_checkout(self):
         top = self.motley()
         clean = self.checkout(top)
-        (top / "a" / "one").write_text("not committed")
         (top / "untracked").write_text("x")
-        git(top, "commit", "-q", "-a", "-m", "later")
         subprocess.run(["chmod", "-R", "a+rX", top, clean], check=True)
         for user in USERS:
             with self.subTest(user=user):
                 plain = Layout(self.build(clean, user=user, name=f"plain-{user}"))
-                commit = Layout(self.build(top, "--git", "HEAD~1", user=user, name=f"commit-{user}"))
+                commit = Layout(self.build(top, "--git", "HEAD", user=user, name=f"commit-{user}"))
                 self.assertEqual(plain.digest, commit.digest)
                 # Its steps are those of the checkout: nothing ran.
                 self.assertRegex(self.last.stderr, r": (\d+) steps, \1 cached")
                 self.assertEqual(commit.read("ran").decode(), "of the module1")
-                fresh = self.build(top, "--git", "HEAD~1", user=user, root=self.machine(user), name=f"fresh-{user}")
+                fresh = self.build(top, "--git", "HEAD", user=user, root=self.machine(user), name=f"fresh-{user}")
                 self.assertEqual(plain.digest, Layout(fresh).digest)
 
     def test_directories_bare_repositories_and_work_trees(self):
@@ -96,17 +94,19 @@ class FromCommits(Case):
                               _DOT_dockerignore="left\n", docker__Other="FROM busybox\nCOPY kept /other/\n")
         (top / "docker" / "Other.dockerignore").write_text("left\nDockerfile\n")
         self.commit(top)
+        git(top, "branch", "built")
         (top / "Dockerfile").write_text("FROM nothing-like-it\n")
         (top / ".dockerignore").write_text("kept\n")
         shutil.rmtree(top / "docker")
-        names = {name for layer in Layout(self.build(top, "--git", "main", name="a")).layers() for name in layer}
+        self.commit(top)
+        names = {name for layer in Layout(self.build(top, "--git", "built", name="a")).layers() for name in layer}
         self.assertIn("x/kept", names)
         self.assertNotIn("x/left", names)
         # Where the working directory is in the work tree, -f is relative to that, whatever the context is.
-        self.build(top / "docker", "--git", "main:", "-f", top / "docker" / "Other", name="b")
-        gone = self.build(top, "--git", "main", "-f", "docker/None", name="c", code=2)
+        self.build(top / "docker", "--git", "built:", "-f", top / "docker" / "Other", name="b")
+        gone = self.build(top, "--git", "built", "-f", "docker/None", name="c", code=2)
         self.assertFalse(gone.exists())
-        self.assertIn("cannot read Dockerfile main:docker/None", self.last.stderr)
+        self.assertIn("cannot read Dockerfile built:docker/None", self.last.stderr)
 
     def test_what_is_no_commit_is_refused(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY none .git /x/\n")
@@ -175,6 +175,33 @@ class FromCommits(Case):
         objects.mkdir(parents=True)
         (objects / name).write_bytes(large)
         self.assertEqual(Layout(self.build(top, "--git", "HEAD")).read("x/a.bin"), large)
+
+    def test_a_work_tree_that_differs_is_refused_or_laid_over(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY . /x/\n", _DOT_dockerignore=IGNORE, a="1", b="2", c__d="3",
+                              other__file="1")
+        clean = Layout(self.build(top, "--git", "HEAD", "--dirty", name="clean")).digest
+        (top / "untracked").write_text("u")
+        (top / "a").touch()
+        self.assertEqual(Layout(self.build(top, "--git", "HEAD", name="touched")).digest, clean)
+        (top / "a").write_text("changed")
+        (top / "b").unlink()
+        (top / "new").write_text("n")
+        git(top, "add", "new")
+        done = self.run_layerwright("build", "--git", "HEAD", top, code=2)
+        self.assertIn("the work tree differs from HEAD: a, b, new", done.stderr)
+        self.assertIn("--dirty", done.stderr)
+        self.assertEqual(Layout(self.build(top, "--git", git(top, "rev-parse", "HEAD~0"), "-f", "Dockerfile", "--dirty=true",
+                                           name="dirty")).read("x/a"), b"changed")
+        laid = Layout(self.build(top, "--git", "HEAD", "--dirty", name="laid"))
+        names = {name for layer in laid.layers() for name in layer if name.startswith("x/")}
+        self.assertEqual(names, {"x/" + name for name in
+                                 ("", ".dockerignore", "Dockerfile", "a", "c", "c/d", "new", "other", "other/file")} - {"x/"})
+        # Another directory, and another commit, are not what differs.
+        self.build(top, "--git", "HEAD:other", "-f", top / "Dockerfile", name="other")
+        (top / "Dockerfile").write_text("FROM busybox\nCOPY a /other\n")
+        self.run_layerwright("build", "--git", "HEAD:other", "-f", top / "Dockerfile", code=2)
+        self.assertEqual(Layout(self.build(top, "--git", "HEAD", "--dirty", name="file")).read("other"), b"changed")
+        self.run_layerwright("build", "--dirty", top, code=2)
 
     def forget(self, top, path):
         """Takes an object of HEAD away."""

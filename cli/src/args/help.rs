@@ -43,7 +43,8 @@ Contexts:
                                    Dockerfile
   --git REV builds what a commit holds: CONTEXT is a directory in its
   repository, or a bare one, and REV:DIR names another directory of the
-  commit. -f is a path in the commit (see docs/git.md).
+  commit. -f is a path in the commit. A work tree that differs from the
+  commit is refused, or laid over it with --dirty (see docs/git.md).
   -f PATH lies in the working directory where the context is a directory, else
   in the context; an absolute path, a URL and - are what they are.
 

@@ -117,7 +117,8 @@ pub fn ignore_file_without(
     Beside::of(place, arrived).ignore_file(arrived)
 }
 
-fn own_ignore_file(dockerfile: &Path) -> PathBuf {
+/// Where the ignore file of a Dockerfile's own lies.
+pub fn own_ignore_file(dockerfile: &Path) -> PathBuf {
     let mut name = dockerfile.as_os_str().to_owned();
     name.push(".dockerignore");
     PathBuf::from(name)

@@ -5,9 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use executor::{git::Revision, listing::ListError};
+use executor::{
+    git::{GitError, Revision, WorkTree},
+    listing::ListError,
+};
+use solver::Cancel;
 
-use super::text;
+use super::{dockerfile::own_ignore_file, text};
+use crate::{request::DockerfilePlace, spec::context::CommitSpec};
 
 /// Where the files of the main context are.
 #[derive(Debug, Clone)]
@@ -42,6 +47,26 @@ impl ContextPlace {
         })?;
         text::of_bytes(bytes.ok_or(io::ErrorKind::NotFound)?)
     }
+}
+
+/// Opens what `--git` names. Where the commit is checked out, its tracked files in the context, and the Dockerfile with its
+/// ignore file wherever it lies, must be as the commit has them, or are taken as they are.
+///
+/// # Errors
+/// There is no such commit, or the work tree differs.
+pub fn commit(
+    spec: &CommitSpec,
+    dockerfile: &DockerfilePlace,
+    cancel: &Cancel,
+) -> Result<Revision, GitError> {
+    let opened = Revision::open(&spec.place, &spec.revision)?;
+    let named = match dockerfile {
+        DockerfilePlace::Path(path) => in_commit(&opened, path),
+        DockerfilePlace::Default | DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
+    };
+    let others: Vec<PathBuf> = named.into_iter().flat_map(|path| [own_ignore_file(&path), path]).collect();
+    let work_tree = if spec.is_dirty { WorkTree::IsLaidOver } else { WorkTree::MustBeClean };
+    opened.against(work_tree, &others, cancel)
 }
 
 /// The path from the top of a commit of what `-f` names: what is below the work tree has its path there, and anything else that

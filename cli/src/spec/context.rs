@@ -63,6 +63,8 @@ pub struct CommitSpec {
     pub place: PathBuf,
     /// `REV` or `REV:DIRECTORY`
     pub revision: String,
+    /// `--dirty`
+    pub is_dirty: bool,
 }
 
 /// Why something is no context.

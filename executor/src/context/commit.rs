@@ -71,13 +71,14 @@ impl CommitContext {
         Ok(Listing { nodes: sight::nodes(seen), content: Content::Commit(Arc::clone(&self.tree)) })
     }
 
-    /// Names a look at this context: what there is, what is picked, and what becomes of that.
-    pub fn name_of_look(&self, selector: &Selector) -> TreeDigest {
+    /// Names a look at this context: what there is, what is picked, and what becomes of that. `None` where that is not known
+    /// without looking.
+    pub fn name_of_look(&self, selector: &Selector) -> Option<TreeDigest> {
         let mut encoder = Encoder::new("commit-look");
-        encoder.field(1, &Bytes(self.tree.id().as_slice())).field(2, selector);
+        encoder.field(1, &Bytes(self.tree.id()?.as_slice())).field(2, selector);
         encoder.field(3, &self.ignore.as_ref().map(|ignore| ignore.file.text.clone()));
         encoder.field(4, &env!("CARGO_PKG_VERSION"));
-        encoder.digest()
+        Some(encoder.digest())
     }
 
     /// Reads the blobs that are not known. All files of Git LFS that are not here are told together.
@@ -89,14 +90,14 @@ impl CommitContext {
                 Err(GitError::Pointers { paths, .. }) => return Ok(Err(paths)),
                 file => file?.ok_or_else(|| ListError::NotFound(shown(path)))?,
             };
-            let learned = file.content(known)?;
+            let learned = file.content(path, known)?;
             node.kind = NodeKind::File { size: learned.2, content: Some(learned.1) };
             Ok(Ok(learned))
         });
         let (mut missing, mut learned) = (Vec::new(), Vec::new());
         for read in read.collect::<Result<Vec<_>, ListError>>()? {
             match read {
-                Ok(blob) => learned.push(blob),
+                Ok((id, content, size)) => learned.extend(id.map(|id| (id, content, size))),
                 Err(paths) => missing.extend(paths),
             }
         }

@@ -108,7 +108,9 @@ impl Contexts {
         cancel: &Cancel,
     ) -> Result<TreeDigest, StepFailure> {
         let commit = self.commit(place).expect("only commits are glanced at like this");
-        let name = commit.name_of_look(&place.selector);
+        let Some(name) = commit.name_of_look(&place.selector) else {
+            return Ok(self.identify(source, cancel)?.digest);
+        };
         // All that can be seen is in the name.
         if let Some(Glance { digest, .. }) = self.memory.glance(&name, &name)
             && self.memory.has_inventory(&solver::key::source_key(source, Some(&digest)))

@@ -78,6 +78,34 @@ pub enum GitError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// An index that cannot be read.
+    #[error("cannot read the index {}", path.display())]
+    Index {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Cause,
+    },
+    /// A file of the work tree that cannot be looked at.
+    #[error("cannot read {} in the work tree", path.display())]
+    WorkTree {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A work tree that differs from the commit.
+    #[error("the work tree differs from {revision}: {}", told(paths, *more))]
+    Dirty {
+        /// As given.
+        revision: String,
+        /// The first of what differs.
+        paths: Vec<String>,
+        /// How much there is besides.
+        more: usize,
+    },
     /// Files of Git LFS that were not fetched.
     #[error("{} of Git LFS {} not on this machine: {}", files(paths.len() + more), be(paths.len() + more), told(paths, *more))]
     Pointers {
@@ -111,12 +139,16 @@ impl GitError {
     /// Whose fault it is.
     pub fn blame(&self) -> FailureKind {
         match self {
-            Self::NoRepository { .. } | Self::NoCommit { .. } | Self::NoDirectory { .. } => {
-                FailureKind::Usage
-            }
-            Self::Open { .. } | Self::Missing { .. } | Self::Damaged { .. } | Self::LargeFile { .. } => {
-                FailureKind::Machine
-            }
+            Self::NoRepository { .. }
+            | Self::NoCommit { .. }
+            | Self::NoDirectory { .. }
+            | Self::Dirty { .. } => FailureKind::Usage,
+            Self::Open { .. }
+            | Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::LargeFile { .. }
+            | Self::Index { .. }
+            | Self::WorkTree { .. } => FailureKind::Machine,
             Self::Refused { .. } | Self::Submodule { .. } | Self::Pointers { .. } => FailureKind::Build,
         }
     }
@@ -143,7 +175,16 @@ impl GitError {
             ),
             Self::LargeFile { .. } => Some("git lfs fsck tells what else is wrong, git lfs fetch brings it anew".to_owned()),
             Self::Submodule { .. } => Some("git submodule update --init --recursive".to_owned()),
-            Self::Open { .. } | Self::NoDirectory { .. } | Self::Refused { .. } => None,
+            Self::Dirty { .. } => Some(
+                "commit what is to be built, or build tracked files as they are with --dirty (git status brings the index up to \
+                 date where it finds no difference)"
+                    .to_owned(),
+            ),
+            Self::Open { .. }
+            | Self::NoDirectory { .. }
+            | Self::Refused { .. }
+            | Self::Index { .. }
+            | Self::WorkTree { .. } => None,
         }
     }
 }

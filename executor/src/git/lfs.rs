@@ -13,7 +13,7 @@ use gix::{
     ObjectId,
     objs::{Kind, TreeRefIter, tree::EntryKind},
 };
-use oci::{ContentDigest, digest::Sha256Hasher};
+use oci::{ContentDigest, Sha256Digest, digest::Sha256Hasher};
 
 use super::{GitError, tree::Directory};
 
@@ -52,29 +52,28 @@ impl Pointer {
         (metadata.is_file() && metadata.len() == self.size).then_some(file)
     }
 
+    /// Whether a file is the one it leads to.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn leads_to(&self, file: &mut File) -> io::Result<bool> {
+        Ok(file.metadata()?.len() == self.size && self.is(&hash(file)?.0))
+    }
+
+    fn is(&self, digest: &Sha256Digest) -> bool {
+        digest.as_bytes() == self.file.as_slice()
+    }
+
     /// What the file holds. It is verified.
     ///
     /// # Errors
     /// It cannot be read, or is another one.
     pub fn content(&self, directory: &Directory, mut file: File) -> Result<ContentDigest, GitError> {
-        let mut hashers = (Sha256Hasher::default(), blake3::Hasher::new());
-        let mut block = vec![0; BLOCK];
-        let mut hash = || -> io::Result<()> {
-            loop {
-                match file.read(&mut block)? {
-                    0 => return Ok(()),
-                    count => {
-                        hashers.0.update(&block[..count]);
-                        hashers.1.update(&block[..count]);
-                    }
-                }
-            }
-        };
         let place = || self.place(directory);
-        hash().map_err(|source| GitError::LargeFile { file: place(), source })?;
-        match hashers.0.finish().as_bytes() == self.file.as_slice() {
-            true => Ok(hashers.1.finalize().into()),
-            false => {
+        let hashed = hash(&mut file).map_err(|source| GitError::LargeFile { file: place(), source });
+        match hashed? {
+            (digest, content) if self.is(&digest) => Ok(content),
+            _ => {
                 let source = io::Error::other("it does not have the digest that it is named after");
                 Err(GitError::LargeFile { file: place(), source })
             }
@@ -85,6 +84,21 @@ impl Pointer {
         let name = self.file.to_string();
         let objects = directory.repository.common_directory().join("lfs/objects");
         objects.join(&name[..2]).join(&name[2..4]).join(name)
+    }
+}
+
+/// What the rest of a file hashes to.
+fn hash(file: &mut File) -> io::Result<(Sha256Digest, ContentDigest)> {
+    let (mut sha256, mut blake3) = (Sha256Hasher::default(), blake3::Hasher::new());
+    let mut block = vec![0; BLOCK];
+    loop {
+        match file.read(&mut block)? {
+            0 => return Ok((sha256.finish(), blake3.finalize().into())),
+            count => {
+                sha256.update(&block[..count]);
+                blake3.update(&block[..count]);
+            }
+        }
     }
 }
 

@@ -152,6 +152,17 @@ impl Repository {
         self.with(|repository| repository.head_id().ok().map(gix::Id::detach))
     }
 
+    /// The index; an empty one where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn index(&self) -> Result<gix::index::File, GitError> {
+        let (path, format) = self.with(|repository| (repository.index_path(), repository.object_hash()));
+        let options = gix::index::decode::Options { thread_limit: Some(1), ..Default::default() };
+        let index = gix::index::File::at_or_default(&path, format, true, options);
+        index.map_err(|error| GitError::Index { path, source: error.into() })
+    }
+
     /// Reads an object and verifies that it is the one that is asked for.
     ///
     /// # Errors

@@ -1,20 +1,30 @@
 //! A context as people name it: a directory in a repository, and a revision with, behind a colon, another directory.
 
 use std::{
+    ffi::OsStr,
+    io::Read,
+    os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
 use solver::Cancel;
 
-use super::{CommitTerrain, CommitTree, GitError, Repository, known::Known};
+use super::{
+    CommitTerrain, CommitTree, FileBytes, GitError, Repository, known::Known, overlay::Overlay, status,
+};
 use crate::{
     listing::{
         ListError,
         lookup::{LastLink, resolve},
     },
-    rootfs::shown,
+    rootfs::{failed, shown},
 };
+
+/// So many changed files are told.
+const CHANGES_TOLD: usize = 3;
+/// What reads whole files takes no longer ones.
+const READ_MAX: u64 = 64 << 20;
 
 /// The files of a commit, and the directory of it that is built.
 #[derive(Debug, Clone)]
@@ -27,6 +37,17 @@ pub struct Revision {
     way: PathBuf,
     /// What people call the commit.
     name: String,
+    /// Whether the work tree is laid over it.
+    is_dirty: bool,
+}
+
+/// What becomes of tracked files that are not as the commit has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkTree {
+    /// They are refused.
+    MustBeClean,
+    /// They are built as they are.
+    IsLaidOver,
 }
 
 impl Revision {
@@ -48,7 +69,47 @@ impl Revision {
             true => Arc::clone(&top),
             false => Arc::new(top.below(&way)?),
         };
-        Ok(Self { top, context, way: PathBuf::from(shown(&way)), name: name.to_owned() })
+        Ok(Self {
+            top,
+            context,
+            way: PathBuf::from(OsStr::from_bytes(&way)),
+            name: name.to_owned(),
+            is_dirty: false,
+        })
+    }
+
+    /// The commit with what the work tree makes of the context, and of the `others`, paths from the top. Only of the commit that
+    /// is checked out anybody expects the work tree to say something; a bare repository has none.
+    ///
+    /// # Errors
+    /// [`GitError::Dirty`]; or the work tree cannot be read.
+    pub fn against(self, work_tree: WorkTree, others: &[PathBuf], cancel: &Cancel) -> Result<Self, GitError> {
+        let (repository, commit) = (self.top.repository(), self.top.commit());
+        let Some(top) = repository.work_tree() else { return Ok(self) };
+        if repository.head() != Some(commit.id) {
+            return Ok(self);
+        }
+        let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+        let wanted: Vec<Vec<u8>> = others.iter().chain([&self.way]).map(bytes).collect();
+        let changes = status::changed(repository, commit, &wanted, cancel)?;
+        if changes.is_empty() {
+            return Ok(self);
+        }
+        if work_tree == WorkTree::MustBeClean {
+            let more = changes.len().saturating_sub(CHANGES_TOLD);
+            let paths = changes.keys().take(CHANGES_TOLD).map(|path| shown(path)).collect();
+            return Err(GitError::Dirty { revision: self.name, paths, more });
+        }
+        let overlay = Overlay::new(top, changes)?;
+        let top = Arc::new(CommitTree::under(Arc::clone(repository), commit, overlay)?);
+        let way = self.way.as_os_str().as_bytes();
+        let context = if way.is_empty() { Arc::clone(&top) } else { Arc::new(top.below(way)?) };
+        Ok(Self { top, context, is_dirty: true, ..self })
+    }
+
+    /// Whether files of the work tree are laid over those of the commit.
+    pub fn is_dirty(&self) -> bool {
+        self.is_dirty
     }
 
     /// What people call the commit: a revision without a directory.
@@ -86,9 +147,17 @@ impl Revision {
     pub fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, ListError> {
         let (known, cancel) = (Known::default(), Cancel::default());
         let terrain = CommitTerrain { tree: &self.top, ignore: None, known: &known, cancel: &cancel };
-        let path = path.as_os_str().as_encoded_bytes();
+        let path = path.as_os_str().as_bytes();
         match resolve(&terrain, path, LastLink::Follow, &mut Vec::new())? {
-            Some(at) => Ok(self.top.read(&at)?),
+            Some(at) => match self.top.file(&at)?.map(|file| file.bytes) {
+                Some(FileBytes::Blob(bytes)) => Ok(Some(bytes)),
+                Some(FileBytes::Large(file)) => {
+                    let mut bytes = Vec::new();
+                    file.take(READ_MAX).read_to_end(&mut bytes).map_err(failed("reading", &at))?;
+                    Ok(Some(bytes))
+                }
+                None => Ok(None),
+            },
             None => Ok(None),
         }
     }

@@ -104,7 +104,7 @@ impl Terrain for CommitTerrain<'_> {
         status: tree::Entry,
     ) -> Result<Option<(Node, Option<FileState>)>, ListError> {
         let file = |mode| {
-            let (size, content) = match self.known.find(&status.id) {
+            let (size, content) = match status.id.as_ref().and_then(|id| self.known.find(id)) {
                 Some((content, size)) => (size, Some(content)),
                 None => (0, None),
             };

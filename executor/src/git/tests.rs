@@ -1,10 +1,11 @@
 use std::{fs, io::Read, path::Path, sync::Arc};
 
+use gix::objs::tree::EntryKind;
 use oci::TreeDigest;
 use solver::{Cancel, op::Selector};
 
 use super::{
-    CommitTree, GitError, Repository,
+    CommitTree, GitError, Repository, Revision, WorkTree,
     known::Known,
     testing::{Scratch, git},
 };
@@ -16,6 +17,20 @@ use crate::{
 
 fn selector(include: &str) -> Selector {
     Selector { include: vec![include.to_owned()], ..Selector::default() }
+}
+
+/// What the work tree has otherwise than HEAD: paths with what is there now.
+fn changes(scratch: &Scratch, wanted: &[&str]) -> Vec<String> {
+    let repository = scratch.open();
+    let commit = repository.commit("HEAD").expect("there");
+    let wanted: Vec<Vec<u8>> = wanted.iter().map(|path| path.as_bytes().to_vec()).collect();
+    let changed = super::status::changed(&repository, commit, &wanted, &Cancel::default()).expect("compared");
+    let told = |(path, kind): (Vec<u8>, Option<EntryKind>)| match kind {
+        None => format!("{} gone", shown(&path)),
+        Some(EntryKind::Blob) => shown(&path),
+        Some(kind) => format!("{} {kind:?}", shown(&path)),
+    };
+    changed.into_iter().map(told).collect()
 }
 
 fn ignore(text: &str) -> Option<IgnoreFile> {
@@ -171,7 +186,7 @@ fn objects_are_verified() {
     };
     let tree = scratch.tree("HEAD");
     fs::rename(object("other"), object("file")).expect("replaced");
-    let error = tree.read(b"file").expect_err("it is another one");
+    let error = tree.file(b"file").expect_err("it is another one");
     assert!(matches!(error, GitError::Damaged { .. }), "{error}");
 }
 
@@ -273,4 +288,105 @@ fn files_of_lfs_are_taken_where_they_are_and_named_where_they_are_not() {
     let error =
         files(scratch.tree("HEAD"), "deep/large-2", "", &Known::default()).expect_err("it is another one");
     assert!(error.to_string().contains("cannot use"), "{error}");
+}
+
+#[test]
+fn what_git_finds_changed_is_found_changed() {
+    let scratch = motley();
+    scratch.write(&[("z/1", "1"), ("z/2", "2"), ("z/3", "3"), ("z/4", "4"), ("z/5", "5"), ("y/only", "y")]);
+    scratch.commit();
+    assert_eq!(changes(&scratch, &[""]), [""; 0]);
+    let top = scratch.top();
+    // Other times, same bytes; a file that nobody tracks.
+    scratch.write(&[("a/one", "1"), ("untracked", "u"), ("a/untracked", "u")]);
+    assert_eq!(changes(&scratch, &[""]), [""; 0]);
+    scratch.write(&[("a/one", "I"), ("a/two", "2"), ("z/1*", "1"), ("z/new", "n"), ("w/new", "n")]);
+    fs::remove_file(top.join("to")).expect("removed");
+    scratch.write(&[("to@", "b")]);
+    fs::remove_file(top.join("z/2")).expect("removed");
+    fs::remove_file(top.join("z/3")).expect("removed");
+    scratch.write(&[("z/3/in", "untracked")]);
+    fs::remove_file(top.join("y/only")).expect("removed");
+    scratch.git(&["add", "z/new", "w/new", "z/2"]);
+    scratch.git(&["rm", "-q", "--cached", "z/4"]);
+    scratch.write(&[("sub/m/run*", "another"), ("z/5", "staged")]);
+    scratch.git(&["add", "z/5"]);
+    scratch.write(&[("z/5", "5")]);
+    let expected = [
+        "a/one",
+        "a/two",
+        "sub/m/run BlobExecutable",
+        "to Link",
+        "w/new",
+        "y/only gone",
+        "z/1 BlobExecutable",
+        "z/2 gone",
+        "z/3 gone",
+        "z/4 gone",
+        "z/5",
+        "z/new",
+    ];
+    assert_eq!(changes(&scratch, &[""]), expected);
+    assert_eq!(changes(&scratch, &["y", "a/two"]), ["a/two", "y/only gone"]);
+    assert_eq!(changes(&scratch, &["b", "sub/other"]), [""; 0]);
+    let said = scratch.git(&["status", "--porcelain", "-uno"]);
+    assert_eq!(said.lines().count() - 1, expected.len() - 1, "{said}");
+    // Laid over the commit, they are what a directory of the tracked files is.
+    let revision = Revision::open(&top, "HEAD").expect("there");
+    let refused = revision.clone().against(WorkTree::MustBeClean, &[], &Cancel::default());
+    let refused = refused.expect_err("it is not clean").to_string();
+    assert_eq!(refused, "the work tree differs from HEAD: a/one, a/two, sub/m/run and 9 more");
+    let laid = revision.against(WorkTree::IsLaidOver, &[], &Cancel::default()).expect("laid");
+    assert!(laid.is_dirty());
+    for path in ["untracked", "a/untracked", "z/4", "z/3"] {
+        let path = top.join(path);
+        if path.is_dir() {
+            fs::remove_dir_all(path).expect("removed")
+        } else {
+            fs::remove_file(path).expect("removed")
+        }
+    }
+    fs::remove_dir(top.join("y")).expect("removed");
+    let context = CommitContext::new(Arc::clone(laid.context()), ignore("**/.git")).expect("sound");
+    let here = told(context.files(&selector(""), &Known::default(), &Cancel::default()));
+    assert_eq!(here, told(checked_out(&top, "**/.git", "")));
+    assert!(here.is_ok());
+}
+
+#[test]
+fn only_the_commit_that_is_checked_out_is_compared() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1"), ("sub/file", "1")]);
+    scratch.commit();
+    scratch.write(&[("file", "2")]);
+    scratch.commit();
+    scratch.write(&[("file", "3")]);
+    for (place, revision, is_clean) in [
+        ("", "HEAD", false),
+        ("", "main", false),
+        ("", "HEAD~1", true),
+        ("sub", "HEAD", true),
+        ("sub", "HEAD:", false),
+    ] {
+        let revision = Revision::open(&scratch.top().join(place), revision).expect("there");
+        let compared = revision.against(WorkTree::MustBeClean, &[], &Cancel::default());
+        assert_eq!(compared.is_ok(), is_clean, "{place} {compared:?}");
+    }
+    let revision = Revision::open(&scratch.top().join("sub"), "HEAD").expect("there");
+    assert!(revision.against(WorkTree::MustBeClean, &["file".into()], &Cancel::default()).is_err());
+}
+
+#[test]
+fn a_file_as_old_as_the_index_is_looked_into() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1")]);
+    scratch.commit();
+    let index = scratch.top().join(".git/index");
+    let file = scratch.top().join("file");
+    let times = fs::metadata(&file).expect("there").modified().expect("known");
+    // Another content of the same length, at the time that the index has: only its time of change tells.
+    fs::write(&file, "2").expect("written");
+    fs::File::open(&file).and_then(|file| file.set_modified(times)).expect("set");
+    fs::File::open(&index).and_then(|index| index.set_modified(times)).expect("set");
+    assert_eq!(changes(&scratch, &[""]), ["file"]);
 }

@@ -13,13 +13,13 @@ use gix::{
     ObjectId,
     objs::{Kind, TreeRefIter, tree::EntryKind},
 };
-
 use oci::ContentDigest;
 
 use super::{
     Commit, GitError, Repository,
     known::Known,
     lfs::{self, Pointer},
+    overlay::Overlay,
 };
 use crate::rootfs::{join, shown, split};
 
@@ -53,12 +53,21 @@ pub struct Directory {
     pub(super) commit: Commit,
     /// Its path there.
     pub(super) path: Vec<u8>,
-    /// The id of its tree.
-    pub(super) tree: ObjectId,
+    /// The id of its tree; `None` for one that only the work tree has.
+    pub(super) tree: Option<ObjectId>,
     /// What it holds, by name.
     pub(super) entries: Vec<Entry>,
+    /// What the work tree lays over it.
+    pub(super) over: Option<Over>,
     /// Whether Git LFS is used for it.
     lfs: OnceLock<bool>,
+}
+
+/// What is laid over a directory, and its path from the top of the work tree.
+#[derive(Debug, Clone)]
+pub(super) struct Over {
+    pub(super) overlay: Arc<Overlay>,
+    pub(super) place: Vec<u8>,
 }
 
 /// What a name in a directory stands for.
@@ -68,15 +77,15 @@ pub struct Entry {
     pub name: Vec<u8>,
     /// What it is.
     pub kind: EntryKind,
-    /// The object that has it.
-    pub id: ObjectId,
+    /// The object that has it; `None` for what is as the work tree has it.
+    pub id: Option<ObjectId>,
 }
 
 /// A file of a commit, open.
 #[derive(Debug)]
 pub struct CommitFile {
-    /// The id of its blob.
-    id: ObjectId,
+    /// The id of its blob, if it has one.
+    id: Option<ObjectId>,
     /// What it holds.
     pub bytes: FileBytes,
     /// What its blob is, where that is not what it holds.
@@ -88,7 +97,7 @@ pub struct CommitFile {
 pub enum FileBytes {
     /// Those of its blob.
     Blob(Vec<u8>),
-    /// In a file of Git LFS.
+    /// In a file: of Git LFS, or of the work tree.
     Large(File),
 }
 
@@ -97,17 +106,26 @@ impl CommitFile {
     ///
     /// # Errors
     /// A file of Git LFS is not what its pointer says.
-    pub fn content(self, known: &Known) -> Result<(ObjectId, ContentDigest, u64), GitError> {
+    pub fn content(
+        self,
+        path: &[u8],
+        known: &Known,
+    ) -> Result<(Option<ObjectId>, ContentDigest, u64), GitError> {
         match (self.pointer, self.bytes) {
+            (_, FileBytes::Blob(bytes)) => Ok((self.id, ContentDigest::of(&bytes), bytes.len() as u64)),
             (Some((pointer, directory)), FileBytes::Large(file)) => {
                 let content = match known.find(&pointer.file) {
                     Some((content, _)) => content,
                     None => pointer.content(&directory, file)?,
                 };
-                Ok((pointer.file, content, pointer.size))
+                Ok((Some(pointer.file), content, pointer.size))
             }
-            (_, FileBytes::Blob(bytes)) => Ok((self.id, ContentDigest::of(&bytes), bytes.len() as u64)),
-            (None, FileBytes::Large(_)) => unreachable!("only a pointer leads to one"),
+            (None, FileBytes::Large(mut file)) => {
+                let mut hasher = blake3::Hasher::new();
+                let size = std::io::copy(&mut file, &mut hasher);
+                let size = size.map_err(|source| GitError::WorkTree { path: shown(path).into(), source })?;
+                Ok((None, hasher.finalize().into(), size))
+            }
         }
     }
 }
@@ -120,6 +138,17 @@ impl Directory {
         }
         let uses = lfs::is_used(self)?;
         Ok(*self.lfs.get_or_init(|| uses))
+    }
+
+    /// What is laid over it, which has the files without an object.
+    pub(super) fn over(&self) -> Result<&Overlay, GitError> {
+        let over = self.over.as_ref().ok_or_else(|| refused(&self.path, "a file of it has no object"))?;
+        Ok(&over.overlay)
+    }
+
+    /// The path of one of its names from the top of the work tree.
+    pub(super) fn place(&self, name: &[u8]) -> Vec<u8> {
+        self.over.as_ref().map_or_else(Vec::new, |over| join(&over.place, name))
     }
 
     /// What a name stands for.
@@ -144,8 +173,26 @@ impl CommitTree {
         commit: Commit,
         most: usize,
     ) -> Result<Self, GitError> {
+        Self::with(repository, commit, None, most)
+    }
+
+    /// The same under what the work tree of the repository has otherwise.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn under(repository: Arc<Repository>, commit: Commit, overlay: Overlay) -> Result<Self, GitError> {
+        let over = Over { overlay: Arc::new(overlay), place: Vec::new() };
+        Self::with(repository, commit, Some(over), NAMES_MAX)
+    }
+
+    fn with(
+        repository: Arc<Repository>,
+        commit: Commit,
+        over: Option<Over>,
+        most: usize,
+    ) -> Result<Self, GitError> {
         let names = Names { read: AtomicUsize::new(0), most };
-        let root = open(&names, repository, commit, Vec::new(), commit.tree)?;
+        let root = open(&names, Place::top(repository, commit, over))?;
         Ok(Self { root: Arc::new(root), commit, directories: Mutex::default(), names })
     }
 
@@ -165,9 +212,9 @@ impl CommitTree {
         self.commit
     }
 
-    /// What stands for all that it holds: equal ids are equal files.
-    pub fn id(&self) -> ObjectId {
-        self.root.tree
+    /// What stands for all that it holds: equal ids are equal files. `None` where a work tree is laid over it.
+    pub fn id(&self) -> Option<ObjectId> {
+        self.root.tree.filter(|_| self.root.over.is_none())
     }
 
     /// The repository that holds the commit.
@@ -190,7 +237,7 @@ impl CommitTree {
         for end in ends(path) {
             parent = match self.known(&path[..end]) {
                 Some(known) => known,
-                None => match self.child(&parent, split(&path[..end]).1)? {
+                None => match child(&self.names, &parent, split(&path[..end]).1)? {
                     Some(child) => self.keep(&path[..end], child),
                     None => return Ok(None),
                 },
@@ -210,57 +257,29 @@ impl CommitTree {
         Ok(entry.map(|entry| (directory, entry)))
     }
 
-    /// The bytes of the file at a path, which holds no links; `None` where there is no file.
-    ///
-    /// # Errors
-    /// They are not there, or damaged.
-    pub fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>, GitError> {
-        let Some((directory, Entry { kind, id, .. })) = self.entry(path)? else { return Ok(None) };
-        match kind {
-            EntryKind::Blob | EntryKind::BlobExecutable => {
-                directory.repository.object(&id, Kind::Blob).map(Some)
-            }
-            EntryKind::Tree | EntryKind::Link | EntryKind::Commit => Ok(None),
-        }
-    }
-
     /// The file at a path, which holds no links, as a checkout has it; `None` where there is no file.
     ///
     /// # Errors
     /// Its bytes are not there, or damaged; or those of Git LFS are not here.
     pub fn file(&self, path: &[u8]) -> Result<Option<CommitFile>, GitError> {
-        let Some((directory, Entry { kind, id, .. })) = self.entry(path)? else { return Ok(None) };
+        let Some((directory, Entry { name, kind, id })) = self.entry(path)? else { return Ok(None) };
         if !matches!(kind, EntryKind::Blob | EntryKind::BlobExecutable) {
             return Ok(None);
         }
+        let Some(id) = id else {
+            let bytes = FileBytes::Large(directory.over()?.open(&directory.place(&name))?);
+            return Ok(Some(CommitFile { id, bytes, pointer: None }));
+        };
         let bytes = directory.repository.object(&id, Kind::Blob)?;
         let pointer = match Pointer::parse(&bytes) {
             Some(pointer) if directory.uses_lfs()? => pointer,
-            _ => return Ok(Some(CommitFile { id, bytes: FileBytes::Blob(bytes), pointer: None })),
+            _ => return Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Blob(bytes), pointer: None })),
         };
         let Some(file) = pointer.open(&directory) else {
             return Err(GitError::Pointers { paths: vec![shown(path)], more: 0 });
         };
         let pointer = Some((pointer, directory));
-        Ok(Some(CommitFile { id, bytes: FileBytes::Large(file), pointer }))
-    }
-
-    /// A directory in an open one: of the same repository, or of a submodule.
-    fn child(&self, parent: &Directory, name: &[u8]) -> Result<Option<Directory>, GitError> {
-        let Some(entry) = parent.entry(name) else { return Ok(None) };
-        let path = join(&parent.path, name);
-        match entry.kind {
-            EntryKind::Tree => {
-                let repository = Arc::clone(&parent.repository);
-                open(&self.names, repository, parent.commit, path, entry.id).map(Some)
-            }
-            EntryKind::Commit => {
-                let (repository, commit) = super::submodules::find(parent, &path, entry.id)?;
-                let root = commit.tree;
-                open(&self.names, repository, commit, Vec::new(), root).map(Some)
-            }
-            EntryKind::Blob | EntryKind::BlobExecutable | EntryKind::Link => Ok(None),
-        }
+        Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Large(file), pointer }))
     }
 
     fn known(&self, path: &[u8]) -> Option<Arc<Directory>> {
@@ -284,7 +303,10 @@ impl Entry {
     /// # Errors
     /// Its blob cannot be read, or is no path.
     pub fn target(&self, directory: &Directory, path: &[u8]) -> Result<Vec<u8>, GitError> {
-        let target = directory.repository.object(&self.id, Kind::Blob)?;
+        let target = match &self.id {
+            Some(id) => directory.repository.object(id, Kind::Blob)?,
+            None => directory.over()?.target(&directory.place(&self.name))?,
+        };
         match target.is_empty() || target.len() >= PATH_MAX || target.contains(&0) {
             true => Err(refused(path, "it is a link that leads to no path")),
             false => Ok(target),
@@ -298,19 +320,71 @@ fn ends(path: &[u8]) -> impl Iterator<Item = usize> + '_ {
     slashes.chain([path.len()])
 }
 
-fn open(
-    names: &Names,
+/// Where a directory is.
+struct Place {
     repository: Arc<Repository>,
     commit: Commit,
     path: Vec<u8>,
-    tree: ObjectId,
-) -> Result<Directory, GitError> {
-    let bytes = repository.object(&tree, Kind::Tree)?;
-    let entries = entries(&bytes, &tree, &path)?;
+    tree: Option<ObjectId>,
+    over: Option<Over>,
+}
+
+impl Place {
+    /// The top of a commit.
+    fn top(repository: Arc<Repository>, commit: Commit, over: Option<Over>) -> Self {
+        Self { repository, commit, path: Vec::new(), tree: Some(commit.tree), over }
+    }
+}
+
+/// A directory in an open one: of the same repository, or of a submodule.
+fn child(names: &Names, parent: &Directory, name: &[u8]) -> Result<Option<Directory>, GitError> {
+    let Some(entry) = parent.entry(name) else { return Ok(None) };
+    let path = join(&parent.path, name);
+    let over = parent.over.as_ref().map(|over| Over { place: parent.place(name), ..over.clone() });
+    let place = match (entry.kind, entry.id) {
+        (EntryKind::Tree, tree) => {
+            Place { repository: Arc::clone(&parent.repository), commit: parent.commit, path, tree, over }
+        }
+        (EntryKind::Commit, Some(id)) => {
+            let (repository, commit) = super::submodules::find(parent, &path, id)?;
+            Place::top(repository, commit, over)
+        }
+        _ => return Ok(None),
+    };
+    open(names, place).map(Some)
+}
+
+fn open(names: &Names, place: Place) -> Result<Directory, GitError> {
+    let Place { repository, commit, path, tree, over } = place;
+    let entries = match &tree {
+        Some(tree) => entries(&repository.object(tree, Kind::Tree)?, tree, &path)?,
+        None => Vec::new(),
+    };
     if names.read.fetch_add(entries.len(), Ordering::Relaxed) + entries.len() > names.most {
         return Err(refused(&path, "with it the commit stands for millions of files"));
     }
-    Ok(Directory { repository, commit, path, tree, entries, lfs: OnceLock::new() })
+    let directory = Directory { repository, commit, path, tree, entries, over, lfs: OnceLock::new() };
+    overlaid(names, directory)
+}
+
+/// Lays over a directory what the work tree has otherwise.
+fn overlaid(names: &Names, mut directory: Directory) -> Result<Directory, GitError> {
+    let Some(Over { overlay, place }) = directory.over.clone() else { return Ok(directory) };
+    for (name, change) in overlay.of(&place) {
+        let at = directory.entries.binary_search_by(|entry| entry.name.cmp(&name));
+        let entry = at.ok().map(|at| directory.entries[at].clone());
+        let holds_nothing = || {
+            let child = child(names, &directory, &name)?;
+            Ok(child.is_none_or(|child| child.entries.is_empty()))
+        };
+        match (at, change.apply(&name, entry, holds_nothing)?) {
+            (Ok(at), Some(entry)) => directory.entries[at] = entry,
+            (Ok(at), None) => drop(directory.entries.remove(at)),
+            (Err(at), Some(entry)) => directory.entries.insert(at, entry),
+            (Err(_), None) => {}
+        }
+    }
+    Ok(directory)
 }
 
 /// The names in a tree, sorted. A tree that holds nothing is left out, since git checks none out.
@@ -325,7 +399,7 @@ fn entries(bytes: &[u8], tree: &ObjectId, dir: &[u8]) -> Result<Vec<Entry>, GitE
         }
         let (kind, id) = (entry.mode.kind(), entry.oid.to_owned());
         if kind != EntryKind::Tree || id != empty {
-            entries.push(Entry { name, kind, id });
+            entries.push(Entry { name, kind, id: Some(id) });
         }
     }
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
