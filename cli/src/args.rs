@@ -49,6 +49,7 @@ use crate::{
         host::HostSpec,
         output::OutputSpec,
         secret::{SecretSpec, SshSpec},
+        tag::TagSpec,
     },
 };
 
@@ -196,13 +197,19 @@ pub struct BuildArgs {
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
     pub pull: bool,
 
-    /// Name of the image, with an optional tag (repeatable)
-    #[arg(short, long = "tag", value_name = "REF", value_parser = tag, help_heading = RESULT)]
-    pub tags: Vec<Reference>,
+    /// Name of the image, with an optional tag (repeatable; see below)
+    #[arg(short, long = "tag", value_name = "REF", help_heading = RESULT)]
+    pub tags: Vec<TagSpec>,
 
     /// Add a label to the image (repeatable)
     #[arg(long = "label", value_name = "K=V", help_heading = RESULT)]
     pub labels: Vec<String>,
+
+    /// Label and annotate the image of --git with its revision and time
+    #[arg(help_heading = RESULT)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true")]
+    #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]
+    pub git_labels: bool,
 
     /// Annotate the manifest: [TYPE:]K=V, see below (repeatable)
     #[arg(long = "annotation", value_name = "K=V", help_heading = RESULT)]

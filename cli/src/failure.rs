@@ -219,6 +219,7 @@ impl Failure {
     /// The exit code, as the help lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Request(RequestError::Git(failure)) => kind_code(failure.kind),
             Self::Request(_) | Self::Input(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
             Self::CacheKey(_) => USAGE,
             Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),

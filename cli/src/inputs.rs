@@ -11,7 +11,7 @@ mod stdin;
 mod text;
 mod waiting;
 
-pub use place::ContextPlace;
+pub use place::{ContextPlace, opened};
 pub use stdin::Stdin;
 
 use std::{
@@ -334,7 +334,8 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
             Ok(Arrived { foreign: false, ..Arrived::foreign(path.clone(), name) })
         }
         ContextSpec::Commit(commit) => {
-            let opened = place::commit(commit, &places.dockerfile, &outside.cancel);
+            let opened = places.commit.clone().expect("a commit is opened where it is asked for");
+            let opened = place::clean(opened, commit, &places.dockerfile, &outside.cancel);
             let opened = opened.map_err(|error| Failure::remote(error.into()))?;
             let (place, name) = (ContextPlace::Commit(opened), commit.revision.clone());
             Ok(Arrived { place, name, foreign: true, dockerfile: None, held: None })

@@ -7,6 +7,7 @@
 
 mod annotations;
 pub mod caches;
+mod commit;
 mod environment;
 mod error;
 mod exposed;
@@ -23,11 +24,12 @@ use std::{
 };
 
 use executor::{
-    Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap, jobserver::JobServer, sandbox::Mode,
+    Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap, git::Revision, jobserver::JobServer,
+    sandbox::Mode,
 };
 use exporter::{Annotations, Form, Packing, TimePolicy};
 use oci::{
-    Platform,
+    Platform, Reference,
     registry::{Hosts, Limits},
     store::{Store, StoreError},
 };
@@ -46,7 +48,7 @@ pub use self::{
 use crate::{
     args::{self, BuildArgs, OnFailure, ProgressMode},
     depfile, gc,
-    inputs::OutsideOptions,
+    inputs::{self, OutsideOptions},
     outputs::{self, Asked, Output},
     spec::{
         annotation,
@@ -98,6 +100,8 @@ pub struct BuildRequest {
     pub annotations: Annotations,
     /// SOURCE_DATE_EPOCH in seconds, where it was given.
     pub epoch: Option<i64>,
+    /// When the commit of `--git` was made, in seconds: `created` of the image, where SOURCE_DATE_EPOCH says nothing.
+    pub committed: Option<i64>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
     /// How large the store may grow.
@@ -141,6 +145,8 @@ pub struct Places {
     pub named: BTreeMap<String, NamedSource>,
     /// `--context-modes`, for directories of this machine.
     pub modes: ContextModes,
+    /// The commit of `--git`, opened: whatever its name comes to mean later, this one is built.
+    pub commit: Option<Revision>,
 }
 
 /// Where the Dockerfile is.
@@ -233,7 +239,9 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let places = places(&args, &build_args)?;
     let platforms = platforms(&args.platforms, environment)?;
     let progress = progress_mode(args.progress, args.quiet, environment)?;
-    let wanted = wanted_outputs(&args, call, platforms.len(), progress)?;
+    let called = places.commit.as_ref().map(Revision::called);
+    let tags = commit::tags(&args.tags, called.as_ref())?;
+    let mut wanted = wanted_outputs(&args, &tags, call, platforms.len(), progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     notices.extend(unread);
     annotations::check(&args.annotations, &wanted, &platforms)?;
@@ -242,6 +250,11 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         return Err(RequestError::Conflict(
             "--no-new-privs and --allow security.insecure contradict each other",
         ));
+    }
+    let mut labels = pairs("label", &args.labels, |_| Ok(Some(String::new())))?;
+    if let Some(called) = called.as_ref().filter(|_| args.git_labels) {
+        commit::label(&mut labels, called);
+        commit::annotate(&mut wanted, called);
     }
     let caches = caches::read(&args, &build_args)?;
     let mut insecure = outputs::insecure_registries(&args.outputs, &wanted);
@@ -260,7 +273,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         target: args.target,
         epoch: epoch(&build_args)?,
         build_args,
-        labels: pairs("label", &args.labels, |_| Ok(Some(String::new())))?,
+        labels,
+        committed: called.map(|called| called.time),
         platforms,
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter,
@@ -299,6 +313,7 @@ const NO_TERMINAL: &str = "--on-failure=shell needs a terminal: standard input i
 /// The outputs, if they can be had. A question about a Dockerfile has none, whatever the flags say.
 fn wanted_outputs(
     args: &BuildArgs,
+    tags: &[Reference],
     call: CallSpec,
     platforms: usize,
     progress: ProgressMode,
@@ -306,7 +321,7 @@ fn wanted_outputs(
     if call.call != Call::Build {
         return Ok(Vec::new());
     }
-    let BuildArgs { outputs: specs, tags, annotations, push, load, .. } = args;
+    let BuildArgs { outputs: specs, annotations, push, load, .. } = args;
     let wanted = outputs::resolve(Asked { specs, tags, annotations, push: *push, load: *load });
     outputs::check(&wanted, platforms, progress)?;
     check_place("iidfile", args.iidfile.as_deref())?;
@@ -327,7 +342,14 @@ fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Pla
         Some(revision) => commit(&args.context, revision, args.dirty)?,
         None => main_context(&args.context, keep_git_dir(build_args)?)?,
     };
-    Ok(Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? })
+    let mut places =
+        Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? };
+    if let ContextSpec::Commit(spec) = &places.context {
+        // By one thread: namespaces are entered next. Whether the work tree is clean is found out by several, later.
+        let opened = inputs::opened(spec, &places.dockerfile);
+        places.commit = Some(opened.map_err(|error| RequestError::Git(Box::new(error.into())))?);
+    }
+    Ok(places)
 }
 
 /// The same for a context that is only to be looked at.
@@ -350,7 +372,8 @@ fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, Reque
             "standard input cannot be both the build context and the Dockerfile",
         ));
     }
-    Ok(Places { context, dockerfile, named: BTreeMap::new(), modes: ContextModes::default() })
+    let (named, modes) = Default::default();
+    Ok(Places { context, dockerfile, named, modes, commit: None })
 }
 
 /// A directory of that name goes before an address that looks the same, as in buildx.

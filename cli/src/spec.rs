@@ -15,3 +15,4 @@ mod options;
 pub mod output;
 pub mod registry;
 pub mod secret;
+pub mod tag;

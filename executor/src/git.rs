@@ -19,6 +19,7 @@
 mod error;
 pub mod known;
 mod lfs;
+mod names;
 mod overlay;
 mod repository;
 mod revision;
@@ -28,6 +29,7 @@ mod terrain;
 pub mod tree;
 
 pub use error::GitError;
+pub use names::Called;
 pub use repository::{Commit, Repository};
 pub use revision::{Revision, WorkTree};
 pub use terrain::CommitTerrain;

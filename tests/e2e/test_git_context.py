@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import unittest
 
-from support import USERS, Case, Layout
+from support import USERS, Case, Layout, Registry
 
 # A checkout has a directory .git, which no commit holds.
 IGNORE = "**/.git\n*.log\n"
+REVISION, CREATED = "org.opencontainers.image.revision", "org.opencontainers.image.created"
 
 
 def git(directory, *arguments):
@@ -21,6 +22,17 @@ def git(directory, *arguments):
     command = ["git", "-c", "protocol.file.allow=always", "-C", directory, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, umask=0o022)
     return done.stdout.strip()
+
+
+def image(path):
+    """What an image is but for what it says of its commit: layers, and its config without times and the labels of a commit."""
+    layout = Layout(path)
+    config = {key: value for key, value in layout.config.items() if key != "created"}
+    config["history"] = [{key: value for key, value in line.items() if key != "created"} for line in config["history"]]
+    labels = config["config"].get("Labels", {})
+    labels = {key: value for key, value in labels.items() if key not in (REVISION, CREATED)}
+    config["config"] = {key: value for key, value in config["config"].items() if key != "Labels"} | ({"Labels": labels} if labels else {})
+    return [layer["digest"] for layer in layout.manifest["layers"]], config
 
 
 class FromCommits(Case):
@@ -63,12 +75,14 @@ class FromCommits(Case):
             with self.subTest(user=user):
                 plain = Layout(self.build(clean, user=user, name=f"plain-{user}"))
                 commit = Layout(self.build(top, "--git", "HEAD", user=user, name=f"commit-{user}"))
-                self.assertEqual(plain.digest, commit.digest)
+                self.assertEqual(image(plain.path), image(commit.path))
                 # Its steps are those of the checkout: nothing ran.
                 self.assertRegex(self.last.stderr, r": (\d+) steps, \1 cached")
                 self.assertEqual(commit.read("ran").decode(), "of the module1")
                 fresh = self.build(top, "--git", "HEAD", user=user, root=self.machine(user), name=f"fresh-{user}")
-                self.assertEqual(plain.digest, Layout(fresh).digest)
+                self.assertEqual(commit.digest, Layout(fresh).digest)
+                there = self.build(clean, "--git", "HEAD", user=user, root=self.machine(user), name=f"there-{user}")
+                self.assertEqual(commit.digest, Layout(there).digest)
 
     def test_directories_bare_repositories_and_work_trees(self):
         top = self.motley()
@@ -76,13 +90,13 @@ class FromCommits(Case):
         bare, linked = self.scratch / "bare.git", self.scratch / "linked"
         git(self.scratch, "clone", "-q", "--bare", top, bare)
         git(top, "worktree", "add", "-q", linked)
-        expected = Layout(self.build(clean / "service", name="service")).digest
+        expected = image(self.build(clean / "service", name="service"))
         for number, (place, revision) in enumerate([
             (top / "service", "HEAD"), (top, "HEAD:service"), (bare, "main:service"), (linked / "service", "main"),
             (top / ".git", "HEAD:/service/"), (top / "service" / ".." / "service", "main"),
         ]):
             with self.subTest(place=str(place), revision=revision):
-                self.assertEqual(Layout(self.build(place, "--git", revision, name=f"n{number}")).digest, expected)
+                self.assertEqual(image(self.build(place, "--git", revision, name=f"n{number}")), expected)
         for number, (place, file) in enumerate([(top, top / "service" / "Dockerfile"), (bare, "service/Dockerfile")]):
             built = self.build(place, "--git", "main", "-f", file, name=f"file-{number}", code=None)
             self.assertIn("COPY . /service/", self.last.stderr)
@@ -207,6 +221,74 @@ class FromCommits(Case):
         """Takes an object of HEAD away."""
         name = git(top, "rev-parse", f"HEAD:{path}")
         pathlib.Path(top, ".git", "objects", name[:2], name[2:]).unlink()
+
+    def test_the_image_says_what_it_was_built_from(self):
+        top = self.repository(Dockerfile="FROM busybox\nRUN echo $SOURCE_DATE_EPOCH > /epoch\nCOPY a /\n", a="1")
+        head = git(top, "rev-parse", "HEAD")
+        layout = Layout(self.build(top, "--git", "HEAD", name="told"))
+        told = {REVISION: head, CREATED: "2023-11-14T22:13:20Z"}
+        self.assertEqual(layout.config["config"]["Labels"], told)
+        self.assertEqual(layout.manifest["annotations"], told)
+        self.assertEqual(layout.config["created"], told[CREATED])
+        self.assertEqual(layout.config["history"][-1]["created"], told[CREATED])
+        # Never the times of layers, nor what a step sees.
+        self.assertEqual(layout.read("epoch"), b"946684800\n")
+        for layer in layout.layers():
+            self.assertLessEqual(max([member.mtime for member in layer.values()], default=0), 946684800)
+
+        silent = Layout(self.build(top, "--git", "HEAD", "--git-labels=false", name="silent"))
+        self.assertNotIn("Labels", silent.config["config"])
+        self.assertNotIn("annotations", silent.manifest)
+        self.assertEqual(silent.config["created"], told[CREATED])
+        own = Layout(self.build(top, "--git", "HEAD", "--label", f"{REVISION}=mine", "--annotation", f"{CREATED}=then", name="own"))
+        self.assertEqual(own.config["config"]["Labels"], told | {REVISION: "mine"})
+        self.assertEqual(own.manifest["annotations"], told | {CREATED: "then"})
+        epoch = Layout(self.build(top, "--git", "HEAD", name="epoch", env={"SOURCE_DATE_EPOCH": "1000000000"}))
+        self.assertEqual(epoch.config["created"], "2001-09-09T01:46:40Z")
+
+        (top / "a").write_text("2")
+        dirty = Layout(self.build(top, "--git", "HEAD", "--dirty", "-t", "h.example.org/a:{git.short}", name="dirty"))
+        self.assertEqual(dirty.config["config"]["Labels"][REVISION], f"{head}-dirty")
+        self.assertEqual(dirty.descriptor["annotations"]["org.opencontainers.image.ref.name"], f"{head[:7]}-dirty")
+
+    def test_an_unrelated_commit_finds_everything_and_sends_no_layer(self):
+        with Registry(self.scratch / "registry") as registry:
+            top = self.repository(Dockerfile="FROM busybox\nCOPY app /app\nRUN echo made > /made\n", app__a="1", docs__a="1")
+            push = ("-q", "--push", "-t", f"{registry.host}/app:{{git.sha}}", "-t", f"{registry.host}/app:{{git.branch}}")
+            first = self.run_layerwright("build", "--git", "HEAD", *push, top).stdout
+            (top / "docs" / "a").write_text("2")
+            head = self.commit(top)
+            before = len(registry.requests())
+            second = self.run_layerwright("build", "--git", "HEAD", *push, top).stdout
+            requests = registry.requests()[before:]
+            uploads = [path for method, path, _ in requests if method == "PUT" and "/blobs/" in path]
+            self.assertEqual(len(uploads), 1, "the config, for it names the commit")
+            self.assertNotEqual(first, second)
+            # The same commit, from another clone and by an empty store of somebody else's: the same image.
+            bare = self.scratch / "bare.git"
+            git(self.scratch, "clone", "-q", "--bare", top, bare)
+            subprocess.run(["chmod", "-R", "a+rX", bare], check=True)
+            third = self.run_layerwright("build", "--git", head, *push, bare, user="lw-sub").stdout
+            self.assertEqual(third, second)
+            # And again with everything there: is it there, two tags, a look at each. One asks a loopback registry for TLS.
+            before = len(registry.requests())
+            again = self.run_layerwright("build", "--git", "HEAD", *push, top).stdout
+            asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:] if path != "/v2/"]
+            self.assertEqual((again, sorted(asked)), (second, sorted(
+                [("HEAD", "sha256:"), ("PUT", head[:7]), ("HEAD", head[:7]), ("PUT", "main"), ("HEAD", "main")])))
+
+    def test_placeholders_without_what_they_stand_for(self):
+        top = self.repository(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
+        for arguments, words in [
+            (("-t", "h.example.org/a:{git.sha}"), "{git.sha} needs a commit: give --git REV"),
+            (("--git", "HEAD", "-t", "h.example.org/a:{git.tag}"), "has no tag"),
+            (("--git", "HEAD", "-t", "h.example.org/a:{git.nope}"), "unknown placeholder {git.nope}"),
+        ]:
+            self.assertIn(words, self.run_layerwright("build", *arguments, top, code=2).stderr)
+        git(top, "tag", "v1.4+x")
+        layout = Layout(self.build(top, "--git", "HEAD", "-t", "h.example.org/a:{git.tag}-{git.tree}"))
+        tree = git(top, "rev-parse", "HEAD^{tree}")
+        self.assertEqual(layout.descriptor["annotations"]["org.opencontainers.image.ref.name"], f"v1.4-x-{tree}")
 
 
 if __name__ == "__main__":

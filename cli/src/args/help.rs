@@ -45,6 +45,8 @@ Contexts:
   repository, or a bare one, and REV:DIR names another directory of the
   commit. -f is a path in the commit. A work tree that differs from the
   commit is refused, or laid over it with --dirty (see docs/git.md).
+  With it, -t takes what the commit is called: {git.sha}, {git.short},
+  {git.branch}, {git.tag}, {git.tree} (the context's).
   -f PATH lies in the working directory where the context is a directory, else
   in the context; an absolute path, a URL and - are what they are.
 

@@ -33,8 +33,8 @@ fn flags_are_read_as_docker_reads_them() {
     let args = build("-f- -t=app --tag reg.io/a:1 --build-arg A=b=c --build-arg B --push=false --no-cache .");
     let args = args.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(args.file.as_deref(), Some("-"));
-    let tags: Vec<String> = args.tags.iter().map(Reference::to_string).collect();
-    assert_eq!(tags, ["docker.io/library/app", "reg.io/a:1"]);
+    let tag = |text: &str| TagSpec::Plain(text.parse().expect("a reference"));
+    assert_eq!(args.tags, [tag("app"), tag("reg.io/a:1")]);
     assert_eq!(args.build_args, ["A=b=c", "B"]);
     assert_eq!((args.push, args.no_cache, args.pull, args.quiet), (false, true, false, false));
     assert_eq!((args.network, args.progress, args.timestamps), (Network::Default, None, Timestamps::Auto));

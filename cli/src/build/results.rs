@@ -70,7 +70,7 @@ pub(super) fn assemble_all(
     sealers: &[Arc<Sealer>],
     inline: Option<&Arc<InlineKeys>>,
 ) -> Result<Vec<(Form, Assembled)>, Failure> {
-    let created = epoch.unwrap_or(NORMAL_TIME);
+    let created = epoch.or(request.committed).unwrap_or(NORMAL_TIME);
     let assemble = |form: Form| {
         let sealer = sealers.iter().find(|sealer| sealer.packs(&form.packing));
         let sealer = sealer.expect("there is one for each packing");

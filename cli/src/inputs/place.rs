@@ -49,23 +49,46 @@ impl ContextPlace {
     }
 }
 
-/// Opens what `--git` names. Where the commit is checked out, its tracked files in the context, and the Dockerfile with its
-/// ignore file wherever it lies, must be as the commit has them, or are taken as they are.
+/// Opens what `--git` names, with what `--dirty` lays over it: the tracked files of the context in the work tree, and the Dockerfile
+/// with its ignore file wherever it lies. No thread is started.
 ///
 /// # Errors
-/// There is no such commit, or the work tree differs.
-pub fn commit(
+/// There is no such commit, or the work tree cannot be read.
+pub fn opened(spec: &CommitSpec, dockerfile: &DockerfilePlace) -> Result<Revision, GitError> {
+    let opened = Revision::open(&spec.place, &spec.revision)?;
+    match spec.is_dirty {
+        true => compared(opened, dockerfile, WorkTree::IsLaidOver, &Cancel::default()),
+        false => Ok(opened),
+    }
+}
+
+/// Refuses a work tree in which the same files differ from the commit that is checked out.
+///
+/// # Errors
+/// They do, or cannot be read.
+pub fn clean(
+    opened: Revision,
     spec: &CommitSpec,
     dockerfile: &DockerfilePlace,
     cancel: &Cancel,
 ) -> Result<Revision, GitError> {
-    let opened = Revision::open(&spec.place, &spec.revision)?;
+    match spec.is_dirty {
+        true => Ok(opened),
+        false => compared(opened, dockerfile, WorkTree::MustBeClean, cancel),
+    }
+}
+
+fn compared(
+    opened: Revision,
+    dockerfile: &DockerfilePlace,
+    work_tree: WorkTree,
+    cancel: &Cancel,
+) -> Result<Revision, GitError> {
     let named = match dockerfile {
         DockerfilePlace::Path(path) => in_commit(&opened, path),
         DockerfilePlace::Default | DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
     };
     let others: Vec<PathBuf> = named.into_iter().flat_map(|path| [own_ignore_file(&path), path]).collect();
-    let work_tree = if spec.is_dirty { WorkTree::IsLaidOver } else { WorkTree::MustBeClean };
     opened.against(work_tree, &others, cancel)
 }
 

@@ -103,6 +103,29 @@ pub enum RequestError {
         /// Why not.
         why: &'static str,
     },
+    /// A name with a placeholder that makes none.
+    #[error(transparent)]
+    Tag(crate::spec::tag::TagSpecError),
+    /// A placeholder of `-t` without a commit.
+    #[error("-t: {0} needs a commit: give --git REV")]
+    NoGit(crate::spec::tag::GitName),
+    /// A commit that has no such name, or several.
+    #[error("-t: {name}: commit {commit} has {}", if found.is_empty() {
+        format!("no {name}", name = name.noun())
+    } else {
+        format!("several of them: {}", found.join(", "))
+    })]
+    NotCalled {
+        /// What is asked for.
+        name: crate::spec::tag::GitName,
+        /// Which.
+        commit: String,
+        /// The names that there are.
+        found: Vec<String>,
+    },
+    /// What `--git` names.
+    #[error("{0}")]
+    Git(#[source] Box<solver::StepFailure>),
     /// Two mounts at one place.
     #[error("{0} is mounted twice")]
     MountTwice(String),
@@ -182,6 +205,10 @@ impl RequestError {
             Self::GitElsewhere { .. } => {
                 Some("a commit of a repository elsewhere is named in its address: https://HOST/x.git#REF")
             }
+            Self::Git(failure) => failure.hint.as_deref(),
+            Self::NotCalled { .. } => Some(
+                "name it in --git, or write the name itself: CI systems check out commits, and tell the branch in a variable",
+            ),
             Self::NoContext { .. } => Some(context::NAMED_EXPECTED),
             Self::NotADirectory(_) => Some(
                 "the context is a directory, and -f names the Dockerfile; a tar archive comes on standard input: -",

@@ -56,7 +56,7 @@ const ONCE: &str = "it can be read only once";
 /// Copies the contexts of this machine into the directory of a build.
 pub fn mirror_contexts(args: &BuildArgs, directory: &Path) -> Result<(), Failure> {
     let context = directory.join(CONTEXT);
-    match is_here(&args.context) {
+    match is_here(args) {
         true => mirror(Path::new(&args.context), &context)?,
         false => std::fs::create_dir(&context).map_err(|source| super::VerifyError::Room {
             action: "make",
@@ -72,9 +72,10 @@ pub fn mirror_contexts(args: &BuildArgs, directory: &Path) -> Result<(), Failure
     Ok(())
 }
 
-/// As [`request`](crate::request) has it: a directory of that name goes before an address.
-fn is_here(context: &str) -> bool {
-    Path::new(context).is_dir()
+/// As [`request`](crate::request) has it: a directory of that name goes before an address. A commit is the same wherever it is
+/// read from.
+fn is_here(args: &BuildArgs) -> bool {
+    args.git.is_none() && Path::new(&args.context).is_dir()
 }
 
 /// What the arguments become for the build in a directory, and this process with them: called while it has one thread.
@@ -95,7 +96,7 @@ pub fn settle(mut args: BuildArgs, directory: &Path) -> BuildArgs {
             *path = directory.join(format!("{NAMED}-{place}"));
         }
     }
-    if is_here(&args.context) {
+    if is_here(&args) {
         // `-f` of a context that is a directory lies in the working directory, which is the same.
         args.context = directory.join(CONTEXT).display().to_string();
     }

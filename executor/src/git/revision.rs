@@ -11,7 +11,10 @@ use std::{
 use solver::Cancel;
 
 use super::{
-    CommitTerrain, CommitTree, FileBytes, GitError, Repository, known::Known, overlay::Overlay, status,
+    CommitTerrain, CommitTree, FileBytes, GitError, Repository,
+    known::Known,
+    overlay::Overlay,
+    status::{self, Threads},
 };
 use crate::{
     listing::{
@@ -79,7 +82,8 @@ impl Revision {
     }
 
     /// The commit with what the work tree makes of the context, and of the `others`, paths from the top. Only of the commit that
-    /// is checked out anybody expects the work tree to say something; a bare repository has none.
+    /// is checked out anybody expects the work tree to say something; a bare repository has none. What is laid over is found by the
+    /// thread that asks and no other.
     ///
     /// # Errors
     /// [`GitError::Dirty`]; or the work tree cannot be read.
@@ -91,7 +95,11 @@ impl Revision {
         }
         let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
         let wanted: Vec<Vec<u8>> = others.iter().chain([&self.way]).map(bytes).collect();
-        let changes = status::changed(repository, commit, &wanted, cancel)?;
+        let threads = match work_tree {
+            WorkTree::MustBeClean => Threads::All,
+            WorkTree::IsLaidOver => Threads::One,
+        };
+        let changes = status::changed(repository, commit, &wanted, threads, cancel)?;
         if changes.is_empty() {
             return Ok(self);
         }
@@ -110,6 +118,11 @@ impl Revision {
     /// Whether files of the work tree are laid over those of the commit.
     pub fn is_dirty(&self) -> bool {
         self.is_dirty
+    }
+
+    /// All that the commit holds.
+    pub(super) fn top(&self) -> &CommitTree {
+        &self.top
     }
 
     /// What people call the commit: a revision without a directory.

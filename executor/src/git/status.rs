@@ -43,6 +43,15 @@ use crate::rootfs::{file_type, join, open_beneath, permissions, split};
 /// tracked no more. A submodule stands for itself where it is on another commit.
 pub type Changes = BTreeMap<Vec<u8>, Option<EntryKind>>;
 
+/// How many look at the work tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// The one that asks: a process that has others cannot enter namespaces.
+    One,
+    /// One for each processor.
+    All,
+}
+
 /// One of them.
 type Changed = (Vec<u8>, Option<EntryKind>);
 
@@ -55,6 +64,7 @@ pub fn changed(
     repository: &Arc<Repository>,
     commit: Commit,
     wanted: &[Vec<u8>],
+    threads: Threads,
     cancel: &Cancel,
 ) -> Result<Changes, GitError> {
     let Some(top) = repository.work_tree() else { return Ok(Changes::new()) };
@@ -66,6 +76,7 @@ pub fn changed(
             .with(|repository| repository.config_snapshot().boolean("core.fileMode").unwrap_or(true)),
         repository,
         wanted,
+        threads,
         cancel,
     };
     let mut changed = Changes::new();
@@ -85,6 +96,7 @@ struct Status<'a> {
     modes_count: bool,
     repository: &'a Repository,
     wanted: &'a [Vec<u8>],
+    threads: Threads,
     cancel: &'a Cancel,
 }
 
@@ -127,8 +139,8 @@ impl Status<'_> {
 
     /// What the work tree has otherwise than the index.
     fn edited(&self) -> Result<Vec<Changed>, GitError> {
-        let entries = self.index.entries().par_iter().filter(|entry| self.is_wanted(entry.path(&self.index)));
-        let changed = entries.map(|entry| {
+        let is_wanted = |entry: &&index::Entry| self.is_wanted(entry.path(&self.index));
+        let changed = |entry: &index::Entry| {
             let path: &[u8] = entry.path(&self.index);
             if entry.mode == Mode::COMMIT {
                 return self.of_submodule(path, entry.id);
@@ -137,8 +149,13 @@ impl Status<'_> {
                 true => Ok(vec![(path.to_vec(), self.kind(path)?)]),
                 false => Ok(Vec::new()),
             }
-        });
-        Ok(changed.collect::<Result<Vec<Vec<_>>, GitError>>()?.concat())
+        };
+        let entries = self.index.entries();
+        let found: Result<Vec<Vec<_>>, GitError> = match self.threads {
+            Threads::One => entries.iter().filter(is_wanted).map(changed).collect(),
+            Threads::All => entries.par_iter().filter(is_wanted).map(changed).collect(),
+        };
+        Ok(found?.concat())
     }
 
     fn is_edited(&self, path: &[u8], entry: &index::Entry) -> Result<bool, GitError> {
@@ -208,7 +225,7 @@ impl Status<'_> {
             return Ok(vec![(path.to_vec(), Some(EntryKind::Commit))]);
         }
         let commit = repository.commit_by_id(id)?;
-        let changed = changed(&repository, commit, &[Vec::new()], self.cancel)?;
+        let changed = changed(&repository, commit, &[Vec::new()], self.threads, self.cancel)?;
         let changed = changed.into_iter().map(|(below, kind)| (join(path, &below), kind));
         Ok(changed.filter(|(path, _)| self.is_wanted(path)).collect())
     }

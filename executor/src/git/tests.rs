@@ -24,7 +24,9 @@ fn changes(scratch: &Scratch, wanted: &[&str]) -> Vec<String> {
     let repository = scratch.open();
     let commit = repository.commit("HEAD").expect("there");
     let wanted: Vec<Vec<u8>> = wanted.iter().map(|path| path.as_bytes().to_vec()).collect();
-    let changed = super::status::changed(&repository, commit, &wanted, &Cancel::default()).expect("compared");
+    let changed =
+        super::status::changed(&repository, commit, &wanted, super::status::Threads::All, &Cancel::default())
+            .expect("compared");
     let told = |(path, kind): (Vec<u8>, Option<EntryKind>)| match kind {
         None => format!("{} gone", shown(&path)),
         Some(EntryKind::Blob) => shown(&path),

@@ -217,6 +217,11 @@ impl CommitTree {
         self.root.tree.filter(|_| self.root.over.is_none())
     }
 
+    /// The id of its tree in the commit, whatever is laid over it; `None` for a directory that only the work tree has.
+    pub fn tree_id(&self) -> Option<ObjectId> {
+        self.root.tree
+    }
+
     /// The repository that holds the commit.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.root.repository
