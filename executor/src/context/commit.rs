@@ -77,7 +77,7 @@ impl CommitContext {
         let mut encoder = Encoder::new("commit-look");
         encoder.field(1, &Bytes(self.tree.id()?.as_slice())).field(2, selector);
         encoder.field(3, &self.ignore.as_ref().map(|ignore| ignore.file.text.clone()));
-        encoder.field(4, &env!("CARGO_PKG_VERSION"));
+        encoder.field(4, &env!("CARGO_PKG_VERSION")).field(5, &u64::from(self.tree.is_below_lfs().ok()?));
         Some(encoder.digest())
     }
 

@@ -392,3 +392,32 @@ fn a_file_as_old_as_the_index_is_looked_into() {
     fs::File::open(&index).and_then(|index| index.set_modified(times)).expect("set");
     assert_eq!(changes(&scratch, &[""]), ["file"]);
 }
+
+#[test]
+fn a_pointer_is_a_file_of_lfs_only_where_that_is_used() {
+    let scratch = Scratch::new();
+    let name = oci::Sha256Digest::of(b"large").hex();
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{name}\nsize 5\n");
+    scratch.write(&[("sub/file", &pointer), (".gitattributes", "* text\n")]);
+    let without = scratch.commit();
+    scratch.write(&[(".gitattributes", "* filter=lfs\n")]);
+    let with = scratch.commit();
+    let place = scratch.top().join(".git/lfs/objects").join(&name[..2]).join(&name[2..4]);
+    fs::create_dir_all(&place).expect("made");
+    fs::write(place.join(&name), "large").expect("written");
+    let known = Known::default();
+    let mut looks = Vec::new();
+    for (commit, content) in
+        [(&without, pointer.as_str()), (&with, "large"), (&without, &pointer), (&with, "large")]
+    {
+        let tree = Arc::new(scratch.tree(commit).below(b"sub").expect("there"));
+        let context = CommitContext::new(tree, None).expect("sound");
+        looks.push(context.name_of_look(&selector("")).expect("known"));
+        let listing = context.files(&selector(""), &known, &Cancel::default()).expect("listed");
+        let content = Some(oci::ContentDigest::of(content.as_bytes()));
+        assert!(
+            matches!(listing.nodes[&b"file"[..]].kind, NodeKind::File { content: found, .. } if found == content)
+        );
+    }
+    assert!(looks[0] == looks[2] && looks[1] == looks[3] && looks[0] != looks[1]);
+}

@@ -84,7 +84,7 @@ pub struct Entry {
 /// A file of a commit, open.
 #[derive(Debug)]
 pub struct CommitFile {
-    /// The id of its blob, if it has one.
+    /// The id of its blob, if that says what it holds.
     id: Option<ObjectId>,
     /// What it holds.
     pub bytes: FileBytes,
@@ -222,6 +222,14 @@ impl CommitTree {
         self.root.tree
     }
 
+    /// Whether a directory above it says that blobs may be pointers of Git LFS, which its id does not tell.
+    ///
+    /// # Errors
+    /// An object cannot be read.
+    pub fn is_below_lfs(&self) -> Result<bool, GitError> {
+        Ok(!self.root.path.is_empty() && self.root.uses_lfs()?)
+    }
+
     /// The repository that holds the commit.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.root.repository
@@ -278,7 +286,13 @@ impl CommitTree {
         let bytes = directory.repository.object(&id, Kind::Blob)?;
         let pointer = match Pointer::parse(&bytes) {
             Some(pointer) if directory.uses_lfs()? => pointer,
-            _ => return Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Blob(bytes), pointer: None })),
+            // Where it is used the same blob is another file, so it is not remembered what this one holds.
+            Some(_) => {
+                return Ok(Some(CommitFile { id: None, bytes: FileBytes::Blob(bytes), pointer: None }));
+            }
+            None => {
+                return Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Blob(bytes), pointer: None }));
+            }
         };
         let Some(file) = pointer.open(&directory) else {
             return Err(GitError::Pointers { paths: vec![shown(path)], more: 0 });
