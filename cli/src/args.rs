@@ -205,7 +205,7 @@ pub struct BuildArgs {
     #[arg(long = "label", value_name = "K=V", help_heading = RESULT)]
     pub labels: Vec<String>,
 
-    /// Label and annotate the image of --git with its revision and time
+    /// Label and annotate what is built from git with revision and time
     #[arg(help_heading = RESULT)]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true")]
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]

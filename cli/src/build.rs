@@ -1,6 +1,7 @@
 //! `layerwright build`: parse → plan → solve → seal → export, each called once, each taking what the one before
 //! returned. Nothing is decided here: [`options`] says what the request means to each of them, [`results`] where it goes.
 
+mod commit;
 mod options;
 mod results;
 mod sending;
@@ -24,6 +25,7 @@ use solver::{
 };
 
 pub use self::{
+    commit::DIRTY,
     options::{executor_options, plan_options},
     results::{remove_iidfile, try_destinations},
 };
@@ -37,7 +39,7 @@ use crate::{
     depfile,
     failure::Failure,
     history::BuildId,
-    inputs::{Inputs, Outside, Source},
+    inputs::{BuiltFrom, Inputs, Outside, Source},
     progress::Delivered,
     report,
     request::BuildRequest,
@@ -113,7 +115,8 @@ pub fn build(
     let filling = Filling::new(request, &surroundings.caches, &filling);
     let inline = request.caches.inline;
     let inline = inline.then(|| InlineKeys::new(&planned.graph, fetcher.clone(), Arc::clone(events)).into());
-    let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending };
+    let commit = inputs.context.commit.as_ref();
+    let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending, commit };
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &making);
     if made.is_err() {
         sending.uploads.give_up();
@@ -144,6 +147,8 @@ struct Making<'a> {
     filling: &'a Filling,
     inline: Option<Arc<InlineKeys>>,
     sending: &'a Sending<'a>,
+    /// What is built, where it is a commit.
+    commit: Option<&'a BuiltFrom>,
 }
 
 /// An executor that lets uploads begin when it is certain that something runs: before any step does.
@@ -228,7 +233,7 @@ fn make(
     making: &Making<'_>,
 ) -> Result<Made, Failure> {
     let Surroundings { id, events, caches, .. } = surroundings;
-    let Making { sealers, filling, inline, sending } = making;
+    let Making { sealers, filling, inline, sending, commit } = making;
     let store = executor.snapshots().store();
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events)).believing(caches.words().clone());
     let options = solve_options(request, id);
@@ -255,7 +260,7 @@ fn make(
     let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
     let images = images.map_err(refused);
     let made = images.and_then(|images| {
-        let assembled = assemble_all(request, epoch, &images, sealers, inline.as_ref())?;
+        let assembled = assemble_all(request, epoch, *commit, &images, sealers, inline.as_ref())?;
         Ok(Made { images, assembled })
     });
     cache.flush();

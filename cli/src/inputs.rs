@@ -26,6 +26,7 @@ use executor::{
     ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
     context::{CommitContext, ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
+    git::Called,
     remote::{Received, RemoteOptions, Remotes, UnpackedContext},
 };
 use oci::{
@@ -66,10 +67,23 @@ pub struct MainContext {
     pub place: ContextPlace,
     /// The ignore file that applies to them.
     pub ignore: Option<IgnoreFile>,
+    /// The commit that they are of.
+    pub commit: Option<BuiltFrom>,
     /// What becomes of their modes.
     modes: ContextModes,
     /// Keeps a directory of the store that belongs to this build alone.
     _held: Option<Held>,
+}
+
+/// A commit that is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltFrom {
+    /// Its hash, in hexadecimal digits.
+    pub sha: String,
+    /// When it was committed, Unix seconds.
+    pub time: i64,
+    /// Whether files of a work tree are laid over it.
+    pub is_dirty: bool,
 }
 
 /// Directories that go when the build ends.
@@ -282,8 +296,7 @@ pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<
     };
     let ignore = found.ignore_file(&arrived)?;
     let read_here = found.read_here(&arrived).into_iter().chain(named_ignore_files(places)).collect();
-    let context = MainContext { place: arrived.place, ignore, modes: places.modes, _held: arrived.held };
-    Ok(Inputs { dockerfile: found.source, context, named, read_here })
+    Ok(Inputs { dockerfile: found.source, context: arrived.context(ignore, places), named, read_here })
 }
 
 /// The main context by itself, with or without a Dockerfile in it.
@@ -296,7 +309,7 @@ pub fn context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Resu
         return Err(InputError::NoArchive(arrived.name).into());
     }
     let ignore = dockerfile::ignore_file_without(&places.dockerfile, &arrived)?;
-    Ok(MainContext { place: arrived.place, ignore, modes: places.modes, _held: arrived.held })
+    Ok(arrived.context(ignore, places))
 }
 
 /// A Dockerfile of this machine, by itself; `-` is standard input.
@@ -317,13 +330,20 @@ struct Arrived {
     foreign: bool,
     /// The Dockerfile that came instead of files.
     dockerfile: Option<Vec<u8>>,
+    /// The commit that it is.
+    commit: Option<BuiltFrom>,
     held: Option<Held>,
 }
 
 impl Arrived {
     fn foreign(directory: PathBuf, name: String) -> Self {
         let place = ContextPlace::Directory(directory);
-        Self { place, name, foreign: true, dockerfile: None, held: None }
+        Self { place, name, foreign: true, dockerfile: None, commit: None, held: None }
+    }
+
+    fn context(self, ignore: Option<IgnoreFile>, places: &Places) -> MainContext {
+        let Self { place, commit, held, .. } = self;
+        MainContext { place, ignore, commit, modes: places.modes, _held: held }
     }
 }
 
@@ -337,15 +357,19 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
             let opened = places.commit.clone().expect("a commit is opened where it is asked for");
             let opened = place::clean(opened, commit, &places.dockerfile, &outside.cancel);
             let opened = opened.map_err(|error| Failure::remote(error.into()))?;
+            let Called { sha, time, is_dirty, .. } = opened.called();
+            let built = BuiltFrom { sha, time, is_dirty };
             let (place, name) = (ContextPlace::Commit(opened), commit.revision.clone());
-            Ok(Arrived { place, name, foreign: true, dockerfile: None, held: None })
+            Ok(Arrived { place, name, foreign: true, dockerfile: None, commit: Some(built), held: None })
         }
         ContextSpec::Files(FilesSource::Git(address)) => {
             let remotes = outside.remotes()?;
             let name = format!("[internal] load git source {}", git_name(address));
             let checkout = waiting::announced(&outside.events, &name, || remotes.git(address));
             let checkout = checkout.map_err(Failure::remote)?;
-            Ok(Arrived::foreign(checkout.directory, git_name(address)))
+            let built = BuiltFrom { sha: checkout.commit, time: checkout.time, is_dirty: false };
+            let arrived = Arrived::foreign(checkout.directory, git_name(address));
+            Ok(Arrived { commit: Some(built), ..arrived })
         }
         ContextSpec::Files(FilesSource::Url(url)) => {
             let received = outside.remotes()?.url_context(url).map_err(Failure::remote)?;

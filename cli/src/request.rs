@@ -100,8 +100,8 @@ pub struct BuildRequest {
     pub annotations: Annotations,
     /// SOURCE_DATE_EPOCH in seconds, where it was given.
     pub epoch: Option<i64>,
-    /// When the commit of `--git` was made, in seconds: `created` of the image, where SOURCE_DATE_EPOCH says nothing.
-    pub committed: Option<i64>,
+    /// `--git-labels`
+    pub git_labels: bool,
     /// Where the result goes.
     pub outputs: Vec<Output>,
     /// How large the store may grow.
@@ -241,7 +241,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let progress = progress_mode(args.progress, args.quiet, environment)?;
     let called = places.commit.as_ref().map(Revision::called);
     let tags = commit::tags(&args.tags, called.as_ref())?;
-    let mut wanted = wanted_outputs(&args, &tags, call, platforms.len(), progress)?;
+    let wanted = wanted_outputs(&args, &tags, call, platforms.len(), progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     notices.extend(unread);
     annotations::check(&args.annotations, &wanted, &platforms)?;
@@ -250,11 +250,6 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         return Err(RequestError::Conflict(
             "--no-new-privs and --allow security.insecure contradict each other",
         ));
-    }
-    let mut labels = pairs("label", &args.labels, |_| Ok(Some(String::new())))?;
-    if let Some(called) = called.as_ref().filter(|_| args.git_labels) {
-        commit::label(&mut labels, called);
-        commit::annotate(&mut wanted, called);
     }
     let caches = caches::read(&args, &build_args)?;
     let mut insecure = outputs::insecure_registries(&args.outputs, &wanted);
@@ -273,8 +268,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         target: args.target,
         epoch: epoch(&build_args)?,
         build_args,
-        labels,
-        committed: called.map(|called| called.time),
+        labels: pairs("label", &args.labels, |_| Ok(Some(String::new())))?,
+        git_labels: args.git_labels,
         platforms,
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import unittest
 
+from servers import GitDaemon
 from support import USERS, Case, Layout, Registry
 
 # A checkout has a directory .git, which no commit holds.
@@ -289,6 +290,20 @@ class FromCommits(Case):
         layout = Layout(self.build(top, "--git", "HEAD", "-t", "h.example.org/a:{git.tag}-{git.tree}"))
         tree = git(top, "rev-parse", "HEAD^{tree}")
         self.assertEqual(layout.descriptor["annotations"]["org.opencontainers.image.ref.name"], f"v1.4-x-{tree}")
+
+    def test_an_address_of_the_repository_gives_the_same_image(self):
+        top = self.motley()
+        git(top, "rm", "-q", "--cached", "sub/m", ".gitmodules")
+        shutil.rmtree(top / "sub")
+        (top / "run").write_text("#!/bin/sh\ncat /all/to/one\n")
+        self.commit(top)
+        here = Layout(self.build(top, "--git", "HEAD", name="here"))
+        with GitDaemon(self.scratch) as daemon:
+            for user in USERS:
+                address = f"{daemon.url}/{top.name}/.git#main"
+                there = Layout(self.build(address, user=user, root=self.machine(user), name=f"there-{user}"))
+                self.assertEqual(there.digest, here.digest)
+        self.assertEqual(here.config["config"]["Labels"][REVISION], git(top, "rev-parse", "HEAD"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ use solver::{
     schedule::SolveOptions,
 };
 
-use super::{Surroundings, sending::Sending};
+use super::{Surroundings, commit, sending::Sending};
 use crate::{
     args::ProgressMode,
     failure::Failure,
@@ -37,10 +37,14 @@ const BUILDER: &str = concat!("layerwright ", env!("CARGO_PKG_VERSION"));
 pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagnostic>) -> PlanOptions {
     let contexts = request.places.named.iter().map(|(name, source)| (name.clone(), named_context(source)));
     let ignore = inputs.context.ignore.as_ref().map(|file| solver::pattern::ignore::read(&file.text));
+    let mut labels = request.labels.clone();
+    if let Some(commit) = inputs.context.commit.as_ref().filter(|_| request.git_labels) {
+        commit::label(&mut labels, commit);
+    }
     PlanOptions {
         target: request.target.clone(),
         build_args: request.build_args.clone(),
-        labels: request.labels.clone(),
+        labels,
         platforms: request.platforms.clone(),
         contexts: contexts.collect(),
         network: request.network,

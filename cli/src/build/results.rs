@@ -16,8 +16,8 @@ use exporter::{
 use oci::{Reference, tree::NORMAL_TIME};
 use solver::Image;
 
-use super::sending::Sending;
-use crate::{failure::Failure, outputs::Output, request::BuildRequest};
+use super::{commit, sending::Sending};
+use crate::{failure::Failure, inputs::BuiltFrom, outputs::Output, request::BuildRequest};
 
 /// What the steps of a build have made.
 pub(super) struct Made {
@@ -66,15 +66,19 @@ pub fn remove_iidfile(request: &BuildRequest) -> Result<(), Failure> {
 pub(super) fn assemble_all(
     request: &BuildRequest,
     epoch: Option<i64>,
+    commit: Option<&BuiltFrom>,
     images: &[Image],
     sealers: &[Arc<Sealer>],
     inline: Option<&Arc<InlineKeys>>,
 ) -> Result<Vec<(Form, Assembled)>, Failure> {
-    let created = epoch.or(request.committed).unwrap_or(NORMAL_TIME);
+    let created = epoch.or(commit.map(|commit| commit.time)).unwrap_or(NORMAL_TIME);
     let assemble = |form: Form| {
         let sealer = sealers.iter().find(|sealer| sealer.packs(&form.packing));
         let sealer = sealer.expect("there is one for each packing");
-        let Form { packing, annotations } = form.clone();
+        let Form { packing, mut annotations } = form.clone();
+        if let Some(commit) = commit.filter(|_| request.git_labels) {
+            commit::annotate(&mut annotations, packing.media_types, commit);
+        }
         let (media_types, inline) = (packing.media_types, inline.cloned());
         let options = AssembleOptions { created, media_types, annotations, inline };
         Ok((form, exporter::assemble(images, sealer, &options)?))

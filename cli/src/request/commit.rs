@@ -1,23 +1,13 @@
-//! What an image says of the commit it was built from: names for `-t`, labels, annotations, and when it was made.
-
-use std::collections::BTreeMap;
+//! What `-t` says of the commit that is built.
 
 use executor::git::Called;
-use exporter::{MediaTypes, assemble::rfc3339};
 use oci::Reference;
 
 use super::RequestError;
 use crate::{
-    outputs::Output,
+    build::DIRTY,
     spec::tag::{GitName, SHORT, TagSpec, TagSpecError},
 };
-
-/// The hash of the commit (image-spec, annotations.md, "Pre-Defined Annotation Keys").
-const REVISION: &str = "org.opencontainers.image.revision";
-/// When it was committed.
-const CREATED: &str = "org.opencontainers.image.created";
-/// What stands behind a hash that is not all of it.
-const DIRTY: &str = "-dirty";
 
 /// The names of `-t`, with what the commit is called in their placeholders.
 ///
@@ -42,34 +32,6 @@ fn only(name: GitName, names: &[String], called: &Called) -> Result<String, Requ
     match names {
         [only] => Ok(only.clone()),
         _ => Err(RequestError::NotCalled { name, commit: called.sha.clone(), found: names.to_vec() }),
-    }
-}
-
-/// What labels and annotations say.
-fn told(called: &Called) -> [(&'static str, String); 2] {
-    let dirty = if called.is_dirty { DIRTY } else { "" };
-    [(REVISION, format!("{}{dirty}", called.sha)), (CREATED, rfc3339(called.time))]
-}
-
-/// Adds labels for the commit; those of the command line stay.
-pub fn label(labels: &mut BTreeMap<String, String>, called: &Called) {
-    for (key, value) in told(called) {
-        labels.entry(key.to_owned()).or_insert(value);
-    }
-}
-
-/// Adds annotations for the commit to each image, and to an index of them, where they have a place.
-pub fn annotate(outputs: &mut [Output], called: &Called) {
-    for output in outputs {
-        let is_image = matches!(output.to, exporter::Output::Image(_));
-        if !is_image || output.form.packing.media_types == MediaTypes::Docker {
-            continue;
-        }
-        let annotations = &mut output.form.annotations;
-        for (key, value) in told(called) {
-            annotations.manifest.all.entry(key.to_owned()).or_insert_with(|| value.clone());
-            annotations.index.entry(key.to_owned()).or_insert(value);
-        }
     }
 }
 
@@ -120,13 +82,5 @@ mod tests {
         let error = expanded("h.example/a:{git.branch}", Some(&called(&["a", "b"], false)));
         assert!(error.contains("a, b"), "{error}");
         assert!(expanded("h.example/a:{git.sha}", None).contains("--git"));
-    }
-
-    #[test]
-    fn what_the_user_has_labelled_stays() {
-        let mut labels = [(REVISION.to_owned(), "mine".to_owned())].into();
-        label(&mut labels, &called(&[], true));
-        assert_eq!(labels[REVISION], "mine");
-        assert_eq!(labels[CREATED], "2025-11-22T10:20:00Z");
     }
 }
