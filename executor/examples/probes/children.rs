@@ -11,10 +11,14 @@ use rustix::{
     process::{chroot, fchdir},
 };
 
-use crate::Line;
+use crate::{Line, status::status};
 
-/// Where this program is while it runs.
-const OWN_PROGRAM: &str = "/proc/self/exe";
+/// Where this program is while it runs: without `/proc`, where it was started.
+pub fn own_program() -> String {
+    const BY_THE_KERNEL: &str = "/proc/self/exe";
+    let started = || std::env::args().next().unwrap_or_default();
+    if fs::exists(BY_THE_KERNEL).unwrap_or(false) { BY_THE_KERNEL.to_owned() } else { started() }
+}
 
 /// What a child does.
 pub fn main(name: &str) -> ExitCode {
@@ -22,10 +26,7 @@ pub fn main(name: &str) -> ExitCode {
         "chroot" => ExitCode::from(u8::from(leave_by_chroot().unwrap_or(false))),
         "i386" => ExitCode::from(u8::from(runs_i386())),
         "capabilities" => {
-            let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-            let effective =
-                status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap_or_default();
-            println!("{effective}");
+            println!("{}", status().remove("CapEff").unwrap_or_default());
             ExitCode::SUCCESS
         }
         "wait" => {
@@ -47,7 +48,7 @@ pub fn all() -> Vec<Line> {
 }
 
 fn done_or_refused(name: &str) -> String {
-    let status = Command::new(OWN_PROGRAM).args(["child", name]).stderr(Stdio::null()).status();
+    let status = Command::new(own_program()).args(["child", name]).stderr(Stdio::null()).status();
     match status {
         Ok(status) if status.code() == Some(1) => "DONE".to_owned(),
         Ok(_) => "refused".to_owned(),
@@ -85,7 +86,7 @@ fn runs_i386() -> bool {
 fn file_capabilities() -> String {
     const EVERY_ONE: [u8; 20] = [1, 0, 0, 2, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 1, 0, 0, 0, 0, 0, 0];
     let path = "/tmp/claims";
-    let made = fs::copy(OWN_PROGRAM, path)
+    let made = fs::copy(own_program(), path)
         .map_err(|error| crate::errno_of(&error))
         .and_then(|_| setxattr(path, "security.capability", &EVERY_ONE, XattrFlags::empty()));
     if let Err(errno) = made {
@@ -108,6 +109,5 @@ pub fn capabilities_of(path: &str) -> String {
 }
 
 fn bounding() -> String {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).unwrap_or_default().to_owned()
+    status().remove("CapBnd").unwrap_or_default()
 }

@@ -113,6 +113,8 @@ pub fn all() -> Vec<Line> {
     tell("dot-dot-of-root", dot_dot());
     tell("signal-others", on_others(|pid| test_kill_process(pid).is_ok()));
     tell("limit-others", on_others(|pid| take_core_dumps(pid).is_ok()));
+    tell("trace-others", on_others(|pid| trace(number(pid)).is_ok()));
+    tell("read-memory-of-others", on_others(|pid| raw::read_memory(number(pid)).is_ok()));
     tell("abstract-socket", abstract_socket());
     tell("path-socket", path_socket());
     tell("kernel-log", open("/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map(drop));
@@ -169,13 +171,18 @@ fn device_node(place: &str, (name, kind, major, minor): (&str, FileType, u32, u3
     opened
 }
 
+/// Without stopping it. Whom it has hold of it lets go with its own end.
+fn trace(pid: u32) -> Result<(), Errno> {
+    const PTRACE_SEIZE: u32 = 0x4206;
+    raw::call(libc::SYS_ptrace, &mut [Argument::Number(PTRACE_SEIZE), Argument::Number(pid)]).map(drop)
+}
+
 type Attempt = (&'static str, Result<(), Errno>);
 
 fn on_parent(parent: Option<Pid>) -> Vec<Attempt> {
     let pid = parent.map_or(1, number);
     let call = |name: c_long, arguments: &mut [Argument<'_>]| raw::call(name, arguments).map(drop);
     let pid_argument = || Argument::Number(pid);
-    const PTRACE_SEIZE: u32 = 0x4206;
     let by_descriptor = raw::call(libc::SYS_pidfd_open, &mut [pid_argument(), Argument::Number(0)])
         .map(|descriptor| u32::try_from(descriptor).unwrap_or_default());
     let with_descriptor = |number: c_long| {
@@ -183,7 +190,7 @@ fn on_parent(parent: Option<Pid>) -> Vec<Attempt> {
         by_descriptor.and_then(|fd| call(number, &mut [Argument::Number(fd), kill, Argument::Number(0)]))
     };
     vec![
-        ("trace", call(libc::SYS_ptrace, &mut [Argument::Number(PTRACE_SEIZE), pid_argument()])),
+        ("trace", trace(pid)),
         ("read-memory", raw::read_memory(pid)),
         ("kill", parent.map_or(Err(Errno::SRCH), |parent| kill_process(parent, Signal::KILL))),
         ("kill-by-descriptor", with_descriptor(libc::SYS_pidfd_send_signal)),
@@ -288,7 +295,10 @@ fn dot_dot() -> Result<(), Errno> {
 fn on_others(mut does: impl FnMut(Pid) -> bool) -> Result<(), Errno> {
     let own = [Some(rustix::process::getpid()), getppid()];
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let others = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let seen: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // Without /proc, all that there can be in a container that has just begun.
+    let numbers = if seen.is_empty() { (1..=32_768).collect() } else { seen };
+    let others = numbers.into_iter().filter_map(Pid::from_raw);
     // Where /proc is another namespace's, most of these numbers mean nothing here.
     let met = others.filter(|pid| !own.contains(&Some(*pid))).filter(|pid| does(*pid)).count();
     if met == 0 { Err(Errno::PERM) } else { Ok(()) }

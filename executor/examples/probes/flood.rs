@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::Line;
+use crate::{Line, children::own_program};
 
 /// All but processes.
 pub fn all() -> Vec<Line> {
@@ -52,7 +52,7 @@ fn inodes(directory: &str) -> String {
 pub fn processes() -> Vec<Line> {
     const FAR_TOO_MANY: usize = 600;
     let mut children: Vec<Child> = Vec::new();
-    let start = || Command::new("/proc/self/exe").args(["child", "wait"]).stdin(Stdio::null()).spawn().ok();
+    let start = || Command::new(own_program()).args(["child", "wait"]).stdin(Stdio::null()).spawn().ok();
     while children.len() < FAR_TOO_MANY {
         let Some(child) = start() else { break };
         children.push(child);

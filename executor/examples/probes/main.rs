@@ -27,6 +27,7 @@ mod mess;
 #[allow(unsafe_code)]
 mod raw;
 mod see;
+mod status;
 mod steal;
 
 use std::{io, process::ExitCode};

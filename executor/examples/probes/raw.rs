@@ -59,10 +59,12 @@ pub fn read_memory(pid: u32) -> Result<(), Errno> {
     let mut byte = 0_u8;
     let local = iovec { iov_base: (&raw mut byte).cast::<c_void>(), iov_len: 1 };
     let remote = iovec { iov_base: 0x1000 as *mut c_void, iov_len: 1 };
+    // All of the word counts: the kernel refuses flags it does not know, before it looks who asks.
+    const ONE: c_long = 1;
+    const NO_FLAGS: c_long = 0;
+    let (call, pid) = (libc::SYS_process_vm_readv, c_long::from(pid));
     // SAFETY: one byte is written, to `byte`; the other address is one of the other process.
-    let read = unsafe {
-        libc::syscall(libc::SYS_process_vm_readv, pid, &raw const local, 1, &raw const remote, 1, 0)
-    };
+    let read = unsafe { libc::syscall(call, pid, &raw const local, ONE, &raw const remote, ONE, NO_FLAGS) };
     match (read, last_errno()) {
         // It may look, and there is nothing.
         (-1, Errno::FAULT) => Ok(()),

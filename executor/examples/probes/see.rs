@@ -4,14 +4,13 @@
 //! has and passes on. A file that one kernel has and another has not is "hidden" in both cases.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt},
 };
 
 use rustix::{
     fs::{OFlags, StatVfsMountFlags, major, minor, open, statvfs},
-    process::{dumpable_behavior, getpid, getppid},
+    process::{Resource, dumpable_behavior, getpid, getppid},
     system::uname,
     thread::capabilities_secure_bits,
 };
@@ -19,6 +18,7 @@ use rustix::{
 use crate::{
     Line, children,
     raw::{self, Argument},
+    status::{limit, status},
 };
 
 /// What Docker masks, and what has been added since.
@@ -114,7 +114,15 @@ fn process() -> Vec<Line> {
             if open("/dev/tty", OFlags::RDWR, 0.into()).is_ok() { "there" } else { "none" },
         ),
         line("process", "parent", if parent == 1 { "PID 1" } else { "another" }),
-        line("process", "visible", if visible == 2 { "PID 1 and this one" } else { "the machine's" }),
+        line(
+            "process",
+            "visible",
+            match visible {
+                0 => "none",
+                2 => "PID 1 and this one",
+                _ => "the machine's",
+            },
+        ),
         line(
             "process",
             "dumpable",
@@ -131,14 +139,6 @@ fn process() -> Vec<Line> {
     ]
 }
 
-fn status() -> BTreeMap<String, String> {
-    read("/proc/self/status")
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(key, value)| (key.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
-        .collect()
-}
-
 /// All but SIGPIPE, which every program of Rust's ignores.
 fn ignored_signals(mask: &str) -> String {
     const SIGPIPE: u64 = 1 << 12;
@@ -148,7 +148,9 @@ fn ignored_signals(mask: &str) -> String {
 
 /// Raised above what the builder has, which it may itself have been given.
 fn oom_score() -> String {
-    let score: i32 = read("/proc/self/oom_score_adj").trim().parse().unwrap_or_default();
+    let Ok(score) = read("/proc/self/oom_score_adj").trim().parse::<i32>() else {
+        return "untold".to_owned();
+    };
     if score >= 500 { "raised by 500".to_owned() } else { score.to_string() }
 }
 
@@ -234,25 +236,31 @@ fn devices() -> Vec<Line> {
 
 /// Those the sandbox sets; all others are the builder's.
 fn limits() -> Vec<Line> {
-    let limits = read("/proc/self/limits");
-    let shown =
-        [("open-files", "Max open files"), ("processes", "Max processes"), ("core", "Max core file size")];
-    let told = |key: &str| {
-        let line = limits.lines().find(|line| line.starts_with(key))?;
-        let mut fields = line[key.len()..].split_whitespace();
-        let (soft, hard) = (fields.next()?, fields.next()?);
+    let shown = [("open-files", Resource::Nofile), ("processes", Resource::Nproc), ("core", Resource::Core)];
+    let told = |resource: Resource| {
+        let (soft, hard) = limit(resource);
         // An ordinary user can have no more than the machine grants.
-        let hard = if key == "Max open files" && hard.parse::<u64>().is_ok_and(|hard| hard <= 524_288) {
-            "at most 524288"
+        let hard = if resource == Resource::Nofile && hard.parse::<u64>().is_ok_and(|hard| hard <= 524_288) {
+            "at most 524288".to_owned()
         } else {
             hard
         };
-        Some(format!("{soft}, hard {hard}"))
+        format!("{soft}, hard {hard}")
     };
-    shown.iter().map(|(name, key)| line("limit", name, told(key).unwrap_or_default())).collect()
+    shown.iter().map(|(name, resource)| line("limit", name, told(*resource))).collect()
 }
 
 fn descriptors() -> Vec<Line> {
+    if !fs::exists("/proc/self/fd").unwrap_or(false) {
+        const GET_FLAGS: u32 = 1;
+        let is_open = |number: &u32| {
+            raw::call(libc::SYS_fcntl, &mut [Argument::Number(*number), Argument::Number(GET_FLAGS)]).is_ok()
+        };
+        return (0..4096)
+            .filter(is_open)
+            .map(|number| line("descriptor", &number.to_string(), "open"))
+            .collect();
+    }
     let mut numbers: Vec<u32> =
         read_names("/proc/self/fd").iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
