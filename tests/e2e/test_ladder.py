@@ -1,6 +1,8 @@
 """The ladder: every rung that can be had here gives the same image, says its name, and strict refuses the weaker ones."""
 
+import errno
 import json
+import os
 import pathlib
 import pwd
 import shutil
@@ -49,39 +51,52 @@ def on_overlay(machine, store, user):
     return ["unshare", "--mount", "--", "sh", "-c", script, "sh", *machine]
 
 
-def container(directory, *arguments, uid, path="", denied=()):
-    """A command in a container as CI has them: Docker's capabilities, masked /proc, and a filter that is Docker's but for
-    what user namespaces need (podman's, of which what wants capabilities is left out), less `denied`."""
+def container(directory, *arguments, uid, **options):
+    """Runs a command in a container to its end; gives the completed process."""
+    return subprocess.run(container_words(directory, *arguments, uid=uid, **options), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=WATCHDOG)
+
+
+def container_words(directory, *arguments, uid, path="", denied=(), granted=(), lacking=(), shown=(), env=None, flags=""):
+    """What runs a command in a container as CI has them: Docker's capabilities, less `lacking`, masked /proc, and a filter that is
+    Docker's but for what user namespaces need (podman's, of which what wants capabilities is left out), with `granted` and
+    less `denied`. It sees the directory and those `shown`, and has the environment `env` where there is one."""
     profile = json.loads(PROFILE.read_text())
     allowed = [entry for entry in profile["syscalls"] if entry["action"] == "SCMP_ACT_ALLOW"
                and not (entry.get("includes") or {}).get("caps") and not entry.get("args")]
     # It allows sockets by their family, which is no matter here.
-    names = sorted({"socket", *(name for entry in allowed for name in entry["names"])} - set(denied))
+    names = sorted({"socket", *granted, *(name for entry in allowed for name in entry["names"])} - set(denied))
+    # What is newer than a program's C library knows must look so, and not as forbidden.
+    newer = [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}] if "clone3" in denied else []
+    # As Docker's, which leaves these to its rules instead of ending who calls by them.
+    foreign = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"] if os.uname().machine == "x86_64" else []
     own = [{"destination": place, "type": "none", "source": place, "options": ["bind", "ro"]}
            for place in ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64") if pathlib.Path(place).exists()]
     fresh = {"/proc": "proc", "/dev": "tmpfs", "/dev/pts": "devpts", "/dev/shm": "tmpfs"}
     mounts = [{"destination": place, "type": kind, "source": kind} for place, kind in fresh.items()] + own
-    mounts.append({"destination": str(directory), "type": "none", "source": str(directory), "options": ["bind", "rw"]})
-    bounding = ["CAP_" + name for name in CAPABILITIES.split()]
+    mounts += [{"destination": str(place), "type": "none", "source": str(place), "options": ["bind", "rw"]}
+               for place in (directory, *shown)]
+    variables = env or {"HOME": directory}
+    bounding = ["CAP_" + name for name in CAPABILITIES.split() if name not in lacking]
     held = bounding if uid == 0 else []
     config = {
         "ociVersion": "1.0.2", "hostname": "pod", "mounts": mounts, "root": {"path": "rootfs"},
         "process": {"args": list(map(str, arguments)), "user": {"uid": uid, "gid": uid}, "cwd": "/",
-                    "env": [f"PATH={path}/usr/sbin:/usr/bin:/sbin:/bin", f"HOME={directory}"],
+                    "env": [*(f"{key}={value}" for key, value in variables.items() if key != "PATH"),
+                            f"PATH={path}/usr/sbin:/usr/bin:/sbin:/bin"],
                     "capabilities": {"bounding": bounding, "effective": held, "permitted": held}},
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
                   "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi"],
                   "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-                  "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
-                              "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}}}
+                  "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "architectures": foreign,
+                              "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}, *newer]}}}
     bundle = pathlib.Path(tempfile.mkdtemp(prefix="bundle.", dir=directory))
     (bundle / "rootfs").mkdir()
     (bundle / "config.json").write_text(json.dumps(config))
     # crun refuses to start on a host that has both versions of control groups, unless it does not see one.
     script = ("umount -l /sys/fs/cgroup/unified 2>/dev/null; "
-              f"exec crun --cgroup-manager=disabled --root {bundle}/state run --bundle {bundle} {bundle.name}")
-    return subprocess.run(["unshare", "--mount", "--", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          stdin=subprocess.DEVNULL, text=True, timeout=WATCHDOG)
+              f"exec crun --cgroup-manager=disabled --root {bundle}/state run {flags} --bundle {bundle} {bundle.name}")
+    return ["unshare", "--mount", "--", "sh", "-c", script]
 
 
 class Ladder(Case):
