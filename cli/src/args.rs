@@ -313,7 +313,7 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
 
-    /// Namespaces of RUN steps: auto, strict or userns
+    /// Namespaces of RUN steps: auto, strict, userns or chroot (none)
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = sandbox)]
     #[arg(help_heading = STEPS)]
     pub sandbox: Mode,
@@ -540,7 +540,8 @@ fn sandbox(text: &str) -> Result<Mode, String> {
         "auto" => Ok(Mode::Auto),
         "strict" => Ok(Mode::Strict),
         "userns" => Ok(Mode::SubordinateIds),
-        _ => Err("expected auto, strict or userns".to_owned()),
+        "chroot" => Ok(Mode::Chroot),
+        _ => Err("expected auto, strict, userns or chroot".to_owned()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{sync::Arc, thread, time::SystemTime};
 
 use executor::{
     FailedSteps, ImageResolver, LocalCache, LocalExecutor,
-    sandbox::{Footing, Group},
+    sandbox::{Footing, Group, refuse_beyond_chroot},
 };
 use exporter::{
     LoadHelper, SealAhead, Sealer, Tools, Uploads,
@@ -97,6 +97,7 @@ pub fn build(
     let resolver = ImageResolver::with_store(outside.asking()?, Arc::clone(fetcher.store()))
         .finding(surroundings.caches.find_document());
     let planned = plan(request, inputs, outside, &resolver, parsed, events)?;
+    refuse_beyond_chroot(surroundings.footing, &planned.graph)?;
     let executor =
         LocalExecutor::new(executor_options(request, inputs, &planned.graph, fetcher, surroundings)?);
     let epoch = request.epoch.or(planned.epoch);

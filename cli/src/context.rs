@@ -36,7 +36,7 @@ pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
         retry: Default::default(),
     };
     if places.are_elsewhere() {
-        sandbox::enter_builder(request::mode_of_store(&options.root))?;
+        sandbox::enter_for_store(request::mode_of_store(&options.root), &options.root)?;
     }
     let cancel = Arc::new(Cancel::default());
     let outside = Outside::new(options, Arc::new(|_| {}), Arc::clone(&cancel));

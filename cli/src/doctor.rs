@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use executor::sandbox::{Outcome, Probe, Rung, probe};
+use executor::sandbox::{CHROOT, Outcome, Probe, Rung, probe};
 
 /// What `doctor` has found.
 pub struct Findings {
@@ -29,6 +29,7 @@ pub fn examine(store: &Path) -> Findings {
             "limited: RUN steps work, with one user id: they cannot change owners".to_owned()
         }
         Some(rung) => format!("ok: RUN steps work ({rung})"),
+        None if works(&probes, CHROOT) => "no: RUN steps work with --sandbox=chroot alone".to_owned(),
         None => "no: RUN steps cannot work here".to_owned(),
     };
     Findings { text: format!("{}\n{verdict}\n", table(&probes, line_width())), can_run: best.is_some() }
@@ -41,11 +42,12 @@ fn existing(directory: &Path) -> PathBuf {
 
 /// The rung a build would take.
 fn best_rung(probes: &[Probe]) -> Option<Rung> {
-    let works = |rung: &Rung| {
-        let name = rung.to_string();
-        probes.iter().any(|probe| probe.name == name && matches!(probe.outcome, Outcome::Works(_)))
-    };
+    let works = |rung: &Rung| works(probes, &rung.to_string());
     [Rung::Root, Rung::SubordinateIds, Rung::SingleId].into_iter().find(works)
+}
+
+fn works(probes: &[Probe], name: &str) -> bool {
+    probes.iter().any(|probe| probe.name == name && matches!(probe.outcome, Outcome::Works(_)))
 }
 
 /// The columns of the terminal on standard output; what goes elsewhere is not wrapped, for programs read it.

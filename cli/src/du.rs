@@ -38,7 +38,7 @@ pub fn run(args: &DuArgs) -> Result<String, Failure> {
         false => Vec::new(),
         true => {
             // The command of a RUN may have closed directories of a cache mount to all but their owner.
-            sandbox::enter_builder(request::mode_of_store(&root))?;
+            sandbox::enter_for_store(request::mode_of_store(&root), &root)?;
             gc::usage(&Store::open(&root)?)?
         }
     };

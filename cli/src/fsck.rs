@@ -55,7 +55,7 @@ pub fn run(args: FsckArgs) -> Result<Answer, Failure> {
     if !request::has_store(&root)? {
         return Err(Failure::NoStore { root });
     }
-    sandbox::enter_builder(request::mode_of_store(&root))?;
+    sandbox::enter_for_store(request::mode_of_store(&root), &root)?;
     let repair = if args.repair { Repair::Remove } else { Repair::Nothing };
     let (store, unmarked) = match (Store::open(&root), repair) {
         (Err(error @ StoreError::Unmarked { .. }), Repair::Remove) => {

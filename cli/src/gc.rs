@@ -38,7 +38,7 @@ pub fn run(args: &GcArgs) -> Result<String, Failure> {
         false => Collected::default(),
         true => {
             // Files of subordinate ids can only be removed by who has these ids.
-            sandbox::enter_builder(request::mode_of_store(&root))?;
+            sandbox::enter_for_store(request::mode_of_store(&root), &root)?;
             gc::collect(&Store::open(&root)?, keep, mode)?
         }
     };

@@ -17,7 +17,7 @@ use crate::{
     executor::refuse_foreign_owners,
     sandbox::{
         self, Access, Attachment, Connection, Dns, Exit, FileTree, Footing, MountSource, Naming, PlanInputs,
-        PlannedMount, SandboxPlan, Stdio, StepLimits, User,
+        PlannedMount, Rung, SandboxPlan, Stdio, StepLimits, User,
         emulation::{self, Emulation},
     },
     snapshot::SnapshotError,
@@ -77,7 +77,12 @@ impl Container {
         let root = snapshots.scratch(image)?;
         let mut prepared = Volumes { mounts: self.mounts.clone(), written: Vec::new(), made: Vec::new() };
         let is_covered = |volume: &&String| !self.mounts.iter().any(|mount| mount.target == **volume);
-        for volume in self.volumes.iter().filter(is_covered) {
+        if footing.rung == Rung::Chroot {
+            // Nobody keeps the rest either.
+            sandbox::make_directories(&root.upper(), &self.volumes)?;
+        }
+        let mounted = self.volumes.iter().filter(|_| footing.rung != Rung::Chroot);
+        for volume in mounted.filter(is_covered) {
             let is_there = match view.open(volume.as_bytes(), OFlags::PATH) {
                 Ok(_) => true,
                 Err(Errno::NOENT) => false,
@@ -90,7 +95,7 @@ impl Container {
             exec: &self.exec,
             ambient_env: &[],
             footing,
-            root: root.root(None)?,
+            root: root.root(footing.rung, None)?,
             mounts,
             device_env: Vec::new(),
             secret_env: Vec::new(),
@@ -104,7 +109,7 @@ impl Container {
         written.push(root);
         let plan = match self.root {
             Access::Write => plan,
-            Access::Read => plan.with_read_only_root(),
+            Access::Read => plan.with_read_only_root()?,
         };
         Ok(Prepared { plan, _written: written, _volumes: made, _emulation: emulation })
     }

@@ -25,8 +25,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fchown, fstat, futimens, linkat, mkdirat, mknodat,
-        readlinkat, statx, symlinkat, unlinkat,
+        AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fchown, fstat, futimens, linkat, major, minor,
+        mkdirat, mknodat, readlinkat, statx, symlinkat, unlinkat,
     },
     io::Errno,
     process::{Gid, Uid},
@@ -53,6 +53,7 @@ pub struct Twins {
     /// Whether an unchanged time of change means an unchanged file.
     changes_are_told: bool,
     last_change: (i64, u64),
+    device: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +80,26 @@ impl Twins {
         let original = self.originals.get(&identity(now)).filter(|_| self.changes_are_told);
         original
             .is_some_and(|original| original.identity == identity(before) && original.changed == changed(now))
+    }
+
+    /// A device among the copies that opens something of the machine, unless it is in `/dev`, which no step sees of an image.
+    pub fn device(&self) -> Option<&[u8]> {
+        self.device.as_deref()
+    }
+
+    fn note_device(&mut self, path: &[u8], stat: &Stat) {
+        let number = (major(stat.st_rdev), minor(stat.st_rdev));
+        let is_harmless = match file_type(stat) {
+            // null, zero, full, random, urandom, tty; and 0:0 is nothing at all.
+            FileType::CharacterDevice => {
+                [(0, 0), (1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)].contains(&number)
+            }
+            FileType::BlockDevice => false,
+            _ => true,
+        };
+        if !is_harmless && !path.starts_with(b"dev/") && self.device.is_none() {
+            self.device = Some(path.to_vec());
+        }
     }
 
     fn note(&mut self, copy: &Stat, born: Option<Birth>, original: &Stat) {
@@ -231,6 +252,7 @@ impl Filler<'_> {
         let from = lstat(below, name).and_then(|stat| stat.ok_or(Errno::NOENT));
         let from = from.map_err(failed("looking at", path))?;
         let kind = file_type(&from);
+        self.twins.note_device(path, &from);
         if kind == FileType::Directory {
             mkdirat(top, OsStr::from_bytes(name), Mode::RWXU).map_err(failed("making", path))?;
             todo.push(Pending { path: path.to_vec(), of: Of::Below });

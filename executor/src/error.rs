@@ -31,6 +31,8 @@ impl From<SnapshotError> for StepFailure {
             SnapshotError::Gone { .. } => {
                 blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
             }
+            SnapshotError::Device { .. } => blame(FailureKind::Machine, error)
+                .hint("build where user namespaces are allowed, without --sandbox=chroot, or take it out of the image"),
             // Also what a remote cache has lost: not worth another attempt of the step, since it stays lost.
             _ => blame(FailureKind::Machine, error),
         }

@@ -160,7 +160,7 @@ impl Snapshots {
     /// Those of [`Snapshots::ensure`], or the store cannot be written.
     pub fn scratch(&self, parent: &Snapshot) -> Result<Writable, SnapshotError> {
         let lowers = self.ensure(parent)?;
-        Writable::new(self.store().temp_dir("step")?, lowers, self.form, &self.cancel)
+        Writable::new(self.store(), "step", lowers, self.form, &self.cancel)
     }
 
     /// A place to write on top of directories in overlay format, topmost first, for what nobody keeps.
@@ -168,7 +168,7 @@ impl Snapshots {
     /// # Errors
     /// The store cannot be written.
     pub(crate) fn scratch_over(&self, lowers: Vec<PathBuf>) -> Result<Writable, SnapshotError> {
-        Writable::new(self.store().temp_dir("scratch")?, lowers, self.form, &self.cancel)
+        Writable::new(self.store(), "scratch", lowers, self.form, &self.cancel)
     }
 
     /// Makes what a step wrote a layer of the store: its tree first, then its directory. `owners` are those that the

@@ -18,7 +18,8 @@ impl From<Rung> for OverlayMarks {
     fn from(rung: Rung) -> Self {
         match rung {
             Rung::Root => Self::Trusted,
-            Rung::SubordinateIds | Rung::SingleId => Self::User,
+            // In a chroot there are copies, and none of these marks.
+            Rung::SubordinateIds | Rung::SingleId | Rung::Chroot => Self::User,
         }
     }
 }

@@ -69,6 +69,8 @@ Sandboxes (--sandbox), which layerwright doctor explains:
   strict                           the first two, and no copies for overlays
   userns                           the second only, for root, too; root then has
                                    a store of its own beside the other
+  chroot                           none, for root of a container that forbids
+                                   them; see docs/sandbox.md for what it lacks
 Where the kernel mounts no overlay in the store, each step gets a copy of the
 whole file system: slower, and the same image, unless a step writes to a file
 of an earlier layer that has several names. An overlay then parts them.

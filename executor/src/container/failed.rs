@@ -92,10 +92,10 @@ impl FailedStep {
         let mut written = Vec::new();
         let below = match &self.plan.root {
             Root::Overlay { lowers, upper, .. } => on_top(upper, lowers),
-            Root::Directory(directory) => vec![directory.clone()],
+            Root::Directory(directory) | Root::Chroot { directory, .. } => vec![directory.clone()],
         };
         let scratch = self.snapshots.scratch_over(below)?;
-        plan.root = scratch.root(None)?;
+        plan.root = scratch.root(plan.rung, None)?;
         written.push(scratch);
         for PlannedMount { source, .. } in &mut plan.mounts {
             let MountSource::Files { tree, access: Access::Write, .. } = source else { continue };

@@ -18,7 +18,7 @@ pub fn full_disk(store: &Store, rung: Rung) -> Option<String> {
 fn fullness(disk: &StatVfs, rung: Rung) -> Option<String> {
     // What is set aside for root is of use to root only.
     let (blocks, inodes) = match rung {
-        Rung::Root => (disk.f_bfree, disk.f_ffree),
+        Rung::Root | Rung::Chroot => (disk.f_bfree, disk.f_ffree),
         Rung::SubordinateIds | Rung::SingleId => (disk.f_bavail, disk.f_favail),
     };
     let free = blocks.saturating_mul(disk.f_frsize);

@@ -64,7 +64,7 @@ impl LocalExecutor {
     ) -> Result<Ran, StepFailure> {
         let user = run_user(ground.view.root(), &exec.user)?;
         let mut lent = self.lend(step, exec, held)?;
-        let root = ground.writable.root(held.fresh_root())?;
+        let root = ground.writable.root(self.footing.rung, held.fresh_root())?;
         let plan = SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &step.vertex.ambient_env,

@@ -19,6 +19,7 @@ use rustix::{
 use crate::{
     sandbox::{
         cgroups::StepGroup,
+        chroot,
         failure::{Failure, NameStep},
         plan::{
             Capability, Keyring, Processes, Rung, SandboxPlan, Scope, SecretBytes, Security, Stdio, User,
@@ -31,23 +32,32 @@ use crate::{
     view::open_in_root,
 };
 
-/// Becomes the command. Returns only when that fails, with what the builder should hear.
-pub fn execute(plan: &SandboxPlan, group: Option<&StepGroup>) -> Report {
+/// Becomes the command; `new_root` is where it has no root of its own yet. Returns only when that fails, with what the builder
+/// should hear.
+pub fn execute(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&OwnedFd>) -> Report {
     // The last thing that takes memory, of which the step's limits may leave none.
     let program = Program::of(plan);
-    match program.and_then(|program| confine(plan, group).map(|()| program)) {
+    match program.and_then(|program| confine(plan, group, new_root).map(|()| program)) {
         Ok(program) => program.exec(),
         Err(failure) => failure.report(),
     }
 }
 
-fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure> {
+fn confine(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&OwnedFd>) -> Result<(), Failure> {
     if let Some(group) = group {
         group.join()?;
+    }
+    if let Some(root) = new_root {
+        chroot::change_root(root)?;
     }
     sys::reset_signals();
     match plan.keyring {
         Keyring::Own => sys::new_session_keyring().step("new session keyring")?,
+        Keyring::WherePossible => match sys::new_session_keyring() {
+            // The filter of a container, as ours, which comes next: nothing can ask for keys.
+            Err(Errno::PERM) => {}
+            joined => joined.step("new session keyring")?,
+        },
     }
     setsid().step("setsid")?;
     if matches!(plan.stdio, Stdio::Terminal { .. }) {
@@ -63,7 +73,7 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>) -> Result<(), Failure>
             }
             // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
             sys::load_seccomp(&seccomp::program(*seccomp)).step("load seccomp filter")?;
-            capability_set(capabilities)
+            capability_set(capabilities) & granted(plan.rung).step("look at capabilities")?
         }
         Security::Insecure => rustix::thread::capabilities(None).step("look at capabilities")?.permitted,
     };
@@ -99,6 +109,14 @@ fn enter_working_directory(cwd: &str) -> Result<(), Errno> {
     fchdir(directory)?;
     let is_inside = getcwd(Vec::new())?.as_bytes().starts_with(b"/");
     if is_inside { Ok(()) } else { Err(Errno::XDEV) }
+}
+
+/// What a step can be given at most. A container can have less than we need ourselves and a step may have.
+fn granted(rung: Rung) -> Result<CapabilitySet, Errno> {
+    match rung {
+        Rung::Chroot => Ok(rustix::thread::capabilities(None)?.permitted),
+        Rung::Root | Rung::SubordinateIds | Rung::SingleId => Ok(CapabilitySet::all()),
+    }
 }
 
 fn cut_bounding_set(kept: CapabilitySet) -> Result<(), Errno> {

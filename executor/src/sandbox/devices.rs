@@ -20,10 +20,10 @@ use crate::sandbox::{
 };
 
 /// Name, major and minor number, as in Documentation/admin-guide/devices.txt of Linux.
-const NODES: &[(&str, u32, u32)] =
+pub const NODES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-const LINKS: &[(&str, &str)] = &[
+pub const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),

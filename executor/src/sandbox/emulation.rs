@@ -218,7 +218,7 @@ impl Emulation {
             let unfixed = registered_without_file(machine);
             return Err(unfixed.map_or(Reason::NotInstalled, Reason::NotFixed));
         };
-        if self.footing.rung == Rung::Root {
+        if matches!(self.footing.rung, Rung::Root | Rung::Chroot) {
             return Err(Reason::NotRegistered(emulator));
         }
         let registered = self.registered.get_or_init(|| register_all(self.footing, scratch));

@@ -22,7 +22,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{
-    Rung, SandboxError,
+    Rung, SandboxError, chroot,
     hint::{self, Circumstances},
     ids::{self, Range},
     plan::{Files, Footing, OPEN_FILES_HARD, Processes},
@@ -42,6 +42,8 @@ pub enum Mode {
     SubordinateIds,
     /// A user namespace with one id, or fail; for root, too.
     SingleId,
+    /// No namespace: a chroot, or fail.
+    Chroot,
 }
 
 /// Where the builder is now.
@@ -72,6 +74,17 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
         return Err(SandboxError::step("enter namespaces", "this process has several threads already", None));
     }
     rlimits::raise_open_files().map_err(|errno| failed("raise the limit of open files", errno))?;
+    match mode {
+        Mode::Chroot => chroot::enter(),
+        Mode::Auto => {
+            let offer = chroot::offer();
+            enter(mode).map_err(|error| error.or_else(offer))
+        }
+        Mode::Strict | Mode::SubordinateIds | Mode::SingleId => enter(mode),
+    }
+}
+
+fn enter(mode: Mode) -> Result<Entered, SandboxError> {
     // Inside a namespace without a map everybody is nobody: the ids must be asked for before.
     let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
     let mut notes = Vec::new();
@@ -88,11 +101,12 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
             enter_user_namespace()?;
             map_one_id(own)?;
         }
+        Mode::Chroot => return chroot::enter(),
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| failed("make mounts private", errno))?;
     notes.extend(missing_protection());
-    let (uid_map, gid_map) = (read("/proc/self/uid_map")?, read("/proc/self/gid_map")?);
+    let (uid_map, gid_map) = id_maps()?;
     let rung = match ids::mapped(&uid_map).min(ids::mapped(&gid_map)) {
         _ if ids::is_initial(&uid_map) => Rung::Root,
         0 | 1 => Rung::SingleId,
@@ -100,7 +114,7 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
     };
     let (processes, refusal) = match rung {
         Rung::Root => (Processes::Own, None),
-        Rung::SubordinateIds | Rung::SingleId => separation(mode, userns, &mut notes)?,
+        Rung::SubordinateIds | Rung::SingleId | Rung::Chroot => separation(mode, userns, &mut notes)?,
     };
     if mode == Mode::Strict && rung == Rung::SingleId {
         // Root of a namespace that somebody else has made.
@@ -400,8 +414,12 @@ fn become_root() -> Result<(), SandboxError> {
     set_thread_res_uid(uid, uid, uid).map_err(|errno| failed("setresuid", errno))
 }
 
-fn read(file: &str) -> Result<String, SandboxError> {
-    fs::read_to_string(file).map_err(|error| SandboxError::io(&format!("read {file}"), &error))
+/// What the ids of this process mean outside.
+pub(super) fn id_maps() -> Result<(String, String), SandboxError> {
+    let read = |file: &str| {
+        fs::read_to_string(file).map_err(|error| SandboxError::io(&format!("read {file}"), &error))
+    };
+    Ok((read("/proc/self/uid_map")?, read("/proc/self/gid_map")?))
 }
 
 fn failed(step: &str, errno: Errno) -> SandboxError {

@@ -38,6 +38,17 @@ impl SandboxError {
         }
     }
 
+    /// The same with another way to build, besides the setting that would lift it.
+    pub(super) fn or_else(self, way: Option<&str>) -> Self {
+        match (self, way) {
+            (Self::Step { step, message, errno, hint }, Some(way)) => {
+                let hint = Some(hint.map_or(way.to_owned(), |hint| format!("{hint}; or {way}")));
+                Self::Step { step, message, errno, hint }
+            }
+            (error, _) => error,
+        }
+    }
+
     /// A step that the kernel refused, with the hint for it.
     pub(super) fn errno(step: &str, errno: Errno) -> Self {
         Self::refused(step, errno.to_string(), Some(errno))

@@ -46,6 +46,9 @@ pub struct Settled {
 /// # Errors
 /// The store cannot be read or written, or `mode` is strict and there are no overlays.
 pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, SettleError> {
+    if footing.rung == Rung::Chroot {
+        return settle_chroot(footing, store);
+    }
     let merged = Settled { footing: Footing { files: Files::Merged, ..footing }, note: None };
     let is_marked = store.root().join(MARKER).exists();
     if !is_marked && holds_snapshots(store)? {
@@ -69,6 +72,18 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
     }
     let hint = refusal.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
     Ok(copied(footing, &format!("{refusal}{hint}")))
+}
+
+/// A chroot has nothing but copies, and a store that holds overlays' layers has none.
+fn settle_chroot(footing: Footing, store: &Store) -> Result<Settled, SettleError> {
+    if !store.root().join(MARKER).exists() {
+        if holds_snapshots(store)? {
+            let message = "this store was begun with overlays, and a chroot takes copies";
+            return Err(SandboxError::step("chroot", message, Some(BEGIN_ANEW.to_owned())).into());
+        }
+        store.write_atomic(Path::new(MARKER), b"")?;
+    }
+    Ok(copied(footing, "a chroot has no overlays"))
 }
 
 fn copied(footing: Footing, why: &str) -> Settled {
@@ -134,6 +149,9 @@ pub fn trial_root(footing: Footing, directory: &Path) -> Root {
     match footing.files {
         Files::Merged => {
             Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") }
+        }
+        Files::Copied if footing.rung == Rung::Chroot => {
+            Root::Chroot { directory: place("lower"), aside: place("work") }
         }
         Files::Copied => Root::Directory(place("lower")),
     }

@@ -62,6 +62,7 @@ pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
             sys::restrict_mount(&clone, MountAttrFlags::MOUNT_ATTR_NODEV).step("forbid devices")?;
             Ok(clone)
         }
+        Root::Chroot { .. } => Err(Failure::new("open root directory", "a chroot is not mounted")),
     }
 }
 
@@ -290,7 +291,8 @@ fn lend_file(root: &OwnedFd, staging: &Staging, file: &ProvidedFile, number: usi
     attach_inside(&clone, root, &file.target)
 }
 
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+/// Writes all of it.
+pub fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
         bytes = &bytes[written..];

@@ -30,18 +30,19 @@ use rustix::{
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
-    thread::UnshareFlags,
+    thread::{UnshareFlags, set_no_new_privs},
 };
 
 use crate::sandbox::{
     cgroups::StepGroup,
+    chroot::Covers,
     command,
     failure::{Failure, NameStep},
     filesystem,
     isolated::Stack,
     kin::Kin,
     mounts::{self, Opened},
-    plan::{Access, Naming, Network, Processes, SandboxPlan, Stdio},
+    plan::{Access, Naming, Network, Processes, Root, SandboxPlan, Stdio},
     probe, stdio,
     stubs::{self, Stubs},
     sys::{self, Fork},
@@ -139,9 +140,7 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     let stack = Stack::start(control, plan)?;
     // After that, for whoever keeps the network would hold it open as long as the step runs.
     let handed = receive_handed(control, plan.stdio)?;
-    let root = filesystem::mount_root(&plan.root, plan.rung)?;
-    let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
-    let (stubs_sender, stubs_receiver) = stubs::channel().step("make stub channel")?;
+    let (place, changes) = Place::prepare(plan)?;
     let (life, held_while_alive) = pipe().step("make life pipe")?;
     let kin = match plan.processes {
         Processes::Own | Processes::OuterProc => {
@@ -153,13 +152,13 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     };
     let inner_init = match sys::fork().step("fork init")? {
         Fork::Child => {
-            drop((held_while_alive, stubs_receiver));
+            drop((held_while_alive, changes));
             stack.into_iter().for_each(Stack::disown);
-            run_inner(control, &life, Ground { root, opened, stubs: stubs_sender, group, handed }, plan)
+            run_inner(control, &life, Ground { place, group, handed }, plan)
         }
         Fork::Parent(pid) => pid,
     };
-    drop((life, root, opened, stubs_sender, handed));
+    drop((life, place, handed));
     close_streams().step("close output")?;
     let keeper = stack.as_ref().map(|stack| stack.keeper);
     let ended = wait_for_init(inner_init, keeper, held_while_alive).step("wait for init")?;
@@ -167,11 +166,7 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     if let Some(kin) = kin {
         kin.end_all().step("end what is left")?;
     }
-    let stubs = Stubs::receive(&stubs_receiver).step("learn of mount points")?;
-    // Through a mount that is read-only nothing goes away; and what cannot be written becomes no layer.
-    if plan.root_access == Access::Write {
-        stubs.remove().step("remove mount points")?;
-    }
+    changes.undo(plan)?;
     match ended.terminating_signal() {
         Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
         None => Ok(()),
@@ -209,12 +204,60 @@ fn open_null() -> io::Result<fs::File> {
     fs::OpenOptions::new().read(true).write(true).open("/dev/null")
 }
 
+/// The file system of a step, as the inner init gets it.
+enum Place<'a> {
+    /// To be put together in a mount namespace.
+    Mounted {
+        root: OwnedFd,
+        opened: Vec<Opened<'a>>,
+        /// Where the outer one hears what it has to take away.
+        stubs: OwnedFd,
+    },
+    /// All of it is there, and nothing can be mounted.
+    Directory(OwnedFd),
+}
+
+/// What the outer init has to take away of it after the step.
+enum Changes {
+    Stubs(OwnedFd),
+    Covers(Covers),
+}
+
+impl<'a> Place<'a> {
+    fn prepare(plan: &'a SandboxPlan) -> Result<(Self, Changes), Failure> {
+        if let Root::Chroot { directory, aside } = &plan.root {
+            // As the plan has it for the command; the domains of the inits take it as well.
+            set_no_new_privs(true).step("forbid new privileges")?;
+            let covers = Covers::lay(directory, aside, &plan.files)?;
+            let root = fcntl_dupfd_cloexec(covers.root(), 3).step("open root directory")?;
+            return Ok((Self::Directory(root), Changes::Covers(covers)));
+        }
+        let root = filesystem::mount_root(&plan.root, plan.rung)?;
+        let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
+        let (stubs, receiver) = stubs::channel().step("make stub channel")?;
+        Ok((Self::Mounted { root, opened, stubs }, Changes::Stubs(receiver)))
+    }
+}
+
+impl Changes {
+    fn undo(self, plan: &SandboxPlan) -> Result<(), Failure> {
+        match self {
+            Self::Covers(covers) => covers.lift(),
+            Self::Stubs(receiver) => {
+                let stubs = Stubs::receive(&receiver).step("learn of mount points")?;
+                // Through a mount that is read-only nothing goes away; and what cannot be written becomes no layer.
+                match plan.root_access {
+                    Access::Write => stubs.remove().step("remove mount points"),
+                    Access::Read => Ok(()),
+                }
+            }
+        }
+    }
+}
+
 /// What the outer init leaves to the inner one.
 struct Ground<'a> {
-    root: OwnedFd,
-    opened: Vec<Opened<'a>>,
-    /// Where the outer one hears what it has to take away.
-    stubs: OwnedFd,
+    place: Place<'a>,
     /// What the command joins.
     group: Option<&'a StepGroup>,
     /// What the builder sent with the plan.
@@ -255,24 +298,16 @@ fn inner(
 fn run_command(
     control: &UnixStream,
     life: &PipeReader,
-    mut ground: Ground<'_>,
+    ground: Ground<'_>,
     plan: &SandboxPlan,
 ) -> Result<Option<Report>, Failure> {
-    let mut namespaces =
-        UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
-    let group = ground.group;
-    if plan.network == Network::None {
-        namespaces |= UnshareFlags::NEWNET;
+    let Ground { place, group, handed } = ground;
+    if matches!(place, Place::Mounted { .. }) {
+        unshare_namespaces(plan)?;
     }
-    sys::unshare(namespaces).step("unshare namespaces")?;
     // Of a `/proc` that the step has not covered and that can be written.
     let oom_score = OomScore::open().step("adjust oom score")?;
-    let handed = ground.handed.take();
-    enter_root(ground, plan)?;
-    set_hostname(plan).step("set hostname")?;
-    if plan.network == Network::None {
-        sys::bring_loopback_up().step("bring loopback up")?;
-    }
+    let new_root = enter_place(place, plan)?;
     oom_score.raise().step("adjust oom score")?;
     let null = open_null().step("open /dev/null")?;
     stdio::connect(plan.stdio, handed, null)?;
@@ -281,7 +316,7 @@ fn run_command(
     let child_signals = sys::child_signals().step("watch children")?;
     let command = match sys::fork().step("fork command")? {
         Fork::Child => {
-            report(control, &command::execute(plan, group));
+            report(control, &command::execute(plan, group, new_root.as_ref()));
             exit(0)
         }
         Fork::Parent(pid) => pid,
@@ -301,11 +336,34 @@ fn set_hostname(plan: &SandboxPlan) -> Result<(), Errno> {
     }
 }
 
-fn enter_root(ground: Ground<'_>, plan: &SandboxPlan) -> Result<(), Failure> {
+fn unshare_namespaces(plan: &SandboxPlan) -> Result<(), Failure> {
+    let mut namespaces =
+        UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+    if plan.network == Network::None {
+        namespaces |= UnshareFlags::NEWNET;
+    }
+    sys::unshare(namespaces).step("unshare namespaces")
+}
+
+/// Goes to the step's root, in namespaces of its own; gives the directory that the command itself has to make its root where
+/// there are none, and where nothing of the machine is to be changed.
+fn enter_place(place: Place<'_>, plan: &SandboxPlan) -> Result<Option<OwnedFd>, Failure> {
+    let (root, opened, stubs_sender) = match place {
+        Place::Directory(_) if plan.naming == Naming::Asked => {
+            return Err(Failure::new("set hostname", "a step in a chroot shares this machine's name"));
+        }
+        Place::Directory(root) => return Ok(Some(root)),
+        Place::Mounted { root, opened, stubs } => (root, opened, stubs),
+    };
     let mut stubs = Stubs::default();
-    let entered = filesystem::enter_root(ground.root, plan, ground.opened, &mut stubs);
-    let told = stubs.send(&ground.stubs).step("tell of mount points");
-    entered.and(told)
+    let entered = filesystem::enter_root(root, plan, opened, &mut stubs);
+    let told = stubs.send(&stubs_sender).step("tell of mount points");
+    entered.and(told)?;
+    set_hostname(plan).step("set hostname")?;
+    if plan.network == Network::None {
+        sys::bring_loopback_up().step("bring loopback up")?;
+    }
+    Ok(None)
 }
 
 /// How readily the kernel picks this process when memory runs out. A step goes before the builder and whatever else

@@ -15,6 +15,7 @@
 //!   another.
 
 mod cgroups;
+mod chroot;
 mod command;
 mod devices;
 mod dns;
@@ -46,6 +47,8 @@ pub(crate) mod sys;
 mod wire;
 
 pub use cgroups::{find as find_group, find_usual as find_usual_group};
+pub use chroot::enter_for_store;
+pub(crate) use chroot::make_directories;
 pub use dns::Dns;
 pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
@@ -58,8 +61,8 @@ pub use plan::{
     Access, Amount, Capability, FileTree, Files, Footing, Group, GroupLimits, Hidden, Keyring, Limits,
     Locked, MountSource, Naming, Network, PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes,
     ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan, Scope, SeccompProfile, SecretBytes, Security,
-    Shortage, Stdio, StepLimits, User,
+    Shortage, Stdio, StepLimits, User, refuse_beyond_chroot,
 };
-pub use probe::{Outcome, Probe, probe};
+pub use probe::{CHROOT, Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;
 pub use run::{Attachment, Exit, Spares, attach, is_init_call, run};

@@ -4,6 +4,7 @@
 //! were looked up before, and an unknown value does not deserialise. There is one constructor, so no entry point can
 //! forget a protection.
 
+mod chroot;
 mod footing;
 mod limits;
 mod mounts;
@@ -17,6 +18,8 @@ use solver::op;
 
 use crate::sandbox::network::Connection;
 
+use chroot::beyond_chroot;
+pub use chroot::refuse_beyond_chroot;
 pub use footing::{Files, Footing, Processes, Rung};
 pub use limits::{
     Amount, Group, GroupLimits, Limits, OPEN_FILES_HARD, PROCESSES, ProcessLimit, ProcessorTime, Shortage,
@@ -87,6 +90,14 @@ pub enum Root {
     },
     /// One directory that the step changes in place.
     Directory(PathBuf),
+    /// The same without a mount: what the step is to find in the place of the image's own is put there, and taken away after.
+    Chroot {
+        /// The whole file system.
+        directory: PathBuf,
+        /// Where what is of the image is kept meanwhile, and where what was in its place goes: on the same file system, and out
+        /// of reach of the step.
+        aside: PathBuf,
+    },
 }
 
 /// The standard streams of a command.
@@ -222,6 +233,12 @@ pub enum PlanError {
         /// The name it was to have.
         name: String,
     },
+    /// What takes a mount, a namespace or a capability, of which a chroot has none.
+    #[error("{what} cannot be had with --sandbox=chroot, which has no mounts and no namespaces")]
+    BeyondChroot {
+        /// What was asked for, as it was.
+        what: String,
+    },
     /// An id that the user namespace does not have.
     #[error("user {uid}:{gid} cannot be had: this build runs in a {}, which is 0", Rung::SingleId)]
     OneIdOnly {
@@ -240,6 +257,11 @@ impl SandboxPlan {
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
         let Footing { rung, processes, .. } = inputs.footing;
+        if rung == Rung::Chroot
+            && let Some(what) = beyond_chroot(exec, &inputs.mounts).into_iter().next()
+        {
+            return Err(PlanError::BeyondChroot { what });
+        }
         check_strings(exec, inputs.ambient_env)?;
         check_strings(exec, &inputs.device_env)?;
         let set: Vec<_> = exec.env.iter().chain(&inputs.device_env).cloned().collect();
@@ -263,7 +285,7 @@ impl SandboxPlan {
             limits: Limits::new(exec, inputs.limits),
             security: Security::new(exec.security, inputs.footing),
             scope: Scope::new(processes),
-            keyring: Keyring::Own,
+            keyring: Keyring::new(rung),
             stdio: Stdio::Logged,
             root_access: Access::Write,
         })
@@ -280,8 +302,14 @@ impl SandboxPlan {
     }
 
     /// The same with a root file system that cannot be written.
-    pub fn with_read_only_root(self) -> Self {
-        Self { root_access: Access::Read, ..self }
+    ///
+    /// # Errors
+    /// [`PlanError::BeyondChroot`]
+    pub fn with_read_only_root(self) -> Result<Self, PlanError> {
+        match self.rung {
+            Rung::Chroot => Err(PlanError::BeyondChroot { what: "a root that is read-only".to_owned() }),
+            _ => Ok(Self { root_access: Access::Read, ..self }),
+        }
     }
 
     /// The plan of one program without arguments, in a root of which nothing else is known.
@@ -329,7 +357,7 @@ fn check_strings(exec: &op::Exec, ambient_env: &[(String, String)]) -> Result<()
 /// out, and the building user's own stay; no file a step can see belongs to them.
 fn checked_user(user: User, rung: Rung) -> Result<User, PlanError> {
     match rung {
-        Rung::Root | Rung::SubordinateIds => Ok(user),
+        Rung::Root | Rung::SubordinateIds | Rung::Chroot => Ok(user),
         Rung::SingleId if (user.uid, user.gid) == (0, 0) => Ok(User::default()),
         Rung::SingleId => Err(PlanError::OneIdOnly { uid: user.uid, gid: user.gid }),
     }

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use rustix::{io::Errno, system::uname};
+use rustix::{io::Errno, process::geteuid, system::uname};
 use serde::{Deserialize, Serialize};
 use solver::Cancel;
 
@@ -19,6 +19,9 @@ use crate::sandbox::{
     run, sys,
     wire::{Call, Report},
 };
+
+/// What [`Rung::Chroot`] is called in the table.
+pub const CHROOT: &str = "chroot";
 
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +80,7 @@ pub fn probe(store: &Path) -> Vec<Probe> {
         outcome: Outcome::Works(uname().release().to_string_lossy().into_owned()),
     }];
     probes.extend(rungs(&trials));
+    probes.push(chroot(&trials, store));
     let features = [
         ("user namespaces", "unshare user namespace"),
         ("overlay in the store", "overlay"),
@@ -98,6 +102,20 @@ pub fn probe(store: &Path) -> Vec<Probe> {
     probes.extend(best.map(|trial| isolated_network(trial.mode, store)));
     probes.extend(best.into_iter().flat_map(|trial| foreign_programs(trial.mode, store)));
     probes
+}
+
+/// The rung that nobody gets who has not named it, and for which there is a reason only where all others fail.
+fn chroot(trials: &[Trial], store: &Path) -> Probe {
+    let better = trials.iter().find(|trial| trial.result.is_ok());
+    let outcome = match better {
+        Some(better) => Outcome::NotNeeded(format!("not needed: {} works", better.rung)),
+        None if !geteuid().is_root() => Outcome::NotNeeded("for root alone".to_owned()),
+        None => match attempt_apart(Rung::Chroot, Mode::Chroot, store).result {
+            Ok(_) => Outcome::Works("where it is named: --sandbox=chroot".to_owned()),
+            Err(error) => Outcome::of(&error),
+        },
+    };
+    Probe { name: CHROOT.to_owned(), outcome }
 }
 
 /// The rungs from the best one down; below one that works no other is needed.
@@ -255,6 +273,11 @@ fn try_step(
 
 /// The footing with what the kernel says to overlays below a directory, which is made.
 fn with_files(footing: Footing, directory: &Path) -> Result<(Footing, Option<Refusal>), SandboxError> {
+    if footing.rung == Rung::Chroot {
+        let made = fs::create_dir_all(directory);
+        made.map_err(|error| SandboxError::io("write to the store", &error))?;
+        return Ok((footing, None));
+    }
     let trial = directory.join("overlay");
     fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
     Ok(match files::try_overlay(&trial, footing.rung)? {

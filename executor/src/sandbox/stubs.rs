@@ -30,7 +30,7 @@ use rustix::{
 use crate::view::open_in_root;
 
 /// Links are followed this often, as the kernel does.
-const MOST_LINKS: u32 = 40;
+pub const MOST_LINKS: u32 = 40;
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +226,7 @@ impl Stub {
 }
 
 /// Directory and last component; `None` for the root itself.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     let slash = path.iter().rposition(|byte| *byte == b'/')?;
     let name = &path[slash + 1..];
@@ -242,7 +242,8 @@ fn check_kind(stat: &Stat, kind: Kind) -> Result<(), Errno> {
     }
 }
 
-fn modified(stat: &Stat) -> Timestamps {
+/// The times of something, as they are set.
+pub fn modified(stat: &Stat) -> Timestamps {
     let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     Timestamps {
         last_access: time(stat.st_atime as _, stat.st_atime_nsec as _),

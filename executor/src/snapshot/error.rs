@@ -134,6 +134,15 @@ pub enum SnapshotError {
         #[source]
         source: Box<SnapshotError>,
     },
+    /// A device among the files of a step, where nothing keeps the step from it.
+    #[error(
+        "a step in a chroot could open the device at /{}, and nothing would keep it from that",
+        String::from_utf8_lossy(path)
+    )]
+    Device {
+        /// Where it is in the image, without a slash in front.
+        path: Vec<u8>,
+    },
     /// The clock stands before 2025.
     #[error("this machine's clock is wrong: it stands before 2025, when the output format was fixed")]
     Clock,

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci::{ContentDigest, store::TempDir};
+use oci::{
+    ContentDigest,
+    store::{Store, TempDir},
+};
 use solver::Cancel;
 
 use super::{FILES, Meta, SnapshotError, meta::write_brought, open_directory};
@@ -17,7 +20,7 @@ use crate::{
     diff::UpperKind,
     form::Form,
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
-    sandbox::{FileTree, Root},
+    sandbox::{FileTree, Root, Rung},
     unpack::copy_metadata,
 };
 
@@ -33,31 +36,34 @@ pub struct Writable {
 enum Written {
     /// To the upper directory of an overlay.
     Above(OverlayMarks),
-    /// To a copy of what is below.
-    Within(Twins),
+    /// To a copy of what is below, with a place for what a chroot takes out of it.
+    Within(Twins, TempDir),
 }
 
 impl Writable {
     pub(super) fn new(
-        temp: TempDir,
+        store: &Store,
+        name: &str,
         lowers: Vec<PathBuf>,
         form: Form,
         cancel: &Cancel,
     ) -> Result<Self, SnapshotError> {
         let written = match form {
             Form::Layers(marks) => Written::Above(marks),
-            Form::Copies => Written::Within(Twins::default()),
+            Form::Copies => Written::Within(Twins::default(), store.temp_dir("aside")?),
         };
-        let mut writable = Self { temp, lowers, written };
+        let mut writable = Self { temp: store.temp_dir(name)?, lowers, written };
         for path in [writable.upper(), writable.work()] {
             fs::create_dir(&path).map_err(SnapshotError::io("create", &path))?;
         }
         writable.inherit_root()?;
-        if form == Form::Copies {
+        if let Written::Within(..) = writable.written {
             let (upper, below) = (open_directory(&writable.upper())?, open_directory(&writable.lowers[0])?);
             let twins = copies::fill(&upper, Some(&below), cancel)?;
             twins.part_from_what_follows();
-            writable.written = Written::Within(twins);
+            if let Written::Within(known, _) = &mut writable.written {
+                *known = twins;
+            }
         }
         Ok(writable)
     }
@@ -71,7 +77,7 @@ impl Writable {
     pub fn kind(&self) -> UpperKind<'_> {
         match &self.written {
             Written::Above(marks) => UpperKind::Overlay(*marks),
-            Written::Within(twins) => UpperKind::Copy(twins),
+            Written::Within(twins, _) => UpperKind::Copy(twins),
         }
     }
 
@@ -79,8 +85,14 @@ impl Writable {
     /// those below: the same ones with other times.
     ///
     /// # Errors
-    /// Times cannot be changed.
-    pub fn root(&self, fresh: Option<&Path>) -> Result<Root, SnapshotError> {
+    /// Times cannot be changed; there is a device in it that nothing on that rung would keep the sandbox from.
+    pub fn root(&self, rung: Rung, fresh: Option<&Path>) -> Result<Root, SnapshotError> {
+        if let (Rung::Chroot, Written::Within(twins, aside)) = (rung, &self.written) {
+            return match twins.device() {
+                Some(path) => Err(SnapshotError::Device { path: path.to_vec() }),
+                None => Ok(Root::Chroot { directory: self.upper(), aside: aside.path().to_owned() }),
+            };
+        }
         Ok(match self.tree(fresh)? {
             FileTree::Scratch { lowers, upper, work } => Root::Overlay { lowers, upper, work },
             FileTree::Place(copy) => Root::Directory(copy),

@@ -47,13 +47,14 @@ const GOLDEN: &[(&str, &str)] = &[
     ("conformance-root", include_str!("golden/conformance-root.txt")),
     ("conformance-single", include_str!("golden/conformance-single.txt")),
     ("conformance-subordinate", include_str!("golden/conformance-subordinate.txt")),
+    ("plan-chroot", include_str!("golden/plan-chroot.txt")),
     ("plan-root", include_str!("golden/plan-root.txt")),
     ("plan-single", include_str!("golden/plan-single.txt")),
     ("plan-subordinate", include_str!("golden/plan-subordinate.txt")),
 ];
 
 /// Compares with `golden/NAME.txt`; `UPDATE_EXPECT=1` writes it instead, where this user can.
-fn compare(name: &str, found: &str) {
+pub(crate) fn compare(name: &str, found: &str) {
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/sandbox/golden/{name}.txt"));
         return fs::write(&path, found).unwrap();
@@ -71,6 +72,7 @@ fn rung_name(fixture: &Fixture) -> &'static str {
         Rung::Root => "root",
         Rung::SubordinateIds => "subordinate",
         Rung::SingleId => "single",
+        Rung::Chroot => "chroot",
     }
 }
 
@@ -87,11 +89,14 @@ fn conformance(fixture: &Fixture) {
     compare(&format!("conformance-{}", rung_name(fixture)), &found);
 }
 
-fn plan_is_as_written(fixture: &Fixture) {
+pub(crate) fn plan_is_as_written(fixture: &Fixture) {
     let mut step = fixture.shell("true");
     step.exec.script = Some(op::Script { name: "EOF".to_owned(), content: "#!/bin/sh\n".to_owned() });
     let mut plan = step.plan();
-    plan.root = Root::Directory("/".into());
+    plan.root = match fixture.rung {
+        Rung::Chroot => Root::Chroot { directory: "/".into(), aside: "/aside".into() },
+        _ => Root::Directory("/".into()),
+    };
     let json = serde_json::to_string_pretty(&plan).unwrap();
     let read_back = serde_json::from_str(&json).unwrap();
     assert_eq!(plan, read_back);

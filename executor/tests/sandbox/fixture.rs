@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Command,
     sync::Mutex,
 };
 
@@ -144,7 +145,7 @@ impl Step<'_> {
             exec: &self.exec,
             ambient_env: &[],
             footing: self.fixture.footing,
-            root: Root::Overlay { lowers: self.lowers.clone(), upper, work },
+            root: self.root(upper, work),
             mounts: self.mounts.clone(),
             device_env: Vec::new(),
             secret_env: self.secret_env.clone(),
@@ -153,6 +154,19 @@ impl Step<'_> {
             connection: connection(self.exec.network),
             limits: &self.limits,
         })
+    }
+
+    /// What it is run in; a chroot has a copy.
+    fn root(&self, upper: PathBuf, work: PathBuf) -> Root {
+        if self.fixture.rung != Rung::Chroot {
+            return Root::Overlay { lowers: self.lowers.clone(), upper, work };
+        }
+        let is_copied = fs::read_dir(&upper).unwrap().next().is_some();
+        for lower in self.lowers.iter().rev().filter(|_| !is_copied) {
+            let copied = Command::new("cp").arg("-a").arg(lower.join(".")).arg(&upper).status();
+            assert!(copied.unwrap().success());
+        }
+        Root::Chroot { directory: upper, aside: work }
     }
 
     /// Runs it to its end.

@@ -16,10 +16,13 @@ use rustix::{
     mount::{FsOpenFlags, MountFlags, UnmountFlags, fsopen, mount, mount_remount, unmount},
     net::{AddressFamily, SocketType, ipproto, socket},
     pipe::fcntl_setpipe_size,
-    process::{Pid, Signal, getpgrp, getpid, getppid, getsid, kill_process, pivot_root},
+    process::{
+        Pid, Resource, Rlimit, Signal, chroot, getpgrp, getpid, getppid, getsid, kill_process, pivot_root,
+        prlimit,
+    },
     stdio::stdout,
     system::{sethostname, uname},
-    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, no_new_privs},
 };
 
 /// Does one thing and prints what came of it.
@@ -32,6 +35,12 @@ pub fn main(what: &str) -> ExitCode {
             vec![std::io::read_to_string(stream).unwrap().trim_end().to_owned()]
         }
         "say-much" => return say_much(),
+        "chroot" => vec![
+            format!("chroot: {}", answer(chroot("/"))),
+            format!("mknod: {}", answer(make_node())),
+            format!("no new privileges: {}", no_new_privs().unwrap()),
+        ],
+        "others" => others(),
         "program" => vec![fs::read_link("/proc/self/exe").unwrap().display().to_string()],
         other => panic!("nothing is called {other}"),
     };
@@ -48,6 +57,28 @@ fn say_much() -> ExitCode {
     let line = format!("{}\n", "x".repeat((64 << 10) - 1));
     std::io::stdout().write_all(line.repeat(LINES).as_bytes()).unwrap();
     ExitCode::SUCCESS
+}
+
+fn make_node() -> Result<(), Errno> {
+    mknodat(CWD, "/tmp/node", FileType::CharacterDevice, Mode::RUSR, makedev(1, 3))
+}
+
+fn others() -> Vec<String> {
+    let number: i32 = std::env::var("PID").unwrap().parse().unwrap();
+    let pid = Pid::from_raw(number).unwrap();
+    let limit = Rlimit { current: Some(0), maximum: Some(0) };
+    vec![
+        format!("kill: {}", answer(kill_process(pid, Signal::KILL))),
+        format!("limit: {}", answer(prlimit(Some(pid), Resource::Cpu, limit).map(drop))),
+    ]
+}
+
+fn answer(result: Result<(), Errno>) -> String {
+    match result {
+        Ok(()) => "done".to_owned(),
+        Err(Errno::PERM) => "EPERM".to_owned(),
+        Err(errno) => errno.to_string(),
+    }
 }
 
 /// Everything a step can see of what it may do, one line each, the same on every machine.

@@ -60,7 +60,7 @@ fn assert_all_gone(marker: &str) {
 }
 
 /// Daemons of every kind: in a session of their own, deaf to SIGTERM, holding standard output.
-fn orphans(fixture: &Fixture) {
+pub fn orphans(fixture: &Fixture) {
     let marker = marker(1);
     let begun = Instant::now();
     let command = format!(
@@ -90,7 +90,7 @@ fn chains(fixture: &Fixture) {
     }
 }
 
-fn cancel(fixture: &Fixture) {
+pub fn cancel(fixture: &Fixture) {
     let marker = marker(2);
     let (cancel, begun) = (Cancel::default(), Instant::now());
     let command = format!("trap 'echo told; exit 0' TERM; echo ready; sleep {marker} & wait");
@@ -199,7 +199,7 @@ fn own_inits() -> Vec<Pid> {
     inits
 }
 
-fn kill_the_init(fixture: &Fixture) {
+pub fn kill_the_init(fixture: &Fixture) {
     let marker = marker(4);
     let command = format!("setsid sleep {marker} & echo ready; sleep {marker}");
     let ran = fixture.shell(&command).run_watched(&Cancel::default(), &|_| {

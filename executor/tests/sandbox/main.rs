@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that panics has failed")]
 
+mod chroot;
 mod confinement;
 mod fixture;
 mod inside;
@@ -110,12 +111,16 @@ fn drive(filter: &str) -> ExitCode {
     fs::copy("/proc/self/exe", &program).unwrap();
     let mut failed = false;
     for way in ways() {
-        if way.machine == Machine::NoPidNamespaces && !has_scopes() {
+        if (way.machine == Machine::NoPidNamespaces || way.rung == Rung::Chroot) && !has_scopes() {
             println!("SKIPPED: steps that share the machine's processes: this kernel has no Landlock scopes");
             continue;
         }
         let mut command = way.machine.command(&program, way.user);
-        let expected = format!("{:?} {:?}", way.rung, way.machine.processes());
+        let processes = match way.rung {
+            Rung::Chroot => Processes::Shared,
+            _ => way.machine.processes(),
+        };
+        let expected = format!("{:?} {processes:?}", way.rung);
         command.args(["rung", way.mode, &expected, filter]).current_dir("/");
         failed |= !command.status().unwrap().success();
     }
@@ -138,7 +143,7 @@ fn ways() -> Vec<Way> {
         let best = if has_ranges { Rung::SubordinateIds } else { Rung::SingleId };
         return vec![own("auto", best), own("single", Rung::SingleId)];
     }
-    let mut ways = vec![own("auto", Rung::Root), own("single", Rung::SingleId)];
+    let mut ways = vec![own("auto", Rung::Root), own("single", Rung::SingleId), own("chroot", Rung::Chroot)];
     for (name, rung) in [("lw-sub", Rung::SubordinateIds), ("lw-one", Rung::SingleId)] {
         match fixture::ids_of(name) {
             Some(user) => {
@@ -155,7 +160,11 @@ fn ways() -> Vec<Way> {
 }
 
 fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
-    let mode = if mode == "single" { Mode::SingleId } else { Mode::Auto };
+    let mode = match mode {
+        "single" => Mode::SingleId,
+        "chroot" => Mode::Chroot,
+        _ => Mode::Auto,
+    };
     let entered = sandbox::enter_builder(mode).unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
     let Footing { rung, processes, .. } = entered.footing;
     assert_eq!(format!("{rung:?} {processes:?}"), expected, "{:?}", entered.notes);
@@ -164,6 +173,7 @@ fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let tests = match processes {
+        _ if rung == Rung::Chroot => [chroot::TESTS, output::TESTS].concat(),
         Processes::Own => {
             [confinement::TESTS, mounts::TESTS, life::TESTS, limits::TESTS, output::TESTS].concat()
         }

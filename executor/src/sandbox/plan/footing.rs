@@ -12,6 +12,9 @@ pub enum Rung {
     SubordinateIds,
     /// A user namespace that holds one id, 0.
     SingleId,
+    /// Root of a container that allows neither namespaces nor mounts: a directory is all that a step has of its own. Nobody gets
+    /// it who has not named it.
+    Chroot,
 }
 
 impl std::fmt::Display for Rung {
@@ -20,6 +23,7 @@ impl std::fmt::Display for Rung {
             Rung::Root => "root",
             Rung::SubordinateIds => "user namespace with subordinate ids",
             Rung::SingleId => "user namespace with one id",
+            Rung::Chroot => "chroot, without namespaces, mounts and /proc",
         })
     }
 }
@@ -34,7 +38,8 @@ pub enum Processes {
     /// A PID namespace, and the machine's `/proc`, read-only. There the step sees that other processes exist, and what
     /// their command lines are.
     OuterProc,
-    /// The machine's PID namespace and `/proc`, read-only. Only Landlock keeps it from signalling others of the same user.
+    /// The machine's PID namespace, and its `/proc`, read-only (in a chroot none at all). Only Landlock keeps it from signalling
+    /// others of the same user.
     Shared,
 }
 
@@ -63,6 +68,9 @@ pub struct Footing {
 impl std::fmt::Display for Footing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.rung.fmt(f)?;
+        if self.rung == Rung::Chroot {
+            return Ok(());
+        }
         f.write_str(match self.processes {
             Processes::Own => "",
             Processes::OuterProc => ", with this machine's /proc",

@@ -36,11 +36,20 @@ impl Security {
                     Processes::Own | Processes::OuterProc => SeccompProfile::Default,
                     Processes::Shared => SeccompProfile::SharedProcesses,
                 },
-                hidden: Hidden::ALL.to_vec(),
-                locked: Locked::ALL.to_vec(),
-                no_new_privileges: asked == op::Security::NoNewPrivileges,
+                hidden: of_the_kernel(footing.rung, Hidden::ALL),
+                locked: of_the_kernel(footing.rung, Locked::ALL),
+                // Without CAP_SYS_ADMIN neither Landlock nor a filter takes less.
+                no_new_privileges: asked == op::Security::NoNewPrivileges || footing.rung == Rung::Chroot,
             },
         }
+    }
+}
+
+/// A chroot has nothing of the kernel's own file systems.
+fn of_the_kernel<T: Clone>(rung: Rung, paths: &[T]) -> Vec<T> {
+    match rung {
+        Rung::Root | Rung::SubordinateIds | Rung::SingleId => paths.to_vec(),
+        Rung::Chroot => Vec::new(),
     }
 }
 
@@ -80,9 +89,15 @@ impl Capability {
         Self::Setfcap,
     ];
 
-    /// MKNOD means something with host ids only.
+    /// MKNOD means something with host ids only. A chroot has nothing else that makes a device useless, and is left by another
+    /// one.
     fn default_for(rung: Rung) -> Vec<Capability> {
-        Self::ALL.into_iter().filter(|capability| *capability != Self::Mknod || rung == Rung::Root).collect()
+        let is_withheld = |capability: &Capability| match capability {
+            Self::Mknod => rung != Rung::Root,
+            Self::SysChroot => rung == Rung::Chroot,
+            _ => false,
+        };
+        Self::ALL.into_iter().filter(|capability| !is_withheld(capability)).collect()
     }
 }
 
@@ -179,4 +194,15 @@ impl Scope {
 pub enum Keyring {
     /// A session keyring of its own, empty.
     Own,
+    /// The same, or none where the filter of a container, as ours, lets nobody ask for keys.
+    WherePossible,
+}
+
+impl Keyring {
+    pub(super) fn new(rung: Rung) -> Self {
+        match rung {
+            Rung::Root | Rung::SubordinateIds | Rung::SingleId => Self::Own,
+            Rung::Chroot => Self::WherePossible,
+        }
+    }
 }
