@@ -15,10 +15,12 @@ import pathlib
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import unittest
 
+from locked import PROFILE
 from support import REPO, WATCHDOG, Case
 
 GOLDEN = REPO / "testdata" / "probes"
@@ -26,6 +28,7 @@ NIGHTLY = bool(os.environ.get("LAYERWRIGHT_NIGHTLY"))
 # Linux 6.12; before, a step on the builder's network reaches its abstract sockets, and may not share its processes.
 SCOPES = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
 BYSTANDER = pathlib.Path(__file__).with_name("bystander.py")
+LOCKED = pathlib.Path(__file__).with_name("locked.py")
 
 Rung = collections.namedtuple("Rung", "user options setup nested told")
 AS_IT_IS, MASKED = "true", "mount -t tmpfs none /proc/fs"
@@ -46,6 +49,7 @@ RUNGS = {
     "shared": Rung("lw-sub", (), AS_IT_IS, NO_PIDS, SUBORDINATE + ", with this machine's /proc and processes"),
     "root-copied": Rung("root", (), ON_OVERLAY, [], "root" + COPIED),
     "sub-copied": Rung("lw-sub", (), ON_OVERLAY, [], SUBORDINATE + COPIED),
+    "chroot": Rung("root", ("--sandbox=chroot",), AS_IT_IS, [], "chroot, without namespaces, mounts and /proc"),
 }
 # A machine of its own: processes, mounts, and somebody else of the same user. What it must not be able to do a step could
 # otherwise do to whoever runs the tests.
@@ -77,32 +81,56 @@ FROM base AS seen
 RUN ["/probes", "see"]
 RUN ["/probes", "calls"]
 RUN ["/probes", "flood"]
-RUN --network=none ["/probes", "network"]
-FROM base AS escapes
+{network}FROM base AS escapes
 ENV PROBE_ABSTRACT={abstract} PROBE_SOCKET={directory}/socket
 RUN ["/probes", "escape"]
 FROM base AS victim
-RUN --mount=type=cache,id=meet,target=/meet --mount=type=cache,id=theirs,target=/theirs --mount=type=secret,id=file \\
- --mount=type=secret,id=variable,env=SECRET --mount=type=secret,id=cache,target=/cache-secret \\
- cp /cache-secret /theirs/ && test -n "$SECRET" && test -s /run/secrets/file && touch /meet/there && i=0; \\
- until test -e /meet/done || test $i -gt 3000; do sleep 0.02; i=$((i+1)); done; rm -f /theirs/*; test -e /meet/done
-FROM base AS thief
+{victim}FROM base AS thief
 COPY . /context
 ENV PROBE_ABSTRACT={abstract} PROBE_SOCKET={directory}/socket SSH_AUTH_SOCK={directory}/agent PROBE_PATHS={paths}
-RUN --mount=type=cache,id=meet,target=/meet \\
- i=0; until test -e /meet/there || test $i -gt 3000; do sleep 0.02; i=$((i+1)); done; \\
- test -e /meet/there && echo "the victim is there" && /probes steal; touch /meet/done
-{user}
+{thief}{user}
 FROM base
 COPY --from=seen /probes /1
 COPY --from=escapes /probes /2
 COPY --from=victim /probes /3
 COPY --from=thief /probes /4
 """
+NO_NETWORK = """\
+RUN --network=none ["/probes", "network"]
+"""
+VICTIM = """\
+RUN --mount=type=cache,id=meet,target=/meet --mount=type=cache,id=theirs,target=/theirs --mount=type=secret,id=file \\
+ --mount=type=secret,id=variable,env=SECRET --mount=type=secret,id=cache,target=/cache-secret \\
+ cp /cache-secret /theirs/ && test -n "$SECRET" && test -s /run/secrets/file && touch /meet/there && i=0; \\
+ until test -e /meet/done || test $i -gt 3000; do sleep 0.02; i=$((i+1)); done; rm -f /theirs/*; test -e /meet/done
+"""
+THIEF = """\
+RUN --mount=type=cache,id=meet,target=/meet \\
+ i=0; until test -e /meet/there || test $i -gt 3000; do sleep 0.02; i=$((i+1)); done; \\
+ test -e /meet/there && echo "the victim is there" && /probes steal; touch /meet/done
+"""
+# Where nothing can be mounted the two meet on the machine's loopback, and secrets are in variables alone.
+VICTIM_WITHOUT_MOUNTS = """\
+RUN --mount=type=secret,id=variable,env=SECRET test -n "$SECRET" && echo there | nc -l -p PORT > /dev/null && \\
+ echo done | nc -l -p PORT > /dev/null
+"""
+THIEF_WITHOUT_MOUNTS = """\
+RUN meet() { i=0; until nc 127.0.0.1 PORT < /dev/null 2> /dev/null | grep -q $1; do test $i -lt 3000 || exit 9; sleep 0.02; \\
+ i=$((i+1)); done; }; meet there; echo "the victim is there"; /probes steal; meet done
+"""
+# What root can write in a chroot is a file for this step alone; and on its disk there is no other end than the disk's.
+WRITABLE = {"flood./dev": "NO END", "flood./dev/shm": "NO END", "flood./sys": "DONE", "lent./etc/hosts": "WRITABLE",
+            "lent./etc/resolv.conf": "WRITABLE", "locked./sys": "WRITABLE"}
 OTHER_USER = """\
 USER 1000
 RUN ["/probes", "user"]
 """
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def canary(name):
@@ -192,9 +220,14 @@ class Probes(Ground):
         bystander = ["runuser", "-u", rung.user, "--", sys.executable, "-B", str(self.bystander), str(directory), abstract,
                      held["bystander-argument"]]
         setup = self.setup_of(rung, directory)
+        if "--sandbox=chroot" in rung.options:
+            places = [directory, self.shared, self.binary.parent, "/dev/shm"]
+            inside = [sys.executable, "-B", str(LOCKED), ":".join(map(str, places)), "bash", "-c"]
+        else:
+            inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--", "bash", "-c"]
         words = " ".join(f"'{word}'" for word in bystander)
         script = MACHINE.format(setup=setup, directory=directory, bystander=words)
-        return ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--", "bash", "-c", script, "bash"]
+        return [*inside, script, "bash"]
 
     def settled(self, lines, directory, rung):
         """The lines of the probes, with what the machine decides by its name."""
@@ -232,6 +265,14 @@ class Probes(Ground):
         found = dict(line.split("\t", 1) for line in lines if line.startswith("theft."))
         return {place: set(told.split()[1:]) for place, told in found.items() if told != "nothing"}
 
+    def meeting(self, name):
+        """The steps of two stages that run at the same time, and one without a network."""
+        if name != "chroot":
+            return {"network": NO_NETWORK, "victim": VICTIM, "thief": THIEF}
+        port = str(free_port())
+        return {"network": "", "victim": VICTIM_WITHOUT_MOUNTS.replace("PORT", port),
+                "thief": THIEF_WITHOUT_MOUNTS.replace("PORT", port)}
+
     def on_rung(self, name):
         rung = RUNGS[name]
         directory = self.rung_directory(name, rung)
@@ -241,7 +282,7 @@ class Probes(Ground):
         context = directory / "context"
         other_user = f"FROM base AS other\n{OTHER_USER}" if rung.told != ONE else ""
         (context / "Dockerfile").write_text(
-            DOCKERFILE.format(abstract=abstract, directory=directory, paths=paths, user=other_user)
+            DOCKERFILE.format(abstract=abstract, directory=directory, paths=paths, user=other_user, **self.meeting(name))
             + ("COPY --from=other /probes /5\n" if other_user else ""))
         shutil.copy2(self.probes, context / "probes")
         (context / ".dockerignore").write_text(".env\n")
@@ -281,8 +322,10 @@ class Probes(Ground):
         return self.settled(lines, directory, rung)
 
     def check(self, name):
-        if not SCOPES and name == "shared":
+        if not SCOPES and name in ("shared", "chroot"):
             self.skipTest("SKIPPED: steps that share the machine's processes: this kernel has no Landlock scopes")
+        if name == "chroot" and not PROFILE.exists():
+            self.skipTest("SKIPPED: a chroot in a container: podman's system call filter is not here")
         found = self.on_rung(name)
         if not SCOPES:
             print("SKIPPED: abstract sockets: this kernel has no Landlock scopes")
@@ -295,7 +338,7 @@ class Probes(Ground):
         # What nobody has thought of is told in capital letters.
         loud = {probe: told for probe, told in found.items() if re.search(r"\b(DONE|VISIBLE|WRITABLE|REACHED|PROPAGATES|READ|"
                                                                           r"BLOCK|FILE|NO END)\b", told)}
-        self.assertEqual(loud, {})
+        self.assertEqual(loud, WRITABLE if name == "chroot" else {})
         self.compare(name, found)
 
 
@@ -395,7 +438,8 @@ class Leftovers(Ground):
     def test_a_mess_is_cleaned_up(self):
         """By the step's own end where it fails, and by `gc` where it is kept; nothing outside is touched."""
         entries, depth = (20_000, 3000) if NIGHTLY else (500, 1000)
-        for name in BY_DAY:
+        # In a chroot there are no cache mounts.
+        for name in set(BY_DAY) - {"chroot"}:
             with self.subTest(name):
                 rung = RUNGS[name]
                 outside = self.directory(f"outside-{name}", rung.user)
