@@ -215,9 +215,16 @@ pub fn kill_the_init(fixture: &Fixture) {
 /// the last step it goes.
 fn spares(fixture: &Fixture) {
     let spares = Spares::default();
+    // It is still there while it is looked at: it ends when it is told to.
+    let command = format!("echo ready; exec sleep {}", marker(6));
     let run = |watch: &(dyn Fn() + Sync)| {
-        let exit = spares.run(&fixture.shell("echo ready").plan(), &|_, _| watch(), &Cancel::default());
-        assert_eq!(exit.unwrap(), Exit::Code(0));
+        let cancel = Cancel::default();
+        let seen = |_, _: &[u8]| {
+            watch();
+            cancel.request();
+        };
+        let exit = spares.run(&fixture.shell(&command).plan(), &seen, &cancel);
+        assert!(matches!(exit, Err(SandboxError::Cancelled)), "{exit:?}");
     };
     run(&|| {});
     assert_eq!(own_inits(), []);
@@ -228,8 +235,9 @@ fn spares(fixture: &Fixture) {
         assert_eq!(waiting.len(), 1);
         if is_killed {
             kill_process(waiting[0], Signal::KILL).unwrap();
-            // It has no arguments any more.
-            wait_until("it has ended", Duration::from_secs(10), || own_inits().is_empty());
+            let path = format!("/proc/{}/stat", waiting[0].as_raw_nonzero());
+            let has_ended = || fs::read_to_string(&path).map_or(true, |stat| stat.contains(") Z "));
+            wait_until("it has ended", Duration::from_secs(10), has_ended);
         }
         run(&|| assert_eq!(own_inits().contains(&waiting[0]), !is_killed));
     }

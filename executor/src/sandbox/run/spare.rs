@@ -1,14 +1,15 @@
 //! An init that is started while a step runs, for the next one: to start our own program takes as long as a small step.
 //!
 //! Until it is called it knows nothing of any step, and it is called once. All of them are started by one thread, which ends
-//! after them: to the kernel a process loses its parent with the *thread* that has started it (PDEATHSIG). Where none is ready, a
-//! step starts its own. The first step has none started: as most builds run none or one, it would be for nothing.
+//! after them: to the kernel a process loses its parent with the *thread* that has started it (PDEATHSIG). Two steps at a time
+//! have one between them, and the other starts its own. The first step has none started: as most builds run none or one, it
+//! would be for nothing.
 
 use std::{
     io,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, TryRecvError, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
 };
@@ -109,13 +110,9 @@ impl Nursery {
         if !self.is_asked {
             return None;
         }
-        let started = match self.started.try_recv() {
-            Err(TryRecvError::Empty) => return None,
-            started => started,
-        };
         self.is_asked = false;
-        // Somebody may have killed it.
-        let mut init = started.ok()?.ok()?;
+        // One that is being started is there sooner than another one would be. Somebody may have killed it since.
+        let mut init = self.started.recv().ok()?.ok()?;
         init.is_alive().then_some(init)
     }
 }
