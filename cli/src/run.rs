@@ -11,7 +11,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
 };
 
@@ -62,9 +62,12 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
     let cancel = Arc::new(Cancel::default());
     let is_running = Arc::new(AtomicBool::new(false));
     let watch = Watch::default();
+    let last = Arc::new(AtomicI32::new(0));
     let signals = {
         let (cancel, is_running, watch) = (Arc::clone(&cancel), Arc::clone(&is_running), watch.clone());
+        let last = Arc::clone(&last);
         signals::relay(signals::PASSED_ON, move |number| {
+            last.store(number, Ordering::SeqCst);
             if !is_running.load(Ordering::SeqCst) && watch.note(number) {
                 cancel.request();
             }
@@ -86,7 +89,10 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
     }
     match exit {
         Ok(exit) => Ok(told(&exit)),
-        Err(failure) if failure.kind == FailureKind::Cancelled => Err(Failure::Stopped(Signal::Interrupt)),
+        Err(failure) if failure.kind == FailureKind::Cancelled => {
+            let last = Signal::of(last.load(Ordering::SeqCst));
+            Err(Failure::Stopped(last.unwrap_or(Signal::Interrupt)))
+        }
         Err(failure) => Err(Failure::Container(Box::new(failure))),
     }
 }

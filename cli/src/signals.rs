@@ -51,7 +51,8 @@ pub enum Signal {
 }
 
 impl Signal {
-    fn of(number: i32) -> Option<Self> {
+    /// The one of this number.
+    pub fn of(number: i32) -> Option<Self> {
         match number {
             SIGINT => Some(Self::Interrupt),
             SIGTERM => Some(Self::Terminate),

@@ -156,7 +156,7 @@ impl Uploads {
             self.shared.options.refused.request();
             return;
         }
-        self.shared.enter(Phase::Early);
+        self.shared.enter(Phase::Early, |phase| phase == Phase::Waiting);
     }
 
     /// There is no image: whoever waits for what is on its way waits in vain.
@@ -221,9 +221,12 @@ impl Shared {
         hired.into_iter().for_each(|(host, count)| self.start(host, count));
     }
 
-    /// Goes on to a phase in which there are workers, and hires them for what has waited.
-    fn enter(self: &Arc<Self>, phase: Phase) {
+    /// Goes on to a phase in which there are workers, and hires them for what has waited; from those phases that it may follow.
+    fn enter(self: &Arc<Self>, phase: Phase, may_follow: impl Fn(Phase) -> bool) {
         let mut state = self.state.lock();
+        if !may_follow(state.phase) {
+            return;
+        }
         state.phase = phase;
         let work: Vec<_> = state.hosts.iter().map(|(name, host)| (name.clone(), host.queued())).collect();
         let hired: Vec<_> = work.into_iter().map(|(name, count)| (state.hire(&name, count), name)).collect();

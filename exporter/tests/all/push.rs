@@ -430,7 +430,8 @@ fn who_gives_up_waits_for_nobody() {
         format!("{}/app", silent.local_addr().expect("bound")).parse().expect("a reference");
     let workshop = Workshop::new();
     let image = sample(&workshop, "linux/amd64");
-    let uploads = workshop.uploads(std::slice::from_ref(&name));
+    // Of which nobody has asked whether they may.
+    let uploads = workshop.uploads(&[]);
     let taker = uploads.taker(std::slice::from_ref(&name), &workshop.fetcher);
     let sealer = workshop.sealer_telling(Encoder::GZIP, TimePolicy::Default, 2, taker);
     sealer.seal(&image.snapshot).expect("sealed");

@@ -89,6 +89,11 @@ impl Init {
         }
     }
 
+    /// Sends one that was started before anybody knew what for its call; nothing where it has ended meanwhile.
+    pub fn call_spare(self, call: &Call) -> Option<Self> {
+        wire::send_call(&self.control, call).is_ok().then_some(self)
+    }
+
     /// Whether it has not ended yet.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))

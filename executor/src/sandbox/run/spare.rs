@@ -8,7 +8,7 @@
 use std::{
     io,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -45,20 +45,24 @@ impl Spares {
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
         let call = Call::Run(Box::new(plan.clone()));
-        let init = match self.take() {
-            Some(spare) => spare.call(&call, None)?,
+        let init = match self.take().and_then(|spare| spare.call_spare(&call)) {
+            Some(init) => init,
             None => Init::start(&call, None)?,
         };
         self.prepare();
         see_through(init, plan, log, cancel)
     }
 
-    /// The one that is ready, if it is.
+    /// The one that was asked for, if nobody else has taken it. One that is being started is there sooner than another one would
+    /// be. Somebody may have killed it since.
     fn take(&self) -> Option<Init> {
-        match &mut *self.state() {
-            State::Nursery(nursery) => nursery.take(),
-            State::NoStepYet | State::OneStep => None,
-        }
+        let started = match &mut *self.state() {
+            State::Nursery(nursery) => nursery.promised()?,
+            State::NoStepYet | State::OneStep => return None,
+        };
+        let started = started.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let mut init = started.ok()?.ok()?;
+        init.is_alive().then_some(init)
     }
 
     /// Has one started for the next step. What fails here, that step will say.
@@ -81,11 +85,15 @@ impl Spares {
     }
 }
 
+/// Where inits arrive that were asked for.
+type Arrivals = Arc<Mutex<Receiver<Result<Init, SandboxError>>>>;
+
 /// The thread that starts them, as seen by everybody else.
 struct Nursery {
     /// Until the end of it all.
     wishes: Option<Sender<()>>,
-    started: Receiver<Result<Init, SandboxError>>,
+    /// Each is for who was promised it; waited for without the state, which others want meanwhile.
+    started: Arrivals,
     /// Whether it was asked for one that nobody has taken.
     is_asked: bool,
     thread: Option<JoinHandle<()>>,
@@ -97,6 +105,7 @@ impl Nursery {
         let (start, started) = channel();
         let work = move || while wished.recv().is_ok() && start.send(Init::spare()).is_ok() {};
         let thread = thread::Builder::new().name("spare inits".to_owned()).spawn(work)?;
+        let started = Arc::new(Mutex::new(started));
         Ok(Self { wishes: Some(wishes), started, is_asked: false, thread: Some(thread) })
     }
 
@@ -106,14 +115,9 @@ impl Nursery {
         }
     }
 
-    fn take(&mut self) -> Option<Init> {
-        if !self.is_asked {
-            return None;
-        }
-        self.is_asked = false;
-        // One that is being started is there sooner than another one would be. Somebody may have killed it since.
-        let mut init = self.started.recv().ok()?.ok()?;
-        init.is_alive().then_some(init)
+    /// Where the one that was asked for arrives. It is nobody else's from then on.
+    fn promised(&mut self) -> Option<Arrivals> {
+        std::mem::take(&mut self.is_asked).then(|| Arc::clone(&self.started))
     }
 }
 
