@@ -1,5 +1,5 @@
 //! `layerwright diff`: what two images have different, down to the path and its field, and the instruction that made it. Nothing
-//! is written and no store is needed; layers that are the same by their diff IDs are not read.
+//! is written and no store is needed; layers that are one blob are not read, and all others verified.
 
 mod json;
 mod layers;
@@ -172,8 +172,8 @@ impl Opened {
         self.found.images.iter().map(|image| (image.platform.to_string(), image)).collect()
     }
 
-    fn side<'a>(&'a self, layer: &'a Descriptor) -> Side<'a> {
-        Side { name: &self.name, documents: &self.documents, layer }
+    fn side<'a>(&'a self, layer: &'a Descriptor, diff_id: Option<DiffId>) -> Side<'a> {
+        Side { name: &self.name, documents: &self.documents, layer, diff_id }
     }
 }
 
@@ -255,13 +255,19 @@ fn step(first: &Opened, one: &Made<'_>, second: &Opened, other: &Made<'_>) -> Re
     let settings = settings(&line(one), &line(other), &["empty_layer"]);
     let changes = match (one.step.layer, other.step.layer) {
         (Some(layer), Some(other_layer)) => {
+            // What a config says of a layer is believed when the layer has been read.
+            let compare =
+                || layers::compare(first.side(layer, one.diff_id), second.side(other_layer, other.diff_id));
             let is_same = one.diff_id.is_some() && one.diff_id == other.diff_id;
-            if is_same && settings.is_empty() && layer.digest != other_layer.digest {
-                return Ok(Some(How::Packed(Box::new([layer.clone(), other_layer.clone()]))));
-            }
-            match is_same || layer.digest == other_layer.digest {
+            match layer.digest == other_layer.digest {
                 true => None,
-                false => Some(layers::compare(first.side(layer), second.side(other_layer))?),
+                false => match compare()? {
+                    changes if is_same && changes.changes.is_empty() => {
+                        let blobs = Box::new([layer.clone(), other_layer.clone()]);
+                        return Ok(Some(How::Packed(blobs)));
+                    }
+                    changes => Some(changes),
+                },
             }
         }
         (None, None) => None,

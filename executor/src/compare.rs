@@ -18,7 +18,7 @@ use std::{
     io::{self, Read},
 };
 
-use oci::EntryKind;
+use oci::{ContentDigest, EntryKind};
 
 use crate::tarball::{TarEntry, TarError, TarKind, TarReader};
 
@@ -41,7 +41,27 @@ struct Item {
     mode: u32,
     owner: (u32, u32),
     time: Moment,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    xattrs: BTreeMap<Vec<u8>, Value>,
+}
+
+/// The value of an extended attribute, in a few bytes: a hostile image has gigabytes of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// Its first bytes, [`Value::SHOWN`] at most.
+    pub beginning: Vec<u8>,
+    /// How long it is.
+    pub length: usize,
+    digest: ContentDigest,
+}
+
+impl Value {
+    /// Bytes that are kept as they are.
+    pub const SHOWN: usize = 64;
+
+    fn new(bytes: &[u8]) -> Self {
+        let beginning = bytes[..bytes.len().min(Self::SHOWN)].to_vec();
+        Self { beginning, length: bytes.len(), digest: blake3::hash(bytes).into() }
+    }
 }
 
 /// A modification time as a tar has it.
@@ -84,7 +104,7 @@ pub enum Field {
     /// Modification time.
     Time(Moment, Moment),
     /// An extended attribute, by name; `None` where it is not there.
-    Attribute(Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>),
+    Attribute(Vec<u8>, Option<Value>, Option<Value>),
     /// Whether what lower layers have in the directory is hidden.
     Opaque(bool, bool),
 }
@@ -139,7 +159,7 @@ impl LayerContents {
             mode: entry.mode,
             owner: (entry.uid, entry.gid),
             time: Moment { seconds: entry.seconds, nanoseconds: entry.nanoseconds },
-            xattrs: entry.xattrs,
+            xattrs: entry.xattrs.into_iter().map(|(name, value)| (name, Value::new(&value))).collect(),
         };
         self.items.insert(path, item);
         Ok(())

@@ -1,9 +1,10 @@
 """diff tells of two images which instruction, which path and which field of it are not the same."""
 
+import hashlib
 import json
 import unittest
 
-from support import Case, Registry
+from support import Case, Layout, Registry
 
 DOCKERFILE = """\
 FROM busybox
@@ -82,6 +83,25 @@ class Diff(Case):
         blob.write_bytes(blob.read_bytes()[:-9])
         told = self.run_layerwright("diff", first, second, code=4).stderr
         self.assertIn(f"cannot read layer sha256:{layer} of {second}", told)
+
+
+    def test_what_a_config_says_of_a_layer_is_not_believed(self):
+        first, second = self.images()
+        good, evil = Layout(first), Layout(second)
+
+        def put(document):
+            """Writes a document into the evil layout, and what a descriptor says of it."""
+            text = json.dumps(document).encode()
+            digest = hashlib.sha256(text).hexdigest()
+            (evil.path / "blobs" / "sha256" / digest).write_bytes(text)
+            return {"digest": f"sha256:{digest}", "size": len(text)}
+        config = evil.config | {"rootfs": good.config["rootfs"], "history": good.config["history"]}
+        manifest = evil.manifest | {"config": evil.manifest["config"] | put(config)}
+        evil.index["manifests"] = [evil.descriptor | put(manifest)]
+        (evil.path / "index.json").write_text(json.dumps(evil.index))
+        told = self.run_layerwright("diff", first, second, code=4).stderr
+        self.assertIn(f"of {second}: ", told)
+        self.assertRegex(told, "its config says that its tar is sha256:[0-9a-f]{64}, and it is sha256:")
 
 
 if __name__ == "__main__":

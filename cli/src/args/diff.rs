@@ -36,7 +36,7 @@ pub struct DiffArgs {
 }
 
 const DIFF: &str = "\
-Steps find each other by their instructions. Of layers with different diff IDs
+Steps find each other by their instructions. Of layers that are not one blob
 each path that differs is told with what differs: content, and where it begins
 to, mode, owner, mtime, link, attributes. What begins with / or . is a path, and
 so is a file or an OCI layout that is there. docs/diff.md describes the JSON.

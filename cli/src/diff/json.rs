@@ -4,7 +4,11 @@ use executor::compare::{Change, Field, excerpt::Excerpt, settings::Setting};
 use oci::Descriptor;
 use serde_json::{Value, json};
 
-use super::{Comparison, Found, How, ImageDifference, StepDifference, layers::LayerChanges, text::moment};
+use super::{
+    Comparison, Found, How, ImageDifference, StepDifference,
+    layers::LayerChanges,
+    text::{attribute, moment},
+};
 
 /// The whole object.
 pub fn shown(comparison: &Comparison) -> Value {
@@ -90,13 +94,7 @@ fn field(field: &Field, excerpt: Option<&Excerpt>) -> Value {
         Field::Owner(one, other) => pair("owner", json!([one.0, one.1]), json!([other.0, other.1])),
         Field::Time(one, other) => pair("mtime", json!(moment(*one)), json!(moment(*other))),
         Field::Attribute(name, one, other) => {
-            let hex = |value: &Option<Vec<u8>>| {
-                json!(
-                    value
-                        .as_ref()
-                        .map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-                )
-            };
+            let hex = |value: &Option<_>| json!(value.as_ref().map(|value| attribute(Some(value))));
             let mut object = pair("attribute", hex(one), hex(other));
             object["name"] = lossy(name);
             object

@@ -13,7 +13,7 @@ use executor::{
     },
     tarball::TarError,
 };
-use oci::{Descriptor, documents::Documents, unpacked::unpacked};
+use oci::{Descriptor, DiffId, digest::Sha256Hasher, documents::Documents, unpacked::unpacked};
 
 use crate::failure::Failure;
 
@@ -33,6 +33,8 @@ pub struct Side<'a> {
     pub documents: &'a Documents,
     /// Which.
     pub layer: &'a Descriptor,
+    /// What its config says that its tar is, where it says something.
+    pub diff_id: Option<DiffId>,
 }
 
 /// What differs in a layer.
@@ -66,17 +68,40 @@ pub fn compare(first: Side<'_>, second: Side<'_>) -> Result<LayerChanges, Failur
     Ok(LayerChanges { changes, excerpts })
 }
 
-/// Does the same with both tars, at the same time.
+/// Hashes what is read through it.
+struct Hashed<R> {
+    stream: R,
+    hasher: Sha256Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Does the same with both tars, at the same time; what reads them reads them to their ends.
 fn both<T: Send>(
     first: Side<'_>,
     second: Side<'_>,
     read: impl Fn(&mut dyn Read) -> Result<T, TarError> + Sync,
 ) -> Result<(T, T), Failure> {
     let one = |side: Side<'_>| {
-        let blob = side.documents.open_blob(side.layer).and_then(unpacked);
-        let answer =
-            blob.map_err(TarError::Io).and_then(|tar| read(&mut BufReader::with_capacity(BLOCK, tar)));
-        answer.map_err(|source| Failure::Layer {
+        let read = || {
+            let tar = side.documents.open_blob(side.layer).and_then(unpacked).map_err(TarError::Io)?;
+            let mut hashed = Hashed { stream: tar, hasher: Sha256Hasher::default() };
+            let answer = read(&mut BufReader::with_capacity(BLOCK, &mut hashed))?;
+            let found = DiffId::from(hashed.hasher.finish());
+            match side.diff_id.filter(|diff_id| *diff_id != found) {
+                Some(said) => Err(TarError::Io(io::Error::other(format!(
+                    "its config says that its tar is {said}, and it is {found}"
+                )))),
+                None => Ok(answer),
+            }
+        };
+        read().map_err(|source| Failure::Layer {
             name: side.name.to_owned(),
             digest: side.layer.digest,
             source: Box::new(source),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use executor::compare::{Change, Field, Moment, excerpt::Excerpt, settings::Setting};
+use executor::compare::{Change, Field, Moment, Value, excerpt::Excerpt, settings::Setting};
 use exporter::assemble::rfc3339;
 use oci::Descriptor;
 
@@ -137,7 +137,7 @@ fn field(field: &Field, excerpt: Option<&Excerpt>) -> String {
         Field::Owner(one, other) => format!("owner {}:{} → {}:{}", one.0, one.1, other.0, other.1),
         Field::Time(one, other) => format!("mtime {} → {}", moment(*one), moment(*other)),
         Field::Attribute(name, one, other) => {
-            let [one, other] = [one, other].map(|value| attribute(value.as_deref()));
+            let [one, other] = [one, other].map(|value| attribute(value.as_ref()));
             format!("attribute {} {one} → {other}", harmless(&String::from_utf8_lossy(name)))
         }
         Field::Opaque(true, _) => "hides what is below in the first only".to_owned(),
@@ -158,8 +158,11 @@ fn target(bytes: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(bytes))
 }
 
-fn attribute(value: Option<&[u8]>) -> String {
-    value.map_or("-".to_owned(), |bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+/// Hexadecimal digits, as far as the value is kept.
+pub fn attribute(value: Option<&Value>) -> String {
+    let Some(Value { beginning, length, .. }) = value else { return "-".to_owned() };
+    let digits: String = beginning.iter().map(|byte| format!("{byte:02x}")).collect();
+    if *length > beginning.len() { format!("{digits}... ({length} bytes)") } else { digits }
 }
 
 /// `2000-01-01T00:00:00Z`, with its nanoseconds where there are any.
