@@ -87,7 +87,8 @@ class Examples(Case):
             name = f"{registry.host}/team/app"
             clone = self.repository("clone-root", "root")
             head = self.git(clone, "rev-parse", "HEAD")
-            self.assertEqual(self.make(clone, "root", registry), ["build", "build", "run", "run", "build"], self.output)
+            tags = "TAGS='{git.sha} {git.branch}'"
+            self.assertEqual(self.make(clone, "root", registry, tags), ["build", "build", "run", "run", "build"], self.output)
             self.assertIn("unit tests passed", self.output)
             self.assertIn("integration tests passed", self.output)
             digest = self.digest(f"{name}:{head}")
@@ -117,6 +118,14 @@ class Examples(Case):
             self.assertEqual((cached[1], cached[2]), ("4", "3"), (ran, self.output))
             # An old commit by its name, while the new one is checked out.
             self.assertEqual(self.make(clone, "root", registry, "GITHASH=HEAD~1"), [], self.output)
+            # And one that was never built here, by a tag, of which no branch knows.
+            self.git(clone, "tag", "v0", "HEAD~1")
+            self.sh("root", "rm -r out", clone)
+            (clone / "src" / "greet").write_text("not committed")
+            self.assertEqual(self.make(clone, "root", registry, "GITHASH=v0"), ["build", "build", "run", "run", "build"], self.output)
+            self.assertIn("the work tree differs from its commit", self.output)
+            self.assertEqual(self.digest(f"{name}:{head}"), digest)
+            self.git(clone, "checkout", "-q", ".")
             self.sh("root", "make GITHASH=nope image", clone, code=2)
             self.assertEqual(self.make(clone, "root", registry, "verify"), ["verify"])
             self.assertIn("reproducible: sha256:", self.output)
@@ -133,8 +142,10 @@ class Examples(Case):
     def scripts(self):
         """The commands of each example for a CI system, with the variables that it sets."""
         github = yaml.safe_load((EXAMPLES / "github-actions/image.yml").read_text())["jobs"]["image"]
-        steps = [step["run"] for step in github["steps"] if step.get("name") in ("Build", "Test in the image", "Push")]
-        yield "github", "\n".join(steps), lambda name: {"IMAGE": name, "GITHUB_REF_NAME": "main"}
+        steps = [step["run"] for step in github["steps"] if step.get("name", "").startswith("Build")]
+        yield "github", "\n".join(steps), lambda name: {
+            "GITHUB_REPOSITORY": f"{name.split('/', 1)[1]}".replace("app", "App"), "REGISTRY": name.split("/", 1)[0],
+            "GITHUB_EVENT_NAME": "push"}
         gitlab = yaml.safe_load((EXAMPLES / "gitlab/.gitlab-ci.yml").read_text())["image"]
         yield "gitlab", "\n".join([gitlab["before_script"][0], *gitlab["script"]]), lambda name: {
             "CI_REGISTRY_IMAGE": name, "CI_COMMIT_SHA": self.head, "CI_COMMIT_REF_SLUG": "main", "CACHE": f"{name}/cache"}
@@ -157,11 +168,13 @@ class Examples(Case):
                 with self.subTest(system):
                     clone = self.repository(f"clone-{system}", "lw-sub")
                     self.head = self.git(clone, "rev-parse", "HEAD")
-                    # As CI systems check out: no branch.
-                    self.sh("lw-sub", "git checkout -q --detach", clone)
+                    # As CI systems check out: a branch of that name, with a slash, or none.
+                    self.sh("lw-sub", "git checkout -q " + ("-b feature/x" if system == "github" else "--detach"), clone)
                     name = f"{registry.host}/{system}/app"
                     self.sh("lw-sub", script, clone, **variables(name))
                     digests.add(self.digest(f"{name}:{self.head}"))
+                    if system == "github":
+                        digests.add(self.digest(f"{name}:feature-x"))
             self.assertEqual(len(digests), 1, digests)
 
     def test_the_pod_is_told_what_layerwright_takes(self):
