@@ -94,7 +94,7 @@ class FromCommits(Case):
         expected = image(self.build(clean / "service", name="service"))
         for number, (place, revision) in enumerate([
             (top / "service", "HEAD"), (top, "HEAD:service"), (bare, "main:service"), (linked / "service", "main"),
-            (top / ".git", "HEAD:/service/"), (top / "service" / ".." / "service", "main"),
+            (top / ".git", "HEAD:/service/"), (bare / "service", "main"), (top / "service" / ".." / "service", "main"),
         ]):
             with self.subTest(place=str(place), revision=revision):
                 self.assertEqual(image(self.build(place, "--git", revision, name=f"n{number}")), expected)
@@ -304,6 +304,19 @@ class FromCommits(Case):
                 there = Layout(self.build(address, user=user, root=self.machine(user), name=f"there-{user}"))
                 self.assertEqual(there.digest, here.digest)
         self.assertEqual(here.config["config"]["Labels"][REVISION], git(top, "rev-parse", "HEAD"))
+
+    def test_dirty_is_for_what_is_checked_out(self):
+        top = self.repository(Dockerfile="FROM scratch\nCOPY a /\n", a="1")
+        git(top, "tag", "v1")
+        (top / "a").write_text("2")
+        self.commit(top)
+        (top / "a").write_text("3")
+        told = self.run_layerwright("build", "--git", "v1", "--dirty", top, code=2).stderr
+        self.assertIn(f"--dirty lays a work tree over the commit that is checked out, and v1 is another one than {git(top, 'rev-parse', 'HEAD')}", told)
+        bare = self.scratch / "bare.git"
+        git(self.scratch, "clone", "-q", "--bare", top, bare)
+        self.assertIn("of a repository without one", self.run_layerwright("build", "--git", "main", "--dirty", bare, code=2).stderr)
+        self.assertIn("has no directory", self.run_layerwright("build", "--git", "main", bare / "nowhere", code=2).stderr)
 
 
 if __name__ == "__main__":

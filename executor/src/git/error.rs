@@ -106,6 +106,17 @@ pub enum GitError {
         /// How much there is besides.
         more: usize,
     },
+    /// `--dirty`, and a commit that no work tree shows.
+    #[error("--dirty lays a work tree over the commit that is checked out, and {revision} is {}", match head {
+        Some(head) => format!("another one than {head}"),
+        None => "of a repository without one".to_owned(),
+    })]
+    NotCheckedOut {
+        /// As given.
+        revision: String,
+        /// What is checked out; nothing where there is no work tree.
+        head: Option<ObjectId>,
+    },
     /// Files of Git LFS that were not fetched.
     #[error("{} of Git LFS {} not on this machine: {}", files(paths.len() + more), be(paths.len() + more), told(paths, *more))]
     Pointers {
@@ -142,7 +153,8 @@ impl GitError {
             Self::NoRepository { .. }
             | Self::NoCommit { .. }
             | Self::NoDirectory { .. }
-            | Self::Dirty { .. } => FailureKind::Usage,
+            | Self::Dirty { .. }
+            | Self::NotCheckedOut { .. } => FailureKind::Usage,
             Self::Open { .. }
             | Self::Missing { .. }
             | Self::Damaged { .. }
@@ -184,7 +196,8 @@ impl GitError {
             | Self::NoDirectory { .. }
             | Self::Refused { .. }
             | Self::Index { .. }
-            | Self::WorkTree { .. } => None,
+            | Self::WorkTree { .. }
+            | Self::NotCheckedOut { .. } => None,
         }
     }
 }

@@ -67,7 +67,9 @@ impl Repository {
                 return Ok((Self::open(&dot_git)?, way.as_os_str().as_encoded_bytes().to_vec()));
             }
             if is_git(directory).is_ok() {
-                return Ok((Self::open(directory)?, Vec::new()));
+                let below = here.strip_prefix(directory).unwrap_or(Path::new("")).components();
+                let way: PathBuf = below.chain(beyond.components()).collect();
+                return Ok((Self::open(directory)?, way.as_os_str().as_encoded_bytes().to_vec()));
             }
         }
         Err(none())

@@ -86,13 +86,16 @@ impl Revision {
     /// thread that asks and no other.
     ///
     /// # Errors
-    /// [`GitError::Dirty`]; or the work tree cannot be read.
+    /// [`GitError::Dirty`], [`GitError::NotCheckedOut`]; or the work tree cannot be read.
     pub fn against(self, work_tree: WorkTree, others: &[PathBuf], cancel: &Cancel) -> Result<Self, GitError> {
         let (repository, commit) = (self.top.repository(), self.top.commit());
-        let Some(top) = repository.work_tree() else { return Ok(self) };
-        if repository.head() != Some(commit.id) {
-            return Ok(self);
-        }
+        let head = repository.head().filter(|_| repository.work_tree().is_some());
+        let Some(top) = repository.work_tree().filter(|_| head == Some(commit.id)) else {
+            return match work_tree {
+                WorkTree::MustBeClean => Ok(self),
+                WorkTree::IsLaidOver => Err(GitError::NotCheckedOut { revision: self.name, head }),
+            };
+        };
         let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
         let wanted: Vec<Vec<u8>> = others.iter().chain([&self.way]).map(bytes).collect();
         let threads = match work_tree {
