@@ -21,6 +21,7 @@ pub mod known;
 mod lfs;
 mod names;
 mod overlay;
+mod plain;
 mod repository;
 mod revision;
 mod status;

@@ -26,6 +26,14 @@ pub enum GitError {
         #[source]
         source: Cause,
     },
+    /// Something that nobody can read, where a repository has a file.
+    #[error("{} is {what}, where a git repository has a file", path.display())]
+    NoFile {
+        /// Where it lies.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+    },
     /// A revision that names nothing.
     #[error("there is no commit {revision:?} in {}", repository.display())]
     NoCommit {
@@ -156,6 +164,7 @@ impl GitError {
             | Self::Dirty { .. }
             | Self::NotCheckedOut { .. } => FailureKind::Usage,
             Self::Open { .. }
+            | Self::NoFile { .. }
             | Self::Missing { .. }
             | Self::Damaged { .. }
             | Self::LargeFile { .. }
@@ -172,6 +181,9 @@ impl GitError {
                 "the context of --git is a directory in a git repository, or a bare repository".to_owned(),
             ),
             Self::NoCommit { hint, .. } => Some(hint.clone()),
+            Self::NoFile { .. } => {
+                Some("no git puts one there: ask whose repository it is, or clone it and build the clone".to_owned())
+            }
             Self::Missing { repository, .. } => Some(format!(
                 "nothing is fetched for --git: in a partial or shallow clone get it with git first: git -C {} fetch \
                  --refetch --no-filter",

@@ -15,7 +15,7 @@ use gix::{
 };
 use oci::{ContentDigest, Sha256Digest, digest::Sha256Hasher};
 
-use super::{GitError, tree::Directory};
+use super::{GitError, plain, tree::Directory};
 
 const VERSION: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
 /// Pointers are shorter.
@@ -47,9 +47,8 @@ impl Pointer {
 
     /// Opens the file, if it has been fetched.
     pub fn open(&self, directory: &Directory) -> Option<File> {
-        let file = File::open(self.place(directory)).ok()?;
-        let metadata = file.metadata().ok()?;
-        (metadata.is_file() && metadata.len() == self.size).then_some(file)
+        let file = plain::open(&self.place(directory)).ok()?;
+        (file.metadata().ok()?.len() == self.size).then_some(file)
     }
 
     /// Whether a file is the one it leads to.

@@ -31,7 +31,9 @@ impl Revision {
         let (repository, commit) = (self.top().repository(), self.top().commit());
         let named = |prefix: &str| {
             let name = self.name().strip_prefix(prefix).unwrap_or(self.name());
-            repository.is_reference(&format!("{prefix}{name}")).then(|| vec![name.to_owned()])
+            // HEAD is itself and no branch; and a branch may be called what, of several things, another one is.
+            let is_its = name != "HEAD" && repository.is_reference_to(&format!("{prefix}{name}"), &commit.id);
+            is_its.then(|| vec![name.to_owned()])
         };
         let branches = || {
             let current = repository.current_branch().filter(|_| repository.head() == Some(commit.id));
@@ -49,8 +51,13 @@ impl Revision {
 }
 
 impl Repository {
-    fn is_reference(&self, name: &str) -> bool {
-        self.with(|repository| repository.try_find_reference(name).is_ok_and(|found| found.is_some()))
+    fn is_reference_to(&self, name: &str, commit: &ObjectId) -> bool {
+        self.with(|repository| {
+            let found = repository.try_find_reference(name).ok().flatten();
+            // A search goes on to `refs/heads/refs/heads/x`.
+            let mut found = found.filter(|found| found.name().as_bstr() == name);
+            found.as_mut().and_then(|found| found.peel_to_id().ok()).is_some_and(|id| id == *commit)
+        })
     }
 
     /// The branch that is checked out; none where HEAD is a commit.
@@ -124,6 +131,20 @@ mod tests {
         assert_eq!(called("other").branches, ["other"], "the one it was named by");
         assert_eq!(called("v1").tags, ["v1"]);
         assert_eq!(called("refs/tags/v1.0").tags, ["v1.0"]);
+        // Of a tag and a branch with the same name REV is the tag: the branch is another commit's.
+        let first = git(&["rev-parse", "HEAD"]);
+        git(&["tag", "both", &first]);
+        git(&["checkout", "-q", "-b", "both"]);
+        git(&["commit", "-q", "--allow-empty", "-m", "y"]);
+        let both = called("both");
+        assert_eq!(
+            (both.sha, both.branches, both.tags),
+            (first, vec!["main".to_owned(), "other".to_owned()], vec!["both".to_owned()])
+        );
+        assert_eq!(called("refs/heads/both").branches, ["both"]);
+        git(&["tag", "-d", "both"]);
+        git(&["checkout", "-q", "main"]);
+        git(&["branch", "-q", "-D", "both"]);
         git(&["checkout", "-q", "--detach"]);
         assert_eq!(called("HEAD").branches, ["main", "other"]);
         let head = git(&["rev-parse", "HEAD"]);

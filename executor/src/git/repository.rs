@@ -13,7 +13,7 @@ use gix::{
 };
 use solver::pattern::suggest;
 
-use super::{GitError, error::Cause};
+use super::{GitError, error::Cause, plain};
 
 /// What one object may take in memory. A larger file is a context's that is checked out.
 const OBJECT_MAX: u64 = 1 << 30;
@@ -28,6 +28,8 @@ pub struct Repository {
     /// What threads read through: each has caches of its own, which are worth being used again.
     idle: Mutex<Vec<gix::Repository>>,
     work_tree: Option<PathBuf>,
+    /// Where objects lie.
+    objects: Vec<PathBuf>,
 }
 
 /// A commit.
@@ -66,7 +68,7 @@ impl Repository {
                 let way: PathBuf = way.chain(beyond.components()).collect();
                 return Ok((Self::open(&dot_git)?, way.as_os_str().as_encoded_bytes().to_vec()));
             }
-            if is_git(directory).is_ok() {
+            if plain::may_be_repository(directory)? && is_git(directory).is_ok() {
                 let below = here.strip_prefix(directory).unwrap_or(Path::new("")).components();
                 let way: PathBuf = below.chain(beyond.components()).collect();
                 return Ok((Self::open(directory)?, way.as_os_str().as_encoded_bytes().to_vec()));
@@ -81,6 +83,7 @@ impl Repository {
     /// It is none, or of a kind that is not known here.
     pub fn open(directory: &Path) -> Result<Self, GitError> {
         let failed = |source: Cause| GitError::Open { directory: directory.to_owned(), source };
+        let objects = plain::check(directory)?;
         let kind = is_git(directory).map_err(|error| failed(error.into()))?;
         let current = std::env::current_dir().map_err(|error| failed(error.into()))?;
         let found = repository::Path::from_dot_git_dir(directory.to_owned(), kind, &current);
@@ -98,7 +101,8 @@ impl Repository {
             .open_path_as_is(true)
             .config_overrides(limits);
         let shared = gix::ThreadSafeRepository::open_opts(git_dir, options);
-        Ok(Self { shared: shared.map_err(|error| failed(error.into()))?, idle: Mutex::default(), work_tree })
+        let shared = shared.map_err(|error| failed(error.into()))?;
+        Ok(Self { shared, idle: Mutex::default(), work_tree, objects })
     }
 
     /// Its own directory: `.git`, or that of a bare one.
@@ -121,6 +125,12 @@ impl Repository {
     /// # Errors
     /// Nothing, or no commit.
     pub fn commit(&self, revision: &str) -> Result<Commit, GitError> {
+        if let Some(commit) = self.named(revision).and_then(|id| self.commit_by_id(id).ok()) {
+            return Ok(commit);
+        }
+        // Whoever follows anything but a name may open all that there is.
+        let logs = [self.directory().join("logs"), self.common_directory().join("logs")];
+        logs.iter().chain(&self.objects).try_for_each(|path| plain::all(path))?;
         let found = self.with(|repository| -> Result<ObjectId, Cause> {
             let named = repository.rev_parse_single(revision.as_bytes().as_bstr())?;
             Ok(named.object()?.peel_to_kind(Kind::Commit)?.id)
@@ -132,6 +142,23 @@ impl Repository {
             source,
         })?;
         self.commit_by_id(id)
+    }
+
+    /// What a whole hash, or the name of a reference, stands for, without a search among objects.
+    fn named(&self, revision: &str) -> Option<ObjectId> {
+        if revision.bytes().any(|byte| b"^~@:{}".contains(&byte)) {
+            return None;
+        }
+        self.with(|repository| {
+            let id = ObjectId::from_hex(revision.as_bytes()).ok();
+            id.filter(|id| id.kind() == repository.object_hash()).or_else(|| {
+                let mut reference = repository.try_find_reference(revision).ok()??;
+                while let Some(next) = reference.follow() {
+                    reference = next.ok()?;
+                }
+                reference.try_id().map(gix::Id::detach)
+            })
+        })
     }
 
     /// A commit by its id.
@@ -171,6 +198,8 @@ impl Repository {
     /// It is not there, is of another kind, or is damaged.
     pub fn object(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, GitError> {
         let damaged = |source| self.damaged(id, kind, source);
+        let name = id.to_string();
+        self.objects.iter().try_for_each(|path| plain::file(&path.join(&name[..2]).join(&name[2..])))?;
         let (found, bytes) = self.with(|repository| {
             let mut bytes = Vec::new();
             let found =
