@@ -19,6 +19,7 @@
 mod error;
 pub mod known;
 mod lfs;
+mod line_ends;
 mod names;
 mod overlay;
 mod plain;

@@ -11,10 +11,7 @@ use std::{
 use solver::Cancel;
 
 use super::{
-    CommitTerrain, CommitTree, FileBytes, GitError, Repository,
-    known::Known,
-    overlay::Overlay,
-    status::{self, Threads},
+    CommitTerrain, CommitTree, FileBytes, GitError, Repository, known::Known, overlay::Overlay, status,
 };
 use crate::{
     listing::{
@@ -98,11 +95,7 @@ impl Revision {
         };
         let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
         let wanted: Vec<Vec<u8>> = others.iter().chain([&self.way]).map(bytes).collect();
-        let threads = match work_tree {
-            WorkTree::MustBeClean => Threads::All,
-            WorkTree::IsLaidOver => Threads::One,
-        };
-        let changes = status::changed(repository, commit, &wanted, threads, cancel)?;
+        let changes = status::changed(repository, commit, &wanted, work_tree, cancel)?;
         if changes.is_empty() {
             return Ok(self);
         }

@@ -3,7 +3,8 @@
 //! Two comparisons: the index with the commit's trees, where a tree that the index says it equals is not entered; and the work tree
 //! with the index, where a file whose lstat is the one that git has written down is not opened. As with git, a file that was
 //! written to in the moment in which the index was, or later, is read, since its time says nothing. What differs by its
-//! lstat only is no change, and costs a reading. Filters are not run: where one makes other bytes of a file in the work tree,
+//! lstat only is no change, and costs a reading. Line ends of a checkout (`eol`, `core.autocrlf`) are no change either, unless the
+//! file itself is what is built. Filters are not run: where one, or `ident`, makes other bytes of a file in the work tree,
 //! only the lstat in the index says that it is unchanged, which `git status` brings up to date.
 
 use std::{
@@ -36,21 +37,12 @@ use rustix::{
 };
 use solver::Cancel;
 
-use super::{Commit, CommitTree, GitError, Repository, lfs::Pointer};
+use super::{Commit, CommitTree, GitError, Repository, WorkTree, lfs::Pointer, line_ends};
 use crate::rootfs::{file_type, join, open_beneath, permissions, split};
 
 /// What is otherwise in a work tree than in a commit: by path from the top, what is there now, or `None` for what is gone or
 /// tracked no more. A submodule stands for itself where it is on another commit.
 pub type Changes = BTreeMap<Vec<u8>, Option<EntryKind>>;
-
-/// How many look at the work tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
-    /// The one that asks: a process that has others cannot enter namespaces.
-    One,
-    /// One for each processor.
-    All,
-}
 
 /// One of them.
 type Changed = (Vec<u8>, Option<EntryKind>);
@@ -64,7 +56,7 @@ pub fn changed(
     repository: &Arc<Repository>,
     commit: Commit,
     wanted: &[Vec<u8>],
-    threads: Threads,
+    work_tree: WorkTree,
     cancel: &Cancel,
 ) -> Result<Changes, GitError> {
     let Some(top) = repository.work_tree() else { return Ok(Changes::new()) };
@@ -76,7 +68,7 @@ pub fn changed(
             .with(|repository| repository.config_snapshot().boolean("core.fileMode").unwrap_or(true)),
         repository,
         wanted,
-        threads,
+        work_tree,
         cancel,
     };
     let mut changed = Changes::new();
@@ -96,7 +88,7 @@ struct Status<'a> {
     modes_count: bool,
     repository: &'a Repository,
     wanted: &'a [Vec<u8>],
-    threads: Threads,
+    work_tree: WorkTree,
     cancel: &'a Cancel,
 }
 
@@ -151,9 +143,10 @@ impl Status<'_> {
             }
         };
         let entries = self.index.entries();
-        let found: Result<Vec<Vec<_>>, GitError> = match self.threads {
-            Threads::One => entries.iter().filter(is_wanted).map(changed).collect(),
-            Threads::All => entries.par_iter().filter(is_wanted).map(changed).collect(),
+        let found: Result<Vec<Vec<_>>, GitError> = match self.work_tree {
+            // A process that has other threads cannot enter namespaces.
+            WorkTree::IsLaidOver => entries.iter().filter(is_wanted).map(changed).collect(),
+            WorkTree::MustBeClean => entries.par_iter().filter(is_wanted).map(changed).collect(),
         };
         Ok(found?.concat())
     }
@@ -209,9 +202,14 @@ impl Status<'_> {
         if hash.is_ok_and(|hash| hash == id) {
             return Ok(true);
         }
+        let is_laid_over = self.work_tree == WorkTree::IsLaidOver;
+        if !is_laid_over && line_ends::are_all_that_differs(&mut file, id).map_err(failed)? {
+            return Ok(true);
+        }
+        file.rewind().map_err(failed)?;
         let blob = self.repository.object(&id, Kind::Blob);
         let Some(pointer) = blob.ok().and_then(|blob| Pointer::parse(&blob)) else { return Ok(false) };
-        file.rewind().and_then(|()| pointer.leads_to(&mut file)).map_err(failed)
+        pointer.leads_to(&mut file).map_err(failed)
     }
 
     /// What a submodule that is checked out has otherwise than the commit that the index has of it.
@@ -225,7 +223,7 @@ impl Status<'_> {
             return Ok(vec![(path.to_vec(), Some(EntryKind::Commit))]);
         }
         let commit = repository.commit_by_id(id)?;
-        let changed = changed(&repository, commit, &[Vec::new()], self.threads, self.cancel)?;
+        let changed = changed(&repository, commit, &[Vec::new()], self.work_tree, self.cancel)?;
         let changed = changed.into_iter().map(|(below, kind)| (join(path, &below), kind));
         Ok(changed.filter(|(path, _)| self.is_wanted(path)).collect())
     }

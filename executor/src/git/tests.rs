@@ -25,7 +25,7 @@ fn changes(scratch: &Scratch, wanted: &[&str]) -> Vec<String> {
     let commit = repository.commit("HEAD").expect("there");
     let wanted: Vec<Vec<u8>> = wanted.iter().map(|path| path.as_bytes().to_vec()).collect();
     let changed =
-        super::status::changed(&repository, commit, &wanted, super::status::Threads::All, &Cancel::default())
+        super::status::changed(&repository, commit, &wanted, WorkTree::MustBeClean, &Cancel::default())
             .expect("compared");
     let told = |(path, kind): (Vec<u8>, Option<EntryKind>)| match kind {
         None => format!("{} gone", shown(&path)),
@@ -420,4 +420,32 @@ fn a_pointer_is_a_file_of_lfs_only_where_that_is_used() {
         );
     }
     assert!(looks[0] == looks[2] && looks[1] == looks[3] && looks[0] != looks[1]);
+}
+
+#[test]
+fn line_ends_of_a_checkout_are_no_change_and_what_lies_there_is_laid_over() {
+    let scratch = Scratch::new();
+    let attributes = "*.bat text eol=crlf\n";
+    scratch.write(&[
+        (".gitattributes", attributes),
+        ("a.bat", "one\r\ntwo\r\n"),
+        ("b.bat", "\r\n"),
+        ("c", "text"),
+    ]);
+    scratch.commit();
+    for time in 0..5 {
+        let clone = scratch.beside(&format!("clone-{time}"));
+        git(&scratch.beside(""), &["clone", "-q", "work", &clone.display().to_string()]);
+        let revision = || Revision::open(&clone, "HEAD").expect("there");
+        let compared = |work_tree| revision().against(work_tree, &[], &Cancel::default());
+        assert!(!compared(WorkTree::MustBeClean).expect("clean").is_dirty());
+        // Whatever the index says of its times, the file is read.
+        let file = fs::File::open(clone.join("a.bat")).expect("there");
+        file.set_modified(std::time::UNIX_EPOCH).expect("set");
+        assert!(!compared(WorkTree::MustBeClean).expect("clean").is_dirty());
+        let laid = compared(WorkTree::IsLaidOver).expect("laid over");
+        assert_eq!(laid.read(Path::new("a.bat")).expect("read").as_deref(), Some(&b"one\r\ntwo\r\n"[..]));
+        fs::write(clone.join("a.bat"), "one\r\ntwo\r").expect("written");
+        assert!(matches!(compared(WorkTree::MustBeClean), Err(GitError::Dirty { .. })));
+    }
 }
