@@ -23,7 +23,10 @@ use rustix::process::{Pid, Signal as Number, kill_process};
 use solver::Cancel;
 
 pub use self::elsewhere::settle;
-use self::{mirror::MirrorError, room::Room};
+use self::{
+    mirror::MirrorError,
+    room::{ELSEWHERE, HERE, Room},
+};
 use crate::{
     args::VerifyArgs,
     call::pretty,
@@ -95,7 +98,7 @@ fn compare(args: &VerifyArgs, room: &Room, cancel: &Cancel) -> Result<Verified, 
     let first = match &args.against {
         Some(image) => image.clone(),
         None => {
-            let here = room.directory("here")?;
+            let here = room.directory(HERE)?;
             let began = Instant::now();
             match build(&here, cancel)? {
                 0 => {}
@@ -105,7 +108,7 @@ fn compare(args: &VerifyArgs, room: &Room, cancel: &Cancel) -> Result<Verified, 
             image_of(&here)
         }
     };
-    let there = room.directory("somewhere/else")?;
+    let there = room.directory(ELSEWHERE)?;
     elsewhere::mirror_contexts(&args.build, &there)?;
     match build(&there, cancel)? {
         0 => {}

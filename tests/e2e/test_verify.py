@@ -2,7 +2,9 @@
 
 import json
 import os
+import pwd
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -124,6 +126,23 @@ class Verify(Case):
             done = self.twice(context, *flag, code=2)
             self.assertIn("error: verify takes no --", done.stderr)
 
+    def test_a_room_that_somebody_has_planted_is_not_entered(self):
+        victim = self.store("lw-one")
+        (victim / "kept").write_text("")
+        room, target = self.scratch / "store-root.verify-0", self.scratch / "target"
+        for place in ("here", "somewhere/else"):
+            (room / place).mkdir(parents=True)
+            (room / place / "store").symlink_to(victim)
+        (room / "lock").symlink_to(target)
+        for path in (room, *room.rglob("*")):
+            os.lchown(path, *(getattr(pwd.getpwnam("lw-one"), field) for field in ("pw_uid", "pw_gid")))
+        context = self.context(Dockerfile="FROM busybox\nRUN echo same > /same\n")
+        self.run_layerwright("verify", "--twice", "-q", context)
+        self.assertEqual(sorted(path.name for path in room.iterdir()), ["here", "lock", "somewhere"])
+        self.assertTrue((room / "here" / "store").is_symlink() and (victim / "kept").exists())
+        self.assertFalse(target.exists())
+        self.assertEqual([path.name for path in self.scratch.glob("*.verify-*")], [room.name])
+
     def test_what_stops_it_leaves_nothing_and_what_kills_it_is_cleared_away_by_the_next(self):
         context = self.context(Dockerfile="FROM busybox\nRUN touch /begun; sleep 1000\n")
         for number, left in ((signal.SIGTERM, False), (signal.SIGKILL, True)):
@@ -134,6 +153,7 @@ class Verify(Case):
                                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=self.scratch)
                 runs = next(line for line in process.stderr if "RUN touch" in line)
                 self.assertIn("RUN", runs)
+                self.assertEqual(stat.S_IMODE(room.stat().st_mode), 0o700, "nobody else may reach what is made in it")
                 child = int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0]) \
                     if user != "root" else process.pid
                 os.kill(child, number)
