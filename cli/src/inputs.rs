@@ -11,6 +11,7 @@ mod stdin;
 mod text;
 mod waiting;
 
+pub use dockerfile::ignore_file_here;
 pub use place::{ContextPlace, opened};
 pub use stdin::Stdin;
 
@@ -431,6 +432,13 @@ fn named_ignore_files(places: &Places) -> impl Iterator<Item = PathBuf> {
 }
 
 fn named_directory(path: &Path, modes: ContextModes) -> Result<ContextDirectory, Failure> {
-    let ignore = text::first_ignore_file(path, [path.join(DEFAULT_IGNORE_FILE)])?;
-    Ok(ContextDirectory::new(path.to_owned(), ignore, modes)?)
+    Ok(ContextDirectory::new(path.to_owned(), ignore_file_of_named(path)?, modes)?)
+}
+
+/// The ignore file of a named directory.
+///
+/// # Errors
+/// It cannot be read.
+pub fn ignore_file_of_named(path: &Path) -> Result<Option<IgnoreFile>, InputError> {
+    text::first_ignore_file(path, [path.join(DEFAULT_IGNORE_FILE)])
 }

@@ -355,13 +355,18 @@ pub fn context_places(context: &str, file: Option<&str>) -> Result<Places, Reque
     main_places(main_context(context, false)?, file)
 }
 
-fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, RequestError> {
-    let dockerfile = match file {
+/// What `-f` means.
+pub fn dockerfile_place(file: Option<&str>) -> DockerfilePlace {
+    match file {
         None | Some("") => DockerfilePlace::Default,
         Some("-") => DockerfilePlace::Stdin,
         Some(url) if solver::remote::is_url(url) => DockerfilePlace::Url(url.to_owned()),
         Some(path) => DockerfilePlace::Path(PathBuf::from(path)),
-    };
+    }
+}
+
+fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, RequestError> {
+    let dockerfile = dockerfile_place(file);
     if (&context, &dockerfile) == (&ContextSpec::Stdin, &DockerfilePlace::Stdin) {
         return Err(RequestError::Conflict(
             "standard input cannot be both the build context and the Dockerfile",

@@ -109,7 +109,7 @@ fn compare(args: &VerifyArgs, room: &Room, cancel: &Cancel) -> Result<Verified, 
         }
     };
     let there = room.directory(ELSEWHERE)?;
-    elsewhere::mirror_contexts(&args.build, &there)?;
+    elsewhere::mirror_contexts(&args.build, &there, cancel)?;
     match build(&there, cancel)? {
         0 => {}
         code => return Ok(Verified::NotBuilt(code)),

@@ -115,6 +115,41 @@ class Verify(Case):
         self.assertIn("COPY", verdict)
         self.assertIn("/src/a, content", verdict)
 
+    def test_the_dockerfiles_own_ignore_file_says_what_is_copied(self):
+        context = self.context(_DOT_dockerignore="a\n", a="a", closed__x="x", docker__app="FROM busybox\nCOPY . /src/\n",
+                               **{"docker__app_DOT_dockerignore": "closed\n"})
+        (context / "closed").chmod(0o700)
+        file = ("-f", context / "docker" / "app")
+        self.assertIn("reproducible: ", self.twice(context, *file, code=0, user="lw-sub").stdout)
+        image = self.build(context, *file)
+        (context / "a").unlink()
+        verdict = self.run_layerwright("verify", "--against", image, "-q", *file, context, code=1, user="lw-sub").stdout
+        self.assertIn("/src/a  only in the first (file)", verdict)
+        # A Dockerfile that is a link to what is ignored.
+        (context / "Dockerfile").symlink_to("docker/app")
+        (context / ".dockerignore").write_text("docker\nclosed\nDockerfile\n")
+        self.twice(context, code=0, user="lw-sub")
+
+    def test_what_cannot_be_copied_is_named(self):
+        context = self.context(Dockerfile="FROM busybox\nCOPY a /\n", a="a", sub__secret="s")
+        image = self.build(context)
+        (context / "sub" / "secret").chmod(0)
+        against = ("verify", "--against", image, "-q", context)
+        told = self.run_layerwright(*against, code=4, user="lw-sub").stderr
+        self.assertIn(f"cannot copy {context}/sub/secret to build it elsewhere: Permission denied", told)
+        (context / "sub" / "secret").unlink()
+        os.mknod(context / "sub" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        told = self.run_layerwright(*against, code=4).stderr
+        self.assertIn(f"cannot copy {context}/sub/null to build it elsewhere: it is a device", told)
+        (context / ".dockerignore").write_text("sub\n")
+        self.run_layerwright(*against)
+
+    def test_read_only_directories_are_copied_and_removed(self):
+        context = self.context(Dockerfile="FROM busybox\nCOPY . /src\n", sub__file="s")
+        (context / "sub").chmod(0o555)
+        for user in ("root", "lw-sub", "lw-one"):
+            self.twice(context, code=0, user=user)
+
     def test_a_build_that_fails_says_so_with_its_code(self):
         context = self.context(Dockerfile="FROM busybox\nRUN exit 3\n")
         done = self.twice(context, code=1)

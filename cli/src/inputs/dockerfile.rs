@@ -117,6 +117,20 @@ pub fn ignore_file_without(
     Beside::of(place, arrived).ignore_file(arrived)
 }
 
+/// The ignore file of a context that is a directory of this machine, without a look at the Dockerfile.
+///
+/// # Errors
+/// It cannot be read.
+pub fn ignore_file_here(place: &DockerfilePlace, context: &Path) -> Result<Option<IgnoreFile>, InputError> {
+    let dockerfile = match place {
+        DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
+        DockerfilePlace::Path(path) => Some(as_written(path)),
+        DockerfilePlace::Default => Some(as_written(&context.join("Dockerfile"))),
+    };
+    let own = dockerfile.map(|path| own_ignore_file(&path));
+    text::first_ignore_file(context, own.into_iter().chain([context.join(DEFAULT_IGNORE_FILE)]))
+}
+
 /// Where the ignore file of a Dockerfile's own lies.
 pub fn own_ignore_file(dockerfile: &Path) -> PathBuf {
     let mut name = dockerfile.as_os_str().to_owned();
@@ -179,21 +193,18 @@ fn on_disk(place: &DockerfilePlace, context: &Path) -> Result<Found, InputError>
 
 /// A Dockerfile of this machine. Who takes `-f` for relative to the context is told.
 fn read_here(path: &Path, context: Option<&Path>) -> Result<Found, InputError> {
-    let lower = lower_case(path).filter(|lower| !path.exists() && lower.exists());
-    let path = lower.as_deref().unwrap_or(path);
-    let text = text::of_file(path).map_err(|source| {
-        let hint = context.and_then(|context| in_context_hint(path, context, &source));
+    let path = as_written(path);
+    let text = text::of_file(&path).map_err(|source| {
+        let hint = context.and_then(|context| in_context_hint(&path, context, &source));
         unreadable(&path.display().to_string(), hint)(source)
     })?;
     let source = Source::new(path.display().to_string(), text);
-    Ok(Found { source, beside: Beside::Here(path.to_owned()) })
+    Ok(Found { source, beside: Beside::Here(path) })
 }
 
 /// The Dockerfile that a context of this machine has itself.
 fn read_of(context: &Path) -> Result<Found, InputError> {
-    let path = context.join("Dockerfile");
-    let lower = lower_case(&path).filter(|lower| !path.exists() && lower.exists());
-    let path = lower.unwrap_or(path);
+    let path = as_written(&context.join("Dockerfile"));
     let text = text::of_own_file(context, &path).map_err(unreadable(&path.display().to_string(), None))?;
     Ok(Found { source: Source::new(path.display().to_string(), text), beside: Beside::Here(path) })
 }
@@ -248,6 +259,12 @@ fn separator(context: &str) -> &'static str {
 /// `dockerfile` beside what is called `Dockerfile`.
 fn lower_case(path: &Path) -> Option<PathBuf> {
     (path.file_name()? == "Dockerfile").then(|| path.with_file_name("dockerfile"))
+}
+
+/// The one of both that is there.
+fn as_written(path: &Path) -> PathBuf {
+    let lower = lower_case(path).filter(|lower| !path.exists() && lower.exists());
+    lower.unwrap_or_else(|| path.to_owned())
 }
 
 fn unreadable(name: &str, hint: Option<String>) -> impl FnOnce(io::Error) -> InputError {

@@ -6,12 +6,14 @@ use rustix::{
     fs::Mode,
     process::{Signal, set_parent_process_death_signal, umask},
 };
+use solver::Cancel;
 
 use super::{IMAGE, STORE, mirror::mirror, refused};
 use crate::{
     args::{BuildArgs, OnFailure},
     failure::Failure,
-    request::RequestError,
+    inputs,
+    request::{self, RequestError},
     spec::{
         context::{FilesSource, NamedSource},
         output::OutputSpec,
@@ -54,10 +56,15 @@ pub fn check(args: &BuildArgs) -> Result<(), RequestError> {
 const ONCE: &str = "it can be read only once";
 
 /// Copies the contexts of this machine into the directory of a build.
-pub fn mirror_contexts(args: &BuildArgs, directory: &Path) -> Result<(), Failure> {
+pub fn mirror_contexts(args: &BuildArgs, directory: &Path, cancel: &Cancel) -> Result<(), Failure> {
     let context = directory.join(CONTEXT);
     match is_here(args) {
-        true => mirror(Path::new(&args.context), &context)?,
+        true => {
+            let from = Path::new(&args.context);
+            let place = request::dockerfile_place(args.file.as_deref());
+            let ignored = inputs::ignore_file_here(&place, from)?;
+            mirror(from, &context, ignored.as_ref(), cancel)?;
+        }
         false => std::fs::create_dir(&context).map_err(|source| super::VerifyError::Room {
             action: "make",
             path: context.clone(),
@@ -66,7 +73,8 @@ pub fn mirror_contexts(args: &BuildArgs, directory: &Path) -> Result<(), Failure
     }
     for (place, named) in args.contexts.iter().enumerate() {
         if let NamedSource::Files(FilesSource::Directory(path)) = &named.source {
-            mirror(path, &directory.join(format!("{NAMED}-{place}")))?;
+            let ignored = inputs::ignore_file_of_named(path)?;
+            mirror(path, &directory.join(format!("{NAMED}-{place}")), ignored.as_ref(), cancel)?;
         }
     }
     Ok(())
