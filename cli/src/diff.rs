@@ -279,5 +279,14 @@ fn step(first: &Opened, one: &Made<'_>, second: &Opened, other: &Made<'_>) -> Re
 
 /// The exit code of a comparison, as diff(1) has it.
 pub fn exit_code(is_same: bool) -> u8 {
-    if is_same { 0 } else { failure::BUILD }
+    u8::from(!is_same)
+}
+
+/// The exit code of one that could not be made. It is never that of images that differ: what would be the fault of a build is that
+/// of an image which cannot be read.
+pub fn exit_code_of(failure: &Failure) -> u8 {
+    match failure.exit_code() {
+        failure::BUILD => failure::MACHINE,
+        code => code,
+    }
 }

@@ -163,7 +163,7 @@ fn differ(args: &DiffArgs) -> u8 {
             0 => diff::exit_code(is_same),
             code => code,
         },
-        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
+        Err(failure) => complain(&report::render(&failure, None), diff::exit_code_of(&failure)),
     }
 }
 
@@ -177,8 +177,8 @@ fn check_twice(args: VerifyArgs) -> u8 {
             0 => diff::exit_code(is_same),
             code => code,
         },
-        Ok(Verified::NotBuilt(code)) => code,
-        Err(failure) => complain(&report::render(&failure, None), failure.exit_code()),
+        Ok(Verified::NotBuilt(code)) => verify::exit_code_of(code),
+        Err(failure) => complain(&report::render(&failure, None), diff::exit_code_of(&failure)),
     }
 }
 

@@ -16,9 +16,10 @@ use std::{
     process::{Command, Stdio},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use oci::registry::Registry;
 use rustix::process::{Pid, Signal as Number, kill_process};
 use solver::Cancel;
 
@@ -32,13 +33,13 @@ use crate::{
     call::pretty,
     client,
     diff::{self, Comparison},
-    failure::Failure,
+    failure::{self, Failure},
     request::{self, Environment, RequestError},
     signals::{self, Watch},
     spec::call::Format,
 };
 
-/// Builds begin so far apart at least that whole seconds of a clock tell them apart.
+/// So long after the end of the first build the second begins that whole seconds of a clock tell every step from itself.
 const APART: Duration = Duration::from_millis(1100);
 /// How often a build is looked at for its end.
 const LOOK: Duration = Duration::from_millis(20);
@@ -70,7 +71,7 @@ pub enum VerifyError {
 pub enum Verified {
     /// The text for standard output, and whether both are the same.
     Compared(String, bool),
-    /// A build ended with this exit code, and has said why.
+    /// A build ended with this exit code of its own, and has said why.
     NotBuilt(u8),
 }
 
@@ -94,17 +95,16 @@ pub fn run(args: &VerifyArgs) -> Result<Verified, Failure> {
     }
 }
 
-fn compare(args: &VerifyArgs, room: &Room, cancel: &Cancel) -> Result<Verified, Failure> {
+fn compare(args: &VerifyArgs, room: &Room, cancel: &Arc<Cancel>) -> Result<Verified, Failure> {
     let first = match &args.against {
         Some(image) => image.clone(),
         None => {
             let here = room.directory(HERE)?;
-            let began = Instant::now();
             match build(&here, cancel)? {
                 0 => {}
                 code => return Ok(Verified::NotBuilt(code)),
             }
-            thread::sleep(APART.saturating_sub(began.elapsed()));
+            thread::sleep(APART);
             image_of(&here)
         }
     };
@@ -115,13 +115,28 @@ fn compare(args: &VerifyArgs, room: &Room, cancel: &Cancel) -> Result<Verified, 
         code => return Ok(Verified::NotBuilt(code)),
     }
     let registry = client::asking(&args.build.registries)?;
-    let found = diff::compare([&first, &image_of(&there)], None, &registry)?;
-    let found = named(found, args);
+    let found = named(compare_until([first, image_of(&there)], registry, cancel)?, args);
     let text = match args.format {
         Format::Json => pretty(&diff::json(&found)),
         Format::Text => text(&found, args.limit),
     };
     Ok(Verified::Compared(text, found.is_same()))
+}
+
+/// Compares on a thread that is left behind when we are to stop: it reads what is there, and may read long.
+fn compare_until(names: [String; 2], registry: Registry, cancel: &Cancel) -> Result<Comparison, Failure> {
+    let start = |source| Failure::Start { what: "the comparison", source };
+    let comparing = thread::Builder::new()
+        .spawn(move || diff::compare([&names[0], &names[1]], None, &registry))
+        .map_err(start)?;
+    while !comparing.is_finished() {
+        if cancel.is_requested() {
+            return Err(start(io::ErrorKind::Interrupted.into()));
+        }
+        thread::sleep(LOOK);
+    }
+    // A panic has ended the process.
+    comparing.join().unwrap_or_else(|_| Err(start(io::ErrorKind::Other.into())))
 }
 
 /// The paths of layouts that are gone by then say nothing to anybody.
@@ -148,6 +163,15 @@ fn image_of(directory: &Path) -> String {
     format!("oci-layout://{}", directory.join(IMAGE).display())
 }
 
+/// The exit code of builds that did not give an image: 1 says that both did, and that these differ. What is to blame elsewhere
+/// keeps its code.
+pub fn exit_code_of(code: u8) -> u8 {
+    if code == failure::BUILD { NOT_BUILT } else { code }
+}
+
+/// A build failed by itself.
+const NOT_BUILT: u8 = 5;
+
 /// Where a build's image is, in its directory.
 const IMAGE: &str = "image";
 /// Where its store is.
@@ -171,7 +195,7 @@ fn build(directory: &Path, cancel: &Cancel) -> Result<u8, Failure> {
     loop {
         if let Some(status) = build.try_wait().map_err(start)? {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
-            return Ok(code.unwrap_or(crate::failure::BUG));
+            return Ok(code.unwrap_or(failure::BUG));
         }
         if cancel.is_requested() && !is_told {
             is_told = true;

@@ -75,6 +75,20 @@ class Diff(Case):
         self.assertIn("the same files, packed differently: ", told)
         self.assertNotIn("  /built", told)
 
+    def test_what_is_no_image_is_never_a_difference(self):
+        context = self.context(Dockerfile=DOCKERFILE, file="content\n")
+        first = self.build(context)
+        index = first / "index.json"
+        whole = index.read_text()
+        for text in ("{", "{}", "[]", whole.replace('"manifests":[', '"manifests":[{},')):
+            index.write_text(text)
+            told = self.run_layerwright("diff", first, first, code=None)
+            self.assertIn(told.returncode, (2, 4), (text, told.stderr))
+        index.write_text(whole)
+        manifest = json.loads(whole)["manifests"][0]["digest"].removeprefix("sha256:")
+        (first / "blobs" / "sha256" / manifest).write_text("{}")
+        self.assertIn("cannot inspect", self.run_layerwright("diff", first, first, code=4).stderr)
+
     def test_a_damaged_layer_is_an_error(self):
         first, second = self.images()
         layout = json.loads(self.run_layerwright("inspect", "--json", second).stdout)

@@ -152,7 +152,7 @@ class Verify(Case):
 
     def test_a_build_that_fails_says_so_with_its_code(self):
         context = self.context(Dockerfile="FROM busybox\nRUN exit 3\n")
-        done = self.twice(context, code=1)
+        done = self.twice(context, code=5)
         self.assertIn("did not complete successfully: exit code: 3", done.stderr)
         self.assertEqual(done.stdout, "")
         broken = self.context("broken", Dockerfile="FROM busybox\nNOPE\n")

@@ -42,5 +42,5 @@ to, mode, owner, mtime, link, attributes. What begins with / or . is a path, and
 so is a file or an OCI layout that is there. docs/diff.md describes the JSON.
 
 Exit codes:
-  0 the same digest, 1 they differ, or one of them is no image or damaged, 2
-  usage, 3 registry or network, 4 a layer cannot be read";
+  0 the same digest, 1 they differ, 2 usage, or there is no such layout or image
+  in it, 3 registry or network, 4 one of them is no image, damaged or unreadable";

@@ -46,10 +46,11 @@ Each build begins with nothing: an empty store of its own beside the one that
 --root names, no cache, which goes in the end. The second one (with --against
 the only one) has another place, copies of local contexts with other times and
 made in another order, another umask, and runs one step at a time; with --jobs
-1, eight. It begins a second after the first, at least. What builds write is
+1, eight. It begins a second after the first has ended. What builds write is
 compared as layerwright diff does; docs/verify.md says what to do about it.
 
 Outputs, remote caches and standard input are refused.
 
 Exit codes:
-  0 the same digest, 1 they differ, or a build failed, else those of build";
+  0 the same digest, 1 they differ, 5 a build failed, where build ends with 1;
+  else those of build: 2 usage, 3 registry or network, 4 store, disk, sandbox";
