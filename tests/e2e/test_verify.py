@@ -30,7 +30,7 @@ CAUSES = {
 REPRODUCIBLE = """\
 FROM busybox
 COPY --chmod=640 . /src/
-RUN ls -lnR /src | tail -n +1 > /listing; date > /dev/null; find /src -type f | sort | xargs cat > /all
+RUN find /src -exec stat -c "%n %F %a %u %s %h" {} + | sort > /listing; date > /dev/null; find /src -type f | sort | xargs cat > /all
 RUN --mount=type=bind,target=/m cp /m/sub/file /copied
 """
 
