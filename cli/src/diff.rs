@@ -282,8 +282,8 @@ pub fn exit_code(is_same: bool) -> u8 {
     u8::from(!is_same)
 }
 
-/// The exit code of one that could not be made. It is never that of images that differ: what would be the fault of a build is that
-/// of an image which cannot be read.
+/// The exit code of one that could not be made. It is never that of images that differ: what would be the fault of a build
+/// is that of an image which cannot be read.
 pub fn exit_code_of(failure: &Failure) -> u8 {
     match failure.exit_code() {
         failure::BUILD => failure::MACHINE,

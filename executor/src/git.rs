@@ -9,8 +9,8 @@
 //! - Nothing of its configuration is executed, included or followed, since only objects, references and the index are read: no
 //!   hooks, filters, editors, helpers or includes. `core.worktree` is not looked at; replacement objects and grafts do not
 //!   count, for they would make a commit something else than what it is called.
-//! - Every object that is read is hashed and must have the id by which it was asked for, by a SHA-1 that finds out collisions: what
-//!   is remembered by ids holds for every repository.
+//! - Every object that is read is hashed and must have the id by which it was asked for, by a SHA-1 that finds out
+//!   collisions: what is remembered by ids holds for every repository.
 //! - A tree with a name that git would refuse to check out (`..`, `.git`, a slash) is refused, and so is one that stands
 //!   for millions of files.
 //! - Since nothing is executed, it does not matter who owns a repository, and git's `safe.directory` is not asked: root builds a

@@ -49,8 +49,8 @@ impl ContextPlace {
     }
 }
 
-/// Opens what `--git` names, with what `--dirty` lays over it: the tracked files of the context in the work tree, and the Dockerfile
-/// with its ignore file wherever it lies. No thread is started.
+/// Opens what `--git` names, with what `--dirty` lays over it: the tracked files of the context in the work tree, and the
+/// Dockerfile with its ignore file wherever it lies. No thread is started.
 ///
 /// # Errors
 /// There is no such commit, or the work tree cannot be read.

@@ -1,8 +1,8 @@
 //! Which step of one image is which of another: by the text of their instructions, in their order.
 //!
 //! Two builds of one Dockerfile pair line by line. Where a line was added, or its text changed, the lines around it still
-//! find each other (longest common subsequence); between those, lines pair that begin with the same word, so that `ENV V=1` is told
-//! as a change to `ENV V=2`.
+//! find each other (longest common subsequence); between those, lines pair that begin with the same word, so that `ENV V=1`
+//! is told as a change to `ENV V=2`.
 
 /// A step of one image and its counterpart, by their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

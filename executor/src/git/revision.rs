@@ -79,8 +79,8 @@ impl Revision {
     }
 
     /// The commit with what the work tree makes of the context, and of the `others`, paths from the top. Only of the commit that
-    /// is checked out anybody expects the work tree to say something; a bare repository has none. What is laid over is found by the
-    /// thread that asks and no other.
+    /// is checked out anybody expects the work tree to say something; a bare repository has none. What is laid over is found
+    /// by the thread that asks and no other.
     ///
     /// # Errors
     /// [`GitError::Dirty`], [`GitError::NotCheckedOut`]; or the work tree cannot be read.

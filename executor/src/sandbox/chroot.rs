@@ -1,4 +1,5 @@
-//! A step that has a directory and no mount: `--sandbox=chroot`, for root of a container that allows neither namespaces nor mounts.
+//! A step that has a directory and no mount: `--sandbox=chroot`, for root of a container that allows neither namespaces nor
+//! mounts.
 //!
 //! What a step finds in the place of the image's own is put there before, and taken away after it: an empty `/proc` and `/sys`, a
 //! `/dev` with the nodes that every program expects, and the files it is lent. What is the image's is moved aside meanwhile, and

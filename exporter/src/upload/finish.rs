@@ -152,8 +152,8 @@ impl Shared {
         (self.options.events)(event);
     }
 
-    /// Looks where the images are already: nothing has been run for them, so perhaps somebody has made and pushed them before. What
-    /// cannot be asked is brought.
+    /// Looks where the images are already: nothing has been run for them, so perhaps somebody has made and pushed them
+    /// before. What cannot be asked is brought.
     fn find(&self, destinations: &[Destination<'_>]) {
         let _all_asked = in_parallel(destinations, PARALLEL, |destination| {
             let Destination { parcel, place, .. } = destination;
