@@ -148,7 +148,9 @@ impl Uploads {
     /// A step is about to run: so the image is a new one, and what is certain to be part of it goes on its way. The right to push
     /// it is tested first, by opening an upload in each repository; without it `refused` is requested.
     pub fn begin(&self) {
-        if self.shared.state.lock().phase != Phase::Waiting {
+        // It is said of every step that may run; a registry that has refused, or that does not answer, is asked once.
+        let is_first = |state: &State| state.phase == Phase::Waiting && state.refusal.is_none();
+        if !is_first(&self.shared.state.lock()) {
             return;
         }
         if let Err(refusal) = check_rights(&self.shared.options.registry, &self.shared.names) {

@@ -250,7 +250,13 @@ COPY --from=tools /tool /tool
         passwords = self.scratch / "htpasswd"
         passwords.write_bytes(subprocess.check_output(["htpasswd", "-Bbn", "user", "secret"]))
         with support.Registry(self.scratch / "closed", htpasswd=passwords) as closed:
-            done = self.push(self.dockerfile("", "RUN echo 1 > /1"), f"{self.registry.host}/app:1", f"{closed.host}/app:1", code=3)
+            asked = []
+            for number in (1, 5):
+                steps = [f"RUN echo {step} > /{step}" for step in range(number)]
+                done = self.push(self.dockerfile("", *steps), f"{self.registry.host}/app:1", f"{closed.host}/app:1", code=3)
+                asked.append((self.scratch / "closed" / "log").read_text().count('"http.request.method":"POST"'))
+            self.assertGreater(asked[0], 0)
+            self.assertEqual(asked[1], 2 * asked[0], "once a build, however many steps there are")
         self.assertIn(f"cannot push {closed.host}/app:1", done.stderr)
         self.assertNotIn("RUN", done.stderr)
         self.assertFalse((self.scratch / "registry/data/docker/registry/v2/repositories/app/_layers").exists())
