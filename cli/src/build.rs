@@ -25,7 +25,6 @@ use solver::{
 };
 
 pub use self::{
-    commit::DIRTY,
     options::{executor_options, plan_options},
     results::{remove_iidfile, try_destinations},
 };

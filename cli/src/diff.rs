@@ -221,10 +221,9 @@ struct Made<'a> {
 }
 
 fn made(image: &Image) -> Vec<Made<'_>> {
-    let mut ids = image.config.rootfs.diff_ids.iter();
-    let made = |step: Step<'_>| step.layer.and_then(|_| ids.next().copied());
-    let (steps, mut made) = (image.steps(), made);
-    steps.into_iter().map(|step| Made { diff_id: made(step), step }).collect()
+    let mut ids = image.config.rootfs.diff_ids.iter().copied();
+    let steps = image.steps().into_iter();
+    steps.map(|step| Made { diff_id: step.layer.and_then(|_| ids.next()), step }).collect()
 }
 
 fn instructions<'a>(steps: &[Made<'a>]) -> Vec<&'a str> {
@@ -255,19 +254,19 @@ fn step(first: &Opened, one: &Made<'_>, second: &Opened, other: &Made<'_>) -> Re
     let settings = settings(&line(one), &line(other), &["empty_layer"]);
     let changes = match (one.step.layer, other.step.layer) {
         (Some(layer), Some(other_layer)) => {
-            // What a config says of a layer is believed when the layer has been read.
-            let compare =
-                || layers::compare(first.side(layer, one.diff_id), second.side(other_layer, other.diff_id));
+            let sides = (first.side(layer, one.diff_id), second.side(other_layer, other.diff_id));
             let is_same = one.diff_id.is_some() && one.diff_id == other.diff_id;
-            match layer.digest == other_layer.digest {
-                true => None,
-                false => match compare()? {
-                    changes if is_same && changes.changes.is_empty() => {
-                        let blobs = Box::new([layer.clone(), other_layer.clone()]);
-                        return Ok(Some(How::Packed(blobs)));
-                    }
-                    changes => Some(changes),
-                },
+            if layer.digest == other_layer.digest {
+                None
+            } else if is_same {
+                // What configs say of layers is believed when the layers have been read.
+                layers::verify(sides.0, sides.1)?;
+                if settings.is_empty() {
+                    return Ok(Some(How::Packed(Box::new([layer.clone(), other_layer.clone()]))));
+                }
+                None
+            } else {
+                Some(layers::compare(sides.0, sides.1)?)
             }
         }
         (None, None) => None,

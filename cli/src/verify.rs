@@ -2,7 +2,7 @@
 //!
 //! Each build is a process of its own, this binary with the same arguments and the hidden `--rebuild DIR`: so nothing that one
 //! of them remembers or is can reach the other. DIR says where everything is that the build has for itself: `store`, `image`
-//! (an OCI layout), and, for a build that is made *elsewhere*, `context`, a copy of the main context ([`mirror`]), and `named/N`.
+//! (an OCI layout), and, for a build that is made *elsewhere*, `context`, a copy of the main context ([`mirror`]), and `named-N`.
 //! These directories lie in one beside the store, which is locked as long as we live, and removed in the end; what a killed
 //! one has left is removed by the next.
 

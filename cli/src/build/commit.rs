@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 
 use exporter::{Annotations, MediaTypes, assemble::rfc3339};
 
-use crate::inputs::BuiltFrom;
+use crate::{inputs::BuiltFrom, spec::tag::DIRTY};
 
 /// The hash of the commit (image-spec, annotations.md, "Pre-Defined Annotation Keys").
 const REVISION: &str = "org.opencontainers.image.revision";
 /// When it was committed.
 const CREATED: &str = "org.opencontainers.image.created";
-/// What stands behind a hash that is not all of it.
-pub const DIRTY: &str = "-dirty";
 
 fn told(commit: &BuiltFrom) -> [(&'static str, String); 2] {
     let dirty = if commit.is_dirty { DIRTY } else { "" };

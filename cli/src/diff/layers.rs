@@ -46,6 +46,14 @@ pub struct LayerChanges {
     pub excerpts: BTreeMap<Vec<u8>, Excerpt>,
 }
 
+/// Reads two layers to their ends, and that they are what their configs say.
+///
+/// # Errors
+/// One of them is not, or cannot be read.
+pub fn verify(first: Side<'_>, second: Side<'_>) -> Result<(), Failure> {
+    both(first, second, |tar| io::copy(tar, &mut io::sink()).map_err(TarError::Io)).map(drop)
+}
+
 /// Compares two layers.
 ///
 /// # Errors

@@ -4,10 +4,7 @@ use executor::git::Called;
 use oci::Reference;
 
 use super::RequestError;
-use crate::{
-    build::DIRTY,
-    spec::tag::{GitName, SHORT, TagSpec, TagSpecError},
-};
+use crate::spec::tag::{DIRTY, GitName, SHORT, TagSpec, TagSpecError};
 
 /// The names of `-t`, with what the commit is called in their placeholders.
 ///

@@ -79,6 +79,8 @@ pub enum TagSpecError {
     Placeholder(String),
 }
 
+/// What stands behind the hash of a commit over which a work tree is laid.
+pub const DIRTY: &str = "-dirty";
 /// Digits of [`GitName::Short`].
 pub const SHORT: usize = 7;
 /// Characters of a tag (distribution-spec, "Pulling manifests").
