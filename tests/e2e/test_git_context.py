@@ -271,12 +271,16 @@ class FromCommits(Case):
             subprocess.run(["chmod", "-R", "a+rX", bare], check=True)
             third = self.run_layerwright("build", "--git", head, *push, bare, user="lw-sub").stdout
             self.assertEqual(third, second)
-            # And again with everything there: is it there, two tags, a look at each. One asks a loopback registry for TLS.
+            # And again with everything there: a look at each tag, which stand for it. A loopback registry is asked for TLS, too.
             before = len(registry.requests())
             again = self.run_layerwright("build", "--git", "HEAD", *push, top).stdout
             asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:] if path != "/v2/"]
-            self.assertEqual((again, sorted(asked)), (second, sorted(
-                [("HEAD", "sha256:"), ("PUT", head[:7]), ("HEAD", head[:7]), ("PUT", "main"), ("HEAD", "main")])))
+            self.assertEqual((again, sorted(asked)), (second, sorted([("HEAD", head[:7]), ("HEAD", "main")])))
+            # What another name stands for is put there, and nothing else.
+            before = len(registry.requests())
+            named = self.run_layerwright("build", "--git", "HEAD", "-q", "--push", "-t", f"{registry.host}/app:new", top).stdout
+            asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:] if path != "/v2/"]
+            self.assertEqual((named, asked), (second, [("HEAD", "new"), ("HEAD", "sha256:"), ("PUT", "new"), ("HEAD", "new")]))
 
     def test_placeholders_without_what_they_stand_for(self):
         top = self.repository(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")

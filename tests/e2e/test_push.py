@@ -106,14 +106,15 @@ COPY --from=tools /tool /tool
         self.assertEqual(sorted(lines[first:]), sorted([*(("PUT", name) for name in names), *(("HEAD", name) for name in names)]))
         for name in names:
             self.assertLess(lines.index(("PUT", name)), lines.index(("HEAD", name), first))
-        # Again, without anything to do: the image is looked for, and named. No blob is asked for.
+        # Again, without anything to run: a name that stands for the image is left alone, another is put. No blob is asked for.
         del requests[:]
         self.push(context, f"{proxy.host}/app:1", f"{proxy.host}/other/app:2")
         self.assertEqual([request.path for request in requests if "/blobs/" in request.path], [])
         image = [(request.method, request.path.split("/manifests/")[1][:7]) for request in requests if "/v2/app/manifests/" in request.path]
-        self.assertEqual(image, [("HEAD", "sha256:"), ("PUT", "1"), ("HEAD", "1")])
-        self.assertEqual(sorted(request.path for request in requests if request.method == "PUT"),
-                         ["/v2/app/manifests/1", "/v2/other/app/manifests/2"])
+        self.assertEqual(image, [("HEAD", "1")])
+        image = [(request.method, request.path.split("/manifests/")[1][:7]) for request in requests if "/other/app/" in request.path]
+        self.assertEqual(image, [("HEAD", "2"), ("HEAD", "sha256:"), ("PUT", "2"), ("HEAD", "2")])
+        self.assertEqual([request.path for request in requests if request.method == "PUT"], ["/v2/other/app/manifests/2"])
         # A repository that does not have it is brought it, and the right to do so shows where something is moved.
         del requests[:]
         self.push(context, f"{proxy.host}/app:1", f"{proxy.host}/third:1")

@@ -63,9 +63,22 @@ struct Destination<'a> {
     /// The repository.
     place: &'a Reference,
     /// By which the image will be found there.
-    names: Vec<Reference>,
+    names: Vec<Name>,
     /// Whether the repository has the image: a registry keeps all that its manifests name.
     is_there: AtomicBool,
+}
+
+/// A name of an image in a repository.
+struct Name {
+    reference: Reference,
+    /// Whether it stands for the image already.
+    is_right: AtomicBool,
+}
+
+impl Name {
+    fn new(reference: Reference) -> Self {
+        Self { reference, is_right: AtomicBool::default() }
+    }
 }
 
 impl Push {
@@ -88,10 +101,10 @@ impl Push {
         let mut destinations: Vec<Destination<'_>> = Vec::new();
         for (place, name) in self.names.iter().zip(self.final_names()) {
             match destinations.iter_mut().find(|other| is_same_repository(other.place, place)) {
-                Some(other) if other.names.contains(&name) => {}
-                Some(other) => other.names.push(name),
+                Some(other) if other.names.iter().any(|known| known.reference == name) => {}
+                Some(other) => other.names.push(Name::new(name)),
                 None => {
-                    let (parcel, names) = (&self.parcel, vec![name]);
+                    let (parcel, names) = (&self.parcel, vec![Name::new(name)]);
                     destinations.push(Destination { parcel, place, names, is_there: AtomicBool::default() });
                 }
             }
@@ -132,15 +145,18 @@ impl Uploads {
         Ok(Brought { destinations })
     }
 
-    /// Lets the names point at what was brought, and looks whether they do.
+    /// Lets the names point at what was brought, and looks whether they do. Those that did before anything was sent are left
+    /// alone.
     ///
     /// # Errors
     /// [`ExportError`]; some names may have changed by then.
     pub fn name(&self, brought: Brought<'_>) -> Result<(), ExportError> {
         in_parallel(&brought.destinations, PARALLEL, |destination| {
-            destination.names.iter().try_for_each(|name| {
-                self.shared.name(destination, name)?;
-                self.shared.tell(Event::StageDone(stage(name)));
+            destination.names.iter().try_for_each(|Name { reference, is_right }| {
+                if !is_right.load(Ordering::Relaxed) {
+                    self.shared.name(destination, reference)?;
+                }
+                self.shared.tell(Event::StageDone(stage(reference)));
                 Ok(())
             })
         })
@@ -153,13 +169,20 @@ impl Shared {
     }
 
     /// Looks where the images are already: nothing has been run for them, so perhaps somebody has made and pushed them
-    /// before. What cannot be asked is brought.
+    /// before, most likely under the same names. What cannot be asked is brought.
     fn find(&self, destinations: &[Destination<'_>]) {
         let _all_asked = in_parallel(destinations, PARALLEL, |destination| {
-            let Destination { parcel, place, .. } = destination;
+            let Destination { parcel, place, names, .. } = destination;
             let digest = parcel.root().descriptor.digest;
-            let found = self.options.registry.direct().resolve(&place.with_digest(digest));
-            if matches!(found, Ok(Some(found)) if found.digest == digest) {
+            let is_here = |name: &Reference| {
+                let found = self.options.registry.direct().resolve(name);
+                matches!(found, Ok(Some(found)) if found.digest == digest)
+            };
+            for name in names {
+                name.is_right.store(is_here(&name.reference), Ordering::Relaxed);
+            }
+            let is_named = names.iter().any(|name| name.is_right.load(Ordering::Relaxed));
+            if is_named || is_here(&place.with_digest(digest)) {
                 destination.is_there.store(true, Ordering::Relaxed);
                 let mut state = self.state.lock();
                 let host = state.hosts.entry(place.registry.clone()).or_default();
