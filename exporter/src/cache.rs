@@ -42,4 +42,4 @@ pub use registry::RegistryStorage;
 pub use seen::{Seen, SeenBundle, SeenRecord};
 pub use sign::{KeyError, SignKey, TrustKeys};
 pub use storage::{Artifact, ArtifactKind, Image, Named, Storage, StorageError, StorageErrorKind};
-pub use writer::{BuildEnd, Mode, OnError, OwnChain, Prior, WriteError, Writer, WriterOptions};
+pub use writer::{BuildEnd, Mode, OnError, OwnChain, WriteError, Writer, WriterOptions};

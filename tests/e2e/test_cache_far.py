@@ -44,6 +44,28 @@ class Far(support.Case):
             self.assertLessEqual(proxy.sequential(), 5, proxy.requests)
             self.assertLessEqual(len(proxy.requests), 10, proxy.requests)
 
+    def test_the_same_build_again_is_a_look_at_the_base_the_cache_and_the_name(self):
+        with Proxy(self.registry.host) as proxy:
+            place = f"type=registry,ref={proxy.host}/cache:main"
+            def push(store, *cache):
+                proxy.requests.clear()
+                done = self.run_build(proxy.host, "--push", "-t", f"{proxy.host}/app:1", *cache, self.steps, store=store)
+                return done.stderr, [request for request in proxy.requests if request.path != "/v2/"]
+            both = ("--cache-from", place, "--cache-to", place)
+            push("first", *both)
+            looks = [("GET", "/v2/cache/manifests/main"), ("HEAD", "/v2/app/manifests/1"), ("HEAD", "/v2/busybox/manifests/1")]
+            for cache, expected in ((both, looks), (both[:2], looks), ((), looks[1:])):
+                told, requests = push("first", *cache)
+                self.assertIn(f"{STEPS} steps, {STEPS} cached", told)
+                self.assertEqual(sorted((request.method, request.path) for request in requests), expected)
+            # Another machine may have to ask what the base is, where that is not here in time with the cache.
+            told, requests = push("second", *both)
+            self.assertIn(f"{STEPS} steps, {STEPS} cached", told)
+            base = ("GET", "/v2/busybox/manifests/1")
+            asked = [(request.method, request.path) for request in requests]
+            self.assertEqual(sorted(one for one in asked if one != base), looks)
+            self.assertEqual([request.path for request in requests if "/blobs/" in request.path], [])
+
     def test_a_fully_cached_push_moves_no_layer(self):
         name = "app:1"
         first = self.fill("-t", f"{self.registry.host}/{name}", "--push", "--metadata-file", self.scratch / "first.json")

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread};
 use exporter::{
     BaseLayers, Encoder, Packing, Sealer,
     cache::{
-        BuildEnd, CacheBulletin, Joining, Mode, OnError, OwnChain, Prior, Writer, WriterOptions,
+        BuildEnd, CacheBulletin, Joining, Mode, OnError, OwnChain, RemoteCache, Writer, WriterOptions,
         writer::{FindInventory, Written, fits},
     },
     upload::Landings,
@@ -64,7 +64,7 @@ impl Filling {
                     CacheMode::Max => Mode::Max,
                 },
                 bundle: name(&fill.place).unwrap_or_else(|| caches.unnamed.clone()),
-                prior: if request.caches.from.contains(&fill.place) { Prior::Read } else { Prior::Unread },
+                reader: reader(fill, request, caches),
                 on_error: if fill.ignore_error { OnError::Warn } else { OnError::Fail },
                 chain: chain.clone(),
                 sealer: Arc::clone(&sealer),
@@ -113,6 +113,12 @@ impl Filling {
             finished.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
         })
     }
+}
+
+/// Who reads the same bundle of the same place.
+fn reader(fill: &CacheFill, request: &BuildRequest, caches: &RemoteCaches) -> Option<Arc<RemoteCache>> {
+    let mut reading = request.caches.from.iter().zip(&caches.readers);
+    reading.find_map(|(from, reader)| (*from == fill.place).then(|| Arc::clone(&reader.cache)))
 }
 
 /// The bulletin of a cache that is read, too, and gets every record: whoever is told to wait there finds what he waits for.

@@ -144,6 +144,11 @@ impl RemoteCache {
         self.shared.reading.storage.name()
     }
 
+    /// Waits until the bundle has come, or never will.
+    pub fn wait(&self, is_over: &dyn Fn() -> bool) {
+        drop(self.shared.wait_for_bundle(is_over));
+    }
+
     /// The records that the bundle has brought, for `explain`.
     pub fn records(&self) -> Vec<Record> {
         self.shared.lock().answers.records()

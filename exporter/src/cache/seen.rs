@@ -86,11 +86,11 @@ impl Seen {
     }
 }
 
-/// Whether two records say the same.
+/// Whether two records say the same of a step, whoever ran it.
 fn is_same(one: &Record, other: &Record) -> bool {
-    let Record { definition, content, parent, snapshot, pre_image, made } = one;
+    let Record { definition, content, parent, snapshot, pre_image, made: _ } = one;
     (definition, content, parent) == (&other.definition, &other.content, &other.parent)
-        && (pre_image, made) == (&other.pre_image, &other.made)
+        && *pre_image == other.pre_image
         && snapshot.layers.len() == other.snapshot.layers.len()
         && snapshot.digest() == other.snapshot.digest()
 }

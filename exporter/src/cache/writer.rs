@@ -40,6 +40,7 @@ use self::{
 };
 use super::{
     bundle::SignedRecord,
+    reader::RemoteCache,
     record::FormatError,
     seen::{Seen, SeenRecord},
     sign::SignKey,
@@ -66,8 +67,8 @@ pub struct WriterOptions {
     pub mode: Mode,
     /// The name of the bundle.
     pub bundle: String,
-    /// Whether the bundle is known already.
-    pub prior: Prior,
+    /// Who reads this very bundle, if anybody does: then the writer waits for what he brings, and asks for nothing itself.
+    pub reader: Option<Arc<RemoteCache>>,
     /// What becomes of an error.
     pub on_error: OnError,
     /// Signs what this build has made.
@@ -100,16 +101,6 @@ pub enum Mode {
     /// `mode=max`: of every step.
     #[default]
     Max,
-}
-
-/// Whether the bundle that is there is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Prior {
-    /// Somebody reads this very cache, and notes what is there.
-    Read,
-    /// Nobody does, so the writer looks before it writes.
-    #[default]
-    Unread,
 }
 
 /// What becomes of an error.
@@ -317,7 +308,7 @@ impl Writer {
             brought: Brought::default(),
             chain: options.chain.clone(),
             held: Vec::new(),
-            look: if options.prior == Prior::Read || is_known { Look::Over } else { Look::Open(Vec::new()) },
+            look: if is_known { Look::Over } else { Look::Open(Vec::new()) },
             failure: None,
             lack: None,
             is_closed: false,

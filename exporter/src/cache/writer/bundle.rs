@@ -81,12 +81,9 @@ fn systems(snapshot: &Snapshot) -> impl Iterator<Item = (usize, TreeDigest)> {
 impl Shared {
     /// Finds out what the place has already. Whatever comes of it, what has waited for it goes on.
     pub(super) fn look(&self) {
-        let found = self.options.storage.get(&self.options.bundle, &self.trying);
-        // What cannot be read is written anew, and what cannot be written says so.
-        let artifact = found.ok().flatten().and_then(Named::artifact);
-        let bundle = artifact.filter(|artifact| artifact.kind == ArtifactKind::Bundle);
-        if let Some(Artifact { document, .. }) = bundle {
-            self.note(document);
+        match &self.options.reader {
+            Some(reader) => reader.wait(&|| self.trying.is_requested()),
+            None => self.read_bundle(),
         }
         let mut state = self.state.lock();
         if let Look::Running(waiting) = std::mem::replace(&mut state.look, Look::Over) {
@@ -96,6 +93,16 @@ impl Shared {
         }
         drop(state);
         self.state.tell();
+    }
+
+    fn read_bundle(&self) {
+        let found = self.options.storage.get(&self.options.bundle, &self.trying);
+        // What cannot be read is written anew, and what cannot be written says so.
+        let artifact = found.ok().flatten().and_then(Named::artifact);
+        let bundle = artifact.filter(|artifact| artifact.kind == ArtifactKind::Bundle);
+        if let Some(Artifact { document, .. }) = bundle {
+            self.note(document);
+        }
     }
 
     /// What a bundle has, as far as we would believe it: what we sign and others have not is written anew.

@@ -9,8 +9,8 @@ use std::{
 use exporter::{
     Encoder, TimePolicy,
     cache::{
-        BuildEnd, Mode, OnError, OwnChain, Prior, Reading, RegistryStorage, RemoteCache, Seen, SignKey,
-        Storage, TrustKeys, Writer, WriterOptions,
+        BuildEnd, Mode, OnError, OwnChain, Reading, RegistryStorage, RemoteCache, Seen, SignKey, Storage,
+        TrustKeys, Writer, WriterOptions,
     },
 };
 use oci::{
@@ -105,7 +105,7 @@ impl Builder {
             storage,
             mode: Mode::Max,
             bundle: "main".to_owned(),
-            prior: Prior::Unread,
+            reader: None,
             on_error: OnError::Warn,
             sign: None,
             chain: OwnChain::default(),

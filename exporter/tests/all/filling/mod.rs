@@ -12,8 +12,8 @@ use std::{
 use exporter::{
     Encoder, TimePolicy,
     cache::{
-        Artifact, ArtifactKind, BuildEnd, Bundle, DirectoryStorage, Mode, Named, OnError, OwnChain, Prior,
-        Seen, SignKey, SignedRecord, Storage, TrustKeys, names,
+        Artifact, ArtifactKind, BuildEnd, Bundle, DirectoryStorage, Mode, Named, OnError, OwnChain, Seen,
+        SignKey, SignedRecord, Storage, TrustKeys, names,
     },
 };
 use ground::{Builder, Ground, keys, lines, ours};
@@ -191,7 +191,7 @@ fn what_is_there_costs_one_look_or_none() {
     let fresh = Builder::new();
     let found = fresh.read(&ground, "main", &keys(&records));
     let before = ground.proxy.requests().len();
-    let writer = fresh.writer(&ground, |options| options.prior = Prior::Read);
+    let writer = fresh.writer(&ground, |_| ());
     found.into_values().flatten().for_each(|found| writer.store(&found.record));
     writer.finish(BuildEnd::Made, &[]).expect("nothing to write");
     assert_eq!(lines(&ground.proxy.requests()[before..]), [""; 0]);
@@ -371,18 +371,15 @@ fn image_of(ground: &Ground, records: &[Record]) -> Builder {
 fn image_by(machine: Builder, ground: &Ground, records: &[Record]) -> Builder {
     let found = machine.read(ground, "main", &keys(records));
     assert!(found.values().flatten().all(|found| records.contains(&found.record)));
-    write_image(ground, &machine, records, Prior::Read);
+    write_image(ground, &machine, records);
     machine
 }
 
 /// A build of an image of these steps, whose records the place has.
-fn write_image(ground: &Ground, machine: &Builder, records: &[Record], prior: Prior) {
+fn write_image(ground: &Ground, machine: &Builder, records: &[Record]) {
     let sealer = Arc::new(machine.workshop.sealer(Encoder::GZIP, TimePolicy::Default, 2));
     sealer.offer(&records.last().expect("one").snapshot);
-    let writer = machine.writer(ground, |options| {
-        options.sealer = sealer;
-        options.prior = prior;
-    });
+    let writer = machine.writer(ground, |options| options.sealer = sealer);
     records.iter().for_each(|record| writer.store(record));
     writer.finish(BuildEnd::Made, &[]).expect("written");
     assert_eq!(writer.written().steps, 0, "the place lacked none of them");
@@ -469,7 +466,7 @@ fn what_the_place_has_otherwise_is_known_once_the_look_is_over() {
     builder.fill(&ground, &records);
     // Nobody has read the cache: the build ends while the writer looks.
     let warm = Builder { seen: Seen::default(), ..builder };
-    write_image(&ground, &warm, &records, Prior::Unread);
+    write_image(&ground, &warm, &records);
     assert_eq!(encoders(&ground, &records[0]), [Encoder::GZIP.id(), Encoder::ZSTD_FASTEST.id()]);
 }
 
@@ -544,7 +541,7 @@ fn what_the_place_has_lost_is_brought_again_or_left_out() {
         let found = fresh.read(&ground, "main", &keys(&records));
         let writing = bringer.unwrap_or(&fresh);
         let (seen, new) = (fresh.seen.clone(), writing.records("more", 1));
-        let writer = writing.writer(&ground, |options| (options.prior, options.seen) = (Prior::Read, seen));
+        let writer = writing.writer(&ground, |options| options.seen = seen);
         found.into_values().flatten().for_each(|found| writer.store(&found.record));
         new.iter().for_each(|record| writer.store(record));
         writer.finish(BuildEnd::Made, &[]).expect("written");
