@@ -1,6 +1,7 @@
 """The examples do what they say: the Makefile whole, and of the files for CI systems the commands, with the variables that the
 system would set."""
 
+import functools
 import json
 import os
 import pathlib
@@ -11,9 +12,14 @@ import unittest
 
 import yaml
 
+from locked import PROFILE, locked
 from support import Case, Failed, Registry, WATCHDOG
+from test_chroot import SCOPES
+from test_ladder import container, machine_of_root
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+# Containers by the filter that a pod asks for.
+FILTERS = {"Unconfined": functools.partial(container, uid=0), "RuntimeDefault": locked}
 CALLS = 'printf "%s\\n" "$*" >> "$CALLS"; exec "$BINARY" "$@"\n'
 
 
@@ -148,7 +154,8 @@ class Examples(Case):
             "GITHUB_EVENT_NAME": "push"}
         gitlab = yaml.safe_load((EXAMPLES / "gitlab/.gitlab-ci.yml").read_text())["image"]
         yield "gitlab", "\n".join([gitlab["before_script"][0], *gitlab["script"]]), lambda name: {
-            "CI_REGISTRY_IMAGE": name, "CI_COMMIT_SHA": self.head, "CI_COMMIT_REF_SLUG": "main", "CACHE": f"{name}/cache"}
+            "CI_REGISTRY_IMAGE": name, "CI_COMMIT_SHA": self.head, "CI_COMMIT_REF_SLUG": "main", "CACHE": f"{name}/cache",
+            **{key: gitlab["variables"][key] for key in ("SANDBOX", "RUN_SANDBOX")}}
         jenkins = (EXAMPLES / "jenkins/Jenkinsfile").read_text()
         commands = [line for line in re.findall(r"^ +sh '(.*)'$", jenkins, re.M) if " login " not in line]
         yield "jenkins", "\n".join(commands), lambda name: {"IMAGE": name}
@@ -177,19 +184,94 @@ class Examples(Case):
                         digests.add(self.digest(f"{name}:feature-x"))
             self.assertEqual(len(digests), 1, digests)
 
-    def test_the_pod_is_told_what_layerwright_takes(self):
-        pod = yaml.safe_load((EXAMPLES / "kubernetes/pod.yaml").read_text())["spec"]
-        [container] = pod["containers"]
-        self.assertFalse(pod["hostUsers"])
-        self.assertNotIn("securityContext", container)
-        clone = self.repository("clone", "lw-sub")
+    def pod(self, name):
+        """What a pod runs, and the filter of the container that a cluster makes for it."""
+        pod = yaml.safe_load((EXAMPLES / "kubernetes" / name).read_text())["spec"]
+        [one] = pod["containers"]
+        asked = one["securityContext"]
+        self.assertEqual(set(asked) - {"runAsUser", "allowPrivilegeEscalation", "seccompProfile"}, set(), "nothing more is asked for")
+        self.assertEqual(asked.get("runAsUser", 0), 0)
+        prefix = ["setpriv", "--no-new-privs"] if asked.get("allowPrivilegeEscalation") is False else []
+        return [*prefix, *one["command"], *self.flags().split(), *one["args"]], asked["seccompProfile"]["type"]
+
+    def run_pod(self, place, words, confined, **variables):
+        """In a container of an image that grants root more ids."""
+        environment = {"HOME": str(place), "LAYERWRIGHT_ROOT": str(place / "store"), **variables}
+        granted = {"machine": machine_of_root(self.scratch), "shown": ("/etc/subuid", "/etc/subgid")}
+        done = FILTERS[confined](place, *words, path=f"{place}:", env=environment, **granted)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    @unittest.skipUnless(PROFILE.exists(), "SKIPPED: a pod's container: podman's system call filter is not here")
+    def test_pods_build_in_containers_like_theirs(self):
+        digests = set()
         with Registry(self.scratch / "registry") as registry:
-            arguments = [argument.replace("registry.example.org", registry.host).replace(
-                "https://git.example.org/team/app.git#main", str(clone)) for argument in container["args"]]
-            arguments = [argument.replace("--file=", f"--file={clone}/") for argument in arguments]
-            command = " ".join([*container["command"], self.flags(), *arguments])
-            self.sh("lw-sub", command)
-            self.digest(f"{registry.host}/team/app:latest")
+            for name in ("pod.yaml", "pod-restricted.yaml"):
+                if name == "pod-restricted.yaml" and not SCOPES:
+                    print("SKIPPED: a restricted pod: this kernel has no Landlock scopes")
+                    continue
+                with self.subTest(name):
+                    place = self.container_place(name)
+                    words, confined = self.pod(name)
+                    words = [word.replace("registry.example.org", f"{registry.host}/{name}").replace(
+                        "https://git.example.org/team/app.git#main", str(place / "clone")).replace(
+                        "--file=", f"--file={place}/clone/").replace(str(self.base), str(place / "base")) for word in words]
+                    self.run_pod(place, words, confined)
+                    digests.add(self.digest(f"{registry.host}/{name}/team/app:latest"))
+        self.assertEqual(len(digests), 1, digests)
+
+    @unittest.skipUnless(PROFILE.exists() and SCOPES, "SKIPPED: a task's container: no filter of podman's, or no Landlock scopes")
+    def test_the_task_of_tekton_builds_in_containers_like_its_own(self):
+        """As it is, and as its first lines say for clusters that insist on a filter."""
+        task = yaml.safe_load((EXAMPLES / "tekton/task.yaml").read_text())["spec"]
+        [step] = task["steps"]
+        self.assertEqual(step["securityContext"], {"runAsUser": 0, "seccompProfile": {"type": "Unconfined"}})
+        digests = set()
+        with Registry(self.scratch / "registry") as registry:
+            for sandbox, confined in (("auto", "Unconfined"), ("chroot", "RuntimeDefault")):
+                with self.subTest(sandbox):
+                    place = self.container_place(sandbox)
+                    values = {f"params.{one['name']}": one.get("default") for one in task["params"]}
+                    values |= {"params.image": f"{registry.host}/{sandbox}/app", "params.sandbox": sandbox,
+                               "results.digest.path": str(place / "digest")}
+                    script = re.sub(r"\$\(([a-z.]+)\)", lambda found: values[found[1]], step["script"])
+                    script = script.replace("layerwright build", f"layerwright build --build-context busybox=oci-layout://{place}/base")
+                    script = f"cd {place}/clone\n" + script.replace("/tmp/digest", f"{place}/answer")
+                    self.run_pod(place, ["sh", "-c", script], confined)
+                    head = self.git(place / "clone", "rev-parse", "HEAD")
+                    digests.add((place / "digest").read_text())
+                    digests.add(self.digest(f"{values['params.image']}:{head}"))
+        self.assertEqual(len(digests), 1, digests)
+
+    @unittest.skipUnless(PROFILE.exists() and SCOPES, "SKIPPED: a runner's container: no filter of podman's, or no Landlock scopes")
+    def test_the_job_of_gitlab_builds_and_tests_in_containers_like_its_own(self):
+        """As it is, and with the two other lines."""
+        text = (EXAMPLES / "gitlab/.gitlab-ci.yml").read_text()
+        other = re.sub(r"(?m)^    (SANDBOX|RUN_SANDBOX): .*\n", "", text).replace("    # SANDBOX", "    SANDBOX").replace(
+            "    # RUN_SANDBOX", "    RUN_SANDBOX")
+        digests = set()
+        with Registry(self.scratch / "registry") as registry:
+            for confined, text in (("Unconfined", text), ("RuntimeDefault", other)):
+                with self.subTest(confined):
+                    place = self.container_place(confined)
+                    head = self.git(place / "clone", "rev-parse", "HEAD")
+                    name = f"{registry.host}/{confined.lower()}/app"
+                    job = yaml.safe_load(text)["image"]
+                    script = "\n".join(["set -eu", f"cd {place}/clone", job["before_script"][0], *job["script"]]).replace(
+                        "layerwright build", f"layerwright build --build-context busybox=oci-layout://{place}/base")
+                    variables = {"CI_REGISTRY_IMAGE": name, "CI_COMMIT_SHA": head, "CI_COMMIT_REF_SLUG": "main", "CACHE": f"{name}/cache",
+                                 "SANDBOX": job["variables"]["SANDBOX"], "RUN_SANDBOX": job["variables"]["RUN_SANDBOX"]}
+                    self.assertEqual("chroot" in variables["SANDBOX"], confined == "RuntimeDefault")
+                    self.run_pod(place, ["sh", "-c", script], confined, **variables)
+                    digests.add(self.digest(f"{name}:{head}"))
+        self.assertEqual(len(digests), 1, digests)
+
+    def container_place(self, name):
+        """What a container sees: the binary, a clone, a base image, and room for a store."""
+        place = self.directory(f"place-{name}")
+        shutil.copy2(self.binary, place / "layerwright")
+        shutil.copytree(self.base, place / "base")
+        shutil.copytree(self.repository(f"clone-{name}", "root"), place / "clone")
+        return place
 
 
 if __name__ == "__main__":

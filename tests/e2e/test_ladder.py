@@ -51,9 +51,9 @@ def on_overlay(machine, store, user):
     return ["unshare", "--mount", "--", "sh", "-c", script, "sh", *machine]
 
 
-def container(directory, *arguments, uid, **options):
-    """Runs a command in a container to its end; gives the completed process."""
-    return subprocess.run(container_words(directory, *arguments, uid=uid, **options), stdout=subprocess.PIPE,
+def container(directory, *arguments, uid, machine=(), **options):
+    """Runs a command in a container on a machine to its end; gives the completed process."""
+    return subprocess.run([*machine, *container_words(directory, *arguments, uid=uid, **options)], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=WATCHDOG)
 
 
@@ -99,16 +99,18 @@ def container_words(directory, *arguments, uid, path="", denied=(), granted=(), 
     return ["unshare", "--mount", "--", "sh", "-c", script]
 
 
+def machine_of_root(scratch):
+    """A machine on which root has subordinate ids; nothing of it stays."""
+    files = {}
+    for name in ("subuid", "subgid"):
+        files[name] = scratch / name
+        files[name].write_text("root:400000:65536\n")
+        files[name].chmod(0o644)
+    script = "mount --bind {subuid} /etc/subuid && mount --bind {subgid} /etc/subgid && exec \"$@\"".format(**files)
+    return ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
+
+
 class Ladder(Case):
-    def machine_of_root(self):
-        """A machine on which root has subordinate ids; nothing of it stays."""
-        files = {}
-        for name in ("subuid", "subgid"):
-            files[name] = self.scratch / name
-            files[name].write_text("root:400000:65536\n")
-            files[name].chmod(0o644)
-        script = "mount --bind {subuid} /etc/subuid && mount --bind {subgid} /etc/subgid && exec \"$@\"".format(**files)
-        return ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
 
     def on(self, machine, *arguments, user="root", name="x", code=0):
         """A build on a machine, with a store of its own; gives the completed process and the layout."""
@@ -126,7 +128,7 @@ class Ladder(Case):
     def rungs(self):
         return {
             "root": ([], "root", (), "root"),
-            "userns": (self.machine_of_root(), "root", ("--sandbox=userns",), SUBORDINATE),
+            "userns": (machine_of_root(self.scratch), "root", ("--sandbox=userns",), SUBORDINATE),
             "sub": (["runuser", "-u", "lw-sub", "--"], "lw-sub", ("--sandbox=strict",), SUBORDINATE),
             "one": (["runuser", "-u", "lw-one", "--"], "lw-one", (), ONE),
             "sub-masked": (masked("lw-sub"), "lw-sub", (), SUBORDINATE + OUTER_PROC),
@@ -179,7 +181,7 @@ class Ladder(Case):
 
     def test_a_store_of_a_user_namespace_is_looked_after_from_outside(self):
         context = self.context(Dockerfile="FROM busybox\nRUN touch /a && chown 33:34 /a\n")
-        machine = self.machine_of_root()
+        machine = machine_of_root(self.scratch)
         self.on(machine, context, "--sandbox=userns", name="kept")
         store = self.scratch / "store-kept"
         for arguments in (["fsck"], ["du"], ["gc", "--all"]):
