@@ -1,12 +1,17 @@
 """Builds that make has started share its jobs with everything else that it has started."""
 
+import fcntl
+import os
 import re
+import shutil
 import subprocess
+import sys
+import termios
 import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from support import Case, WATCHDOG
+from support import Case, WATCHDOG, wait_for
 
 STEPS = 6
 
@@ -14,6 +19,16 @@ DOCKERFILE = "FROM busybox AS base\n" + "".join(
     f"FROM base AS s{step}\nRUN wget -qO- $TALLY/begin && touch /f{step} && wget -qO- $TALLY/end\n" for step in range(STEPS)
 ).replace("AS base\n", "AS base\nARG TALLY\n", 1).replace("\nRUN", "\nARG TALLY\nRUN") + "FROM scratch\n" + "".join(
     f"COPY --from=s{step} /f{step} /\n" for step in range(STEPS))
+
+
+# How many jobs are free: what make says of its pipe, by two numbers up to 4.3 and by a name from 4.4 on.
+PROBE = """\
+import os, re
+auth = re.findall(r"--jobserver-auth=(?:fifo:(\\S+)|(\\d+),)", os.environ["MAKEFLAGS"])[-1]
+end = os.open(auth[0], os.O_RDWR) if auth[0] else int(auth[1])
+os.set_blocking(end, False)
+print("free", len(os.read(end, 9)))
+"""
 
 
 class Tally:
@@ -82,24 +97,58 @@ class Make(Case):
             for jobs in (2, 3):
                 # One job is the build's own.
                 self.check(jobs, f"-j{jobs}", user=user)
-        # It has no jobs to hand out, and --jobs decides.
+        # Alone it has no jobs to hand out, and --jobs decides.
         self.check(STEPS, "-j1")
 
     def test_without_a_job_server_jobs_decide(self):
-        # make keeps its pipe from recipes without a plus, and says so in vain.
-        self.check(STEPS, "-j2", mark="")
+        # make keeps its pipe from recipes without a plus, and says so in vain; a pipe with a name is there for all.
+        features = subprocess.check_output(["make", "-f", "-", "all"], input="all:;@echo $(.FEATURES)\n", text=True, timeout=WATCHDOG)
+        self.check(2 if "jobserver-fifo" in features else STEPS, "-j2", mark="")
 
     def test_jobs_come_back_when_steps_fail_or_are_stopped(self):
         context = self.context("failing", Dockerfile="FROM busybox AS a\nRUN exit 1\nFROM busybox AS b\nRUN sleep 1000\n"
                                "FROM scratch\nCOPY --from=a / /\nCOPY --from=b / /\n")
         command = " ".join(self.command("build", "-q", "-o", "type=cacheonly", context))
-        probe = "python3 -c 'import os, re; r, w = re.findall(r\"auth=(\\d+),(\\d+)\", os.environ[\"MAKEFLAGS\"])[0]; " \
-                "os.set_blocking(int(r), False); print(\"free\", len(os.read(int(r), 9)))'"
+        (self.scratch / "probe").write_text(PROBE)
+        probe = f"python3 {self.scratch}/probe"
         (self.scratch / "Makefile").write_text(f"all:\n\t+-{command}\n\t+{probe}\n".replace("$", "$$"))
         done = subprocess.run(["make", "-j4"], cwd=self.scratch, text=True, timeout=WATCHDOG, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT)
         self.assertRegex(done.stdout, r"(?m)^free 3$")
         self.assertTrue(re.search(r"exit code: 1", done.stdout), done.stdout)
+
+    def pipe(self, jobs, user="root"):
+        """The pipe with a name in which make 4.4 keeps its jobs: how a builder hears of it, and the test's own end."""
+        path = self.scratch / f"jobs-{user}"
+        os.mkfifo(path, 0o600)
+        shutil.chown(path, user, user)
+        end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self.addCleanup(os.close, end)
+        os.write(end, jobs)
+        return {"MAKEFLAGS": f" -j{len(jobs) + 1} --jobserver-auth=fifo:{path}"}, end
+
+    def test_a_pipe_with_a_name_is_shared_as_well(self):
+        for user in ("root", "lw-sub", "lw-one"):
+            variables, end = self.pipe(b"ab", user)
+            with Tally(3) as tally:
+                context = self.context(f"context-{user}", Dockerfile=DOCKERFILE)
+                self.run_layerwright("build", "--jobs", "6", "--build-arg", f"TALLY={tally.address}", "-o", "type=cacheonly", context,
+                                     user=user, env=variables)
+            self.assertEqual((tally.all, tally.now, tally.most), (STEPS, 0, 3))
+            # make tells jobs apart by their bytes.
+            self.assertEqual(sorted(os.read(end, 9)), sorted(b"ab"))
+
+    def test_jobs_come_back_when_the_build_is_told_to_end(self):
+        variables, end = self.pipe(b"ab")
+        steps = "".join(f"FROM busybox AS s{step}\nRUN sleep 1000 && touch /{step}\n" for step in range(3))
+        context = self.context("long", Dockerfile=steps + "FROM scratch\n" + "".join(f"COPY --from=s{step} /{step} /\n" for step in range(3)))
+        command = self.command("build", "--jobs", "6", "-o", "type=cacheonly", context)
+        build = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        left = lambda: int.from_bytes(fcntl.ioctl(end, termios.FIONREAD, bytes(4)), sys.byteorder)
+        wait_for(lambda: left() == 0, "all jobs to be taken")
+        build.terminate()
+        self.assertEqual(build.wait(WATCHDOG), 143)
+        self.assertEqual(sorted(os.read(end, 9)), sorted(b"ab"))
 
 
 if __name__ == "__main__":
