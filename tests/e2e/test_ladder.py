@@ -51,9 +51,9 @@ def on_overlay(machine, store, user):
     return ["unshare", "--mount", "--", "sh", "-c", script, "sh", *machine]
 
 
-def container(directory, *arguments, uid, machine=(), **options):
-    """Runs a command in a container on a machine to its end; gives the completed process."""
-    return subprocess.run([*machine, *container_words(directory, *arguments, uid=uid, **options)], stdout=subprocess.PIPE,
+def container(directory, *arguments, uid, **options):
+    """Runs a command in a container to its end; gives the completed process."""
+    return subprocess.run(container_words(directory, *arguments, uid=uid, **options), stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=WATCHDOG)
 
 
@@ -99,18 +99,17 @@ def container_words(directory, *arguments, uid, path="", denied=(), granted=(), 
     return ["unshare", "--mount", "--", "sh", "-c", script]
 
 
-def machine_of_root(scratch):
-    """A machine on which root has subordinate ids; nothing of it stays."""
-    files = {}
-    for name in ("subuid", "subgid"):
-        files[name] = scratch / name
-        files[name].write_text("root:400000:65536\n")
-        files[name].chmod(0o644)
-    script = "mount --bind {subuid} /etc/subuid && mount --bind {subgid} /etc/subgid && exec \"$@\"".format(**files)
-    return ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
-
-
 class Ladder(Case):
+    def machine_of_root(self):
+        """A machine on which root has subordinate ids; nothing of it stays."""
+        files = {}
+        for name in ("subuid", "subgid"):
+            files[name] = self.scratch / name
+            files[name].write_text("root:400000:65536\n")
+            files[name].chmod(0o644)
+        script = "mount --bind {subuid} /etc/subuid && mount --bind {subgid} /etc/subgid && exec \"$@\"".format(**files)
+        return ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
+
 
     def on(self, machine, *arguments, user="root", name="x", code=0):
         """A build on a machine, with a store of its own; gives the completed process and the layout."""
@@ -128,7 +127,7 @@ class Ladder(Case):
     def rungs(self):
         return {
             "root": ([], "root", (), "root"),
-            "userns": (machine_of_root(self.scratch), "root", ("--sandbox=userns",), SUBORDINATE),
+            "userns": (self.machine_of_root(), "root", ("--sandbox=userns",), SUBORDINATE),
             "sub": (["runuser", "-u", "lw-sub", "--"], "lw-sub", ("--sandbox=strict",), SUBORDINATE),
             "one": (["runuser", "-u", "lw-one", "--"], "lw-one", (), ONE),
             "sub-masked": (masked("lw-sub"), "lw-sub", (), SUBORDINATE + OUTER_PROC),
@@ -181,7 +180,7 @@ class Ladder(Case):
 
     def test_a_store_of_a_user_namespace_is_looked_after_from_outside(self):
         context = self.context(Dockerfile="FROM busybox\nRUN touch /a && chown 33:34 /a\n")
-        machine = machine_of_root(self.scratch)
+        machine = self.machine_of_root()
         self.on(machine, context, "--sandbox=userns", name="kept")
         store = self.scratch / "store-kept"
         for arguments in (["fsck"], ["du"], ["gc", "--all"]):
@@ -228,12 +227,15 @@ class Ladder(Case):
             (place / "bin" / helper).chmod(0o755)
             subprocess.run(["setcap", f"{capability}+ep", place / "bin" / helper], check=True, timeout=WATCHDOG)
         own_helpers = f"{place}/bin:"
-        for name, uid, path, rung in (("root", 0, "", ONE), ("sub", pwd.getpwnam("lw-sub").pw_uid, own_helpers, SUBORDINATE),
-                                      ("setuid", pwd.getpwnam("lw-sub").pw_uid, "", ONE)):
+        # Its root may have the container's own ids where it has Docker's capabilities.
+        for name, uid, path, lacking, rung in (
+                ("root", 0, "", (), SUBORDINATE), ("weak", 0, "", ("SETUID",), ONE),
+                ("sub", pwd.getpwnam("lw-sub").pw_uid, own_helpers, (), SUBORDINATE),
+                ("setuid", pwd.getpwnam("lw-sub").pw_uid, "", (), ONE)):
             command = [place / "layerwright", "build", "--progress", "json", "--root", place / f"store-{name}",
                        "--build-context", f"busybox=oci-layout://{place}/base", "-o",
                        f"type=oci,dest={place}/out-{name},tar=false", place / "context"]
-            done = container(place, *command, uid=uid, path=path)
+            done = container(place, *command, uid=uid, path=path, lacking=lacking)
             self.assertEqual(done.returncode, 0, done.stderr)
             events = [json.loads(line) for line in done.stderr.splitlines()]
             told = [event["rung"] for event in events if event["event"] == "sandbox"]
@@ -244,6 +246,31 @@ class Ladder(Case):
         done = container(place, *command, uid=uid, path=path)
         self.assertNotEqual(done.returncode, 0)
         self.assertRegex(done.stderr, "set hostname.*leave --hostname or BUILDKIT_SANDBOX_HOSTNAME out")
+
+    @unittest.skipUnless(PROFILE.exists(), "SKIPPED: a container's own ids: podman's system call filter is not here")
+    def test_root_of_a_container_has_its_ids_without_a_grant(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN mkdir /own && chown 33:34 /own\nUSER 1000:1001\nWORKDIR /home/u\n"
+                               "RUN id -u > /tmp/id; test $(id -u):$(id -g) = 1000:1001\nUSER 65534\nRUN id -u > /tmp/nobody\n")
+        _, alone = self.on([], context, name="root")
+        place = self.scratch / "pod"
+        place.mkdir(mode=0o755)
+        for source, name in ((self.base, "base"), (context, "context")):
+            shutil.copytree(source, place / name)
+        shutil.copy2(self.binary, place / "layerwright")
+        command = [place / "layerwright", "build", "--progress", "plain", "--root", place / "store", "--build-context",
+                   f"busybox=oci-layout://{place}/base", "-o", f"type=oci,dest={place}/out,tar=false", place / "context"]
+        done = container(place, *command, uid=0, lacking=("SETFCAP",))
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertIn("capabilities.add: [SETFCAP]", done.stderr)
+        # Not even newuidmap is there.
+        (place / "bin").mkdir()
+        done = container(place, "sh", "-c", f'PATH={place}/bin exec "$@"', "sh", *command, uid=0)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("one user id only", done.stderr)
+        self.assertEqual(Layout(place / "out").digest, Layout(alone).digest)
+        for arguments in (["fsck"], ["du"], ["gc", "--all"]):
+            done = container(place, place / "layerwright", *arguments, "--root", place / "store", uid=0)
+            self.assertEqual(done.returncode, 0, (arguments, done.stdout, done.stderr))
 
     @unittest.skipUnless(PROFILE.exists(), "SKIPPED: doctor in a container: podman's system call filter is not here")
     def test_doctor_names_what_a_container_forbids(self):

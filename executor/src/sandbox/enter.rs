@@ -203,7 +203,7 @@ fn own_mount_namespace() -> Result<(), SandboxError> {
 
 /// Subordinate ids where they are granted, else one id and a note why.
 fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<(), SandboxError> {
-    let grants = match grants(own.uid).and_then(|grants| find_helpers().map(|()| grants)) {
+    let grants = match grants(own) {
         Ok(grants) => grants,
         Err(error) => {
             let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -218,7 +218,9 @@ fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<()
         Maps::Written => Ok(()),
         // Typically a container without setuid programs: no map is written yet, so our own can still be.
         Maps::Refused(why) => {
-            let hint = hint::for_step(MAPS, None, &machine).map(|hint| format!(" ({hint})"));
+            let is_helpers = grants.by == Grantor::Files;
+            let hint = is_helpers.then(|| hint::for_step(MAPS, None, &machine)).flatten();
+            let hint = hint.map(|hint| format!(" ({hint})"));
             notes.push(format!("one user id only: {why}{}", hint.unwrap_or_default()));
             map_one_id(own)
         }
@@ -227,8 +229,7 @@ fn enter_best_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<()
 
 /// Subordinate ids or an error that says what they lack.
 fn enter_full_user_namespace(own: HostIds, notes: &mut Vec<String>) -> Result<(), SandboxError> {
-    let grants = grants(own.uid)?;
-    find_helpers()?;
+    let grants = grants(own)?;
     note_few_ids(&grants, notes);
     let machine = Circumstances::of_this_machine();
     match enter_with_ranges(&grants)? {
@@ -260,7 +261,7 @@ fn enter_user_namespace() -> Result<(), SandboxError> {
 pub(crate) fn more_ids() -> String {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let own = ids::outside_root(&map).unwrap_or_else(|| getuid().as_raw());
-    let lack = grants(own).and_then(|_| find_helpers()).err();
+    let lack = granted(own).and_then(|_| find_helpers()).err();
     let advice = lack.as_ref().and_then(SandboxError::hint).unwrap_or(HELPERS_REFUSED);
     advice.to_owned()
 }
@@ -272,6 +273,16 @@ const HELPERS_REFUSED: &str =
 struct Grants {
     uids: Vec<Range>,
     gids: Vec<Range>,
+    by: Grantor,
+}
+
+/// Who lets us have them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Grantor {
+    /// `/etc/subuid` and `/etc/subgid`: newuidmap(1) and newgidmap(1) write the maps.
+    Files,
+    /// The kernel, as root of a container with the capabilities for it: they are the container's own, and we write the maps.
+    Kernel,
 }
 
 impl Grants {
@@ -282,13 +293,33 @@ impl Grants {
     }
 }
 
-fn grants(uid: u32) -> Result<Grants, SandboxError> {
+/// What the files grant, where that can be used, else what the kernel lets us have.
+fn grants(own: HostIds) -> Result<Grants, SandboxError> {
+    let granted = granted(own.uid).and_then(|grants| find_helpers().map(|()| grants));
+    granted.or_else(|error| own_ids(own).ok_or(error))
+}
+
+/// The ids of the container whose root this is, itself without the right to mount. A user namespace over them keeps steps further
+/// away from it than a chroot would. Root of a machine has users of its own there: it needs a grant.
+fn own_ids(own: HostIds) -> Option<Grants> {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETFCAP;
+    let held = capabilities(None).ok()?.effective;
+    if (own.uid, own.gid) != (0, 0) || is_privileged() || !held.contains(needed) {
+        return None;
+    }
+    let (uid_map, gid_map) = id_maps().ok()?;
+    let range = |map: &str| ids::beside_root(map).map(|range| vec![range]);
+    Some(Grants { uids: range(&uid_map)?, gids: range(&gid_map)?, by: Grantor::Kernel })
+}
+
+/// What `/etc/subuid` and `/etc/subgid` say.
+fn granted(uid: u32) -> Result<Grants, SandboxError> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = ids::user_name(&passwd, uid);
     let granted = |file| ids::ranges(&fs::read_to_string(file).unwrap_or_default(), name, uid);
     let (uids, gids) = (granted("/etc/subuid"), granted("/etc/subgid"));
     let file = match (uids.is_empty(), gids.is_empty()) {
-        (false, false) => return Ok(Grants { uids, gids }),
+        (false, false) => return Ok(Grants { uids, gids, by: Grantor::Files }),
         (true, _) => "/etc/subuid",
         (false, true) => "/etc/subgid",
     };
@@ -361,12 +392,25 @@ fn write_maps_from_outside(
             ids::map_arguments(getuid().as_raw(), &grants.uids),
             ids::map_arguments(getgid().as_raw(), &grants.gids),
         ];
-        let written = run_helpers(builder, &maps);
+        let written = match grants.by {
+            Grantor::Files => run_helpers(builder, &maps),
+            Grantor::Kernel => write_maps(builder, &maps),
+        };
         let text = written.map_or_else(|message| message, |()| MAPS_WRITTEN.to_owned());
         // Nobody reads any more only when the builder is gone.
         let _ = answer.write_all(text.as_bytes());
     }
     std::process::exit(0)
+}
+
+/// As user_namespaces(7) lets a process of the parent namespace that has the capabilities there.
+fn write_maps(target: Pid, maps: &[Vec<String>; 2]) -> Result<(), String> {
+    for (file, map) in ["uid_map", "gid_map"].into_iter().zip(maps) {
+        let path = format!("/proc/{}/{file}", target.as_raw_nonzero());
+        let lines: Vec<_> = map.chunks(3).map(|line| line.join(" ")).collect();
+        fs::write(&path, lines.join("\n")).map_err(|error| format!("write {file}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Both at once: most of the time they take is that of their start.

@@ -99,6 +99,11 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
                 .to_owned()
         }
         _ if refused && machine.apparmor_restricts => profile(),
+        "write /proc/self/uid_map" if refused => {
+            "root of a user namespace that is root outside as well needs CAP_SETFCAP there since Linux 5.12; give it to this \
+             container (Docker's default set has it, Kubernetes: securityContext.capabilities.add: [SETFCAP])"
+                .to_owned()
+        }
         "write id maps" if machine.lacks_sys_admin && !machine.no_new_privileges => {
             "newuidmap is a setuid program, which writes maps with CAP_SYS_ADMIN only, and this container withholds it; \
              give it what it needs alone: `chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap && setcap cap_setuid+ep \
@@ -178,6 +183,7 @@ mod tests {
                 &ubuntu,
                 Some("profile layerwright /usr/bin/layerwright"),
             ),
+            ("write /proc/self/uid_map", Errno::PERM, &container, Some("capabilities.add: [SETFCAP]")),
             ("unshare pid namespace", Errno::NOSPC, &plain, Some("user.max_pid_namespaces")),
             ("mount /proc", Errno::PERM, &plain, Some("systempaths=unconfined")),
             ("overlay fsconfig create", Errno::INVAL, &plain, Some("--root")),

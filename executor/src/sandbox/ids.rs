@@ -1,4 +1,5 @@
-//! Subordinate ids: what `/etc/subuid` and `/etc/subgid` grant, and the id map made of it. Pure functions over text.
+//! Subordinate ids: what `/etc/subuid` and `/etc/subgid` grant, or a container has, and the id map made of it. Pure functions over
+//! text.
 
 use std::fmt::Write as _;
 
@@ -48,6 +49,23 @@ pub fn map_arguments(own: u32, ranges: &[Range]) -> Vec<String> {
         next += count;
     }
     arguments
+}
+
+/// The ids that root of a namespace with such a map has there besides itself, as many of them as a distribution's users need.
+pub fn beside_root(map: &str) -> Option<Range> {
+    let mut lines: Vec<(u32, u32)> = map
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
+        })
+        .collect();
+    lines.sort_unstable();
+    let end = lines
+        .iter()
+        .fold(0, |end, (first, count)| if *first == end { end.saturating_add(*count) } else { end });
+    let count = end.checked_sub(1)?.min(ENOUGH);
+    (count > 0).then_some(Range { start: 1, count })
 }
 
 /// How many ids a map in the form of `/proc/self/uid_map` holds.
@@ -108,6 +126,22 @@ mod tests {
         let ranges = [Range { start: 100_000, count: 65_536 }, Range { start: 5, count: 2 }];
         assert_eq!(map_arguments(1000, &ranges).join(" "), "0 1000 1 1 100000 65536 65537 5 2");
         assert_eq!(map_arguments(1000, &[]).join(" "), "0 1000 1");
+    }
+
+    #[test]
+    fn a_containers_own_ids_are_those_without_a_gap_behind_root() {
+        let cases = [
+            ("         0          0 4294967295\n", Some(65_535)),
+            ("0 327680 65536\n", Some(65_535)),
+            ("0 1000 1\n1 100000 1000\n", Some(1000)),
+            ("1 100000 10\n0 1000 1\n500 7 9\n", Some(10)),
+            ("0 1000 1\n", None),
+            ("5 0 10\n", None),
+            ("", None),
+        ];
+        for (map, count) in cases {
+            assert_eq!(beside_root(map), count.map(|count| Range { start: 1, count }), "{map:?}");
+        }
     }
 
     #[test]
