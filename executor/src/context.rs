@@ -46,6 +46,7 @@ use solver::{
 };
 
 use crate::{
+    git::Revision,
     listing::{
         Content, ListError, Listing, Node, NodeKind,
         disk::{Disk, DiskKind},
@@ -186,6 +187,26 @@ impl IgnoreFile {
             return Ok(Some(Self { name: (*name).to_owned(), text }));
         }
         Ok(None)
+    }
+}
+
+impl IgnoreFile {
+    /// The `.dockerignore` of a commit's context; links lead inside of the commit only.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no text.
+    pub fn of_commit(revision: &Revision) -> Result<Option<Self>, ContextError> {
+        let Some(bytes) = revision.read(&revision.in_context(Path::new(DEFAULT_IGNORE_FILE)))? else {
+            return Ok(None);
+        };
+        let name = || DEFAULT_IGNORE_FILE.to_owned();
+        let unreadable =
+            |kind: io::ErrorKind| ContextError::IgnoreUnreadable { file: name(), source: kind.into() };
+        if bytes.len() as u64 > IGNORE_FILE_MAX {
+            return Err(unreadable(io::ErrorKind::FileTooLarge));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unreadable(io::ErrorKind::InvalidData))?;
+        Ok(Some(Self { name: name(), text }))
     }
 }
 

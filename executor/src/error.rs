@@ -97,6 +97,9 @@ impl From<ContextError> for StepFailure {
 
 impl From<GitError> for StepFailure {
     fn from(error: GitError) -> Self {
+        if let GitError::Elsewhere(failure) = error {
+            return *failure;
+        }
         let (hint, kind) = (error.hint(), error.blame());
         let failure = blame(kind, error);
         match hint {

@@ -27,6 +27,7 @@ mod repository;
 mod revision;
 mod status;
 mod submodules;
+pub mod supply;
 mod terrain;
 pub mod tree;
 

@@ -180,6 +180,8 @@ pub enum Content {
     Context(Arc<OwnedFd>),
     /// In the objects of a commit. Times are the commit's.
     Commit(Arc<CommitTree>),
+    /// The same, and when it was committed is part of it.
+    DatedCommit(Arc<CommitTree>),
     /// In an image's file system with this root. Times are part of it.
     Snapshot(Arc<OwnedFd>),
     /// In heredocs, by name.
@@ -320,7 +322,7 @@ impl Listing {
     fn kept_time(&self, node: &Node) -> Option<i64> {
         match self.content {
             Content::Context(_) | Content::Commit(_) | Content::Inline(_) => None,
-            Content::Snapshot(_) | Content::Download(_) => {
+            Content::DatedCommit(_) | Content::Snapshot(_) | Content::Download(_) => {
                 Some(node.seconds).filter(|seconds| *seconds < TIME_LIMIT)
             }
         }
@@ -341,7 +343,10 @@ impl Listing {
     pub fn open(&self, path: &[u8]) -> Result<Opened<'_>, ListError> {
         let root = match &self.content {
             Content::Context(root) | Content::Snapshot(root) | Content::Download(root) => root,
-            Content::Commit(tree) => {
+            Content::Commit(tree) | Content::DatedCommit(tree) => {
+                // Whoever reads one of its files reads all.
+                let files = self.nodes.iter().filter(|(_, node)| node.content().is_some());
+                tree.bring_among(path, files.map(|(path, _)| path.as_slice()))?;
                 return match tree.file(path)?.ok_or_else(|| ListError::NotFound(shown(path)))?.bytes {
                     FileBytes::Blob(bytes) => Ok(Opened::Bytes(Cursor::new(bytes))),
                     FileBytes::Large(file) => Ok(Opened::File(file)),

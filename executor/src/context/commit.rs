@@ -10,7 +10,7 @@ use oci::{
     canonical::{Bytes, Encoder},
 };
 use rayon::prelude::*;
-use solver::{Cancel, op::Selector};
+use solver::{Cancel, op::Selector, remote::GitTimes};
 
 use super::{ContextError, Ignore, IgnoreFile, hint};
 use crate::{
@@ -30,6 +30,7 @@ const POINTERS_TOLD: usize = 3;
 pub struct CommitContext {
     tree: Arc<CommitTree>,
     ignore: Option<Ignore>,
+    times: GitTimes,
 }
 
 impl CommitContext {
@@ -38,7 +39,17 @@ impl CommitContext {
     /// # Errors
     /// [`ContextError::Ignore`].
     pub fn new(tree: Arc<CommitTree>, ignore: Option<IgnoreFile>) -> Result<Self, ContextError> {
-        Ok(Self { tree, ignore: ignore.map(Ignore::new).transpose()? })
+        let ignore = ignore.map(Ignore::new).transpose()?;
+        Ok(Self { tree, ignore, times: GitTimes::Checkout })
+    }
+
+    /// The same with other times.
+    pub fn with_times(self, times: GitTimes) -> Self {
+        Self { times, ..self }
+    }
+
+    pub(super) fn ignore(&self) -> Option<&Ignore> {
+        self.ignore.as_ref()
     }
 
     /// The files.
@@ -68,7 +79,12 @@ impl CommitContext {
         };
         let (mut seen, _) = sight.settled();
         self.complete(&mut seen, known, cancel).map_err(told)?;
-        Ok(Listing { nodes: sight::nodes(seen), content: Content::Commit(Arc::clone(&self.tree)) })
+        let tree = Arc::clone(&self.tree);
+        let content = match self.times {
+            GitTimes::Checkout => Content::Commit(tree),
+            GitTimes::Commit => Content::DatedCommit(tree),
+        };
+        Ok(Listing { nodes: sight::nodes(seen), content })
     }
 
     /// Names a look at this context: what there is, what is picked, and what becomes of that. `None` where that is not known
@@ -78,11 +94,19 @@ impl CommitContext {
         encoder.field(1, &Bytes(self.tree.id()?.as_slice())).field(2, selector);
         encoder.field(3, &self.ignore.as_ref().map(|ignore| ignore.file.text.clone()));
         encoder.field(4, &env!("CARGO_PKG_VERSION")).field(5, &u64::from(self.tree.is_below_lfs().ok()?));
+        if let Some(rules) = self.tree.rules_of_submodules().ok()? {
+            encoder.field(6, &rules.map(|id| id.to_string()));
+        }
+        if self.times == GitTimes::Commit {
+            encoder.field(7, &self.tree.commit().time.to_string());
+        }
         Some(encoder.digest())
     }
 
     /// Reads the blobs that are not known. All files of Git LFS that are not here are told together.
     fn complete(&self, seen: &mut [Seen], known: &Known, cancel: &Cancel) -> Result<(), ListError> {
+        let unread = seen.iter().filter(|thing| is_unread(&thing.node));
+        self.tree.bring(unread.map(|thing| thing.path.as_slice()), Some(cancel))?;
         let unread = seen.par_iter_mut().filter(|thing| is_unread(&thing.node));
         let read = unread.map(|Seen { path, node, .. }| {
             sight::go_on(cancel)?;

@@ -8,8 +8,9 @@ use solver::{
     pattern::ignore::{self, Matcher},
 };
 
-use super::{ContextDirectory, ContextError, Ignore};
+use super::{CommitContext, ContextDirectory, ContextError, Ignore};
 use crate::{
+    git::{CommitTerrain, known::Known},
     listing::{
         NodeKind,
         disk::{Disk, DiskKind},
@@ -72,20 +73,8 @@ impl ContextDirectory {
         let root = self.open()?;
         let ignore = self.ignore.as_ref().map(|ignore| &ignore.matcher);
         let disk = Disk { root: root.as_fd(), kind: DiskKind::Context { ignore }, cancel };
-        let all = Selector { include: vec![String::new()], ..Selector::default() };
-        let sight = sight::see(&disk, &all).map_err(|error| self.told(error))?;
-        let kind = |kind| match kind {
-            NodeKind::Directory => EntryKind::Directory,
-            NodeKind::File { size, .. } => EntryKind::File(size),
-            NodeKind::Symlink { target } => EntryKind::Link(shown(&target)),
-            _ => EntryKind::Other,
-        };
-        Ok(sight
-            .settled()
-            .0
-            .into_iter()
-            .map(|thing| Entry { path: shown(&thing.path), kind: kind(thing.node.kind) })
-            .collect())
+        let sight = sight::see(&disk, &all()).map_err(|error| self.told(error))?;
+        Ok(sight.settled().0.into_iter().map(|thing| Entry::of(&thing.path, thing.node.kind)).collect())
     }
 
     /// What the ignore file says about a path, cleaned and relative to the context. Whether it is there is looked up.
@@ -97,12 +86,55 @@ impl ContextDirectory {
         let disk =
             Disk { root: root.as_fd(), kind: DiskKind::Context { ignore: None }, cancel: &Cancel::default() };
         let found = resolve(&disk, path.as_bytes(), LastLink::Keep, &mut Vec::new());
-        let (excluded, line) = match &self.ignore {
-            Some(ignore) => (ignore.matcher.matches(path), ignore.deciding_line(path)),
-            None => (false, None),
-        };
-        Ok(Ruling { excluded, exists: matches!(found, Ok(Some(_))), line })
+        Ok(rule(self.ignore.as_ref(), path, matches!(found, Ok(Some(_)))))
     }
+}
+
+impl CommitContext {
+    /// Everything that COPY and ADD can see, by path.
+    ///
+    /// # Errors
+    /// Something cannot be read.
+    pub fn entries(&self, cancel: &Cancel) -> Result<Vec<Entry>, ContextError> {
+        let nodes = self.files(&all(), &Known::default(), cancel)?.nodes;
+        Ok(nodes.into_iter().map(|(path, node)| Entry::of(&path, node.kind)).collect())
+    }
+
+    /// What the ignore file says about a path, cleaned and relative to the context. Whether it is there is looked up.
+    ///
+    /// # Errors
+    /// A directory on the way cannot be read.
+    pub fn ruling(&self, path: &str) -> Result<Ruling, ContextError> {
+        let (known, cancel) = (Known::default(), Cancel::default());
+        let terrain = CommitTerrain { tree: self.tree(), ignore: None, known: &known, cancel: &cancel };
+        let found = resolve(&terrain, path.as_bytes(), LastLink::Keep, &mut Vec::new())?;
+        Ok(rule(self.ignore(), path, found.is_some()))
+    }
+}
+
+impl Entry {
+    fn of(path: &[u8], kind: NodeKind) -> Self {
+        let kind = match kind {
+            NodeKind::Directory => EntryKind::Directory,
+            NodeKind::File { size, .. } => EntryKind::File(size),
+            NodeKind::Symlink { target } => EntryKind::Link(shown(&target)),
+            _ => EntryKind::Other,
+        };
+        Self { path: shown(path), kind }
+    }
+}
+
+/// Picks everything.
+fn all() -> Selector {
+    Selector { include: vec![String::new()], ..Selector::default() }
+}
+
+fn rule(ignore: Option<&Ignore>, path: &str, exists: bool) -> Ruling {
+    let (excluded, line) = match ignore {
+        Some(ignore) => (ignore.matcher.matches(path), ignore.deciding_line(path)),
+        None => (false, None),
+    };
+    Ruling { excluded, exists, line }
 }
 
 impl Ignore {

@@ -3,7 +3,7 @@
 use std::{error::Error, path::PathBuf};
 
 use gix::ObjectId;
-use solver::FailureKind;
+use solver::{FailureKind, StepFailure};
 
 /// What went wrong below.
 pub(super) type Cause = Box<dyn Error + Send + Sync>;
@@ -152,6 +152,9 @@ pub enum GitError {
         /// Where it was looked for.
         reason: String,
     },
+    /// What is not on this machine cannot be brought.
+    #[error(transparent)]
+    Elsewhere(Box<StepFailure>),
 }
 
 impl GitError {
@@ -171,6 +174,7 @@ impl GitError {
             | Self::Index { .. }
             | Self::WorkTree { .. } => FailureKind::Machine,
             Self::Refused { .. } | Self::Submodule { .. } | Self::Pointers { .. } => FailureKind::Build,
+            Self::Elsewhere(failure) => failure.kind,
         }
     }
 
@@ -193,11 +197,12 @@ impl GitError {
                 Some(format!("git -C {} fsck tells what else is", repository.display()))
             }
             Self::Pointers { .. } => Some(
-                "nothing is fetched for --git: git lfs fetch origin REV brings them; or keep them out of the build with \
-                 .dockerignore"
+                "no build fetches them: build a clone to which git lfs fetch origin REV has brought them with --git, or keep \
+                 them out of the build with .dockerignore"
                     .to_owned(),
             ),
             Self::LargeFile { .. } => Some("git lfs fsck tells what else is wrong, git lfs fetch brings it anew".to_owned()),
+            Self::Elsewhere(failure) => failure.hint.clone(),
             Self::Submodule { .. } => Some("git submodule update --init --recursive".to_owned()),
             Self::Dirty { .. } => Some(
                 "commit what is to be built, or build tracked files as they are with --dirty (git status brings the index up to \

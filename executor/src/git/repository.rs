@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use gix::{
@@ -10,10 +10,16 @@ use gix::{
     bstr::ByteSlice,
     discover::{is_git, repository},
     objs::{Find, Kind, compute_hash},
+    odb::store::init::Slots,
 };
 use solver::pattern::suggest;
 
-use super::{GitError, error::Cause, plain};
+use super::{
+    GitError,
+    error::Cause,
+    plain,
+    supply::{Supplied, Supply},
+};
 
 /// What one object may take in memory. A larger file is a context's that is checked out.
 const OBJECT_MAX: u64 = 1 << 30;
@@ -30,6 +36,8 @@ pub struct Repository {
     work_tree: Option<PathBuf>,
     /// Where objects lie.
     objects: Vec<PathBuf>,
+    /// Who brings what is lacking.
+    supplied: Option<Supplied>,
 }
 
 /// A commit.
@@ -99,10 +107,21 @@ impl Repository {
             .with(gix::sec::Trust::Full)
             .filter_config_section(|_| true)
             .open_path_as_is(true)
+            // Packs may be added while it is read.
+            .object_store_slots(Slots::AsNeededByDiskState { multiplier: 2.0, minimum: 256 })
             .config_overrides(limits);
         let shared = gix::ThreadSafeRepository::open_opts(git_dir, options);
         let shared = shared.map_err(|error| failed(error.into()))?;
-        Ok(Self { shared, idle: Mutex::default(), work_tree, objects })
+        Ok(Self { shared, idle: Mutex::default(), work_tree, objects, supplied: None })
+    }
+
+    /// The same one, of which one commit is read, with somebody who brings the blobs that are not there.
+    pub fn supplied_by(self, supply: Arc<dyn Supply>, commit: ObjectId) -> Self {
+        Self { supplied: Some(Supplied::new(supply, commit)), ..self }
+    }
+
+    pub(super) fn supplied(&self) -> Option<&Supplied> {
+        self.supplied.as_ref()
     }
 
     /// Its own directory: `.git`, or that of a bare one.
@@ -192,11 +211,20 @@ impl Repository {
         index.map_err(|error| GitError::Index { path, source: error.into() })
     }
 
-    /// Reads an object and verifies that it is the one that is asked for.
+    /// Reads an object and verifies that it is the one that is asked for. A blob that can be brought is.
     ///
     /// # Errors
     /// It is not there, is of another kind, or is damaged.
     pub fn object(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, GitError> {
+        match self.object_here(id, kind) {
+            Err(GitError::Missing { .. }) if kind == Kind::Blob && self.bring_alone(id)? => {
+                self.object_here(id, kind)
+            }
+            read => read,
+        }
+    }
+
+    fn object_here(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, GitError> {
         let damaged = |source| self.damaged(id, kind, source);
         let name = id.to_string();
         self.objects.iter().try_for_each(|path| plain::file(&path.join(&name[..2]).join(&name[2..])))?;

@@ -78,6 +78,33 @@ impl Revision {
         })
     }
 
+    /// A commit that was fetched, and a directory of it, to which links may lead.
+    ///
+    /// # Errors
+    /// [`GitError::NoDirectory`], or something on the way cannot be read.
+    pub fn fetched(top: CommitTree, directory: Option<&str>, name: String) -> Result<Self, GitError> {
+        let top = Arc::new(top);
+        let (context, way) = match directory {
+            None => (Arc::clone(&top), Vec::new()),
+            Some(directory) => {
+                let missing =
+                    || GitError::NoDirectory { path: directory.to_owned(), commit: top.commit().id };
+                let way = at(&top, directory.as_bytes()).map_err(|error| match error {
+                    ListError::Git(error) => *error,
+                    _ => missing(),
+                })?;
+                let way = way.ok_or_else(missing)?;
+                (Arc::new(top.below(&way)?), way)
+            }
+        };
+        Ok(Self { top, context, way: PathBuf::from(OsStr::from_bytes(&way)), name, is_dirty: false })
+    }
+
+    /// Whether it was fetched from elsewhere.
+    pub fn is_fetched(&self) -> bool {
+        self.top.repository().supplied().is_some()
+    }
+
     /// The commit with what the work tree makes of the context, and of the `others`, paths from the top. Only of the commit that
     /// is checked out anybody expects the work tree to say something; a bare repository has none. What is laid over is found
     /// by the thread that asks and no other.
@@ -154,10 +181,7 @@ impl Revision {
     /// # Errors
     /// It cannot be read.
     pub fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, ListError> {
-        let (known, cancel) = (Known::default(), Cancel::default());
-        let terrain = CommitTerrain { tree: &self.top, ignore: None, known: &known, cancel: &cancel };
-        let path = path.as_os_str().as_bytes();
-        match resolve(&terrain, path, LastLink::Follow, &mut Vec::new())? {
+        match at(&self.top, path.as_os_str().as_bytes())? {
             Some(at) => match self.top.file(&at)?.map(|file| file.bytes) {
                 Some(FileBytes::Blob(bytes)) => Ok(Some(bytes)),
                 Some(FileBytes::Large(file)) => {
@@ -170,6 +194,13 @@ impl Revision {
             None => Ok(None),
         }
     }
+}
+
+/// Where a path leads to that may hold links, if anywhere.
+fn at(tree: &CommitTree, path: &[u8]) -> Result<Option<Vec<u8>>, ListError> {
+    let (known, cancel) = (Known::default(), Cancel::default());
+    let terrain = CommitTerrain { tree, ignore: None, known: &known, cancel: &cancel };
+    resolve(&terrain, path, LastLink::Follow, &mut Vec::new())
 }
 
 /// A revision, and the directory behind its first colon, which stands in no braces and at no beginning.

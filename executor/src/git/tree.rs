@@ -20,6 +20,7 @@ use super::{
     known::Known,
     lfs::{self, Pointer},
     overlay::Overlay,
+    submodules,
 };
 use crate::rootfs::{join, shown, split};
 
@@ -31,10 +32,12 @@ const PATH_MAX: usize = 4096;
 /// The files of a commit, or of a directory of one.
 #[derive(Debug)]
 pub struct CommitTree {
-    root: Arc<Directory>,
+    pub(super) root: Arc<Directory>,
     commit: Commit,
     directories: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
     names: Names,
+    /// Held by who brings what is not here.
+    pub(super) bringing: Mutex<()>,
 }
 
 /// How many names were read, and how many may be.
@@ -193,7 +196,13 @@ impl CommitTree {
     ) -> Result<Self, GitError> {
         let names = Names { read: AtomicUsize::new(0), most };
         let root = open(&names, Place::top(repository, commit, over))?;
-        Ok(Self { root: Arc::new(root), commit, directories: Mutex::default(), names })
+        Ok(Self {
+            root: Arc::new(root),
+            commit,
+            directories: Mutex::default(),
+            names,
+            bringing: Mutex::default(),
+        })
     }
 
     /// The files of one of its directories. Links are not followed.
@@ -204,7 +213,13 @@ impl CommitTree {
         let missing = || GitError::NoDirectory { path: shown(path), commit: self.commit.id };
         let root = self.directory(path)?.ok_or_else(missing)?;
         let names = Names { read: AtomicUsize::new(0), most: self.names.most };
-        Ok(Self { root, commit: self.commit, directories: Mutex::default(), names })
+        Ok(Self {
+            root,
+            commit: self.commit,
+            directories: Mutex::default(),
+            names,
+            bringing: Mutex::default(),
+        })
     }
 
     /// The commit whose files these are.
@@ -365,8 +380,17 @@ fn child(names: &Names, parent: &Directory, name: &[u8]) -> Result<Option<Direct
             Place { repository: Arc::clone(&parent.repository), commit: parent.commit, path, tree, over }
         }
         (EntryKind::Commit, Some(id)) => {
-            let (repository, commit) = super::submodules::find(parent, &path, id)?;
-            Place::top(repository, commit, over)
+            match submodules::find(parent, &path, id)? {
+                Some((repository, commit)) => Place::top(repository, commit, over),
+                // Nothing is put into its directory.
+                None => Place {
+                    repository: Arc::clone(&parent.repository),
+                    commit: parent.commit,
+                    path,
+                    tree: None,
+                    over,
+                },
+            }
         }
         _ => return Ok(None),
     };
