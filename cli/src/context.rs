@@ -4,7 +4,7 @@ use std::{fmt::Write, io, sync::Arc};
 
 use executor::{
     ContextOrigin,
-    context::{Entry, EntryKind, Ruling},
+    context::{CommitContext, ContextDirectory, ContextError, Entry, EntryKind, Ruling},
     sandbox,
 };
 use oci::registry::Limits;
@@ -41,8 +41,10 @@ pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
     let cancel = Arc::new(Cancel::default());
     let outside = Outside::new(options, Arc::new(|_| {}), Arc::clone(&cancel));
     let context = inputs::context(&places, &outside, &mut io::stdin().lock())?;
-    let ContextOrigin::Directory(files) = context.origin()? else {
-        unreachable!("no option of this command names a commit")
+    let files = match context.origin()? {
+        ContextOrigin::Directory(files) => Files::Directory(files),
+        ContextOrigin::Commit(files) => Files::Commit(files),
+        ContextOrigin::Git(_) | ContextOrigin::Url(_) => unreachable!("a main context is here by now"),
     };
     let Some(path) = args.why else {
         let entries = files.entries(&cancel)?;
@@ -60,6 +62,28 @@ pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
         Format::Text => why(&path, &ruling),
         Format::Json => pretty(&Why::of(&path, &ruling)),
     })
+}
+
+/// The files of a context.
+enum Files {
+    Directory(ContextDirectory),
+    Commit(CommitContext),
+}
+
+impl Files {
+    fn entries(&self, cancel: &Cancel) -> Result<Vec<Entry>, ContextError> {
+        match self {
+            Self::Directory(files) => files.entries(cancel),
+            Self::Commit(files) => files.entries(cancel),
+        }
+    }
+
+    fn ruling(&self, path: &str) -> Result<Ruling, ContextError> {
+        match self {
+            Self::Directory(files) => files.ruling(path),
+            Self::Commit(files) => files.ruling(path),
+        }
+    }
 }
 
 /// The path as ignore files mean it: relative to the context, whatever it looks like.

@@ -220,7 +220,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Request(RequestError::Git(failure)) => kind_code(failure.kind),
-            Self::Request(_) | Self::Input(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
+            Self::Input(error) => error.elsewhere().map_or(USAGE, |failure| kind_code(failure.kind)),
+            Self::Request(_) | Self::Dockerfile { .. } | Self::Context(_) => USAGE,
             Self::CacheKey(_) => USAGE,
             Self::Checked { unavailable, .. } => unavailable.map_or(USAGE, kind_code),
             Self::Image { failure, .. } | Self::Step { failure, .. } => kind_code(failure.kind),

@@ -27,8 +27,9 @@ use executor::{
     ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
     context::{CommitContext, ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
-    git::Called,
-    remote::{Received, RemoteOptions, Remotes, UnpackedContext},
+    git::{Called, GitError},
+    listing::ListError,
+    remote::{Fetched, FetchedFiles, Received, RemoteOptions, Remotes, UnpackedContext},
 };
 use oci::{
     RemoteLayers,
@@ -37,7 +38,7 @@ use oci::{
     registry::{Hosts, Limits, Registry},
     store::{Store, TempDir},
 };
-use solver::{Cancel, Event, Resolver, remote::GitAddress};
+use solver::{Cancel, Event, Resolver, StepFailure, remote::GitAddress};
 
 use crate::{
     build::Events,
@@ -146,10 +147,24 @@ pub enum InputError {
 }
 
 impl InputError {
+    /// What could not be brought from elsewhere, if that is why.
+    pub fn elsewhere(&self) -> Option<&StepFailure> {
+        let Self::Read { source, .. } = self else { return None };
+        match source.get_ref()?.downcast_ref()? {
+            ListError::Git(error) => match &**error {
+                GitError::Elsewhere(failure) => Some(failure),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// What to do about it, if we know.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Read { hint, .. } => hint.as_deref(),
+            Self::Read { hint, .. } => {
+                hint.as_deref().or_else(|| self.elsewhere().and_then(|failure| failure.hint.as_deref()))
+            }
             Self::TwoDockerfiles(_) | Self::NoArchive(_) => None,
         }
     }
@@ -366,11 +381,14 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
         ContextSpec::Files(FilesSource::Git(address)) => {
             let remotes = outside.remotes()?;
             let name = format!("[internal] load git source {}", git_name(address));
-            let checkout = waiting::announced(&outside.events, &name, || remotes.git(address));
-            let checkout = checkout.map_err(Failure::remote)?;
-            let built = BuiltFrom { sha: checkout.commit, time: checkout.time, is_dirty: false };
-            let arrived = Arrived::foreign(checkout.directory, git_name(address));
-            Ok(Arrived { commit: Some(built), ..arrived })
+            let fetched = waiting::announced(&outside.events, &name, || remotes.git(address));
+            let Fetched { files, commit: sha, time } = fetched.map_err(Failure::remote)?;
+            let place = match files {
+                FetchedFiles::Commit(revision) => ContextPlace::Commit(revision),
+                FetchedFiles::Checkout(directory) => ContextPlace::Directory(directory),
+            };
+            let (name, commit) = (git_name(address), Some(BuiltFrom { sha, time, is_dirty: false }));
+            Ok(Arrived { place, name, foreign: true, dockerfile: None, commit, held: None })
         }
         ContextSpec::Files(FilesSource::Url(url)) => {
             let received = outside.remotes()?.url_context(url).map_err(Failure::remote)?;

@@ -18,7 +18,8 @@ use solver::{
 };
 
 use crate::{
-    agents::Agents, error::in_store, once::OnceMap, retry::Retry, secrets::Secrets, snapshot::Events,
+    agents::Agents, error::in_store, git::Revision, once::OnceMap, retry::Retry, secrets::Secrets,
+    snapshot::Events,
 };
 
 mod archive;
@@ -54,19 +55,30 @@ pub struct RemoteOptions {
 /// Brings things from elsewhere. May be called from any number of threads; equal things are brought once.
 pub struct Remotes {
     options: RemoteOptions,
-    checkouts: Arc<OnceMap<GitAddress, Checkout>>,
+    /// Stops what outlives the step that asks for it first: commits, of which every step may need something else.
+    lasting: Arc<Cancel>,
+    commits: Arc<OnceMap<GitAddress, Fetched>>,
     downloads: Arc<OnceMap<HttpFile, Download>>,
 }
 
-/// The files of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkout {
-    /// The directory that stands for the whole: the repository's, or the subdirectory that was asked for.
-    pub directory: PathBuf,
+/// A commit of a repository elsewhere.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// Its files.
+    pub files: FetchedFiles,
     /// Which commit it is, as 40 or 64 hex digits.
     pub commit: String,
     /// When it was committed, Unix seconds.
     pub time: i64,
+}
+
+/// Where the files of a commit are.
+#[derive(Debug, Clone)]
+pub enum FetchedFiles {
+    /// In a repository of the store, as far as somebody has needed them; the others are fetched when somebody does.
+    Commit(Revision),
+    /// In a directory of the store, with `.git`: that of the whole, or the subdirectory that was asked for.
+    Checkout(PathBuf),
 }
 
 /// A file that was downloaded.
@@ -111,14 +123,16 @@ impl UnpackedContext {
 impl Remotes {
     /// Nothing is contacted and no program started yet.
     pub fn new(options: RemoteOptions) -> Self {
-        Self { options, checkouts: Arc::default(), downloads: Arc::default() }
+        let lasting = Arc::clone(&options.cancel);
+        Self { options, lasting, commits: Arc::default(), downloads: Arc::default() }
     }
 
     /// The same for somebody who stops waiting when `cancel` asks.
     pub(crate) fn until(&self, cancel: &Cancel) -> Self {
         Self {
             options: RemoteOptions { cancel: Arc::new(cancel.clone()), ..self.options.clone() },
-            checkouts: Arc::clone(&self.checkouts),
+            lasting: Arc::clone(&self.lasting),
+            commits: Arc::clone(&self.commits),
             downloads: Arc::clone(&self.downloads),
         }
     }
@@ -133,10 +147,10 @@ impl Remotes {
     ///
     /// # Errors
     /// There is no `git`, no such repository, reference or directory, or the commit is not the one that was asked for.
-    pub fn git(&self, address: &GitAddress) -> Result<Checkout, StepFailure> {
+    pub fn git(&self, address: &GitAddress) -> Result<Fetched, StepFailure> {
         let name = redacted(&address.remote);
-        let checkout = || self.trying(&name, || Ok(git::checkout(&self.options, address)?));
-        self.hinting(self.checkouts.get_or_make(address, checkout))
+        let fetch = || self.trying(&name, || Ok(git::fetch(&self.options, &self.lasting, address)?));
+        self.hinting(self.commits.get_or_make(address, fetch))
     }
 
     /// The file behind a URL, downloaded where the store does not have it or the server has another one by now.

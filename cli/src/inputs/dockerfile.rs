@@ -231,11 +231,13 @@ pub fn in_context(place: &DockerfilePlace, arrived: &Arrived) -> Result<Found, I
     {
         (path, text) = (lower, Ok(found));
     }
+    let of_elsewhere = |name: &str| {
+        let name = format!("{name}{}{}", separator(name), path.display());
+        (name, "this path is looked for in the context: -f PATH names another one there")
+    };
     let (name, hint) = match &arrived.place {
-        ContextPlace::Directory(_) => (
-            format!("{}{}{}", arrived.name, separator(&arrived.name), path.display()),
-            "this path is looked for in the context: -f PATH names another one there",
-        ),
+        ContextPlace::Directory(_) => of_elsewhere(&arrived.name),
+        ContextPlace::Commit(revision) if revision.is_fetched() => of_elsewhere(revision.name()),
         ContextPlace::Commit(revision) => (
             format!("{}:{}", revision.name(), path.display()),
             "this path is looked for in the commit, not in the work tree: -f PATH names another one",

@@ -19,7 +19,7 @@ use crate::{request::DockerfilePlace, spec::context::CommitSpec};
 pub enum ContextPlace {
     /// In a directory.
     Directory(PathBuf),
-    /// In a commit.
+    /// In a commit: of a repository of this machine, or fetched from elsewhere.
     Commit(Revision),
 }
 

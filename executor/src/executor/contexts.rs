@@ -5,6 +5,7 @@
 //! of a context applies to every kind of context; to what ADD brings, nothing does.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -31,7 +32,7 @@ use crate::{
     copy,
     listing::{Content, Listing, Owners},
     once::OnceMap,
-    remote::{Checkout, Download, Remotes},
+    remote::{Download, Fetched, FetchedFiles, Remotes},
     snapshot::Events,
 };
 
@@ -75,9 +76,13 @@ impl Contexts {
             Source::Context(place) if self.reads.is_none() && self.directory(place).is_some() => {
                 self.glances.get_or_make(place, || self.glance(source, place, cancel))
             }
-            Source::Context(place) if self.commit(place).is_some() => {
-                self.glances.get_or_make(place, || self.glance_at_commit(source, place, cancel))
-            }
+            Source::Context(place) => match self.commit(&place.place, cancel)? {
+                Some(commit) => {
+                    let glance = || self.glance_at_commit(source, place, &commit, cancel);
+                    self.glances.get_or_make(place, glance)
+                }
+                None => self.identify(source, cancel).map(|identified| identified.digest),
+            },
             _ => self.identify(source, cancel).map(|identified| identified.digest),
         }
     }
@@ -92,12 +97,23 @@ impl Contexts {
         }
     }
 
-    fn commit(&self, source: &ContextSource) -> Option<&CommitContext> {
-        let Place::Context(name) = &source.place else { return None };
-        match self.origins.get(name)? {
-            ContextOrigin::Commit(commit) => Some(commit),
-            _ => None,
-        }
+    /// The commit that a place is, fetched where it is elsewhere; `None` for anything else, and for a commit with `.git`.
+    fn commit(&self, place: &Place, cancel: &Cancel) -> Result<Option<Cow<'_, CommitContext>>, StepFailure> {
+        let (address, ignores) = match (place, origin_of(&self.origins, place)) {
+            (Place::Git(address), _) => (address, Ignores::None),
+            (_, Some(ContextOrigin::Commit(commit))) => return Ok(Some(Cow::Borrowed(commit))),
+            (_, Some(ContextOrigin::Git(address))) => (address, Ignores::Its),
+            _ => return Ok(None),
+        };
+        let FetchedFiles::Commit(revision) = self.remotes.until(cancel).git(address)?.files else {
+            return Ok(None);
+        };
+        let ignore = match ignores {
+            Ignores::None => None,
+            Ignores::Its => IgnoreFile::of_commit(&revision)?,
+        };
+        let commit = CommitContext::new(Arc::clone(revision.context()), ignore)?.with_times(address.times);
+        Ok(Some(Cow::Owned(commit)))
     }
 
     /// Identity of what a selector picks of a commit. What was picked of the same trees before is not listed.
@@ -105,9 +121,9 @@ impl Contexts {
         &self,
         source: &Source,
         place: &ContextSource,
+        commit: &CommitContext,
         cancel: &Cancel,
     ) -> Result<TreeDigest, StepFailure> {
-        let commit = self.commit(place).expect("only commits are glanced at like this");
         let Some(name) = commit.name_of_look(&place.selector) else {
             return Ok(self.identify(source, cancel)?.digest);
         };
@@ -206,10 +222,13 @@ impl Contexts {
     /// What there is, and what was read of this machine to know it.
     fn look(&self, source: &ContextSource, cancel: &Cancel) -> Result<(Listing, Option<Read>), StepFailure> {
         let ContextSource { place, selector } = source;
+        if let Some(commit) = self.commit(place, cancel)? {
+            return Ok((self.files_of_commit(&commit, selector, cancel)?, None));
+        }
         let name = match place {
             Place::Context(name) => name,
             Place::Git(address) => {
-                return Ok((self.look_at_commit(address, selector, Ignores::None, cancel)?, None));
+                return Ok((self.look_at_checkout(address, selector, Ignores::None, cancel)?, None));
             }
             Place::Http(file) => return Ok((downloaded(&self.remotes.until(cancel).http(file)?)?, None)),
         };
@@ -221,9 +240,9 @@ impl Contexts {
                 normalised.into_iter().for_each(|path| self.notice(&path));
                 Ok((listing, Some(Read { context: directory.path().to_owned(), directories })))
             }
-            ContextOrigin::Commit(commit) => Ok((self.files_of_commit(commit, selector, cancel)?, None)),
+            ContextOrigin::Commit(_) => Err(super::planner_mistake("a commit was looked at")),
             ContextOrigin::Git(address) => {
-                Ok((self.look_at_commit(address, selector, Ignores::Its, cancel)?, None))
+                Ok((self.look_at_checkout(address, selector, Ignores::Its, cancel)?, None))
             }
             ContextOrigin::Url(url) => Ok((self.look_at_url(url, selector, cancel)?, None)),
         }
@@ -252,14 +271,17 @@ impl Contexts {
         Ok(files?)
     }
 
-    fn look_at_commit(
+    fn look_at_checkout(
         &self,
         address: &GitAddress,
         selector: &Selector,
         ignores: Ignores,
         cancel: &Cancel,
     ) -> Result<Listing, StepFailure> {
-        let Checkout { directory, time, .. } = self.remotes.until(cancel).git(address)?;
+        let Fetched { files, time, .. } = self.remotes.until(cancel).git(address)?;
+        let FetchedFiles::Checkout(directory) = files else {
+            return Err(super::planner_mistake("a commit was looked at"));
+        };
         let ignore = match ignores {
             Ignores::None => None,
             Ignores::Its => IgnoreFile::at_root(&directory)?,
@@ -287,6 +309,13 @@ impl Contexts {
                         that every machine makes the same one; the first is";
             (self.events)(Event::Warning(format!("{text} {path}")));
         }
+    }
+}
+
+fn origin_of<'a>(origins: &'a BTreeMap<String, ContextOrigin>, place: &Place) -> Option<&'a ContextOrigin> {
+    match place {
+        Place::Context(name) => origins.get(name),
+        Place::Git(_) | Place::Http(_) => None,
     }
 }
 

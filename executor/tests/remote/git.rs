@@ -10,7 +10,7 @@ use solver::{FailureKind, remote::GitAddress};
 use tempfile::TempDir;
 
 use crate::{
-    ground::{Ground, Repo, address, show},
+    ground::{Ground, Repo, address, directory, file, refusal, show_files},
     server::{Server, answer, git_backend},
 };
 
@@ -48,10 +48,6 @@ impl Site {
     }
 }
 
-fn file(directory: &Path) -> String {
-    fs::read_to_string(directory.join("file")).unwrap()
-}
-
 #[test]
 fn every_kind_of_reference_finds_its_commit() {
     let site = site();
@@ -68,10 +64,10 @@ fn every_kind_of_reference_finds_its_commit() {
         (Some(site.first.as_str()), "one\n"),
         (Some(&site.first[..9]), "one\n"),
     ] {
-        let checkout = ground.remotes().git(&address(&site.url(), reference)).unwrap();
-        assert_eq!(file(&checkout.directory), expected, "{reference:?}");
+        let fetched = ground.remotes().git(&address(&site.url(), reference)).unwrap();
+        assert_eq!(file(&fetched, "file"), expected, "{reference:?}");
         let commit = if expected == "one\n" { &site.first } else { &site.second };
-        assert_eq!((&checkout.commit, checkout.time), (commit, 1_600_000_001), "{reference:?}");
+        assert_eq!((&fetched.commit, fetched.time), (commit, 1_600_000_001), "{reference:?}");
     }
     let error = ground.remotes().git(&address(&site.url(), Some("nobody"))).unwrap_err();
     assert_eq!(error.message, format!("repository {} does not contain ref nobody", site.url()));
@@ -82,10 +78,11 @@ fn every_kind_of_reference_finds_its_commit() {
 fn modes_and_links_are_git_s_and_nothing_else_is_there() {
     let site = site();
     let ground = Ground::new();
-    let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
+    let fetched = ground.remotes().git(&address(&site.url(), None)).unwrap();
     let expected = ["file 644 two\n", "link -> sub", "sub/ 755", "sub/run.sh 755 #!/bin/sh\n"];
-    assert_eq!(show(&checkout.directory), expected);
-    assert_eq!(fs::metadata(&checkout.directory).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(show_files(&fetched), expected);
+    let checkouts = fs::read_dir(ground.store.area("git/checkouts")).unwrap();
+    assert_eq!(checkouts.count(), 0, "nothing is written but the repository");
 }
 
 #[test]
@@ -97,11 +94,11 @@ fn what_the_store_has_is_not_fetched_again() {
     let before = site.server.seen().len();
     ground.remotes().git(&by_hash).unwrap();
     assert_eq!(site.server.seen().len(), before, "a hash says all there is to say");
-    let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
-    assert_eq!(checkout.commit, site.second);
+    let fetched = ground.remotes().git(&address(&site.url(), None)).unwrap();
+    assert_eq!(fetched.commit, site.second);
     let third = site.repo.write("file", "three\n").commit();
-    let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
-    assert_eq!((checkout.commit, file(&checkout.directory)), (third, "three\n".to_owned()));
+    let fetched = ground.remotes().git(&address(&site.url(), None)).unwrap();
+    assert_eq!((fetched.commit.clone(), file(&fetched, "file")), (third, "three\n".to_owned()));
 }
 
 /// The first file of `git/remotes` below a directory of this name, but for those that another name is in.
@@ -122,14 +119,10 @@ fn a_damaged_repository_is_fetched_again_unless_another_build_uses_it() {
     for is_used in [false, true] {
         let ground = Ground::new();
         ground.remotes().git(&address(&site.url(), None)).unwrap();
-        // Another commit of the same tree: its checkout is made of objects that are there.
         let repository = object(ground.store.root(), "git/remotes", "never");
         fs::set_permissions(&repository, fs::Permissions::from_mode(0o644)).unwrap();
         let length = fs::metadata(&repository).unwrap().len();
         fs::write(&repository, vec![7; usize::try_from(length).unwrap()]).unwrap();
-        for checkout in fs::read_dir(ground.store.area("git/checkouts")).unwrap() {
-            fs::remove_dir_all(checkout.unwrap().path()).unwrap();
-        }
         let other = oci::store::Store::open(ground.store.root()).unwrap();
         if is_used {
             other.pin(&["git/remotes"]).unwrap();
@@ -137,8 +130,11 @@ fn a_damaged_repository_is_fetched_again_unless_another_build_uses_it() {
             assert!(error.message.contains("is damaged, and another build uses it"), "{error}");
             continue;
         }
-        let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
-        assert_eq!((checkout.commit, file(&checkout.directory)), (site.second.clone(), "two\n".to_owned()));
+        let fetched = ground.remotes().git(&address(&site.url(), None)).unwrap();
+        assert_eq!(
+            (fetched.commit.clone(), file(&fetched, "file")),
+            (site.second.clone(), "two\n".to_owned())
+        );
     }
 }
 
@@ -179,12 +175,12 @@ fn commits_are_checked_and_subdirectories_stay_inside() {
     let error = ground.remotes().git(&with("main", &site.first)).unwrap_err();
     assert_eq!(error.message, format!("expected checksum to match {}, got {}", site.first, site.second));
     let by_commit = GitAddress { fetch_by_commit: true, ..with("gone", &site.first) };
-    assert_eq!(file(&ground.remotes().git(&by_commit).unwrap().directory), "one\n");
+    assert_eq!(file(&ground.remotes().git(&by_commit).unwrap(), "file"), "one\n");
 
     let below = |subdir: &str| GitAddress { subdir: Some(subdir.to_owned()), ..address(&site.url(), None) };
     for subdir in ["sub", "link", "../../sub"] {
-        let checkout = ground.remotes().git(&below(subdir)).unwrap();
-        assert_eq!(show(&checkout.directory), ["run.sh 755 #!/bin/sh\n"], "{subdir}");
+        let fetched = ground.remotes().git(&below(subdir)).unwrap();
+        assert_eq!(show_files(&fetched), ["run.sh 755 #!/bin/sh\n"], "{subdir}");
     }
     for subdir in ["absent", "file"] {
         let error = ground.remotes().git(&below(subdir)).unwrap_err();
@@ -205,8 +201,8 @@ fn servers_that_refuse_single_commits_are_asked_for_names() {
     site.repo.write("file", "three\n").commit();
     for reference in ["main", "v1", &site.first, &site.second] {
         let ground = Ground::new();
-        let checkout = ground.remotes().git(&address(&server.url("a.git"), Some(reference))).unwrap();
-        assert!(checkout.directory.join("file").exists(), "{reference}");
+        let fetched = ground.remotes().git(&address(&server.url("a.git"), Some(reference))).unwrap();
+        assert!(!file(&fetched, "file").is_empty(), "{reference}");
     }
     let lost = "1".repeat(40);
     let error = Ground::new().remotes().git(&address(&server.url("a.git"), Some(&lost))).unwrap_err();
@@ -228,14 +224,14 @@ fn submodules_come_along_and_only_from_the_network() {
     site.repo.git(&["config", "-f", ".gitmodules", "submodule.libs/middle.url", "../deep/middle.git"]);
     site.repo.commit();
     let ground = Ground::new();
-    let checkout = ground.remotes().git(&address(&site.url(), None)).unwrap();
-    let shown = show(&checkout.directory);
+    let fetched = ground.remotes().git(&address(&site.url(), None)).unwrap();
+    let shown = show_files(&fetched);
     for line in ["libs/middle/middle 644 m\n", "libs/middle/in/inner 644 i\n"] {
         assert!(shown.iter().any(|shown| shown == line), "{shown:#?}");
     }
     assert!(!shown.iter().any(|line| line.contains(".git/") || line.contains("/.git ")), "{shown:#?}");
     let without = GitAddress { submodules: false, ..address(&site.url(), None) };
-    let shown = show(&ground.remotes().git(&without).unwrap().directory);
+    let shown = show_files(&ground.remotes().git(&without).unwrap());
     assert!(
         shown.contains(&"libs/middle/ 755".to_owned()) && !shown.iter().any(|line| line.contains("inner"))
     );
@@ -245,18 +241,18 @@ fn submodules_come_along_and_only_from_the_network() {
     {
         site.repo.git(&["config", "-f", ".gitmodules", "submodule.libs/middle.url", url]);
         site.repo.commit();
-        let error = ground.remotes().git(&address(&site.url(), None)).unwrap_err();
+        let error = refusal(&ground.remotes().git(&address(&site.url(), None)).unwrap());
         assert!(error.message.contains("its url is no http, https, ssh or git address"), "{url}: {error}");
     }
     fs::remove_file(site.repo.path.join(".gitmodules")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", site.repo.path.join(".gitmodules")).unwrap();
     site.repo.commit();
-    let error = ground.remotes().git(&address(&site.url(), None)).unwrap_err();
-    assert!(error.message.contains("invalid path '.gitmodules'"), "{error}");
+    let error = refusal(&ground.remotes().git(&address(&site.url(), None)).unwrap());
+    assert!(error.message.contains("no submodule mapping found in .gitmodules"), "a link is none: {error}");
     site.repo.git(&["rm", "-q", "--cached", "-f", ".gitmodules"]);
     fs::remove_file(site.repo.path.join(".gitmodules")).unwrap();
     site.repo.commit();
-    let error = ground.remotes().git(&address(&site.url(), None)).unwrap_err();
+    let error = refusal(&ground.remotes().git(&address(&site.url(), None)).unwrap());
     assert!(error.message.contains("no submodule mapping found in .gitmodules"), "{error}");
 }
 
@@ -265,8 +261,8 @@ fn a_kept_git_directory_is_a_repository_and_the_same_everywhere() {
     let site = site();
     let keep = |reference| GitAddress { keep_git_dir: true, ..address(&site.url(), Some(reference)) };
     let ground = Ground::new();
-    let checkout = ground.remotes().git(&keep("v1")).unwrap();
-    let kept = Repo { path: checkout.directory.clone() };
+    let fetched = ground.remotes().git(&keep("v1")).unwrap();
+    let kept = Repo { path: directory(&fetched).to_owned() };
     assert_eq!(kept.git(&["rev-parse", "HEAD"]), site.first);
     assert_eq!(kept.git(&["describe", "--tags"]), "v1");
     assert_eq!(kept.git(&["remote", "get-url", "origin"]), site.url());
@@ -274,11 +270,11 @@ fn a_kept_git_directory_is_a_repository_and_the_same_everywhere() {
     // Another way to the same commit: its history is in the store's repository already.
     other.remotes().git(&address(&site.url(), Some(&site.first[..8]))).unwrap();
     let again = other.remotes().git(&keep("v1")).unwrap();
-    assert_eq!(show(&checkout.directory), show(&again.directory));
+    assert_eq!(show_files(&fetched), show_files(&again));
     assert_eq!(kept.git(&["status", "--porcelain"]), "");
     kept.git(&["fsck", "--strict"]);
     let branch = ground.remotes().git(&keep("main")).unwrap();
-    let branch = Repo { path: branch.directory };
+    let branch = Repo { path: directory(&branch).to_owned() };
     assert_eq!(branch.git(&["log", "--format=%H"]), site.second);
     assert_eq!(branch.git(&["rev-parse", "refs/heads/main"]), site.second);
 }
@@ -308,16 +304,16 @@ fn credentials_reach_their_server_and_nothing_else() {
         ("GIT_AUTH_HEADER.127.0.0.1", "Bearer abc"),
     ] {
         let ground = Ground::new().secret(id, value);
-        let checkout = ground.remotes().git(&address(&url, None)).unwrap();
-        assert_eq!(checkout.commit, site.second, "{id}");
+        let fetched = ground.remotes().git(&address(&url, None)).unwrap();
+        assert_eq!(fetched.commit, site.second, "{id}");
         assert!(!holds(ground.root.path(), "hush") && !holds(ground.root.path(), "eC1hY2Nl"), "{id}");
     }
     let with_login = url.replace("http://", "http://u:p@");
     let keep = GitAddress { keep_git_dir: true, ..address(&with_login, None) };
     let ground = Ground::new();
-    let checkout = ground.remotes().git(&keep).unwrap();
+    let fetched = ground.remotes().git(&keep).unwrap();
     assert!(!holds(ground.root.path(), "u:p@") && !holds(ground.root.path(), "dTpw"));
-    assert!(fs::read_to_string(checkout.directory.join(".git/config")).unwrap().contains("127.0.0.1"));
+    assert!(fs::read_to_string(directory(&fetched).join(".git/config")).unwrap().contains("127.0.0.1"));
     let error =
         Ground::new().secret("GIT_AUTH_HEADER", "a\nb").remotes().git(&address(&url, None)).unwrap_err();
     assert!(error.message.contains("line break"), "{error}");

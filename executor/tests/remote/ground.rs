@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -12,14 +13,17 @@ use std::{
 use executor::{
     Retry, SecretSource, Secrets,
     agents::Agents,
-    remote::{RemoteOptions, Remotes},
+    context::{CommitContext, ContextError},
+    git::{Revision, known::Known},
+    listing::{Listing, Node, NodeKind},
+    remote::{Fetched, FetchedFiles, RemoteOptions, Remotes},
 };
 use oci::{
     fetch::Fetcher,
     registry::{Limits, Registry, RegistryOptions},
     store::Store,
 };
-use solver::{Cancel, Event, remote::GitAddress};
+use solver::{Cancel, Event, StepFailure, op::Selector, remote::GitAddress};
 use tempfile::TempDir;
 
 /// A store of its own.
@@ -132,6 +136,65 @@ impl Repo {
         self.git(&["add", "-A"]);
         self.git(&["commit", "-q", "--allow-empty", "-m", "a"]);
         self.git(&["rev-parse", "HEAD"])
+    }
+}
+
+/// Everything that was fetched, as [`show`] tells it of a directory.
+pub fn show_files(fetched: &Fetched) -> Vec<String> {
+    let revision = match &fetched.files {
+        FetchedFiles::Commit(revision) => revision,
+        FetchedFiles::Checkout(directory) => return show(directory),
+    };
+    let listing = pick(revision, "").unwrap();
+    let shown = |(path, node): (&Vec<u8>, &Node)| {
+        let (path, mode) = (String::from_utf8(path.clone()).unwrap(), node.mode);
+        match &node.kind {
+            NodeKind::Directory => format!("{path}/ {mode:o}"),
+            NodeKind::Symlink { target } => format!("{path} -> {}", String::from_utf8_lossy(target)),
+            _ => {
+                let mut text = String::new();
+                listing.open(path.as_bytes()).unwrap().read_to_string(&mut text).unwrap();
+                format!("{path} {mode:o} {text}")
+            }
+        }
+    };
+    let mut lines: Vec<String> = listing.nodes.iter().map(shown).collect();
+    lines.sort();
+    lines
+}
+
+/// Why not everything that was fetched can be listed.
+pub fn refusal(fetched: &Fetched) -> StepFailure {
+    pick(revision(fetched), "").unwrap_err().into()
+}
+
+/// What a COPY of a path would pick, with nothing known of it.
+pub fn pick(revision: &Revision, path: &str) -> Result<Listing, ContextError> {
+    let context = CommitContext::new(Arc::clone(revision.context()), None).unwrap();
+    let selector = Selector { include: vec![path.to_owned()], ..Selector::default() };
+    context.files(&selector, &Known::default(), &Cancel::default())
+}
+
+/// The files of a commit that is not checked out.
+pub fn revision(fetched: &Fetched) -> &Revision {
+    match &fetched.files {
+        FetchedFiles::Commit(revision) => revision,
+        FetchedFiles::Checkout(directory) => panic!("it is in {}", directory.display()),
+    }
+}
+
+/// What a file of that name holds.
+pub fn file(fetched: &Fetched, name: &str) -> String {
+    let lines = show_files(fetched);
+    let found = lines.iter().find_map(|line| line.strip_prefix(&format!("{name} 644 ")));
+    found.unwrap_or_else(|| panic!("{name}: {lines:#?}")).to_owned()
+}
+
+/// The directory of a commit that was fetched with `.git`.
+pub fn directory(fetched: &Fetched) -> &Path {
+    match &fetched.files {
+        FetchedFiles::Checkout(directory) => directory,
+        FetchedFiles::Commit(_) => panic!("it is not checked out"),
     }
 }
 

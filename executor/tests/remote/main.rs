@@ -7,4 +7,5 @@ mod archive;
 mod git;
 mod ground;
 mod http;
+mod partial;
 mod server;

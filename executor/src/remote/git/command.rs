@@ -38,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub const SILENCE: Duration = Duration::from_secs(300);
 /// The oldest version that takes its configuration as we give it.
 const OLDEST: (u32, u32) = (2, 31);
+/// The oldest version that can fetch everything of what it has in part (`--refetch`).
+const FILTERING: (u32, u32) = (2, 36);
 
 /// Passed on from our own environment.
 const PASSED: [&str; 9] = [
@@ -82,6 +84,8 @@ pub struct Git {
     pub authorization: Option<Arc<Authorization>>,
     /// How SSH is spoken.
     pub ssh: String,
+    /// Whether files may be left out and fetched later.
+    pub can_filter: bool,
     /// Says when to stop.
     pub cancel: Arc<Cancel>,
     /// Hears what is waited for.
@@ -108,6 +112,8 @@ pub struct Call<'a> {
     pub alternate: Option<&'a Path>,
     /// How long it may say nothing; no limit for what does not talk to anybody.
     pub silence: Option<Duration>,
+    /// Configuration of this run alone.
+    pub settings: &'a [(&'a str, &'a str)],
     /// Its standard input.
     pub input: Option<File>,
     /// Takes each line of its complaints, progress included.
@@ -144,8 +150,8 @@ impl Git {
     /// # Errors
     /// [`GitError::NoGit`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
     pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
-        let Call { directory, git_dir, work_tree, index, alternate, silence, input, heard } = call;
-        let mut command = self.command();
+        let Call { directory, git_dir, work_tree, index, alternate, silence, settings, input, heard } = call;
+        let mut command = self.command(settings);
         for (variable, path) in
             [("GIT_DIR", git_dir), ("GIT_WORK_TREE", work_tree), ("GIT_INDEX_FILE", index)]
         {
@@ -169,20 +175,20 @@ impl Git {
         }
     }
 
-    /// Refuses a version that would not heed our configuration.
+    /// Refuses a version that would not heed our configuration, and says whether it can leave out files and fetch them later.
     ///
     /// # Errors
     /// [`GitError::NoGit`] or [`GitError::Old`].
-    pub fn check_version(&self) -> Result<(), GitError> {
+    pub fn check_version(&self) -> Result<bool, GitError> {
         let said = self.run(Call::default(), &["version"])?;
         let said = String::from_utf8_lossy(&said).trim().to_owned();
         match version(&said) {
             Some(version) if version < OLDEST => Err(GitError::Old { found: said }),
-            _ => Ok(()),
+            version => Ok(version.is_none_or(|version| version >= FILTERING)),
         }
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, settings: &[(&str, &str)]) -> Command {
         let mut command = Command::new("git");
         command.env_clear();
         for name in PASSED {
@@ -203,10 +209,13 @@ impl Git {
             ("SSH_ASKPASS_REQUIRE", "never"),
             ("GIT_ALLOW_PROTOCOL", "http:https:ssh:git"),
             ("GIT_NO_REPLACE_OBJECTS", "1"),
+            // What is lacking is fetched where that is said, many things at a time.
+            ("GIT_NO_LAZY_FETCH", "1"),
             ("GIT_SSH_COMMAND", &self.ssh),
             ("GIT_SSH_VARIANT", "ssh"),
         ]);
         let mut config: Vec<(&str, String)> = CONFIG.map(|(key, value)| (key, value.to_owned())).to_vec();
+        config.extend(settings.iter().map(|(key, value)| (*key, (*value).to_owned())));
         config.extend(self.authorization.as_ref().map(|held| ("include.path", held.path())));
         command.env("GIT_CONFIG_COUNT", config.len().to_string());
         for (number, (key, value)) in config.iter().enumerate() {
@@ -337,6 +346,7 @@ mod tests {
             remote: "r".to_owned(),
             authorization: None,
             ssh: "ssh".to_owned(),
+            can_filter: true,
             cancel: Arc::default(),
             events: Arc::new(|_| {}),
         };

@@ -7,7 +7,7 @@ use solver::{FailureKind, StepFailure};
 
 use crate::{agents::AgentError, error::blame, rootfs::PathError, secrets::SecretError};
 
-/// Why there is no checkout.
+/// Why there are no files.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// The program is not there.
@@ -58,9 +58,6 @@ pub enum GitError {
         remote: String,
         /// What was asked for.
         subdir: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
     },
     /// A submodule that cannot be had.
     #[error("submodule {path:?} of {remote}: {reason}")]
@@ -115,6 +112,9 @@ pub enum GitError {
     /// A path in the checkout.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// What was fetched cannot be read.
+    #[error(transparent)]
+    Read(#[from] crate::git::GitError),
 }
 
 impl GitError {
@@ -146,6 +146,10 @@ impl GitError {
 
 impl From<GitError> for StepFailure {
     fn from(error: GitError) -> Self {
+        let error = match error {
+            GitError::Read(error) => return error.into(),
+            error => error,
+        };
         let hint = error.hint();
         let kind = match &error {
             GitError::Cancelled => return Self::new(FailureKind::Cancelled, "cancelled"),

@@ -1,14 +1,19 @@
-//! The store's copy of a remote: a bare repository that fetched commits gather in, each by itself, without history.
+//! The store's copy of a remote: a bare repository that fetched commits gather in, each by itself, without history, and without
+//! files where the server can leave them out: those are fetched by their ids when they are needed, all at once.
 //!
 //! One process at a time fetches. The lock is a file that `git` has as its standard input, so a `git` that outlives a
 //! killed builder keeps others away until it ends. What a killed `git` leaves is its lock files, which whoever has the
 //! lock next removes, and unfinished packs, which git does not look at.
 
 use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
     fs::{self, File},
+    io::{Seek, Write as _},
     path::{Path, PathBuf},
 };
 
+use gix::ObjectId;
 use oci::store::Store;
 use solver::Event;
 
@@ -22,6 +27,18 @@ use crate::lock::{NotLocked, wait_for};
 
 /// Looks at every object.
 const CHECK: [&str; 4] = ["fsck", "--full", "--no-dangling", "--no-progress"];
+
+/// What fetches by ids tell the server of what is here: nothing, which is what git itself does when it lacks something.
+const SILENT: (&str, &str) = ("fetch.negotiationAlgorithm", "noop");
+
+/// Which files come with a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blobs {
+    /// None, where the server can leave them out.
+    Later,
+    /// All.
+    All,
+}
 
 /// A repository that nobody else fetches into.
 pub struct Repository<'a> {
@@ -45,9 +62,8 @@ impl<'a> Repository<'a> {
         hash_length: usize,
         heard: &'a (dyn Fn(&str) + Sync),
     ) -> Result<Self, GitError> {
-        let format = if hash_length == 64 { "sha256" } else { "sha1" };
-        let name = blake3::hash(remote.url.as_bytes()).to_hex();
-        let directory = store.area("git/remotes").join(format!("{name}.{format}"));
+        let format = format(hash_length);
+        let directory = Self::place(store, remote, hash_length);
         // Its lock is a thing of its own, so that a repository can be given up while nobody is about to lock it.
         let lock_path = directory.with_extension(format!("{format}.lock"));
         store.pin(&[&directory, &lock_path])?;
@@ -61,6 +77,12 @@ impl<'a> Repository<'a> {
         Ok(repository)
     }
 
+    /// Where the store's repository for a remote is.
+    pub fn place(store: &Store, remote: &Remote, hash_length: usize) -> PathBuf {
+        let name = blake3::hash(remote.url.as_bytes()).to_hex();
+        store.area("git/remotes").join(format!("{name}.{}", format(hash_length)))
+    }
+
     /// Does something with a repository. If that fails because what the store has of it is damaged, that is fetched anew,
     /// and it is done once more.
     ///
@@ -72,7 +94,9 @@ impl<'a> Repository<'a> {
         work: impl Fn(Self) -> Result<T, GitError>,
     ) -> Result<T, GitError> {
         let error = match open().and_then(&work) {
-            Err(error @ (GitError::Failed { .. } | GitError::NoReference { .. })) => error,
+            Err(error @ (GitError::Failed { .. } | GitError::NoReference { .. } | GitError::Read(_))) => {
+                error
+            }
             done => return done,
         };
         let repository = open()?;
@@ -138,19 +162,54 @@ impl<'a> Repository<'a> {
         self.git.run(Call { git_dir: Some(&self.directory), ..Call::default() }, arguments)
     }
 
-    /// Makes sure that a commit is here: alone if the server gives out single commits, by its name if it gives out names
-    /// only, and else with everything there is.
+    /// Makes sure that a commit is here.
     ///
     /// # Errors
     /// The remote does not have it, or cannot be asked.
-    pub fn ensure(&self, wanted: &Resolved) -> Result<(), GitError> {
+    pub fn ensure(&self, wanted: &Resolved, blobs: Blobs) -> Result<(), GitError> {
         let object = wanted.object.as_str();
-        if self.has_commit(object) {
+        if !self.has_commit(object) {
+            self.fetch_commit(wanted, self.filter(blobs), &|| Ok(self.has_commit(object)))?;
+        }
+        match blobs {
+            Blobs::Later => Ok(()),
+            // The server was told of other commits, and believes that we have their files.
+            Blobs::All => self.bring(&self.lacking(object)?, wanted),
+        }
+    }
+
+    /// Fetches blobs of a commit by their ids; all that the commit holds from a server that does not give out single ones.
+    ///
+    /// # Errors
+    /// The remote does not have them, or cannot be asked.
+    pub fn bring(&self, blobs: &BTreeSet<ObjectId>, wanted: &Resolved) -> Result<(), GitError> {
+        if blobs.is_empty() {
             return Ok(());
         }
+        match self.fetch_by_ids(blobs) {
+            Err(error) if is_refusal(&error) => {
+                let remote = &self.remote.shown;
+                let text = format!("{remote} gives out no single files, so all of the commit is fetched");
+                (self.git.events)(Event::Warning(text));
+                let is_whole = || Ok(self.lacking(&wanted.object)?.is_empty());
+                self.fetch_commit(wanted, &["--refetch", "--no-filter"], &is_whole)
+            }
+            fetched => fetched,
+        }
+    }
+
+    /// Fetches a commit: alone if the server gives out single commits, by its name if it gives out names only, and else with
+    /// everything there is.
+    fn fetch_commit(
+        &self,
+        wanted: &Resolved,
+        options: &[&str],
+        is_here: &dyn Fn() -> Result<bool, GitError>,
+    ) -> Result<(), GitError> {
+        let object = wanted.object.as_str();
         let kept = format!("refs/layerwright/{object}");
-        let alone = self.fetch_shallow(&format!("+{object}:{kept}"));
-        if alone.is_ok() && self.has_commit(object) {
+        let alone = self.fetch_shallow(options, &format!("+{object}:{kept}"));
+        if alone.is_ok() && is_here()? {
             return Ok(());
         }
         if let Err(error) = alone
@@ -159,13 +218,21 @@ impl<'a> Repository<'a> {
             return Err(error);
         }
         if let Some(name) = &wanted.name {
-            self.fetch_shallow(&format!("+{name}:{kept}"))?;
-            if self.has_commit(object) {
+            self.fetch_shallow(options, &format!("+{name}:{kept}"))?;
+            if is_here()? {
                 return Ok(());
             }
         }
-        self.fetch_all()?;
-        if self.has_commit(object) { Ok(()) } else { Err(no_reference(self.remote, object)) }
+        self.fetch_all(options)?;
+        if is_here()? { Ok(()) } else { Err(no_reference(self.remote, object)) }
+    }
+
+    /// The blobs of a commit that are not here.
+    fn lacking(&self, object: &str) -> Result<BTreeSet<ObjectId>, GitError> {
+        let commit = format!("{object}^{{commit}}");
+        let said = self.ask(&["rev-list", "--objects", "--no-walk", "--missing=print", &commit])?;
+        let missing = said.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"?"));
+        Ok(missing.filter_map(|id| ObjectId::from_hex(id).ok()).collect())
     }
 
     /// The only commit of the remote's branches and tags whose hash begins so.
@@ -173,40 +240,76 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// There is none, or there are several; or the remote cannot be asked.
     pub fn find(&self, prefix: &str) -> Result<Resolved, GitError> {
-        self.fetch_all()?;
+        self.fetch_all(self.filter(Blobs::Later))?;
         let commit = self.commit_of(prefix).map_err(|_| no_reference(self.remote, prefix))?;
-        Ok(Resolved::commit(&commit))
+        Ok(Resolved::by_hash(&commit))
     }
 
-    fn fetch_shallow(&self, refspec: &str) -> Result<(), GitError> {
-        match self.fetch(&["--depth=1"], &[refspec]) {
+    /// What becomes of files that a fetch could bring. Without a word git does as the last time.
+    fn filter(&self, blobs: Blobs) -> &'static [&'static str] {
+        match blobs {
+            Blobs::Later if self.git.can_filter => &["--filter=blob:none"],
+            Blobs::Later | Blobs::All => &["--no-filter"],
+        }
+    }
+
+    fn fetch_shallow(&self, options: &[&str], refspec: &str) -> Result<(), GitError> {
+        match self.fetch(&[options, &["--depth=1"]].concat(), &[refspec]) {
             Err(GitError::Failed { said, .. }) if said.contains("shallow") || said.contains("--depth") => {
-                self.fetch(&[], &[refspec])
+                self.fetch(options, &[refspec])
             }
             fetched => fetched,
         }
     }
 
-    fn fetch_all(&self) -> Result<(), GitError> {
+    fn fetch_all(&self, options: &[&str]) -> Result<(), GitError> {
         let everything = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
         let is_shallow = self.directory.join("shallow").exists();
-        let options: &[&str] = if is_shallow { &["--unshallow"] } else { &[] };
-        self.fetch(options, &everything)
+        let deepen: &[&str] = if is_shallow { &["--unshallow"] } else { &[] };
+        self.fetch(&[options, deepen].concat(), &everything)
+    }
+
+    /// The list of ids is in the lock, which is git's standard input, and nobody else's while it is locked.
+    fn fetch_by_ids(&self, blobs: &BTreeSet<ObjectId>) -> Result<(), GitError> {
+        let mut list = String::new();
+        for id in blobs {
+            writeln!(list, "{id}").expect("a string takes everything");
+        }
+        let mut lock = &self.lock;
+        let noted =
+            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(list.as_bytes()));
+        let failed = || GitError::io("note what is fetched in the lock of", &self.directory);
+        noted.and_then(|()| lock.rewind()).map_err(failed())?;
+        let fetched = self.call(&["--filter=blob:none", "--stdin"], &[], &[SILENT]);
+        lock.set_len(0).map_err(failed())?;
+        fetched
     }
 
     fn fetch(&self, options: &[&str], refspecs: &[&str]) -> Result<(), GitError> {
+        self.call(options, refspecs, &[])
+    }
+
+    fn call(&self, options: &[&str], refspecs: &[&str], settings: &[(&str, &str)]) -> Result<(), GitError> {
         let lock = self.lock.try_clone().map_err(GitError::io("lock", &self.directory))?;
         let base = ["fetch", "--no-tags", "--force", "--progress", "--no-write-fetch-head"];
-        let arguments = [&base, options, &["--", &self.remote.url], refspecs].concat();
+        // By a name: git notes by it that files are lacking, and where the remote is need not be known to anybody else.
+        let arguments = [&base, options, &["--", "origin"], refspecs].concat();
+        let origin = [("remote.origin.url", self.remote.url.as_str())];
         let call = Call {
             git_dir: Some(&self.directory),
             silence: Some(SILENCE),
+            settings: &[&origin, settings].concat(),
             input: Some(lock),
             heard: Some(self.heard),
             ..Call::default()
         };
         self.git.run(call, &arguments).map(drop)
     }
+}
+
+/// What git calls a kind of hashes.
+fn format(hash_length: usize) -> &'static str {
+    if hash_length == 64 { "sha256" } else { "sha1" }
 }
 
 /// Whether a server says that it does not give out a commit by its hash.

@@ -31,8 +31,13 @@ pub enum Wanted {
 
 impl Resolved {
     /// A commit by its hash.
-    pub fn commit(hash: &str) -> Self {
+    pub fn by_hash(hash: &str) -> Self {
         Self { object: hash.to_ascii_lowercase(), tagged: None, name: None }
+    }
+
+    /// The commit, as far as that is known without a look at the object.
+    pub fn commit(&self) -> &str {
+        self.tagged.as_ref().unwrap_or(&self.object)
     }
 
     /// Checks a hash, or the beginning of one, that the address demands.
@@ -63,7 +68,7 @@ pub fn is_hash(text: &str) -> bool {
 pub fn resolve(git: &Git, remote: &Remote, reference: Option<&str>) -> Result<Wanted, GitError> {
     let Some(reference) = reference else { return head(git, remote).map(Wanted::Known) };
     if is_hash(reference) {
-        return Ok(Wanted::Known(Resolved::commit(reference)));
+        return Ok(Wanted::Known(Resolved::by_hash(reference)));
     }
     let peeled = format!("{reference}^{{}}");
     let arguments = ["ls-remote", "--quiet", "--", &remote.url, reference, &peeled];

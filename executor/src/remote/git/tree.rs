@@ -1,4 +1,4 @@
-//! The files of a commit and of its submodules, in a directory of ours.
+//! The files of a commit and of its submodules, in a directory of ours, each with its `.git`.
 //!
 //! `git` writes the files of one commit; where submodules go, and where from, is decided here, from `.gitmodules` as the
 //! commit has it: git's own submodule machinery keeps state, runs what configuration says, and has been led astray before.
@@ -19,7 +19,7 @@ use super::{
     error::GitError,
     keep::write_git_dir,
     remote::Remote,
-    repository::Repository,
+    repository::{Blobs, Repository},
     resolve::{Resolved, is_hash},
 };
 use crate::rootfs::{failed, open_beneath};
@@ -37,8 +37,6 @@ pub struct Checkouts<'a> {
     pub git: &'a Git,
     /// Whether submodules are fetched.
     pub submodules: bool,
-    /// Whether `.git` is kept.
-    pub keep_git_dir: bool,
     /// Takes progress.
     pub heard: &'a (dyn Fn(&str) + Sync),
 }
@@ -95,8 +93,8 @@ impl Checkouts<'_> {
             let place = place_of(&parent, &path)?;
             let git = self.git.for_submodule(&remote)?;
             let repository = Repository::open(self.store, &git, &remote, commit.len(), self.heard)?;
-            let wanted = Resolved::commit(&commit);
-            repository.ensure(&wanted)?;
+            let wanted = Resolved::by_hash(&commit);
+            repository.ensure(&wanted, Blobs::All)?;
             let commit = repository.commit_of(&commit)?;
             let below = self.write_one(&repository, &remote, &wanted, &commit, &place)?;
             todo.extend(below.into_iter().map(|pending| Pending { depth: depth + 1, ..pending }));
@@ -122,9 +120,7 @@ impl Checkouts<'_> {
             ..Call::default()
         };
         self.git.run(call, &["read-tree", "--reset", "-u", commit])?;
-        if self.keep_git_dir {
-            write_git_dir(self.git, repository, remote, wanted, commit, directory)?;
-        }
+        write_git_dir(self.git, repository, remote, wanted, commit, directory)?;
         if !self.submodules {
             return Ok(Vec::new());
         }
