@@ -5,6 +5,8 @@
 //! forget a protection.
 
 mod chroot;
+mod command;
+mod error;
 mod footing;
 mod limits;
 mod mounts;
@@ -20,6 +22,8 @@ use crate::sandbox::network::Connection;
 
 use chroot::beyond_chroot;
 pub use chroot::refuse_beyond_chroot;
+use command::{add_agent, check_strings, checked_secrets, environment};
+pub use error::PlanError;
 pub use footing::{Files, Footing, Processes, Rung};
 pub use limits::{
     Amount, Group, GroupLimits, Limits, OPEN_FILES_HARD, PROCESSES, ProcessLimit, ProcessorTime, Shortage,
@@ -185,70 +189,6 @@ pub struct PlanInputs<'a> {
     pub limits: &'a StepLimits,
 }
 
-/// Why a step cannot be run in a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// No command.
-    #[error("there is no command to run")]
-    NoCommand,
-    /// A string that no process can be given.
-    #[error("{what} contains a NUL character")]
-    Nul {
-        /// Which string.
-        what: &'static str,
-    },
-    /// A working directory that is not absolute.
-    #[error("the working directory {0:?} is not an absolute path")]
-    RelativeDirectory(String),
-    /// Where nothing can be mounted: BuildKit's words.
-    #[error("invalid mount target {0:?}")]
-    MountTarget(String),
-    /// An owner that the user namespace does not have.
-    #[error(
-        "the mount at {target} cannot be given to {uid}:{gid}: this build runs in a {}, which is 0",
-        Rung::SingleId
-    )]
-    MountOwner {
-        /// Where it is mounted.
-        target: String,
-        /// The user id that was asked for.
-        uid: u32,
-        /// The group id that was asked for.
-        gid: u32,
-    },
-    /// A name that no machine can have.
-    #[error("invalid host name {0:?}")]
-    HostName(String),
-    /// What should be the address of a host and is none.
-    #[error("invalid address {address:?} of the host {name}")]
-    HostAddress {
-        /// Whose.
-        name: String,
-        /// What was given.
-        address: String,
-    },
-    /// This machine, where a step cannot reach it.
-    #[error("{name} cannot be this machine (host-gateway): an isolated network does not reach it")]
-    HostGateway {
-        /// The name it was to have.
-        name: String,
-    },
-    /// What takes a mount, a namespace or a capability, of which a chroot has none.
-    #[error("{what} cannot be had with --sandbox=chroot, which has no mounts and no namespaces")]
-    BeyondChroot {
-        /// What was asked for, as it was.
-        what: String,
-    },
-    /// An id that the user namespace does not have.
-    #[error("user {uid}:{gid} cannot be had: this build runs in a {}, which is 0", Rung::SingleId)]
-    OneIdOnly {
-        /// The user id that was asked for.
-        uid: u32,
-        /// The group id that was asked for.
-        gid: u32,
-    },
-}
-
 impl SandboxPlan {
     /// The plan of an operation. The only way to make one.
     ///
@@ -333,26 +273,6 @@ impl SandboxPlan {
     }
 }
 
-fn check_strings(exec: &op::Exec, ambient_env: &[(String, String)]) -> Result<(), PlanError> {
-    if exec.args.first().is_none_or(String::is_empty) {
-        return Err(PlanError::NoCommand);
-    }
-    if !exec.workdir.starts_with('/') {
-        return Err(PlanError::RelativeDirectory(exec.workdir.clone()));
-    }
-    let variables = exec.env.iter().chain(ambient_env);
-    let has_nul = |text: &str| text.contains('\0');
-    let nul = [
-        ("an argument", exec.args.iter().any(|arg| has_nul(arg))),
-        (
-            "an environment variable",
-            variables.into_iter().any(|(name, value)| has_nul(name) || has_nul(value)),
-        ),
-        ("the working directory", has_nul(&exec.workdir)),
-    ];
-    nul.into_iter().find(|(_, found)| *found).map_or(Ok(()), |(what, _)| Err(PlanError::Nul { what }))
-}
-
 /// One id: user and group must be 0. The kernel lets nobody change supplementary groups there, so the image's are left
 /// out, and the building user's own stay; no file a step can see belongs to them.
 fn checked_user(user: User, rung: Rung) -> Result<User, PlanError> {
@@ -362,48 +282,6 @@ fn checked_user(user: User, rung: Rung) -> Result<User, PlanError> {
         Rung::SingleId => Err(PlanError::OneIdOnly { uid: user.uid, gid: user.gid }),
     }
 }
-
-/// Every name once, at the place of its first mention, with its last value.
-fn environment(
-    env: &[(String, String)],
-    ambient: &[(String, String)],
-    home: Option<&str>,
-) -> Vec<(String, String)> {
-    let mut merged: Vec<(String, String)> = Vec::with_capacity(env.len() + ambient.len() + 1);
-    for (name, value) in env {
-        match merged.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => old.clone_from(value),
-            None => merged.push((name.clone(), value.clone())),
-        }
-    }
-    for (name, value) in ambient {
-        if !merged.iter().any(|(known, _)| known == name) {
-            merged.push((name.clone(), value.clone()));
-        }
-    }
-    if let Some(home) = home
-        && !merged.iter().any(|(name, value)| name == "HOME" && !value.is_empty())
-    {
-        merged.retain(|(name, _)| name != "HOME");
-        merged.push(("HOME".to_owned(), home.to_owned()));
-    }
-    merged
-}
-
-/// The variable by which SSH finds its agent names the first socket, as BuildKit has it: whether or not there is an
-/// agent, and unless the image has its own.
-fn add_agent(env: &mut Vec<(String, String)>, mounts: &[op::Mount]) {
-    let socket = mounts.iter().find_map(|mount| match mount {
-        op::Mount::Ssh(ssh) => Some(&ssh.socket.target),
-        _ => None,
-    });
-    let Some(socket) = socket else { return };
-    if !env.iter().any(|(name, _)| name == SSH_AUTH_SOCK) {
-        env.push((SSH_AUTH_SOCK.to_owned(), socket.clone()));
-    }
-}
-
-const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 /// Whatever is mounted below something comes after it; of several with one target, the last.
 fn checked_mounts(mounts: Vec<PlannedMount>, rung: Rung) -> Result<Vec<PlannedMount>, PlanError> {
@@ -422,13 +300,6 @@ fn checked_mounts(mounts: Vec<PlannedMount>, rung: Rung) -> Result<Vec<PlannedMo
         by_target.insert(mount.target.clone(), mount);
     }
     Ok(by_target.into_values().collect())
-}
-
-fn checked_secrets(secrets: Vec<(String, SecretBytes)>) -> Result<Vec<(String, SecretBytes)>, PlanError> {
-    match secrets.iter().any(|(name, SecretBytes(value))| name.contains('\0') || value.contains(&0)) {
-        true => Err(PlanError::Nul { what: "a secret in an environment variable" }),
-        false => Ok(secrets),
-    }
 }
 
 fn provided_files(exec: &op::Exec, connection: &Connection) -> Result<Vec<ProvidedFile>, PlanError> {
@@ -469,30 +340,6 @@ mod tests {
         })
     }
 
-    /// `a=1 b=2` as variables.
-    fn variables(text: &str) -> Vec<(String, String)> {
-        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    }
-
-    #[test]
-    fn every_variable_is_there_once() {
-        let cases = [
-            ("a=1 b=2 a=3", "", None, "a=3 b=2"),
-            ("a=1", "a=2 proxy=3", None, "a=1 proxy=3"),
-            ("a=1", "", Some("/root"), "a=1 HOME=/root"),
-            ("HOME=/x", "", Some("/root"), "HOME=/x"),
-            ("HOME= a=1", "", Some("/root"), "a=1 HOME=/root"),
-        ];
-        for (env, ambient, home, expected) in cases {
-            assert_eq!(
-                environment(&variables(env), &variables(ambient), home),
-                variables(expected),
-                "{env} {ambient}"
-            );
-        }
-    }
-
     #[test]
     fn one_id_is_root_without_groups() {
         let user = |uid, gid| User { uid, gid, groups: vec![1, 2] };
@@ -526,7 +373,7 @@ mod tests {
         assert_eq!(strange(|exec| exec.args[0].clear()), PlanError::NoCommand);
         assert_eq!(strange(|exec| exec.args.push("a\0".to_owned())), PlanError::Nul { what: "an argument" });
         assert_eq!(
-            strange(|exec| exec.env = variables("a=\0")),
+            strange(|exec| exec.env = vec![("a".to_owned(), "\0".to_owned())]),
             PlanError::Nul { what: "an environment variable" }
         );
         assert_eq!(
