@@ -22,7 +22,7 @@ use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::D
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use executor::{context::ContextModes, sandbox::Mode};
 use oci::{Platform, Reference};
-use solver::op::{Network, Timestamps};
+use solver::op::{Network, Relaxation, Timestamps};
 
 pub use self::cache::{CacheAt, CacheCommand, CacheLsArgs, CachePruneArgs, CacheShowArgs};
 pub use self::diff::DiffArgs;
@@ -317,6 +317,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = sandbox)]
     #[arg(help_heading = STEPS)]
     pub sandbox: Mode,
+
+    /// Let a line of the sandbox go, like userns (repeatable; see below)
+    #[arg(long = "sandbox-allow", value_name = "NAME", help_heading = STEPS)]
+    pub sandbox_allow: Vec<Relaxation>,
 
     /// After a failing RUN, open a shell in what it left: shell
     #[arg(long, value_name = "WHAT", value_parser = on_failure, help_heading = STEPS)]

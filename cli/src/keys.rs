@@ -30,6 +30,7 @@ use solver::{
     BaseImage, Cancel, Executor, Graph, ImageName, Miss, Op, Resolver, StepFailure, VertexId,
     explain::{Fate, Known, Origin, Project, Reason, Step},
     key::{self, Reading},
+    op::Relaxations,
     op::{Selector, Source},
 };
 
@@ -128,7 +129,12 @@ impl Side {
         let surroundings = Surroundings {
             id: BuildId::now(),
             began: std::time::SystemTime::now(),
-            footing: Footing { rung: Rung::Root, processes: Processes::Own, files: Files::Merged },
+            footing: Footing {
+                rung: Rung::Root,
+                processes: Processes::Own,
+                files: Files::Merged,
+                relaxed: Relaxations::default(),
+            },
             notes: Vec::new(),
             group: None,
             helper: None,

@@ -256,7 +256,10 @@ fn prepare(args: BuildArgs) -> Result<Prepared, Failure> {
     let request = request::read(args, &environment)?;
     build::try_destinations(&request)?;
     let helper = loader::prepare(&request, &environment)?;
-    let entered = request.needs_store().then(|| sandbox::enter_builder(request.sandbox)).transpose()?;
+    let entered = request
+        .needs_store()
+        .then(|| sandbox::enter_builder(request.sandbox, request.relaxed))
+        .transpose()?;
     let builds = request.call.call == Call::Build;
     let group = if builds { request.limits.prepare()? } else { None };
     Ok(Prepared { request, helper, entered, group })

@@ -34,7 +34,7 @@ use oci::{
     store::{Store, StoreError},
 };
 use solver::{
-    op::{Network, Timestamps},
+    op::{Network, Relaxations, Timestamps},
     plan::Entitlement,
 };
 
@@ -42,7 +42,7 @@ pub use self::{
     caches::Caches,
     environment::Environment,
     error::RequestError,
-    exposed::hosts,
+    exposed::{hosts, relaxed},
     limits::{StepLimits, read as limits},
 };
 use crate::{
@@ -122,6 +122,8 @@ pub struct BuildRequest {
     pub root: PathBuf,
     /// `--sandbox`
     pub sandbox: Mode,
+    /// `--sandbox-allow`
+    pub relaxed: Relaxations,
     /// `--jobs`
     pub jobs: usize,
     /// make's jobs, of which each RUN takes one.
@@ -293,6 +295,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         depfile: args.depfile.filter(|_| builds),
         root: store_root_for(args.sandbox, args.root, environment)?,
         sandbox: args.sandbox,
+        relaxed: relaxed(args.sandbox, &args.sandbox_allow)?,
         cap: gc::cap(environment)?,
         hurry: hurry(environment)?,
         job_server: environment.text("MAKEFLAGS").and_then(JobServer::named_by).map(Arc::new),

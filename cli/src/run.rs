@@ -56,7 +56,7 @@ pub fn run(args: &RunArgs) -> u8 {
 fn start(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process();
     let options = Options::read(args, &environment)?;
-    let entered = sandbox::enter_builder(args.sandbox)?;
+    let entered = sandbox::enter_builder(args.sandbox, options.relaxed)?;
     let notes = if args.quiet { Vec::new() } else { entered.notes };
     let place = Place { footing: entered.footing, notes, mode: args.sandbox, group: options.group()? };
     let cancel = Arc::new(Cancel::default());

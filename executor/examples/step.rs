@@ -10,7 +10,10 @@ use std::{env, error::Error, fs, path::Path, time::Instant};
 use executor::sandbox::{
     self, Connection, Exit, Mode, Network, PlanInputs, Root, SandboxPlan, Spares, StepLimits, User,
 };
-use solver::{Cancel, op};
+use solver::{
+    Cancel,
+    op::{self, Relaxations},
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     if sandbox::is_init_call() {
@@ -20,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [root, scratch, count] = arguments.as_slice() else {
         return Err("usage: step ROOT SCRATCH COUNT".into());
     };
-    let footing = sandbox::enter_builder(Mode::Auto)?.footing;
+    let footing = sandbox::enter_builder(Mode::Auto, Relaxations::default())?.footing;
     let spares = Spares::default();
     for number in 0..count.parse::<u32>()? {
         let place = Path::new(scratch).join(number.to_string());

@@ -200,6 +200,7 @@ impl Canonical for Exec {
             workdir,
             network,
             security,
+            relaxed,
             mounts,
             devices,
             hosts,
@@ -218,6 +219,9 @@ impl Canonical for Exec {
         }
         if let Some(bytes) = shared_memory {
             out.field(14, bytes);
+        }
+        if !relaxed.is_empty() {
+            out.field(15, relaxed);
         }
     }
 }

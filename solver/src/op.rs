@@ -4,13 +4,17 @@
 //! the step's keys ([`crate::key`]). What must not enter them (labels, spans, proxy settings) lives in
 //! [`crate::graph::Vertex`] beside the operation.
 
+mod relaxation;
 mod ulimit;
 
 use std::collections::BTreeMap;
 
 use oci::{BaseLayer, Sha256Digest};
 
-pub use self::ulimit::{Resource, Ulimit};
+pub use self::{
+    relaxation::{Relaxation, Relaxations},
+    ulimit::{Resource, Ulimit},
+};
 use crate::remote::GitAddress;
 
 /// What a vertex does with its inputs.
@@ -118,6 +122,8 @@ pub struct Exec {
     pub network: Network,
     /// How much of the sandbox is kept.
     pub security: Security,
+    /// Lines of the sandbox that the command line lets go, as far as a command can do something else without them.
+    pub relaxed: Relaxations,
     /// What is mounted while it runs, in order.
     pub mounts: Vec<Mount>,
     /// Devices of the machine that it is given.
@@ -146,6 +152,7 @@ impl Exec {
             workdir: "/".to_owned(),
             network: Network::default(),
             security: Security::default(),
+            relaxed: Relaxations::default(),
             mounts: Vec::new(),
             devices: Vec::new(),
             hosts: Vec::new(),

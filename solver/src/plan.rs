@@ -44,7 +44,7 @@ use parser::{
 
 use crate::{
     graph::{Graph, Target, Vertex, VertexId},
-    op::{Network, Op, Resource, Security, Source, Timestamps, Ulimit},
+    op::{Network, Op, Relaxations, Resource, Security, Source, Timestamps, Ulimit},
     traits::{ImageName, Resolver, StepFailure},
 };
 pub use check::{Checked, check, mistakes};
@@ -83,6 +83,8 @@ pub struct PlanOptions {
     /// What a RUN has that asks for nothing else: [`Security::Sandbox`], or with `--no-new-privs`
     /// [`Security::NoNewPrivileges`].
     pub security: Security,
+    /// `--sandbox-allow`
+    pub relaxed: Relaxations,
     /// `--no-cache`
     pub no_cache: bool,
     /// `--no-cache-filter`: names of stages.
@@ -111,6 +113,7 @@ impl PlanOptions {
             ulimits: BTreeMap::new(),
             shared_memory: None,
             security: Security::Sandbox,
+            relaxed: Relaxations::default(),
             no_cache: false,
             no_cache_filter: Vec::new(),
             timestamps: Timestamps::Auto,

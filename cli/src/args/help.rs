@@ -71,6 +71,13 @@ Sandboxes (--sandbox), which layerwright doctor explains:
                                    a store of its own beside the other
   chroot                           none, for root of a container that forbids
                                    them; see docs/sandbox.md for what it lacks
+--sandbox-allow lets a line of it go, by name; see docs/sandbox.md:
+  userns                           commands may make user namespaces, and in
+                                   them mounts: for builders inside of RUN
+  no-seccomp, no-keyring, no-cgroupns, no-oom-score
+                                   where the machine has none
+  no-landlock                      root of a container with a masked /proc,
+                                   before Linux 6.12
 Where the kernel mounts no overlay in the store, each step gets a copy of the
 whole file system: slower, and the same image, unless a step writes to a file
 of an earlier layer that has several names. An overlay then parts them.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use executor::sandbox::Mode;
 use oci::Platform;
-use solver::op::Network;
+use solver::op::{Network, Relaxation};
 
 use super::{LimitArgs, ProgressMode, RegistryArgs, go_bool, network, sandbox};
 use crate::spec::{
@@ -81,6 +81,10 @@ pub struct RunArgs {
     /// Namespaces: auto, strict or userns
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = sandbox)]
     pub sandbox: Mode,
+
+    /// Let a line of the sandbox go, like userns (repeatable)
+    #[arg(long = "sandbox-allow", value_name = "NAME")]
+    pub sandbox_allow: Vec<Relaxation>,
 
     /// The image for this platform [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]

@@ -68,6 +68,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("-m 0 .", "expected a size like 64m"),
         ("--ulimit files=1 .", "unknown limit \"files\""),
         ("--cpus=-1 .", "expected a number of processors"),
+        ("--sandbox-allow seccomp .", "expected one of userns, no-seccomp, no-landlock, no-keyring,"),
         ("--step-timeout 0s .", "expected a time of at least 1s"),
         ("--dns host .", "--dns"),
         ("--cgroup-parent ../x .", "expected the path of a control group"),

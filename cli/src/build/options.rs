@@ -53,6 +53,7 @@ pub fn plan_options(request: &BuildRequest, inputs: &Inputs, findings: Vec<Diagn
         ulimits: request.limits.ulimits.clone(),
         shared_memory: request.limits.shared_memory,
         security: request.limits.security(),
+        relaxed: request.relaxed,
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),
         timestamps: request.timestamps,

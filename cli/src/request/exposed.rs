@@ -10,8 +10,12 @@ use std::{
 use executor::{
     SecretSource, Secrets,
     agents::{AgentSource, Agents},
+    sandbox::Mode,
 };
-use solver::{op::Network, plan::Entitlement};
+use solver::{
+    op::{Network, Relaxation, Relaxations},
+    plan::Entitlement,
+};
 
 use super::{Environment, RequestError};
 use crate::spec::{
@@ -117,3 +121,16 @@ pub fn hosts(specs: &[HostSpec]) -> Vec<(String, String)> {
     };
     specs.iter().flat_map(pairs).collect()
 }
+
+/// What of the sandbox is let go.
+///
+/// # Errors
+/// It is to be strict, too.
+pub fn relaxed(mode: Mode, allowed: &[Relaxation]) -> Result<Relaxations, RequestError> {
+    match mode {
+        Mode::Strict if !allowed.is_empty() => Err(RequestError::Conflict(STRICT_AND_RELAXED)),
+        _ => Ok(allowed.iter().copied().collect()),
+    }
+}
+
+const STRICT_AND_RELAXED: &str = "--sandbox=strict and --sandbox-allow contradict each other: strict builds nothing with less than the whole sandbox";

@@ -212,6 +212,15 @@ fn proxies_come_from_dockers_configuration_where_no_flag_says_otherwise() {
 }
 
 #[test]
+fn what_is_strict_has_nothing_that_is_let_go() {
+    let case = Case::new(&[("Dockerfile", "")]);
+    let relaxed = case.read("--sandbox-allow userns --sandbox-allow no-keyring").expect("read").relaxed;
+    assert_eq!(relaxed.to_string(), "userns, no-keyring");
+    let error = case.read("--sandbox strict --sandbox-allow userns").expect_err("refused").to_string();
+    assert!(error.contains("--sandbox=strict and --sandbox-allow contradict"), "{error}");
+}
+
+#[test]
 fn no_new_privileges_and_all_privileges_contradict_each_other() {
     let case = Case::new(&[("Dockerfile", "")]);
     assert_eq!(case.read("--no-new-privs").expect("read").limits.security(), Security::NoNewPrivileges);

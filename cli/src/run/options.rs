@@ -9,7 +9,10 @@ use executor::{
     sandbox::{self, Access, Group, MountSource, Naming, PlannedMount, SandboxError, Stdio},
 };
 use oci::{ImageConfig, Platform};
-use solver::{clean_path, op::Exec};
+use solver::{
+    clean_path,
+    op::{Exec, Relaxations},
+};
 
 use super::environment::{self, Change};
 use crate::{
@@ -40,6 +43,8 @@ pub struct Options<'a> {
     pub stdio: Stdio,
     /// Whether our standard input is the command's.
     pub reads_input: bool,
+    /// What of the sandbox is let go.
+    pub relaxed: Relaxations,
     limits: StepLimits,
     changes: Vec<Change>,
     mounts: Vec<PlannedMount>,
@@ -73,6 +78,7 @@ impl<'a> Options<'a> {
             cap: gc::cap(environment)?,
             stdio,
             reads_input: args.interactive,
+            relaxed: request::relaxed(args.sandbox, &args.sandbox_allow)?,
             limits: request::limits(args.limits.clone())?,
             changes: changes(args, environment)?,
             mounts,
@@ -120,6 +126,7 @@ impl<'a> Options<'a> {
             ulimits: self.limits.ulimits.clone(),
             shared_memory: self.limits.shared_memory,
             security: self.limits.security(),
+            relaxed: self.relaxed,
             ..Exec::new(args)
         };
         let volumes = config.volumes.iter().map(|path| clean_path(path)).filter(|path| path != "/");

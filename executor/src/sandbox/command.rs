@@ -1,7 +1,7 @@
 //! From a forked copy of the inner init to the step's command: gives up everything the plan does not grant, in an
 //! order in which each step is still allowed, and executes.
 
-use std::{ffi::CString, os::fd::OwnedFd};
+use std::{ffi::CString, io, os::fd::OwnedFd};
 
 use rustix::{
     fs::{CWD, Mode, OFlags, fchown, open},
@@ -21,8 +21,10 @@ use crate::{
         cgroups::StepGroup,
         chroot,
         failure::{Failure, NameStep},
+        lacking,
         plan::{
-            Capability, Keyring, Processes, Rung, SandboxPlan, Scope, SecretBytes, Security, Stdio, User,
+            Capability, Keyring, Need, Nesting, Processes, Rung, SandboxPlan, Scope, SeccompProfile,
+            SecretBytes, Security, Stdio, User,
         },
         rlimits, seccomp,
         stubs::{Kind, Stubs},
@@ -51,14 +53,11 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&Owne
         chroot::change_root(root)?;
     }
     sys::reset_signals();
-    match plan.keyring {
-        Keyring::Own => sys::new_session_keyring().step("new session keyring")?,
-        Keyring::WherePossible => match sys::new_session_keyring() {
-            // The filter of a container, as ours, which comes next: nothing can ask for keys.
-            Err(Errno::PERM) => {}
-            joined => joined.step("new session keyring")?,
-        },
-    }
+    let keyring = match plan.keyring {
+        Keyring::Own => Need::Required,
+        Keyring::WherePossible => Need::WherePossible,
+    };
+    lacking::KEYRING.if_had(sys::new_session_keyring().map_err(io::Error::from), keyring)?;
     setsid().step("setsid")?;
     if matches!(plan.stdio, Stdio::Terminal { .. }) {
         ioctl_tiocsctty(stdin()).step("take the terminal")?;
@@ -67,12 +66,12 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&Owne
     enter_scope(plan.scope)?;
     enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
     let kept = match &plan.security {
-        Security::Sandbox { capabilities, seccomp, no_new_privileges, .. } => {
+        Security::Sandbox { capabilities, seccomp, nesting, filter, no_new_privileges, .. } => {
             if *no_new_privileges {
                 set_no_new_privs(true).step("set no_new_privs")?;
             }
             // Without no_new_privs, which would break sudo and su, a filter can be loaded with CAP_SYS_ADMIN only.
-            sys::load_seccomp(&seccomp::program(*seccomp)).step("load seccomp filter")?;
+            load_filter(*seccomp, *nesting, *filter)?;
             capability_set(capabilities) & granted(plan.rung).step("look at capabilities")?
         }
         Security::Insecure => rustix::thread::capabilities(None).step("look at capabilities")?.permitted,
@@ -87,6 +86,11 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&Owne
         set_parent_process_death_signal(Some(Signal::KILL)).step("set parent death signal")?;
     }
     sys::close_rest_on_exec().step("close descriptors")
+}
+
+fn load_filter(profile: SeccompProfile, nesting: Nesting, need: Need) -> Result<(), Failure> {
+    let loaded = sys::load_seccomp(&seccomp::program(profile, nesting));
+    lacking::FILTER.if_had(loaded.map_err(io::Error::from), need).map(drop)
 }
 
 fn enter_scope(scope: Scope) -> Result<(), Failure> {

@@ -20,6 +20,7 @@ use rustix::{
     },
 };
 use serde::{Deserialize, Serialize};
+use solver::op::{Relaxation, Relaxations};
 
 use crate::sandbox::{
     Rung, SandboxError, chroot,
@@ -60,11 +61,12 @@ pub struct Entered {
     pub notes: Vec<String>,
 }
 
-/// Enters. To be called first thing in `main`, while the process has one thread.
+/// Enters, without the lines that `relaxed` lets go where the machine lacks them. To be called first thing in `main`, while the
+/// process has one thread.
 ///
 /// # Errors
 /// The step that failed, with errno and the one setting that would lift it.
-pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
+pub fn enter_builder(mode: Mode, relaxed: Relaxations) -> Result<Entered, SandboxError> {
     // Only there the kernel tells of threads, maps and open files by number.
     if !Path::new("/proc/self").exists() {
         let hint = Some(hint::MOUNT_PROC.to_owned());
@@ -74,17 +76,19 @@ pub fn enter_builder(mode: Mode) -> Result<Entered, SandboxError> {
         return Err(SandboxError::step("enter namespaces", "this process has several threads already", None));
     }
     rlimits::raise_open_files().map_err(|errno| failed("raise the limit of open files", errno))?;
-    match mode {
+    let mut entered = match mode {
         Mode::Chroot => chroot::enter(),
         Mode::Auto => {
             let offer = chroot::offer();
-            enter(mode).map_err(|error| error.or_else(offer))
+            enter(mode, relaxed).map_err(|error| error.or_else(offer))
         }
-        Mode::Strict | Mode::SubordinateIds | Mode::SingleId => enter(mode),
-    }
+        Mode::Strict | Mode::SubordinateIds | Mode::SingleId => enter(mode, relaxed),
+    }?;
+    entered.footing.relaxed = relaxed;
+    Ok(entered)
 }
 
-fn enter(mode: Mode) -> Result<Entered, SandboxError> {
+fn enter(mode: Mode, relaxed: Relaxations) -> Result<Entered, SandboxError> {
     // Inside a namespace without a map everybody is nobody: the ids must be asked for before.
     let own = HostIds { uid: getuid().as_raw(), gid: getgid().as_raw() };
     let mut notes = Vec::new();
@@ -114,7 +118,9 @@ fn enter(mode: Mode) -> Result<Entered, SandboxError> {
     };
     let (processes, refusal) = match rung {
         Rung::Root => (Processes::Own, None),
-        Rung::SubordinateIds | Rung::SingleId | Rung::Chroot => separation(mode, userns, &mut notes)?,
+        Rung::SubordinateIds | Rung::SingleId | Rung::Chroot => {
+            separation(mode, userns, relaxed, &mut notes)?
+        }
     };
     if mode == Mode::Strict && rung == Rung::SingleId {
         // Root of a namespace that somebody else has made.
@@ -122,7 +128,7 @@ fn enter(mode: Mode) -> Result<Entered, SandboxError> {
         return Err(SandboxError::step("strict", "there is one user id only", Some(hint.to_owned())));
     }
     Ok(Entered {
-        footing: Footing { rung, processes, files: Files::Merged },
+        footing: Footing { rung, processes, files: Files::Merged, relaxed },
         id_map: ids::describe(&uid_map, &gid_map),
         refusal,
         notes,
@@ -142,6 +148,7 @@ enum UserNamespace {
 fn separation(
     mode: Mode,
     userns: UserNamespace,
+    relaxed: Relaxations,
     notes: &mut Vec<String>,
 ) -> Result<(Processes, Option<(String, i32)>), SandboxError> {
     let (step, errno, processes) = match processes::probe()? {
@@ -153,12 +160,12 @@ fn separation(
         }
     };
     let refusal = failed(step, Errno::from_raw_os_error(errno));
-    // Without the domain that scopes come with a step could end the builder, and whatever else this user runs; and with the
-    // machine's /proc it could look into the steps of other builders of its user namespace.
     let has_scopes = sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES;
-    let is_safe = has_scopes || processes == Processes::OuterProc && userns == UserNamespace::Made;
-    if mode == Mode::Strict || !is_safe {
-        return Err(refusal);
+    let kept_apart = apart(processes, userns, has_scopes);
+    let is_allowed = kept_apart == Apart::UnlessOthersLook && relaxed.contain(Relaxation::NoLandlock);
+    if mode == Mode::Strict || kept_apart != Apart::Yes && !is_allowed {
+        let way = mode != Mode::Strict && kept_apart == Apart::UnlessOthersLook;
+        return Err(refusal.or_else(way.then_some(WITHOUT_SCOPES)));
     }
     let hint = refusal.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
     let what = match processes {
@@ -173,6 +180,30 @@ fn separation(
 fn missing_protection() -> Option<String> {
     (sys::landlock_abi() < sys::LANDLOCK_ABI_WITH_SCOPES).then(|| NO_SCOPES.to_owned())
 }
+
+/// Whether a step is kept from what is not its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    Yes,
+    /// But for what else is in the builder's user namespace: that could be looked into.
+    UnlessOthersLook,
+    No,
+}
+
+/// Without the domain that scopes come with a step could end the builder, and whatever else this user runs, and nobody could end
+/// all of it ([`super::kin`]); and with the machine's `/proc` it could look into the steps of other builders of its user namespace.
+fn apart(processes: Processes, userns: UserNamespace, has_scopes: bool) -> Apart {
+    match (processes, userns) {
+        _ if has_scopes => Apart::Yes,
+        (Processes::Own, _) | (Processes::OuterProc, UserNamespace::Made) => Apart::Yes,
+        (Processes::OuterProc, UserNamespace::Found) => Apart::UnlessOthersLook,
+        (Processes::Shared, _) => Apart::No,
+    }
+}
+
+/// What to say where nothing but the lack of them is in the way.
+const WITHOUT_SCOPES: &str = "use Linux 6.12, whose Landlock keeps a step from others whose /proc it sees; or \
+    --sandbox-allow=no-landlock builds without it (docs/sandbox.md)";
 
 const NO_SCOPES: &str = "this kernel has no Landlock scopes (Linux 6.12): a step on the builder's network can reach \
     abstract sockets of the host";
@@ -468,4 +499,22 @@ pub(super) fn id_maps() -> Result<(String, String), SandboxError> {
 
 fn failed(step: &str, errno: Errno) -> SandboxError {
     SandboxError::errno(step, errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_landlock_is_needed_for_can_be_let_go_only_where_a_step_can_still_be_ended() {
+        let (made, found) = (UserNamespace::Made, UserNamespace::Found);
+        for (processes, userns, with, without) in [
+            (Processes::OuterProc, made, Apart::Yes, Apart::Yes),
+            (Processes::OuterProc, found, Apart::Yes, Apart::UnlessOthersLook),
+            (Processes::Shared, made, Apart::Yes, Apart::No),
+            (Processes::Shared, found, Apart::Yes, Apart::No),
+        ] {
+            assert_eq!((apart(processes, userns, true), apart(processes, userns, false)), (with, without));
+        }
+    }
 }

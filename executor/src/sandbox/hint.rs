@@ -5,6 +5,8 @@ use std::fs;
 
 use rustix::io::Errno;
 
+use crate::sandbox::lacking;
+
 /// For who has none.
 pub(super) const MOUNT_PROC: &str =
     "mount /proc, which tells of threads, ids and files: mount -t proc proc /proc";
@@ -64,8 +66,17 @@ pub fn grant(name: Option<&str>, uid: u32) -> String {
     format!("give this user more ids: {how} (as root, with ids that nobody else has)")
 }
 
-/// The one setting that would let a step pass. What failed for a reason of our own, without an errno, no setting lifts.
+/// What would let a step pass: the one setting that would lift it, or the flag that goes without. What failed for a reason of
+/// our own, without an errno, neither lifts.
 pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
+    match (setting(step, errno, machine), lacking::flag(step, errno)) {
+        (Some(setting), Some(flag)) => Some(format!("{setting}; or {flag}")),
+        (setting, flag) => setting.or(flag),
+    }
+}
+
+/// The one setting.
+fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
     let refused = matches!(errno, Some(Errno::PERM | Errno::ACCESS));
     let profile = || {
         format!(
@@ -93,6 +104,20 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
             }
             _ => return None,
         },
+        "new session keyring" if errno == Some(Errno::DQUOT) => {
+            "raise the sysctl kernel.keys.maxkeys".to_owned()
+        }
+        "new session keyring" if refused && machine.filtered => {
+            "this process runs in a container that forbids keyctl; let it allow that (Docker: --security-opt \
+             seccomp=unconfined)"
+                .to_owned()
+        }
+        "unshare cgroup namespace" if matches!(errno, Some(Errno::NOSPC | Errno::USERS)) => {
+            "raise the sysctl user.max_cgroup_namespaces".to_owned()
+        }
+        "adjust oom score" if errno == Some(Errno::ROFS) => {
+            "let this process write to its own files in /proc".to_owned()
+        }
         "set hostname" if refused => {
             "this process runs in a container that forbids sethostname; let it allow that (Docker: --security-opt \
              seccomp=unconfined), or ask for no name: leave --hostname or BUILDKIT_SANDBOX_HOSTNAME out"
@@ -191,6 +216,17 @@ mod tests {
             ("forbid devices", Errno::NOSYS, &plain, Some("5.12")),
             ("start init", Errno::ACCESS, &plain, Some("vm.memfd_noexec=0")),
             ("set hostname", Errno::PERM, &container, Some("leave --hostname")),
+            ("new session keyring", Errno::PERM, &container, Some("; or --sandbox-allow=no-keyring ")),
+            ("new session keyring", Errno::PERM, &plain, Some("--sandbox-allow=no-keyring ")),
+            ("new session keyring", Errno::DQUOT, &plain, Some("kernel.keys.maxkeys; or --sandbox-allow=")),
+            ("load seccomp filter", Errno::INVAL, &plain, Some("--sandbox-allow=no-seccomp ")),
+            (
+                "unshare cgroup namespace",
+                Errno::NOSPC,
+                &plain,
+                Some("max_cgroup_namespaces; or --sandbox-allow="),
+            ),
+            ("adjust oom score", Errno::ROFS, &plain, Some("; or --sandbox-allow=no-oom-score ")),
         ];
         for (step, errno, machine, expected) in cases {
             let hint = for_step(step, Some(errno), machine);

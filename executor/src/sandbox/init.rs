@@ -41,6 +41,7 @@ use crate::sandbox::{
     filesystem,
     isolated::Stack,
     kin::Kin,
+    lacking,
     mounts::{self, Opened},
     plan::{Access, Naming, Network, Processes, Root, SandboxPlan, Stdio},
     probe, stdio,
@@ -306,9 +307,11 @@ fn run_command(
         unshare_namespaces(plan)?;
     }
     // Of a `/proc` that the step has not covered and that can be written.
-    let oom_score = OomScore::open().step("adjust oom score")?;
+    let oom_score = lacking::OOM_SCORE.if_had(OomScore::open(), plan.oom_score)?;
     let new_root = enter_place(place, plan)?;
-    oom_score.raise().step("adjust oom score")?;
+    if let Some(score) = &oom_score {
+        score.raise().step("adjust oom score")?;
+    }
     let null = open_null().step("open /dev/null")?;
     stdio::connect(plan.stdio, handed, null)?;
     // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
@@ -321,7 +324,9 @@ fn run_command(
         }
         Fork::Parent(pid) => pid,
     };
-    oom_score.restore().step("adjust oom score")?;
+    if let Some(score) = oom_score {
+        score.restore().step("adjust oom score")?;
+    }
     close_streams().step("close output")?;
     supervise(Supervised { control, life, child_signals: &child_signals, command, plan })
         .step("wait for command")
@@ -337,12 +342,13 @@ fn set_hostname(plan: &SandboxPlan) -> Result<(), Errno> {
 }
 
 fn unshare_namespaces(plan: &SandboxPlan) -> Result<(), Failure> {
-    let mut namespaces =
-        UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     if plan.network == Network::None {
         namespaces |= UnshareFlags::NEWNET;
     }
-    sys::unshare(namespaces).step("unshare namespaces")
+    sys::unshare(namespaces).step("unshare namespaces")?;
+    let made = sys::unshare(UnshareFlags::NEWCGROUP).map_err(io::Error::from);
+    lacking::CGROUP_NAMESPACE.if_had(made, plan.cgroup_namespace).map(drop)
 }
 
 /// Goes to the step's root, in namespaces of its own; gives the directory that the command itself has to make its root where

@@ -30,6 +30,7 @@ mod ids;
 mod init;
 mod isolated;
 mod kin;
+mod lacking;
 mod lines;
 mod mounts;
 mod netlink;
@@ -59,9 +60,9 @@ pub use init::init_main;
 pub use network::Connection;
 pub use plan::{
     Access, Amount, Capability, FileTree, Files, Footing, Group, GroupLimits, Hidden, Keyring, Limits,
-    Locked, MountSource, Naming, Network, PlanError, PlanInputs, PlannedMount, ProcessLimit, Processes,
-    ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan, Scope, SeccompProfile, SecretBytes, Security,
-    Shortage, Stdio, StepLimits, User, refuse_beyond_chroot,
+    Locked, MountSource, Naming, Need, Nesting, Network, PlanError, PlanInputs, PlannedMount, ProcessLimit,
+    Processes, ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan, Scope, SeccompProfile, SecretBytes,
+    Security, Shortage, Stdio, StepLimits, User, refuse_beyond_chroot,
 };
 pub use probe::{CHROOT, Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;

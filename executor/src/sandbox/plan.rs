@@ -16,7 +16,7 @@ mod security;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use solver::op;
+use solver::op::{self, Relaxation};
 
 use crate::sandbox::network::Connection;
 
@@ -32,7 +32,7 @@ pub use limits::{
 pub use mounts::{Access, FileTree, MountSource, PlannedMount, SecretBytes};
 pub use names::Naming;
 use names::{hostname, hosts};
-pub use security::{Capability, Hidden, Keyring, Locked, Scope, SeccompProfile, Security};
+pub use security::{Capability, Hidden, Keyring, Locked, Need, Nesting, Scope, SeccompProfile, Security};
 
 /// Everything a step sees and may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,10 @@ pub struct SandboxPlan {
     pub scope: Scope,
     /// Whose keys it has.
     pub keyring: Keyring,
+    /// Whether it must have a control group namespace of its own.
+    pub cgroup_namespace: Need,
+    /// Whether it must go before others when memory runs out.
+    pub oom_score: Need,
     /// What its standard streams are.
     pub stdio: Stdio,
     /// Whether it can write to its root file system; what is mounted there has its own say.
@@ -196,7 +200,8 @@ impl SandboxPlan {
     /// The operation asks for something that no process can be given, or for ids the rung does not have.
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
-        let Footing { rung, processes, .. } = inputs.footing;
+        let Footing { rung, processes, relaxed, .. } = inputs.footing;
+        let relaxed = relaxed.and(exec.relaxed);
         if rung == Rung::Chroot
             && let Some(what) = beyond_chroot(exec, &inputs.mounts).into_iter().next()
         {
@@ -223,9 +228,11 @@ impl SandboxPlan {
             network: inputs.connection.network,
             processes,
             limits: Limits::new(exec, inputs.limits),
-            security: Security::new(exec.security, inputs.footing),
+            security: Security::new(exec.security, inputs.footing, relaxed),
             scope: Scope::new(processes),
-            keyring: Keyring::new(rung),
+            keyring: Keyring::new(rung, relaxed),
+            cgroup_namespace: Need::unless(relaxed, Relaxation::NoCgroupns),
+            oom_score: Need::unless(relaxed, Relaxation::NoOomScore),
             stdio: Stdio::Logged,
             root_access: Access::Write,
         })
@@ -317,6 +324,8 @@ fn provided_files(exec: &op::Exec, connection: &Connection) -> Result<Vec<Provid
 
 #[cfg(test)]
 mod tests {
+    use solver::op::Relaxations;
+
     use super::*;
 
     fn exec() -> op::Exec {
@@ -328,7 +337,12 @@ mod tests {
         SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &[],
-            footing: Footing { rung, processes: Processes::Own, files: Files::Merged },
+            footing: Footing {
+                rung,
+                processes: Processes::Own,
+                files: Files::Merged,
+                relaxed: Relaxations::default(),
+            },
             root,
             mounts: Vec::new(),
             device_env: Vec::new(),
@@ -395,6 +409,8 @@ mod tests {
             ("\"/proc/kcore\"", "\"/proc/nothing\""),
             ("\"scope\":\"where-possible\"", "\"scope\":\"off\""),
             ("\"keyring\":\"own\"", "\"keyring\":\"shared\""),
+            ("\"nesting\":\"denied\"", "\"nesting\":\"\""),
+            ("\"filter\":\"required\"", "\"filter\":\"off\""),
             ("\"cwd\"", "\"privileged\":true,\"cwd\""),
         ] {
             let changed = json.replace(from, to);

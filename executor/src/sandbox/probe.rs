@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use rustix::{io::Errno, process::geteuid, system::uname};
 use serde::{Deserialize, Serialize};
-use solver::Cancel;
+use solver::{Cancel, op::Relaxations};
 
 use crate::sandbox::{
     Exit, Files, Footing, Processes, Rung, SandboxError, SandboxPlan,
@@ -209,7 +209,7 @@ fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {
 /// In the throw-away process: enters and tries the programs of every machine.
 pub(super) fn attempt_platforms(mode: Mode, store: &Path) -> Report {
     let directory = store.join(format!("probe-{}", std::process::id()));
-    let probes = enter_builder(mode).and_then(|entered| {
+    let probes = enter_builder(mode, Relaxations::default()).and_then(|entered| {
         let (footing, _) = with_files(entered.footing, &directory)?;
         let probes = emulation::probes(footing, &directory.join("programs"));
         fs::remove_dir_all(&directory).map_err(|error| SandboxError::io("clean the store", &error))?;
@@ -240,7 +240,7 @@ pub(super) fn attempt(mode: Mode, store: &Path, network: Network) -> Report {
 }
 
 fn attempt_step(mode: Mode, store: &Path, network: Network) -> Result<Report, SandboxError> {
-    let entered = enter_builder(mode)?;
+    let entered = enter_builder(mode, Relaxations::default())?;
     let directory = store.join(format!("probe-{}", std::process::id()));
     let tried = try_step(entered.footing, &directory, network);
     let removed = fs::remove_dir_all(&directory);
@@ -376,7 +376,12 @@ mod tests {
     use super::*;
 
     fn reached(rung: Rung) -> Reached {
-        let footing = Footing { rung, processes: Processes::Own, files: Files::Merged };
+        let footing = Footing {
+            rung,
+            processes: Processes::Own,
+            files: Files::Merged,
+            relaxed: Relaxations::default(),
+        };
         Reached { footing, id_map: "ids".to_owned(), refusals: Vec::new() }
     }
 

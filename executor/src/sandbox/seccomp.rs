@@ -7,9 +7,14 @@
 //!
 //! A pure function of the architecture we are built for; [`super::sys::load_seccomp`] hands the program to the kernel.
 
+mod tables;
+
 use libc::{c_long, sock_filter};
 
-use crate::sandbox::plan::SeccompProfile;
+use self::tables::{
+    DENIED, DENIED_HERE, FAMILIES, NAMESPACE_FLAGS, NESTED, NETLINK_ALLOWED, PERSONALITIES, TERMINAL_REQUESTS,
+};
+use crate::sandbox::plan::{Nesting, SeccompProfile};
 
 #[cfg(target_arch = "x86_64")]
 const NATIVE_ARCH: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64
@@ -25,152 +30,35 @@ const X32_BIT: u32 = 0x4000_0000;
 /// The newest call this table has an opinion on: `removexattrat`, the same number everywhere since Linux 5.1.
 const NEWEST: u32 = 466;
 
-// What the libc crate does not name for every C library.
-const LSM_GET_SELF_ATTR: c_long = 459;
-const LSM_SET_SELF_ATTR: c_long = 460;
-const LSM_LIST_MODULES: c_long = 461;
-#[cfg(target_arch = "x86_64")]
-const KEXEC_FILE_LOAD: c_long = 320;
-#[cfg(target_arch = "aarch64")]
-const KEXEC_FILE_LOAD: c_long = 294;
-#[cfg(target_arch = "x86_64")]
-const CREATE_MODULE: c_long = 174;
-#[cfg(target_arch = "x86_64")]
-const GET_KERNEL_SYMS: c_long = 177;
-#[cfg(target_arch = "x86_64")]
-const QUERY_MODULE: c_long = 178;
-
-/// Calls that answer EPERM, whatever their arguments.
-const DENIED: &[c_long] = &[
-    // Mounts and namespaces.
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    // Keys belong to users, not to namespaces.
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    // Large or easily abused parts of the kernel.
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_lookup_dcookie,
-    libc::SYS_fanotify_init,
-    // Ways around the file system's and other processes' boundaries.
-    libc::SYS_open_by_handle_at,
-    libc::SYS_kcmp,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_process_madvise,
-    // The machine itself.
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    KEXEC_FILE_LOAD,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_syslog,
-    libc::SYS_vhangup,
-    LSM_GET_SELF_ATTR,
-    LSM_SET_SELF_ATTR,
-    LSM_LIST_MODULES,
-    // Placement of memory: lets one process slow down others.
-    libc::SYS_mbind,
-    libc::SYS_get_mempolicy,
-    libc::SYS_set_mempolicy,
-    libc::SYS_set_mempolicy_home_node,
-    libc::SYS_migrate_pages,
-    libc::SYS_move_pages,
-    libc::SYS_nfsservctl,
-];
-
-/// The same for calls that only this architecture has: port access, and what nobody has needed for decades.
-#[cfg(target_arch = "x86_64")]
-const DENIED_HERE: &[c_long] = &[
-    libc::SYS_iopl,
-    libc::SYS_ioperm,
-    libc::SYS_uselib,
-    libc::SYS_ustat,
-    libc::SYS_sysfs,
-    libc::SYS__sysctl,
-    libc::SYS_getpmsg,
-    libc::SYS_putpmsg,
-    libc::SYS_afs_syscall,
-    libc::SYS_tuxcall,
-    libc::SYS_security,
-    libc::SYS_vserver,
-    CREATE_MODULE,
-    GET_KERNEL_SYMS,
-    QUERY_MODULE,
-];
-#[cfg(target_arch = "aarch64")]
-const DENIED_HERE: &[c_long] = &[];
-
-/// Socket families a step may open; netlink has [`NETLINK_ALLOWED`] besides.
-const FAMILIES: &[u32] = &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32];
-
-/// Netlink protocols a step may open: what name resolution, `ip`, PAM and udev's tools ask for.
-const NETLINK_ALLOWED: &[u32] = &[
-    libc::NETLINK_ROUTE as u32,
-    libc::NETLINK_SELINUX as u32,
-    libc::NETLINK_AUDIT as u32,
-    libc::NETLINK_KOBJECT_UEVENT as u32,
-];
-
-/// Personalities a step may take: Linux, 32-bit Linux, both with UNAME26, and the question.
-const PERSONALITIES: &[u32] = &[0, 0x0008, 0x0002_0000, 0x0002_0008, 0xFFFF_FFFF];
-
-/// `clone` flags that make namespaces.
-const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u32;
-
-/// What pushes characters into a terminal's input.
-const TERMINAL_REQUESTS: &[u32] = &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
-
 /// The program of a profile.
-pub fn program(profile: SeccompProfile) -> Vec<sock_filter> {
+pub fn program(profile: SeccompProfile, nesting: Nesting) -> Vec<sock_filter> {
     let mut conditional = conditional_calls();
     match profile {
         SeccompProfile::Default => {}
         SeccompProfile::SharedProcesses => conditional.push(own_limits_only()),
     }
-    assemble(conditional)
+    let denied = [DENIED, DENIED_HERE].concat();
+    match nesting {
+        Nesting::Denied => assemble(conditional, &denied),
+        Nesting::Allowed => {
+            conditional.retain(|(call, _)| *call != libc::SYS_clone);
+            conditional.push(empty_keyrings_only());
+            let given = |call: &c_long| NESTED.contains(call) || *call == libc::SYS_keyctl;
+            let denied: Vec<c_long> = denied.into_iter().filter(|call| !given(call)).collect();
+            assemble(conditional, &denied)
+        }
+    }
 }
 
 /// The heads decide on machine and number; then a search tree leads to the one leaf that has the number. The kernel runs a
 /// new filter once for every call there is, to know those that it always allows, so a list would cost each step the
 /// square of its length.
-fn assemble(conditional: Vec<(c_long, Vec<sock_filter>)>) -> Vec<sock_filter> {
+fn assemble(conditional: Vec<(c_long, Vec<sock_filter>)>, denied: &[c_long]) -> Vec<sock_filter> {
     let mut program = vec![load(ARCH), jump_if_equal(NATIVE_ARCH, 1, 0), answer(KILL), load(NUMBER)];
     #[cfg(target_arch = "x86_64")]
     program.extend([jump_if_any_bit(X32_BIT, 0, 1), answer(errno(libc::ENOSYS))]);
     program.extend([jump_if_greater(NEWEST, 0, 1), answer(errno(libc::ENOSYS))]);
-    program.extend(search(&leaves(conditional)));
+    program.extend(search(&leaves(conditional, denied)));
     program
 }
 
@@ -181,9 +69,9 @@ struct Leaf {
 }
 
 /// All calls from 0 on, in order.
-fn leaves(conditional: Vec<(c_long, Vec<sock_filter>)>) -> Vec<Leaf> {
+fn leaves(conditional: Vec<(c_long, Vec<sock_filter>)>, denied: &[c_long]) -> Vec<Leaf> {
     let allowed = || vec![answer(libc::SECCOMP_RET_ALLOW)];
-    let denied = ranges(&[DENIED, DENIED_HERE].concat()).into_iter();
+    let denied = ranges(denied).into_iter();
     let mut known: Vec<(u32, u32, Vec<sock_filter>)> =
         denied.map(|(first, last)| (first, last, vec![answer(errno(libc::EPERM))])).collect();
     known.extend(conditional.into_iter().map(|(call, body)| (number(call), number(call), body)));
@@ -258,6 +146,26 @@ fn own_limits_only() -> (c_long, Vec<sock_filter>) {
     let mut body = allow_listed(argument(0), &[0]);
     body.push(answer(errno(libc::EPERM)));
     (libc::SYS_prlimit64, body)
+}
+
+/// `keyctl` for what a builder does for each step: it joins a keyring that is new, empty and without a name.
+fn empty_keyrings_only() -> (c_long, Vec<sock_filter>) {
+    const JOIN_SESSION_KEYRING: u32 = 1;
+    let denied = || answer(errno(libc::EPERM));
+    let body = vec![
+        load(argument(0)),
+        jump_if_equal(JOIN_SESSION_KEYRING, 1, 0),
+        denied(),
+        load(argument(1)),
+        jump_if_equal(0, 1, 0),
+        denied(),
+        // The name is a pointer, so its high half counts.
+        load(argument(1) + 4),
+        jump_if_equal(0, 1, 0),
+        denied(),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    (libc::SYS_keyctl, body)
 }
 
 /// Loads a value and allows the call when it is one of the list; else falls through with the value loaded.
@@ -434,7 +342,7 @@ mod tests {
             ("from the future", native(4000, &[]), errno(libc::ENOSYS)),
             ("foreign instruction set", Call { arch: 0x4000_0003, ..native(libc::SYS_read, &[]) }, KILL),
         ];
-        let program = program(SeccompProfile::Default);
+        let program = program(SeccompProfile::Default, Nesting::Denied);
         for (name, call, expected) in cases {
             assert_eq!(evaluate(&program, call), expected, "{name}");
         }
@@ -444,23 +352,43 @@ mod tests {
     #[test]
     fn the_x32_abi_does_not_exist() {
         let call = Call { number: X32_BIT | 1, ..native(0, &[]) };
-        assert_eq!(evaluate(&program(SeccompProfile::Default), call), errno(libc::ENOSYS));
+        assert_eq!(evaluate(&program(SeccompProfile::Default, Nesting::Denied), call), errno(libc::ENOSYS));
     }
 
     #[test]
     fn where_processes_are_shared_nobody_limits_others() {
-        let shared = program(SeccompProfile::SharedProcesses);
+        let shared = program(SeccompProfile::SharedProcesses, Nesting::Denied);
         let limit = |pid| native(libc::SYS_prlimit64, &[pid, 0]);
         assert_eq!(evaluate(&shared, limit(0)), ALLOW);
         assert_eq!(evaluate(&shared, limit(4711)), errno(libc::EPERM));
-        assert_eq!(evaluate(&program(SeccompProfile::Default), limit(4711)), ALLOW);
+        assert_eq!(evaluate(&program(SeccompProfile::Default, Nesting::Denied), limit(4711)), ALLOW);
         assert_eq!(evaluate(&shared, native(libc::SYS_mount, &[])), errno(libc::EPERM));
         assert_eq!(evaluate(&shared, native(libc::SYS_read, &[])), ALLOW);
     }
 
     #[test]
+    fn whoever_may_nest_is_given_what_that_takes_and_no_more() {
+        let (nested, usual) = (
+            program(SeccompProfile::Default, Nesting::Allowed),
+            program(SeccompProfile::Default, Nesting::Denied),
+        );
+        let newuser = native(libc::SYS_clone, &[libc::CLONE_NEWUSER as u64 | 17]);
+        assert_eq!(evaluate(&nested, newuser), ALLOW);
+        for call in 0..=c_long::from(NEWEST) {
+            let other = native(call, &[4, 1 << 40]);
+            let expected = if NESTED.contains(&call) { ALLOW } else { evaluate(&usual, other) };
+            assert_eq!(evaluate(&nested, other), expected, "call {call}");
+        }
+        let keyring = |arguments| evaluate(&nested, native(libc::SYS_keyctl, arguments));
+        assert_eq!(keyring(&[1, 0]), ALLOW);
+        for refused in [&[1, 4096], &[1, 1 << 32], &[0, 0], &[11, 0]] {
+            assert_eq!(keyring(refused), errno(libc::EPERM), "{refused:?}");
+        }
+    }
+
+    #[test]
     fn no_call_takes_many_instructions() {
-        let program = program(SeccompProfile::SharedProcesses);
+        let program = program(SeccompProfile::SharedProcesses, Nesting::Denied);
         for call in 0..=c_long::from(NEWEST) {
             let (_, taken) = trace(&program, native(call, &[u64::from(u32::MAX); 6]));
             assert!(taken <= 24, "call {call} takes {taken} of {}", program.len());
@@ -469,13 +397,13 @@ mod tests {
 
     #[test]
     fn no_number_has_two_leaves() {
-        let leaves = leaves(conditional_calls());
+        let leaves = leaves(conditional_calls(), DENIED);
         assert!(leaves[0].first == 0 && leaves.is_sorted_by(|one, next| one.first < next.first));
     }
 
     #[test]
     fn every_denied_call_is_denied_and_no_other() {
-        let program = program(SeccompProfile::Default);
+        let program = program(SeccompProfile::Default, Nesting::Denied);
         let conditional: Vec<c_long> = conditional_calls().iter().map(|(call, _)| *call).collect();
         for call in 0..=c_long::from(NEWEST) {
             if conditional.contains(&call) {

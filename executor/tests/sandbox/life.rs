@@ -13,7 +13,10 @@ use executor::sandbox::{
     Spares, StepLimits, User,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use solver::{Cancel, op};
+use solver::{
+    Cancel,
+    op::{self, Relaxations},
+};
 
 use crate::{Test, fixture::Fixture};
 
@@ -122,7 +125,7 @@ fn cancel_ignored(fixture: &Fixture) {
 
 /// A builder that runs one step in a directory that has `lower`, `upper` and `work`, and says what the step says.
 pub fn builder(directory: &Path, command: &str) -> ExitCode {
-    let entered = sandbox::enter_builder(Mode::Auto).unwrap();
+    let entered = sandbox::enter_builder(Mode::Auto, Relaxations::default()).unwrap();
     let exec = op::Exec {
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
         ..op::Exec::new(["/bin/sh", "-c", command])

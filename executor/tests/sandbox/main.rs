@@ -27,6 +27,8 @@ use std::{
 
 use executor::sandbox::{self, Footing, Mode, Processes, Rung};
 
+use solver::op::Relaxations;
+
 use crate::fixture::Fixture;
 
 /// A test and its name.
@@ -165,7 +167,8 @@ fn run_rung(mode: &str, expected: &str, filter: &str) -> ExitCode {
         "chroot" => Mode::Chroot,
         _ => Mode::Auto,
     };
-    let entered = sandbox::enter_builder(mode).unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
+    let entered = sandbox::enter_builder(mode, Relaxations::default())
+        .unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
     let Footing { rung, processes, .. } = entered.footing;
     assert_eq!(format!("{rung:?} {processes:?}"), expected, "{:?}", entered.notes);
     let Some(fixture) = Fixture::new(&entered) else {

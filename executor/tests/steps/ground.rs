@@ -27,7 +27,7 @@ use rustix::{
 };
 use solver::{
     Cancel, Event, Executor, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
-    op::{ContextSource, Copy, CopyItem, Exec, Mount, Place, Selector, Source},
+    op::{ContextSource, Copy, CopyItem, Exec, Mount, Place, Relaxations, Selector, Source},
 };
 use tempfile::TempDir;
 
@@ -117,7 +117,12 @@ impl Ground {
             contexts: BTreeMap::from([(String::new(), ContextOrigin::Directory(directory))]),
             secrets: Secrets::default(),
             agents: Default::default(),
-            footing: Footing { rung, processes: Processes::Own, files: Files::Merged },
+            footing: Footing {
+                rung,
+                processes: Processes::Own,
+                files: Files::Merged,
+                relaxed: Relaxations::default(),
+            },
             notes: vec![NOTE.to_owned()],
             events: Arc::new(move |event| sink.lock().unwrap().push(event)),
             cancel: Arc::default(),

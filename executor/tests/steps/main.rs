@@ -19,6 +19,7 @@ use std::{
 };
 
 use executor::sandbox;
+use solver::op::Relaxations;
 
 use crate::ground::Ground;
 
@@ -86,7 +87,7 @@ fn ids_of(name: &str) -> Option<(u32, u32)> {
 }
 
 fn run(filter: &str) -> ExitCode {
-    let entered = sandbox::enter_builder(sandbox::Mode::Auto)
+    let entered = sandbox::enter_builder(sandbox::Mode::Auto, Relaxations::default())
         .unwrap_or_else(|error| panic!("{error}: {:?}", error.hint()));
     let Some(busybox) = ground::static_busybox() else {
         println!("SKIPPED: the steps: no static busybox (Debian: busybox-static)");

@@ -13,7 +13,7 @@ type Fields = BTreeMap<String, String>;
 type Roots<'a> = BTreeMap<&'a str, BTreeSet<String>>;
 
 /// What a number of fields say that do not stand in the instruction itself, and what to call it.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("platform", "platform"),
     ("user", "user"),
     ("owner", "user"),
@@ -22,6 +22,7 @@ const SETTINGS: [(&str, &str); 9] = [
     ("timestamps", "timestamps"),
     ("host ", "address of "),
     ("ulimit ", "limit of "),
+    ("allowed of the sandbox", "what --sandbox-allow allows"),
     ("size of /dev/shm", "size of /dev/shm"),
 ];
 

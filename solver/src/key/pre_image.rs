@@ -115,6 +115,7 @@ impl Fields {
             workdir,
             network,
             security,
+            relaxed,
             mounts,
             devices,
             hosts,
@@ -139,6 +140,9 @@ impl Fields {
                 other => word(other),
             },
         );
+        if !relaxed.is_empty() {
+            self.put("allowed of the sandbox", relaxed);
+        }
         for (number, mount) in mounts.iter().enumerate() {
             self.put(&format!("mount {number:03}"), mounted(mount));
         }

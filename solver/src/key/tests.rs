@@ -6,7 +6,7 @@ use oci::{BaseLayer, BlobOrigin, Descriptor, DiffId, MediaType, Sha256Digest};
 use parser::Span;
 
 use super::*;
-use crate::graph::Written;
+use crate::{graph::Written, op::Relaxation};
 
 fn digest(name: &str) -> TreeDigest {
     let mut encoder = Encoder::new(name);
@@ -179,6 +179,8 @@ fn what_can_change_the_output_changes_the_key() {
         ("run", exec_with(|_| {})),
         ("merge", vertex(Op::Merge)),
         ("insecure", exec_with(|exec| exec.security = Security::Insecure)),
+        ("user namespaces", exec_with(|exec| exec.relaxed = [Relaxation::Userns].into_iter().collect())),
+        ("no filter", exec_with(|exec| exec.relaxed = [Relaxation::NoSeccomp].into_iter().collect())),
         ("no new privileges", exec_with(|exec| exec.security = Security::NoNewPrivileges)),
         ("host", exec_with(host("10.0.0.1"))),
         ("address of a host", exec_with(host("10.0.0.2"))),

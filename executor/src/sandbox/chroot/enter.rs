@@ -7,6 +7,7 @@ use rustix::{
     process::geteuid,
     thread::{CapabilitySet, capabilities},
 };
+use solver::op::Relaxations;
 
 use crate::sandbox::{
     Rung, SandboxError,
@@ -64,7 +65,12 @@ pub fn enter() -> Result<Entered, SandboxError> {
         return lack("there is one user id only", "give the container this runs in more ids than one");
     }
     Ok(Entered {
-        footing: Footing { rung: Rung::Chroot, processes: Processes::Shared, files: Files::Copied },
+        footing: Footing {
+            rung: Rung::Chroot,
+            processes: Processes::Shared,
+            files: Files::Copied,
+            relaxed: Relaxations::default(),
+        },
         id_map: ids::describe(&uid_map, &gid_map),
         refusal: None,
         notes: vec![LACKS.to_owned()],
@@ -77,7 +83,7 @@ pub fn enter() -> Result<Entered, SandboxError> {
 /// # Errors
 /// As those of [`enter_builder`].
 pub fn enter_for_store(mode: Mode, store: &Path) -> Result<(), SandboxError> {
-    let Err(error) = enter_builder(mode) else { return Ok(()) };
+    let Err(error) = enter_builder(mode, Relaxations::default()) else { return Ok(()) };
     let needs_none =
         geteuid().is_root() && store.join(MARKER).exists() && Store::is_of_this_process(store) == Some(true);
     if needs_none { Ok(()) } else { Err(error) }

@@ -3,7 +3,7 @@
 
 use solver::{
     Graph,
-    op::{self, Mount, Op},
+    op::{self, Mount, Op, Relaxation},
 };
 
 use super::{Footing, Naming, PlannedMount, Rung};
@@ -51,6 +51,7 @@ pub(super) fn beyond_chroot(exec: &op::Exec, mounts: &[PlannedMount]) -> Vec<Str
         (exec.security == op::Security::Insecure, "--security=insecure"),
         (!exec.devices.is_empty(), "--device"),
         (exec.shared_memory.is_some(), "--shm-size"),
+        (exec.relaxed.contain(Relaxation::Userns), "--sandbox-allow=userns"),
     ];
     asked.extend(others.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| what.to_owned()));
     asked

@@ -1,6 +1,7 @@
 //! What the steps of a build stand on: whose ids they have, what separates their processes, where their file systems come from.
 
 use serde::{Deserialize, Serialize};
+use solver::op::Relaxations;
 
 /// Whose ids a build has: how much of the machine is behind the namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,22 +64,27 @@ pub struct Footing {
     pub processes: Processes,
     /// Where file systems come from; [`crate::sandbox::settle_files`] says.
     pub files: Files,
+    /// What the command line lets go.
+    pub relaxed: Relaxations,
 }
 
 impl std::fmt::Display for Footing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.rung.fmt(f)?;
-        if self.rung == Rung::Chroot {
-            return Ok(());
+        if self.rung != Rung::Chroot {
+            f.write_str(match self.processes {
+                Processes::Own => "",
+                Processes::OuterProc => ", with this machine's /proc",
+                Processes::Shared => ", with this machine's /proc and processes",
+            })?;
+            f.write_str(match self.files {
+                Files::Merged => "",
+                Files::Copied => ", with copies for overlays",
+            })?;
         }
-        f.write_str(match self.processes {
-            Processes::Own => "",
-            Processes::OuterProc => ", with this machine's /proc",
-            Processes::Shared => ", with this machine's /proc and processes",
-        })?;
-        f.write_str(match self.files {
-            Files::Merged => "",
-            Files::Copied => ", with copies for overlays",
-        })
+        match self.relaxed.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; allowed: {}", self.relaxed),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! How much the kernel lets a step do, line by line: capabilities, system calls, files of the kernel, signals and keys.
 
 use serde::{Deserialize, Serialize};
-use solver::op;
+use solver::op::{self, Relaxation, Relaxations};
 
 use super::{Footing, Processes, Rung};
 
@@ -15,6 +15,10 @@ pub enum Security {
         capabilities: Vec<Capability>,
         /// The system call filter.
         seccomp: SeccompProfile,
+        /// Whether it lets a command make user namespaces.
+        nesting: Nesting,
+        /// Whether a step goes without that filter where none can be loaded.
+        filter: Need,
         /// What of `/proc` and `/sys` it cannot see.
         hidden: Vec<Hidden>,
         /// What of `/proc` it cannot write.
@@ -27,7 +31,7 @@ pub enum Security {
 }
 
 impl Security {
-    pub(super) fn new(asked: op::Security, footing: Footing) -> Self {
+    pub(super) fn new(asked: op::Security, footing: Footing, relaxed: Relaxations) -> Self {
         match asked {
             op::Security::Insecure => Self::Insecure,
             op::Security::Sandbox | op::Security::NoNewPrivileges => Self::Sandbox {
@@ -36,6 +40,11 @@ impl Security {
                     Processes::Own | Processes::OuterProc => SeccompProfile::Default,
                     Processes::Shared => SeccompProfile::SharedProcesses,
                 },
+                nesting: match relaxed.contain(Relaxation::Userns) {
+                    true => Nesting::Allowed,
+                    false => Nesting::Denied,
+                },
+                filter: Need::unless(relaxed, Relaxation::NoSeccomp),
                 hidden: of_the_kernel(footing.rung, Hidden::ALL),
                 locked: of_the_kernel(footing.rung, Locked::ALL),
                 // Without CAP_SYS_ADMIN neither Landlock nor a filter takes less.
@@ -110,6 +119,33 @@ pub enum SeccompProfile {
     /// The same for a step that sees other processes of its user: it sets limits of its own only. Landlock keeps
     /// signals from those others, but not a limit of processor time, which ends them as well.
     SharedProcesses,
+}
+
+/// Whether a command may make user namespaces, and in them what the kernel lets their root do: mounts, other namespaces, names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nesting {
+    /// No.
+    Denied,
+    /// Yes: `--sandbox-allow=userns`.
+    Allowed,
+}
+
+/// What is done where the machine does not give a line of the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// The step is not run.
+    Required,
+    /// It is run without.
+    WherePossible,
+}
+
+impl Need {
+    /// A line that is required if nobody has let it go.
+    pub(super) fn unless(relaxed: Relaxations, relaxation: Relaxation) -> Self {
+        if relaxed.contain(relaxation) { Self::WherePossible } else { Self::Required }
+    }
 }
 
 /// A closed list of paths of the kernel's own file systems; in a printed plan they are what they name.
@@ -199,8 +235,9 @@ pub enum Keyring {
 }
 
 impl Keyring {
-    pub(super) fn new(rung: Rung) -> Self {
+    pub(super) fn new(rung: Rung, relaxed: Relaxations) -> Self {
         match rung {
+            _ if relaxed.contain(Relaxation::NoKeyring) => Self::WherePossible,
             Rung::Root | Rung::SubordinateIds | Rung::SingleId => Self::Own,
             Rung::Chroot => Self::WherePossible,
         }
