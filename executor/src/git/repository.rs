@@ -220,6 +220,7 @@ impl Repository {
             Err(GitError::Missing { .. }) if kind == Kind::Blob && self.bring_alone(id)? => {
                 self.object_here(id, kind)
             }
+            Err(error @ GitError::Damaged { .. }) => Err(self.given_up(error)),
             read => read,
         }
     }

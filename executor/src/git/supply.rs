@@ -15,7 +15,7 @@ use gix::{
     ObjectId,
     objs::{Exists, Kind, TreeRefIter, tree::EntryKind},
 };
-use solver::{Cancel, StepFailure};
+use solver::{Cancel, FailureKind, StepFailure};
 
 use super::{
     Commit, GitError, Repository,
@@ -39,6 +39,9 @@ pub trait Supply: Send + Sync + fmt::Debug {
 
     /// Whether submodules are wanted at all.
     fn has_submodules(&self) -> bool;
+
+    /// Takes a damaged repository out of the way, so that the next build has it fetched again; `false` where another one uses it.
+    fn discard(&self) -> Result<bool, StepFailure>;
 }
 
 /// A submodule, as a commit names it.
@@ -105,6 +108,23 @@ impl Repository {
         self.bring(&wanted, None)?;
         *has_company = true;
         Ok(true)
+    }
+
+    /// What becomes of an object that is damaged.
+    pub(super) fn given_up(&self, error: GitError) -> GitError {
+        let Some(supplied) = self.supplied() else { return error };
+        let hint = match supplied.supply.discard() {
+            Ok(true) => {
+                "what the store had of this repository is thrown away: the next build fetches it again"
+                    .to_owned()
+            }
+            Ok(false) => {
+                "another build uses it, so it stays: layerwright fsck --repair throws it away".to_owned()
+            }
+            Err(failure) => format!("it cannot be thrown away: {failure}"),
+        };
+        let failure = StepFailure::caused(FailureKind::Machine, error.to_string(), error).hint(hint);
+        GitError::Elsewhere(Box::new(failure))
     }
 
     /// Whether a blob is here.

@@ -1,7 +1,9 @@
 //! Files that are fetched when somebody needs them, many at once, from servers that can leave them out.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{
         Arc,
@@ -10,7 +12,7 @@ use std::{
 };
 
 use executor::remote::Fetched;
-use solver::{Event, FailureKind, remote::GitAddress};
+use solver::{Event, FailureKind, StepFailure, remote::GitAddress};
 use tempfile::TempDir;
 
 use crate::{
@@ -169,7 +171,7 @@ fn a_server_that_goes_away_leaves_nothing_half() {
     let ground = Ground::new();
     let fetched = site.fetched(&ground);
     site.refuses.store(true, Ordering::SeqCst);
-    let error = solver::StepFailure::from(pick(revision(&fetched), "picked").unwrap_err());
+    let error = StepFailure::from(pick(revision(&fetched), "picked").unwrap_err());
     assert_eq!(error.kind, FailureKind::Registry);
     assert!(error.message.starts_with("git fetch of http://127.0.0.1:"), "{error}");
     assert!(error.message.contains("503"), "{error}");
@@ -243,4 +245,55 @@ fn a_repository_of_sha256_is_read_as_any_other() {
     let ground = Ground::new();
     let fetched = ground.remotes().git(&address(&site.server.url("b.git"), None)).unwrap();
     assert_eq!((fetched.commit.clone(), file(&fetched, "file")), (commit, "256\n".to_owned()));
+}
+
+#[test]
+fn many_packs_have_an_index_in_common() {
+    let site = site(2);
+    let ground = Ground::new();
+    let first = site.fetched(&ground);
+    pick(revision(&first), "picked").unwrap();
+    let packs = || {
+        let all = fs::read_dir(repository(&ground).join("objects/pack")).unwrap();
+        all.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "pack"))
+            .count()
+    };
+    let mut number = 0;
+    while packs() < 40 {
+        number += 1;
+        site.repo.write("picked/5", &format!("changed {number}\n")).commit();
+        let fetched = site.fetched(&ground);
+        let listing = pick(revision(&fetched), "picked").unwrap();
+        assert!(listing.open(b"picked/5").is_ok());
+    }
+    assert!(repository(&ground).join("objects/pack/multi-pack-index").exists());
+    // What was opened before, and what is opened now, find everything.
+    assert!(pick(revision(&first), "picked").is_ok());
+    assert!(pick(revision(&site.fetched(&ground)), "picked").is_ok());
+    Repo { path: repository(&ground) }.git(&["fsck", "--full", "--strict"]);
+}
+
+#[test]
+fn damaged_files_are_thrown_away_and_fetched_by_the_next_build() {
+    let site = site(2);
+    let ground = Ground::new();
+    let fetched = site.fetched(&ground);
+    let packs = || {
+        let all = fs::read_dir(repository(&ground).join("objects/pack")).unwrap();
+        let paths = all.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|end| end == "pack")).collect::<BTreeSet<_>>()
+    };
+    let before = packs();
+    pick(revision(&fetched), "picked").unwrap();
+    for pack in packs().difference(&before) {
+        let mut bytes = fs::read(pack).unwrap();
+        bytes[12..].fill(7);
+        fs::set_permissions(pack, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(pack, bytes).unwrap();
+    }
+    let error = StepFailure::from(pick(revision(&site.fetched(&ground)), "picked").unwrap_err());
+    assert_eq!(error.kind, FailureKind::Machine);
+    assert!(error.message.contains("is damaged"), "{error}");
+    assert!(error.hint.unwrap().contains("the next build fetches it again"));
+    assert!(pick(revision(&site.fetched(&ground)), "picked").is_ok());
 }

@@ -31,6 +31,9 @@ const CHECK: [&str; 4] = ["fsck", "--full", "--no-dangling", "--no-progress"];
 /// What fetches by ids tell the server of what is here: nothing, which is what git itself does when it lacks something.
 const SILENT: (&str, &str) = ("fetch.negotiationAlgorithm", "noop");
 
+/// So many packs may have no index in common.
+const PACKS_MAX: usize = 32;
+
 /// Which files come with a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blobs {
@@ -124,7 +127,14 @@ impl<'a> Repository<'a> {
 
     /// Nobody alive holds them, for whoever wrote them held our lock.
     fn remove_stale_locks(&self) -> Result<(), GitError> {
-        for name in ["shallow.lock", "packed-refs.lock", "HEAD.lock", "config.lock"] {
+        const LOCKS: [&str; 5] = [
+            "shallow.lock",
+            "packed-refs.lock",
+            "HEAD.lock",
+            "config.lock",
+            "objects/pack/multi-pack-index.lock",
+        ];
+        for name in LOCKS {
             let path = self.directory.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -303,7 +313,29 @@ impl<'a> Repository<'a> {
             heard: Some(self.heard),
             ..Call::default()
         };
-        self.git.run(call, &arguments).map(drop)
+        self.git.run(call, &arguments)?;
+        self.index_packs()
+    }
+
+    /// Each fetch leaves a pack. Where there are many they get an index in common, so that an object is not looked for in each; none is
+    /// taken away, since others may be reading them.
+    fn index_packs(&self) -> Result<(), GitError> {
+        let packs = self.directory.join("objects/pack");
+        let failed = || GitError::io("read", &packs);
+        let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+        let indexed = changed(&packs.join("multi-pack-index")).ok();
+        let mut others = 0;
+        for entry in fs::read_dir(&packs).map_err(failed())? {
+            let path = entry.map_err(failed())?.path();
+            let is_index = path.extension().is_some_and(|end| end == "idx");
+            if is_index && indexed < Some(changed(&path).map_err(failed())?) {
+                others += 1;
+            }
+        }
+        match others < PACKS_MAX {
+            true => Ok(()),
+            false => self.ask(&["multi-pack-index", "write", "--no-progress"]).map(drop),
+        }
     }
 }
 

@@ -205,4 +205,10 @@ impl Supply for CommitSupply {
     fn has_submodules(&self) -> bool {
         self.submodules.is_some()
     }
+
+    fn discard(&self) -> Result<bool, StepFailure> {
+        let store = self.origin.options.fetcher.store();
+        let place = Repository::place(store, &self.origin.remote, self.wanted.object.len());
+        Ok(store.set_aside(&place).map_err(GitError::from)?)
+    }
 }
