@@ -264,7 +264,7 @@ impl Repository {
         result
     }
 
-    fn damaged(&self, id: &ObjectId, kind: Kind, source: Cause) -> GitError {
+    pub(super) fn damaged(&self, id: &ObjectId, kind: Kind, source: Cause) -> GitError {
         GitError::Damaged { what: what(kind), id: *id, repository: self.directory().to_owned(), source }
     }
 

@@ -8,7 +8,9 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    fs::File,
+    io::Seek,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 use gix::{
@@ -19,9 +21,12 @@ use solver::{Cancel, FailureKind, StepFailure};
 
 use super::{
     Commit, GitError, Repository,
+    error::Cause,
     tree::{CommitTree, Directory},
 };
 
+/// Larger blobs are read from a file.
+const IN_MEMORY: u64 = 32 << 20;
 /// So many names of a commit are looked at for what comes along; a commit with more has its links brought one by one.
 const NAMES_MAX: usize = 2_000_000;
 
@@ -39,6 +44,9 @@ pub trait Supply: Send + Sync + fmt::Debug {
 
     /// Whether submodules are wanted at all.
     fn has_submodules(&self) -> bool;
+
+    /// A blob that is here, in a file without a name. Nobody has verified it.
+    fn stream(&self, id: &ObjectId) -> Result<File, StepFailure>;
 
     /// Takes a damaged repository out of the way, so that the next build has it fetched again; `false` where another one uses it.
     fn discard(&self) -> Result<bool, StepFailure>;
@@ -108,6 +116,37 @@ impl Repository {
         self.bring(&wanted, None)?;
         *has_company = true;
         Ok(true)
+    }
+
+    /// A blob that is too large for memory, where somebody can stream it; `None` for any other.
+    pub(super) fn large(&self, id: &ObjectId) -> Result<Option<File>, GitError> {
+        let Some(supplied) = self.supplied() else { return Ok(None) };
+        if !self.has(id) {
+            self.bring_alone(id)?;
+        }
+        let header = self.with(|repository| repository.try_find_header(*id));
+        // One that cannot be read is told by whoever reads it.
+        let Some(size) = header.ok().flatten().map(|header| header.size()).filter(|size| *size > IN_MEMORY)
+        else {
+            return Ok(None);
+        };
+        let streamed = supplied.supply.stream(id);
+        let mut file = streamed.map_err(|failure| GitError::Elsewhere(Box::new(failure)))?;
+        let hashed = gix::objs::compute_stream_hash(
+            id.kind(),
+            Kind::Blob,
+            &mut file,
+            size,
+            &mut gix::progress::Discard,
+            &AtomicBool::new(false),
+        );
+        let damaged = |source: Cause| self.given_up(self.damaged(id, Kind::Blob, source));
+        match hashed.map_err(|error| damaged(error.into()))? {
+            actual if actual == *id => {}
+            actual => return Err(damaged(format!("it holds what is called {actual}").into())),
+        }
+        file.rewind().map_err(|error| damaged(error.into()))?;
+        Ok(Some(file))
     }
 
     /// What becomes of an object that is damaged.

@@ -100,7 +100,7 @@ pub struct CommitFile {
 pub enum FileBytes {
     /// Those of its blob.
     Blob(Vec<u8>),
-    /// In a file: of Git LFS, or of the work tree.
+    /// In a file: of Git LFS, of the work tree, or a blob that is too large for memory.
     Large(File),
 }
 
@@ -127,7 +127,7 @@ impl CommitFile {
                 let mut hasher = blake3::Hasher::new();
                 let size = std::io::copy(&mut file, &mut hasher);
                 let size = size.map_err(|source| GitError::WorkTree { path: shown(path).into(), source })?;
-                Ok((None, hasher.finalize().into(), size))
+                Ok((self.id, hasher.finalize().into(), size))
             }
         }
     }
@@ -298,6 +298,9 @@ impl CommitTree {
             let bytes = FileBytes::Large(directory.over()?.open(&directory.place(&name))?);
             return Ok(Some(CommitFile { id, bytes, pointer: None }));
         };
+        if let Some(file) = directory.repository.large(&id)? {
+            return Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Large(file), pointer: None }));
+        }
         let bytes = directory.repository.object(&id, Kind::Blob)?;
         let pointer = match Pointer::parse(&bytes) {
             Some(pointer) if directory.uses_lfs()? => pointer,

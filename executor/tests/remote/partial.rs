@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Read,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{
@@ -11,7 +12,11 @@ use std::{
     },
 };
 
-use executor::remote::Fetched;
+use executor::{
+    listing::{NodeKind, Opened},
+    remote::Fetched,
+};
+use oci::ContentDigest;
 use solver::{Event, FailureKind, StepFailure, remote::GitAddress};
 use tempfile::TempDir;
 
@@ -296,4 +301,22 @@ fn damaged_files_are_thrown_away_and_fetched_by_the_next_build() {
     assert!(error.message.contains("is damaged"), "{error}");
     assert!(error.hint.unwrap().contains("the next build fetches it again"));
     assert!(pick(revision(&site.fetched(&ground)), "picked").is_ok());
+}
+
+#[test]
+fn a_large_file_is_streamed() {
+    let site = site(2);
+    let large = "a line of a large file\n".repeat(1_500_000);
+    site.repo.write("large/file", &large).commit();
+    let ground = Ground::new();
+    let fetched = site.fetched(&ground);
+    let listing = pick(revision(&fetched), "large").unwrap();
+    let mut opened = listing.open(b"large/file").unwrap();
+    assert!(matches!(opened, Opened::File(_)), "it is in no memory");
+    let mut text = String::new();
+    opened.read_to_string(&mut text).unwrap();
+    assert!(text == large);
+    assert_eq!(listing.open(b"large/file").map(drop).ok(), Some(()));
+    let NodeKind::File { size, content } = listing.nodes[&b"large/file"[..]].kind else { panic!("a file") };
+    assert_eq!((size, content), (large.len() as u64, Some(ContentDigest::of(large.as_bytes()))));
 }

@@ -116,6 +116,8 @@ pub struct Call<'a> {
     pub settings: &'a [(&'a str, &'a str)],
     /// Its standard input.
     pub input: Option<File>,
+    /// Takes its standard output, which nobody else reads then.
+    pub output: Option<File>,
     /// Takes each line of its complaints, progress included.
     pub heard: Option<&'a (dyn Fn(&str) + Sync)>,
 }
@@ -150,7 +152,8 @@ impl Git {
     /// # Errors
     /// [`GitError::NoGit`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
     pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
-        let Call { directory, git_dir, work_tree, index, alternate, silence, settings, input, heard } = call;
+        let Call { directory, git_dir, work_tree, index, alternate, silence, settings, input, output, heard } =
+            call;
         let mut command = self.command(settings);
         for (variable, path) in
             [("GIT_DIR", git_dir), ("GIT_WORK_TREE", work_tree), ("GIT_INDEX_FILE", index)]
@@ -160,6 +163,7 @@ impl Git {
         alternate.map(|path| command.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", path.join("objects")));
         command.current_dir(directory.or(work_tree).or(git_dir).unwrap_or(Path::new("/")));
         command.args(arguments).stdin(input.map_or_else(Stdio::null, Stdio::from));
+        output.map(|output| command.stdout(output));
         let mut child = command.spawn().map_err(GitError::NoGit)?;
         let (status, output, complaints) = self.attend(&mut child, silence, heard)?;
         if self.cancel.is_requested() {

@@ -4,7 +4,9 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    path::Path,
+    fs::File,
+    io::Seek,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{
         Arc,
@@ -16,7 +18,7 @@ use gix::{ObjectId, objs::Kind};
 use solver::{Cancel, Event, StepFailure};
 
 use super::{
-    command::Git,
+    command::{Call, Git},
     error::GitError,
     progress::Progress,
     remote::Remote,
@@ -32,6 +34,8 @@ use crate::{
     remote::RemoteOptions,
 };
 
+/// What is larger git does not take into its memory as a whole, unless it is a difference to something else.
+const STREAMED: (&str, &str) = ("core.bigFileThreshold", "1m");
 /// How deep submodules may lie in submodules.
 const DEPTH_MAX: usize = 16;
 /// How many submodules one commit may have.
@@ -148,6 +152,30 @@ impl CommitSupply {
         })
     }
 
+    /// Where the store's repository is.
+    fn place(&self) -> PathBuf {
+        let Origin { options, remote, .. } = &self.origin;
+        Repository::place(options.fetcher.store(), remote, self.wanted.object.len())
+    }
+
+    /// A blob in a file that goes when it is closed.
+    fn streamed(&self, id: &ObjectId) -> Result<File, GitError> {
+        let temp = self.origin.options.fetcher.store().temp_dir("large")?;
+        let path = temp.path().join("blob");
+        let failed = || GitError::io("write", &path);
+        let opened = File::options().read(true).write(true).create_new(true).open(&path);
+        let mut file = opened.map_err(failed())?;
+        let call = Call {
+            git_dir: Some(&self.place()),
+            settings: &[STREAMED],
+            output: Some(file.try_clone().map_err(failed())?),
+            ..Call::default()
+        };
+        self.origin.git.run(call, &["cat-file", "blob", &id.to_string()])?;
+        file.rewind().map_err(failed())?;
+        Ok(file)
+    }
+
     /// The repository of a submodule, and how many others it lies in.
     fn submodule_of(&self, link: Gitlink<'_>) -> Result<Option<(Arc<Reader>, Commit)>, GitError> {
         let Some(submodules) = &self.submodules else { return Ok(None) };
@@ -206,9 +234,12 @@ impl Supply for CommitSupply {
         self.submodules.is_some()
     }
 
+    fn stream(&self, id: &ObjectId) -> Result<File, StepFailure> {
+        Ok(self.streamed(id)?)
+    }
+
     fn discard(&self) -> Result<bool, StepFailure> {
         let store = self.origin.options.fetcher.store();
-        let place = Repository::place(store, &self.origin.remote, self.wanted.object.len());
-        Ok(store.set_aside(&place).map_err(GitError::from)?)
+        Ok(store.set_aside(&self.place()).map_err(GitError::from)?)
     }
 }
