@@ -45,8 +45,6 @@ impl Flag {
 
 const NO_DAEMON: &str = "there is no builder instance or daemon to choose: the build runs in this process";
 const NO_ATTESTATION: &str = "attestations are not implemented yet, and none are made: leave the flag out";
-const NO_QUOTA: &str = "what a step writes is not bounded: file systems seldom have quotas that a user may set; \
-     give the store (--root) a file system of its own";
 const NO_CONTAINERS: &str = "there are no intermediate containers to keep or remove: leave the flag out";
 
 const FLAGS: &[Flag] = &[
@@ -73,7 +71,6 @@ const FLAGS: &[Flag] = &[
         "the sandbox is always on, and its options are flags of their own: --no-new-privs, --sandbox",
     ),
     option("server-config", NO_DAEMON),
-    option("step-max-disk", NO_QUOTA),
     switch("squash", "squashing layers is not implemented"),
     switch("stream", NO_DAEMON),
 ];

@@ -103,7 +103,7 @@ fn told(exit: &Exit) -> u8 {
     match exit {
         Exit::Code(_) | Exit::Signal(_) => code,
         Exit::NotExecuted { message, .. } => complain(&report::simple(message, None), code),
-        Exit::OutOfMemory { .. } | Exit::TimedOut { .. } => {
+        Exit::OutOfMemory { .. } | Exit::TimedOut { .. } | Exit::TookTooMuchRoom(_) => {
             complain(&report::simple(&exit.to_string(), None), code)
         }
     }

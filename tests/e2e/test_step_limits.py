@@ -138,6 +138,24 @@ class Limits(Case):
             self.assertIn("--step-timeout", done.stderr)
         self.build(self.context("quick", Dockerfile="FROM busybox\nRUN true\n"), "--step-timeout", "5m")
 
+    def test_room(self):
+        endless = self.context(Dockerfile="FROM busybox\nRUN dd if=/dev/zero of=/tmp/large bs=1M count=64 && exec sleep 1000000\n")
+        ended = self.context("ended", Dockerfile="FROM busybox\nRUN mkdir /a && for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=/a/$i bs=1M count=4; done\n")
+        cached = self.context("cached", Dockerfile="FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t "
+                              "dd if=/dev/zero of=/c/large bs=1M count=20 && cp /c/large /t/large && rm /c/large\n")
+        flags = ("build", "--progress", "plain", "--step-max-disk", "16m")
+        for user in USERS:
+            for context, where in ((endless, "/tmp/large"), (ended, "/a")):
+                done = self.run_layerwright(*flags, context, user=user, code=1)
+                self.assertRegex(done.stderr, rf"it has written \d+ bytes, and may write 16777216; the most is in {where} \(\d+ bytes\)")
+                self.assertIn("give the steps more room with --step-max-disk", done.stderr)
+            self.run_layerwright(*flags, cached, user=user)
+            self.build(ended, "--step-max-disk", "1g", user=user, name=user)
+            self.run_layerwright(*flags, ended, user=user)
+        layout = self.build(self.context("base", Dockerfile="FROM busybox\n"), name="base")
+        words = ("run", "--root", self.store(), "-q", "--step-max-disk", "16m", layout, "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=32")
+        self.assertIn("the most is in /large", self.run_layerwright(*words, code=153).stderr)
+
     def test_names(self):
         context = self.context(Dockerfile="FROM busybox\nRUN cat /etc/resolv.conf > /out\n")
         flags = ["--dns", "192.0.2.1", "--dns", "::1", "--dns-search", "example.org", "--dns-option", "ndots:2"]

@@ -76,6 +76,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "DURATION", value_parser = step_time, help_heading = HEADING)]
     pub step_timeout: Option<Duration>,
 
+    /// What a step may write to its disk, like 10g
+    #[arg(long, value_name = "SIZE", value_parser = limit::size, help_heading = HEADING)]
+    pub step_max_disk: Option<u64>,
+
     /// Let no program of a step have more rights than who runs it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     #[arg(hide_default_value = true, value_parser = go_bool, action = ArgAction::Set, value_name = "BOOL")]

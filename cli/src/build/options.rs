@@ -102,7 +102,7 @@ pub fn executor_options(
         looking_steps: executor::looking_steps(graph, &virtual_steps),
         virtual_steps,
         retry: request.retry,
-        limits: StepLimits { group: group.clone(), time: request.limits.time },
+        limits: StepLimits { group: group.clone(), time: request.limits.time, room: request.limits.room },
         dns: request.limits.dns.clone(),
         notes_reads: request.depfile.is_some(),
         failed_steps: failed_steps.clone(),

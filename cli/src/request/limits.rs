@@ -23,6 +23,8 @@ pub struct StepLimits {
     pub no_new_privs: bool,
     /// `--step-timeout`
     pub time: Option<Duration>,
+    /// `--step-max-disk`
+    pub room: Option<u64>,
     /// `--dns` and its like.
     pub dns: Dns,
 }
@@ -43,6 +45,7 @@ pub fn read(args: LimitArgs) -> Result<StepLimits, RequestError> {
         cgroup_parent: args.cgroup_parent,
         no_new_privs: args.no_new_privs,
         time: args.step_timeout,
+        room: args.step_max_disk,
         dns: Dns { servers: args.dns, search: args.dns_search, options: args.dns_options },
     })
 }

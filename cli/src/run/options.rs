@@ -137,7 +137,7 @@ impl<'a> Options<'a> {
             volumes: volumes.chain(self.volumes.iter().cloned()).collect(),
             root: if self.args.read_only { Access::Read } else { Access::Write },
             stdio: self.stdio,
-            limits: sandbox::StepLimits { group, time: self.limits.time },
+            limits: sandbox::StepLimits { group, time: self.limits.time, room: self.limits.room },
             dns: self.limits.dns.clone(),
             naming: Naming::of(asked),
         })

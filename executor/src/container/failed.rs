@@ -84,8 +84,9 @@ impl FailedStep {
     /// The plan, and where it writes.
     fn shell_plan(&self, terminal_kind: &str) -> Result<(SandboxPlan, Vec<Writable>), StepFailure> {
         let mut plan = SandboxPlan { args: vec![self.shell().to_owned()], ..self.plan.clone() };
-        // It is not the step's time that goes by.
+        // It is neither the step's time that goes by nor its room that is taken.
         plan.limits.time = None;
+        plan.limits.room = None;
         if !plan.env.iter().any(|(name, _)| name == "TERM") {
             plan.env.push(("TERM".to_owned(), terminal_kind.to_owned()));
         }

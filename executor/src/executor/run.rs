@@ -142,6 +142,7 @@ fn limited(exit: &Exit) -> Option<String> {
     match exit {
         Exit::OutOfMemory { .. } => Some("give the steps more memory with --memory".to_owned()),
         Exit::TimedOut { .. } => Some("give the steps more time with --step-timeout".to_owned()),
+        Exit::TookTooMuchRoom(_) => Some("give the steps more room with --step-max-disk".to_owned()),
         Exit::Code(_) | Exit::Signal(_) | Exit::NotExecuted { .. } => None,
     }
 }
@@ -151,6 +152,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::sandbox::Excess;
 
     fn exec() -> Exec {
         Exec::new(["/bin/sh", "-c", "exit 3"])
@@ -161,6 +163,8 @@ mod tests {
         let not_executed = || Exit::NotExecuted { code: 126, message: "exec format error".to_owned() };
         let (root, single) = (Rung::Root, Rung::SingleId);
         let timed_out = Exit::TimedOut { limit: Duration::from_secs(90) };
+        let most = Some(("/tmp".to_owned(), 4096));
+        let too_much = Exit::TookTooMuchRoom(Excess { limit: 1024, written: 5120, most });
         for (exit, rung, how, code, hint) in [
             (Exit::Code(3), root, "exit code: 3", 3, None),
             (Exit::Code(3), single, "exit code: 3", 3, Some("this user has one id")),
@@ -172,6 +176,13 @@ mod tests {
                 "exit code: 137: cannot allocate memory",
                 137,
                 Some("--memory"),
+            ),
+            (
+                too_much,
+                root,
+                "it has written 5120 bytes, and may write 1024; the most is in /tmp (4096 bytes)",
+                153,
+                Some("--step-max-disk"),
             ),
             (timed_out, single, "it took longer than 90s", 124, Some("--step-timeout")),
         ] {

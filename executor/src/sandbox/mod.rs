@@ -39,6 +39,7 @@ mod plan;
 mod probe;
 mod processes;
 mod rlimits;
+mod room;
 mod run;
 mod seccomp;
 mod stdio;
@@ -66,4 +67,4 @@ pub use plan::{
 };
 pub use probe::{CHROOT, Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;
-pub use run::{Attachment, Exit, Spares, attach, is_init_call, run};
+pub use run::{Attachment, Excess, Exit, Spares, attach, is_init_call, run};

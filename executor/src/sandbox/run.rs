@@ -4,6 +4,7 @@ mod attach;
 mod init;
 mod program;
 mod spare;
+mod watch;
 
 use std::{
     fmt, io,
@@ -25,6 +26,8 @@ use crate::sandbox::{
 };
 pub use attach::{Attachment, attach};
 pub use spare::Spares;
+pub use watch::Excess;
+use watch::Watch;
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,15 +53,18 @@ pub enum Exit {
         /// How long it might have taken.
         limit: Duration,
     },
+    /// It has written more than it may, and was ended if it had not ended by then.
+    TookTooMuchRoom(Excess),
 }
 
 impl Exit {
-    /// What a shell would return, and timeout(1) of what took too long.
+    /// What a shell would return, and timeout(1) of what took too long; of what wrote too much, what SIGXFSZ would have made.
     pub fn code(&self) -> i32 {
         match self {
             Exit::Code(code) | Exit::NotExecuted { code, .. } | Exit::OutOfMemory { code } => *code,
             Exit::Signal(signal) => 128 + signal,
             Exit::TimedOut { .. } => 124,
+            Exit::TookTooMuchRoom(_) => 128 + libc::SIGXFSZ,
         }
     }
 }
@@ -79,6 +85,13 @@ impl fmt::Display for Exit {
             // BuildKit's words.
             Exit::OutOfMemory { code } => write!(f, "exit code: {code}: cannot allocate memory"),
             Exit::TimedOut { limit } => write!(f, "it took longer than {limit:?}"),
+            Exit::TookTooMuchRoom(Excess { limit, written, most }) => {
+                write!(f, "it has written {written} bytes, and may write {limit}")?;
+                match most {
+                    Some((path, bytes)) => write!(f, "; the most is in {path} ({bytes} bytes)"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }
@@ -93,7 +106,7 @@ pub fn is_init_call() -> bool {
 
 /// Runs a command to its end. `log` takes its output line by line (without the line end; at most 64 KiB, the rest of a
 /// longer line comes as the next one) and holds the command back while it blocks. When `cancel` asks, or its time is up, the
-/// command gets SIGTERM, ten seconds, and SIGKILL. When this returns no process of the step is left.
+/// command gets SIGTERM, ten seconds, and SIGKILL; when it has written too much, SIGKILL at once. When this returns no process of the step is left.
 ///
 /// # Errors
 /// The sandbox could not be set up, or the build was cancelled.
@@ -102,25 +115,20 @@ pub fn run(
     log: &(dyn Fn(Stream, &[u8]) + Sync),
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
+    let watch = Watch::begin(plan)?;
     let init = Init::start(&Call::Run(Box::new(plan.clone())), None)?;
-    see_through(init, plan, log, cancel)
+    see_through(init, Wish::new(plan, cancel, watch), log)
 }
 
 /// From the call of an init to its end.
 fn see_through(
     mut init: Init,
-    plan: &SandboxPlan,
+    wish: Wish<'_>,
     log: &(dyn Fn(Stream, &[u8]) + Sync),
-    cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
-    let wish = Wish { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)) };
     let heeded = follow(&mut init, log, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;
-    match heeded {
-        Some(End::Cancelled) => Err(SandboxError::Cancelled),
-        Some(End::TimedOut(limit)) => Ok(Exit::TimedOut { limit }),
-        None => verdict(reports, &status),
-    }
+    wish.settle(heeded, || verdict(reports, &status))
 }
 
 /// What can end a command before it does so itself.
@@ -128,28 +136,63 @@ struct Wish<'a> {
     cancel: &'a Cancel,
     /// How long it may take, and when that is over.
     deadline: Option<(Duration, Instant)>,
+    /// Who looks how much it writes.
+    watch: Option<Watch>,
 }
 
 /// Why a command was ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Cancelled,
     TimedOut(Duration),
+    TookTooMuchRoom(Excess),
 }
 
-impl Wish<'_> {
+impl End {
+    /// Whether the command has no time to end by itself: it would write on.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Self::TookTooMuchRoom(_))
+    }
+}
+
+impl<'a> Wish<'a> {
+    /// Of a step that begins now. `watch` has begun before it.
+    fn new(plan: &SandboxPlan, cancel: &'a Cancel, watch: Option<Watch>) -> Self {
+        Self { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)), watch }
+    }
+
     fn end(&self) -> Option<End> {
         if self.cancel.is_requested() {
             return Some(End::Cancelled);
         }
-        self.deadline.filter(|(_, at)| Instant::now() >= *at).map(|(limit, _)| End::TimedOut(limit))
+        let excess = self.watch.as_ref().and_then(Watch::excess).map(End::TookTooMuchRoom);
+        let late = self.deadline.filter(|(_, at)| Instant::now() >= *at);
+        excess.or(late.map(|(limit, _)| End::TimedOut(limit)))
+    }
+
+    /// What became of a step of which no process is left. One that says that all is well may still have written too much: that
+    /// is measured now, and nothing can come after it.
+    fn settle(
+        self,
+        end: Option<End>,
+        verdict: impl FnOnce() -> Result<Exit, SandboxError>,
+    ) -> Result<Exit, SandboxError> {
+        match end {
+            Some(End::Cancelled) => Err(SandboxError::Cancelled),
+            Some(End::TimedOut(limit)) => Ok(Exit::TimedOut { limit }),
+            Some(End::TookTooMuchRoom(excess)) => Ok(Exit::TookTooMuchRoom(excess)),
+            None => match (verdict()?, self.watch) {
+                (Exit::Code(0), Some(watch)) => Ok(watch.end()?.map_or(Exit::Code(0), Exit::TookTooMuchRoom)),
+                (exit, _) => Ok(exit),
+            },
+        }
     }
 }
 
 /// Asks an init that only answers, and waits for its reports.
 pub(super) fn ask(call: &Call) -> Result<Vec<Report>, SandboxError> {
     let mut init = Init::start(call, None)?;
-    let wish = Wish { cancel: &Cancel::default(), deadline: None };
+    let wish = Wish { cancel: &Cancel::default(), deadline: None, watch: None };
     follow(&mut init, &|_, _| {}, &wish).map_err(|error| SandboxError::io("read output", &error))?;
     let (reports, status) = init.finish()?;
     if reports.is_empty() { Err(SandboxError::InitDied(status)) } else { Ok(reports) }
@@ -194,6 +237,9 @@ fn follow(init: &mut Init, log: &(dyn Fn(Stream, &[u8]) + Sync), wish: &Wish<'_>
     loop {
         if end.is_none() && drained_by.is_none() {
             end = wish.end();
+        }
+        if end.as_ref().is_some_and(End::is_urgent) {
+            ending = init.insist(ending);
         }
         ending = init.press(ending, end.is_some())?;
         if drained_by.is_some_and(|deadline| Instant::now() >= deadline || outputs.is_empty()) {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use executor::sandbox::{self, Amount, Exit, GroupLimits, Rung, StepLimits};
+use executor::sandbox::{self, Amount, Excess, Exit, GroupLimits, Rung, StepLimits};
 use solver::{
     Cancel,
     op::{Resource, Ulimit},
@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("first_to_go", first_to_go),
     ("timeout", timeout),
     ("timeout_of_a_flood", timeout_of_a_flood),
+    ("room", room),
     ("group", group),
     ("groups_that_cannot_be_had", groups_that_cannot_be_had),
 ];
@@ -137,6 +138,27 @@ fn timeout_of_a_flood(fixture: &Fixture) {
     assert!(began.elapsed() > Duration::from_secs(9) && began.elapsed() < Duration::from_secs(20));
 }
 
+/// A step that has written too much is ended if it does not end, and fails if it does.
+fn room(fixture: &Fixture) {
+    const MEBIBYTE: u64 = 1 << 20;
+    let write = |count: u32, then: &str| {
+        let mut step = fixture
+            .shell(&format!("dd if=/dev/zero of=/tmp/large bs=1048576 count={count} 2>/dev/null && {then}"));
+        step.limits.room = Some(16 * MEBIBYTE);
+        step.run()
+    };
+    // Whether it is seen to write, or measured when it has ended, is a matter of time.
+    for ran in [write(64, "exec sleep 1000000"), write(32, "true")] {
+        let Ok(Exit::TookTooMuchRoom(Excess { limit, written, most })) = ran.exit else { panic!("{ran:?}") };
+        assert!(limit == 16 * MEBIBYTE && written > limit, "{written}");
+        // Of a copy nobody knows what was there before.
+        let is_named = most.is_some_and(|(path, bytes)| path == "/tmp/large" && bytes > limit / 2);
+        assert_eq!(is_named, fixture.rung != Rung::Chroot);
+    }
+    assert_eq!(write(8, "true").exit.ok(), Some(Exit::Code(0)));
+    assert_eq!(write(8, "exit 3").exit.ok(), Some(Exit::Code(3)));
+}
+
 /// Where the unified hierarchy is mounted, if it is.
 fn unified() -> Option<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -164,7 +186,7 @@ fn group(fixture: &Fixture) {
     assert_eq!(found.parent, directory);
     fs::create_dir(directory.join("layerwright-stray")).unwrap();
     let mut step = fixture.shell("grep ^0 /proc/self/cgroup; (echo ready; sleep 0.3); true");
-    step.limits = StepLimits { group: Some(found), time: None };
+    step.limits = StepLimits { group: Some(found), time: None, room: None };
     let ran = step.run_watched(&Cancel::default(), &|line| {
         if line == "ready" {
             let groups = groups_in(&directory);
@@ -194,7 +216,8 @@ fn groups_that_cannot_be_had(fixture: &Fixture) {
 
 /// They hold where they can be had.
 fn limited(fixture: &Fixture, limits: &GroupLimits, group: sandbox::Group) {
-    let limits_of = |group: &sandbox::Group| StepLimits { group: Some(group.clone()), time: None };
+    let limits_of =
+        |group: &sandbox::Group| StepLimits { group: Some(group.clone()), time: None, room: None };
     let mut hog = fixture.shell("dd if=/dev/zero of=/dev/null bs=256M count=1");
     hog.limits = limits_of(&group);
     let exit = hog.run().exit.unwrap();

@@ -17,6 +17,8 @@ pub struct Limits {
     pub group: Option<Group>,
     /// How long the command may take.
     pub time: Option<Duration>,
+    /// How many bytes it may write where its file system is kept.
+    pub room: Option<u64>,
 }
 
 /// A limit of each process.
@@ -101,6 +103,8 @@ pub struct StepLimits {
     pub group: Option<Group>,
     /// `--step-timeout`
     pub time: Option<Duration>,
+    /// `--step-max-disk`
+    pub room: Option<u64>,
 }
 
 /// Open files: a million here makes old package managers close a million descriptors before every exec.
@@ -135,6 +139,7 @@ impl Limits {
             shared_memory: exec.shared_memory.unwrap_or(SHARED_MEMORY),
             group: limits.group.clone(),
             time: limits.time,
+            room: limits.room,
         }
     }
 }

@@ -25,6 +25,7 @@ use super::{
     End as Ended, Exit, TICK, Wish,
     init::{DRAIN, Ending, Init},
     verdict,
+    watch::Watch,
 };
 use crate::sandbox::{
     SandboxError, SandboxPlan,
@@ -81,17 +82,14 @@ pub fn attach(
             (Some(theirs), Ours::Channel(ours))
         }
     };
+    let watch = Watch::begin(plan)?;
     let mut init = Init::start(&Call::Run(Box::new(plan.clone())), theirs.as_ref().map(AsFd::as_fd))?;
     drop(theirs);
-    let wish = Wish { cancel, deadline: plan.limits.time.map(|limit| (limit, Instant::now() + limit)) };
+    let wish = Wish::new(plan, cancel, watch);
     let followed = Attached::new(&mut init, attachment, ours).and_then(|mut attached| attached.follow(&wish));
     let ended = followed.map_err(|error| SandboxError::io("pass output on", &error))?;
     let (reports, status) = init.finish()?;
-    match ended {
-        Some(Ended::Cancelled) => Err(SandboxError::Cancelled),
-        Some(Ended::TimedOut(limit)) => Ok(Exit::TimedOut { limit }),
-        None => verdict(reports, &status),
-    }
+    wish.settle(ended, || verdict(reports, &status))
 }
 
 /// What the builder keeps of what it hands over.
@@ -156,6 +154,9 @@ impl<'a> Attached<'a> {
                 }
             } else if end.is_none() && late.is_none() {
                 end = wish.end();
+            }
+            if end.as_ref().is_some_and(Ended::is_urgent) {
+                ending = self.init.insist(ending);
             }
             ending = self.init.press(ending, end.is_some())?;
             if late.as_ref().is_some_and(|late| late.is_over(&self.flows)) {

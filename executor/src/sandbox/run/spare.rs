@@ -16,7 +16,7 @@ use std::{
 
 use solver::{Cancel, Stream};
 
-use super::{Exit, init::Init, see_through};
+use super::{Exit, Wish, init::Init, see_through, watch::Watch};
 use crate::sandbox::{SandboxError, SandboxPlan, wire::Call};
 
 /// Runs the steps of a build, with an init that is ready for the next one. Dropped, that one is ended.
@@ -44,13 +44,14 @@ impl Spares {
         log: &(dyn Fn(Stream, &[u8]) + Sync),
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
+        let watch = Watch::begin(plan)?;
         let call = Call::Run(Box::new(plan.clone()));
         let init = match self.take().and_then(|spare| spare.call_spare(&call)) {
             Some(init) => init,
             None => Init::start(&call, None)?,
         };
         self.prepare();
-        see_through(init, plan, log, cancel)
+        see_through(init, Wish::new(plan, cancel, watch), log)
     }
 
     /// The one that was asked for, if nobody else has taken it. One that is being started is there sooner than another one would
