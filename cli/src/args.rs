@@ -485,14 +485,19 @@ pub fn usage_code(argv: impl IntoIterator<Item = OsString>) -> u8 {
 /// What to print instead of doing something, help and version included.
 pub fn parse(argv: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, NotParsed> {
     let matches = command().try_get_matches_from(argv).map_err(NotParsed::Clap)?;
-    if let Some(("build", build)) = matches.subcommand() {
-        refused::check(build).map_err(NotParsed::Refused)?;
+    if let Some((name, given)) = matches.subcommand()
+        && let Some((_, of)) = refused::Of::ALL.into_iter().find(|(known, _)| *known == name)
+    {
+        refused::check(given, of).map_err(NotParsed::Refused)?;
     }
     Cli::from_arg_matches(&matches).map_err(NotParsed::Clap)
 }
 
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("build", refused::add_to)
+    let refusing = |command: clap::Command, (name, of)| {
+        command.mut_subcommand(name, |command| refused::add_to(command, of))
+    };
+    refused::Of::ALL.into_iter().fold(Cli::command(), refusing)
 }
 
 /// The texts that Go's `strconv.ParseBool` takes.

@@ -120,7 +120,9 @@ fn main() -> ExitCode {
             Command::Version => print(&format!("layerwright {}\n", env!("CARGO_PKG_VERSION"))),
         },
         Err(NotParsed::Clap(error)) => help(&error, args::usage_code(std::env::args_os())),
-        Err(NotParsed::Refused(error)) => complain(&report::simple(&error.to_string(), None), failure::USAGE),
+        Err(NotParsed::Refused(error)) => {
+            complain(&report::simple(&error.to_string(), None), args::usage_code(std::env::args_os()))
+        }
     })
 }
 
