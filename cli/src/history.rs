@@ -201,7 +201,8 @@ fn asked(request: &BuildRequest) -> Asked {
         DockerfilePlace::Url(url) => redact(url).into_owned(),
     };
     let mut tags: Vec<String> = Vec::new();
-    for name in request.outputs.iter().flat_map(Output::names).map(ToString::to_string) {
+    let names = request.outputs.iter().flat_map(Output::names).map(ToString::to_string);
+    for name in names.chain(request.tags.iter().map(ToString::to_string)) {
         if !tags.contains(&name) {
             tags.push(name);
         }

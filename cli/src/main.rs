@@ -31,6 +31,7 @@ mod keys;
 mod loader;
 mod login;
 mod mend;
+mod named;
 mod outputs;
 mod place;
 mod progress;

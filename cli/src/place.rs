@@ -41,7 +41,8 @@ impl ImagePlace {
 }
 
 /// What begins with a slash or a dot, or with `oci-layout://`, is a path. So is what is there: a file, or a directory with a
-/// layout in it. Everything else is a reference.
+/// layout in it; and what is called as archives are, unless a registry stands in front: no registry is asked for a file that
+/// was mistyped. Everything else is a reference.
 impl FromStr for ImagePlace {
     type Err = ReferenceError;
 
@@ -49,7 +50,7 @@ impl FromStr for ImagePlace {
         if let Some(rest) = text.strip_prefix(LAYOUT) {
             return Ok(path(rest));
         }
-        let looks_like_one = text.starts_with(['/', '.']);
+        let looks_like_one = text.starts_with(['/', '.']) || is_called_as_an_archive(text);
         let is_layout = |path: &Path| path.is_file() || path.join("oci-layout").is_file();
         match path(text) {
             Self::Path { path, selector } if looks_like_one || is_layout(&path) => {
@@ -58,6 +59,13 @@ impl FromStr for ImagePlace {
             _ => text.parse().map(Self::Registry),
         }
     }
+}
+
+/// Whether it is the name of an archive, and no registry's: those have a dot or a port in front of the first slash.
+fn is_called_as_an_archive(text: &str) -> bool {
+    let ends = [".tar", ".tar.gz", ".tgz", ".tar.zst"].iter().any(|end| text.ends_with(end));
+    let registry = text.split_once('/').map(|(first, _)| first);
+    ends && registry.is_none_or(|first| !first.contains(['.', ':']) && first != "localhost")
 }
 
 /// `PATH[:TAG][@DIGEST]`; a path that is there is not cut.
@@ -112,6 +120,8 @@ mod tests {
             (format!("{at}/layout:1@{digest}"), format!("{at}/layout"), Some(digest.as_str())),
             (format!("oci-layout://{at}/x:1"), format!("{at}/x"), Some("1")),
             ("./missing.tar".to_owned(), "./missing.tar".to_owned(), None),
+            ("missing.tar".to_owned(), "missing.tar".to_owned(), None),
+            ("out/missing.tar.gz".to_owned(), "out/missing.tar.gz".to_owned(), None),
         ] {
             let want = ImagePlace::Path { path: path.into(), selector: selector.map(str::to_owned) };
             assert_eq!(text.parse(), Ok(want), "{text}");
@@ -119,7 +129,14 @@ mod tests {
         for text in [format!("./x@{digest}"), "./x:1".to_owned(), "./x".to_owned()] {
             assert_eq!(text.parse::<ImagePlace>().expect("a path").to_string(), text);
         }
-        for text in ["debian", "debian:bookworm", "localhost:5000/a/b:1"] {
+        for text in [
+            "debian",
+            "debian:bookworm",
+            "localhost:5000/a/b:1",
+            "ghcr.io/a/backup.tar",
+            "localhost/x.tgz",
+            "a.tar:1",
+        ] {
             assert!(matches!(text.parse(), Ok(ImagePlace::Registry(_))), "{text}");
         }
         assert!("UPPER".parse::<ImagePlace>().is_err());

@@ -102,6 +102,8 @@ pub struct BuildRequest {
     pub epoch: Option<i64>,
     /// `--git-labels`
     pub git_labels: bool,
+    /// `-t`, wherever that leads.
+    pub tags: Vec<Reference>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
     /// How large the store may grow.
@@ -288,6 +290,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         annotations: annotation::sorted(&args.annotations),
         registries: args.registries.hosts_and_insecure(environment, insecure)?,
         outputs: wanted,
+        tags,
         progress,
         explain: args.explain,
         iidfile: args.iidfile.filter(|_| builds),

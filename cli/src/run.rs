@@ -32,6 +32,7 @@ use crate::{
     failure::{self, Failure},
     gc,
     inputs::{Outside, OutsideOptions},
+    named,
     place::ImagePlace,
     progress::{End, Progress, Work},
     redact::redact,
@@ -170,7 +171,7 @@ fn bring(
     let fetcher = outside.fetcher()?;
     let resolver = ImageResolver::with_store(outside.asking()?, Arc::clone(fetcher.store()));
     let image = outside.announcing(resolver).image(&image_name(&options.image), &options.platform);
-    let image = image.map_err(failed)?;
+    let image = image.map_err(|failure| failed(explained(failure, options)))?;
     let container: Container = options.container(&image.config, group)?;
     let layers = image.layers.into_iter().map(Box::new).map(Layer::Base).collect();
     let Settled { footing, note } = sandbox::settle_files(footing, fetcher.store(), mode)?;
@@ -178,6 +179,15 @@ fn bring(
     notes.into_iter().chain(note).for_each(|note| events(Event::Warning(note)));
     let snapshots = Snapshots::new(fetcher.clone(), footing.into(), Arc::clone(events), Arc::clone(cancel));
     container.prepare(&snapshots, footing, &Snapshot { layers }).map_err(failed)
+}
+
+/// Says what to do about a name that only a build has given.
+fn explained(failure: StepFailure, options: &Options) -> StepFailure {
+    let hint = match (&options.image, &failure.hint) {
+        (ImagePlace::Registry(reference), None) => named::hint(&options.root, reference),
+        _ => None,
+    };
+    StepFailure { hint: failure.hint.or(hint), ..failure }
 }
 
 fn image_name(place: &ImagePlace) -> ImageName {

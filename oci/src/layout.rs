@@ -180,6 +180,12 @@ fn check_version(directory: &Path) -> Result<(), LayoutError> {
         {
             return Err(refuse("it has no file oci-layout".to_owned()));
         }
+        // What is missing is all of it.
+        Err(LayoutError::Io { source, .. })
+            if source.kind() == io::ErrorKind::NotFound && !directory.exists() =>
+        {
+            return Err(LayoutError::Io { path: directory.to_owned(), source });
+        }
         opened => opened?,
     };
     check_marker(directory, &read_limited(file, &path)?)

@@ -404,7 +404,8 @@ class PushLayout(Cases):
                 ((f"{out}:3", name), 2, 'no image "3"; it has 1, 2'),
                 ((self.scratch, name), 2, "is not an OCI layout"),
                 ((self.scratch / "none", name), 2, "No such file"),
-                (("none.tar", name), 2, "there is no OCI layout of this name"),
+                (("none.tar", name), 2, "cannot read none.tar: No such file"),
+                (("none", name), 2, "there is no OCI layout of this name"),
                 ((f"{out}:1", name + "@sha256:" + 64 * "0"), 2, "cannot have a digest"),
                 ((f"{out}:1", "127.0.0.1:1/told:1"), 3, "cannot connect"),
         ):

@@ -163,6 +163,9 @@ class Run(Containers):
                 self.assertEqual(said.stdout, "greet the image\n", place)
         done = self.run_image(self.scratch / "nowhere", code=125)
         self.assertIn("nowhere", done.stderr)
+        for missing in ("nosuch.tar", "./nosuch.tar", "out/nosuch.tgz"):
+            done = self.run_image(missing, code=125)
+            self.assertIn(f"cannot read {missing}: No such file or directory", done.stderr)
         self.assertIn("not for linux/s390x", self.run_image("--platform", "linux/s390x", archive, code=125).stderr)
 
     def test_an_image_of_a_registry(self):
@@ -170,7 +173,15 @@ class Run(Containers):
         self.run_layerwright("push", "-q", self.image, f"{host}/image:1")
         for _ in range(2):
             self.assertEqual(self.run_image(f"{host}/image:1", entrypoint=None).stdout, "greet the image\n")
-        self.assertIn("not found", self.run_image(f"{host}/other:1", code=125).stderr)
+        missing = self.run_image(f"{host}/other:1", code=125).stderr
+        self.assertIn("not found", missing)
+        self.assertNotIn("with -t", missing)
+        named = ("build", "--progress", "plain", "-t", f"{host}/other:1", self.context("named", Dockerfile="FROM busybox\n"))
+        self.run_layerwright(*named)
+        missing = self.run_image(f"{host}/other:1", code=125).stderr
+        self.assertIn("gave the name with -t, which alone puts an image nowhere", missing)
+        done = self.run_layerwright("push", f"{host}/other:1", f"{host}/copy:1", code=2)
+        self.assertIn("as -t alone puts an image nowhere", done.stderr)
 
     def test_codes_are_the_commands_own(self):
         for script, code in (("exit 7", 7), ("exit 0", 0), ("kill -9 $$", 137), ("kill $$", 143), ("exit 255", 255)):
@@ -181,6 +192,8 @@ class Run(Containers):
         for wrong in (["--nosuch", self.image], [], ["-v", "named:/x", self.image], ["-w", "relative", self.image, "true"]):
             done = self.run_layerwright("run", *wrong, code=125)
             self.assertNotEqual(done.stderr, "")
+        for flag, named in (("-d", "--detach: "), ("-p=80:80", "--publish: "), ("--privileged", "--privileged: ")):
+            self.assertIn(named, self.run_layerwright("run", flag, self.image, "true", code=125).stderr)
 
     def test_streams_pass_unchanged(self):
         for user in USERS:

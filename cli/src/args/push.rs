@@ -41,7 +41,10 @@ pub struct PushArgs {
 fn layout(text: &str) -> Result<ImagePlace, &'static str> {
     match text.parse() {
         Ok(place @ ImagePlace::Path { .. }) => Ok(place),
-        _ => Err("there is no OCI layout of this name, and no tar"),
+        _ => Err(
+            "there is no OCI layout of this name, and no tar; one is written by build -o type=oci,dest=FILE, as -t alone puts an \
+             image nowhere",
+        ),
     }
 }
 
