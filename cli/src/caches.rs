@@ -191,7 +191,9 @@ impl RemoteCaches {
             let name = &reader.told;
             let silence = reader.cache.silence().filter(|_| !self.has_given(&reader.place));
             let note = silence.map(|silence| match silence {
-                Silence::Nothing => format!("found nothing in the cache {name}"),
+                Silence::Nothing if reader.has_name => format!("found nothing in the cache {name}"),
+                // What it holds of others nobody has asked.
+                Silence::Nothing => format!("found nothing of this Dockerfile in the cache {name}"),
                 Silence::NoAnswer => format!("the cache {name} has not answered before the build ended"),
             });
             note.into_iter().for_each(|note| events(Event::Note(note)));

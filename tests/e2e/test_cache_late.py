@@ -120,6 +120,14 @@ class Late(support.Case):
                                         root=self.scratch / "third")
             self.assertIn("1 cached", done.stderr)
             self.assertNotIn("found nothing", done.stderr)
+            # Without a name a bundle is that of a Dockerfile: who has changed all of it finds nothing, in a cache that has something.
+            plain = ("build", "--progress", "plain", "--cache-from", f"{cache}", "--cache-to", f"{cache}")
+            self.run_layerwright(*plain, context, root=self.scratch / "fifth")
+            other = self.context("changed", Dockerfile="FROM busybox\nRUN echo other > /other\n")
+            done = self.run_layerwright(*plain, other, root=self.scratch / "sixth")
+            self.assertIn(f"found nothing of this Dockerfile in the cache {cache}\n", done.stderr)
+            done = self.run_layerwright(*plain, other, root=self.scratch / "seventh")
+            self.assertNotIn("found nothing", done.stderr)
             # A branch's first build: its bundle is not there yet, and what it is of is found.
             branch = ("build", "--progress", "plain", "--cache-from", f"{cache}:main,{cache}:branch", context)
             done = self.run_layerwright(*branch, root=self.scratch / "fourth")
