@@ -303,6 +303,22 @@ class Ladder(Case):
                                   timeout=WATCHDOG)
             self.assertIn(told, done.stdout, name)
 
+    def test_doctor_names_the_rung_that_a_build_takes(self):
+        place = self.directory("place")
+        doctor = [str(self.binary), "doctor", "--root", str(place)]
+        empty = self.scratch / "empty"
+        empty.write_text("")
+        no_range = ["unshare", "--mount", "--", "sh", "-c", f"mount --bind {empty} /etc/subuid && exec \"$@\"", "sh"]
+        for machine, told in (
+                (["unshare", "-Urm"], (rf"(?m)^ok +{ONE} ", "limited: RUN steps work, with one user id")),
+                (no_range, (r"(?m)^ok +root ", rf"(?m)^- +{SUBORDINATE} .*--sandbox=userns is refused: .*/etc/subuid: no range",
+                            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 root"))):
+            done = subprocess.run([*machine, *doctor], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+                                  timeout=WATCHDOG)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for words in told:
+                self.assertRegex(done.stdout, words)
+
     def test_nothing_that_a_step_starts_outlives_it_without_a_pid_namespace(self):
         marker = "1000123"
         context = self.context(Dockerfile="FROM busybox\nRUN for i in 1 2 3 4 5; do "

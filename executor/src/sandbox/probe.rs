@@ -69,12 +69,7 @@ impl Outcome {
 /// Tries everything. `store` is the directory whose file system is asked about overlay; it must exist. May be called
 /// before or after [`enter_builder`], and tells what could be done from there.
 pub fn probe(store: &Path) -> Vec<Probe> {
-    let mut trials = vec![(Rung::SubordinateIds, Mode::SubordinateIds), (Rung::SingleId, Mode::SingleId)];
-    if enter::is_privileged() {
-        trials.insert(0, (Rung::Root, Mode::Auto));
-    }
-    let trials: Vec<Trial> =
-        trials.into_iter().map(|(rung, mode)| attempt_apart(rung, mode, store)).collect();
+    let trials = all_rungs(store);
     let mut probes = vec![Probe {
         name: "kernel".to_owned(),
         outcome: Outcome::Works(uname().release().to_string_lossy().into_owned()),
@@ -104,6 +99,34 @@ pub fn probe(store: &Path) -> Vec<Probe> {
     probes
 }
 
+/// Tries the rungs, from the best one down.
+fn all_rungs(store: &Path) -> Vec<Trial> {
+    let mut trials = vec![(Rung::SubordinateIds, Mode::SubordinateIds), (Rung::SingleId, Mode::SingleId)];
+    if enter::is_privileged() {
+        trials.insert(0, (Rung::Root, Mode::Auto));
+    }
+    distinct(trials.into_iter().map(|(rung, mode)| attempt_apart(rung, mode, store)).collect())
+}
+
+/// Each rung once, by what was found there: root of a user namespace that somebody else has made, as of `unshare -r`, stands on
+/// the rung of its ids.
+fn distinct(mut trials: Vec<Trial>) -> Vec<Trial> {
+    for trial in &mut trials {
+        if let Ok(reached) = &trial.result {
+            trial.rung = reached.footing.rung;
+        }
+    }
+    let mut rungs: Vec<Trial> = Vec::new();
+    for trial in trials {
+        match rungs.iter().any(|known| known.rung == trial.rung && known.result.is_ok()) {
+            true => {}
+            false => rungs.push(trial),
+        }
+    }
+    rungs.sort_by_key(|trial| trial.rung);
+    rungs
+}
+
 /// The rung that nobody gets who has not named it, and for which there is a reason only where all others fail.
 fn chroot(trials: &[Trial], store: &Path) -> Probe {
     let better = trials.iter().find(|trial| trial.result.is_ok());
@@ -124,7 +147,7 @@ fn rungs(trials: &[Trial]) -> Vec<Probe> {
     let mut probes = Vec::new();
     for trial in trials {
         let outcome = match working {
-            Some(better) => trial.outcome().not_needed(&format!("not needed: {better} works")),
+            Some(better) => trial.outcome().not_needed(&not_needed(better, trial)),
             None => trial.outcome(),
         };
         if trial.result.is_ok() {
@@ -133,6 +156,18 @@ fn rungs(trials: &[Trial]) -> Vec<Probe> {
         probes.push(Probe { name: trial.rung.to_string(), outcome });
     }
     probes
+}
+
+/// What to say of a rung below one that works. Root can have asked for the user namespace by name.
+fn not_needed(better: Rung, trial: &Trial) -> String {
+    let usual = format!("not needed: {better} works");
+    match &trial.result {
+        Err(error) if (better, trial.rung) == (Rung::Root, Rung::SubordinateIds) => {
+            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("{usual}; --sandbox=userns is refused: {error}{hint}")
+        }
+        _ => usual,
+    }
 }
 
 /// What came of trying a rung.
@@ -391,6 +426,35 @@ mod tests {
         let Outcome::Fails { reason, remedy } = open_files(Some(20_000)) else { panic!("it is too low") };
         assert!(reason.contains("20000 files, not 524288"), "{reason}");
         assert!(remedy.expect("there is one").contains("LimitNOFILE=524288"));
+    }
+
+    #[test]
+    fn root_of_a_namespace_stands_on_the_rung_of_its_ids() {
+        let tried = |rung, found| Trial { rung, mode: Mode::Auto, result: Ok(reached(found)) };
+        let failed = |rung| Trial {
+            rung,
+            mode: Mode::SubordinateIds,
+            result: Err(SandboxError::step("/etc/subuid", "no range", Some("usermod".to_owned()))),
+        };
+        let one = Rung::SingleId;
+        let trials = distinct(vec![tried(Rung::Root, one), failed(Rung::SubordinateIds), tried(one, one)]);
+        let found: Vec<_> = trials.iter().map(|trial| (trial.rung, trial.result.is_ok())).collect();
+        assert_eq!(found, [(Rung::SubordinateIds, false), (one, true)]);
+        assert_eq!(trials[1].mode, Mode::Auto, "what a build would take");
+    }
+
+    #[test]
+    fn root_hears_what_a_user_namespace_lacks_for_it() {
+        let refused = SandboxError::step("/etc/subuid", "no range", Some("usermod".to_owned()));
+        let trials = vec![
+            Trial { rung: Rung::Root, mode: Mode::Auto, result: Ok(reached(Rung::Root)) },
+            Trial { rung: Rung::SubordinateIds, mode: Mode::SubordinateIds, result: Err(refused) },
+        ];
+        let Outcome::NotNeeded(told) = &rungs(&trials)[1].outcome else { panic!("no build needs it") };
+        assert!(
+            told.contains("--sandbox=userns is refused: sandbox: /etc/subuid: no range (usermod)"),
+            "{told}"
+        );
     }
 
     #[test]
