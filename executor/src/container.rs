@@ -70,6 +70,7 @@ impl Container {
         image: &Snapshot,
     ) -> Result<Prepared, StepFailure> {
         let emulation = self.check_platform(snapshots, footing)?;
+        snapshots.check_mountable(image)?;
         let owners = snapshots.owners(image)?;
         refuse_foreign_owners("a container", &owners)?;
         let view = snapshots.view(image)?;

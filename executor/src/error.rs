@@ -28,6 +28,9 @@ impl From<SnapshotError> for StepFailure {
             SnapshotError::Cancelled => cancelled(),
             SnapshotError::Files(error) => (*error).into(),
             SnapshotError::Base { .. } => blame(FailureKind::Build, error),
+            SnapshotError::TooManyLayers { .. } => {
+                blame(FailureKind::Machine, error).hint("take a base image with fewer layers, or join steps into one")
+            }
             SnapshotError::Gone { .. } => {
                 blame(FailureKind::Machine, error).hint("build again: the step will run again, too")
             }

@@ -289,6 +289,7 @@ impl LocalExecutor {
     fn ground<'a>(&self, step: &Step<'a>) -> Result<Ground<'a>, StepFailure> {
         let parent = first_input(step)?.snapshot;
         let snapshots = self.snapshots.until(step.cancel);
+        snapshots.check_mountable(parent)?;
         let owners = snapshots.owners(parent)?;
         let (view, writable) = (snapshots.view(parent)?, snapshots.scratch(parent)?);
         Ok(Ground { parent, view, owners, writable })
@@ -395,6 +396,7 @@ impl Executor for LocalExecutor {
         match step.vertex.op {
             Op::Merge | Op::Source(_) => {}
             _ if self.looking_steps.contains(&step.id) => drop(snapshots.catalogues(&base)),
+            Op::Exec(_) if snapshots.check_mountable(parent).is_err() => {}
             _ => drop(snapshots.ensure(&base)),
         }
     }

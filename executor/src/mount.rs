@@ -23,7 +23,7 @@ use rustix::{
 use crate::sandbox::sys;
 
 /// `OVL_MAX_STACK` of the kernel, which says `EINVAL` to the next one.
-const MOST_LOWERS: usize = 500;
+pub(crate) const MOST_LOWERS: usize = 500;
 
 /// A mount that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

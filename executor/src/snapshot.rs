@@ -56,7 +56,7 @@ use crate::{
     form::Form,
     listing::Owners,
     lock::{self, NotLocked},
-    mount::{Overlay, OverlaySync, mount_overlay},
+    mount::{MOST_LOWERS, Overlay, OverlaySync, mount_overlay},
     view::View,
 };
 
@@ -138,11 +138,30 @@ impl Snapshots {
         Ok(lowers)
     }
 
+    /// Refuses what the kernel could not merge, before anything is pulled and unpacked for it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::TooManyLayers`]
+    pub fn check_mountable(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        let count = snapshot.chain().count();
+        if self.form == Form::Copies || count <= MOST_LOWERS {
+            return Ok(());
+        }
+        let mut of_base = snapshot.layers.iter().filter_map(|layer| match layer {
+            Layer::Base(base) => Some(base.origin.to_string()),
+            Layer::Built(_) => None,
+        });
+        let base = of_base.next();
+        let of_base = base.iter().count() + of_base.count();
+        Err(SnapshotError::TooManyLayers { count, most: MOST_LOWERS, of_base, base })
+    }
+
     /// The merged file system, read-only.
     ///
     /// # Errors
-    /// Those of [`Snapshots::ensure`], or the mount fails.
+    /// Those of [`Snapshots::ensure`] and [`Snapshots::check_mountable`], or the mount fails.
     pub fn view(&self, snapshot: &Snapshot) -> Result<View, SnapshotError> {
+        self.check_mountable(snapshot)?;
         let lowers = self.readable(snapshot)?;
         let marks = match (lowers.as_slice(), self.form) {
             ([only], _) | ([only, ..], Form::Copies) => return open_directory(only).map(View::new),

@@ -111,6 +111,18 @@ pub enum SnapshotError {
         #[source]
         source: oci::tree::TreeError,
     },
+    /// More layers than the kernel merges.
+    #[error("a step would stand on {count} layers, and overlayfs merges {most} at most{}", in_base(*of_base, base.as_deref()))]
+    TooManyLayers {
+        /// How many there are.
+        count: usize,
+        /// How many there can be.
+        most: usize,
+        /// How many of them are of the base image.
+        of_base: usize,
+        /// The base image, where there is one.
+        base: Option<String>,
+    },
     /// The file system could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -149,6 +161,10 @@ pub enum SnapshotError {
     /// The user stopped the build.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn in_base(count: usize, base: Option<&str>) -> String {
+    base.map(|base| format!(" ({count} are of the base image {base})")).unwrap_or_default()
 }
 
 impl From<CopyError> for SnapshotError {
