@@ -58,7 +58,7 @@ use std::{
 
 use executor::{
     FailedSteps,
-    sandbox::{self, Entered, Group},
+    sandbox::{self, Entered, GroupLease},
 };
 use exporter::LoadHelper;
 use oci::{Sha256Digest, tree::TIME_LIMIT};
@@ -249,7 +249,7 @@ struct Prepared {
     helper: Option<LoadHelper>,
     entered: Option<Entered>,
     /// The control group in which steps get theirs.
-    group: Option<Group>,
+    group: Option<GroupLease>,
 }
 
 /// Everything that is done while the process has one thread.
@@ -327,7 +327,7 @@ fn run(prepared: Prepared) -> u8 {
                 began,
                 footing,
                 notes,
-                group,
+                group: group.as_ref().map(|lease| lease.group().clone()),
                 helper,
                 caches,
                 events,

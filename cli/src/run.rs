@@ -59,7 +59,9 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
     let options = Options::read(args, &environment)?;
     let entered = sandbox::enter_builder(args.sandbox, options.relaxed)?;
     let notes = if args.quiet { Vec::new() } else { entered.notes };
-    let place = Place { footing: entered.footing, notes, mode: args.sandbox, group: options.group()? };
+    let lease = options.group()?;
+    let group = lease.as_ref().map(|lease| lease.group().clone());
+    let place = Place { footing: entered.footing, notes, mode: args.sandbox, group };
     let cancel = Arc::new(Cancel::default());
     let is_running = Arc::new(AtomicBool::new(false));
     let watch = Watch::default();

@@ -112,6 +112,9 @@ class Limits(Case):
         flags = ["--no-cache", "--cgroup-parent", name]
         context = self.context(Dockerfile="FROM busybox\nRUN tail -n 1 /proc/self/cgroup > /group\n")
         self.assertEqual(Layout(self.build(context, *flags)).read("group"), b"0::/\n")
+        self.assertFalse(directory.exists(), "who has made it takes it away")
+        directory.mkdir()
+        self.assertEqual(Layout(self.build(context, *flags)).read("group"), b"0::/\n")
         groups = lambda: [path.name for path in directory.iterdir() if path.is_dir()]  # noqa: E731
         self.assertEqual(groups(), [])
         slow = self.context("slow", Dockerfile="FROM busybox\nRUN sleep 1000\n")

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use executor::sandbox::{self, Amount, Dns, Group, GroupLimits, ProcessorTime, SandboxError};
+use executor::sandbox::{self, Amount, Dns, GroupLease, GroupLimits, ProcessorTime, SandboxError};
 use solver::op::{Resource, Security, Ulimit};
 
 use super::RequestError;
@@ -61,7 +61,7 @@ impl StepLimits {
     ///
     /// # Errors
     /// The flag that cannot be had here, why, and the one setting that would lift it.
-    pub fn prepare(&self) -> Result<Option<Group>, SandboxError> {
+    pub fn prepare(&self) -> Result<Option<GroupLease>, SandboxError> {
         sandbox::check_ulimits(&self.ulimits)?;
         let needs_group = self.group != GroupLimits::default() || self.cgroup_parent.is_some();
         match needs_group {

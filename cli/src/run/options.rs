@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use executor::{
     Container,
     gc::Cap,
-    sandbox::{self, Access, Group, MountSource, Naming, PlannedMount, SandboxError, Stdio},
+    sandbox::{self, Access, Group, GroupLease, MountSource, Naming, PlannedMount, SandboxError, Stdio},
 };
 use oci::{ImageConfig, Platform};
 use solver::{
@@ -91,7 +91,7 @@ impl<'a> Options<'a> {
     ///
     /// # Errors
     /// A limit that cannot be had here.
-    pub fn group(&self) -> Result<Option<Group>, SandboxError> {
+    pub fn group(&self) -> Result<Option<GroupLease>, SandboxError> {
         self.limits.prepare()
     }
 

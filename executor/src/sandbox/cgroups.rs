@@ -5,6 +5,7 @@
 //! asked for is refused by its flag, with the one setting that would lift it, and never ignored.
 
 mod group;
+mod lease;
 
 use std::{
     collections::BTreeSet,
@@ -18,6 +19,8 @@ use rustix::{
 };
 
 pub use group::StepGroup;
+pub use lease::GroupLease;
+use lease::Made;
 
 use crate::sandbox::{
     SandboxError,
@@ -83,17 +86,17 @@ fn is_ours(directory: &Path) -> bool {
 }
 
 /// Finds the group in which steps get theirs: the one that is named, else the nearest above this process that lets us.
-/// With `parent`, the groups on the way to it are made, and controllers handed down to it.
+/// With `parent`, the groups on the way to it are made, and controllers handed down to it; what was made goes with the answer.
 ///
 /// # Errors
 /// There is none; the error begins with the flags that need one.
-pub fn find(limits: &GroupLimits, parent: Option<&Path>) -> Result<Group, SandboxError> {
+pub fn find(limits: &GroupLimits, parent: Option<&Path>) -> Result<GroupLease, SandboxError> {
     let found = Hierarchy::of_this_process().and_then(|hierarchy| match parent {
-        Some(parent) => hierarchy.named(parent, &controllers(limits)),
-        None => hierarchy.nearest(&controllers(limits)),
+        Some(parent) => hierarchy.leased(parent, &controllers(limits)),
+        None => hierarchy.nearest(&controllers(limits)).map(|directory| (directory, None)),
     });
     match found {
-        Ok(parent) => Ok(Group { parent, limits: limits.clone() }),
+        Ok((parent, made)) => Ok(GroupLease::new(Group { parent, limits: limits.clone() }, made)),
         Err(lack) => {
             Err(SandboxError::step(&flags(limits, parent), &lack.to_string(), Some(lack.hint().to_owned())))
         }
@@ -102,7 +105,7 @@ pub fn find(limits: &GroupLimits, parent: Option<&Path>) -> Result<Group, Sandbo
 
 /// The group in which steps get theirs where nobody has asked for limits, so that a fork bomb is nobody else's matter:
 /// only where all is there already. Nothing is changed for it, and it is nobody's lack that there is none.
-pub fn find_usual() -> Option<Group> {
+pub fn find_usual() -> Option<GroupLease> {
     let limits = GroupLimits { processes: Some(Amount::AtMost(PROCESSES)), ..GroupLimits::default() };
     let hierarchy = Hierarchy::of_this_process().ok()?;
     let hands_down = |directory: &PathBuf| {
@@ -110,8 +113,11 @@ pub fn find_usual() -> Option<Group> {
         is_ours(directory) && handed.split_whitespace().any(|name| name == "pids")
     };
     let parent = hierarchy.own.ancestors().map(|group| hierarchy.mount.join(group)).find(hands_down)?;
-    Some(Group { parent, limits })
+    Some(GroupLease::new(Group { parent, limits }, None))
 }
+
+/// How often a group is made that others take away at the same moment.
+const ATTEMPTS: u32 = 10;
 
 /// Why there is no group.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -236,20 +242,31 @@ impl Hierarchy {
     }
 
     /// The group of that name, made where it is missing, with controllers handed down to it.
-    fn named(&self, parent: &Path, wanted: &BTreeSet<&str>) -> Result<PathBuf, Lack> {
+    fn leased(&self, parent: &Path, wanted: &BTreeSet<&str>) -> Result<(PathBuf, Option<Made>), Lack> {
         self.check_version(wanted)?;
         let parent = parent.strip_prefix("/").unwrap_or(parent);
-        let groups: Vec<&Path> = parent.ancestors().collect();
-        for group in groups.into_iter().rev() {
-            let directory = self.mount.join(group);
-            match fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(refused("make a group", group, &error));
-                }
-                _ => self.hand_down(group, wanted)?,
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.named(parent, wanted) {
+                // Another build has just taken away what it had made.
+                Err(Lack::Refused { errno: Errno::NOENT, .. }) if attempt < ATTEMPTS => {}
+                found => return found.map(|(directory, made)| (directory, Some(made))),
             }
         }
-        self.try_group(parent, wanted)
+    }
+
+    fn named(&self, parent: &Path, wanted: &BTreeSet<&str>) -> Result<(PathBuf, Made), Lack> {
+        let mut made = Made::default();
+        let groups: Vec<&Path> = parent.ancestors().collect();
+        for group in groups.into_iter().rev() {
+            let failed = |error: io::Error| refused("make a group", group, &error);
+            made.make(&self.mount.join(group)).map_err(failed)?;
+            self.hand_down(group, wanted)?;
+        }
+        let directory = self.try_group(parent, wanted)?;
+        made.hold(&directory).map_err(|error| refused("use a group", parent, &error))?;
+        Ok((directory, made))
     }
 
     fn check_version(&self, wanted: &BTreeSet<&str>) -> Result<(), Lack> {
@@ -297,7 +314,11 @@ impl Hierarchy {
 }
 
 fn refused(what: &'static str, group: &Path, error: &io::Error) -> Lack {
-    let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+    let unknown = || match error.kind() {
+        io::ErrorKind::NotFound => Errno::NOENT,
+        _ => Errno::IO,
+    };
+    let errno = error.raw_os_error().map_or_else(unknown, Errno::from_raw_os_error);
     Lack::Refused { what, group: shown(group), errno }
 }
 
@@ -373,6 +394,24 @@ mod tests {
         assert_eq!(flags(&limits, None), "--memory, --cpuset-cpus, --pids-limit");
         assert_eq!(flags(&GroupLimits::default(), Some(Path::new("a"))), "--cgroup-parent");
         assert_eq!(controllers(&limits), BTreeSet::from(["cpuset", "memory", "pids"]));
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_had_is_not_left_behind() {
+        let place = tempfile::tempdir().expect("a directory");
+        // Controllers reach the second group and not the third.
+        for (group, controllers) in [("", "memory"), ("a", "memory"), ("a/b", "")] {
+            let directory = place.path().join(group);
+            fs::create_dir_all(&directory).expect("made");
+            fs::write(directory.join("cgroup.controllers"), controllers).expect("written");
+            fs::write(directory.join("cgroup.subtree_control"), controllers).expect("written");
+        }
+        let hierarchy =
+            Hierarchy { mount: place.path().to_owned(), own: PathBuf::new(), version1: BTreeSet::new() };
+        let wanted = BTreeSet::from(["memory"]);
+        let lack = hierarchy.leased(Path::new("a/new"), &wanted).expect_err("no controllers");
+        assert!(matches!(lack, Lack::NotHanded { group, .. } if group == "/a/new"));
+        assert!(!place.path().join("a/new").exists() && place.path().join("a").exists());
     }
 
     #[test]

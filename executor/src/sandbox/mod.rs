@@ -48,7 +48,7 @@ mod stubs;
 pub(crate) mod sys;
 mod wire;
 
-pub use cgroups::{find as find_group, find_usual as find_usual_group};
+pub use cgroups::{GroupLease, find as find_group, find_usual as find_usual_group};
 pub use chroot::enter_for_store;
 pub(crate) use chroot::make_directories;
 pub use dns::Dns;

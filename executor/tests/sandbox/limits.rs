@@ -183,10 +183,10 @@ fn group(fixture: &Fixture) {
     let name = format!("layerwright-test-{}", std::process::id());
     let directory = mount.join(&name);
     let found = sandbox::find_group(&GroupLimits::default(), Some(Path::new(&name))).unwrap();
-    assert_eq!(found.parent, directory);
+    assert_eq!(found.group().parent, directory);
     fs::create_dir(directory.join("layerwright-stray")).unwrap();
     let mut step = fixture.shell("grep ^0 /proc/self/cgroup; (echo ready; sleep 0.3); true");
-    step.limits = StepLimits { group: Some(found), time: None, room: None };
+    step.limits = StepLimits { group: Some(found.group().clone()), time: None, room: None };
     let ran = step.run_watched(&Cancel::default(), &|line| {
         if line == "ready" {
             let groups = groups_in(&directory);
@@ -197,7 +197,8 @@ fn group(fixture: &Fixture) {
     });
     assert_eq!(ran.success(), "0::/\nready\n");
     assert_eq!(groups_in(&directory), Vec::<String>::new());
-    fs::remove_dir(&directory).unwrap();
+    drop(found);
+    assert!(!directory.exists(), "who has made it takes it away");
 }
 
 /// What cannot be limited is refused by its flag.
@@ -205,7 +206,7 @@ fn groups_that_cannot_be_had(fixture: &Fixture) {
     let limits =
         GroupLimits { memory: Some(64 << 20), processes: Some(Amount::AtMost(10)), ..GroupLimits::default() };
     match sandbox::find_group(&limits, None) {
-        Ok(group) => limited(fixture, &limits, group),
+        Ok(lease) => limited(fixture, &limits, lease.group().clone()),
         Err(error) => {
             println!("SKIPPED: limits of memory and processes: {error}");
             assert!(error.to_string().starts_with("sandbox: --memory, --pids-limit: "), "{error}");
