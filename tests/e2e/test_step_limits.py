@@ -13,6 +13,7 @@ import time
 import unittest
 
 from support import Case, Layout, USERS, WATCHDOG, wait_for
+from test_ladder import on_overlay
 
 NIGHTLY = os.environ.get("LAYERWRIGHT_NIGHTLY")
 MIB = 1 << 20
@@ -158,6 +159,17 @@ class Limits(Case):
         layout = self.build(self.context("base", Dockerfile="FROM busybox\n"), name="base")
         words = ("run", "--root", self.store(), "-q", "--step-max-disk", "16m", layout, "dd", "if=/dev/zero", "of=/large", "bs=1M", "count=32")
         self.assertIn("the most is in /large", self.run_layerwright(*words, code=153).stderr)
+
+    def test_room_of_a_copy_is_what_the_step_adds(self):
+        place = self.scratch / "copies"
+        writes = "".join(f"RUN dd if=/dev/zero of=/{size} bs=1M count={size}\n" for size in (20, 8, 28))
+        context = self.context(Dockerfile=f"FROM busybox\n{writes}")
+        command = self.command("build", "--progress", "plain", "--step-max-disk", "24m", context, root=place)
+        done = subprocess.run([*on_overlay([], place, "root"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, text=True, timeout=WATCHDOG, cwd="/")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("with copies for overlays", done.stderr)
+        self.assertRegex(done.stderr, r"of=/28 .* it has written \d+ bytes, and may write 25165824\n")
 
     def test_names(self):
         context = self.context(Dockerfile="FROM busybox\nRUN cat /etc/resolv.conf > /out\n")
