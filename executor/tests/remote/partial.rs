@@ -13,11 +13,13 @@ use std::{
 };
 
 use executor::{
+    context::CommitContext,
+    git::known::Known,
     listing::{NodeKind, Opened},
     remote::Fetched,
 };
 use oci::ContentDigest;
-use solver::{Event, FailureKind, StepFailure, remote::GitAddress};
+use solver::{Event, FailureKind, StepFailure, op::Selector, remote::GitAddress};
 use tempfile::TempDir;
 
 use crate::{
@@ -319,4 +321,58 @@ fn a_large_file_is_streamed() {
     assert_eq!(listing.open(b"large/file").map(drop).ok(), Some(()));
     let NodeKind::File { size, content } = listing.nodes[&b"large/file"[..]].kind else { panic!("a file") };
     assert_eq!((size, content), (large.len() as u64, Some(ContentDigest::of(large.as_bytes()))));
+}
+
+#[test]
+fn files_are_asked_for_with_the_same_credentials() {
+    let site = site(2);
+    let root = site.root.path().to_owned();
+    let guarded = Server::start(move |request, stream| {
+        match request.headers.get("authorization").map(String::as_str) {
+            // x-access-token:hush
+            Some("basic eC1hY2Nlc3MtdG9rZW46aHVzaA==") => git_backend(&root, request, stream),
+            _ => answer(stream, "401 Unauthorized", &[("WWW-Authenticate", "Basic realm=x")], b""),
+        }
+    });
+    let ground = Ground::new().secret("GIT_AUTH_TOKEN", "hush");
+    let fetched = ground.remotes().git(&address(&guarded.url("a.git"), Some("main"))).unwrap();
+    assert!(lacking(&ground) > PICKED);
+    assert_eq!(pick(revision(&fetched), "picked").unwrap().nodes.len(), PICKED + 1);
+    let mut search = std::process::Command::new("grep");
+    let found = search.args(["-rqE", "hush|eC1hY2Nl"]).arg(ground.root.path()).status().unwrap();
+    assert!(!found.success(), "nothing of them is kept");
+}
+
+#[test]
+fn a_build_that_ends_does_not_wait_for_files() {
+    let site = site(2);
+    let root = site.root.path().to_owned();
+    let (asked, heard) = std::sync::mpsc::channel();
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_silent);
+    let server = Server::start(move |request, stream| match told.load(Ordering::SeqCst) {
+        false => git_backend(&root, request, stream),
+        true => {
+            asked.send(()).unwrap();
+            // Says nothing until the test is over.
+            loop {
+                std::thread::park();
+            }
+        }
+    });
+    let ground = Ground::new();
+    let fetched = ground.remotes().git(&address(&server.url("a.git"), Some("main"))).unwrap();
+    is_silent.store(true, Ordering::SeqCst);
+    let failure = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let context = CommitContext::new(Arc::clone(revision(&fetched).context()), None).unwrap();
+            let selector = Selector { include: vec!["picked".to_owned()], ..Selector::default() };
+            StepFailure::from(context.files(&selector, &Known::default(), &ground.cancel).unwrap_err())
+        });
+        heard.recv().unwrap();
+        ground.cancel.request();
+        waiting.join().unwrap()
+    });
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    assert_eq!(lacking(&ground), PICKED + 3 + 3);
 }
