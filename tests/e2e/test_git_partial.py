@@ -77,6 +77,7 @@ class Partial(Case):
                 for name in ("main", first):
                     self.build(f"{address}#{name}", user=user, name=f"{user}-{name[:4]}")
                     self.assertEqual(self.objects(user), before)
+        self.build(f"{daemon.url}/app/.git#{first}", env={"PATH": "/nowhere"}, name="without-git")
         self.put("picked/3", b"changed")
         second = self.commit()
         with GitDaemon(self.top.parent) as daemon, Files(self.top.parent) as web:

@@ -53,8 +53,7 @@ pub fn fetch(
 ) -> Result<Fetched, GitError> {
     let remote = Remote::parse(&address.remote)
         .ok_or_else(|| GitError::Protocol { remote: redacted(&address.remote) })?;
-    let mut git = access::git(options, &remote)?;
-    git.can_filter = git.check_version()?;
+    let git = access::git(options, &remote)?;
     let origin = Origin { options: options.clone(), remote, git, lasting: Arc::clone(lasting) };
     let known = known(&origin, address)?;
     known.verify(address.checksum.as_deref())?;

@@ -36,7 +36,7 @@ pub fn git(options: &RemoteOptions, remote: &Remote) -> Result<Git, GitError> {
         remote: remote.shown.clone(),
         authorization: authorization.map(Arc::new),
         ssh: ssh(options)?,
-        can_filter: false,
+        filters: Arc::default(),
         cancel: options.cancel.clone(),
         events: options.events.clone(),
     })

@@ -11,7 +11,7 @@ use std::{
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -84,8 +84,8 @@ pub struct Git {
     pub authorization: Option<Arc<Authorization>>,
     /// How SSH is spoken.
     pub ssh: String,
-    /// Whether files may be left out and fetched later.
-    pub can_filter: bool,
+    /// What [`Git::can_filter`] has found out.
+    pub filters: Arc<OnceLock<bool>>,
     /// Says when to stop.
     pub cancel: Arc<Cancel>,
     /// Hears what is waited for.
@@ -147,11 +147,17 @@ impl Authorization {
 }
 
 impl Git {
-    /// Runs `git` and returns what it says.
+    /// Runs `git` and returns what it says; a version that would not heed our configuration is refused.
     ///
     /// # Errors
-    /// [`GitError::NoGit`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
+    /// [`GitError::NoGit`] or [`GitError::Old`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
     pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
+        self.can_filter()?;
+        self.run_any(call, arguments)
+    }
+
+    /// The same whatever version it is.
+    fn run_any(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
         let Call { directory, git_dir, work_tree, index, alternate, silence, settings, input, output, heard } =
             call;
         let mut command = self.command(settings);
@@ -179,16 +185,19 @@ impl Git {
         }
     }
 
-    /// Refuses a version that would not heed our configuration, and says whether it can leave out files and fetch them later.
+    /// Whether this version can leave out files and fetch them later. It is asked once, and only where git is run at all.
     ///
     /// # Errors
-    /// [`GitError::NoGit`] or [`GitError::Old`].
-    pub fn check_version(&self) -> Result<bool, GitError> {
-        let said = self.run(Call::default(), &["version"])?;
+    /// As those of [`Git::run`].
+    pub fn can_filter(&self) -> Result<bool, GitError> {
+        if let Some(known) = self.filters.get() {
+            return Ok(*known);
+        }
+        let said = self.run_any(Call::default(), &["version"])?;
         let said = String::from_utf8_lossy(&said).trim().to_owned();
         match version(&said) {
             Some(version) if version < OLDEST => Err(GitError::Old { found: said }),
-            version => Ok(version.is_none_or(|version| version >= FILTERING)),
+            version => Ok(*self.filters.get_or_init(|| version.is_none_or(|version| version >= FILTERING))),
         }
     }
 
@@ -350,7 +359,7 @@ mod tests {
             remote: "r".to_owned(),
             authorization: None,
             ssh: "ssh".to_owned(),
-            can_filter: true,
+            filters: Arc::default(),
             cancel: Arc::default(),
             events: Arc::new(|_| {}),
         };

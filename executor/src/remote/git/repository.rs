@@ -179,7 +179,7 @@ impl<'a> Repository<'a> {
     pub fn ensure(&self, wanted: &Resolved, blobs: Blobs) -> Result<(), GitError> {
         let object = wanted.object.as_str();
         if !self.has_commit(object) {
-            self.fetch_commit(wanted, self.filter(blobs), &|| Ok(self.has_commit(object)))?;
+            self.fetch_commit(wanted, self.filter(blobs)?, &|| Ok(self.has_commit(object)))?;
         }
         match blobs {
             Blobs::Later => Ok(()),
@@ -250,17 +250,17 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// There is none, or there are several; or the remote cannot be asked.
     pub fn find(&self, prefix: &str) -> Result<Resolved, GitError> {
-        self.fetch_all(self.filter(Blobs::Later))?;
+        self.fetch_all(self.filter(Blobs::Later)?)?;
         let commit = self.commit_of(prefix).map_err(|_| no_reference(self.remote, prefix))?;
         Ok(Resolved::by_hash(&commit))
     }
 
     /// What becomes of files that a fetch could bring. Without a word git does as the last time.
-    fn filter(&self, blobs: Blobs) -> &'static [&'static str] {
-        match blobs {
-            Blobs::Later if self.git.can_filter => &["--filter=blob:none"],
+    fn filter(&self, blobs: Blobs) -> Result<&'static [&'static str], GitError> {
+        Ok(match blobs {
+            Blobs::Later if self.git.can_filter()? => &["--filter=blob:none"],
             Blobs::Later | Blobs::All => &["--no-filter"],
-        }
+        })
     }
 
     fn fetch_shallow(&self, options: &[&str], refspec: &str) -> Result<(), GitError> {
