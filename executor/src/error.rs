@@ -15,6 +15,7 @@ use crate::{
     context::ContextError,
     copy::CopyError,
     diff::DiffError,
+    fuse,
     git::GitError,
     listing::ListError,
     sandbox::{PlanError, SandboxError, more_ids},
@@ -36,6 +37,7 @@ impl From<SnapshotError> for StepFailure {
             }
             SnapshotError::Device { .. } => blame(FailureKind::Machine, error)
                 .hint("build where user namespaces are allowed, without --sandbox=chroot, or take it out of the image"),
+            SnapshotError::Unseen { .. } => blame(FailureKind::Machine, error).hint(fuse::OTHERWISE),
             // Also what a remote cache has lost: not worth another attempt of the step, since it stays lost.
             _ => blame(FailureKind::Machine, error),
         }

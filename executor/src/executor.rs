@@ -268,7 +268,7 @@ impl LocalExecutor {
         let ground = self.ground(step)?;
         let mount = ground.writable.mount()?;
         let owners = work(mount.as_fd(), &ground.owners)?;
-        drop(mount);
+        ground.writable.unmount(mount)?;
         self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
     }
 

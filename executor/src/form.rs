@@ -16,7 +16,7 @@ use crate::{
     mount::OverlayMarks,
     rootfs::{file_type, lstat},
     sandbox::{Files, Footing},
-    whiteout::{is_whiteout, make_whiteout},
+    whiteout::is_whiteout,
 };
 
 /// How the file systems of a store lie on disk.
@@ -40,7 +40,7 @@ impl From<OverlayMarks> for Form {
 impl From<Footing> for Form {
     fn from(footing: Footing) -> Self {
         match footing.files {
-            Files::Merged => Self::Layers(footing.rung.into()),
+            Files::Merged | Files::Fused => Self::Layers(footing.into()),
             Files::Copied => Self::Copies,
         }
     }
@@ -53,8 +53,30 @@ impl Form {
     /// What mknodat(2) says.
     pub fn hide(self, parent: impl AsFd, name: &[u8]) -> Result<(), Errno> {
         match self {
-            Self::Layers(_) => make_whiteout(parent, name),
+            Self::Layers(marks) => marks.hide(parent, name),
             Self::Copies => mknodat(parent, name, FileType::Socket, Mode::empty(), 0),
+        }
+    }
+
+    /// Whether a mark beside this name hides what is below; it goes.
+    ///
+    /// # Errors
+    /// What unlinkat(2) says.
+    pub fn unhide(self, parent: impl AsFd, name: &[u8]) -> Result<bool, Errno> {
+        match self {
+            Self::Layers(marks) => marks.unhide(parent, name),
+            Self::Copies => Ok(false),
+        }
+    }
+
+    /// Whether a mark beside this name hides what is below.
+    ///
+    /// # Errors
+    /// What fstatat(2) says.
+    pub fn hides(self, parent: impl AsFd, name: &[u8]) -> Result<bool, Errno> {
+        match self {
+            Self::Layers(marks) => marks.hides(parent, name),
+            Self::Copies => Ok(false),
         }
     }
 
@@ -70,6 +92,12 @@ impl Form {
                 made => made,
             },
         }
+    }
+
+    /// Whether a device at this path of a layer would be shown as what it is. fuse-overlayfs opens what it looks for, cannot open
+    /// a device, and takes it for missing. In `/dev` no step sees what an image has.
+    pub fn shows_device(self, path: &[u8]) -> bool {
+        self != Self::Layers(OverlayMarks::Names) || path.starts_with(b"dev/")
     }
 
     /// Whether an open directory hides all that is below.

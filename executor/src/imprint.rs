@@ -19,7 +19,7 @@ use crate::{
     listing::{NodeKind, hash},
     mount::OverlayMarks,
     rootfs::{PathError, failed, join, lstat, names, open_beneath, permissions, shown, xattrs, xattrs_at},
-    whiteout::is_whiteout,
+    whiteout::{hidden_by, is_whiteout},
 };
 
 /// Name of the file beside `fs/` that holds what was taken of it.
@@ -124,6 +124,14 @@ fn walk(root: &OwnedFd) -> Result<Walked, ImprintError> {
         for name in names(&opened).map_err(failed("reading", &dir))? {
             let path = join(&dir, &name);
             let Some(stat) = lstat(&opened, &name).map_err(failed("reading", &path))? else { continue };
+            // No layer has such a file, so it can only be a mark.
+            if let Some(hidden) = hidden_by(&name, &stat) {
+                let hidden = hidden.map(|hidden| join(&dir, hidden));
+                let whiteout =
+                    |path| Entry { path, kind: EntryKind::Whiteout, metadata: Metadata::default() };
+                entries.extend(hidden.map(whiteout));
+                continue;
+            }
             let kind = match is_whiteout(&stat) {
                 true => EntryKind::Whiteout,
                 false => kind(&opened, &path, &stat)?,
@@ -175,7 +183,7 @@ fn directory(opened: &OwnedFd, path: &[u8]) -> Result<Vec<Entry>, PathError> {
     let xattrs = xattrs(opened).map_err(failed("reading attributes of", path))?;
     let metadata = Metadata { xattrs, ..metadata(&EntryKind::Directory, &stat) };
     let mut entries = vec![Entry { path: path.to_vec(), kind: EntryKind::Directory, metadata }];
-    for marks in [OverlayMarks::Trusted, OverlayMarks::User] {
+    for marks in [OverlayMarks::Trusted, OverlayMarks::User, OverlayMarks::Names] {
         let is_opaque = marks.is_opaque(opened).map_err(failed("reading attributes of", path))?;
         if is_opaque && entries.len() == 1 {
             let metadata = Metadata::default();

@@ -28,6 +28,7 @@ mod error;
 pub mod executor;
 pub mod form;
 pub mod fsck;
+mod fuse;
 pub mod gc;
 pub mod git;
 pub mod image;

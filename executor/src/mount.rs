@@ -3,6 +3,8 @@
 //! The options make the upper directory a self-contained record of what changed: no redirects, no metadata-only
 //! copies, no index, inode numbers left alone. Layers are handed over one by one (`lowerdir+`, Linux 6.8), so their
 //! number and the characters in their paths do not matter; older kernels take them as one string of descriptors.
+//!
+//! Where the kernel mounts none, a program may ([`crate::fuse`]): the marks on disk say who it is.
 
 use std::{
     os::fd::{AsRawFd, OwnedFd},
@@ -20,14 +22,17 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use crate::sandbox::sys;
+use crate::{
+    fuse::{self, Merged},
+    sandbox::sys,
+};
 
 /// `OVL_MAX_STACK` of the kernel, which says `EINVAL` to the next one.
 pub(crate) const MOST_LOWERS: usize = 500;
 
 /// A mount that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("overlay mount: {step} {}: {errno}", path.display())]
+#[error("overlay mount: {step} {}: {errno}{}", path.display(), aside(said))]
 pub struct MountError {
     /// The call that failed, `fsconfig lowerdir+`.
     pub step: &'static str,
@@ -35,6 +40,19 @@ pub struct MountError {
     pub path: PathBuf,
     /// What the kernel said.
     pub errno: Errno,
+    /// What the program said that merges, if it is one.
+    pub said: String,
+}
+
+impl MountError {
+    pub(crate) fn new(step: &'static str, path: &Path, errno: Errno) -> Self {
+        Self { step, path: path.to_path_buf(), errno, said: String::new() }
+    }
+}
+
+/// What somebody said, in parentheses.
+pub(crate) fn aside(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(" ({said})") }
 }
 
 /// Whose extended attributes overlay keeps its marks in.
@@ -44,6 +62,8 @@ pub enum OverlayMarks {
     Trusted,
     /// `user.overlay.*`: what a user namespace can write.
     User,
+    /// Files called `.wh.NAME`, in the place of attributes and devices: what fuse-overlayfs reads, which merges them.
+    Names,
 }
 
 /// What to merge.
@@ -80,7 +100,7 @@ pub fn overlay_mount(
     userxattr: bool,
 ) -> Result<OwnedFd, MountError> {
     let marks = if userxattr { OverlayMarks::User } else { OverlayMarks::Trusted };
-    mount_overlay(&Overlay { lowers, writable, marks, sync: OverlaySync::Honoured })
+    mount_by_kernel(&Overlay { lowers, writable, marks, sync: OverlaySync::Honoured })
 }
 
 /// Mounts an overlay: `nodev`, private, attached nowhere. Needs CAP_SYS_ADMIN over the mount namespace.
@@ -88,12 +108,19 @@ pub fn overlay_mount(
 /// # Errors
 /// The step that failed, with its errno: `EINVAL` at `fsconfig create` mostly means that the upper directory lies on an
 /// overlay or on a file system without the needed extended attributes.
-pub fn mount_overlay(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
+pub fn mount_overlay(overlay: &Overlay<'_>) -> Result<Merged, MountError> {
+    match overlay.marks {
+        OverlayMarks::Names => fuse::mount(overlay),
+        OverlayMarks::Trusted | OverlayMarks::User => mount_by_kernel(overlay).map(Merged::by_kernel),
+    }
+}
+
+fn mount_by_kernel(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
     if let [top, ..] = overlay.lowers
         && overlay.lowers.len() > MOST_LOWERS
     {
         let step = "there are more than the 500 layers that overlay can merge, below";
-        return Err(MountError { step, path: top.to_path_buf(), errno: Errno::TOOBIG });
+        return Err(MountError::new(step, top, Errno::TOOBIG));
     }
     // EINVAL is what an older kernel says to `lowerdir+`, and every kernel to a path of more than 255 bytes.
     mount_layer_by_layer(overlay).or_else(|error| match error.errno {
@@ -106,7 +133,7 @@ fn mount_layer_by_layer(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
     let top = overlay.lowers.first().copied().unwrap_or(Path::new(""));
     let failed = |step, path: &Path| {
         let path = path.to_path_buf();
-        move |errno| MountError { step, path, errno }
+        move |errno| MountError::new(step, &path, errno)
     };
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen", top))?;
     fsconfig_set_string(&context, "source", "overlay").map_err(failed("fsconfig source", top))?;
@@ -134,7 +161,7 @@ fn mount_layer_by_layer(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
 /// as the mount point without anybody seeing it, and a detached copy of the result.
 fn mount_as_one_string(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
     let top = overlay.lowers.first().copied().unwrap_or(Path::new(""));
-    let failed = |step| move |errno| MountError { step, path: top.to_path_buf(), errno };
+    let failed = |step| move |errno| MountError::new(step, top, errno);
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             sys::unshare(UnshareFlags::NEWNS | UnshareFlags::FS).map_err(failed("unshare"))?;
@@ -156,7 +183,7 @@ fn mount_as_one_string(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
 fn legacy_options(overlay: &Overlay<'_>, held: &mut Vec<OwnedFd>) -> Result<std::ffi::CString, MountError> {
     let mut by_descriptor = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let failed = |errno| MountError { step: "open", path: path.to_path_buf(), errno };
+        let failed = |errno| MountError::new("open", path, errno);
         let directory = open(path, flags, Mode::empty()).map_err(failed)?;
         let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
         held.push(directory);
@@ -220,7 +247,7 @@ mod tests {
         let bottom = make("bot,tom:\\", &[("a", "bottom"), ("b", "bottom")]);
         let top = make("top", &[("b", "top")]);
         let long = make(&"x".repeat(250), &[("c", "long")]);
-        for mount in [mount_layer_by_layer, mount_as_one_string, mount_overlay] {
+        for mount in [mount_layer_by_layer, mount_as_one_string, mount_by_kernel] {
             let (upper, work) = (make("upper", &[]), make("work", &[]));
             let lowers = [top.as_path(), &bottom, &long];
             let is_old_way = std::ptr::fn_addr_eq(mount, mount_layer_by_layer as fn(&Overlay<'_>) -> _);

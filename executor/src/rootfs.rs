@@ -29,7 +29,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use crate::view::open_in_root;
+use crate::{view::open_in_root, whiteout::is_overlay_xattr};
 
 /// Attributes of one file together may not be larger (RELIABILITY R20).
 const XATTRS_MAX: usize = 4 << 20;
@@ -146,10 +146,10 @@ pub fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// Whether an extended attribute is part of an image: `user.*`, `security.capability` and POSIX ACLs, but not what
-/// overlay keeps for itself.
+/// overlays keep for themselves.
 pub fn reaches_layer(name: &[u8]) -> bool {
     let ours: [&[u8]; 3] = [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
-    ours.contains(&name) || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+    ours.contains(&name) || (name.starts_with(b"user.") && !is_overlay_xattr(name))
 }
 
 /// Whether something of a kind can have an attribute that [reaches layers](reaches_layer): `user.*` is for files and

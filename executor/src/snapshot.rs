@@ -31,7 +31,7 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, DiffId, Layer, Snapshot, Tree, TreeDigest,
+    ContentDigest, DiffId, Entry, EntryKind, Layer, Snapshot, Tree, TreeDigest,
     fetch::Fetcher,
     store::{Store, StoreError},
 };
@@ -170,7 +170,7 @@ impl Snapshots {
         };
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
         let sync = OverlaySync::Honoured;
-        Ok(View::new(mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?))
+        Ok(View::of(mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?))
     }
 
     /// A place for a step to write on top of a snapshot.
@@ -206,6 +206,7 @@ impl Snapshots {
         if layer.is_empty() {
             return Ok(layer);
         }
+        changes.tree.entries().iter().try_for_each(|entry| self.refuse_unseen(entry))?;
         let below = self.top_meta(parent)?;
         let meta = Meta {
             layer: changes.tree.digest(),
@@ -223,6 +224,15 @@ impl Snapshots {
         self.store().write_atomic(&tree_file(&changes.tree.digest()), &changes.tree.to_bytes())?;
         self.store().rename_into(temp, &directory(self.store(), &parent.with(layer.clone()).digest()))?;
         Ok(layer)
+    }
+
+    /// Refuses a device that nobody would see.
+    fn refuse_unseen(&self, entry: &Entry) -> Result<(), SnapshotError> {
+        let is_device = matches!(entry.kind, EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. });
+        match is_device && !self.form.shows_device(&entry.path) {
+            true => Err(SnapshotError::Unseen { path: entry.path.clone() }),
+            false => Ok(()),
+        }
     }
 
     /// What a snapshot holds, to be looked up without writing the layers on top that are not on disk; `bases` says how the

@@ -186,12 +186,14 @@ impl Loose {
     fn parent(&mut self, names: &[&[u8]]) -> Result<Arc<Directory>, UnpackError> {
         let Self { walker, notes, form, .. } = self;
         let mut fresh = Vec::new();
-        let parent = walker.find_or_make(names, &mut |Made { path, replaced }| match replaced {
-            Replaced::Nothing => notes.remember(path, Known::Implied),
-            Replaced::Other | Replaced::Directory => {
-                fresh.push(path.clone());
-                notes.remember(path, Known::Listed(notes.stamp))
+        let parent = walker.find_or_make(names, &mut |Made { parent, name, replaced }| {
+            let path = parent.join(name);
+            let was_hidden = form.unhide(parent, name).map_err(UnpackError::at("make directory", &path))?;
+            if replaced == Replaced::Nothing && !was_hidden {
+                return notes.remember(path, Known::Implied);
             }
+            fresh.push(path.clone());
+            notes.remember(path, Known::Listed(notes.stamp))
         })?;
         for path in fresh {
             let failed = UnpackError::at("make directory", &path);
@@ -212,6 +214,7 @@ impl Loose {
     ) -> Result<T, UnpackError> {
         let path = parent.join(name);
         self.notes.forget(&path);
+        self.form.unhide(parent, name).map_err(UnpackError::at("make", &path))?;
         match make() {
             Err(Errno::EXIST) => {
                 self.walker.clear(parent, name)?;
@@ -219,6 +222,16 @@ impl Loose {
             }
             made => made.map_err(UnpackError::at("make", &path)),
         }
+    }
+
+    /// Takes a mark beside the place of something new away, and says whether there was one.
+    fn unhide(&mut self, parent: &Directory, name: &[u8]) -> Result<bool, UnpackError> {
+        let path = parent.join(name);
+        let was_hidden = self.form.unhide(parent, name).map_err(UnpackError::at("make", &path))?;
+        if was_hidden {
+            self.notes.forget(&path);
+        }
+        Ok(was_hidden)
     }
 
     fn place_root(&mut self, entry: &TarEntry) -> Result<(), UnpackError> {
@@ -258,7 +271,7 @@ impl Loose {
         let make = || mkdirat(parent, name, Mode::RWXU);
         let failed = UnpackError::at("make directory", &path);
         let replaces = match make() {
-            Ok(()) => false,
+            Ok(()) => self.unhide(parent, name)?,
             Err(Errno::EXIST) if is_directory(parent, name).map_err(&failed)? => false,
             Err(Errno::EXIST) => {
                 self.create(parent, name, make)?;
@@ -324,6 +337,12 @@ impl Loose {
         kind: FileType,
         (major, minor): (u32, u32),
     ) -> Result<(), UnpackError> {
+        if kind != FileType::Fifo && !self.form.shows_device(&parent.join(name)) {
+            return Err(UnpackError::refused(
+                &entry.path,
+                "fuse-overlayfs, which merges layers here, shows no devices",
+            ));
+        }
         let mode = Mode::RUSR | Mode::WUSR;
         let made =
             self.create(parent, name, || match mknodat(parent, name, kind, mode, makedev(major, minor)) {

@@ -17,15 +17,22 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
+use crate::fuse::{Merged, Merger};
+
 /// A read-only file system, detached from every mount tree: it is gone when this value is dropped.
 #[derive(Debug)]
 pub struct View {
-    root: OwnedFd,
+    root: Merged,
 }
 
 impl View {
-    /// Wraps the root directory of a mount that nobody else can reach.
+    /// Wraps the root directory of a mount that nobody else can reach, or one of the store's.
     pub fn new(root: OwnedFd) -> Self {
+        Self::of(Merged::by_kernel(root))
+    }
+
+    /// Wraps merged layers.
+    pub fn of(root: Merged) -> Self {
         Self { root }
     }
 
@@ -34,9 +41,11 @@ impl View {
         self.root.as_fd()
     }
 
-    /// Gives up the view and keeps its root.
+    /// Gives up the view and keeps its root. Who serves it, if somebody does, ends when that is closed.
     pub fn into_root(self) -> OwnedFd {
-        self.root
+        let (root, merger) = self.root.into_parts();
+        merger.into_iter().for_each(Merger::disown);
+        root
     }
 
     /// Opens a path, following links inside the root. `O_CLOEXEC` is added to the flags.

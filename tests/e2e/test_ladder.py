@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import unittest
 
+from overlaid import AS_IT_IS, WITH_DEVICE, on_overlay
 from support import Case, Layout, WATCHDOG
 
 # What a step can do on every rung, the one with a single id included; nothing of it says where it ran.
@@ -19,7 +20,7 @@ RUN mkdir -p /a/b && echo one > /a/b/c && ln /a/b/c /a/d && ln -s b/c /a/e && ch
 RUN rm /a/d && mv /a/b /a/g && echo more >> /etc/file && rm -r /a/e && mkdir /a/e
 RUN --network=none --mount=type=cache,target=/cache sleep 1000 & test -d /proc/self/fd && cat /proc/self/comm > /comm
 """
-COPIED = ", with copies for overlays"
+COPIED, FUSED = ", with copies for overlays", ", with fuse-overlayfs"
 SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
 OUTER_PROC, SHARED = ", with this machine's /proc", ", with this machine's /proc and processes"
 MASK = "mount -t tmpfs none /proc/fs && exec \"$@\""
@@ -37,18 +38,6 @@ def masked(user):
 def without_pid_namespaces(user):
     inside = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c", NO_PIDS, "sh"]
     return ["runuser", "-u", user, "--", *inside]
-
-
-def on_overlay(machine, store, user):
-    """The same machine with an overlay where the store will be, on which no other overlay can lie."""
-    parts = store.with_name(store.name + "-parts")
-    for name in ("lower", "upper", "work"):
-        (parts / name).mkdir(parents=True, exist_ok=True)
-    shutil.chown(parts / "upper", user, user)
-    (parts / "upper").chmod(0o700)
-    options = f"lowerdir={parts}/lower,upperdir={parts}/upper,workdir={parts}/work"
-    script = f"mkdir -p {store} && mount -t overlay none -o {options} {store} && exec \"$@\""
-    return ["unshare", "--mount", "--", "sh", "-c", script, "sh", *machine]
 
 
 def container(directory, *arguments, uid, **options):
@@ -99,6 +88,10 @@ def container_words(directory, *arguments, uid, path="", denied=(), granted=(), 
     return ["unshare", "--mount", "--", "sh", "-c", script]
 
 
+def as_user(user):
+    return [] if user == "root" else ["runuser", "-u", user, "--"]
+
+
 class Ladder(Case):
     def machine_of_root(self):
         """A machine on which root has subordinate ids; nothing of it stays."""
@@ -136,11 +129,16 @@ class Ladder(Case):
             "root-copied": (self.copying("root"), "root", (), "root" + COPIED),
             "sub-copied": (self.copying("sub", "lw-sub"), "lw-sub", (), SUBORDINATE + COPIED),
             "one-copied": (self.copying("one", "lw-one"), "lw-one", (), ONE + COPIED),
+            "root-fused": (self.merging("root"), "root", (), "root" + FUSED),
+            "sub-fused": (self.merging("sub", "lw-sub"), "lw-sub", (), SUBORDINATE + FUSED),
+            "one-fused": (self.merging("one", "lw-one"), "lw-one", (), ONE + FUSED),
         }
 
     def copying(self, name, user="root"):
-        machine = [] if user == "root" else ["runuser", "-u", user, "--"]
-        return on_overlay(machine, self.scratch / f"store-{name}-copied", user)
+        return on_overlay(as_user(user), self.scratch / f"store-{name}-copied", user)
+
+    def merging(self, name, user="root"):
+        return on_overlay(as_user(user), self.scratch / f"store-{name}-fused", user, WITH_DEVICE)
 
     def test_every_rung_gives_the_same_image_and_says_its_name(self):
         context = self.context(Dockerfile=DOCKERFILE, file="x\n")
@@ -171,6 +169,7 @@ class Ladder(Case):
             "masked": (masked("lw-sub"), "lw-sub", "mount /proc: ", "systempaths=unconfined"),
             "shared": (without_pid_namespaces("lw-sub"), "lw-sub", "unshare pid namespace: ", "user.max_pid_namespaces"),
             "root-copied": (self.copying("root"), "root", "overlay fsconfig upperdir: ", "let --root name"),
+            "root-fused": (self.merging("root"), "root", "overlay fsconfig upperdir: ", "let --root name"),
         }
         for name, (machine, user, refusal, remedy) in cases.items():
             done, image = self.on(machine, context, "--sandbox=strict", user=user, name=name, code=4)
@@ -292,12 +291,16 @@ class Ladder(Case):
         no_namespaces = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c",
                          "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin \"$@\"", "sh"]
         as_user = ["runuser", "-u", "lw-sub", "--"]
+        no_program = ["env", "PATH=/nothing"]
         for name, machine, told in (
                 ("no helpers", [*as_user, "env", "PATH=/nothing"], "install the package `uidmap`"),
                 ("no namespaces", [*as_user, *no_namespaces], "raise the sysctl user.max_user_namespaces (now 0)"),
                 ("masked", masked("lw-sub"), "procMount: Unmasked"),
                 ("no pid namespaces", without_pid_namespaces("lw-sub"), "raise the sysctl user.max_pid_namespaces"),
                 ("on an overlay", on_overlay([], self.scratch / "place", "root"), "let --root name a volume"),
+                ("no device", on_overlay(as_user, self.scratch / "place", "lw-sub", AS_IT_IS), "chmod 0666 /dev/fuse"),
+                ("no program", on_overlay(no_program, self.scratch / "place", "root"), "install the package `fuse-overlayfs`"),
+                ("a device", on_overlay(as_user, self.scratch / "place", "lw-sub", WITH_DEVICE), "/bin/fuse-overlayfs\n"),
                 ("one id", ["runuser", "-u", "lw-one", "--"], "usermod --add-subuids")):
             done = subprocess.run([*machine, *doctor], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
                                   timeout=WATCHDOG)

@@ -1,7 +1,7 @@
 """What a step sees and what it can break: the probes of executor/examples/probes as RUN steps, on every rung of the ladder.
 
 `testdata/probes/RUNG.txt` is what they find there, line by line (`UPDATE_EXPECT=1` writes it); docs/sandbox.md explains it. Where
-copies stand for overlays, steps find what they find on the same rung with overlays.
+copies or fuse-overlayfs stand for overlays, steps find what they find on the same rung with overlays.
 The canaries that a step must not find are first found by the same program outside of a sandbox, as the same user: so a probe
 that looks in the wrong place fails the test.
 """
@@ -21,6 +21,7 @@ import sys
 import unittest
 
 from locked import PROFILE
+from overlaid import WITH_DEVICE, WITHOUT_DEVICE
 from support import REPO, WATCHDOG, Case
 
 GOLDEN = REPO / "testdata" / "probes"
@@ -34,11 +35,14 @@ Rung = collections.namedtuple("Rung", "user options setup nested told")
 AS_IT_IS, MASKED = "true", "mount -t tmpfs none /proc/fs"
 # The store is on an overlay, on which no other overlay can lie; what it holds is in parts/upper.
 ON_OVERLAY = """cd {directory} && mkdir -p store parts/lower parts/work && install -d -m 700 -o {user} -g {user} parts/upper
-mount -t overlay none -o lowerdir=parts/lower,upperdir=parts/upper,workdir=parts/work store; cd /"""
+mount -t overlay none -o lowerdir=parts/lower,upperdir=parts/upper,workdir=parts/work store; cd /
+"""
+COPYING = ON_OVERLAY + WITHOUT_DEVICE
+FUSING = ON_OVERLAY + WITH_DEVICE.replace("{parts}", "{directory}/parts")
 NO_PIDS = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c",
            "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"", "sh"]
 SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
-COPIED = ", with copies for overlays"
+COPIED, FUSED = ", with copies for overlays", ", with fuse-overlayfs"
 RUNGS = {
     "root": Rung("root", (), AS_IT_IS, [], "root"),
     "userns": Rung("root", ("--sandbox=userns",), "mount --bind {subids} /etc/subuid && mount --bind {subids} /etc/subgid", [],
@@ -47,8 +51,10 @@ RUNGS = {
     "one": Rung("lw-one", (), AS_IT_IS, [], ONE),
     "masked": Rung("lw-sub", (), MASKED, [], SUBORDINATE + ", with this machine's /proc"),
     "shared": Rung("lw-sub", (), AS_IT_IS, NO_PIDS, SUBORDINATE + ", with this machine's /proc and processes"),
-    "root-copied": Rung("root", (), ON_OVERLAY, [], "root" + COPIED),
-    "sub-copied": Rung("lw-sub", (), ON_OVERLAY, [], SUBORDINATE + COPIED),
+    "root-copied": Rung("root", (), COPYING, [], "root" + COPIED),
+    "sub-copied": Rung("lw-sub", (), COPYING, [], SUBORDINATE + COPIED),
+    "root-fused": Rung("root", (), FUSING, [], "root" + FUSED),
+    "sub-fused": Rung("lw-sub", (), FUSING, [], SUBORDINATE + FUSED),
     "chroot": Rung("root", ("--sandbox=chroot",), AS_IT_IS, [], "chroot, without namespaces, mounts and /proc"),
 }
 # A machine of its own: processes, mounts, and somebody else of the same user. What it must not be able to do a step could
@@ -252,7 +258,10 @@ class Probes(Ground):
         self.assertGreaterEqual(len(found), 120)
         if os.uname().machine != "x86_64":
             return print("SKIPPED: the tables of probes, which name the system calls of x86_64")
-        alike = name.removesuffix("-copied")
+        alike = name.removesuffix("-copied").removesuffix("-fused")
+        if name.endswith("-fused"):
+            self.assertEqual(found["mount./"], "fuse rw,nodev")
+            found = {**found, "mount./": "overlay rw,nodev"}
         path = GOLDEN / f"{alike}.txt"
         text = "".join(f"{probe}\t{result}\n" for probe, result in sorted(found.items()))
         if os.environ.get("UPDATE_EXPECT") and alike == name:
@@ -369,7 +378,7 @@ def processes_with(marker):
 
 # By day as many processes as do not slow down others, and what takes seconds on one rung of each kind.
 CROWD = 500 if NIGHTLY else 40
-BY_DAY = list(RUNGS) if NIGHTLY else ["root", "shared", "sub-copied"]
+BY_DAY = list(RUNGS) if NIGHTLY else ["root", "shared", "sub-copied", "sub-fused"]
 
 # What a step leaves that wants to be hard to remove; `outside` is a directory of the host's, and what runs at the end moves
 # directories about as long as it can.

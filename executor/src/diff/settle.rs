@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     listing::NodeKind,
+    mount::OverlayMarks,
     rootfs::{PathError, failed, open_beneath, set_mtime, split},
-    whiteout::make_whiteout,
 };
 
 /// Settles an upper directory. `unchanged` are the paths in `found` that are not in the layer.
@@ -37,7 +37,11 @@ pub fn settle(
     unchanged: &BTreeSet<&[u8]>,
     timestamps: Timestamps,
 ) -> Result<(), PathError> {
-    let is_whole = matches!(kind, UpperKind::Copy(_));
+    let marks = match kind {
+        UpperKind::Overlay(marks) => Some(marks),
+        UpperKind::Copy(_) => None,
+    };
+    let is_whole = marks.is_none();
     // The time of what is in the layer.
     let kept = |stat: &Stat| match kept_time(stat.st_mtime, timestamps) {
         Some(seconds) => (seconds, 0),
@@ -47,7 +51,10 @@ pub fn settle(
     for (path, found) in found {
         let Found::Present(present) = found else { continue };
         match (&present.kind, &present.before) {
-            (None, before) => remove(root, path, !is_whole && before.is_some() && present.shows_lower)?,
+            (None, before) => {
+                let marks = marks.filter(|_| before.is_some() && present.shows_lower);
+                remove(root, path, marks)?;
+            }
             _ if !unchanged.contains(path.as_slice()) => {
                 if kept(&present.stat) != time(&present.stat) {
                     stamp(root, path, kept(&present.stat))?;
@@ -59,7 +66,7 @@ pub fn settle(
                 continue;
             }
             (_, Some(before)) if is_whole || !present.shows_lower => stamp(root, path, time(&before.stat))?,
-            _ => remove(root, path, false)?,
+            _ => remove(root, path, None)?,
         }
         disturbed.insert(split(path).0);
     }
@@ -110,13 +117,14 @@ fn time(stat: &Stat) -> (i64, u32) {
     (stat.st_mtime, stat.st_mtime_nsec as u32)
 }
 
-fn remove(root: &OwnedFd, path: &[u8], hides_lower: bool) -> Result<(), PathError> {
+/// Removes something; what stood there before is hidden by a mark, if one is given.
+fn remove(root: &OwnedFd, path: &[u8], mark: Option<OverlayMarks>) -> Result<(), PathError> {
     let name = split(path).1;
     let parent = parent(root, path).map_err(failed("opening the directory of", path))?;
     unlinkat(&parent, OsStr::from_bytes(name), AtFlags::empty()).map_err(failed("removing", path))?;
-    match hides_lower {
-        true => make_whiteout(&parent, name).map_err(failed("hiding", path)),
-        false => Ok(()),
+    match mark {
+        Some(marks) => marks.hide(&parent, name).map_err(failed("hiding", path)),
+        None => Ok(()),
     }
 }
 

@@ -16,11 +16,12 @@ use super::{Changed, DiffError, Lower, Upper, UpperKind, go_on};
 use crate::{
     copies::born,
     listing::NodeKind,
+    mount::OverlayMarks,
     rootfs::{
         PathError, failed, file_type, join, lstat, names, open_beneath, permissions, shown, split, xattrs,
         xattrs_at,
     },
-    whiteout::is_whiteout,
+    whiteout::{hidden_by, is_whiteout},
 };
 
 /// What an upper directory says about a path.
@@ -93,6 +94,9 @@ pub fn walk(
     Ok(walker.found)
 }
 
+/// Names in a directory.
+type Names = Vec<Vec<u8>>;
+
 struct Walker<'a> {
     root: &'a OwnedFd,
     upper: Upper<'a>,
@@ -111,7 +115,13 @@ impl Walker<'_> {
             false => None,
         };
         let hides = hides || self.is_opaque(&dir, &upper, lower.as_ref())?;
-        let upper_names = names(&upper).map_err(failed("reading", &dir))?;
+        let (upper_names, hidden) = self.names(&dir, &upper)?;
+        for name in hidden.iter().filter(|name| upper_names.binary_search(name).is_err()) {
+            let was_there = lower.as_ref().map(|lower| lstat(lower, name)).transpose();
+            if was_there.map_err(failed("reading", &dir))?.flatten().is_some() {
+                self.found.insert(join(&dir, name), Found::Gone);
+            }
+        }
         for name in &upper_names {
             go_on(self.cancel)?;
             let path = join(&dir, name);
@@ -148,6 +158,23 @@ impl Walker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The names in an upper directory, and those that marks beside their places hide.
+    fn names(&self, dir: &[u8], upper: &OwnedFd) -> Result<(Names, Names), PathError> {
+        let found = names(upper).map_err(failed("reading", dir))?;
+        if !matches!(self.upper.kind, UpperKind::Overlay(OverlayMarks::Names)) {
+            return Ok((found, Vec::new()));
+        }
+        let (mut names, mut hidden) = (Vec::new(), Vec::new());
+        for name in found {
+            let stat = lstat(upper, &name).map_err(failed("reading", dir))?;
+            match stat.and_then(|stat| hidden_by(&name, &stat)) {
+                Some(mark) => hidden.extend(mark.map(<[u8]>::to_vec)),
+                None => names.push(name),
+            }
+        }
+        Ok((names, hidden))
     }
 
     /// Whether nothing of the directory below shows through: of a copy, whether it is another directory.

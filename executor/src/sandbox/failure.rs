@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::{
-    mount::MountError,
+    mount::{MountError, aside},
     sandbox::{SandboxError, wire::Report},
 };
 
@@ -70,7 +70,7 @@ impl<T> NameStep<T> for io::Result<T> {
 impl<T> NameStep<T> for Result<T, MountError> {
     fn step(self, name: &str) -> Result<T, Failure> {
         self.map_err(|error| {
-            let message = format!("{}: {}", error.path.display(), error.errno);
+            let message = format!("{}: {}{}", error.path.display(), error.errno, aside(&error.said));
             Failure { errno: Some(error.errno), ..Failure::new(&format!("{name} {}", error.step), message) }
         })
     }

@@ -1,8 +1,9 @@
 //! Whether the kernel merges layers where the store lies, found out by mounting: it refuses on an overlay, on file systems
-//! without attributes, in a user namespace before Linux 5.11, and wherever nothing may be mounted. There every file system is a
-//! copy ([`crate::copies`]).
+//! without attributes, in a user namespace before Linux 5.11, and wherever nothing may be mounted. There fuse-overlayfs merges
+//! them, where it is installed and may serve ([`crate::fuse`]); else every file system is a copy ([`crate::copies`]).
 //!
-//! A store is of one form, that of its first snapshot: [`MARKER`] lies in one of copies.
+//! A store is of one form, that of its first snapshot: [`MARKER`] lies in one of copies, [`FUSED`] in one whose layers
+//! fuse-overlayfs reads.
 
 use std::{
     fs,
@@ -11,12 +12,13 @@ use std::{
 
 use oci::store::{Store, StoreError};
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{AtFlags, Mode, OFlags, open, openat, unlinkat},
     io::Errno,
 };
 
 use crate::{
-    mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    fuse::{self, Merged},
+    mount::{Overlay, OverlayMarks, OverlaySync, aside, mount_overlay},
     sandbox::{
         Mode as Rungs, Root, SandboxError,
         failure::{Failure, NameStep},
@@ -27,6 +29,12 @@ use crate::{
 
 /// The file in a store that says that its snapshots are copies.
 pub const MARKER: &str = "copies";
+
+/// The file in a store that says that its layers are marked for fuse-overlayfs.
+const FUSED: &str = "fuse-overlayfs";
+
+/// Why it cannot go on where fuse-overlayfs does not work any more.
+const BEGUN_WITH_FUSE: &str = "this store was begun with fuse-overlayfs, which does not work now";
 
 /// Why there are copies where the kernel mounts an overlay, and what would change that.
 const BEGUN_WITH_COPIES: &str = "this store was begun where overlay was refused, and holds copies";
@@ -50,6 +58,9 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
         return settle_chroot(footing, store);
     }
     let merged = Settled { footing: Footing { files: Files::Merged, ..footing }, note: None };
+    if store.root().join(FUSED).exists() {
+        return settle_fused(footing, store, mode);
+    }
     let is_marked = store.root().join(MARKER).exists();
     if !is_marked && holds_snapshots(store)? {
         return Ok(merged);
@@ -67,17 +78,49 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
     if mode == Rungs::Strict {
         return Err(refusal.into());
     }
-    if !is_marked {
-        store.write_atomic(Path::new(MARKER), b"")?;
+    if is_marked {
+        return Ok(copied(footing, &with_hint(&refusal)));
     }
-    let hint = refusal.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-    Ok(copied(footing, &format!("{refusal}{hint}")))
+    match try_fuse(store.temp_dir("fuse")?.path())? {
+        None => {
+            store.write_atomic(Path::new(FUSED), b"")?;
+            Ok(fused(footing))
+        }
+        Some(lack) => {
+            store.write_atomic(Path::new(MARKER), b"")?;
+            Ok(copied(footing, &format!("{}; and {}", with_hint(&refusal), with_hint(&lack))))
+        }
+    }
+}
+
+/// A store that was begun with fuse-overlayfs goes on with it, also where the kernel would merge by now.
+fn settle_fused(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, SettleError> {
+    if mode == Rungs::Strict {
+        let message = "this store was begun with fuse-overlayfs";
+        return Err(SandboxError::step("overlay", message, Some(BEGIN_ANEW.to_owned())).into());
+    }
+    match try_fuse(store.temp_dir("fuse")?.path())? {
+        None => Ok(fused(footing)),
+        Some(lack) => {
+            let message = format!("{BEGUN_WITH_FUSE}: {lack}");
+            let lift = lack.hint().map(|hint| format!("{hint}; or ")).unwrap_or_default();
+            Err(SandboxError::step("fuse-overlayfs", &message, Some(format!("{lift}{BEGIN_ANEW}"))).into())
+        }
+    }
+}
+
+fn fused(footing: Footing) -> Settled {
+    Settled { footing: Footing { files: Files::Fused, ..footing }, note: None }
+}
+
+fn with_hint(error: &SandboxError) -> String {
+    format!("{error}{}", error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default())
 }
 
 /// A chroot has nothing but copies, and a store that holds overlays' layers has none.
 fn settle_chroot(footing: Footing, store: &Store) -> Result<Settled, SettleError> {
     if !store.root().join(MARKER).exists() {
-        if holds_snapshots(store)? {
+        if store.root().join(FUSED).exists() || holds_snapshots(store)? {
             let message = "this store was begun with overlays, and a chroot takes copies";
             return Err(SandboxError::step("chroot", message, Some(BEGIN_ANEW.to_owned())).into());
         }
@@ -143,11 +186,56 @@ fn overlay_with_marks(directory: &Path, rung: Rung) -> Result<(), Failure> {
     marks.mark_opaque(&lower).step("mark an opaque directory")
 }
 
+/// Has fuse-overlayfs merge something in an empty directory: writes, reads, removes, and looks at what is left of it; gives what
+/// is missing, if anything is.
+///
+/// # Errors
+/// It failed for another reason: no room, no descriptors.
+pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> {
+    let place = |name: &str| directory.join(name);
+    let (lower, upper, work) = (place("lower"), place("upper"), place("work"));
+    let made = [&lower, &upper, &work].into_iter().try_for_each(fs::create_dir);
+    made.and_then(|()| fs::write(lower.join("gone"), ""))
+        .map_err(|error| SandboxError::io("write to the store", &error))?;
+    let (marks, sync) = (OverlayMarks::Names, OverlaySync::Ignored);
+    let overlay = Overlay { lowers: &[&lower], writable: Some((&upper, &work)), marks, sync };
+    let merged = match mount_overlay(&overlay) {
+        Ok(merged) => merged,
+        Err(error) => {
+            let message = format!("{}: {}{}", error.path.display(), error.errno, aside(&error.said));
+            return Ok(Some(SandboxError::refused(error.step, message, Some(error.errno))));
+        }
+    };
+    let worked = write_and_remove(&merged).map_err(|errno| SandboxError::errno("fuse write", errno));
+    let closed = fuse::close(merged, &upper, &[lower])
+        .map_err(|error| SandboxError::step("fuse close", &error.to_string(), None));
+    if let Err(error) = worked.and(closed) {
+        return Ok(Some(error));
+    }
+    let is_there = fs::read(upper.join("made")).is_ok_and(|made| made == b"made");
+    match is_there && upper.join(".wh.gone").exists() && !upper.join("gone").exists() {
+        true => Ok(None),
+        false => Ok(Some(SandboxError::step("fuse close", "what was written is not there", None))),
+    }
+}
+
+fn write_and_remove(root: &Merged) -> Result<(), Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(root, "made", flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::io::write(&file, b"made")?;
+    let mut back = [0; 8];
+    let length = rustix::io::pread(&file, &mut back, 0)?;
+    if &back[..length] != b"made" {
+        return Err(Errno::IO);
+    }
+    unlinkat(root, "gone", AtFlags::empty())
+}
+
 /// The root file system of a trial: what is in `lower` of a directory that has `upper` and `work` as well.
 pub fn trial_root(footing: Footing, directory: &Path) -> Root {
     let place = |name: &str| -> PathBuf { directory.join(name) };
     match footing.files {
-        Files::Merged => {
+        Files::Merged | Files::Fused => {
             Root::Overlay { lowers: vec![place("lower")], upper: place("upper"), work: place("work") }
         }
         Files::Copied if footing.rung == Rung::Chroot => {

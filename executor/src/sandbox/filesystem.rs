@@ -19,12 +19,13 @@ use rustix::{
 };
 
 use crate::{
+    fuse::Merged,
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{
         devices,
         failure::{Failure, NameStep},
         mounts::{self, Opened},
-        plan::{Access, Hidden, Locked, Processes, ProvidedFile, Root, Rung, SandboxPlan, Security},
+        plan::{Access, Hidden, Locked, Processes, ProvidedFile, Root, SandboxPlan, Security},
         stubs::{Kind, Stubs},
         sys,
     },
@@ -46,8 +47,7 @@ const READ_ONLY_FILE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
 
 /// Mounts the root file system, attached nowhere yet. Device nodes in it cannot be opened: an image or a step could
 /// have made one of a disk.
-pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
-    let marks = OverlayMarks::from(rung);
+pub fn mount_root(root: &Root, marks: OverlayMarks) -> Result<Merged, Failure> {
     match root {
         Root::Overlay { lowers, upper, work } => {
             let lowers: Vec<_> = lowers.iter().map(|lower| lower.as_path()).collect();
@@ -60,7 +60,7 @@ pub fn mount_root(root: &Root, rung: Rung) -> Result<OwnedFd, Failure> {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let clone = open_tree(CWD, directory, flags).step("open root directory")?;
             sys::restrict_mount(&clone, MountAttrFlags::MOUNT_ATTR_NODEV).step("forbid devices")?;
-            Ok(clone)
+            Ok(Merged::by_kernel(clone))
         }
         Root::Chroot { .. } => Err(Failure::new("open root directory", "a chroot is not mounted")),
     }

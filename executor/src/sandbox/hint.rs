@@ -143,6 +143,11 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
              --security-opt systempaths=unconfined, Kubernetes: procMount: Unmasked)"
                 .to_owned()
         }
+        "fuse find" => "install the package `fuse-overlayfs`".to_owned(),
+        "fuse open" if refused => {
+            "let this user open /dev/fuse: `chmod 0666 /dev/fuse`, `--device /dev/fuse` of a container".to_owned()
+        }
+        "fuse open" => "let there be /dev/fuse: `modprobe fuse`, `--device /dev/fuse` of a container".to_owned(),
         step if step.starts_with("overlay") => match errno {
             Some(Errno::INVAL) => {
                 "overlay cannot lie on an overlay; let --root name a volume, a tmpfs or a disk's file system".to_owned()
@@ -210,6 +215,10 @@ mod tests {
             ),
             ("write /proc/self/uid_map", Errno::PERM, &container, Some("capabilities.add: [SETFCAP]")),
             ("unshare pid namespace", Errno::NOSPC, &plain, Some("user.max_pid_namespaces")),
+            ("fuse find", Errno::NOENT, &plain, Some("the package `fuse-overlayfs`")),
+            ("fuse open", Errno::ACCESS, &plain, Some("chmod 0666 /dev/fuse")),
+            ("fuse open", Errno::NOENT, &plain, Some("modprobe fuse")),
+            ("fuse mount", Errno::INVAL, &plain, None),
             ("mount /proc", Errno::PERM, &plain, Some("systempaths=unconfined")),
             ("overlay fsconfig create", Errno::INVAL, &plain, Some("--root")),
             ("overlay fsconfig create", Errno::NOSPC, &plain, None),

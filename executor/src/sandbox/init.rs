@@ -33,6 +33,7 @@ use rustix::{
     thread::{UnshareFlags, set_no_new_privs},
 };
 
+use crate::fuse;
 use crate::sandbox::{
     cgroups::StepGroup,
     chroot::Covers,
@@ -42,6 +43,7 @@ use crate::sandbox::{
     isolated::Stack,
     kin::Kin,
     lacking,
+    mergers::Mergers,
     mounts::{self, Opened},
     plan::{Access, Naming, Network, Processes, Root, SandboxPlan, Stdio},
     probe, stdio,
@@ -141,7 +143,7 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     let stack = Stack::start(control, plan)?;
     // After that, for whoever keeps the network would hold it open as long as the step runs.
     let handed = receive_handed(control, plan.stdio)?;
-    let (place, changes) = Place::prepare(plan)?;
+    let (place, changes, mut mergers) = Place::prepare(plan)?;
     let (life, held_while_alive) = pipe().step("make life pipe")?;
     let kin = match plan.processes {
         Processes::Own | Processes::OuterProc => {
@@ -155,6 +157,7 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
         Fork::Child => {
             drop((held_while_alive, changes));
             stack.into_iter().for_each(Stack::disown);
+            mergers.disown();
             run_inner(control, &life, Ground { place, group, handed }, plan)
         }
         Fork::Parent(pid) => pid,
@@ -162,25 +165,35 @@ fn in_namespace(control: &UnixStream, plan: &SandboxPlan, group: Option<&StepGro
     drop((life, place, handed));
     close_streams().step("close output")?;
     let keeper = stack.as_ref().map(|stack| stack.keeper);
-    let ended = wait_for_init(inner_init, keeper, held_while_alive).step("wait for init")?;
+    let ended = wait_for_init(inner_init, keeper, &mut mergers, held_while_alive).step("wait for init")?;
     drop(stack);
     if let Some(kin) = kin {
-        kin.end_all().step("end what is left")?;
+        kin.end_all(&mergers.processes()).step("end what is left")?;
     }
-    changes.undo(plan)?;
+    let undone = changes.undo(plan);
+    // Who merges tells better why nothing could be undone than what came of trying.
+    mergers.close(plan)?;
+    undone?;
     match ended.terminating_signal() {
         Some(signal) => Err(Failure::new("wait for init", format!("ended by signal {signal}"))),
         None => Ok(()),
     }
 }
 
-/// Waits for the inner init, and ends it when its network ends; whoever kept that has said why.
-fn wait_for_init(inner: Pid, keeper: Option<Pid>, held_while_alive: PipeWriter) -> Result<WaitStatus, Errno> {
+/// Waits for the inner init, and ends it when its network ends, or a file system of it; whoever kept that has said why, or
+/// will.
+fn wait_for_init(
+    inner: Pid,
+    keeper: Option<Pid>,
+    mergers: &mut Mergers,
+    held_while_alive: PipeWriter,
+) -> Result<WaitStatus, Errno> {
     let mut lifeline = Some(held_while_alive);
     loop {
         match retry_on_intr(|| wait(WaitOptions::empty()))? {
             Some((pid, status)) if pid == inner => return Ok(status),
             Some((pid, _)) if Some(pid) == keeper => drop(lifeline.take()),
+            Some((pid, status)) if mergers.note_end(pid, status) => drop(lifeline.take()),
             // An orphan that we have adopted.
             Some(_) | None => {}
         }
@@ -225,18 +238,20 @@ enum Changes {
 }
 
 impl<'a> Place<'a> {
-    fn prepare(plan: &'a SandboxPlan) -> Result<(Self, Changes), Failure> {
+    fn prepare(plan: &'a SandboxPlan) -> Result<(Self, Changes, Mergers), Failure> {
         if let Root::Chroot { directory, aside } = &plan.root {
             // As the plan has it for the command; the domains of the inits take it as well.
             set_no_new_privs(true).step("forbid new privileges")?;
             let covers = Covers::lay(directory, aside, &plan.files)?;
             let root = fcntl_dupfd_cloexec(covers.root(), 3).step("open root directory")?;
-            return Ok((Self::Directory(root), Changes::Covers(covers)));
+            return Ok((Self::Directory(root), Changes::Covers(covers), Mergers::default()));
         }
-        let root = filesystem::mount_root(&plan.root, plan.rung)?;
-        let opened = mounts::open_sources(&plan.mounts, plan.rung)?;
+        fuse::let_it_be(plan.merger.as_deref());
+        let (root, merger) = filesystem::mount_root(&plan.root, plan.marks())?.into_parts();
+        let (opened, others) = mounts::open_sources(&plan.mounts, plan.marks())?;
+        let mergers = Mergers::of_root(&root, merger)?.and(others);
         let (stubs, receiver) = stubs::channel().step("make stub channel")?;
-        Ok((Self::Mounted { root, opened, stubs }, Changes::Stubs(receiver)))
+        Ok((Self::Mounted { root, opened, stubs }, Changes::Stubs(receiver), mergers))
     }
 }
 
@@ -290,7 +305,7 @@ fn inner(
         Processes::Shared => {
             let kin = Kin::gather()?;
             let ran = run_command(control, life, ground, plan);
-            kin.end_all().step("end what is left")?;
+            kin.end_all(&[]).step("end what is left")?;
             ran
         }
     }

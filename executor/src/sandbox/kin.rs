@@ -5,14 +5,14 @@
 //! kernel sends such a one while nobody can fork, so no step begins processes faster than they are ended.
 
 use std::{
-    io,
+    fs, io,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use rustix::{
     io::Errno,
-    process::{Signal, WaitOptions, getpid, set_child_subreaper, wait},
+    process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, wait},
 };
 
 use crate::sandbox::{
@@ -43,17 +43,18 @@ impl Kin {
         Ok(Self { _gathered: () })
     }
 
-    /// Ends all of it, and waits for it.
+    /// Ends all of it, and waits for it. `strangers` are children that are not of it, and stay.
     ///
     /// # Errors
     /// A process does not end.
-    pub fn end_all(&self) -> io::Result<()> {
+    pub fn end_all(&self, strangers: &[Pid]) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             sys::signal_all_others(Signal::KILL);
             loop {
                 match wait(WaitOptions::NOHANG) {
                     Ok(Some(_)) | Err(Errno::INTR) => {}
+                    Ok(None) if !strangers.is_empty() && !has_other_children(strangers)? => return Ok(()),
                     Ok(None) => break,
                     Err(Errno::CHILD) => return Ok(()),
                     Err(errno) => return Err(errno.into()),
@@ -66,5 +67,38 @@ impl Kin {
             }
             sleep(PAUSE);
         }
+    }
+}
+
+/// Whether this process has other children than these.
+fn has_other_children(known: &[Pid]) -> io::Result<bool> {
+    let us = getpid().as_raw_nonzero().get();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        // One that has ended meanwhile is nobody's child.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
+        if parent_in(&stat) == Some(us) && !known.contains(&process) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The parent in what `/proc/PID/stat` says: behind the name, which can hold anything, and the state.
+fn parent_in(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_stands_behind_the_name() {
+        assert_eq!(parent_in("12 (a) b) S 7 12 12 0"), Some(7));
+        assert_eq!(parent_in(""), None);
     }
 }

@@ -32,6 +32,7 @@ mod isolated;
 mod kin;
 mod lacking;
 mod lines;
+mod mergers;
 mod mounts;
 mod netlink;
 mod network;

@@ -17,11 +17,12 @@ use rustix::{
 };
 
 use crate::{
+    fuse::{Merged, Merger},
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{
         failure::{Failure, NameStep},
         filesystem::{NODE, Staging, attach, attach_over, new_file_system},
-        plan::{Access, FileTree, MountSource, PlannedMount, Rung},
+        plan::{Access, FileTree, MountSource, PlannedMount},
         stubs::{Kind, Stubs},
         sys,
     },
@@ -40,25 +41,35 @@ pub struct Opened<'a> {
 }
 
 /// Opens what the mounts show, in the builder's mount namespace.
-pub fn open_sources(mounts: &[PlannedMount], rung: Rung) -> Result<Vec<Opened<'_>>, Failure> {
-    let open = |mount| match open_source(mount, rung) {
-        Ok(tree) => Ok(Opened { mount, tree }),
-        Err(failure) => Err(failure),
-    };
-    mounts.iter().map(open).collect()
+pub fn open_sources(
+    mounts: &[PlannedMount],
+    marks: OverlayMarks,
+) -> Result<(Vec<Opened<'_>>, Vec<Merger>), Failure> {
+    let (mut opened, mut mergers) = (Vec::new(), Vec::new());
+    for mount in mounts {
+        let (tree, merger) = open_source(mount, marks)?.map(Merged::into_parts).unzip();
+        opened.push(Opened { mount, tree });
+        mergers.extend(merger.flatten());
+    }
+    Ok((opened, mergers))
 }
 
-fn open_source(mount: &PlannedMount, rung: Rung) -> Result<Option<OwnedFd>, Failure> {
+fn open_source(mount: &PlannedMount, marks: OverlayMarks) -> Result<Option<Merged>, Failure> {
     let name = format!("open what is mounted at {}", mount.target);
-    let place = |path: &Path| clone(path).step(&format!("{name} ({})", path.display()));
+    let place =
+        |path: &Path| clone(path).map(Merged::by_kernel).step(&format!("{name} ({})", path.display()));
     let tree = match &mount.source {
         MountSource::Tmpfs { .. } | MountSource::Secret { .. } => return Ok(None),
         MountSource::Socket(path) | MountSource::Device(path) => place(path)?,
-        MountSource::Host { path, .. } => whole(path).step(&format!("{name} ({})", path.display()))?,
+        MountSource::Host { path, .. } => {
+            whole(path).map(Merged::by_kernel).step(&format!("{name} ({})", path.display()))?
+        }
         MountSource::Files { tree: FileTree::Place(path), .. } => place(path)?,
-        MountSource::Files { tree: FileTree::Merged(lowers), .. } => merge(lowers, None, rung).step(&name)?,
+        MountSource::Files { tree: FileTree::Merged(lowers), .. } => {
+            merge(lowers, None, marks).step(&name)?
+        }
         MountSource::Files { tree: FileTree::Scratch { lowers, upper, work }, .. } => {
-            merge(lowers, Some((upper, work)), rung).step(&name)?
+            merge(lowers, Some((upper, work)), marks).step(&name)?
         }
     };
     Ok(Some(tree))
@@ -78,12 +89,12 @@ fn whole(path: &Path) -> Result<OwnedFd, Errno> {
 fn merge(
     lowers: &[PathBuf],
     writable: Option<(&PathBuf, &PathBuf)>,
-    rung: Rung,
-) -> Result<OwnedFd, crate::mount::MountError> {
+    marks: OverlayMarks,
+) -> Result<Merged, crate::mount::MountError> {
     let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
     let writable = writable.map(|(upper, work)| (upper.as_path(), work.as_path()));
     let sync = if writable.is_some() { OverlaySync::Ignored } else { OverlaySync::Honoured };
-    mount_overlay(&Overlay { lowers: &lowers, writable, marks: OverlayMarks::from(rung), sync })
+    mount_overlay(&Overlay { lowers: &lowers, writable, marks, sync })
 }
 
 /// Attaches all of them below the root; what lies there is covered.

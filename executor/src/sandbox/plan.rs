@@ -13,12 +13,15 @@ mod mounts;
 mod names;
 mod security;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use solver::op::{self, Relaxation};
 
-use crate::sandbox::network::Connection;
+use crate::{fuse, mount::OverlayMarks, sandbox::network::Connection};
 
 use chroot::beyond_chroot;
 pub use chroot::refuse_beyond_chroot;
@@ -40,6 +43,8 @@ pub use security::{Capability, Hidden, Keyring, Locked, Need, Nesting, Scope, Se
 pub struct SandboxPlan {
     /// Whose ids the builder has.
     pub rung: Rung,
+    /// The program that merges layers, where the kernel does not.
+    pub merger: Option<PathBuf>,
     /// The root file system.
     pub root: Root,
     /// Files that are there while the step runs and in no layer.
@@ -200,7 +205,8 @@ impl SandboxPlan {
     /// The operation asks for something that no process can be given, or for ids the rung does not have.
     pub fn new(inputs: PlanInputs<'_>) -> Result<SandboxPlan, PlanError> {
         let exec = inputs.exec;
-        let Footing { rung, processes, relaxed, .. } = inputs.footing;
+        let Footing { rung, processes, relaxed, files } = inputs.footing;
+        let merger = fuse::program().filter(|_| files == Files::Fused);
         let relaxed = relaxed.and(exec.relaxed);
         if rung == Rung::Chroot
             && let Some(what) = beyond_chroot(exec, &inputs.mounts).into_iter().next()
@@ -215,6 +221,7 @@ impl SandboxPlan {
         env.retain(|(name, _)| !inputs.secret_env.iter().any(|(secret, _)| secret == name));
         Ok(SandboxPlan {
             rung,
+            merger: merger.map(Path::to_owned),
             root: inputs.root,
             files: provided_files(exec, &inputs.connection)?,
             mounts: checked_mounts(inputs.mounts, rung)?,
@@ -236,6 +243,14 @@ impl SandboxPlan {
             stdio: Stdio::Logged,
             root_access: Access::Write,
         })
+    }
+
+    /// How its layers are marked.
+    pub fn marks(&self) -> OverlayMarks {
+        match self.merger {
+            Some(_) => OverlayMarks::Names,
+            None => self.rung.into(),
+        }
     }
 
     /// The same for a command that somebody watches and may answer.

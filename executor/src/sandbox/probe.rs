@@ -9,15 +9,18 @@ use rustix::{io::Errno, process::geteuid, system::uname};
 use serde::{Deserialize, Serialize};
 use solver::{Cancel, op::Relaxations};
 
-use crate::sandbox::{
-    Exit, Files, Footing, Processes, Rung, SandboxError, SandboxPlan,
-    cgroups::{self, Cgroups},
-    emulation,
-    enter::{self, Mode, enter_builder},
-    files, network,
-    plan::{Network, OPEN_FILES_HARD},
-    run, sys,
-    wire::{Call, Report},
+use crate::{
+    fuse,
+    sandbox::{
+        Exit, Files, Footing, Processes, Rung, SandboxError, SandboxPlan,
+        cgroups::{self, Cgroups},
+        emulation,
+        enter::{self, Mode, enter_builder},
+        files, network,
+        plan::{Network, OPEN_FILES_HARD},
+        run, sys,
+        wire::{Call, Report},
+    },
 };
 
 /// What [`Rung::Chroot`] is called in the table.
@@ -90,7 +93,7 @@ pub fn probe(store: &Path) -> Vec<Probe> {
         ("Landlock scopes", landlock()),
         ("open files", open_files(enter::too_few_open_files())),
         ("cgroups", control_groups(cgroups::of_this_process())),
-        ("fuse-overlayfs", fuse_overlayfs()),
+        (fuse::NAME, fuse_overlayfs(&trials)),
     ];
     probes.extend(machine.map(|(name, outcome)| Probe { name: name.to_owned(), outcome }));
     let best = trials.iter().find(|trial| trial.result.is_ok());
@@ -279,13 +282,13 @@ fn attempt_step(mode: Mode, store: &Path, network: Network) -> Result<Report, Sa
     let directory = store.join(format!("probe-{}", std::process::id()));
     let tried = try_step(entered.footing, &directory, network);
     let removed = fs::remove_dir_all(&directory);
-    let (footing, refusal, exit) = tried?;
+    let (footing, refusals, exit) = tried?;
     match exit {
         Exit::NotExecuted { code: 127, .. } => {}
         other => return Err(SandboxError::InitDied(format!("a command that is not there: {other:?}"))),
     }
     removed.map_err(|error| SandboxError::io("clean the store", &error))?;
-    Ok(Report::Entered(footing, entered.id_map, entered.refusal.into_iter().chain(refusal).collect()))
+    Ok(Report::Entered(footing, entered.id_map, entered.refusal.into_iter().chain(refusals).collect()))
 }
 
 /// A step of a refusal, and its number.
@@ -295,36 +298,47 @@ fn try_step(
     footing: Footing,
     directory: &Path,
     network: Network,
-) -> Result<(Footing, Option<Refusal>, Exit), SandboxError> {
-    let (footing, refusal) = with_files(footing, directory)?;
+) -> Result<(Footing, Vec<Refusal>, Exit), SandboxError> {
+    let (footing, refusals) = with_files(footing, directory)?;
     let trial = directory.join("step");
     let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(trial.join(name)));
     made.map_err(|error| SandboxError::io("write to the store", &error))?;
     let plan = SandboxPlan::bare("/nothing", footing, files::trial_root(footing, &trial))
         .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
     let exit = super::run(&SandboxPlan { network, ..plan }, &|_, _| {}, &Cancel::default())?;
-    Ok((footing, refusal, exit))
+    Ok((footing, refusals, exit))
 }
 
 /// The footing with what the kernel says to overlays below a directory, which is made.
-fn with_files(footing: Footing, directory: &Path) -> Result<(Footing, Option<Refusal>), SandboxError> {
+fn with_files(footing: Footing, directory: &Path) -> Result<(Footing, Vec<Refusal>), SandboxError> {
     if footing.rung == Rung::Chroot {
         let made = fs::create_dir_all(directory);
         made.map_err(|error| SandboxError::io("write to the store", &error))?;
-        return Ok((footing, None));
+        return Ok((footing, Vec::new()));
     }
     let trial = directory.join("overlay");
     fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
     Ok(match files::try_overlay(&trial, footing.rung)? {
-        None => (footing, None),
-        Some(error) => {
-            let refusal = match error {
-                SandboxError::Step { step, errno: Some(errno), .. } => Some((step, errno.raw_os_error())),
-                _ => None,
-            };
-            (Footing { files: Files::Copied, ..footing }, refusal)
+        None => (footing, Vec::new()),
+        Some(overlay) => {
+            let trial = directory.join("fuse");
+            fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
+            let fuse = files::try_fuse(&trial)?;
+            let files = if fuse.is_some() { Files::Copied } else { Files::Fused };
+            let refusals = [Some(overlay), fuse].into_iter().flatten().filter_map(refusal);
+            (Footing { files, ..footing }, refusals.collect())
         }
     })
+}
+
+/// What is told of a refusal.
+fn refusal(error: SandboxError) -> Option<Refusal> {
+    match error {
+        SandboxError::Step { step, errno, .. } => {
+            Some((step, errno.map_or(Errno::IO, |errno| errno).raw_os_error()))
+        }
+        SandboxError::InitDied(_) | SandboxError::Cancelled => None,
+    }
 }
 
 /// A feature works when a rung that uses it does, and else is to blame for a failure at its own step only.
@@ -391,18 +405,17 @@ fn control_groups(found: Cgroups) -> Outcome {
     }
 }
 
-/// Not used; worth knowing where overlay is refused.
-fn fuse_overlayfs() -> Outcome {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|directory| directory.join("fuse-overlayfs"))
-        .find(|path| path.is_file());
-    match found {
-        None => Outcome::NotNeeded("not installed, and not used".to_owned()),
-        Some(_) if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() => {
-            Outcome::NotNeeded("installed, but /dev/fuse cannot be opened; not used".to_owned())
-        }
-        Some(program) => Outcome::NotNeeded(format!("{}; not used", program.display())),
+/// Who merges layers where the kernel refuses.
+fn fuse_overlayfs(trials: &[Trial]) -> Outcome {
+    let Some(Reached { footing, refusals, .. }) = trials.iter().find_map(|trial| trial.result.as_ref().ok())
+    else {
+        return Outcome::NotNeeded("not reached".to_owned());
+    };
+    let program = || fuse::program().map(|program| program.display().to_string()).unwrap_or_default();
+    match (footing.files, refusals.iter().find(|refusal| of_step(refusal, "fuse"))) {
+        (Files::Fused, _) => Outcome::Works(program()),
+        (Files::Copied, Some(refusal)) => Outcome::of(refusal),
+        (Files::Merged | Files::Copied, _) => Outcome::NotNeeded("not needed: overlay works".to_owned()),
     }
 }
 

@@ -72,6 +72,36 @@ pub fn end_with_us(command: &mut std::process::Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// Has a program run in a mount namespace of its own, in which the directory it starts in, and all below, opens no device.
+///
+/// # Errors
+/// The path has a NUL.
+pub fn start_without_devices(
+    command: &mut std::process::Command,
+    directory: &std::path::Path,
+) -> Result<(), Errno> {
+    use rustix::{
+        fs::CWD,
+        mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree},
+    };
+    use std::os::unix::{ffi::OsStrExt, process::CommandExt};
+    let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    let cover = move || {
+        unshare(UnshareFlags::NEWNS)?;
+        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let cover = open_tree(CWD, directory.as_c_str(), flags)?;
+        restrict_mount(&cover, MountAttrFlags::MOUNT_ATTR_NODEV)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&cover, c"", CWD, directory.as_c_str(), flags)?;
+        Ok(rustix::process::chdir(directory.as_c_str())?)
+    };
+    // SAFETY: between fork and exec only system calls are made: no allocation, no lock.
+    unsafe { command.pre_exec(cover) };
+    Ok(())
+}
+
 /// Gives the calling thread, which must be the only one for some of them, namespaces of its own.
 ///
 /// # Errors

@@ -13,7 +13,8 @@ use oci::{
 
 use super::PullError;
 use crate::{
-    catalogue::CatalogueError, copy::CopyError, imprint::ImprintError, mount::MountError, unpack::UnpackError,
+    catalogue::CatalogueError, copy::CopyError, fuse::CloseError, imprint::ImprintError, mount::MountError,
+    rootfs::shown, unpack::UnpackError,
 };
 
 /// Why a snapshot could not be had or made.
@@ -43,6 +44,18 @@ pub enum SnapshotError {
         #[source]
         source: CatalogueError,
     },
+    /// A device that nobody would see.
+    #[error(
+        "fuse-overlayfs, which merges layers here, does not show the device /{} to later steps",
+        shown(path)
+    )]
+    Unseen {
+        /// Where it is.
+        path: Vec<u8>,
+    },
+    /// What a step has written may not all be there.
+    #[error(transparent)]
+    Close(#[from] CloseError),
     /// A layer of a base image could not be completed.
     #[error("cannot unpack layer {blob} of the base image")]
     Settle {

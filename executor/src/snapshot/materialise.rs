@@ -44,6 +44,7 @@ use crate::{
     rootfs::{failed, lstat, open_beneath, set_mode, shown, split},
     tarball::TarReader,
     unpack::copy_metadata,
+    view::View,
 };
 
 /// Where the bytes of a layer are.
@@ -236,22 +237,22 @@ fn brought(tree: &Tree) -> BTreeSet<ContentDigest> {
 struct Merged<'a> {
     lowers: &'a [PathBuf],
     form: Form,
-    view: OnceLock<OwnedFd>,
+    view: OnceLock<View>,
 }
 
 impl Merged<'_> {
-    fn root(&self) -> Result<Option<&OwnedFd>, SnapshotError> {
+    fn root(&self) -> Result<Option<&View>, SnapshotError> {
         if let Some(view) = self.view.get() {
             return Ok(Some(view));
         }
         let view = match self.lowers {
             [] => return Ok(None),
-            [one] => open_directory(one)?,
+            [one] => View::new(open_directory(one)?),
             lowers => {
                 let Form::Layers(marks) = self.form else { unreachable!("a copy stands for all below it") };
                 let lowers: Vec<_> = lowers.iter().map(PathBuf::as_path).collect();
                 let sync = OverlaySync::Honoured;
-                mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?
+                View::of(mount_overlay(&Overlay { lowers: &lowers, writable: None, marks, sync })?)
             }
         };
         Ok(Some(self.view.get_or_init(|| view)))
@@ -310,6 +311,7 @@ impl Writer<'_> {
 
     /// Makes what is neither a regular file nor another name of one.
     fn place(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
+        self.snapshots.refuse_unseen(entry)?;
         let path = entry.path.as_slice();
         let has_whiteout = || self.tree.at(path).iter().any(|entry| entry.kind == EntryKind::Whiteout);
         match &entry.kind {

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     copy::CopyError,
     diff::UpperKind,
     form::Form,
+    fuse::{self, Merged},
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{FileTree, Root, Rung},
     unpack::copy_metadata,
@@ -125,14 +125,24 @@ impl Writable {
     ///
     /// # Errors
     /// The mount fails.
-    pub fn mount(&self) -> Result<OwnedFd, SnapshotError> {
-        let Written::Above(marks) = self.written else { return open_directory(&self.upper()) };
+    pub fn mount(&self) -> Result<Merged, SnapshotError> {
+        let Written::Above(marks) = self.written else {
+            return open_directory(&self.upper()).map(Merged::by_kernel);
+        };
         let lowers: Vec<&Path> = self.lowers.iter().map(PathBuf::as_path).collect();
         let (upper, work) = (self.upper(), self.work());
         let writable = Some((upper.as_path(), work.as_path()));
         // The store is made durable as a whole before a build says that it is done.
         let sync = OverlaySync::Ignored;
         Ok(mount_overlay(&Overlay { lowers: &lowers, writable, marks, sync })?)
+    }
+
+    /// Ends what [`Writable::mount`] gave, when all has been written.
+    ///
+    /// # Errors
+    /// What was written may not all be there.
+    pub fn unmount(&self, mounted: Merged) -> Result<(), SnapshotError> {
+        Ok(fuse::close(mounted, &self.upper(), &self.lowers)?)
     }
 
     /// What becomes a snapshot's directory.

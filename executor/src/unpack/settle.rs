@@ -15,7 +15,13 @@ use super::{
     place::{open_directory, timestamps},
     walk::Walker,
 };
-use crate::{form::Form, listing::Owners, rootfs::open_beneath, snapshot::Stamp, whiteout::is_overlay_xattr};
+use crate::{
+    form::Form,
+    listing::Owners,
+    rootfs::{open_beneath, split},
+    snapshot::Stamp,
+    whiteout::is_overlay_xattr,
+};
 
 /// One layer's directory over those of the layers below.
 ///
@@ -66,6 +72,9 @@ impl<'a> Stack<'a> {
             return Ok(());
         }
         let parent = self.own.open(parent).map_err(&failed)?;
+        if self.form.unhide(&parent, name).map_err(&failed)? {
+            return Ok(());
+        }
         unlinkat(&parent, name, AtFlags::empty()).map_err(failed)
     }
 
@@ -157,12 +166,23 @@ impl<'a> Stack<'a> {
                         break;
                     }
                 }
+                Err(Errno::NOENT) if self.hides(&self.lowers[*layer], path)? => break,
                 Err(Errno::NOENT) => {}
                 Err(Errno::NOTDIR | Errno::LOOP) => break,
                 Err(errno) => return Err(errno),
             }
         }
         Ok(shining)
+    }
+
+    /// Whether a layer has a mark beside the place of this path.
+    fn hides(&self, layer: &OwnedFd, path: &[u8]) -> Result<bool, Errno> {
+        let (parent, name) = split(path);
+        match open_below(layer, parent) {
+            Ok(parent) => self.form.hides(parent, name),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
     }
 }
 
@@ -185,7 +205,7 @@ fn look_up(layer: impl AsFd, path: &[u8], form: Form) -> Result<Seen, Errno> {
     for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
         match open_directory(&here, name) {
             Ok(directory) => here = directory,
-            Err(Errno::NOENT) if !opaque => return Ok(Seen::Nothing),
+            Err(Errno::NOENT) if !opaque && !form.hides(&here, name)? => return Ok(Seen::Nothing),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Seen::Hidden),
             Err(errno) => return Err(errno),
         }

@@ -64,9 +64,11 @@ pub(super) enum Replaced {
 }
 
 /// Something that had to be made on the way, which the archive did not list (yet).
-pub(super) struct Made {
-    /// Its path without links.
-    pub(super) path: Vec<u8>,
+pub(super) struct Made<'a> {
+    /// Where; its path has no links.
+    pub(super) parent: &'a Directory,
+    /// Its name there.
+    pub(super) name: &'a [u8],
     /// What was there before.
     pub(super) replaced: Replaced,
 }
@@ -102,7 +104,7 @@ impl Walker {
     pub(super) fn find_or_make(
         &mut self,
         names: &[&[u8]],
-        made: &mut dyn FnMut(Made) -> Result<(), UnpackError>,
+        made: &mut dyn FnMut(Made<'_>) -> Result<(), UnpackError>,
     ) -> Result<Arc<Directory>, UnpackError> {
         self.resolve(names, Some(made))
     }
@@ -196,7 +198,7 @@ impl Walker {
         };
         let replaced = self.clear(parent, name)?;
         mkdirat(parent, name, Mode::RWXU).map_err(UnpackError::at("make directory", &path))?;
-        made(Made { path, replaced })
+        made(Made { parent, name, replaced })
     }
 }
 
@@ -228,4 +230,4 @@ fn step(here: &Directory, name: &[u8]) -> Result<Step, Errno> {
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-type OnMade<'a> = Option<&'a mut dyn FnMut(Made) -> Result<(), UnpackError>>;
+type OnMade<'a> = Option<&'a mut dyn FnMut(Made<'_>) -> Result<(), UnpackError>>;

@@ -51,6 +51,8 @@ pub enum Files {
     /// The kernel merges layers.
     #[default]
     Merged,
+    /// fuse-overlayfs does, where the kernel refuses.
+    Fused,
     /// It is a copy of the one before, and all of it is looked at afterwards.
     Copied,
 }
@@ -79,6 +81,7 @@ impl std::fmt::Display for Footing {
             })?;
             f.write_str(match self.files {
                 Files::Merged => "",
+                Files::Fused => ", with fuse-overlayfs",
                 Files::Copied => ", with copies for overlays",
             })?;
         }
