@@ -242,6 +242,9 @@ impl Failure {
             Self::Export(error) => export_code(error),
             Self::Found { source, .. } => found_code(source),
             Self::Assemble(AssembleError::Seal(error)) if error.is_the_builds_own() => BUILD,
+            Self::Assemble(AssembleError::Seal(error)) if let SealError::Origin { source, .. } = &**error => {
+                kind_code(source.kind)
+            }
             Self::Assemble(AssembleError::Seal(error)) if caused_by_registry(&**error) => REGISTRY,
             Self::Store(_)
             | Self::Fsck(_)
@@ -290,6 +293,9 @@ impl Failure {
             Self::Care(error) => error.hint(),
             Self::Seal(error) if lacks_room(error) => Some(MAKE_ROOM),
             Self::Assemble(AssembleError::Seal(error)) if lacks_room(error) => Some(MAKE_ROOM),
+            Self::Assemble(AssembleError::Seal(error)) if let SealError::Origin { source, .. } = &**error => {
+                source.hint.as_deref()
+            }
             _ if mend::damage(self).is_some() => Some(mend::HINT),
             _ => None,
         }

@@ -12,7 +12,12 @@ use std::{
 
 use oci::{ContentDigest, FileSource, LayerContents, Tree, TreeDigest};
 
-use crate::listing::{ListError, Listing, NodeKind, Opened};
+use solver::StepFailure;
+
+use crate::{
+    git::GitError,
+    listing::{ListError, Listing, NodeKind, Opened},
+};
 
 /// The layers of this process whose files are elsewhere. Cheap to clone.
 #[derive(Clone, Default)]
@@ -101,6 +106,10 @@ impl FileSource for Files {
             Ok(Opened::Bytes(bytes)) => Ok(Box::new(bytes)),
             Ok(Opened::Inline(bytes)) => Ok(Box::new(Cursor::new(bytes.to_vec()))),
             Err(ListError::Path(error)) => Err(error.source),
+            // No file of a work tree has changed: a repository lacks an object.
+            Err(ListError::Git(error)) if !matches!(*error, GitError::WorkTree { .. }) => {
+                Err(io::Error::other(StepFailure::from(*error)))
+            }
             Err(error) => Err(io::Error::other(error)),
         }
     }

@@ -36,7 +36,7 @@ use oci::{
     store::{Store, StoreError, sealed::SealedRecord},
     tree::TreeError,
 };
-use solver::{Cancel, Event};
+use solver::{Cancel, Event, StepFailure};
 
 use self::work::Work;
 use crate::{
@@ -118,6 +118,15 @@ pub enum SealError {
     Changed {
         /// The file, by its path in the image.
         path: Vec<u8>,
+    },
+    /// A file cannot be had where its step took it from, which is not because it has changed.
+    #[error("cannot read {:?} for its layer", String::from_utf8_lossy(path))]
+    Origin {
+        /// The file, by its path in the image.
+        path: Vec<u8>,
+        /// Why not, and what to do about it.
+        #[source]
+        source: Box<StepFailure>,
     },
     /// The lock of a layer cannot be had.
     #[error("cannot lock {}", path.display())]

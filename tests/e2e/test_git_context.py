@@ -175,6 +175,20 @@ class FromCommits(Case):
         done = self.run_layerwright("build", "--git", "HEAD", top, root=self.machine(), code=4)
         self.assertIn("the blob", done.stderr)
 
+    def test_a_blob_that_is_gone_is_named_with_its_path_and_what_to_do(self):
+        top = self.repository(Dockerfile="FROM busybox\nCOPY a /a/\n", a__one="1", a__two="2")
+        name = git(top, "rev-parse", "HEAD:a/two")
+        self.build(top, "--git", "HEAD", name="before")
+        # What it holds is known, so that nobody misses it before the layer is packed, or written.
+        self.forget(top, "a/two")
+        for dockerfile in ("FROM busybox\nCOPY a /b/\n", "FROM busybox\nCOPY a /b/\nRUN cat /b/two\n"):
+            (top / "Dockerfile").write_text(dockerfile)
+            git(top, "commit", "-q", "-m", "x", "Dockerfile")
+            done = self.run_layerwright("build", "--git", "HEAD", "-o", f"type=oci,dest={self.scratch}/x.tar", top, code=4)
+            self.assertRegex(done.stderr, f'the blob {name}, "a/two" of the commit, is not in the repository .*/\\.git')
+            self.assertRegex(done.stderr, r"hint: .* fetch --refetch --no-filter; .* fsck ")
+            self.assertNotIn("changed", done.stderr)
+
     def test_files_of_lfs_are_named_where_they_are_not_here(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY . /x/\n", _DOT_gitattributes="*.bin filter=lfs\n", other="1")
         large = b"large" * 1000

@@ -5,6 +5,8 @@ use std::{error::Error, path::PathBuf};
 use gix::ObjectId;
 use solver::{FailureKind, StepFailure};
 
+use crate::rootfs::shown;
+
 /// What went wrong below.
 pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
@@ -56,22 +58,26 @@ pub enum GitError {
         commit: ObjectId,
     },
     /// An object that is not there.
-    #[error("{what} {id} is not in the repository {}", repository.display())]
+    #[error("{what} {id}{} is not in the repository {}", of(path), repository.display())]
     Missing {
         /// `the blob`
         what: &'static str,
         /// Its id.
         id: ObjectId,
+        /// What the commit has it for, where that is known.
+        path: Option<String>,
         /// The repository's directory.
         repository: PathBuf,
     },
     /// An object that is not what it is called, or cannot be read.
-    #[error("{what} {id} of {} is damaged", repository.display())]
+    #[error("{what} {id}{} in the repository {} is damaged", of(path), repository.display())]
     Damaged {
         /// `the blob`
         what: &'static str,
         /// Its id.
         id: ObjectId,
+        /// What the commit has it for, where that is known.
+        path: Option<String>,
         /// The repository's directory.
         repository: PathBuf,
         /// How.
@@ -158,6 +164,14 @@ pub enum GitError {
 }
 
 impl GitError {
+    /// The same of an object that the commit has for this path.
+    pub(super) fn at(mut self, place: &[u8]) -> Self {
+        if let Self::Missing { path, .. } | Self::Damaged { path, .. } = &mut self {
+            path.get_or_insert_with(|| shown(place));
+        }
+        self
+    }
+
     /// Whose fault it is.
     pub fn blame(&self) -> FailureKind {
         match self {
@@ -189,8 +203,8 @@ impl GitError {
                 Some("no git puts one there: ask whose repository it is, or clone it and build the clone".to_owned())
             }
             Self::Missing { repository, .. } => Some(format!(
-                "nothing is fetched for --git: in a partial or shallow clone get it with git first: git -C {} fetch \
-                 --refetch --no-filter",
+                "nothing is fetched for --git: in a partial or shallow clone get it with git first: git -C {0} fetch \
+                 --refetch --no-filter; in any other, git -C {0} fsck tells what else is gone",
                 repository.display()
             )),
             Self::Damaged { repository, .. } => {
@@ -217,6 +231,11 @@ impl GitError {
             | Self::NotCheckedOut { .. } => None,
         }
     }
+}
+
+/// What an object is of.
+fn of(path: &Option<String>) -> String {
+    path.as_ref().map(|path| format!(", {path:?} of the commit,")).unwrap_or_default()
 }
 
 fn files(count: usize) -> String {

@@ -238,7 +238,7 @@ impl Repository {
         match found.map_err(|error| damaged(error.into()))? {
             None => {
                 let (what, repository) = (what(kind), self.directory().to_owned());
-                return Err(GitError::Missing { what, id: *id, repository });
+                return Err(GitError::Missing { what, id: *id, path: None, repository });
             }
             Some(found) if found != kind => return Err(damaged(format!("it is a {found}").into())),
             Some(_) => {}
@@ -265,7 +265,8 @@ impl Repository {
     }
 
     pub(super) fn damaged(&self, id: &ObjectId, kind: Kind, source: Cause) -> GitError {
-        GitError::Damaged { what: what(kind), id: *id, repository: self.directory().to_owned(), source }
+        let repository = self.directory().to_owned();
+        GitError::Damaged { what: what(kind), id: *id, path: None, repository, source }
     }
 
     /// What a person may have meant, else what there is.

@@ -298,10 +298,10 @@ impl CommitTree {
             let bytes = FileBytes::Large(directory.over()?.open(&directory.place(&name))?);
             return Ok(Some(CommitFile { id, bytes, pointer: None }));
         };
-        if let Some(file) = directory.repository.large(&id)? {
+        if let Some(file) = directory.repository.large(&id).map_err(|error| error.at(path))? {
             return Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Large(file), pointer: None }));
         }
-        let bytes = directory.repository.object(&id, Kind::Blob)?;
+        let bytes = directory.repository.object(&id, Kind::Blob).map_err(|error| error.at(path))?;
         let pointer = match Pointer::parse(&bytes) {
             Some(pointer) if directory.uses_lfs()? => pointer,
             // Where it is used the same blob is another file, so it is not remembered what this one holds.
@@ -341,7 +341,7 @@ impl Entry {
     /// Its blob cannot be read, or is no path.
     pub fn target(&self, directory: &Directory, path: &[u8]) -> Result<Vec<u8>, GitError> {
         let target = match &self.id {
-            Some(id) => directory.repository.object(id, Kind::Blob)?,
+            Some(id) => directory.repository.object(id, Kind::Blob).map_err(|error| error.at(path))?,
             None => directory.over()?.target(&directory.place(&self.name))?,
         };
         match target.is_empty() || target.len() >= PATH_MAX || target.contains(&0) {
@@ -403,7 +403,10 @@ fn child(names: &Names, parent: &Directory, name: &[u8]) -> Result<Option<Direct
 fn open(names: &Names, place: Place) -> Result<Directory, GitError> {
     let Place { repository, commit, path, tree, over } = place;
     let entries = match &tree {
-        Some(tree) => entries(&repository.object(tree, Kind::Tree)?, tree, &path)?,
+        Some(tree) => {
+            let bytes = repository.object(tree, Kind::Tree).map_err(|error| error.at(&path))?;
+            entries(&bytes, tree, &path)?
+        }
         None => Vec::new(),
     };
     if names.read.fetch_add(entries.len(), Ordering::Relaxed) + entries.len() > names.most {

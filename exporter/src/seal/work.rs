@@ -20,7 +20,7 @@ use oci::{
     },
 };
 use rustix::io::Errno;
-use solver::Event;
+use solver::{Event, StepFailure};
 
 use super::{Built, SealError, SealOptions, SealedLayer, Shared, progress::Progress, read_tree, turn::turn};
 use crate::{
@@ -273,6 +273,10 @@ impl<'a> Work<'a> {
     /// What it means for the layer that its tar could not be written.
     fn explained(&self, error: LayerError, files: &Files) -> SealError {
         let Built { tree, chain } = self.job;
+        let error = match told_by_origin(error) {
+            Ok(told) => return told,
+            Err(error) => error,
+        };
         let (path, what) = match &error {
             LayerError::Archive(ArchiveError::Changed { path, what }) => (path.clone(), (*what).to_owned()),
             LayerError::Archive(ArchiveError::Read { path, source }) if is_gone(source) => {
@@ -293,6 +297,17 @@ impl<'a> Work<'a> {
                 }
             }
         }
+    }
+}
+
+/// What whoever has the file has said, if it has said more than the system does.
+fn told_by_origin(error: LayerError) -> Result<SealError, LayerError> {
+    match error {
+        LayerError::Archive(ArchiveError::Read { path, source }) => match source.downcast::<StepFailure>() {
+            Ok(failure) => Ok(SealError::Origin { path, source: Box::new(failure) }),
+            Err(source) => Err(ArchiveError::Read { path, source }.into()),
+        },
+        error => Err(error),
     }
 }
 
