@@ -27,7 +27,7 @@ use executor::{
     ContextOrigin, ImageResolver, Retry, Secrets,
     agents::Agents,
     context::{CommitContext, ContextDirectory, ContextError, ContextModes, DEFAULT_IGNORE_FILE, IgnoreFile},
-    git::{Called, GitError},
+    git::{Commit, GitError},
     listing::ListError,
     remote::{Fetched, FetchedFiles, Received, RemoteOptions, Remotes, UnpackedContext},
 };
@@ -373,8 +373,8 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
             let opened = places.commit.clone().expect("a commit is opened where it is asked for");
             let opened = place::clean(opened, commit, &places.dockerfile, &outside.cancel);
             let opened = opened.map_err(|error| Failure::remote(error.into()))?;
-            let Called { sha, time, is_dirty, .. } = opened.called();
-            let built = BuiltFrom { sha, time, is_dirty };
+            let Commit { id, time, .. } = opened.commit();
+            let built = BuiltFrom { sha: id.to_string(), time, is_dirty: opened.is_dirty() };
             let (place, name) = (ContextPlace::Commit(opened), commit.revision.clone());
             Ok(Arrived { place, name, foreign: true, dockerfile: None, commit: Some(built), held: None })
         }

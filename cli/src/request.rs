@@ -54,6 +54,7 @@ use crate::{
         annotation,
         call::{Call, CallSpec},
         context::{CommitSpec, ContextSpec, FilesSource, NamedContextSpec, NamedSource},
+        tag::TagSpec,
     },
 };
 
@@ -243,7 +244,9 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let places = places(&args, &build_args)?;
     let platforms = platforms(&args.platforms, environment)?;
     let progress = progress_mode(args.progress, args.quiet, environment)?;
-    let called = places.commit.as_ref().map(Revision::called);
+    // Who asks for no name has none looked up.
+    let asks = args.tags.iter().any(|tag| matches!(tag, TagSpec::Template(_)));
+    let called = places.commit.as_ref().filter(|_| asks).map(Revision::called);
     let tags = commit::tags(&args.tags, called.as_ref())?;
     let wanted = wanted_outputs(&args, &tags, call, platforms.len(), progress)?;
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use gix::{
@@ -38,6 +38,8 @@ pub struct Repository {
     objects: Vec<PathBuf>,
     /// Who brings what is lacking.
     supplied: Option<Supplied>,
+    /// The commit that was checked out when somebody first asked.
+    head: OnceLock<Option<ObjectId>>,
 }
 
 /// A commit.
@@ -112,7 +114,7 @@ impl Repository {
             .config_overrides(limits);
         let shared = gix::ThreadSafeRepository::open_opts(git_dir, options);
         let shared = shared.map_err(|error| failed(error.into()))?;
-        Ok(Self { shared, idle: Mutex::default(), work_tree, objects, supplied: None })
+        Ok(Self { shared, idle: Mutex::default(), work_tree, objects, supplied: None, head: OnceLock::new() })
     }
 
     /// The same one, of which one commit is read, with somebody who brings the blobs that are not there.
@@ -165,6 +167,9 @@ impl Repository {
 
     /// What a whole hash, or the name of a reference, stands for, without a search among objects.
     fn named(&self, revision: &str) -> Option<ObjectId> {
+        if revision == "HEAD" {
+            return self.head();
+        }
         if revision.bytes().any(|byte| b"^~@:{}".contains(&byte)) {
             return None;
         }
@@ -197,7 +202,7 @@ impl Repository {
 
     /// The commit that is checked out, where there is one.
     pub fn head(&self) -> Option<ObjectId> {
-        self.with(|repository| repository.head_id().ok().map(gix::Id::detach))
+        *self.head.get_or_init(|| self.with(|repository| repository.head_id().ok().map(gix::Id::detach)))
     }
 
     /// The index; an empty one where there is none.

@@ -11,7 +11,8 @@ use std::{
 use solver::Cancel;
 
 use super::{
-    CommitTerrain, CommitTree, FileBytes, GitError, Repository, known::Known, overlay::Overlay, status,
+    Commit, CommitTerrain, CommitTree, FileBytes, GitError, Repository, known::Known, overlay::Overlay,
+    status,
 };
 use crate::{
     listing::{
@@ -141,6 +142,11 @@ impl Revision {
     /// Whether files of the work tree are laid over those of the commit.
     pub fn is_dirty(&self) -> bool {
         self.is_dirty
+    }
+
+    /// The commit.
+    pub fn commit(&self) -> Commit {
+        self.top.commit()
     }
 
     /// All that the commit holds.
