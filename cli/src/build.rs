@@ -13,13 +13,13 @@ use executor::{
     sandbox::{Footing, Group, refuse_beyond_chroot},
 };
 use exporter::{
-    LoadHelper, SealAhead, Sealer, Tools, Uploads,
+    LoadHelper, SealAhead, Sealer, Tools,
     cache::{BuildEnd, InlineKeys},
 };
 use oci::{Snapshot, TreeDigest};
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
-    Caches, Cancel, Event, Executed, Executor, Graph, Step, StepFailure, Vertex, op,
+    Caches, Cancel, Event, Executed, Executor, FailureKind, Graph, Step, StepFailure, Vertex, op,
     plan::{self, PlanError, Planned},
     schedule::SolveError,
 };
@@ -38,7 +38,7 @@ use crate::{
     depfile,
     failure::Failure,
     history::BuildId,
-    inputs::{BuiltFrom, Inputs, Outside, Source},
+    inputs::{BuiltFrom, Clean, Inputs, Outside, Source},
     progress::Delivered,
     report,
     request::BuildRequest,
@@ -116,7 +116,8 @@ pub fn build(
     let inline = request.caches.inline;
     let inline = inline.then(|| InlineKeys::new(&planned.graph, fetcher.clone(), Arc::clone(events)).into());
     let commit = inputs.context.commit.as_ref();
-    let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending, commit };
+    let clean = &inputs.clean;
+    let making = Making { sealers: &sealers, filling: &filling, inline, sending: &sending, commit, clean };
     let made = make(request, epoch, &planned.graph, &executor, surroundings, &making);
     if made.is_err() {
         sending.uploads.give_up();
@@ -149,12 +150,27 @@ struct Making<'a> {
     sending: &'a Sending<'a>,
     /// What is built, where it is a commit.
     commit: Option<&'a BuiltFrom>,
+    /// Whether it may be.
+    clean: &'a Clean,
 }
 
-/// An executor that lets uploads begin when it is certain that something runs: before any step does.
+/// An executor that lets uploads begin when it is certain that something runs: before any step does. Until the work tree is
+/// known to be clean, nothing is.
 struct Announcing<'a> {
     executor: &'a LocalExecutor,
-    uploads: &'a Uploads,
+    sending: &'a Sending<'a>,
+    clean: &'a Clean,
+}
+
+impl Announcing<'_> {
+    /// Whether anything may be run or written. Where not, all ends: why is told by whoever has asked for the build.
+    fn may_begin(&self) -> bool {
+        let is_clean = self.clean.is_clean();
+        if !is_clean {
+            self.sending.stop.request();
+        }
+        is_clean
+    }
 }
 
 impl Executor for Announcing<'_> {
@@ -172,16 +188,24 @@ impl Executor for Announcing<'_> {
     }
 
     fn check(&self, vertex: &Vertex) -> Result<(), StepFailure> {
-        self.uploads.begin();
+        if !self.may_begin() {
+            return Ok(());
+        }
+        self.sending.uploads.begin();
         self.executor.check(vertex)
     }
 
     fn prepare(&self, step: Step<'_>) {
-        self.executor.prepare(step);
+        if self.may_begin() {
+            self.executor.prepare(step);
+        }
     }
 
     fn execute(&self, step: Step<'_>) -> Result<Executed, StepFailure> {
-        self.executor.execute(step)
+        match self.may_begin() {
+            true => self.executor.execute(step),
+            false => Err(StepFailure::new(FailureKind::Cancelled, "cancelled")),
+        }
     }
 }
 
@@ -233,12 +257,14 @@ fn make(
     making: &Making<'_>,
 ) -> Result<Made, Failure> {
     let Surroundings { id, events, caches, .. } = surroundings;
-    let Making { sealers, filling, inline, sending, commit } = making;
+    let Making { sealers, filling, inline, sending, commit, clean } = making;
     let store = executor.snapshots().store();
     let cache = LocalCache::new(Arc::clone(store), Arc::clone(events)).believing(caches.words().clone());
     let options = solve_options(request, id);
     let ahead = SealAhead::new(sealers, graph);
+    let announcing = Announcing { executor, sending, clean };
     let told = |event| match event {
+        Event::Settled(..) if !announcing.may_begin() => {}
         settled @ Event::Settled(..) => {
             ahead.take(&settled);
             filling.take(&settled);
@@ -255,10 +281,9 @@ fn make(
         bulletin: filling.bulletin(),
         clock: &|| caches.clock(),
     };
-    let executor = Announcing { executor, uploads: &sending.uploads };
-    let images = solver::schedule::solve(graph, &executor, &caches, &options, &told, &sending.stop);
+    let images = solver::schedule::solve(graph, &announcing, &caches, &options, &told, &sending.stop);
     let refused = |error| sending.take_refusal().map_or_else(|| solve_failure(graph, error), Failure::from);
-    let images = images.map_err(refused);
+    let images = clean.unless_refused(images.map_err(refused));
     let made = images.and_then(|images| {
         let assembled = assemble_all(request, epoch, *commit, &images, sealers, inline.as_ref())?;
         Ok(Made { images, assembled })

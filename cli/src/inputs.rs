@@ -4,6 +4,7 @@
 //! after everything in [`crate::request`], so that no mistake in a flag costs a download. Contexts that are not needed
 //! for this, the named ones, are fetched by the executor when a step looks at them.
 
+mod clean;
 mod dockerfile;
 mod place;
 mod source;
@@ -11,6 +12,7 @@ mod stdin;
 mod text;
 mod waiting;
 
+pub use clean::Clean;
 pub use dockerfile::ignore_file_here;
 pub use place::{ContextPlace, opened};
 pub use stdin::Stdin;
@@ -61,6 +63,8 @@ pub struct Inputs {
     pub named: BTreeMap<String, ContextOrigin>,
     /// The Dockerfile and the ignore files, as far as they lie on this machine.
     pub read_here: Vec<PathBuf>,
+    /// Whether the work tree is as the commit that is built: to be waited for before anything is run, written or sent.
+    pub clean: Clean,
 }
 
 /// The files of the main context.
@@ -299,6 +303,12 @@ impl Outside {
 /// # Errors
 /// Something is not there, is no text, or cannot be fetched.
 pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<Inputs, Failure> {
+    let clean = Clean::begin(places, &outside.cancel)?;
+    let read = read(places, outside, stdin, &clean);
+    if read.is_err() { clean.unless_refused(read) } else { read }
+}
+
+fn read(places: &Places, outside: &Outside, stdin: &mut dyn Read, clean: &Clean) -> Result<Inputs, Failure> {
     let named = named(places)?;
     let found = dockerfile::outside_of_context(places, outside, stdin)?;
     let arrived = main_context(places, outside, stdin)?;
@@ -312,7 +322,8 @@ pub fn load(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Result<
     };
     let ignore = found.ignore_file(&arrived)?;
     let read_here = found.read_here(&arrived).into_iter().chain(named_ignore_files(places)).collect();
-    Ok(Inputs { dockerfile: found.source, context: arrived.context(ignore, places), named, read_here })
+    let (context, clean) = (arrived.context(ignore, places), clean.clone());
+    Ok(Inputs { dockerfile: found.source, context, named, read_here, clean })
 }
 
 /// The main context by itself, with or without a Dockerfile in it.
@@ -371,8 +382,6 @@ fn main_context(places: &Places, outside: &Outside, stdin: &mut dyn Read) -> Res
         }
         ContextSpec::Commit(commit) => {
             let opened = places.commit.clone().expect("a commit is opened where it is asked for");
-            let opened = place::clean(opened, commit, &places.dockerfile, &outside.cancel);
-            let opened = opened.map_err(|error| Failure::remote(error.into()))?;
             let Commit { id, time, .. } = opened.commit();
             let built = BuiltFrom { sha: id.to_string(), time, is_dirty: opened.is_dirty() };
             let (place, name) = (ContextPlace::Commit(opened), commit.revision.clone());

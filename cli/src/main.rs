@@ -343,6 +343,7 @@ fn run(prepared: Prepared) -> u8 {
         }
         _ => call::answer(request, &inputs, &outside).map(Done::Answered),
     };
+    let done = inputs.clean.unless_refused(done);
     if request.call.call == Call::Build
         && let Some(store) = outside.store()
     {

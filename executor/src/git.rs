@@ -22,6 +22,7 @@ mod lfs;
 mod line_ends;
 mod names;
 mod overlay;
+mod near;
 mod plain;
 mod repository;
 mod revision;

@@ -189,6 +189,29 @@ class FromCommits(Case):
             self.assertRegex(done.stderr, r"hint: .* fetch --refetch --no-filter; .* fsck ")
             self.assertNotIn("changed", done.stderr)
 
+    def test_a_work_tree_that_differs_is_told_first_and_nothing_is_run_or_sent(self):
+        with Registry(self.scratch / "registry") as registry:
+            top = self.repository(Dockerfile="FROM busybox\nCOPY a /a\nRUN echo it ran\n", a="1", b="1")
+            push = ("build", "--progress", "plain", "--git", "HEAD", "--push", "-t", f"{registry.host}/app:1", top)
+            changes = lambda since: [path for method, path, _ in registry.requests()[since:] if method in ("POST", "PUT", "PATCH")]
+            cached = False
+            for _ in range(2):
+                since = len(registry.requests())
+                (top / "b").write_text("2")
+                done = self.run_layerwright(*push, "--no-cache" if cached else "--pull=false", code=2)
+                self.assertIn("error: the work tree differs from HEAD: b\n", done.stderr)
+                self.assertEqual(("it ran" in done.stderr, changes(since)), (False, []))
+                git(top, "checkout", "-q", "b")
+                self.run_layerwright(*push)
+                cached = True
+            # Whatever else is wrong with it.
+            (top / "Dockerfile").write_text("FROM busybox\nNOTHING\n")
+            self.commit(top)
+            (top / "b").write_text("2")
+            for arguments in (push, ("build", "--git", "HEAD", "--check", top), ("build", "--git", "HEAD", "-f", "none", top)):
+                done = self.run_layerwright(*arguments, code=2)
+                self.assertIn("the work tree differs from HEAD: b", done.stderr)
+
     def test_files_of_lfs_are_named_where_they_are_not_here(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY . /x/\n", _DOT_gitattributes="*.bin filter=lfs\n", other="1")
         large = b"large" * 1000

@@ -66,16 +66,8 @@ pub fn opened(spec: &CommitSpec, dockerfile: &DockerfilePlace) -> Result<Revisio
 ///
 /// # Errors
 /// They do, or cannot be read.
-pub fn clean(
-    opened: Revision,
-    spec: &CommitSpec,
-    dockerfile: &DockerfilePlace,
-    cancel: &Cancel,
-) -> Result<Revision, GitError> {
-    match spec.is_dirty {
-        true => Ok(opened),
-        false => compared(opened, dockerfile, WorkTree::MustBeClean, cancel),
-    }
+pub fn clean(opened: Revision, dockerfile: &DockerfilePlace, cancel: &Cancel) -> Result<Revision, GitError> {
+    compared(opened, dockerfile, WorkTree::MustBeClean, cancel)
 }
 
 fn compared(

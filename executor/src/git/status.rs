@@ -32,17 +32,20 @@ use gix::{
 };
 use rayon::prelude::*;
 use rustix::{
-    fs::{AtFlags, FileType, Mode as Permissions, OFlags, readlinkat, statat},
+    fs::{FileType, Mode as Permissions, OFlags, readlinkat},
     io::Errno,
 };
 use solver::Cancel;
 
-use super::{Commit, CommitTree, GitError, Repository, WorkTree, lfs::Pointer, line_ends};
+use super::{Commit, CommitTree, GitError, Repository, WorkTree, lfs::Pointer, line_ends, near::Near};
 use crate::rootfs::{file_type, join, open_beneath, permissions, split};
 
 /// What is otherwise in a work tree than in a commit: by path from the top, what is there now, or `None` for what is gone or
 /// tracked no more. A submodule stands for itself where it is on another commit.
 pub type Changes = BTreeMap<Vec<u8>, Option<EntryKind>>;
+
+/// So many entries of the index are looked at by one thread without a rest: a few directories.
+const ENTRIES_AT_ONCE: usize = 256;
 
 /// One of them.
 type Changed = (Vec<u8>, Option<EntryKind>);
@@ -120,7 +123,9 @@ impl Status<'_> {
                 }
             }
         }
-        for entry in self.index.entries() {
+        // Where all is alike there is nothing to be compared.
+        let entries = if alike.contains(&b""[..]) { &[] } else { self.index.entries() };
+        for entry in entries {
             let path: &[u8] = entry.path(&self.index);
             if self.is_wanted(path) && !is_below(path, &alike) && self.tree.entry(path)?.is_none() {
                 changed.insert(path.to_vec());
@@ -131,27 +136,36 @@ impl Status<'_> {
 
     /// What the work tree has otherwise than the index.
     fn edited(&self) -> Result<Vec<Changed>, GitError> {
-        let is_wanted = |entry: &&index::Entry| self.is_wanted(entry.path(&self.index));
-        let changed = |entry: &index::Entry| {
-            let path: &[u8] = entry.path(&self.index);
-            if entry.mode == Mode::COMMIT {
-                return self.of_submodule(path, entry.id);
-            }
-            match self.is_edited(path, entry)? {
-                true => Ok(vec![(path.to_vec(), self.kind(path)?)]),
-                false => Ok(Vec::new()),
-            }
-        };
         let entries = self.index.entries();
-        let found: Result<Vec<Vec<_>>, GitError> = match self.work_tree {
+        let found: Vec<Vec<Changed>> = match self.work_tree {
             // A process that has other threads cannot enter namespaces.
-            WorkTree::IsLaidOver => entries.iter().filter(is_wanted).map(changed).collect(),
-            WorkTree::MustBeClean => entries.par_iter().filter(is_wanted).map(changed).collect(),
+            WorkTree::IsLaidOver => vec![self.edited_of(entries)?],
+            WorkTree::MustBeClean => {
+                let parts = entries.par_chunks(ENTRIES_AT_ONCE).map(|part| self.edited_of(part));
+                parts.collect::<Result<_, _>>()?
+            }
         };
-        Ok(found?.concat())
+        Ok(found.concat())
     }
 
-    fn is_edited(&self, path: &[u8], entry: &index::Entry) -> Result<bool, GitError> {
+    /// The same of a part of the index.
+    fn edited_of(&self, entries: &[index::Entry]) -> Result<Vec<Changed>, GitError> {
+        let (mut near, mut found) = (Near::new(self.top.as_fd()), Vec::new());
+        for entry in entries {
+            let path: &[u8] = entry.path(&self.index);
+            if !self.is_wanted(path) {
+                continue;
+            }
+            if entry.mode == Mode::COMMIT {
+                found.extend(self.of_submodule(path, entry.id)?);
+            } else if self.is_edited(path, entry, &mut near)? {
+                found.push((path.to_vec(), self.kind(path)?));
+            }
+        }
+        Ok(found)
+    }
+
+    fn is_edited(&self, path: &[u8], entry: &index::Entry, near: &mut Near<'_>) -> Result<bool, GitError> {
         if entry.stage_raw() != 0 {
             return Ok(true);
         }
@@ -160,10 +174,8 @@ impl Status<'_> {
         if entry.flags.intersects(untouched) || entry.mode == Mode::DIR || self.cancel.is_requested() {
             return Ok(false);
         }
-        let stat = match statat(&self.top, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(true),
-            stat => stat.map_err(|error| self.unreadable(path, error))?,
-        };
+        let stat = near.lstat(path).map_err(|error| self.unreadable(path, error))?;
+        let Some(stat) = stat else { return Ok(true) };
         let is_link = entry.mode == Mode::SYMLINK;
         let expected = if is_link { FileType::Symlink } else { FileType::RegularFile };
         if file_type(&stat) != expected {
@@ -234,10 +246,8 @@ impl Status<'_> {
         if mode == Mode::COMMIT {
             return Ok(Some(EntryKind::Commit));
         }
-        let stat = match statat(&self.top, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            stat => stat.map_err(|error| self.unreadable(path, error))?,
-        };
+        let stat = Near::new(self.top.as_fd()).lstat(path).map_err(|error| self.unreadable(path, error))?;
+        let Some(stat) = stat else { return Ok(None) };
         let may_run = match self.modes_count {
             true => permissions(&stat) & 0o100 != 0,
             false => mode == Mode::FILE_EXECUTABLE,
