@@ -16,13 +16,14 @@
 //! - Since nothing is executed, it does not matter who owns a repository, and git's `safe.directory` is not asked: root builds a
 //!   user's repository, as it builds his directory. Links in a commit lead inside of it only.
 
+mod attributes;
 mod error;
 pub mod known;
 mod lfs;
 mod line_ends;
 mod names;
-mod overlay;
 mod near;
+mod overlay;
 mod plain;
 mod repository;
 mod revision;

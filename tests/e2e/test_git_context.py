@@ -3,12 +3,13 @@
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import unittest
 
 from servers import GitDaemon
-from support import USERS, Case, Layout, Registry
+from support import USERS, WATCHDOG, Case, Layout, Registry
 
 # A checkout has a directory .git, which no commit holds.
 IGNORE = "**/.git\n*.log\n"
@@ -175,6 +176,47 @@ class FromCommits(Case):
         done = self.run_layerwright("build", "--git", "HEAD", top, root=self.machine(), code=4)
         self.assertIn("the blob", done.stderr)
 
+    def traced(self, top, *arguments):
+        """The objects that a build opens, all of them loose, and the files of the work tree that it opens."""
+        log = self.scratch / "trace"
+        command = ["strace", "-f", "-qq", "-y", "-o", log, "-e", "trace=open,openat,openat2,mmap,read,pread64",
+                   *self.command("build", "--progress", "plain", *arguments, top)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WATCHDOG,
+                              stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        text = log.read_text()
+        objects = {first + rest for first, rest in re.findall(r"/\.git/objects/([0-9a-f]{2})/([0-9a-f]{38})>", text)}
+        files = set(re.findall(rf"<{re.escape(str(top))}/((?!\.git[/>])[^>]*)>", text))
+        return objects, {name for name in files if (top / name).is_file()}
+
+    def test_where_nothing_has_changed_no_blob_is_read_and_of_a_change_its_path(self):
+        if not shutil.which("strace"):
+            print("SKIPPED: there is no strace")
+            return
+        top = self.repository(Dockerfile="FROM busybox\nCOPY b /b/\nCOPY a/* /a/\nRUN cat /b/c/d/one\n", a__one="1", b__c__d__one="2",
+                              b__e__one="3", f__g__one="4", **{f"b__c__f{number}": str(number) for number in range(50)})
+        # The index is older than now, so git need not look into anything either.
+        for path in top.rglob("*"):
+            if ".git" not in path.parts:
+                os.utime(path, (10**9, 10**9))
+        git(top, "status")
+        object_of = lambda path: git(top, "rev-parse", f"HEAD:{path}")
+        always = lambda: {git(top, "rev-parse", "HEAD"), git(top, "rev-parse", "HEAD^{tree}"), object_of("Dockerfile")}
+        first, _ = self.traced(top, "--git", "HEAD")
+        self.assertLessEqual({object_of("b/c/d/one"), object_of("b/c/f7"), object_of("a/one")}, first)
+        for revision in ("HEAD", git(top, "rev-parse", "HEAD")):
+            objects, files = self.traced(top, "--git", revision)
+            # That of a pattern is the tree whose names it is compared with.
+            self.assertEqual((objects, files), (always() | {object_of("a")}, set()))
+        (top / "f" / "g" / "one").write_text("another")
+        self.commit(top)
+        objects, _ = self.traced(top, "--git", "HEAD")
+        self.assertEqual(objects - {object_of("f"), object_of("f/g"), object_of("f/g/one")}, always() | {object_of("a")})
+        (top / "a" / "one").write_text("another")
+        self.commit(top)
+        objects, _ = self.traced(top, "--git", "HEAD")
+        self.assertEqual(objects, always() | {object_of("a"), object_of("a/one")})
+
     def test_a_blob_that_is_gone_is_named_with_its_path_and_what_to_do(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY a /a/\n", a__one="1", a__two="2")
         name = git(top, "rev-parse", "HEAD:a/two")
@@ -227,6 +269,20 @@ class FromCommits(Case):
         objects.mkdir(parents=True)
         (objects / name).write_bytes(large)
         self.assertEqual(Layout(self.build(top, "--git", "HEAD")).read("x/a.bin"), large)
+        # Only what goes through the filter is one of its files, whatever it looks like.
+        (top / ".gitattributes").write_text("[attr]large filter=lfs\n*.bin large\n/small/*.bin -filter\n")
+        (top / "small").mkdir()
+        for path in ("small/b.bin", "c.txt"):
+            (top / path).write_text(pointer)
+        self.commit(top)
+        layout = Layout(self.build(top, "--git", "HEAD", name="by-path"))
+        self.assertEqual([layout.read(f"x/{path}") for path in ("a.bin", "small/b.bin", "c.txt")], [large, pointer.encode(), pointer.encode()])
+        gone = pointer.replace(name, "0" * 64)
+        for path in ("e.bin", "f.bin", "g.txt"):
+            (top / path).write_text(gone)
+        self.commit(top)
+        done = self.run_layerwright("build", "--git", "HEAD", top, code=1)
+        self.assertIn("2 files of Git LFS are not on this machine: e.bin, f.bin\n", done.stderr)
 
     def test_a_work_tree_that_differs_is_refused_or_laid_over(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY . /x/\n", _DOT_dockerignore=IGNORE, a="1", b="2", c__d="3",

@@ -1,7 +1,7 @@
 //! The files of a commit as a build context: listed from trees, with what is known of their blobs.
 //!
 //! They have the identity that a checkout's files have, so both find each other's results. What a selector picks of a tree
-//! is known by the tree's id: where the next build asks for the same, nothing is listed ([`CommitContext::name_of_look`]).
+//! is known by the ids of what stands where it leads: where the next build asks for the same, nothing is listed ([`CommitContext::name_of_look`]).
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use solver::{Cancel, op::Selector, remote::GitTimes};
 
 use super::{ContextError, Ignore, IgnoreFile, hint};
 use crate::{
-    git::{CommitTerrain, CommitTree, GitError, known::Known},
+    git::{CommitTerrain, CommitTree, GitError, known::Known, tree::Name},
     listing::{
         Content, ListError, Listing, NodeKind, sight,
         walk::{Seen, is_unread},
@@ -87,18 +87,31 @@ impl CommitContext {
         Ok(Listing { nodes: sight::nodes(seen), content })
     }
 
-    /// Names a look at this context: what there is, what is picked, and what becomes of that. `None` where that is not known
-    /// without looking.
-    pub fn name_of_look(&self, selector: &Selector) -> Option<TreeDigest> {
-        let mut encoder = Encoder::new("commit-look");
-        encoder.field(1, &Bytes(self.tree.id()?.as_slice())).field(2, selector);
-        encoder.field(3, &self.ignore.as_ref().map(|ignore| ignore.file.text.clone()));
-        encoder.field(4, &env!("CARGO_PKG_VERSION")).field(5, &u64::from(self.tree.is_below_lfs().ok()?));
+    /// Names a look at this context: what there is where the selector leads, what is picked of that, and what becomes of it. Only the
+    /// trees on the way there are read. `None` where that is not known without looking.
+    pub fn name_of_look(&self, selector: &Selector, cancel: &Cancel) -> Option<TreeDigest> {
+        let ignore = self.ignore.as_ref();
+        let (known, matcher) = (Known::default(), ignore.map(|ignore| &ignore.matcher));
+        let terrain = CommitTerrain { tree: &self.tree, ignore: matcher, known: &known, cancel };
+        let (picks, links) = sight::reach(&terrain, selector).ok()?;
+        let mut encoder = Encoder::new("commit-reach");
+        encoder.field(1, selector).field(2, &ignore.map(|ignore| ignore.file.text.clone()));
+        encoder.field(3, &env!("CARGO_PKG_VERSION"));
+        // A source with a pivot may lead, by a link, from below what it picks to anywhere.
+        let everything = selector.parents.then(|| (&[][..], &[][..]));
+        let links = links.iter().map(|link| (&[][..], link.as_slice()));
+        let reached = picks.iter().map(|pick| (pick.named.as_slice(), pick.at.as_slice()));
+        for (named, at) in reached.chain(links).chain(everything) {
+            let Name { kind, id, place, rules } = self.tree.name_of(at).ok()??;
+            let rules: Vec<_> = rules.iter().map(|(dir, id)| (Bytes(dir), Bytes(id.as_slice()))).collect();
+            encoder.field(4, &Bytes(named)).field(5, &Bytes(at)).field(6, &u64::from(kind));
+            encoder.field(7, &Bytes(id.as_slice())).field(8, &Bytes(&place)).field(9, &rules);
+        }
         if let Some(rules) = self.tree.rules_of_submodules().ok()? {
-            encoder.field(6, &rules.map(|id| id.to_string()));
+            encoder.field(10, &rules.map(|id| id.to_string()));
         }
         if self.times == GitTimes::Commit {
-            encoder.field(7, &self.tree.commit().time.to_string());
+            encoder.field(11, &self.tree.commit().time.to_string());
         }
         Some(encoder.digest())
     }

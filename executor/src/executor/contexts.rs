@@ -124,7 +124,7 @@ impl Contexts {
         commit: &CommitContext,
         cancel: &Cancel,
     ) -> Result<TreeDigest, StepFailure> {
-        let Some(name) = commit.name_of_look(&place.selector) else {
+        let Some(name) = commit.name_of_look(&place.selector, cancel) else {
             return Ok(self.identify(source, cancel)?.digest);
         };
         // All that can be seen is in the name.

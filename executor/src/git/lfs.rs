@@ -1,7 +1,8 @@
 //! Git LFS: a blob that is only a pointer to its file, which lies beside the objects where `git lfs` has fetched it.
 //!
 //! A checkout has the file and not the pointer, so a build of the commit takes the file as well; nothing is fetched. What looks
-//! like a pointer counts as one only below a `.gitattributes` that names the filter.
+//! like a pointer counts as one only where the commit's [attributes](super::attributes) put it through the filter; what does not is a
+//! file like any other, as for `git lfs` itself.
 
 use std::{
     fs::File,
@@ -9,14 +10,13 @@ use std::{
     path::PathBuf,
 };
 
-use gix::{
-    ObjectId,
-    objs::{Kind, TreeRefIter, tree::EntryKind},
-};
+use gix::ObjectId;
 use oci::{ContentDigest, Sha256Digest, digest::Sha256Hasher};
 
 use super::{GitError, plain, tree::Directory};
 
+/// What the filter is called.
+pub(super) const FILTER: &[u8] = b"lfs";
 const VERSION: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
 /// Pointers are shorter.
 const POINTER_MAX: usize = 1024;
@@ -97,38 +97,6 @@ fn hash(file: &mut File) -> io::Result<(Sha256Digest, ContentDigest)> {
                 sha256.update(&block[..count]);
                 blake3.update(&block[..count]);
             }
-        }
-    }
-}
-
-/// Whether a `.gitattributes` in a directory, or in one above it, names the filter.
-///
-/// # Errors
-/// An object cannot be read.
-pub fn is_used(directory: &Directory) -> Result<bool, GitError> {
-    let repository = &directory.repository;
-    let mut tree = directory.commit.tree;
-    let mut names = directory.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
-    loop {
-        let bytes = repository.object(&tree, Kind::Tree)?;
-        let find = |name: &[u8]| {
-            let mut entries = TreeRefIter::from_bytes(&bytes, tree.kind()).flatten();
-            let found = entries.find(|entry| entry.filename == name);
-            found.map(|entry| (entry.mode.kind(), entry.oid.to_owned()))
-        };
-        if let Some((EntryKind::Blob | EntryKind::BlobExecutable, id)) = find(b".gitattributes") {
-            let text = repository.object(&id, Kind::Blob)?;
-            let names_it = |line: &[u8]| {
-                !line.starts_with(b"#")
-                    && line.split(u8::is_ascii_whitespace).any(|word| word == b"filter=lfs")
-            };
-            if text.split(|byte| *byte == b'\n').any(names_it) {
-                return Ok(true);
-            }
-        }
-        match names.next().and_then(find) {
-            Some((EntryKind::Tree, below)) => tree = below,
-            _ => return Ok(false),
         }
     }
 }

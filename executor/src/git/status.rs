@@ -221,7 +221,12 @@ impl Status<'_> {
         file.rewind().map_err(failed)?;
         let blob = self.repository.object(&id, Kind::Blob);
         let Some(pointer) = blob.ok().and_then(|blob| Pointer::parse(&blob)) else { return Ok(false) };
-        pointer.leads_to(&mut file).map_err(failed)
+        let (parent, name) = split(path);
+        let is_in_lfs = match self.tree.directory(parent)? {
+            Some(directory) => directory.has_in_lfs(name)?,
+            None => false,
+        };
+        Ok(is_in_lfs && pointer.leads_to(&mut file).map_err(failed)?)
     }
 
     /// What a submodule that is checked out has otherwise than the commit that the index has of it.

@@ -412,7 +412,7 @@ fn a_pointer_is_a_file_of_lfs_only_where_that_is_used() {
     {
         let tree = Arc::new(scratch.tree(commit).below(b"sub").expect("there"));
         let context = CommitContext::new(tree, None).expect("sound");
-        looks.push(context.name_of_look(&selector("")).expect("known"));
+        looks.push(context.name_of_look(&selector(""), &Cancel::default()).expect("known"));
         let listing = context.files(&selector(""), &known, &Cancel::default()).expect("listed");
         let content = Some(oci::ContentDigest::of(content.as_bytes()));
         assert!(

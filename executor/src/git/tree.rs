@@ -17,6 +17,7 @@ use oci::ContentDigest;
 
 use super::{
     Commit, GitError, Repository,
+    attributes::{self, AttributeFiles, Attributes},
     known::Known,
     lfs::{self, Pointer},
     overlay::Overlay,
@@ -62,8 +63,9 @@ pub struct Directory {
     pub(super) entries: Vec<Entry>,
     /// What the work tree lays over it.
     pub(super) over: Option<Over>,
-    /// Whether Git LFS is used for it.
-    lfs: OnceLock<bool>,
+    /// The files that say so of its own and of those below it, and what they say of its own.
+    attribute_files: OnceLock<AttributeFiles>,
+    attributes: OnceLock<Option<Attributes>>,
 }
 
 /// What is laid over a directory, and its path from the top of the work tree.
@@ -82,6 +84,19 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The object that has it; `None` for what is as the work tree has it.
     pub id: Option<ObjectId>,
+}
+
+/// What stands for all that there is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// What it is; a file that may be run is another one.
+    pub kind: u16,
+    /// The object that has it.
+    pub id: ObjectId,
+    /// The files of attributes in the directories above, whose ids that of the object does not cover.
+    pub rules: Vec<(Vec<u8>, ObjectId)>,
+    /// Where it is, if that is to be known to apply them.
+    pub place: Vec<u8>,
 }
 
 /// A file of a commit, open.
@@ -134,13 +149,16 @@ impl CommitFile {
 }
 
 impl Directory {
-    /// Whether blobs in it may be pointers of Git LFS.
-    fn uses_lfs(&self) -> Result<bool, GitError> {
-        if let Some(uses) = self.lfs.get() {
-            return Ok(*uses);
-        }
-        let uses = lfs::is_used(self)?;
-        Ok(*self.lfs.get_or_init(|| uses))
+    /// Whether one of its files is a pointer of Git LFS, if it has the form of one.
+    pub(super) fn has_in_lfs(&self, name: &[u8]) -> Result<bool, GitError> {
+        let attributes = once(&self.attributes, || Attributes::of(self))?;
+        let path = || join(&self.path, name);
+        Ok(attributes.as_ref().is_some_and(|attributes| attributes.is_filtered(&path(), lfs::FILTER)))
+    }
+
+    /// The files of attributes that count for it, the highest first.
+    pub(super) fn attribute_files(&self) -> Result<&AttributeFiles, GitError> {
+        once(&self.attribute_files, || attributes::files(self))
     }
 
     /// What is laid over it, which has the files without an object.
@@ -237,12 +255,27 @@ impl CommitTree {
         self.root.tree
     }
 
-    /// Whether a directory above it says that blobs may be pointers of Git LFS, which its id does not tell.
+    /// Stands for all that can be seen at a path, which holds no links: equal names are equal files there. `None` where that is not
+    /// known without looking, as where a work tree is laid over it.
     ///
     /// # Errors
-    /// An object cannot be read.
-    pub fn is_below_lfs(&self) -> Result<bool, GitError> {
-        Ok(!self.root.path.is_empty() && self.root.uses_lfs()?)
+    /// A tree on the way cannot be read.
+    pub fn name_of(&self, path: &[u8]) -> Result<Option<Name>, GitError> {
+        let (directory, entry) = match path {
+            b"" => (
+                Arc::clone(&self.root),
+                Entry { name: Vec::new(), kind: EntryKind::Tree, id: self.root.tree },
+            ),
+            path => match self.entry(path)? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        let Some(id) = entry.id.filter(|_| directory.over.is_none()) else { return Ok(None) };
+        let rules = directory.attribute_files()?.to_vec();
+        // Without rules it does not matter where it is.
+        let place = if rules.is_empty() { Vec::new() } else { join(&directory.path, &entry.name) };
+        Ok(Some(Name { kind: entry.kind as u16, id, place, rules }))
     }
 
     /// The repository that holds the commit.
@@ -303,8 +336,8 @@ impl CommitTree {
         }
         let bytes = directory.repository.object(&id, Kind::Blob).map_err(|error| error.at(path))?;
         let pointer = match Pointer::parse(&bytes) {
-            Some(pointer) if directory.uses_lfs()? => pointer,
-            // Where it is used the same blob is another file, so it is not remembered what this one holds.
+            Some(pointer) if directory.has_in_lfs(&name)? => pointer,
+            // Where it is one the same blob is another file, so it is not remembered what this one holds.
             Some(_) => {
                 return Ok(Some(CommitFile { id: None, bytes: FileBytes::Blob(bytes), pointer: None }));
             }
@@ -348,6 +381,14 @@ impl Entry {
             true => Err(refused(path, "it is a link that leads to no path")),
             false => Ok(target),
         }
+    }
+}
+
+/// Makes something when it is first asked for.
+fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, GitError>) -> Result<&T, GitError> {
+    match cell.get() {
+        Some(made) => Ok(made),
+        None => make().map(|made| cell.get_or_init(|| made)),
     }
 }
 
@@ -412,7 +453,16 @@ fn open(names: &Names, place: Place) -> Result<Directory, GitError> {
     if names.read.fetch_add(entries.len(), Ordering::Relaxed) + entries.len() > names.most {
         return Err(refused(&path, "with it the commit stands for millions of files"));
     }
-    let directory = Directory { repository, commit, path, tree, entries, over, lfs: OnceLock::new() };
+    let directory = Directory {
+        repository,
+        commit,
+        path,
+        tree,
+        entries,
+        over,
+        attribute_files: OnceLock::new(),
+        attributes: OnceLock::new(),
+    };
     overlaid(names, directory)
 }
 

@@ -131,6 +131,24 @@ pub fn forget_names_elsewhere(seen: &mut [Seen]) {
     }
 }
 
+/// Where a selector leads: what it picks, by the names it has there, and the links on the way. Nothing is looked into.
+///
+/// # Errors
+/// A source is not there, or cannot be looked at.
+pub fn reach<T: Terrain>(terrain: &T, selector: &Selector) -> Result<(Vec<Pick>, Vec<Vec<u8>>), ListError> {
+    let last = if selector.follow_links { LastLink::Follow } else { LastLink::Keep };
+    let (mut picks, mut links) = (Vec::new(), Vec::new());
+    for include in &selector.include {
+        let source = if selector.parents { Pattern::with_parents(include) } else { Pattern::plain(include) };
+        match pick(terrain, source.base, last, &mut links)? {
+            Picked::Missing(path) => return Err(ListError::NotFound(shown(&path))),
+            Picked::Path(pick) => picks.push(pick),
+            Picked::Matches(matched) => picks.extend(matched),
+        }
+    }
+    Ok((picks, links))
+}
+
 /// Everything that a selector can pick. No file is opened.
 ///
 /// # Errors
