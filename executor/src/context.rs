@@ -13,6 +13,7 @@
 pub mod clock;
 mod commit;
 pub mod index;
+pub mod kept;
 mod look;
 mod read;
 

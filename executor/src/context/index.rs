@@ -11,19 +11,16 @@
 //!
 //! As with git, who writes through a shared mapping that was dirty before can change bytes without changing the state.
 //!
-//! There is one index a context, `contexts/HEX` of the store, named after the context's absolute path. It is replaced as
-//! a whole when something was learned, in the background; of two builds that do so the last one stays. One that is
-//! damaged or of another version counts as none. What no build has asked for in [`KEPT_UNUSED`] writings is dropped.
+//! There is one index a context, [kept](super::kept) under the context's absolute path.
 //!
-//! On disk, integers in little endian: [`MAGIC`], BLAKE3 of all that follows, the number of entries (8 bytes), the
+//! On disk, integers in little endian: the number of entries (8 bytes), the
 //! entries in the order of their paths ([`ENTRY`] bytes each), then for each the bytes of its path and of its
 //! capabilities. So 20,000 entries are there as soon as they are read and hashed, which takes about two milliseconds.
 
 use std::{
     collections::BTreeMap,
-    fs,
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,20 +29,18 @@ use std::{
 
 use oci::{ContentDigest, store::Store};
 
-use super::clock::Horizon;
+use super::{
+    clock::Horizon,
+    kept::{self, Kept, Magic, aged},
+};
 use crate::listing::state::FileState;
 
 /// Also the version of the format.
-const MAGIC: &[u8; 8] = b"lw-ctx1\n";
-const DIGEST: usize = 32;
+const MAGIC: &Magic = b"lw-ctx1\n";
 /// Up to the entries.
-const HEADER: usize = MAGIC.len() + DIGEST + 8;
+const HEADER: usize = kept::HEADER + 8;
 /// Bytes of an entry: see [`Record::encode`].
 const ENTRY: usize = 96;
-/// So many writings of the index an entry survives without being asked for.
-const KEPT_UNUSED: u8 = 16;
-/// Larger files are none of ours: some ten million entries.
-const SIZE_MAX: u64 = 2 << 30;
 
 /// What is known of a file: as much as enters a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,11 +64,6 @@ pub struct Index {
     learned: Mutex<BTreeMap<Vec<u8>, Learned>>,
 }
 
-struct Kept {
-    store: Arc<Store>,
-    path: PathBuf,
-}
-
 struct Learned {
     known: Known,
     is_settled: bool,
@@ -93,11 +83,9 @@ impl Index {
         if directory.starts_with(store.root().join("tmp")) {
             return Self::default();
         }
-        let name = blake3::hash(directory.as_os_str().as_bytes()).to_hex();
-        let path = store.area("contexts").join(name.as_str());
-        let old = Records::read(&path).unwrap_or_default();
-        store.touch(&path);
-        Self { kept: Some(Kept { store: Arc::clone(store), path }), old, learned: Mutex::default() }
+        let kept = Kept::new(store, directory.as_os_str().as_bytes());
+        let old = kept.read().and_then(Records::new).unwrap_or_default();
+        Self { kept: Some(kept), old, learned: Mutex::default() }
     }
 
     /// What a file holds whose state is this one, if that is known. Paths must be asked for in ascending order.
@@ -132,11 +120,8 @@ impl Index {
 
     /// Writes what was learned since the last time, if anything was.
     pub fn save(&self) {
-        let Some(Kept { store, path }) = &self.kept else { return };
-        let Some(bytes) = self.encode() else { return };
-        // One that cannot be written, or is torn by a power failure, costs the next build time and nothing else: no build
-        // that has only looked at its context waits for the disk.
-        let _ = store.write_loose(path, &bytes);
+        let Some(kept) = &self.kept else { return };
+        self.encode().into_iter().for_each(|bytes| kept.write(&bytes));
     }
 
     /// The bytes of what is worth remembering; `None` where that is what is on disk.
@@ -192,18 +177,12 @@ struct Records {
 }
 
 impl Records {
-    /// `None` where there is no sound index.
-    fn read(path: &Path) -> Option<Self> {
-        let size = fs::metadata(path).ok()?.len();
-        (size <= SIZE_MAX).then(|| fs::read(path).ok()).flatten().and_then(Self::new)
-    }
-
+    /// `None` where that is no sound index.
     fn new(bytes: Vec<u8>) -> Option<Self> {
-        let (digest, covered) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST)?;
-        if blake3::hash(covered) != *<&[u8; DIGEST]>::try_from(digest).ok()? {
+        if !kept::is_sound(&bytes, MAGIC) {
             return None;
         }
-        let (count, rest) = covered.split_first_chunk()?;
+        let (count, rest) = bytes.get(kept::HEADER..)?.split_first_chunk()?;
         let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
         // Who has the digest right has the rest right; this only keeps a bug of ours from being a panic.
         if count > rest.len() / ENTRY {
@@ -271,14 +250,11 @@ impl Records {
 
     /// What is to be remembered further on.
     fn kept(&self) -> impl Iterator<Item = Record<'_>> {
-        let aged = (0..self.count).map(|at| {
+        (0..self.count).filter_map(|at| {
             let record = self.get(at);
-            match self.used[at].load(Ordering::Relaxed) {
-                true => Record { unused: 0, ..record },
-                false => Record { unused: record.unused.saturating_add(1), ..record },
-            }
-        });
-        aged.filter(|record| record.unused <= KEPT_UNUSED)
+            let unused = aged(record.unused, self.used[at].load(Ordering::Relaxed))?;
+            Some(Record { unused, ..record })
+        })
     }
 }
 
@@ -362,19 +338,18 @@ impl Fields<'_> {
 }
 
 fn encode<'a>(records: impl ExactSizeIterator<Item = &'a Record<'a>>) -> Vec<u8> {
-    let mut bytes = [&MAGIC[..], &[0; DIGEST], &(records.len() as u64).to_le_bytes()].concat();
-    bytes.reserve(records.len() * (ENTRY + 64));
-    let mut texts = Vec::with_capacity(records.len() * 64);
-    for record in records {
-        texts.extend_from_slice(record.path);
-        let path_end = texts.len() as u32;
-        texts.extend_from_slice(record.capability);
-        record.encode((path_end, texts.len() as u32), &mut bytes);
-    }
-    bytes.append(&mut texts);
-    let digest = blake3::hash(&bytes[MAGIC.len() + DIGEST..]);
-    bytes[MAGIC.len()..][..DIGEST].copy_from_slice(digest.as_bytes());
-    bytes
+    kept::sealed(MAGIC, |bytes| {
+        bytes.extend((records.len() as u64).to_le_bytes());
+        bytes.reserve(records.len() * (ENTRY + 64));
+        let mut texts = Vec::with_capacity(records.len() * 64);
+        for record in records {
+            texts.extend_from_slice(record.path);
+            let path_end = texts.len() as u32;
+            texts.extend_from_slice(record.capability);
+            record.encode((path_end, texts.len() as u32), bytes);
+        }
+        bytes.append(&mut texts);
+    })
 }
 
 #[cfg(test)]

@@ -4,19 +4,15 @@
 //! learn that, and is verified when it is, so that an id stands for the same bytes in every repository; from then on a
 //! listing needs no blob.
 //!
-//! It lies beside the indices of other contexts, in `contexts/HEX` of the store, and is named after the repository's
-//! directory. It is replaced as a whole when something was
-//! learned, in the background; of two builds that do so the last one stays. One that is damaged or of another version
-//! counts as none. What no build has asked for in [`KEPT_UNUSED`] writings is dropped.
+//! It is [kept](crate::context::kept) beside the indices of other contexts, under the repository's directory.
 //!
-//! On disk, integers in little endian: [`MAGIC`], BLAKE3 of all that follows, then the entries ([`ENTRY`] bytes each) in the
-//! order of their ids, those of SHA-1 filled up with zeros.
+//! On disk, integers in little endian: the entries ([`ENTRY`] bytes each) in the order of their ids, those of SHA-1 filled up
+//! with zeros.
 
 use std::{
     collections::BTreeMap,
-    fs,
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -26,16 +22,12 @@ use std::{
 use gix::ObjectId;
 use oci::{ContentDigest, store::Store};
 
+use crate::context::kept::{self, HEADER, Kept, Magic, aged};
+
 /// Also the version of the format.
-const MAGIC: &[u8; 8] = b"lw-oid1\n";
-const DIGEST: usize = 32;
-const HEADER: usize = MAGIC.len() + DIGEST;
+const MAGIC: &Magic = b"lw-oid1\n";
 /// Id, content, length, writings without use, and what fills up to a multiple of eight.
 const ENTRY: usize = 80;
-/// So many writings an entry survives without being asked for.
-const KEPT_UNUSED: u8 = 16;
-/// Larger files are none of ours: some ten million entries.
-const SIZE_MAX: u64 = 1 << 30;
 
 type Id = [u8; 32];
 
@@ -49,19 +41,12 @@ pub struct Known {
     has_news: AtomicBool,
 }
 
-struct Kept {
-    store: Arc<Store>,
-    path: PathBuf,
-}
-
 impl Known {
     /// What is remembered of the repository in a directory.
     pub fn load(store: &Arc<Store>, repository: &Path) -> Self {
-        let name = blake3::hash(&[b"git\0", repository.as_os_str().as_bytes()].concat()).to_hex();
-        let path = store.area("contexts").join(name.as_str());
-        let old = Records::read(&path).unwrap_or_default();
-        store.touch(&path);
-        Self { kept: Some(Kept { store: Arc::clone(store), path }), old, ..Self::default() }
+        let kept = Kept::new(store, &[b"git\0", repository.as_os_str().as_bytes()].concat());
+        let old = kept.read().and_then(Records::new).unwrap_or_default();
+        Self { kept: Some(kept), old, ..Self::default() }
     }
 
     /// What a blob holds, and how much that is, if it was read before.
@@ -89,10 +74,9 @@ impl Known {
 
     /// Writes what was learned since the last time, if anything was.
     pub fn save(&self) {
-        let Some(Kept { store, path }) = &self.kept else { return };
+        let Some(kept) = &self.kept else { return };
         if self.has_news.swap(false, Ordering::Relaxed) {
-            // One that cannot be written costs the next build time and nothing else.
-            let _ = store.write_loose(path, &self.encode());
+            kept.write(&self.encode());
         }
     }
 
@@ -100,17 +84,15 @@ impl Known {
         let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: BTreeMap<Id, (ContentDigest, u64, u8)> = self.old.kept().collect();
         all.extend(learned.iter().map(|(id, (content, size))| (*id, (*content, *size, 0))));
-        let mut bytes = [&MAGIC[..], &[0; DIGEST]].concat();
-        bytes.reserve(all.len() * ENTRY);
-        for (id, (content, size, unused)) in all {
-            bytes.extend(id);
-            bytes.extend(content.as_bytes());
-            bytes.extend(size.to_le_bytes());
-            bytes.extend([unused, 0, 0, 0, 0, 0, 0, 0]);
-        }
-        let digest = blake3::hash(&bytes[HEADER..]);
-        bytes[MAGIC.len()..HEADER].copy_from_slice(digest.as_bytes());
-        bytes
+        kept::sealed(MAGIC, |bytes| {
+            bytes.reserve(all.len() * ENTRY);
+            for (id, (content, size, unused)) in all {
+                bytes.extend(id);
+                bytes.extend(content.as_bytes());
+                bytes.extend(size.to_le_bytes());
+                bytes.extend([unused, 0, 0, 0, 0, 0, 0, 0]);
+            }
+        })
     }
 }
 
@@ -129,17 +111,11 @@ struct Records {
 }
 
 impl Records {
-    /// `None` where there is nothing sound.
-    fn read(path: &Path) -> Option<Self> {
-        let size = fs::metadata(path).ok()?.len();
-        (size <= SIZE_MAX).then(|| fs::read(path).ok()).flatten().and_then(Self::new)
-    }
-
+    /// `None` where that is nothing sound.
     fn new(bytes: Vec<u8>) -> Option<Self> {
-        let (digest, entries) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST)?;
-        let is_whole = entries.len().is_multiple_of(ENTRY)
-            && blake3::hash(entries) == *<&[u8; DIGEST]>::try_from(digest).ok()?;
-        let used = (0..entries.len() / ENTRY).map(|_| AtomicBool::new(false)).collect();
+        let entries = bytes.get(HEADER..)?.len();
+        let used = (0..entries / ENTRY).map(|_| AtomicBool::new(false)).collect();
+        let is_whole = entries.is_multiple_of(ENTRY) && kept::is_sound(&bytes, MAGIC);
         is_whole.then_some(Self { bytes, used })
     }
 
@@ -169,18 +145,18 @@ impl Records {
 
     /// What is to be remembered further on.
     fn kept(&self) -> impl Iterator<Item = (Id, (ContentDigest, u64, u8))> {
-        let aged = (0..self.used.len()).map(|at| {
+        (0..self.used.len()).filter_map(|at| {
             let (id, content, size, unused) = self.get(at);
-            let is_used = self.used[at].load(Ordering::Relaxed);
-            (id, (content, size, if is_used { 0 } else { unused.saturating_add(1) }))
-        });
-        aged.filter(|(_, (_, _, unused))| *unused <= KEPT_UNUSED)
+            let unused = aged(unused, self.used[at].load(Ordering::Relaxed))?;
+            Some((id, (content, size, unused)))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::kept::KEPT_UNUSED;
 
     fn id(number: u8) -> ObjectId {
         ObjectId::from_bytes_or_panic(&[number; 20])
