@@ -2,10 +2,11 @@
 //! unchanged build is not even started.
 //!
 //! Its targets are the files that the outputs are written to; where there are none, the file of `--iidfile`, or else of
-//! `--metadata-file`. Its prerequisites are the Dockerfile, the ignore files, the files that steps picked of the main and
-//! the named directories, and the directories that were read for that: a file that comes or goes changes the time
-//! of its directory. Each prerequisite also is a target without a rule, so that make does not stop at one that is gone.
-//! Secrets are not listed, and what is not on this machine cannot be.
+//! `--metadata-file`. Its prerequisites are the Dockerfile, the ignore files, the files that steps picked of the main and the
+//! named directories, and the directories that were read for that: a file that comes or goes changes the time of its directory.
+//! Each prerequisite also is a target without a rule, so that make does not stop at one that is gone. Secrets are not listed, and
+//! what is not on this machine cannot be. Of a commit (`--git`) it is what changes when the revision may come to name another
+//! one; with `--dirty` every build is started.
 //!
 //! There are names that make or ninja cannot read, however they are escaped. Where one was read, every build is started.
 //!
@@ -92,11 +93,23 @@ fn all_read(request: &BuildRequest, inputs: &Inputs, reads: &Reads) -> BTreeSet<
     };
     let is_here = matches!(request.places.context, ContextSpec::Files(FilesSource::Directory(_)));
     let elsewhere = elsewhere.filter(|_| !is_here);
+    let commit = watched(request, inputs);
     let of_contexts = reads.files.iter().chain(&reads.directories);
     let of_contexts = of_contexts.filter(|path| elsewhere.is_none_or(|place| !path.starts_with(place)));
-    let read = inputs.read_here.iter().chain(of_contexts).cloned();
+    let read = inputs.read_here.iter().chain(of_contexts).cloned().chain(commit);
     let here = std::env::current_dir().unwrap_or_default();
     read.chain(layouts).map(|path| relative(&path, &here)).collect()
+}
+
+/// What may make another commit of the revision that is built. Files of a work tree that are laid over it are not watched.
+fn watched(request: &BuildRequest, inputs: &Inputs) -> Vec<PathBuf> {
+    let (ContextPlace::Commit(revision), ContextSpec::Commit(spec)) =
+        (&inputs.context.place, &request.places.context)
+    else {
+        return Vec::new();
+    };
+    let watched = revision.watched().filter(|_| !spec.is_dirty);
+    watched.unwrap_or_else(|| vec![PathBuf::from(MISSING)])
 }
 
 /// Relative to the working directory where it is below that, as rules about the file would have it.

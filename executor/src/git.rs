@@ -33,6 +33,7 @@ pub mod supply;
 mod terrain;
 pub mod tree;
 
+mod watch;
 pub use error::GitError;
 pub use names::Called;
 pub use repository::{Commit, Repository};

@@ -126,6 +126,50 @@ class Depfile(Case):
                 self.assertEqual(self.started(tool, flags), 0, self.output)
             self.check(tool, "a file is added", lambda: (self.work / "b").write_text("1"), flags)
 
+    def test_a_commit_is_built_anew_when_its_name_means_another_one(self):
+        for tool in self.tools():
+            shutil.rmtree(self.work)
+            top = self.work / "repository"
+            top.mkdir(parents=True)
+            git = lambda *arguments: subprocess.run(
+                ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", "-C", top, *arguments], check=True, stdout=subprocess.PIPE)
+
+            def commit(text):
+                (top / "a").write_text(text)
+                git("add", "-A")
+                git("commit", "-q", "-m", text)
+            git("init", "-q", "-b", "main")
+            (top / "Dockerfile").write_text("FROM scratch\nCOPY a /\n")
+            commit("1")
+            git("branch", "team/other")
+            commit("2")
+            flags = self.flags(context="--git HEAD repository")
+            self.assertEqual(self.started(tool, flags), 1)
+            check = lambda what, change: self.check(tool, what, change, flags)
+            check("nothing", None)
+            check("a commit", lambda: commit("3"))
+            (top / "a").write_text("not committed")
+            check("the work tree is no part of it", None)
+            git("checkout", "-q", "a")
+            check("another branch", lambda: git("checkout", "-q", "team/other"))
+            check("references are packed", lambda: git("pack-refs", "--all"))
+            check("a commit on a packed branch", lambda: commit("4"))
+
+            def other(revision):
+                (self.work / "image.tar").unlink()
+                flags = self.flags(context=f"--git {revision} repository")
+                self.assertEqual(self.started(tool, flags), 1)
+                return flags
+            flags = other("main~1")
+            check("the branch moves", lambda: git("branch", "-f", "main", "team/other"))
+            whole = subprocess.run(["git", "-C", top, "rev-parse", "main"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+            flags = other(whole)
+            git("branch", "-f", "main", "main~1")
+            check("a hash means one commit for ever", None)
+            with self.subTest(tool=tool, what="a work tree laid over it"):
+                flags = other("HEAD --dirty")
+                self.assertEqual([self.started(tool, flags) for _ in range(2)], [1, 1])
+
     def test_names_are_read_as_they_are_meant(self):
         for tool in self.tools():
             self.only(*NAMES)
