@@ -396,6 +396,10 @@ pub struct ContextLsArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
 
+    /// List the commit REV of the repository that CONTEXT lies in, whatever its work tree has
+    #[arg(long, value_name = "REV")]
+    pub git: Option<String>,
+
     /// Tell which line of the ignore file decides about this path
     #[arg(long, value_name = "PATH")]
     pub why: Option<String>,

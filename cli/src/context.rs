@@ -25,7 +25,7 @@ use crate::{
 /// # Errors
 /// The context cannot be had or read.
 pub fn list(args: ContextLsArgs) -> Result<String, Failure> {
-    let places = request::context_places(&args.context, args.file.as_deref())?;
+    let places = request::context_places(&args.context, args.git.as_deref(), args.file.as_deref())?;
     let environment = Environment::of_process();
     let options = OutsideOptions {
         root: request::store_root(args.root, &environment)?,

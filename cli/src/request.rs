@@ -346,22 +346,19 @@ fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Pla
         Some(revision) => commit(&args.context, revision, args.dirty)?,
         None => main_context(&args.context, keep_git_dir(build_args)?)?,
     };
-    let mut places =
-        Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? };
-    if let ContextSpec::Commit(spec) = &places.context {
-        // By one thread: namespaces are entered next. Whether the work tree is clean is found out by several, later.
-        let opened = inputs::opened(spec, &places.dockerfile);
-        places.commit = Some(opened.map_err(|error| RequestError::Git(Box::new(error.into())))?);
-    }
-    Ok(places)
+    Ok(Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? })
 }
 
 /// The same for a context that is only to be looked at.
 ///
 /// # Errors
 /// It is not there, or makes no sense.
-pub fn context_places(context: &str, file: Option<&str>) -> Result<Places, RequestError> {
-    main_places(main_context(context, false)?, file)
+pub fn context_places(context: &str, git: Option<&str>, file: Option<&str>) -> Result<Places, RequestError> {
+    let context = match git {
+        Some(revision) => commit(context, revision, false)?,
+        None => main_context(context, false)?,
+    };
+    main_places(context, file)
 }
 
 /// What `-f` means.
@@ -381,8 +378,14 @@ fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, Reque
             "standard input cannot be both the build context and the Dockerfile",
         ));
     }
+    let commit = match &context {
+        // By one thread: namespaces are entered next. Whether the work tree is clean is found out by several, later.
+        ContextSpec::Commit(spec) => Some(inputs::opened(spec, &dockerfile)),
+        _ => None,
+    };
+    let commit = commit.transpose().map_err(|error| RequestError::Git(Box::new(error.into())))?;
     let (named, modes) = Default::default();
-    Ok(Places { context, dockerfile, named, modes, commit: None })
+    Ok(Places { context, dockerfile, named, modes, commit })
 }
 
 /// A directory of that name goes before an address that looks the same, as in buildx.

@@ -18,6 +18,7 @@
 
 mod attributes;
 mod error;
+mod file;
 pub mod known;
 mod lfs;
 mod line_ends;
@@ -32,14 +33,15 @@ mod submodules;
 pub mod supply;
 mod terrain;
 pub mod tree;
-
 mod watch;
+
 pub use error::GitError;
+pub use file::{CommitFile, FileBytes};
 pub use names::Called;
 pub use repository::{Commit, Repository};
 pub use revision::{Revision, WorkTree};
 pub use terrain::CommitTerrain;
-pub use tree::{CommitTree, FileBytes};
+pub use tree::CommitTree;
 
 #[cfg(test)]
 mod testing;

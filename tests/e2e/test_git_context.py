@@ -1,6 +1,7 @@
 """Commits of a repository on this machine: what `--git` builds is what a clean checkout holds, whatever lies about."""
 
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -216,6 +217,21 @@ class FromCommits(Case):
         self.commit(top)
         objects, _ = self.traced(top, "--git", "HEAD")
         self.assertEqual(objects, always() | {object_of("a"), object_of("a/one")})
+
+    def test_what_a_commit_holds_is_listed(self):
+        top = self.repository(Dockerfile="FROM busybox\n", _DOT_dockerignore="*.log\n", d__one="12345", **{"made.log": "x"})
+        (top / "to").symlink_to("d")
+        (top / ".gitattributes").write_text("*.bin filter=lfs\n")
+        (top / "big.bin").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345678\n")
+        self.commit(top)
+        shutil.rmtree(top / "d")
+        ls = lambda *arguments: self.run_layerwright("context", "ls", "--root", self.store(), "--git", "HEAD", *arguments).stdout
+        self.assertEqual(ls(top).split("\n")[:-1], [".dockerignore", ".gitattributes", "Dockerfile", "big.bin", "d/", "d/one", "to -> d"])
+        entries = {entry["path"]: entry for entry in json.loads(ls("--format", "json", top))["entries"]}
+        self.assertEqual([entries[path].get("size") for path in ("d/one", "big.bin", "d")], [5, 12345678, None])
+        self.assertEqual(ls(top / "d"), "one\n")
+        self.assertEqual(ls("--why", "made.log", top), "made.log: excluded by .dockerignore:1: *.log\n")
+        self.assertEqual(ls("--why", "none", top), "none: included: no pattern matches it (there is no such path)\n")
 
     def test_a_blob_that_is_gone_is_named_with_its_path_and_what_to_do(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY a /a/\n", a__one="1", a__two="2")

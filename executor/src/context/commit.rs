@@ -1,7 +1,8 @@
 //! The files of a commit as a build context: listed from trees, with what is known of their blobs.
 //!
-//! They have the identity that a checkout's files have, so both find each other's results. What a selector picks of a tree
-//! is known by the ids of what stands where it leads: where the next build asks for the same, nothing is listed ([`CommitContext::name_of_look`]).
+//! They have the identity that a checkout's files have, so both find each other's results. What a selector picks of a tree is
+//! known by the ids of what stands where it leads: where the next build asks for the same, nothing is listed
+//! ([`CommitContext::name_of_look`]).
 
 use std::sync::Arc;
 
@@ -87,8 +88,8 @@ impl CommitContext {
         Ok(Listing { nodes: sight::nodes(seen), content })
     }
 
-    /// Names a look at this context: what there is where the selector leads, what is picked of that, and what becomes of it. Only the
-    /// trees on the way there are read. `None` where that is not known without looking.
+    /// Names a look at this context: what there is where the selector leads, what is picked of that, and what becomes of it. Only
+    /// the trees on the way there are read. `None` where that is not known without looking.
     pub fn name_of_look(&self, selector: &Selector, cancel: &Cancel) -> Option<TreeDigest> {
         let ignore = self.ignore.as_ref();
         let (known, matcher) = (Known::default(), ignore.map(|ignore| &ignore.matcher));

@@ -12,10 +12,11 @@ use super::{CommitContext, ContextDirectory, ContextError, Ignore};
 use crate::{
     git::{CommitTerrain, known::Known},
     listing::{
-        NodeKind,
+        ListError, NodeKind,
         disk::{Disk, DiskKind},
         lookup::{LastLink, resolve},
         sight,
+        walk::{Seen, is_unread},
     },
     rootfs::shown,
 };
@@ -91,13 +92,26 @@ impl ContextDirectory {
 }
 
 impl CommitContext {
-    /// Everything that COPY and ADD can see, by path.
+    /// Everything that COPY and ADD can see, by path. How long a file is says its object, or the pointer of Git LFS; no other is
+    /// read, and no file of LFS need be here.
     ///
     /// # Errors
     /// Something cannot be read.
     pub fn entries(&self, cancel: &Cancel) -> Result<Vec<Entry>, ContextError> {
-        let nodes = self.files(&all(), &Known::default(), cancel)?.nodes;
-        Ok(nodes.into_iter().map(|(path, node)| Entry::of(&path, node.kind)).collect())
+        let (known, ignore) = (Known::default(), self.ignore().map(|ignore| &ignore.matcher));
+        let terrain = CommitTerrain { tree: self.tree(), ignore, known: &known, cancel };
+        let (seen, _) = sight::see(&terrain, &all())?.settled();
+        let files = seen.iter().filter(|thing| is_unread(&thing.node));
+        self.tree().bring(files.map(|thing| thing.path.as_slice()), Some(cancel)).map_err(ListError::from)?;
+        let entry = |Seen { path, node, .. }: Seen| {
+            let kind = match is_unread(&node) {
+                true => NodeKind::File { size: self.tree().size(&path)?, content: None },
+                false => node.kind,
+            };
+            Ok(Entry::of(&path, kind))
+        };
+        let entries: Result<_, ListError> = seen.into_iter().map(entry).collect();
+        Ok(entries?)
     }
 
     /// What the ignore file says about a path, cleaned and relative to the context. Whether it is there is looked up.

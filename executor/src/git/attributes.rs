@@ -1,6 +1,6 @@
 //! Which files of a commit git puts through a filter: what `.gitattributes` of the commit say, those of a directory and of all
-//! above it, by git's rules (patterns by path, the last line that says something of an attribute, a deeper file before a higher one,
-//! `-filter` and `!filter`, macros of the top, quoted patterns).
+//! above it, by git's rules (patterns by path, the last line that says something of an attribute, a deeper file before a higher
+//! one, `-filter` and `!filter`, macros of the top, quoted patterns).
 //!
 //! `.git/info/attributes` and the files of users and machines are in no commit, so they do not count: two clones would be two
 //! images.

@@ -1,8 +1,8 @@
 //! Git LFS: a blob that is only a pointer to its file, which lies beside the objects where `git lfs` has fetched it.
 //!
 //! A checkout has the file and not the pointer, so a build of the commit takes the file as well; nothing is fetched. What looks
-//! like a pointer counts as one only where the commit's [attributes](super::attributes) put it through the filter; what does not is a
-//! file like any other, as for `git lfs` itself.
+//! like a pointer counts as one only where the commit's [attributes](super::attributes) put it through the filter; what does not
+//! is a file like any other, as for `git lfs` itself.
 
 use std::{
     fs::File,
@@ -30,6 +30,11 @@ pub struct Pointer {
     pub file: ObjectId,
     /// Its length.
     pub size: u64,
+}
+
+/// Whether a blob of this length may be one.
+pub(super) fn may_be_pointer(size: u64) -> bool {
+    size < POINTER_MAX as u64 && size > VERSION.len() as u64
 }
 
 impl Pointer {

@@ -232,8 +232,7 @@ impl Repository {
 
     fn object_here(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, GitError> {
         let damaged = |source| self.damaged(id, kind, source);
-        let name = id.to_string();
-        self.objects.iter().try_for_each(|path| plain::file(&path.join(&name[..2]).join(&name[2..])))?;
+        self.look_at(id)?;
         let (found, bytes) = self.with(|repository| {
             let mut bytes = Vec::new();
             let found =
@@ -241,10 +240,7 @@ impl Repository {
             (found, bytes)
         });
         match found.map_err(|error| damaged(error.into()))? {
-            None => {
-                let (what, repository) = (what(kind), self.directory().to_owned());
-                return Err(GitError::Missing { what, id: *id, path: None, repository });
-            }
+            None => return Err(self.missing(id, kind)),
             Some(found) if found != kind => return Err(damaged(format!("it is a {found}").into())),
             Some(_) => {}
         }
@@ -253,6 +249,26 @@ impl Repository {
             true => Ok(bytes),
             false => Err(damaged(format!("it holds what is called {actual}").into())),
         }
+    }
+
+    /// How long a blob is, by what is written in front of it. Its bytes are not read.
+    ///
+    /// # Errors
+    /// It is not there, or damaged.
+    pub(super) fn size(&self, id: &ObjectId) -> Result<u64, GitError> {
+        self.look_at(id)?;
+        let found = self.with(|repository| {
+            let header = repository.try_find_header(*id).map_err(Cause::from);
+            header.map(|header| header.map(|header| header.size()))
+        });
+        let found = found.map_err(|error| self.damaged(id, Kind::Blob, error))?;
+        found.ok_or_else(|| self.missing(id, Kind::Blob))
+    }
+
+    /// Looks at where an object may lie by itself, before it is opened.
+    fn look_at(&self, id: &ObjectId) -> Result<(), GitError> {
+        let name = id.to_string();
+        self.objects.iter().try_for_each(|path| plain::file(&path.join(&name[..2]).join(&name[2..])))
     }
 
     /// Lends a handle that only one thread reads through.
@@ -267,6 +283,10 @@ impl Repository {
         let result = work(&lent);
         idle().push(lent);
         result
+    }
+
+    fn missing(&self, id: &ObjectId, kind: Kind) -> GitError {
+        GitError::Missing { what: what(kind), id: *id, path: None, repository: self.directory().to_owned() }
     }
 
     pub(super) fn damaged(&self, id: &ObjectId, kind: Kind, source: Cause) -> GitError {

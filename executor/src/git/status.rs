@@ -1,11 +1,11 @@
 //! What of a work tree's tracked files differs from the commit that is checked out: what `git status` would say of them.
 //!
-//! Two comparisons: the index with the commit's trees, where a tree that the index says it equals is not entered; and the
-//! work tree with the index, where a file whose lstat is the one that git has written down is not opened. As with git, a file that was
-//! written to in the moment in which the index was, or later, is read, since its time says nothing. What differs by its
-//! lstat only is no change, and costs a reading. Line ends of a checkout (`eol`, `core.autocrlf`) are no change either,
-//! unless the file itself is what is built. Filters are not run: where one, or `ident`, makes other bytes of a file in the work tree,
-//! only the lstat in the index says that it is unchanged, which `git status` brings up to date.
+//! Two comparisons: the index with the commit's trees, where a tree that the index says it equals is not entered; and the work
+//! tree with the index, where a file whose lstat is the one that git has written down is not opened. As with git, a file that was
+//! written to in the moment in which the index was, or later, is read, since its time says nothing. What differs by its lstat
+//! only is no change, and costs a reading. Line ends of a checkout (`eol`, `core.autocrlf`) are no change either, unless the file
+//! itself is what is built. Filters are not run: where one, or `ident`, makes other bytes of a file in the work tree, only the
+//! lstat in the index says that it is unchanged, which `git status` brings up to date.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

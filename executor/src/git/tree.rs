@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,12 +12,11 @@ use gix::{
     ObjectId,
     objs::{Kind, TreeRefIter, tree::EntryKind},
 };
-use oci::ContentDigest;
 
 use super::{
     Commit, GitError, Repository,
     attributes::{self, AttributeFiles, Attributes},
-    known::Known,
+    file::{CommitFile, FileBytes},
     lfs::{self, Pointer},
     overlay::Overlay,
     submodules,
@@ -97,55 +95,6 @@ pub struct Name {
     pub rules: Vec<(Vec<u8>, ObjectId)>,
     /// Where it is, if that is to be known to apply them.
     pub place: Vec<u8>,
-}
-
-/// A file of a commit, open.
-#[derive(Debug)]
-pub struct CommitFile {
-    /// The id of its blob, if that says what it holds.
-    id: Option<ObjectId>,
-    /// What it holds.
-    pub bytes: FileBytes,
-    /// What its blob is, where that is not what it holds.
-    pointer: Option<(Pointer, Arc<Directory>)>,
-}
-
-/// The bytes of a file.
-#[derive(Debug)]
-pub enum FileBytes {
-    /// Those of its blob.
-    Blob(Vec<u8>),
-    /// In a file: of Git LFS, of the work tree, or a blob that is too large for memory.
-    Large(File),
-}
-
-impl CommitFile {
-    /// What it holds, how much that is, and the id to remember it by.
-    ///
-    /// # Errors
-    /// A file of Git LFS is not what its pointer says.
-    pub fn content(
-        self,
-        path: &[u8],
-        known: &Known,
-    ) -> Result<(Option<ObjectId>, ContentDigest, u64), GitError> {
-        match (self.pointer, self.bytes) {
-            (_, FileBytes::Blob(bytes)) => Ok((self.id, ContentDigest::of(&bytes), bytes.len() as u64)),
-            (Some((pointer, directory)), FileBytes::Large(file)) => {
-                let content = match known.find(&pointer.file) {
-                    Some((content, _)) => content,
-                    None => pointer.content(&directory, file)?,
-                };
-                Ok((Some(pointer.file), content, pointer.size))
-            }
-            (None, FileBytes::Large(mut file)) => {
-                let mut hasher = blake3::Hasher::new();
-                let size = std::io::copy(&mut file, &mut hasher);
-                let size = size.map_err(|source| GitError::WorkTree { path: shown(path).into(), source })?;
-                Ok((self.id, hasher.finalize().into(), size))
-            }
-        }
-    }
 }
 
 impl Directory {
@@ -255,8 +204,8 @@ impl CommitTree {
         self.root.tree
     }
 
-    /// Stands for all that can be seen at a path, which holds no links: equal names are equal files there. `None` where that is not
-    /// known without looking, as where a work tree is laid over it.
+    /// Stands for all that can be seen at a path, which holds no links: equal names are equal files there. `None` where that is
+    /// not known without looking, as where a work tree is laid over it.
     ///
     /// # Errors
     /// A tree on the way cannot be read.
@@ -350,6 +299,27 @@ impl CommitTree {
         };
         let pointer = Some((pointer, directory));
         Ok(Some(CommitFile { id: Some(id), bytes: FileBytes::Large(file), pointer }))
+    }
+
+    /// How long the file at a path is, which holds no links, as a checkout has it. That of Git LFS need not be here.
+    ///
+    /// # Errors
+    /// Its blob is not there.
+    pub fn size(&self, path: &[u8]) -> Result<u64, GitError> {
+        let Some((directory, Entry { name, id, .. })) = self.entry(path)? else { return Ok(0) };
+        let Some(id) = id else {
+            let place = directory.place(&name);
+            let file = directory.over()?.open(&place)?.metadata();
+            return file
+                .map(|metadata| metadata.len())
+                .map_err(|source| GitError::WorkTree { path: shown(&place).into(), source });
+        };
+        let size = directory.repository.size(&id).map_err(|error| error.at(path))?;
+        if !lfs::may_be_pointer(size) || !directory.has_in_lfs(&name)? {
+            return Ok(size);
+        }
+        let blob = directory.repository.object(&id, Kind::Blob).map_err(|error| error.at(path))?;
+        Ok(Pointer::parse(&blob).map_or(size, |pointer| pointer.size))
     }
 
     fn known(&self, path: &[u8]) -> Option<Arc<Directory>> {
