@@ -12,48 +12,47 @@ mod environment;
 mod error;
 mod exposed;
 mod limits;
+mod places;
 mod proxies;
+mod root;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use executor::{
-    Retry, Secrets, agents::Agents, context::ContextModes, gc::Cap, git::Revision, jobserver::JobServer,
-    sandbox::Mode,
-};
+use executor::{Retry, Secrets, agents::Agents, gc::Cap, git::Revision, jobserver::JobServer, sandbox::Mode};
 use exporter::{Annotations, Form, Packing, TimePolicy};
 use oci::{
     Platform, Reference,
     registry::{Hosts, Limits},
-    store::{Store, StoreError},
 };
 use solver::{
     op::{Network, Relaxations, Timestamps},
     plan::Entitlement,
 };
 
+use self::places::places;
 pub use self::{
     caches::Caches,
     environment::Environment,
     error::RequestError,
     exposed::{hosts, relaxed},
     limits::{StepLimits, read as limits},
+    places::{DockerfilePlace, Places, context_places, dockerfile_place},
+    root::{has_store, mode_of_store, store_root, store_root_for},
 };
 use crate::{
-    args::{self, BuildArgs, OnFailure, ProgressMode},
+    args::{BuildArgs, OnFailure, ProgressMode},
     depfile, gc,
-    inputs::{self, OutsideOptions},
+    inputs::OutsideOptions,
     outputs::{self, Asked, Output},
     spec::{
         annotation,
         call::{Call, CallSpec},
-        context::{CommitSpec, ContextSpec, FilesSource, NamedContextSpec, NamedSource},
         tag::TagSpec,
     },
 };
@@ -139,34 +138,6 @@ pub struct BuildRequest {
     pub notices: Vec<String>,
 }
 
-/// Where a build finds what it reads.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// The main context.
-    pub context: ContextSpec,
-    /// The Dockerfile.
-    pub dockerfile: DockerfilePlace,
-    /// `--build-context`, by name.
-    pub named: BTreeMap<String, NamedSource>,
-    /// `--context-modes`, for directories of this machine.
-    pub modes: ContextModes,
-    /// The commit of `--git`, opened: whatever its name comes to mean later, this one is built.
-    pub commit: Option<Revision>,
-}
-
-/// Where the Dockerfile is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DockerfilePlace {
-    /// `Dockerfile` in the context, or whatever the context says.
-    Default,
-    /// `-f PATH`: in the working directory, or in a context that is no directory.
-    Path(PathBuf),
-    /// `-f -`
-    Stdin,
-    /// `-f URL`
-    Url(String),
-}
-
 impl BuildRequest {
     /// Whether anything is written to the store, by steps or by what comes from elsewhere.
     pub fn needs_store(&self) -> bool {
@@ -219,14 +190,6 @@ impl BuildRequest {
             (Timestamps::Auto, Some(epoch)) => TimePolicy::Epoch(epoch),
             (Timestamps::Auto, None) => TimePolicy::Default,
         }
-    }
-}
-
-impl Places {
-    /// Whether something must be brought to this machine before the Dockerfile is known.
-    pub fn are_elsewhere(&self) -> bool {
-        !matches!(self.context, ContextSpec::Files(FilesSource::Directory(_)) | ContextSpec::Commit(_))
-            || matches!(self.dockerfile, DockerfilePlace::Url(_))
     }
 }
 
@@ -339,98 +302,6 @@ fn wanted_outputs(
     Ok(wanted)
 }
 
-/// Where Dockerfile and files are; directories are there.
-fn places(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Result<Places, RequestError> {
-    let named = named_contexts(&args.contexts)?;
-    let context = match &args.git {
-        Some(revision) => commit(&args.context, revision, args.dirty)?,
-        None => main_context(&args.context, keep_git_dir(build_args)?)?,
-    };
-    Ok(Places { named, modes: args.context_modes, ..main_places(context, args.file.as_deref())? })
-}
-
-/// The same for a context that is only to be looked at.
-///
-/// # Errors
-/// It is not there, or makes no sense.
-pub fn context_places(context: &str, git: Option<&str>, file: Option<&str>) -> Result<Places, RequestError> {
-    let context = match git {
-        Some(revision) => commit(context, revision, false)?,
-        None => main_context(context, false)?,
-    };
-    main_places(context, file)
-}
-
-/// What `-f` means.
-pub fn dockerfile_place(file: Option<&str>) -> DockerfilePlace {
-    match file {
-        None | Some("") => DockerfilePlace::Default,
-        Some("-") => DockerfilePlace::Stdin,
-        Some(url) if solver::remote::is_url(url) => DockerfilePlace::Url(url.to_owned()),
-        Some(path) => DockerfilePlace::Path(PathBuf::from(path)),
-    }
-}
-
-fn main_places(context: ContextSpec, file: Option<&str>) -> Result<Places, RequestError> {
-    let dockerfile = dockerfile_place(file);
-    if (&context, &dockerfile) == (&ContextSpec::Stdin, &DockerfilePlace::Stdin) {
-        return Err(RequestError::Conflict(
-            "standard input cannot be both the build context and the Dockerfile",
-        ));
-    }
-    let commit = match &context {
-        // By one thread: namespaces are entered next. Whether the work tree is clean is found out by several, later.
-        ContextSpec::Commit(spec) => Some(inputs::opened(spec, &dockerfile)),
-        _ => None,
-    };
-    let commit = commit.transpose().map_err(|error| RequestError::Git(Box::new(error.into())))?;
-    let (named, modes) = Default::default();
-    Ok(Places { context, dockerfile, named, modes, commit })
-}
-
-/// A directory of that name goes before an address that looks the same, as in buildx.
-fn main_context(text: &str, keep_git_dir: bool) -> Result<ContextSpec, RequestError> {
-    let spec = match text != "-" && Path::new(text).is_dir() {
-        true => ContextSpec::Files(FilesSource::Directory(PathBuf::from(text))),
-        false => text.parse()?,
-    };
-    Ok(match spec {
-        ContextSpec::Files(FilesSource::Directory(path)) => {
-            ContextSpec::Files(FilesSource::Directory(directory(&path)?))
-        }
-        ContextSpec::Files(FilesSource::Git(mut address)) => {
-            address.keep_git_dir |= keep_git_dir;
-            ContextSpec::Files(FilesSource::Git(address))
-        }
-        other => other,
-    })
-}
-
-/// A commit of the repository that a path lies in, or is. The path itself need not be there.
-fn commit(text: &str, revision: &str, is_dirty: bool) -> Result<ContextSpec, RequestError> {
-    let place = match text.parse() {
-        _ if text != "-" && Path::new(text).is_dir() => PathBuf::from(text),
-        Ok(ContextSpec::Files(FilesSource::Directory(path))) => path,
-        _ => {
-            return Err(RequestError::GitElsewhere {
-                context: text.to_owned(),
-                revision: revision.to_owned(),
-            });
-        }
-    };
-    let read_error = |source| RequestError::Read { what: "context", path: place.clone(), source };
-    let absolute = std::path::absolute(&place).map_err(read_error)?;
-    Ok(ContextSpec::Commit(CommitSpec { place: absolute, revision: revision.to_owned(), is_dirty }))
-}
-
-/// The build argument that keeps `.git` of the main context.
-fn keep_git_dir(build_args: &BTreeMap<String, String>) -> Result<bool, RequestError> {
-    const NAME: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
-    let Some(value) = build_args.get(NAME).filter(|value| !value.is_empty()) else { return Ok(false) };
-    let wrong = |expected| RequestError::Value { name: NAME, value: value.clone(), expected };
-    args::go_bool(value).map_err(wrong)
-}
-
 /// For tests of what takes minutes; not for people, so it is not in `--help`.
 const HURRY: &str = "LAYERWRIGHT_DEBUG_HURRY";
 
@@ -450,53 +321,6 @@ fn check_place(flag: &'static str, path: Option<&Path>) -> Result<(), RequestErr
         Some(RequestError::NoPlace { flag, path: path.to_owned(), reason })
     };
     path.and_then(obstacle).map_or(Ok(()), Err)
-}
-
-fn directory(path: &Path) -> Result<PathBuf, RequestError> {
-    let read_error = |source| RequestError::Read { what: "context", path: path.to_owned(), source };
-    if !std::fs::metadata(path).map_err(read_error)?.is_dir() {
-        return Err(RequestError::NotADirectory(path.display().to_string()));
-    }
-    std::path::absolute(path).map_err(read_error)
-}
-
-fn named_contexts(specs: &[NamedContextSpec]) -> Result<BTreeMap<String, NamedSource>, RequestError> {
-    let mut contexts = BTreeMap::new();
-    for NamedContextSpec { name, source } in specs {
-        let source = match source {
-            NamedSource::Files(FilesSource::Directory(path)) => {
-                let path = directory(path).map_err(|error| no_context(name, error))?;
-                NamedSource::Files(FilesSource::Directory(path))
-            }
-            NamedSource::OciLayout { directory: path, selector } => {
-                let directory = directory(path).map_err(|error| no_layout(name, path, error))?;
-                NamedSource::OciLayout { directory, selector: selector.clone() }
-            }
-            other => other.clone(),
-        };
-        if contexts.insert(name.clone(), source).is_some() {
-            return Err(RequestError::ContextTwice(name.clone()));
-        }
-    }
-    Ok(contexts)
-}
-
-fn no_layout(name: &str, path: &Path, error: RequestError) -> RequestError {
-    let source = match error {
-        RequestError::Read { source, .. } => source,
-        RequestError::NotADirectory(_) => std::io::ErrorKind::NotADirectory.into(),
-        error => return error,
-    };
-    RequestError::NoLayout { name: name.to_owned(), path: path.to_owned(), source }
-}
-
-fn no_context(name: &str, error: RequestError) -> RequestError {
-    match error {
-        RequestError::Read { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            RequestError::NoContext { name: name.to_owned(), path, source }
-        }
-        error => error,
-    }
 }
 
 /// `K=V` pairs, the last of a name wins; `bare` says what `K` alone is, `None` leaves it out.
@@ -606,58 +430,6 @@ pub fn progress_mode(
         ProgressMode::Auto => ProgressMode::Plain,
         mode => mode,
     })
-}
-
-/// Where the store is: `--root`, LAYERWRIGHT_ROOT, or below the user's data directory.
-///
-/// # Errors
-/// [`RequestError::NoRoot`]
-pub fn store_root(given: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, RequestError> {
-    let in_data_home = || environment.path("XDG_DATA_HOME").map(|data| data.join("layerwright"));
-    let in_home = || environment.path("HOME").map(|home| home.join(".local/share/layerwright"));
-    let root = given.or_else(|| environment.path("LAYERWRIGHT_ROOT")).or_else(in_data_home).or_else(in_home);
-    let root = root.ok_or(RequestError::NoRoot)?;
-    std::path::absolute(&root).map_err(|source| RequestError::Read { what: "store", path: root, source })
-}
-
-/// The same for a build: what root makes in a user namespace is no one's but that namespace's, so unless a directory is
-/// named it lies beside the store that root has otherwise.
-///
-/// # Errors
-/// [`RequestError::NoRoot`]
-pub fn store_root_for(
-    mode: Mode,
-    given: Option<PathBuf>,
-    environment: &Environment,
-) -> Result<PathBuf, RequestError> {
-    let is_named = given.is_some() || environment.path("LAYERWRIGHT_ROOT").is_some();
-    let mut root = store_root(given, environment)?;
-    if mode == Mode::SubordinateIds && environment.is_root && !is_named {
-        root.set_file_name("layerwright-userns");
-    }
-    Ok(root)
-}
-
-/// Which namespaces see the files of a store as the build did that made it. Root, who has all ids, is told by the store.
-pub fn mode_of_store(root: &Path) -> Mode {
-    match Store::is_of_this_process(root) {
-        Some(false) if rustix::process::geteuid().is_root() => Mode::SubordinateIds,
-        _ => Mode::Auto,
-    }
-}
-
-/// Whether there is a directory that could be a store; who asks about one makes none.
-///
-/// # Errors
-/// Something else is there, or it cannot be looked at.
-pub fn has_store(root: &Path) -> Result<bool, StoreError> {
-    let failed = |source| StoreError::Io { action: "look into", path: root.to_owned(), source };
-    match fs::metadata(root) {
-        Ok(metadata) if metadata.is_dir() => Ok(true),
-        Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed(error)),
-    }
 }
 
 /// How many threads this machine keeps busy.

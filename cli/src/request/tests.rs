@@ -5,6 +5,7 @@ use solver::op::Security;
 
 use super::*;
 use crate::args::{self, Command};
+use crate::spec::context::{ContextSpec, FilesSource, NamedSource};
 
 struct Case {
     directory: tempfile::TempDir,
