@@ -111,6 +111,7 @@ pub fn build(
         fetcher,
         events,
         cancel,
+        clean: &inputs.clean,
     };
     let filling = Filling::new(request, &surroundings.caches, &filling);
     let inline = request.caches.inline;
@@ -274,10 +275,11 @@ fn make(
             events(event);
         }
     };
+    let writer = filling.writer();
     let caches = Caches {
         near: &[&cache],
         distant: &caches.distant(),
-        writers: &filling.writers(),
+        writers: writer.as_slice(),
         bulletin: filling.bulletin(),
         clock: &|| caches.clock(),
     };

@@ -332,6 +332,18 @@ class FromCommits(Case):
         name = git(top, "rev-parse", f"HEAD:{path}")
         pathlib.Path(top, ".git", "objects", name[:2], name[2:]).unlink()
 
+    def test_a_build_that_is_refused_fills_no_cache(self):
+        """Nor where all of it is in the store already, so that nothing has to run for that."""
+        top = self.repository(Dockerfile="FROM busybox\nCOPY f /\nRUN cat /f > /g\n", f="1")
+        self.build(top, "--git", "HEAD")
+        (top / "f").write_text("2")
+        place = self.scratch / "cache"
+        done = self.run_layerwright("build", "--git", "HEAD", "--cache-to", f"type=local,dest={place}", "-o", "type=cacheonly",
+                                    top, code=2)
+        self.assertIn("the work tree differs from HEAD: f", done.stderr)
+        self.assertNotIn("cached", done.stderr)
+        self.assertEqual(list(place.rglob("*")) if place.exists() else [], [])
+
     def test_the_image_says_what_it_was_built_from(self):
         top = self.repository(Dockerfile="FROM busybox\nRUN echo $SOURCE_DATE_EPOCH > /epoch\nCOPY a /\n", a="1")
         head = git(top, "rev-parse", "HEAD")

@@ -11,12 +11,13 @@ use exporter::{
     upload::Landings,
 };
 use oci::{Sha256Digest, fetch::Fetcher};
-use solver::{Bulletin, Cancel, Event, Graph, RecordWriter};
+use solver::{Bulletin, Cancel, Event, Graph, Record, RecordWriter};
 
 use super::{Place, RemoteCaches, name};
 use crate::{
     build::Events,
     failure::Failure,
+    inputs::Clean,
     progress,
     request::{BuildRequest, caches::CacheFill},
     spec::cache::CacheMode,
@@ -38,18 +39,22 @@ pub struct FillingOptions<'a> {
     pub events: &'a Events,
     /// Stops everything.
     pub cancel: &'a Cancel,
+    /// Whether the build may be.
+    pub clean: &'a Clean,
 }
 
 /// Fills the caches of a build.
 pub struct Filling {
     writers: Vec<Writer>,
+    /// Nothing is written of a build that is refused.
+    clean: Clean,
     bulletin: Option<Arc<dyn Bulletin>>,
 }
 
 impl Filling {
     /// Contacts nobody yet.
     pub fn new(request: &BuildRequest, caches: &RemoteCaches, options: &FillingOptions<'_>) -> Self {
-        let FillingOptions { graph, landings, fetcher, events, cancel, .. } = options;
+        let FillingOptions { graph, landings, fetcher, events, cancel, clean, .. } = options;
         let chain = OwnChain::of(graph);
         let store = Arc::clone(fetcher.store());
         let inventories: FindInventory =
@@ -81,12 +86,12 @@ impl Filling {
         let writers: Vec<_> = request.caches.to.iter().map(writer).collect();
         let mut filled = request.caches.to.iter().zip(&writers);
         let bulletin = filled.find_map(|(fill, writer)| bulletin(fill, writer, caches, cancel));
-        Self { writers, bulletin }
+        Self { writers, bulletin, clean: Clean::clone(clean) }
     }
 
-    /// Those that take records.
-    pub fn writers(&self) -> Vec<&dyn RecordWriter> {
-        self.writers.iter().map(|writer| writer as &dyn RecordWriter).collect()
+    /// Who takes records, where anything is filled.
+    pub fn writer(&self) -> Option<&dyn RecordWriter> {
+        (!self.writers.is_empty()).then_some(self)
     }
 
     /// Where it is said which steps run.
@@ -104,6 +109,9 @@ impl Filling {
     /// # Errors
     /// [`Failure::Cache`] of the first that had to be filled and is not.
     pub fn finish(&self, end: BuildEnd, documents: &[Sha256Digest], events: &Events) -> Result<(), Failure> {
+        if self.writers.is_empty() || !self.clean.is_clean() {
+            return Ok(());
+        }
         thread::scope(|scope| {
             let finish = |writer| scope.spawn(move || Writer::finish(writer, end, documents));
             let finishing: Vec<_> = self.writers.iter().map(finish).collect();
@@ -112,6 +120,14 @@ impl Filling {
             self.writers.iter().filter_map(told).for_each(|note| events(Event::Note(note)));
             finished.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
         })
+    }
+}
+
+impl RecordWriter for Filling {
+    fn store(&self, record: &Record) {
+        if self.clean.is_clean() {
+            self.writers.iter().for_each(|writer| writer.store(record));
+        }
     }
 }
 
