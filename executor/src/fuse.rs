@@ -10,8 +10,10 @@
 //! What it writes is not quite what the kernel writes; [`close`] makes that good. What it cannot do a step is told: to change a
 //! pipe, socket or device of an earlier layer.
 
+mod below;
 mod close;
 mod process;
+mod times;
 
 use std::{
     fs::File,

@@ -108,7 +108,9 @@ class Ground(Case):
         for number, pair in enumerate(zip(ours.layers(), theirs.layers())):
             told = [{path: (entry.type, oct(entry.mode), entry.uid, entry.gid, entry.mtime, entry.size, entry.linkname,
                             entry.pax_headers) for path, entry in layer.items()} for layer in pair]
-            self.assertEqual(*told, f"{name}: layer {number}")
+            apart = {path: [layer.get(path) for layer in told] for path in told[0].keys() | told[1].keys()}
+            apart = {path: pair for path, pair in apart.items() if pair[0] != pair[1]}
+            self.assertEqual(apart, {}, f"{name}: layer {number}: {' '.join(sorted(apart))}")
         self.assertEqual(ours.digest, theirs.digest, name)
 
 

@@ -6,7 +6,7 @@
 //!   takes for a mark: such a name is in no layer, and the step is refused for it.
 //! - When it copies something up, the directory above gets a new time, which a step does not see: the kernel still knows the one
 //!   that the directory had. So the times of directories are asked for through the mount, before that is gone, and are
-//!   what the directories get.
+//!   what the directories get, but those whose own time was [lost](times::lost). A link gets a new time itself.
 //! - It writes down whence it has copied a file, and would take the copy for another name of that later.
 //! - Of a pipe, a socket or a device of an earlier layer it makes an empty file when it is to change it. That is no result.
 
@@ -28,7 +28,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Ended, Merged};
+use super::{
+    Ended, Merged,
+    times::{self, Time},
+};
 use crate::{
     mount::OverlayMarks,
     rootfs::{PathError, failed, file_type, join, lstat, mtime, names, open_beneath, shown, split},
@@ -78,7 +81,7 @@ pub fn close(merged: Merged, upper: &Path, lowers: &[PathBuf]) -> Result<(), Clo
 struct Seen {
     path: Vec<u8>,
     /// What time it has for who sees it merged.
-    time: (i64, u32),
+    time: Time,
     /// Files that have the name of a mark, and are none.
     own: Vec<Vec<u8>>,
 }
@@ -139,6 +142,7 @@ impl Seen {
         let path = self.path.as_slice();
         let directory = open_directory(upper, path)?;
         let mut is_opaque = is_marked_opaque(&directory).map_err(failed("reading attributes of", path))?;
+        let lost = times::lost(&directory, path, self.time, lowers).map_err(failed("reading", path))?;
         forget_origin(&directory).map_err(failed("changing attributes of", path))?;
         for name in names(&directory).map_err(failed("reading", path))? {
             let stat = lstat(&directory, &name).map_err(failed("reading", &join(path, &name)))?;
@@ -152,7 +156,9 @@ impl Seen {
         if is_opaque && !path.is_empty() {
             OverlayMarks::Names.mark_opaque(&directory).map_err(failed("changing", path))?;
         }
-        Ok(futimens(&directory, &mtime(self.time.0, self.time.1)).map_err(failed("changing", path))?)
+        times::restore_links(&directory, path, lowers).map_err(failed("changing links in", path))?;
+        let (seconds, nanoseconds) = lost.unwrap_or(self.time);
+        Ok(futimens(&directory, &mtime(seconds, nanoseconds)).map_err(failed("changing", path))?)
     }
 
     fn entry(&self, directory: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), Errno> {
@@ -182,14 +188,8 @@ fn is_unlike(directory: &OwnedFd, name: &[u8], stat: &Stat, lowers: &[OwnedFd]) 
     if file_type(stat) != FileType::RegularFile || stat.st_size != 0 {
         return Ok(false);
     }
-    let file = by_descriptor(directory, name);
-    let mut origin = vec![0_u8; libc::PATH_MAX as usize];
-    let length = match lgetxattr(file.as_slice(), ORIGIN, &mut origin) {
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(false),
-        length => length?,
-    };
-    let origin = origin[..length].split(|byte| *byte == 0).next().unwrap_or_default();
-    let (parent, name) = split(origin);
+    let Some(origin) = origin(directory, name)? else { return Ok(false) };
+    let (parent, name) = split(&origin);
     for lower in lowers {
         let found = match open_beneath(lower, parent, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(parent) => lstat(parent, name)?,
@@ -203,7 +203,17 @@ fn is_unlike(directory: &OwnedFd, name: &[u8], stat: &Stat, lowers: &[OwnedFd]) 
     Ok(false)
 }
 
-/// Where a file says what it is the copy of: a path below the root.
+/// What a file of the upper directory says that it is the copy of: a path below the root.
+pub(super) fn origin(directory: &OwnedFd, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    let file = by_descriptor(directory, name);
+    let mut origin = vec![0_u8; libc::PATH_MAX as usize];
+    match lgetxattr(file.as_slice(), ORIGIN, &mut origin) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        length => Ok(origin[..length?].split(|byte| *byte == 0).next().map(<[u8]>::to_vec)),
+    }
+}
+
+/// Where it says so.
 const ORIGIN: &str = "user.fuseoverlayfs.origin";
 
 /// A name in a directory, for calls that take a path.
@@ -211,7 +221,7 @@ fn by_descriptor(directory: &OwnedFd, name: &[u8]) -> Vec<u8> {
     [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat()
 }
 
-fn is_marked_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
+pub(super) fn is_marked_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
     for attribute in ["trusted.overlay.opaque", "user.fuseoverlayfs.opaque"] {
         let mut value = [0_u8; 8];
         match fgetxattr(directory, attribute, &mut value) {
