@@ -10,7 +10,7 @@ import unittest
 
 from overlaid import WITH_DEVICE, on_overlay
 from support import Case, Layout, WATCHDOG, wait_for
-from test_ladder import FUSED, ONE, SUBORDINATE, as_user
+from test_ladder import ALLOW_FUSE, FUSED, ONE, SUBORDINATE, as_user
 
 # What a step does to files of an earlier one, all of which are older than any time that is normalised.
 GROUND = r"""
@@ -84,10 +84,10 @@ class Ground(Case):
     def fused(self, user="root"):
         return on_overlay(as_user(user), self.place(user), user, WITH_DEVICE)
 
-    def build_on(self, machine, context, user="root", store=None, code=0):
+    def build_on(self, machine, context, user="root", store=None, code=0, allow=(ALLOW_FUSE,), more=()):
         """A build on a machine; gives its events, and its layout."""
         out = self.directory(f"out-{len(list(self.scratch.glob('out-*')))}", user)
-        command = [str(self.binary), "build", "--progress", "json", "--root", str(store or self.store(user)), "--build-context",
+        command = [str(self.binary), "build", *allow, *more, "--progress", "json", "--root", str(store or self.store(user)), "--build-context",
                    f"busybox=oci-layout://{self.base}", "--secret", f"id=s,src={context}/file",
                    "-o", f"type=oci,dest={out}/image,tar=false", str(context)]
         done = subprocess.run([*machine, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -126,6 +126,25 @@ class Fused(Ground):
             self.same(kernel, image, user)
         _, image = self.build_on(on_overlay([], self.scratch / "copied", "root"), context, store=self.scratch / "copied")
         self.same(kernel, image, "copies")
+
+    def test_a_version_that_brings_back_what_was_removed_is_taken_by_nobody_who_has_not_allowed_it(self):
+        """And what it leaves is for nobody else: a directory that was replaced and renamed is there again under it."""
+        context = self.context(Dockerfile="FROM busybox\nRUN mkdir -p /app && echo secret > /app/key\n"
+                               "RUN rm -rf /app && mkdir /app && mv /app /app2\nRUN ls / > /seen\n", file="")
+        _, kernel = self.build_on([], context)
+        events, image = self.build_on(self.fused(), context, store=self.place("root"), allow=())
+        self.assertEqual({event["rung"] for event in events if event["event"] == "sandbox"}, {"root, with copies for overlays"})
+        self.assertTrue(any("brings back what a command has removed" in str(event) for event in events), events)
+        self.same(kernel, image, "copies")
+        cache, allowed = self.directory("cache"), self.scratch / "allowed"
+        machine = on_overlay([], allowed, "root", WITH_DEVICE)
+        self.build_on(machine, context, store=allowed, more=("--cache-to", f"type=local,dest={cache}"))
+        events, image = self.build_on([], context, allow=(), store=self.scratch / "other", more=("--cache-from", f"type=local,src={cache}"))
+        self.same(kernel, image, "from the cache")
+        self.assertEqual([event for event in events if event["event"] == "cached"], [])
+        # A store of its own kind is of no use without it.
+        events, _ = self.build_on(machine, context, store=allowed, allow=(), code=4)
+        self.assertIn("this store was begun with fuse-overlayfs", str(events))
 
     def test_owners_are_the_kernels(self):
         context = self.nasty(DOCKERFILE + OF_ROOT)
@@ -173,7 +192,7 @@ class Life(Ground):
         """A build whose step waits; gives it, its log, and what merges for it."""
         context = self.context(f"waiting-{user}", Dockerfile="FROM busybox\nRUN echo it waits; sleep 1000\n", file="")
         log = open(self.scratch / f"log-{user}", "w")
-        command = [str(self.binary), "build", "--progress", "json", "--root", str(self.place(user)), "--build-context",
+        command = [str(self.binary), "build", ALLOW_FUSE, "--progress", "json", "--root", str(self.place(user)), "--build-context",
                    f"busybox=oci-layout://{self.base}", "-o", "type=cacheonly", str(context)]
         build = subprocess.Popen([*self.fused(user), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
         self.addCleanup(log.close)

@@ -42,7 +42,7 @@ FUSING = ON_OVERLAY + WITH_DEVICE.replace("{parts}", "{directory}/parts")
 NO_PIDS = ["unshare", "--user", "--map-root-user", "--map-auto", "--", "sh", "-c",
            "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"", "sh"]
 SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
-COPIED, FUSED = ", with copies for overlays", ", with fuse-overlayfs"
+COPIED, FUSED = ", with copies for overlays", ", with fuse-overlayfs; allowed: fuse-overlayfs"
 RUNGS = {
     "root": Rung("root", (), AS_IT_IS, [], "root"),
     "userns": Rung("root", ("--sandbox=userns",), "mount --bind {subids} /etc/subuid && mount --bind {subids} /etc/subgid", [],
@@ -53,8 +53,8 @@ RUNGS = {
     "shared": Rung("lw-sub", (), AS_IT_IS, NO_PIDS, SUBORDINATE + ", with this machine's /proc and processes"),
     "root-copied": Rung("root", (), COPYING, [], "root" + COPIED),
     "sub-copied": Rung("lw-sub", (), COPYING, [], SUBORDINATE + COPIED),
-    "root-fused": Rung("root", (), FUSING, [], "root" + FUSED),
-    "sub-fused": Rung("lw-sub", (), FUSING, [], SUBORDINATE + FUSED),
+    "root-fused": Rung("root", (ALLOW_FUSE,), FUSING, [], "root" + FUSED),
+    "sub-fused": Rung("lw-sub", (ALLOW_FUSE,), FUSING, [], SUBORDINATE + FUSED),
     "chroot": Rung("root", ("--sandbox=chroot",), AS_IT_IS, [], "chroot, without namespaces, mounts and /proc"),
 }
 # A machine of its own: processes, mounts, and somebody else of the same user. What it must not be able to do a step could

@@ -12,9 +12,10 @@ use std::{
 
 use oci::store::{Store, StoreError};
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, open, openat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, renameat, statat, unlinkat},
     io::Errno,
 };
+use solver::op::{Relaxation, Relaxations};
 
 use crate::{
     fuse::{self, Merged},
@@ -81,7 +82,7 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
     if is_marked {
         return Ok(copied(footing, &with_hint(&refusal)));
     }
-    match try_fuse(store.temp_dir("fuse")?.path())? {
+    match try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)? {
         None => {
             store.write_atomic(Path::new(FUSED), b"")?;
             Ok(fused(footing))
@@ -99,7 +100,7 @@ fn settle_fused(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled,
         let message = "this store was begun with fuse-overlayfs";
         return Err(SandboxError::step("overlay", message, Some(BEGIN_ANEW.to_owned())).into());
     }
-    match try_fuse(store.temp_dir("fuse")?.path())? {
+    match try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)? {
         None => Ok(fused(footing)),
         Some(lack) => {
             let message = format!("{BEGUN_WITH_FUSE}: {lack}");
@@ -187,15 +188,16 @@ fn overlay_with_marks(directory: &Path, rung: Rung) -> Result<(), Failure> {
 }
 
 /// Has fuse-overlayfs merge something in an empty directory: writes, reads, removes, and looks at what is left of it; gives what
-/// is missing, if anything is.
+/// is missing, if anything is. One that brings back what was removed, as 1.10 to 1.14 do, is none unless somebody allows for it.
 ///
 /// # Errors
 /// It failed for another reason: no room, no descriptors.
-pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> {
+pub fn try_fuse(directory: &Path, relaxed: Relaxations) -> Result<Option<SandboxError>, SandboxError> {
     let place = |name: &str| directory.join(name);
     let (lower, upper, work) = (place("lower"), place("upper"), place("work"));
     let made = [&lower, &upper, &work].into_iter().try_for_each(fs::create_dir);
     made.and_then(|()| fs::write(lower.join("gone"), ""))
+        .and_then(|()| fs::create_dir(lower.join("replaced")))
         .map_err(|error| SandboxError::io("write to the store", &error))?;
     let (marks, sync) = (OverlayMarks::Names, OverlaySync::Ignored);
     let overlay = Overlay { lowers: &[&lower], writable: Some((&upper, &work)), marks, sync };
@@ -206,16 +208,36 @@ pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> 
             return Ok(Some(SandboxError::refused(error.step, message, Some(error.errno))));
         }
     };
-    let worked = write_and_remove(&merged).map_err(|errno| SandboxError::errno("fuse write", errno));
+    let worked = write_and_remove(&merged).and_then(|()| brings_back(&merged));
+    let worked = worked.map_err(|errno| SandboxError::errno("fuse write", errno));
     let closed = fuse::close(merged, &upper, &[lower])
         .map_err(|error| SandboxError::step("fuse close", &error.to_string(), None));
-    if let Err(error) = worked.and(closed) {
-        return Ok(Some(error));
+    match worked.and_then(|brings_back| closed.map(|()| brings_back)) {
+        Err(error) => return Ok(Some(error)),
+        Ok(true) if !relaxed.contain(Relaxation::FuseOverlayfs) => {
+            return Ok(Some(SandboxError::errno(BRINGS_BACK, Errno::OPNOTSUPP)));
+        }
+        Ok(_) => {}
     }
     let is_there = fs::read(upper.join("made")).is_ok_and(|made| made == b"made");
     match is_there && upper.join(".wh.gone").exists() && !upper.join("gone").exists() {
         true => Ok(None),
         false => Ok(Some(SandboxError::step("fuse close", "what was written is not there", None))),
+    }
+}
+
+/// The step at which a version fails that no command can rely on.
+pub const BRINGS_BACK: &str = "fuse-overlayfs brings back what a command has removed";
+
+/// Whether a directory of a lower layer is there again once another one in its place has got another name. Then no command's
+/// file system can be relied on.
+fn brings_back(root: &Merged) -> Result<bool, Errno> {
+    unlinkat(root, "replaced", AtFlags::REMOVEDIR)?;
+    mkdirat(root, "replaced", Mode::RWXU)?;
+    renameat(root, "replaced", root, "renamed")?;
+    match statat(root, "replaced", AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(false),
+        found => found.map(|_| true),
     }
 }
 

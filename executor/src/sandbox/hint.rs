@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::io::Errno;
 
-use crate::sandbox::lacking;
+use crate::sandbox::{files, lacking};
 
 /// For who has none.
 pub(super) const MOUNT_PROC: &str =
@@ -156,6 +156,9 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
             Some(Errno::PERM) => "overlay in a user namespace needs Linux 5.11".to_owned(),
             _ => return None,
         },
+        files::BRINGS_BACK => {
+            "--sandbox-allow=fuse-overlayfs takes it all the same, for results of its own (docs/sandbox.md)".to_owned()
+        }
         "start init" | "copy own program" if refused => {
             "programs in memory must be allowed: set the sysctl vm.memfd_noexec=0".to_owned()
         }

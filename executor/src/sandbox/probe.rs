@@ -323,7 +323,7 @@ fn with_files(footing: Footing, directory: &Path) -> Result<(Footing, Vec<Refusa
         Some(overlay) => {
             let trial = directory.join("fuse");
             fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
-            let fuse = files::try_fuse(&trial)?;
+            let fuse = files::try_fuse(&trial, Relaxations::default())?;
             let files = if fuse.is_some() { Files::Copied } else { Files::Fused };
             let refusals = [Some(overlay), fuse].into_iter().flatten().filter_map(refusal);
             (Footing { files, ..footing }, refusals.collect())

@@ -22,17 +22,20 @@ pub enum Relaxation {
     NoCgroupns,
     /// Where `/proc` cannot be written, a step is no readier than others to be ended when memory runs out.
     NoOomScore,
+    /// Where the kernel merges no layers, fuse-overlayfs does, also where it does that wrong.
+    FuseOverlayfs,
 }
 
 impl Relaxation {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Userns,
         Self::NoSeccomp,
         Self::NoLandlock,
         Self::NoKeyring,
         Self::NoCgroupns,
         Self::NoOomScore,
+        Self::FuseOverlayfs,
     ];
 
     /// Its name on the command line.
@@ -44,6 +47,7 @@ impl Relaxation {
             Self::NoKeyring => "no-keyring",
             Self::NoCgroupns => "no-cgroupns",
             Self::NoOomScore => "no-oom-score",
+            Self::FuseOverlayfs => "fuse-overlayfs",
         }
     }
 
@@ -51,7 +55,7 @@ impl Relaxation {
     /// others let go is between the step and the machine, as the rung is.
     pub fn changes_results(self) -> bool {
         match self {
-            Self::Userns | Self::NoSeccomp => true,
+            Self::Userns | Self::NoSeccomp | Self::FuseOverlayfs => true,
             Self::NoLandlock | Self::NoKeyring | Self::NoCgroupns | Self::NoOomScore => false,
         }
     }
