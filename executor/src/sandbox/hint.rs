@@ -156,7 +156,7 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
             Some(Errno::PERM) => "overlay in a user namespace needs Linux 5.11".to_owned(),
             _ => return None,
         },
-        files::BRINGS_BACK => {
+        files::MERGES_OTHERWISE => {
             "--sandbox-allow=fuse-overlayfs takes it all the same, for results of its own (docs/sandbox.md)".to_owned()
         }
         "start init" | "copy own program" if refused => {

@@ -22,7 +22,7 @@ pub enum Relaxation {
     NoCgroupns,
     /// Where `/proc` cannot be written, a step is no readier than others to be ended when memory runs out.
     NoOomScore,
-    /// Where the kernel merges no layers, fuse-overlayfs does, also where it does that wrong.
+    /// Where the kernel merges no layers, fuse-overlayfs does, though it does that otherwise.
     FuseOverlayfs,
 }
 
