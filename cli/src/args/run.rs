@@ -78,7 +78,7 @@ pub struct RunArgs {
     #[arg(action = ArgAction::Set, value_name = "BOOL")]
     pub tty: bool,
 
-    /// Namespaces: auto, strict or userns
+    /// Namespaces: auto, strict, userns or chroot
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, value_parser = sandbox)]
     pub sandbox: Mode,
 

@@ -107,7 +107,9 @@ pub enum RequestError {
     #[error(transparent)]
     Tag(crate::spec::tag::TagSpecError),
     /// A placeholder of `-t` without a commit.
-    #[error("-t: {0} needs a commit: give --git REV")]
+    #[error(
+        "-t: {0} needs a commit: give --git REV (an address of a repository gives none: clone it, or write the name)"
+    )]
     NoGit(crate::spec::tag::GitName),
     /// A commit that has no such name, or several.
     #[error("-t: {name}: commit {commit} has {}", if found.is_empty() {

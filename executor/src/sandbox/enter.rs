@@ -331,7 +331,8 @@ fn grants(own: HostIds) -> Result<Grants, SandboxError> {
 }
 
 /// The ids of the container whose root this is, itself without the right to mount. A user namespace over them keeps steps further
-/// away from it than a chroot would. Root of a machine has users of its own there: it needs a grant.
+/// away from it than a chroot would. A machine's root that somebody has taken the right to mount from looks the same: its steps have
+/// the machine's ids, as on the rung of root.
 fn own_ids(own: HostIds) -> Option<Grants> {
     let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETFCAP;
     let held = capabilities(None).ok()?.effective;
