@@ -1,13 +1,9 @@
 //! `layerwright doctor`: what this machine allows, found out by doing it, and the one setting that would lift each
 //! limit.
 
-use std::{
-    fmt::Write,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write, io, path::Path};
 
-use executor::sandbox::{CHROOT, Outcome, Probe, Rung, probe};
+use executor::sandbox::{CHROOT, Footing, Outcome, Probe, Rung, probe};
 
 /// What `doctor` has found.
 pub struct Findings {
@@ -22,28 +18,21 @@ const LEAST: usize = 30;
 
 /// Tries everything for a store in this directory, which need not exist yet.
 pub fn examine(store: &Path) -> Findings {
-    let probes = probe(&existing(store));
-    let best = best_rung(&probes);
-    let verdict = match best {
-        Some(Rung::SingleId) => {
-            "limited: RUN steps work, with one user id: they cannot change owners".to_owned()
+    let executor::sandbox::Findings { probes, footing } = probe(store);
+    let verdict = verdict(footing, works(&probes, CHROOT));
+    Findings { text: format!("{}\n{verdict}\n", table(&probes, line_width())), can_run: footing.is_some() }
+}
+
+/// What it comes to, with what a build says it stands on.
+fn verdict(footing: Option<Footing>, chroot_works: bool) -> String {
+    match footing {
+        Some(footing) if footing.rung == Rung::SingleId => {
+            format!("limited: RUN steps work, with one user id: they cannot change owners ({footing})")
         }
-        Some(rung) => format!("ok: RUN steps work ({rung})"),
-        None if works(&probes, CHROOT) => "no: RUN steps work with --sandbox=chroot alone".to_owned(),
+        Some(footing) => format!("ok: RUN steps work ({footing})"),
+        None if chroot_works => "no: RUN steps work with --sandbox=chroot alone".to_owned(),
         None => "no: RUN steps cannot work here".to_owned(),
-    };
-    Findings { text: format!("{}\n{verdict}\n", table(&probes, line_width())), can_run: best.is_some() }
-}
-
-/// The directory, or the nearest one above that is there: the same file system, as a rule.
-fn existing(directory: &Path) -> PathBuf {
-    directory.ancestors().find(|directory| directory.is_dir()).unwrap_or(Path::new("/")).to_owned()
-}
-
-/// The rung a build would take.
-fn best_rung(probes: &[Probe]) -> Option<Rung> {
-    let works = |rung: &Rung| works(probes, &rung.to_string());
-    [Rung::Root, Rung::SubordinateIds, Rung::SingleId].into_iter().find(works)
+    }
 }
 
 fn works(probes: &[Probe], name: &str) -> bool {
@@ -102,6 +91,9 @@ fn wrapped(text: &str, room: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use executor::sandbox::{Files, Processes};
+    use solver::op::Relaxations;
+
     use super::*;
 
     #[test]
@@ -126,17 +118,18 @@ mod tests {
     }
 
     #[test]
-    fn the_best_rung_that_works_is_named() {
-        let probe = |rung: Rung, works| Probe {
-            name: rung.to_string(),
-            outcome: match works {
-                true => Outcome::Works(String::new()),
-                false => Outcome::Fails { reason: String::new(), remedy: None },
-            },
+    fn the_verdict_says_what_a_build_stands_on() {
+        let footing = |rung, files| {
+            Some(Footing { rung, processes: Processes::Own, files, relaxed: Relaxations::default() })
         };
-        let probes =
-            [probe(Rung::Root, false), probe(Rung::SubordinateIds, false), probe(Rung::SingleId, true)];
-        assert_eq!(best_rung(&probes), Some(Rung::SingleId));
-        assert_eq!(best_rung(&probes[..2]), None);
+        assert_eq!(verdict(footing(Rung::Root, Files::Merged), false), "ok: RUN steps work (root)");
+        let copied = verdict(footing(Rung::Root, Files::Copied), false);
+        assert_eq!(copied, "ok: RUN steps work (root, with copies for overlays)");
+        let limited = verdict(footing(Rung::SingleId, Files::Fused), false);
+        assert!(
+            limited.starts_with("limited: ") && limited.ends_with("with one id, with fuse-overlayfs)"),
+            "{limited}"
+        );
+        assert!(verdict(None, true).contains("--sandbox=chroot") && verdict(None, false).starts_with("no: "));
     }
 }

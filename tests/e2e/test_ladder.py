@@ -25,6 +25,8 @@ COPIED, FUSED = ", with copies for overlays", ", with fuse-overlayfs; allowed: f
 ALLOW_FUSE = "--sandbox-allow=fuse-overlayfs"
 SUBORDINATE, ONE = "user namespace with subordinate ids", "user namespace with one id"
 OUTER_PROC, SHARED = ", with this machine's /proc", ", with this machine's /proc and processes"
+# What strict says of what is no overlay, and what it advises.
+FORM = ("what stands in for overlay ", "overlay fsconfig upperdir: ", "let --root name")
 MASK = "mount -t tmpfs none /proc/fs && exec \"$@\""
 PROFILE = pathlib.Path("/usr/share/containers/seccomp.json")
 CAPABILITIES = ("CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
@@ -167,15 +169,18 @@ class Ladder(Case):
     def test_strict_refuses_what_is_weaker_by_name(self):
         context = self.context(Dockerfile="FROM busybox\nRUN true\n")
         cases = {
-            "one": (["runuser", "-u", "lw-one", "--"], "lw-one", "/etc/subuid: no range", "usermod --add-subuids"),
-            "masked": (masked("lw-sub"), "lw-sub", "mount /proc: ", "systempaths=unconfined"),
-            "shared": (without_pid_namespaces("lw-sub"), "lw-sub", "unshare pid namespace: ", "user.max_pid_namespaces"),
-            "root-copied": (self.copying("root"), "root", "overlay fsconfig upperdir: ", "let --root name"),
-            "root-fused": (self.merging("root"), "root", "overlay fsconfig upperdir: ", "let --root name"),
+            "one": (["runuser", "-u", "lw-one", "--"], "lw-one", "a single user id: ", "/etc/subuid: no range", "usermod --add-subuids"),
+            "masked": (masked("lw-sub"), "lw-sub", "this machine's /proc: ", "mount /proc: ", "systempaths=unconfined"),
+            "shared": (without_pid_namespaces("lw-sub"), "lw-sub", "shared processes: ", "unshare pid namespace: ", "user.max_pid_namespaces"),
+            "root-copied": (self.copying("root"), "root", *FORM),
+            "root-fused": (self.merging("root"), "root", *FORM),
         }
-        for name, (machine, user, refusal, remedy) in cases.items():
+        for name, (machine, user, what, refusal, remedy) in cases.items():
             done, image = self.on(machine, context, "--sandbox=strict", user=user, name=name, code=4)
-            self.assertIn(refusal, done.stderr, name)
+            first = next(line for line in done.stderr.splitlines() if "error: " in line)
+            self.assertIn("--sandbox=strict refuses " + what, first, name)
+            self.assertIn(refusal, first, name)
+            self.assertNotIn(str(self.scratch), first, name)
             self.assertIn(remedy, done.stderr, name)
             self.assertFalse(image.exists(), name)
 
@@ -210,7 +215,50 @@ class Ladder(Case):
             self.assertEqual(done.returncode, 0, (arguments, done.stdout, done.stderr))
             if arguments[0] == "build":
                 self.assertIn("sandbox: root" + COPIED, done.stderr)
-                self.assertRegex(done.stderr, "warning: .* begun where overlay was refused.*let --root name another")
+                self.assertRegex(done.stderr, r"warning: .* begun with copies.*\(a new --root here gets overlay\)")
+        told = self.doctor([], place)
+        self.assertIn("\nok: RUN steps work (root" + COPIED + ")\n", told.stdout)
+        self.assertIn("(a new --root here gets overlay)", told.stdout)
+        # So it does where fuse-overlayfs could serve by now.
+        done = subprocess.run([*self.merging("kept-later"), str(self.binary), "build", "--progress", "plain", "--root",
+                               str(self.moved(place, "kept-later-fused")), "--build-context",
+                               f"busybox=oci-layout://{self.base}", "--no-cache", ALLOW_FUSE, str(kept)], stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, r"warning: .* begun with copies.*\(a new --root here gets fuse-overlayfs\)")
+
+    def moved(self, store, name):
+        """Has a store lie on the overlay that will be there by this name; gives where."""
+        parts = self.scratch / f"store-{name}-parts"
+        parts.mkdir(exist_ok=True)
+        shutil.rmtree(parts / "upper", ignore_errors=True)
+        store.rename(parts / "upper")
+        return self.scratch / f"store-{name}"
+
+    def doctor(self, machine, store, code=0):
+        done = subprocess.run([*machine, str(self.binary), "doctor", "--root", str(store)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, cwd="/", timeout=WATCHDOG)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done
+
+    def test_doctor_says_what_a_build_does_with_that_store(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN true\n")
+        self.on(self.merging("kept"), context, ALLOW_FUSE, name="kept-fused")
+        store = self.scratch / "store-kept-fused"
+        # As a build without it does.
+        self.assertIn(ALLOW_FUSE + " takes it all the same", self.doctor(self.merging("kept"), store, code=4).stdout)
+        # The same store where fuse-overlayfs does not work any more.
+        without = on_overlay([], store, "root")
+        told = self.doctor(without, store, code=4).stdout
+        self.assertRegex(told, r"(?m)^no +root .*this store was begun with fuse-overlayfs, which does not work now")
+        self.assertIn("let --root name another directory", told)
+        command = [str(self.binary), "build", "--root", str(store), "--build-context", f"busybox=oci-layout://{self.base}"]
+        done = subprocess.run([*without, *command, str(context)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              stdin=subprocess.DEVNULL, timeout=WATCHDOG)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        # One of overlay's own layers.
+        self.on([], context, name="alone")
+        self.assertIn("\nok: RUN steps work (root)\n", self.doctor([], self.scratch / "store-alone").stdout)
 
     @unittest.skipUnless(PROFILE.exists(), "SKIPPED: the ladder in a container: podman's system call filter is not here")
     def test_in_an_unprivileged_container_under_a_filter(self):

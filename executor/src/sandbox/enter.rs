@@ -100,7 +100,15 @@ fn enter(mode: Mode, relaxed: Relaxations) -> Result<Entered, SandboxError> {
     match mode {
         Mode::Auto | Mode::Strict if is_privileged() => own_mount_namespace()?,
         Mode::Auto => enter_best_user_namespace(own, &mut notes)?,
-        Mode::Strict | Mode::SubordinateIds => enter_full_user_namespace(own, &mut notes)?,
+        Mode::Strict => {
+            // What else is refused there would stop any build.
+            let lacks_ids = |error: &SandboxError| matches!(error, SandboxError::Step { errno: None, .. });
+            enter_full_user_namespace(own, &mut notes).map_err(|error| match lacks_ids(&error) {
+                true => error.refused_by_strict("a single user id"),
+                false => error,
+            })?;
+        }
+        Mode::SubordinateIds => enter_full_user_namespace(own, &mut notes)?,
         Mode::SingleId => {
             enter_user_namespace()?;
             map_one_id(own)?;
@@ -125,7 +133,8 @@ fn enter(mode: Mode, relaxed: Relaxations) -> Result<Entered, SandboxError> {
     if mode == Mode::Strict && rung == Rung::SingleId {
         // Root of a namespace that somebody else has made.
         let hint = "give the container this runs in more ids than one, or build without --sandbox=strict";
-        return Err(SandboxError::step("strict", "there is one user id only", Some(hint.to_owned())));
+        let one = SandboxError::step("user namespace", "there is one user id only", Some(hint.to_owned()));
+        return Err(one.refused_by_strict("a single user id"));
     }
     Ok(Entered {
         footing: Footing { rung, processes, files: Files::Merged, relaxed },
@@ -163,8 +172,14 @@ fn separation(
     let has_scopes = sys::landlock_abi() >= sys::LANDLOCK_ABI_WITH_SCOPES;
     let kept_apart = apart(processes, userns, has_scopes);
     let is_allowed = kept_apart == Apart::UnlessOthersLook && relaxed.contain(Relaxation::NoLandlock);
-    if mode == Mode::Strict || kept_apart != Apart::Yes && !is_allowed {
-        let way = mode != Mode::Strict && kept_apart == Apart::UnlessOthersLook;
+    if mode == Mode::Strict {
+        return Err(refusal.refused_by_strict(match processes {
+            Processes::Shared => "shared processes",
+            _ => "this machine's /proc",
+        }));
+    }
+    if kept_apart != Apart::Yes && !is_allowed {
+        let way = kept_apart == Apart::UnlessOthersLook;
         return Err(refusal.or_else(way.then_some(WITHOUT_SCOPES)));
     }
     let hint = refusal.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();

@@ -49,6 +49,17 @@ impl SandboxError {
         }
     }
 
+    /// The same where a build could go on without, but for `--sandbox=strict`.
+    pub(super) fn refused_by_strict(self, what: &str) -> Self {
+        match self {
+            Self::Step { step, message, errno, hint } => {
+                let step = format!("{step}: {message}");
+                Self::Step { step: format!("--sandbox=strict refuses {what}"), message: step, errno, hint }
+            }
+            error => error,
+        }
+    }
+
     /// A step that the kernel refused, with the hint for it.
     pub(super) fn errno(step: &str, errno: Errno) -> Self {
         Self::refused(step, errno.to_string(), Some(errno))

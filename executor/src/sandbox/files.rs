@@ -3,7 +3,7 @@
 //! them, where it is installed and may serve ([`crate::fuse`]); else every file system is a copy ([`crate::copies`]).
 //!
 //! A store is of one form, that of its first snapshot: [`MARKER`] lies in one of copies, [`FUSED`] in one whose layers
-//! fuse-overlayfs reads.
+//! fuse-overlayfs reads ([`super::begun`]).
 
 use std::{
     fs,
@@ -22,24 +22,12 @@ use crate::{
     mount::{Overlay, OverlayMarks, OverlaySync, aside, mount_overlay},
     sandbox::{
         Mode as Rungs, Root, SandboxError,
+        begun::{Begun, FUSED, MARKER},
         failure::{Failure, NameStep},
         plan::{Files, Footing, Rung},
     },
     whiteout::make_whiteout,
 };
-
-/// The file in a store that says that its snapshots are copies.
-pub const MARKER: &str = "copies";
-
-/// The file in a store that says that its layers are marked for fuse-overlayfs.
-const FUSED: &str = "fuse-overlayfs";
-
-/// Why it cannot go on where fuse-overlayfs does not work any more.
-const BEGUN_WITH_FUSE: &str = "this store was begun with fuse-overlayfs, which does not work now";
-
-/// Why there are copies where the kernel mounts an overlay, and what would change that.
-const BEGUN_WITH_COPIES: &str = "this store was begun where overlay was refused, and holds copies";
-const BEGIN_ANEW: &str = "let --root name another directory, or remove this one";
 
 /// What a build stands on, once its store is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,84 +43,22 @@ pub struct Settled {
 /// # Errors
 /// The store cannot be read or written, or `mode` is strict and there are no overlays.
 pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, SettleError> {
-    if footing.rung == Rung::Chroot {
-        return settle_chroot(footing, store);
-    }
-    let merged = Settled { footing: Footing { files: Files::Merged, ..footing }, note: None };
-    if store.root().join(FUSED).exists() {
-        return settle_fused(footing, store, mode);
-    }
-    let is_marked = store.root().join(MARKER).exists();
-    if !is_marked && holds_snapshots(store)? {
-        return Ok(merged);
-    }
-    let temp = store.temp_dir("overlay")?;
-    let Some(refusal) = try_overlay(temp.path(), footing.rung)? else {
-        if !is_marked {
-            return Ok(merged);
-        }
-        if mode == Rungs::Strict {
-            return Err(SandboxError::step("overlay", BEGUN_WITH_COPIES, Some(BEGIN_ANEW.to_owned())).into());
-        }
-        return Ok(copied(footing, &format!("{BEGUN_WITH_COPIES} ({BEGIN_ANEW})")));
+    let begun = Begun::of(store.root())?;
+    let overlay =
+        || -> Result<_, SettleError> { Ok(try_overlay(store.temp_dir("overlay")?.path(), footing.rung)?) };
+    let fuse =
+        || -> Result<_, SettleError> { Ok(try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)?) };
+    let decided = match mode {
+        _ if footing.rung == Rung::Chroot => begun.for_chroot()?,
+        Rungs::Strict => begun.decide_strictly(overlay)?,
+        _ => begun.decide(overlay, fuse)?,
     };
-    if mode == Rungs::Strict {
-        return Err(refusal.into());
+    match decided.files {
+        Files::Fused if begun == Begun::Not => store.write_atomic(Path::new(FUSED), b"")?,
+        Files::Copied if begun == Begun::Not => store.write_atomic(Path::new(MARKER), b"")?,
+        Files::Merged | Files::Fused | Files::Copied => {}
     }
-    if is_marked {
-        return Ok(copied(footing, &with_hint(&refusal)));
-    }
-    match try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)? {
-        None => {
-            store.write_atomic(Path::new(FUSED), b"")?;
-            Ok(fused(footing))
-        }
-        Some(lack) => {
-            store.write_atomic(Path::new(MARKER), b"")?;
-            Ok(copied(footing, &format!("{}; and {}", with_hint(&refusal), with_hint(&lack))))
-        }
-    }
-}
-
-/// A store that was begun with fuse-overlayfs goes on with it, also where the kernel would merge by now.
-fn settle_fused(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, SettleError> {
-    if mode == Rungs::Strict {
-        let message = "this store was begun with fuse-overlayfs";
-        return Err(SandboxError::step("overlay", message, Some(BEGIN_ANEW.to_owned())).into());
-    }
-    match try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)? {
-        None => Ok(fused(footing)),
-        Some(lack) => {
-            let message = format!("{BEGUN_WITH_FUSE}: {lack}");
-            let lift = lack.hint().map(|hint| format!("{hint}; or ")).unwrap_or_default();
-            Err(SandboxError::step("fuse-overlayfs", &message, Some(format!("{lift}{BEGIN_ANEW}"))).into())
-        }
-    }
-}
-
-fn fused(footing: Footing) -> Settled {
-    Settled { footing: Footing { files: Files::Fused, ..footing }, note: None }
-}
-
-fn with_hint(error: &SandboxError) -> String {
-    format!("{error}{}", error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default())
-}
-
-/// A chroot has nothing but copies, and a store that holds overlays' layers has none.
-fn settle_chroot(footing: Footing, store: &Store) -> Result<Settled, SettleError> {
-    if !store.root().join(MARKER).exists() {
-        if store.root().join(FUSED).exists() || holds_snapshots(store)? {
-            let message = "this store was begun with overlays, and a chroot takes copies";
-            return Err(SandboxError::step("chroot", message, Some(BEGIN_ANEW.to_owned())).into());
-        }
-        store.write_atomic(Path::new(MARKER), b"")?;
-    }
-    Ok(copied(footing, "a chroot has no overlays"))
-}
-
-fn copied(footing: Footing, why: &str) -> Settled {
-    let note = format!("each step copies the whole file system, which takes time and room: {why}");
-    Settled { footing: Footing { files: Files::Copied, ..footing }, note: Some(note) }
+    Ok(Settled { footing: Footing { files: decided.files, ..footing }, note: decided.note })
 }
 
 /// Why it is not known how file systems come about.
@@ -144,11 +70,6 @@ pub enum SettleError {
     /// There are no overlays, and there must be; or trying failed by itself.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-}
-
-fn holds_snapshots(store: &Store) -> Result<bool, SandboxError> {
-    let failed = |error| SandboxError::io("look for snapshots", &error);
-    Ok(fs::read_dir(store.area("snapshots")).map_err(failed)?.next().is_some())
 }
 
 /// Mounts an overlay in an empty directory, and makes the marks that its layers need; gives the refusal, if it is one.
@@ -180,7 +101,11 @@ fn overlay_with_marks(directory: &Path, rung: Rung) -> Result<(), Failure> {
     let marks = OverlayMarks::from(rung);
     let overlay =
         Overlay { lowers: &[&lower], writable: Some((&upper, &work)), marks, sync: OverlaySync::Ignored };
-    drop(mount_overlay(&overlay).step("overlay")?);
+    // The directory is a throw-away one, and says nothing to anybody.
+    match mount_overlay(&overlay) {
+        Ok(merged) => drop(merged),
+        Err(error) => Err(error.errno).step(&format!("overlay {}", error.step))?,
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lower = open(&lower, flags, Mode::empty()).step("open a layer")?;
     make_whiteout(&lower, b"gone").step("mark what is gone")?;

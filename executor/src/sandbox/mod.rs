@@ -14,6 +14,7 @@
 //! - No mount outlives anything: the builder lives in a mount namespace of its own ([`enter_builder`]), the command in
 //!   another.
 
+mod begun;
 mod cgroups;
 mod chroot;
 mod command;
@@ -49,6 +50,7 @@ mod stubs;
 pub(crate) mod sys;
 mod wire;
 
+pub(crate) use begun::MARKER;
 pub use cgroups::{GroupLease, find as find_group, find_usual as find_usual_group};
 pub use chroot::enter_for_store;
 pub(crate) use chroot::make_directories;
@@ -56,7 +58,6 @@ pub use dns::Dns;
 pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
-pub(crate) use files::MARKER;
 pub use files::{SettleError, Settled, settle as settle_files};
 pub use init::init_main;
 pub use network::Connection;
@@ -66,6 +67,6 @@ pub use plan::{
     Processes, ProcessorTime, ProvidedFile, Root, Rung, SandboxPlan, Scope, SeccompProfile, SecretBytes,
     Security, Shortage, Stdio, StepLimits, User, refuse_beyond_chroot,
 };
-pub use probe::{CHROOT, Outcome, Probe, probe};
+pub use probe::{CHROOT, Findings, Outcome, Probe, probe};
 pub use rlimits::check as check_ulimits;
 pub use run::{Attachment, Excess, Exit, Spares, attach, is_init_call, run};

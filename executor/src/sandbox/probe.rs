@@ -3,7 +3,10 @@
 //! Every rung is tried the whole way: enter it, mount an overlay in the store (without which there are copies), and set up a
 //! step of which only the command is missing. "Not found" is then the answer that says everything before it works.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use rustix::{io::Errno, process::geteuid, system::uname};
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,7 @@ use crate::{
     fuse,
     sandbox::{
         Exit, Files, Footing, Processes, Rung, SandboxError, SandboxPlan,
+        begun::{Begun, not_any_more},
         cgroups::{self, Cgroups},
         emulation,
         enter::{self, Mode, enter_builder},
@@ -69,9 +73,18 @@ impl Outcome {
     }
 }
 
-/// Tries everything. `store` is the directory whose file system is asked about overlay; it must exist. May be called
-/// before or after [`enter_builder`], and tells what could be done from there.
-pub fn probe(store: &Path) -> Vec<Probe> {
+/// What came of everything, and what a build stands on.
+#[derive(Debug)]
+pub struct Findings {
+    /// Everything that was tried.
+    pub probes: Vec<Probe>,
+    /// What a build with this store takes, where it can have anything.
+    pub footing: Option<Footing>,
+}
+
+/// Tries everything. `store` is a store's root, which need not be there: the directory above is asked about overlay then. May be
+/// called before or after [`enter_builder`], and tells what could be done from there.
+pub fn probe(store: &Path) -> Findings {
     let trials = all_rungs(store);
     let mut probes = vec![Probe {
         name: "kernel".to_owned(),
@@ -99,7 +112,8 @@ pub fn probe(store: &Path) -> Vec<Probe> {
     let best = trials.iter().find(|trial| trial.result.is_ok());
     probes.extend(best.map(|trial| isolated_network(trial.mode, store)));
     probes.extend(best.into_iter().flat_map(|trial| foreign_programs(trial.mode, store)));
-    probes
+    let footing = best.and_then(|trial| trial.result.as_ref().ok()).map(|reached| reached.footing);
+    Findings { probes, footing }
 }
 
 /// Tries the rungs, from the best one down.
@@ -186,6 +200,8 @@ struct Reached {
     id_map: String,
     /// What the kernel said to processes and a `/proc` of a step's own, and to overlays.
     refusals: Vec<SandboxError>,
+    /// Why there are copies.
+    note: Option<String>,
 }
 
 impl Trial {
@@ -196,7 +212,10 @@ impl Trial {
             {
                 Outcome::Works(id_map.clone())
             }
-            Ok(Reached { footing, id_map, .. }) => Outcome::Works(format!("{id_map}; {footing}")),
+            Ok(Reached { footing, id_map, note, .. }) => {
+                let note = note.iter().map(|note| format!("; {note}")).collect::<String>();
+                Outcome::Works(format!("{id_map}; {footing}{note}"))
+            }
             Err(error) => Outcome::of(error),
         }
     }
@@ -208,10 +227,10 @@ fn attempt_apart(rung: Rung, mode: Mode, store: &Path) -> Trial {
 
 fn ask_entered(call: &Call) -> Result<Reached, SandboxError> {
     match run::ask(call)?.into_iter().next() {
-        Some(Report::Entered(footing, id_map, refusals)) => {
+        Some(Report::Entered(footing, id_map, refusals, note)) => {
             let explained =
                 |(step, errno): (String, i32)| SandboxError::errno(&step, Errno::from_raw_os_error(errno));
-            Ok(Reached { footing, id_map, refusals: refusals.into_iter().map(explained).collect() })
+            Ok(Reached { footing, id_map, refusals: refusals.into_iter().map(explained).collect(), note })
         }
         Some(Report::Failed { step, message, errno, hint }) => {
             Err(SandboxError::reported(&step, message, errno, hint))
@@ -246,9 +265,9 @@ fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {
 
 /// In the throw-away process: enters and tries the programs of every machine.
 pub(super) fn attempt_platforms(mode: Mode, store: &Path) -> Report {
-    let directory = store.join(format!("probe-{}", std::process::id()));
+    let directory = trial_directory(store);
     let probes = enter_builder(mode, Relaxations::default()).and_then(|entered| {
-        let (footing, _) = with_files(entered.footing, &directory)?;
+        let footing = with_files(entered.footing, store, &directory)?.footing;
         let probes = emulation::probes(footing, &directory.join("programs"));
         fs::remove_dir_all(&directory).map_err(|error| SandboxError::io("clean the store", &error))?;
         Ok(probes)
@@ -279,56 +298,75 @@ pub(super) fn attempt(mode: Mode, store: &Path, network: Network) -> Report {
 
 fn attempt_step(mode: Mode, store: &Path, network: Network) -> Result<Report, SandboxError> {
     let entered = enter_builder(mode, Relaxations::default())?;
-    let directory = store.join(format!("probe-{}", std::process::id()));
-    let tried = try_step(entered.footing, &directory, network);
+    let directory = trial_directory(store);
+    let tried = try_step(entered.footing, store, &directory, network);
     let removed = fs::remove_dir_all(&directory);
-    let (footing, refusals, exit) = tried?;
+    let (WithFiles { footing, refusals, note }, exit) = tried?;
     match exit {
         Exit::NotExecuted { code: 127, .. } => {}
         other => return Err(SandboxError::InitDied(format!("a command that is not there: {other:?}"))),
     }
     removed.map_err(|error| SandboxError::io("clean the store", &error))?;
-    Ok(Report::Entered(footing, entered.id_map, entered.refusal.into_iter().chain(refusals).collect()))
+    let refusals = entered.refusal.into_iter().chain(refusals.into_iter().filter_map(refusal)).collect();
+    Ok(Report::Entered(footing, entered.id_map, refusals, note))
+}
+
+/// A directory of a trial's own in the store, or in the nearest directory above that is there: the same file system, as a rule.
+fn trial_directory(store: &Path) -> PathBuf {
+    let existing = store.ancestors().find(|directory| directory.is_dir()).unwrap_or(Path::new("/"));
+    existing.join(format!("probe-{}", std::process::id()))
 }
 
 /// A step of a refusal, and its number.
 type Refusal = (String, i32);
 
+/// What a build with a store stands on.
+struct WithFiles {
+    footing: Footing,
+    refusals: Vec<SandboxError>,
+    note: Option<String>,
+}
+
 fn try_step(
     footing: Footing,
+    store: &Path,
     directory: &Path,
     network: Network,
-) -> Result<(Footing, Vec<Refusal>, Exit), SandboxError> {
-    let (footing, refusals) = with_files(footing, directory)?;
+) -> Result<(WithFiles, Exit), SandboxError> {
+    let found = with_files(footing, store, directory)?;
     let trial = directory.join("step");
     let made = ["lower", "upper", "work"].iter().try_for_each(|name| fs::create_dir_all(trial.join(name)));
     made.map_err(|error| SandboxError::io("write to the store", &error))?;
-    let plan = SandboxPlan::bare("/nothing", footing, files::trial_root(footing, &trial))
+    let plan = SandboxPlan::bare("/nothing", found.footing, files::trial_root(found.footing, &trial))
         .map_err(|error| SandboxError::step("plan", &error.to_string(), None))?;
     let exit = super::run(&SandboxPlan { network, ..plan }, &|_, _| {}, &Cancel::default())?;
-    Ok((footing, refusals, exit))
+    Ok((found, exit))
 }
 
-/// The footing with what the kernel says to overlays below a directory, which is made.
-fn with_files(footing: Footing, directory: &Path) -> Result<(Footing, Vec<Refusal>), SandboxError> {
-    if footing.rung == Rung::Chroot {
-        let made = fs::create_dir_all(directory);
-        made.map_err(|error| SandboxError::io("write to the store", &error))?;
-        return Ok((footing, Vec::new()));
+/// The footing that a build with a store has, and what the kernel says to overlays below a directory, which is made.
+fn with_files(footing: Footing, store: &Path, directory: &Path) -> Result<WithFiles, SandboxError> {
+    let place = |name: &str| {
+        let trial = directory.join(name);
+        fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
+        Ok::<_, SandboxError>(trial)
+    };
+    let overlay = || files::try_overlay(&place("overlay")?, footing.rung);
+    let begun = Begun::of(store)?;
+    place("")?;
+    let decided = match (footing.rung, begun) {
+        (Rung::Chroot, _) => begun.for_chroot()?,
+        // A build would not try, and its steps would fail.
+        (_, Begun::Merged) => match overlay()? {
+            Some(refusal) => return Err(not_any_more("overlay", &refusal)),
+            None => begun.decide(|| Ok::<_, SandboxError>(None), || Ok(None))?,
+        },
+        _ => begun.decide(overlay, || files::try_fuse(&place("fuse")?, Relaxations::default()))?,
+    };
+    let mut refusals = decided.refusals;
+    if begun == Begun::Fused {
+        refusals.extend(files::try_overlay(&place("overlay")?, footing.rung)?);
     }
-    let trial = directory.join("overlay");
-    fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
-    Ok(match files::try_overlay(&trial, footing.rung)? {
-        None => (footing, Vec::new()),
-        Some(overlay) => {
-            let trial = directory.join("fuse");
-            fs::create_dir_all(&trial).map_err(|error| SandboxError::io("write to the store", &error))?;
-            let fuse = files::try_fuse(&trial, Relaxations::default())?;
-            let files = if fuse.is_some() { Files::Copied } else { Files::Fused };
-            let refusals = [Some(overlay), fuse].into_iter().flatten().filter_map(refusal);
-            (Footing { files, ..footing }, refusals.collect())
-        }
-    })
+    Ok(WithFiles { footing: Footing { files: decided.files, ..footing }, refusals, note: decided.note })
 }
 
 /// What is told of a refusal.
@@ -415,81 +453,13 @@ fn fuse_overlayfs(trials: &[Trial]) -> Outcome {
     match (footing.files, refusals.iter().find(|refusal| of_step(refusal, "fuse"))) {
         (Files::Fused, _) => Outcome::Works(program()),
         (Files::Copied, Some(refusal)) => Outcome::of(refusal),
+        // The store was begun with copies, and a new one would not be.
+        (Files::Copied, None) if refusals.iter().any(|refusal| of_step(refusal, "overlay")) => {
+            Outcome::Works(program())
+        }
         (Files::Merged | Files::Copied, _) => Outcome::NotNeeded("not needed: overlay works".to_owned()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reached(rung: Rung) -> Reached {
-        let footing = Footing {
-            rung,
-            processes: Processes::Own,
-            files: Files::Merged,
-            relaxed: Relaxations::default(),
-        };
-        Reached { footing, id_map: "ids".to_owned(), refusals: Vec::new() }
-    }
-
-    #[test]
-    fn a_limit_of_open_files_stands_beside_what_lifts_it() {
-        assert!(matches!(open_files(None), Outcome::Works(how) if how.contains("524288")));
-        let Outcome::Fails { reason, remedy } = open_files(Some(20_000)) else { panic!("it is too low") };
-        assert!(reason.contains("20000 files, not 524288"), "{reason}");
-        assert!(remedy.expect("there is one").contains("LimitNOFILE=524288"));
-    }
-
-    #[test]
-    fn root_of_a_namespace_stands_on_the_rung_of_its_ids() {
-        let tried = |rung, found| Trial { rung, mode: Mode::Auto, result: Ok(reached(found)) };
-        let failed = |rung| Trial {
-            rung,
-            mode: Mode::SubordinateIds,
-            result: Err(SandboxError::step("/etc/subuid", "no range", Some("usermod".to_owned()))),
-        };
-        let one = Rung::SingleId;
-        let trials = distinct(vec![tried(Rung::Root, one), failed(Rung::SubordinateIds), tried(one, one)]);
-        let found: Vec<_> = trials.iter().map(|trial| (trial.rung, trial.result.is_ok())).collect();
-        assert_eq!(found, [(Rung::SubordinateIds, false), (one, true)]);
-        assert_eq!(trials[1].mode, Mode::Auto, "what a build would take");
-    }
-
-    #[test]
-    fn root_hears_what_a_user_namespace_lacks_for_it() {
-        let refused = SandboxError::step("/etc/subuid", "no range", Some("usermod".to_owned()));
-        let trials = vec![
-            Trial { rung: Rung::Root, mode: Mode::Auto, result: Ok(reached(Rung::Root)) },
-            Trial { rung: Rung::SubordinateIds, mode: Mode::SubordinateIds, result: Err(refused) },
-        ];
-        let Outcome::NotNeeded(told) = &rungs(&trials)[1].outcome else { panic!("no build needs it") };
-        assert!(
-            told.contains("--sandbox=userns is refused: sandbox: /etc/subuid: no range (usermod)"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn below_a_rung_that_works_nothing_is_missed() {
-        let trial = |rung, works: bool| Trial {
-            rung,
-            mode: Mode::Auto,
-            result: if works { Ok(reached(rung)) } else { Err(SandboxError::step("x", "no", None)) },
-        };
-        let of = |outcomes: [bool; 3]| {
-            let rungs_in_order = [Rung::Root, Rung::SubordinateIds, Rung::SingleId];
-            let trials: Vec<Trial> =
-                rungs_in_order.into_iter().zip(outcomes).map(|(rung, works)| trial(rung, works)).collect();
-            let mark = |probe: Probe| match probe.outcome {
-                Outcome::Works(_) => "ok",
-                Outcome::Fails { .. } => "no",
-                Outcome::NotNeeded(_) => "-",
-            };
-            rungs(&trials).into_iter().map(mark).collect::<Vec<_>>()
-        };
-        assert_eq!(of([true, false, true]), ["ok", "-", "ok"]);
-        assert_eq!(of([false, true, false]), ["no", "ok", "-"]);
-        assert_eq!(of([false, false, true]), ["no", "no", "ok"]);
-    }
-}
+mod tests;

@@ -25,7 +25,7 @@ pub const INIT_ARGUMENT: &str = "sandbox-init";
 pub enum Call {
     /// Run a command. Unless its output is only logged, one descriptor follows: see [`super::stdio`].
     Run(Box<SandboxPlan>),
-    /// Find out whether a rung works, all the way to a step on an overlay below a directory.
+    /// Find out whether a rung works, all the way to a step on an overlay where a store is, or would be.
     Try(Mode, PathBuf),
     /// The same with an isolated network, by this program.
     TryNetwork(Mode, PathBuf, PathBuf),
@@ -90,8 +90,8 @@ pub enum Report {
     Signal(i32),
     /// The kernel had to end a process of the step that wanted more memory than its limit.
     OutOfMemory,
-    /// What a [`Call::Try`] found: of [`super::Entered`] the footing, the id map and the refusal.
-    Entered(Footing, String, Vec<(String, i32)>),
+    /// What a [`Call::Try`] found: of [`super::Entered`] the footing, the id map and the refusal; and why there are copies.
+    Entered(Footing, String, Vec<(String, i32)>, Option<String>),
     /// What was found out about foreign programs.
     Probes(Vec<Probe>),
 }

@@ -11,8 +11,8 @@ use solver::op::Relaxations;
 
 use crate::sandbox::{
     Rung, SandboxError,
+    begun::MARKER,
     enter::{Entered, Mode, enter_builder, id_maps},
-    files::MARKER,
     ids,
     plan::{Files, Footing, Processes},
     sys,
