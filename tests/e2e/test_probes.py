@@ -23,6 +23,7 @@ import unittest
 from locked import PROFILE
 from overlaid import WITH_DEVICE, WITHOUT_DEVICE
 from support import REPO, WATCHDOG, Case
+from test_ladder import ALLOW_FUSE
 
 GOLDEN = REPO / "testdata" / "probes"
 NIGHTLY = bool(os.environ.get("LAYERWRIGHT_NIGHTLY"))
