@@ -7,7 +7,8 @@
 //! It runs in the builder's own namespaces, knows the connection and nothing else of the builder: no variable, no other
 //! descriptor. A step has neither its process in sight nor the right to trace or signal it.
 //!
-//! What it writes is not quite what the kernel writes; [`close`] makes that good. What it cannot do a step is told: to change a
+//! What it writes is not quite what the kernel writes; [`close`] makes good what can be. The rest is why it is taken by name only
+//! (`sandbox::files::MERGES_OTHERWISE`). What it cannot do a step is told: to change a
 //! pipe, socket or device of an earlier layer.
 
 mod below;

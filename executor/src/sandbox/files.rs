@@ -1,6 +1,6 @@
 //! Whether the kernel merges layers where the store lies, found out by mounting: it refuses on an overlay, on file systems
-//! without attributes, in a user namespace before Linux 5.11, and wherever nothing may be mounted. There fuse-overlayfs merges
-//! them, where it is installed and may serve ([`crate::fuse`]); else every file system is a copy ([`crate::copies`]).
+//! without attributes, in a user namespace before Linux 5.11, and wherever nothing may be mounted. There every file
+//! system is a copy ([`crate::copies`]), or fuse-overlayfs merges them ([`crate::fuse`]), where somebody has allowed for that.
 //!
 //! A store is of one form, that of its first snapshot: [`MARKER`] lies in one of copies, [`FUSED`] in one whose layers
 //! fuse-overlayfs reads ([`super::begun`]).

@@ -143,9 +143,11 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
              --security-opt systempaths=unconfined, Kubernetes: procMount: Unmasked)"
                 .to_owned()
         }
-        "fuse find" => "install the package `fuse-overlayfs`".to_owned(),
+        "fuse find" => "install the package `fuse-overlayfs`, and allow for it: --sandbox-allow=fuse-overlayfs".to_owned(),
         "fuse open" if refused => {
-            "let this user open /dev/fuse: `chmod 0666 /dev/fuse`, `--device /dev/fuse` of a container".to_owned()
+            "let this user open /dev/fuse (`chmod 0666 /dev/fuse`, `--device /dev/fuse` of a container), and allow for it: \
+             --sandbox-allow=fuse-overlayfs"
+                .to_owned()
         }
         "fuse open" => "let there be /dev/fuse: `modprobe fuse`, `--device /dev/fuse` of a container".to_owned(),
         step if step.starts_with("overlay") => match errno {
