@@ -17,9 +17,12 @@ const GET_KERNEL_SYMS: c_long = 177;
 #[cfg(target_arch = "x86_64")]
 const QUERY_MODULE: c_long = 178;
 
-/// Calls that answer EPERM, whatever their arguments.
-pub const DENIED: &[c_long] = &[
-    // Mounts and namespaces.
+/// Calls that answer EPERM, but to what may build in namespaces of its own ([`Nesting::Allowed`]). Each of these asks the kernel for
+/// a capability over the namespace it is about, which a command has in those that it has made and in no other; and a new
+/// namespace begins with a new keyring, which is all that is given of `keyctl`.
+///
+/// [`Nesting::Allowed`]: crate::sandbox::plan::Nesting::Allowed
+pub const NESTED: &[c_long] = &[
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -32,10 +35,16 @@ pub const DENIED: &[c_long] = &[
     libc::SYS_mount_setattr,
     libc::SYS_unshare,
     libc::SYS_setns,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_keyctl,
+];
+
+/// Calls that answer EPERM to all, whatever their arguments.
+pub const DENIED: &[c_long] = &[
     // Keys belong to users, not to namespaces.
     libc::SYS_add_key,
     libc::SYS_request_key,
-    libc::SYS_keyctl,
     // Large or easily abused parts of the kernel.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -64,8 +73,6 @@ pub const DENIED: &[c_long] = &[
     libc::SYS_quotactl_fd,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
     libc::SYS_syslog,
     libc::SYS_vhangup,
     LSM_GET_SELF_ATTR,
@@ -128,22 +135,3 @@ pub const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
 
 /// What pushes characters into a terminal's input.
 pub const TERMINAL_REQUESTS: &[u32] = &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
-
-/// Calls that what builds in namespaces of its own needs ([`Nesting::Allowed`]). Each asks the kernel for a capability over the
-/// namespace it is about, which a command has in those that it has made and in no other.
-pub const NESTED: &[c_long] = &[
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-];
