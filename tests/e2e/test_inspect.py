@@ -1,6 +1,7 @@
 """inspect shows an image wherever it lies; index create joins images that were built apart."""
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -75,8 +76,14 @@ class Inspect(Case):
         layout = Layout(damaged)
         layout.blob(layout.descriptor).write_text("{}")
         plain = self.scratch / "plain.tar"
-        with tarfile.open(plain, "w") as archive:
+        with tarfile.open(plain, "w", format=tarfile.USTAR_FORMAT) as archive:
             archive.add(context / "file", "file")
+        (self.scratch / "long").write_bytes(os.urandom(30_000))
+        cut, junk = self.scratch / "cut.tar", self.scratch / "junk.tar"
+        with tarfile.open(cut, "w") as archive:
+            archive.add(self.scratch / "long", "blobs/long")
+        os.truncate(cut, 20_000)
+        junk.write_bytes(plain.read_bytes()[:1024] + b"\x1b[31m" * 1024)
         with Registry(self.scratch / "registry") as registry:
             for arguments, code, reason in (
                 ((f"{registry.host}/none:1",), 3, "does not exist"),
@@ -84,7 +91,9 @@ class Inspect(Case):
                 (("--platform", "linux/s390x", str(path)), 1, "there is no image for linux/s390x"),
                 ((str(damaged),), 1, "expected sha256:"),
                 ((str(plain),), 2, "it has no file oci-layout"),
-                ((str(context / "file"),), 2, "it is no tar archive"),
+                ((str(context / "file"),), 2, "it is no tar archive\n"),
+                ((str(cut),), 2, "it breaks off after 20000 bytes\n"),
+                ((str(junk),), 2, "it is no tar archive after byte 520\n"),
                 (("./missing",), 2, "No such file"),
                 (("UPPER",), 2, "repository name must be lowercase"),
             ):

@@ -39,14 +39,21 @@ impl LayoutArchive {
         let failed = |source| LayoutError::Io { path: path.to_owned(), source };
         let refuse =
             |reason: &str| LayoutError::NotALayout { directory: path.to_owned(), reason: reason.to_owned() };
-        let mut members = BTreeMap::new();
+        let length = file.metadata().map_err(failed)?.len();
+        let (mut members, mut end) = (BTreeMap::new(), 0);
         let mut tar = tar::Archive::new(&file);
         for entry in tar.entries_with_seek().map_err(failed)? {
-            let entry = entry.map_err(|error| refuse(&format!("it is no tar archive: {error}")))?;
+            // The crate's own words have the bytes of a header in them.
+            let entry = entry.map_err(|_| refuse(&no_header(end)))?;
+            let (offset, size) = (entry.raw_file_position(), entry.size());
+            end = offset.saturating_add(size);
+            if end > length {
+                return Err(refuse(&format!("it breaks off after {length} bytes")));
+            }
             if entry.header().entry_type().is_file() {
                 let name = entry.path().map_err(failed)?;
                 let name = name.strip_prefix(".").unwrap_or(&name).to_owned();
-                members.insert(name, (entry.raw_file_position(), entry.size()));
+                members.insert(name, (offset, size));
             }
         }
         let archive = Self { path: path.to_owned(), file: Arc::new(file), members: Arc::new(members) };
@@ -127,6 +134,14 @@ impl LayoutArchive {
     fn missing(&self, name: &Path) -> LayoutError {
         let source = io::Error::new(io::ErrorKind::NotFound, format!("it has no file {}", name.display()));
         LayoutError::Io { path: self.path.clone(), source }
+    }
+}
+
+/// What is said where a member should begin, behind one that ends there.
+fn no_header(end: u64) -> String {
+    match end {
+        0 => "it is no tar archive".to_owned(),
+        _ => format!("it is no tar archive after byte {end}"),
     }
 }
 
