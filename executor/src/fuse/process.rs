@@ -11,6 +11,11 @@ use rustix::{
 /// How long it may take to end once its file system is gone; it takes milliseconds, unless a disk keeps it.
 const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
+/// What libfuse says, and ends with 1, where its file system goes while it takes a request from the kernel (`fuse_dev_do_read`,
+/// `ECONNABORTED`): mostly that a file was closed, for which nobody waits. A moment later it would have heard `ENODEV` and ended
+/// with 0.
+const ABORTED: &str = "reading device: Software caused connection abort";
+
 /// What is kept of what it says.
 const WORDS_MAX: usize = 4 << 10;
 
@@ -48,10 +53,20 @@ impl Merger {
         self.process
     }
 
-    /// Takes note that it has been waited for, and says what it has ended with.
-    pub fn was_waited_for(&mut self, status: WaitStatus) -> Ended {
+    /// Takes note that it has been waited for.
+    ///
+    /// # Errors
+    /// It has ended otherwise than with its file system.
+    pub fn was_waited_for(&mut self, status: WaitStatus) -> Result<(), Ended> {
         self.process = None;
-        self.ended(status)
+        let said = self.said();
+        let how = match (status.terminating_signal(), status.exit_status()) {
+            (Some(signal), _) => format!("was ended by signal {signal}"),
+            (None, Some(0)) => return Ok(()),
+            (None, Some(1)) if said.ends_with(ABORTED) => return Ok(()),
+            (None, code) => format!("ended with exit code {}", code.unwrap_or_default()),
+        };
+        Err(Ended { how, said })
     }
 
     /// Leaves it to the parent, in a child.
@@ -71,10 +86,8 @@ impl Merger {
             Ok(false) => return Err(ended("does not end".to_owned(), self.said())),
             Err(errno) => return Err(ended(format!("cannot be waited for: {errno}"), self.said())),
         }
-        self.process = None;
         match retry_on_intr(|| waitpid(Some(process), WaitOptions::empty())) {
-            Ok(Some((_, status))) if status.exit_status() == Some(0) => Ok(()),
-            Ok(Some((_, status))) => Err(self.ended(status)),
+            Ok(Some((_, status))) => self.was_waited_for(status),
             Ok(None) => Ok(()),
             Err(errno) => Err(ended(format!("cannot be waited for: {errno}"), self.said())),
         }
@@ -84,14 +97,6 @@ impl Merger {
     pub fn end_at_once(mut self) -> String {
         self.kill();
         self.said()
-    }
-
-    fn ended(&self, status: WaitStatus) -> Ended {
-        let how = match (status.terminating_signal(), status.exit_status()) {
-            (Some(signal), _) => format!("was ended by signal {signal}"),
-            (None, code) => format!("ended with exit code {}", code.unwrap_or_default()),
-        };
-        Ended { how, said: self.said() }
     }
 
     /// The last of what it has said, without what it says each time.

@@ -142,3 +142,20 @@ fn layers_that_are_not_there_are_told_in_its_words() {
     let read_only = read_only.expect("it merges");
     assert_eq!(mkdirat(&read_only, "x", Mode::RWXU), Err(Errno::ROFS));
 }
+
+#[test]
+fn what_ends_with_its_file_system_has_done_nothing_wrong() {
+    let end = |script: &str| {
+        let words = File::from(memfd_create("words", MemfdFlags::CLOEXEC).expect("a file"));
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stderr(words.try_clone().expect("its descriptor"));
+        let merger = Merger::new(&command.spawn().expect("it runs"), words);
+        merger.end().map_err(|ended| ended.to_string())
+    };
+    assert_eq!(end("exit 0"), Ok(()));
+    // As libfuse says it, where the kernel ends the connection while a request is taken from it.
+    assert_eq!(end("echo 'fuse: reading device: Software caused connection abort' >&2; exit 1"), Ok(()));
+    for script in ["echo 'fuse: reading device: Input/output error' >&2; exit 1", "exit 1", "kill -9 $$"] {
+        end(script).expect_err(script);
+    }
+}

@@ -59,9 +59,8 @@ impl Mergers {
         let root = self.root.as_mut().and_then(Merged::merger_mut);
         let mut all = root.into_iter().chain(&mut self.others);
         let Some(merger) = all.find(|merger| merger.process() == Some(process)) else { return false };
-        let ended = merger.was_waited_for(status);
-        // What it served has gone with the step, whose end we hear of next.
-        if status.exit_status() != Some(0) {
+        // What it served may have gone with the step, whose end we hear of next: then this is none.
+        if let Err(ended) = merger.was_waited_for(status) {
             self.ended.get_or_insert(ended);
         }
         true
