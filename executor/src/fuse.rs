@@ -121,20 +121,30 @@ impl AsFd for Merged {
     }
 }
 
+/// What merging takes: the program, and a connection to the kernel.
+///
+/// # Errors
+/// One of them is not here, or not for us.
+pub fn reach() -> Result<(&'static Path, OwnedFd), MountError> {
+    let program = program().ok_or(Errno::NOENT).map_err(failed("fuse find", Path::new(NAME)))?;
+    let (device, flags) = (Path::new(DEVICE), OFlags::RDWR | OFlags::CLOEXEC);
+    let connection = open(device, flags, Mode::empty()).map_err(failed("fuse open", device))?;
+    Ok((program, connection))
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(Errno) -> MountError {
+    let path = path.to_path_buf();
+    move |errno| MountError::new(step, &path, errno)
+}
+
 /// Merges by program. What is named by the paths must be below one directory, and have no `,`, `:` or `\` in the rest.
 ///
 /// # Errors
 /// The step that failed, with its errno and what the program has said.
 pub fn mount(overlay: &Overlay<'_>) -> Result<Merged, MountError> {
+    let (program, connection) = reach()?;
     let device = Path::new(DEVICE);
-    let failed = |step, path: &Path| {
-        let path = path.to_path_buf();
-        move |errno| MountError::new(step, &path, errno)
-    };
-    let program = program().ok_or(Errno::NOENT).map_err(failed("fuse find", Path::new(NAME)))?;
     let (base, options) = options(overlay).map_err(failed("fuse name layers", Path::new("")))?;
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let connection = open(device, flags, Mode::empty()).map_err(failed("fuse open", device))?;
     let root = attachable(&connection, overlay.writable.is_some()).map_err(failed("fuse mount", device))?;
     let words = memfd_create("words", MemfdFlags::CLOEXEC).map_err(failed("fuse start", program))?;
     let words = File::from(words);

@@ -15,11 +15,11 @@ use rustix::{
     fs::{AtFlags, Mode, OFlags, open, openat, unlinkat},
     io::Errno,
 };
-use solver::op::{Relaxation, Relaxations};
+use solver::op::Relaxation;
 
 use crate::{
     fuse::{self, Merged},
-    mount::{Overlay, OverlayMarks, OverlaySync, aside, mount_overlay},
+    mount::{MountError, Overlay, OverlayMarks, OverlaySync, aside, mount_overlay},
     sandbox::{
         Mode as Rungs, Root, SandboxError,
         begun::{Begun, FUSED, MARKER},
@@ -46,8 +46,10 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
     let begun = Begun::of(store.root())?;
     let overlay =
         || -> Result<_, SettleError> { Ok(try_overlay(store.temp_dir("overlay")?.path(), footing.rung)?) };
-    let fuse =
-        || -> Result<_, SettleError> { Ok(try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)?) };
+    let fuse = || match footing.relaxed.contain(Relaxation::FuseOverlayfs) {
+        true => Ok::<_, SettleError>(try_fuse(store.temp_dir("fuse")?.path())?),
+        false => Ok(Some(unallowed_fuse())),
+    };
     let decided = match mode {
         _ if footing.rung == Rung::Chroot => begun.for_chroot()?,
         Rungs::Strict => begun.decide_strictly(overlay)?,
@@ -112,12 +114,25 @@ fn overlay_with_marks(directory: &Path, rung: Rung) -> Result<(), Failure> {
     marks.mark_opaque(&lower).step("mark an opaque directory")
 }
 
+/// Why fuse-overlayfs is not taken by who has not allowed for what it does wrong: that, or what it lacks at first sight.
+pub fn unallowed_fuse() -> SandboxError {
+    match fuse::reach() {
+        Ok(_) => SandboxError::errno(MERGES_OTHERWISE, Errno::OPNOTSUPP),
+        Err(error) => refused_mount(&error),
+    }
+}
+
+fn refused_mount(error: &MountError) -> SandboxError {
+    let message = format!("{}: {}{}", error.path.display(), error.errno, aside(&error.said));
+    SandboxError::refused(error.step, message, Some(error.errno))
+}
+
 /// Has fuse-overlayfs merge something in an empty directory: writes, reads, removes, and looks at what is left of it; gives what
-/// is missing, if anything is. It works for nobody who has not allowed for what it does wrong ([`MERGES_OTHERWISE`]).
+/// is missing, if anything is.
 ///
 /// # Errors
 /// It failed for another reason: no room, no descriptors.
-pub fn try_fuse(directory: &Path, relaxed: Relaxations) -> Result<Option<SandboxError>, SandboxError> {
+pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> {
     let place = |name: &str| directory.join(name);
     let (lower, upper, work) = (place("lower"), place("upper"), place("work"));
     let made = [&lower, &upper, &work].into_iter().try_for_each(fs::create_dir);
@@ -127,10 +142,7 @@ pub fn try_fuse(directory: &Path, relaxed: Relaxations) -> Result<Option<Sandbox
     let overlay = Overlay { lowers: &[&lower], writable: Some((&upper, &work)), marks, sync };
     let merged = match mount_overlay(&overlay) {
         Ok(merged) => merged,
-        Err(error) => {
-            let message = format!("{}: {}{}", error.path.display(), error.errno, aside(&error.said));
-            return Ok(Some(SandboxError::refused(error.step, message, Some(error.errno))));
-        }
+        Err(error) => return Ok(Some(refused_mount(&error))),
     };
     let worked = write_and_remove(&merged).map_err(|errno| SandboxError::errno("fuse write", errno));
     let closed = fuse::close(merged, &upper, &[lower])
@@ -139,13 +151,9 @@ pub fn try_fuse(directory: &Path, relaxed: Relaxations) -> Result<Option<Sandbox
         return Ok(Some(error));
     }
     let is_there = fs::read(upper.join("made")).is_ok_and(|made| made == b"made");
-    match is_there && upper.join(".wh.gone").exists() && !upper.join("gone").exists() {
-        true if !relaxed.contain(Relaxation::FuseOverlayfs) => {
-            Ok(Some(SandboxError::errno(MERGES_OTHERWISE, Errno::OPNOTSUPP)))
-        }
-        true => Ok(None),
-        false => Ok(Some(SandboxError::step("fuse close", "what was written is not there", None))),
-    }
+    let is_gone = upper.join(".wh.gone").exists() && !upper.join("gone").exists();
+    let lack = || SandboxError::step("fuse close", "what was written is not there", None);
+    Ok((!is_there || !is_gone).then(lack))
 }
 
 /// Why it is taken only where somebody allows for it: no version up to 1.14 leaves what the kernel's overlay does. After

@@ -360,13 +360,13 @@ fn with_files(footing: Footing, store: &Path, directory: &Path) -> Result<WithFi
             Some(refusal) => return Err(not_any_more("overlay", &refusal)),
             None => begun.decide(|| Ok::<_, SandboxError>(None), || Ok(None))?,
         },
-        _ => begun.decide(overlay, || files::try_fuse(&place("fuse")?, Relaxations::default()))?,
+        // Whatever it can do: who allows for nothing is told so.
+        _ => begun.decide(overlay, || {
+            Ok::<_, SandboxError>(files::try_fuse(&place("fuse")?)?.or_else(|| Some(files::unallowed_fuse())))
+        })?,
     };
-    let mut refusals = decided.refusals;
-    if begun == Begun::Fused {
-        refusals.extend(files::try_overlay(&place("overlay")?, footing.rung)?);
-    }
-    Ok(WithFiles { footing: Footing { files: decided.files, ..footing }, refusals, note: decided.note })
+    let footing = Footing { files: decided.files, ..footing };
+    Ok(WithFiles { footing, refusals: decided.refusals, note: decided.note })
 }
 
 /// What is told of a refusal.
@@ -445,19 +445,12 @@ fn control_groups(found: Cgroups) -> Outcome {
 
 /// Who merges layers where the kernel refuses.
 fn fuse_overlayfs(trials: &[Trial]) -> Outcome {
-    let Some(Reached { footing, refusals, .. }) = trials.iter().find_map(|trial| trial.result.as_ref().ok())
-    else {
+    let Some(Reached { refusals, .. }) = trials.iter().find_map(|trial| trial.result.as_ref().ok()) else {
         return Outcome::NotNeeded("not reached".to_owned());
     };
-    let program = || fuse::program().map(|program| program.display().to_string()).unwrap_or_default();
-    match (footing.files, refusals.iter().find(|refusal| of_step(refusal, "fuse"))) {
-        (Files::Fused, _) => Outcome::Works(program()),
-        (Files::Copied, Some(refusal)) => Outcome::of(refusal),
-        // The store was begun with copies, and a new one would not be.
-        (Files::Copied, None) if refusals.iter().any(|refusal| of_step(refusal, "overlay")) => {
-            Outcome::Works(program())
-        }
-        (Files::Merged | Files::Copied, _) => Outcome::NotNeeded("not needed: overlay works".to_owned()),
+    match refusals.iter().find(|refusal| of_step(refusal, "fuse")) {
+        Some(refusal) => Outcome::of(refusal),
+        None => Outcome::NotNeeded("not needed: overlay works".to_owned()),
     }
 }
 
