@@ -361,11 +361,16 @@ class Ladder(Case):
         doctor = [str(self.binary), "doctor", "--root", str(place)]
         empty = self.scratch / "empty"
         empty.write_text("")
-        no_range = ["unshare", "--mount", "--", "sh", "-c", f"mount --bind {empty} /etc/subuid && exec \"$@\"", "sh"]
+        for_others = self.scratch / "others"
+        for_others.write_text("ann:100000:65536\nbob:165536:65536\n")
+        no_range, taken = (["unshare", "--mount", "--", "sh", "-c", f"mount --bind {subuid} /etc/subuid && mount --bind {subgid} "
+                            "/etc/subgid && exec \"$@\"", "sh"] for subuid, subgid in ((empty, empty), (empty, for_others)))
         for machine, told in (
-                (["unshare", "-Urm"], (rf"(?m)^ok +{ONE} ", "limited: RUN steps work, with one user id")),
+                (["unshare", "-Urm"], (rf"(?m)^ok +{ONE} ", "limited: RUN steps work, with one user id",
+                                       "in a user namespace of one id already.*start layerwright outside of it")),
                 (no_range, (r"(?m)^ok +root ", rf"(?m)^- +{SUBORDINATE} .*--sandbox=userns is refused: .*/etc/subuid: no range",
-                            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 root"))):
+                            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 root")),
+                (taken, ("usermod --add-subuids 231072-296607 --add-subgids 231072-296607 root",))):
             done = subprocess.run([*machine, *doctor], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
                                   timeout=WATCHDOG)
             self.assertEqual(done.returncode, 0, done.stderr)

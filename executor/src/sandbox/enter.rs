@@ -9,6 +9,7 @@ use std::{
     io::{self, PipeReader, PipeWriter, Read, Write, pipe},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -72,6 +73,7 @@ pub fn enter_builder(mode: Mode, relaxed: Relaxations) -> Result<Entered, Sandbo
         let hint = Some(hint::MOUNT_PROC.to_owned());
         return Err(SandboxError::step("enter namespaces", "there is no /proc", hint));
     }
+    had_one_id();
     if !sys::is_single_threaded() {
         return Err(SandboxError::step("enter namespaces", "this process has several threads already", None));
     }
@@ -236,6 +238,13 @@ pub(super) fn is_privileged() -> bool {
     geteuid().is_root() && may_mount
 }
 
+/// Whether this process was in a user namespace of one id before it entered its own. Inside nobody can tell, so
+/// [`enter_builder`] asks first.
+pub(super) fn had_one_id() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| id_maps().is_ok_and(|(uids, _)| ids::mapped(&uids) <= 1))
+}
+
 /// The hard limit, where it is lower than what steps should have and we may not raise it. Few steps open as many, so a build
 /// says nothing of it.
 pub(super) fn too_few_open_files() -> Option<u64> {
@@ -363,14 +372,19 @@ fn own_ids(own: HostIds) -> Option<Grants> {
 fn granted(uid: u32) -> Result<Grants, SandboxError> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = ids::user_name(&passwd, uid);
-    let granted = |file| ids::ranges(&fs::read_to_string(file).unwrap_or_default(), name, uid);
-    let (uids, gids) = (granted("/etc/subuid"), granted("/etc/subgid"));
+    let [subuid, subgid] =
+        ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
+    let (uids, gids) = (ids::ranges(&subuid, name, uid), ids::ranges(&subgid, name, uid));
     let file = match (uids.is_empty(), gids.is_empty()) {
         (false, false) => return Ok(Grants { uids, gids, by: Grantor::Files }),
         (true, _) => "/etc/subuid",
         (false, true) => "/etc/subgid",
     };
-    Err(SandboxError::step(file, "no range for this user", Some(hint::grant(name, uid))))
+    let hint = match had_one_id() {
+        true => hint::ONE_ID.to_owned(),
+        false => hint::grant(name, uid, ids::free(&[&subuid, &subgid])),
+    };
+    Err(SandboxError::step(file, "no range for this user", Some(hint)))
 }
 
 const HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];

@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::io::Errno;
 
-use crate::sandbox::{files, lacking};
+use crate::sandbox::{enter, files, ids::Range, lacking};
 
 /// For who has none.
 pub(super) const MOUNT_PROC: &str =
@@ -26,6 +26,8 @@ pub struct Circumstances {
     pub no_new_privileges: bool,
     /// Nothing this process starts can have CAP_SYS_ADMIN outside of namespaces of its own.
     pub lacks_sys_admin: bool,
+    /// It was in a user namespace of one id before it entered any.
+    pub one_id: bool,
     /// This program's path, for an AppArmor profile.
     pub program: String,
 }
@@ -44,6 +46,7 @@ impl Circumstances {
             userns_clone_off: setting("kernel/unprivileged_userns_clone") == Some(0),
             no_new_privileges: status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])),
             lacks_sys_admin: status.lines().any(lacks_sys_admin),
+            one_id: enter::had_one_id(),
             filtered: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
             program,
         }
@@ -57,11 +60,21 @@ fn lacks_sys_admin(line: &str) -> bool {
     set.is_some_and(|set| set & SYS_ADMIN == 0)
 }
 
-/// How to grant a user subordinate ids. One without a name is not for usermod(8).
-pub fn grant(name: Option<&str>, uid: u32) -> String {
-    let how = match name {
-        Some(name) => format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"),
-        None => format!("add `{uid}:100000:65536` to /etc/subuid and /etc/subgid"),
+/// Where no grant and no program gives more ids.
+pub const ONE_ID: &str = "this process is in a user namespace of one id already, in which no grant has an effect: start layerwright outside of \
+    it, or let newuidmap and newgidmap give that namespace more ids";
+
+/// How to grant a user subordinate ids, of which these are free. One without a name is not for usermod(8).
+pub fn grant(name: Option<&str>, uid: u32, free: Option<Range>) -> String {
+    let how = match (name, free) {
+        (_, None) => "let /etc/subuid and /etc/subgid name a range of 65536".to_owned(),
+        (Some(name), Some(Range { start, count })) => {
+            let range = format!("{start}-{}", start + (count - 1));
+            format!("usermod --add-subuids {range} --add-subgids {range} {name}")
+        }
+        (None, Some(Range { start, count })) => {
+            format!("add `{uid}:{start}:{count}` to /etc/subuid and /etc/subgid")
+        }
     };
     format!("give this user more ids: {how} (as root, with ids that nobody else has)")
 }
@@ -99,7 +112,7 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
             _ if machine.apparmor_restricts => profile(),
             _ if machine.filtered => {
                 "this process runs in a container whose seccomp profile forbids namespaces; let it allow unshare and \
-                 mount (Docker: --security-opt seccomp=unconfined)"
+                 mount (Docker: --security-opt seccomp=unconfined; a RUN of layerwright: --sandbox-allow=userns of that build)"
                     .to_owned()
             }
             _ => return None,
@@ -129,6 +142,7 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
              container (Docker's default set has it, Kubernetes: securityContext.capabilities.add: [SETFCAP])"
                 .to_owned()
         }
+        "write id maps" if machine.one_id => ONE_ID.to_owned(),
         "write id maps" if machine.lacks_sys_admin && !machine.no_new_privileges => {
             "newuidmap is a setuid program, which writes maps with CAP_SYS_ADMIN only, and this container withholds it; \
              give it what it needs alone: `chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap && setcap cap_setuid+ep \
@@ -177,8 +191,10 @@ mod tests {
 
     #[test]
     fn a_grant_names_the_user() {
-        assert!(grant(Some("ann"), 1000).contains(" --add-subgids 100000-165535 ann ("));
-        assert!(grant(None, 1000).contains("`1000:100000:65536`"));
+        let free = Some(Range { start: 165_536, count: 65_536 });
+        assert!(grant(Some("ann"), 1000, free).contains(" --add-subgids 165536-231071 ann ("));
+        assert!(grant(None, 1000, free).contains("`1000:165536:65536`"));
+        assert!(grant(Some("ann"), 1000, None).contains("a range of 65536"));
     }
 
     #[test]
@@ -203,11 +219,14 @@ mod tests {
         let none_left = Circumstances { max_user_namespaces: Some(0), ..plain.clone() };
         let container = Circumstances { filtered: true, ..plain.clone() };
         let bounded = Circumstances { lacks_sys_admin: true, ..container.clone() };
+        let confined = Circumstances { one_id: true, ..container.clone() };
         let fixed = Circumstances { no_new_privileges: true, ..bounded.clone() };
         let cases = [
             ("write id maps", Errno::PERM, &bounded, Some("setcap cap_setuid+ep")),
             ("write id maps", Errno::PERM, &fixed, Some("privilege escalation")),
             ("write id maps", Errno::PERM, &plain, None),
+            ("write id maps", Errno::PERM, &confined, Some("outside of it")),
+            ("unshare user namespace", Errno::PERM, &container, Some("--sandbox-allow=userns")),
             ("unshare user namespace", Errno::NOSPC, &none_left, Some("user.max_user_namespaces (now 0)")),
             ("unshare user namespace", Errno::PERM, &debian, Some("unprivileged_userns_clone=1")),
             ("unshare user namespace", Errno::PERM, &container, Some("seccomp=unconfined")),

@@ -15,6 +15,10 @@ pub struct Range {
 /// Fewer ids than this cannot hold a distribution's users: `nobody` is 65534.
 pub const ENOUGH: u32 = 65_535;
 
+/// Where grants begin, as a rule, and how many ids each has.
+const FIRST_FREE: u32 = 100_000;
+const OF_A_USER: u32 = 65_536;
+
 /// The ranges that a subuid(5) file grants a user, named by name or by number, in the file's order. Lines that are not
 /// `owner:start:count` grant nothing.
 pub fn ranges(file: &str, name: Option<&str>, uid: u32) -> Vec<Range> {
@@ -28,6 +32,21 @@ pub fn ranges(file: &str, name: Option<&str>, uid: u32) -> Vec<Range> {
         (ours && fits).then_some(range)
     };
     file.lines().filter_map(granted).collect()
+}
+
+/// The first ids for a user of a distribution, from where usermod(8) begins, that these subuid(5) files grant to nobody.
+pub fn free(files: &[&str]) -> Option<Range> {
+    let granted = |line: &str| {
+        let mut fields = line.trim().split(':').skip(1);
+        let start: u32 = fields.next()?.parse().ok()?;
+        Some((start, start.saturating_add(fields.next()?.parse().ok()?)))
+    };
+    let mut taken: Vec<(u32, u32)> = files.iter().flat_map(|file| file.lines().filter_map(granted)).collect();
+    taken.sort_unstable();
+    let start = taken.into_iter().fold(FIRST_FREE, |free, (start, end)| {
+        if end > free && start < free.saturating_add(OF_A_USER) { end } else { free }
+    });
+    start.checked_add(OF_A_USER).map(|_| Range { start, count: OF_A_USER })
 }
 
 /// The name of a user in a passwd(5) file.
@@ -112,6 +131,19 @@ mod tests {
         for (name, uid, expected) in cases {
             assert_eq!(ranges(file, name, uid), expected, "{name:?} {uid}");
         }
+    }
+
+    #[test]
+    fn what_is_free_is_granted_to_nobody() {
+        let start = |files: &[&str]| free(files).map(|range| range.start);
+        assert_eq!(start(&[]), Some(100_000));
+        assert_eq!(start(&["ann:100000:65536\n"]), Some(165_536));
+        assert_eq!(start(&["ann:100000:65536\n", "bob:165536:65536\nx\n:::\n"]), Some(231_072));
+        // A gap that is too narrow; one that is wide enough; what lies below.
+        assert_eq!(start(&["bob:200000:10\nann:100000:65536\n"]), Some(200_010));
+        assert_eq!(start(&["ann:231072:65536\nbob:100000:65536\n"]), Some(165_536));
+        assert_eq!(start(&["ann:1000:98999\n", "bob:500:99501\n"]), Some(100_001));
+        assert_eq!(start(&["ann:100000:4294867295\n"]), None);
     }
 
     #[test]

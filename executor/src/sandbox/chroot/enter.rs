@@ -4,6 +4,7 @@ use std::path::Path;
 
 use oci::store::Store;
 use rustix::{
+    fs::{StatVfsMountFlags, statvfs},
     process::geteuid,
     thread::{CapabilitySet, capabilities},
 };
@@ -94,10 +95,15 @@ fn missing_capabilities() -> Vec<&'static str> {
     NEEDED.into_iter().filter(|(needed, _)| !held.contains(*needed)).map(|(_, name)| name).collect()
 }
 
+/// Whether a node in the root file system would open anything: in a step of another build, for one, it would not.
+fn opens_devices() -> bool {
+    statvfs("/").is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::NODEV))
+}
+
 /// What to say of it besides where nothing else can be had; nothing where it cannot be had either. To be asked before anything
 /// is entered: inside of a namespace everybody seems to have all capabilities.
 pub fn offer() -> Option<&'static str> {
-    enter().is_ok().then_some(
+    (enter().is_ok() && opens_devices()).then_some(
         "--sandbox=chroot builds without namespaces: a step then shares this machine's processes, network and shared memory, and \
          has no /proc, no mounts and no sudo (docs/sandbox.md)",
     )
