@@ -72,6 +72,9 @@ pub enum TagSpecError {
     /// A digest is what comes of an image.
     #[error("a name to give cannot have a digest")]
     Digest,
+    /// More than a tag may have, with what was put into it.
+    #[error("a tag has at most {most} characters, and this one would have {length}: {0}", most = TAG_MAX, length = .0.len())]
+    TooLong(String),
     /// Braces around something else.
     #[error(
         "unknown placeholder {0}: expected {{git.sha}}, {{git.short}}, {{git.branch}}, {{git.tag}} or {{git.tree}}"
@@ -88,10 +91,10 @@ const TAG_MAX: usize = 128;
 
 impl TagSpec {
     /// The name, with what `called` says for each placeholder; letters that no tag may have become dashes, as in
-    /// `feature/x`.
+    /// `feature/x`, and an underscore where the tag begins with them.
     ///
     /// # Errors
-    /// What `called` says, or that the result is no name.
+    /// What `called` says, or that the result is no name, or too long for a tag.
     pub fn expand<E: From<TagSpecError>>(
         &self,
         mut called: impl FnMut(GitName) -> Result<String, E>,
@@ -104,19 +107,26 @@ impl TagSpec {
         for part in parts {
             match part {
                 Part::Text(plain) => text += plain,
-                Part::Git(name) => text += &as_tag(&called(*name)?),
+                Part::Git(name) => text += &as_tag(&called(*name)?, text.ends_with(':')),
             }
         }
-        Ok(reference(&text)?)
+        match text.rsplit_once(':') {
+            // Cut off, it would be another name's tag.
+            Some((_, tag)) if tag.len() > TAG_MAX && !tag.contains('/') => Err(TagSpecError::TooLong(tag.to_owned()).into()),
+            _ => Ok(reference(&text)?),
+        }
     }
 }
 
-/// What of a name can be in a tag; its beginning must be a letter, a digit or an underscore.
-fn as_tag(name: &str) -> String {
-    let is_fine = |character: char| character.is_ascii_alphanumeric() || "_.-".contains(character);
-    let fine: String =
-        name.chars().map(|character| if is_fine(character) { character } else { '-' }).collect();
-    fine.trim_start_matches(['.', '-']).chars().take(TAG_MAX).collect()
+/// What of a name can be in a tag, whose first letter is an ASCII letter, a digit or an underscore.
+fn as_tag(name: &str, begins: bool) -> String {
+    let fine = |(at, character): (usize, char)| match character {
+        '_' | 'a'..='z' | 'A'..='Z' | '0'..='9' => character,
+        _ if begins && at == 0 => '_',
+        '.' => character,
+        _ => '-',
+    };
+    name.chars().enumerate().map(fine).collect()
 }
 
 fn reference(text: &str) -> Result<Reference, TagSpecError> {
@@ -171,7 +181,8 @@ mod tests {
             ("h.example/a:{git.sha}", "h.example/a:sha"),
             ("h.example/a:x-{git.short}-{git.tree}", "h.example/a:x-short-tree"),
             ("h.example/a:{git.branch}", "h.example/a:feature--ber-x"),
-            ("h.example/a:{git.tag}", "h.example/a:v1.4-2"),
+            ("h.example/a:{git.tag}", "h.example/a:_v1.4-2"),
+            ("h.example/a:x{git.tag}", "h.example/a:x-v1.4-2"),
         ] {
             assert_eq!(expanded(text).as_deref(), Ok(expected), "{text}");
         }
@@ -184,6 +195,10 @@ mod tests {
             ("a:{git.sha", "unknown placeholder {git.sha: expected"),
             ("UPPER:{git.sha}", "invalid"),
             ("a:{git.sha}/", "invalid"),
+            (
+                &format!("a:{}{{git.branch}}", "x".repeat(115)),
+                "at most 128 characters, and this one would have 129: xxx",
+            ),
         ] {
             let error = expanded(text).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
