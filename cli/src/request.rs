@@ -51,7 +51,7 @@ use crate::{
     inputs::OutsideOptions,
     outputs::{self, Asked, Output},
     spec::{
-        annotation,
+        annotation::{self, AnnotationSpec},
         call::{Call, CallSpec},
         tag::TagSpec,
     },
@@ -215,6 +215,8 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     let (secrets, mut notices) = exposed::secrets(&args.secrets, environment)?;
     notices.extend(unread);
     annotations::check(&args.annotations, &wanted, &platforms)?;
+    let mut labels = pairs("label", &args.labels, |_| Ok(Some(String::new())))?;
+    notices.extend(said(&mut labels, &args.annotations));
     let allow = exposed::entitlements(args.allow.clone(), args.network);
     if args.limits.no_new_privs && allow.contains(&Entitlement::SecurityInsecure) {
         return Err(RequestError::Conflict(
@@ -238,7 +240,7 @@ pub fn read(args: BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         target: args.target,
         epoch: epoch(&build_args)?,
         build_args,
-        labels: pairs("label", &args.labels, |_| Ok(Some(String::new())))?,
+        labels,
         git_labels: args.git_labels,
         platforms,
         no_cache: args.no_cache,
@@ -343,6 +345,25 @@ fn pairs(
         }
     }
     Ok(pairs)
+}
+
+/// Makes labels what images say ([`annotation::told`]), as annotations become; gives what a person should know.
+fn said(labels: &mut BTreeMap<String, String>, annotations: &[AnnotationSpec]) -> Vec<String> {
+    let mut changed: BTreeSet<String> = annotations
+        .iter()
+        .filter(|spec| annotation::told(&spec.key, &spec.value) != spec.value)
+        .map(|spec| format!("--annotation {}", spec.key))
+        .collect();
+    for (key, value) in labels {
+        let told = annotation::told(key, value);
+        if told != *value {
+            changed.insert(format!("--label {key}"));
+            *value = told;
+        }
+    }
+    let notice =
+        |flag| format!("{flag}: who logs in is left out of its URL, which anybody may read in the image");
+    changed.into_iter().map(notice).collect()
 }
 
 fn build_args(

@@ -6,8 +6,8 @@
 
 mod url;
 
-pub use url::redacted;
 use url::{Query, decoded};
+pub use url::{redacted, without_logins};
 
 /// A git repository, and what is wanted of it.
 ///

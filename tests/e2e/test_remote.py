@@ -187,6 +187,29 @@ class Remote(Case):
         done = self.run_layerwright("build", context, root=self.scratch / "other", code=3)
         self.assertRegex(done.stderr, "GIT_AUTH_TOKEN|HTTP_AUTH_TOKEN")
 
+    def test_who_logs_in_is_in_an_address_only(self):
+        """A token may stand where a user does; of a commit's remote, too, which CI systems write so."""
+        (self.root / "file").write_text("text\n")
+        site = self.site.replace("://", "://s3cret-token@")
+        context = self.context(Dockerfile=f"FROM busybox\nADD {site}/app.git /a/\nADD {site.replace('token@', 'user:s3cret@')}/file /f\n")
+        cache, source = self.scratch / "cache", "org.opencontainers.image.source"
+        layout = self.build(context, "--cache-to", f"type=local,dest={cache},mode=max", "--label", f"{source}={site}/app",
+                            "--annotation", f"{source}={site}/app", "--label", f"other={self.site}")
+        self.assertNotIn("s3cret", self.last.stderr)
+        for flag in ("label", "annotation"):
+            self.assertIn(f"warning: --{flag} {source}: who logs in is left out of its URL", self.last.stderr)
+        image = Layout(layout)
+        self.assertEqual(image.config["config"]["Labels"], {source: f"{self.site}/app", "other": self.site})
+        self.assertEqual(image.manifest["annotations"][source], f"{self.site}/app")
+        added = [step["created_by"] for step in image.config["history"] if "ADD http" in step["created_by"]]
+        self.assertEqual([step.split("@")[0] for step in added], ["ADD http://xxxxx", "ADD http://xxxxx:xxxxx"])
+        packed = [path for place in (layout, cache) for path in place.rglob("*") if path.is_file()]
+        contents = [subprocess.run(["zstd", "-dcfq", path], stdout=subprocess.PIPE).stdout or path.read_bytes() for path in packed]
+        self.assertTrue(any(b"xxxxx" in content for content in contents))
+        self.assertEqual([path for path, content in zip(packed, contents) if b"s3cret" in content], [])
+        found = subprocess.run(["grep", "-rl", "s3cret", self.store()], stdout=subprocess.PIPE, text=True)
+        self.assertEqual(found.stdout, "")
+
     def test_archives_are_contexts_for_every_user(self):
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:xz") as archive:

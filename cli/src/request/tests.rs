@@ -304,6 +304,20 @@ fn named_contexts_are_looked_at() {
 }
 
 #[test]
+fn who_logs_in_is_no_part_of_what_an_image_says() {
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let source = "org.opencontainers.image.source";
+    let mut labels = BTreeMap::from([label(source, "https://u:s3cret@h/a"), label("own", "https://u@h/a")]);
+    let annotation = format!("{source}=https://h/a").parse().expect("an annotation");
+    let told = said(&mut labels, &[annotation]);
+    assert_eq!(labels, BTreeMap::from([label(source, "https://h/a"), label("own", "https://u@h/a")]));
+    assert!(
+        matches!(&told[..], [notice] if notice.starts_with("--label org.") && !notice.contains("s3cret")),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn an_inline_cache_that_no_output_takes_anywhere_is_told() {
     let case = Case::new(&[("Dockerfile", "")]);
     for (line, is_told) in [

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use exporter::Annotations;
 use oci::Platform;
+use solver::remote::without_logins;
 
 /// One `--annotation`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,12 +80,21 @@ impl AnnotationSpec {
     }
 }
 
-/// Annotations by their places. The last of one place and key wins.
+/// What an image says by a key: a URL of those that the OCI names (image-spec, "Pre-Defined Annotation Keys") goes without who
+/// logs in, since what a CI system calls its clone's remote has a token in it.
+pub fn told(key: &str, value: &str) -> String {
+    match key.starts_with("org.opencontainers.image.") {
+        true => without_logins(value),
+        false => value.to_owned(),
+    }
+}
+
+/// Annotations by their places, as they are [`told`]. The last of one place and key wins.
 pub fn sorted<'a>(specs: impl IntoIterator<Item = &'a AnnotationSpec>) -> Annotations {
     let mut annotations = Annotations::default();
     for AnnotationSpec { places, key, value } in specs {
         for place in places {
-            placed(&mut annotations, place).insert(key.clone(), value.clone());
+            placed(&mut annotations, place).insert(key.clone(), told(key, value));
         }
     }
     annotations

@@ -112,7 +112,9 @@ impl TagSpec {
         }
         match text.rsplit_once(':') {
             // Cut off, it would be another name's tag.
-            Some((_, tag)) if tag.len() > TAG_MAX && !tag.contains('/') => Err(TagSpecError::TooLong(tag.to_owned()).into()),
+            Some((_, tag)) if tag.len() > TAG_MAX && !tag.contains('/') => {
+                Err(TagSpecError::TooLong(tag.to_owned()).into())
+            }
             _ => Ok(reference(&text)?),
         }
     }

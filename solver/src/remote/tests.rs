@@ -137,14 +137,20 @@ fn files_are_called_what_their_urls_end_in() {
 }
 
 #[test]
-fn passwords_are_not_shown() {
-    for (text, want) in [
-        ("https://u:p@h/a@b", "https://u:xxxxx@h/a@b"),
-        ("https://u@h/a", "https://u@h/a"),
-        ("ADD https://u:p@h/a http://v:q@g /", "ADD https://u:xxxxx@h/a http://v:xxxxx@g /"),
-        ("https://h/?x=a:b@c", "https://h/?x=a:b@c"),
-        ("nothing", "nothing"),
+fn who_logs_in_is_not_shown() {
+    for (text, shown, without) in [
+        ("https://u:p@h/a@b", "https://xxxxx:xxxxx@h/a@b", "https://h/a@b"),
+        ("https://token@h/a", "https://xxxxx@h/a", "https://h/a"),
+        (
+            "ADD https://u:p@h/a http://v:q@g /",
+            "ADD https://xxxxx:xxxxx@h/a http://xxxxx:xxxxx@g /",
+            "ADD https://h/a http://g /",
+        ),
+        ("ssh://git@h/a", "ssh://git@h/a", "ssh://git@h/a"),
+        ("git+ssh://git:p@h/a", "git+ssh://git:xxxxx@h/a", "git+ssh://git@h/a"),
+        ("https://h/?x=a:b@c", "https://h/?x=a:b@c", "https://h/?x=a:b@c"),
+        ("nothing", "nothing", "nothing"),
     ] {
-        assert_eq!(redacted(text), want);
+        assert_eq!((redacted(text).as_str(), without_logins(text).as_str()), (shown, without));
     }
 }

@@ -64,20 +64,47 @@ pub(super) fn decoded(text: &str) -> Option<String> {
     String::from_utf8(plain).ok()
 }
 
-/// A URL, or a text that holds URLs, for people: what stands for a password is `xxxxx`, as in Go's `URL.Redacted`.
+/// A URL, or a text that holds URLs, for people and images: who logs in is `xxxxx`, with a password `xxxxx:xxxxx`, since a token
+/// may be either. Of `ssh:` the user stays, who is no secret and a part of the address.
 pub fn redacted(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
+    with_logins(text, |user, password| match (user, password) {
+        (Login::Address(user), false) => user.to_owned(),
+        (Login::Address(user), true) => format!("{user}:xxxxx"),
+        (Login::Secret, false) => "xxxxx".to_owned(),
+        (Login::Secret, true) => "xxxxx:xxxxx".to_owned(),
+    } + "@")
+}
+
+/// The same without who logs in, but for the user of `ssh:`.
+pub fn without_logins(text: &str) -> String {
+    with_logins(text, |user, _| match user {
+        Login::Address(user) => format!("{user}@"),
+        Login::Secret => String::new(),
+    })
+}
+
+/// Who logs in.
+enum Login<'a> {
+    /// A part of the address.
+    Address(&'a str),
+    /// Somebody's own.
+    Secret,
+}
+
+/// What is before the host of each URL, with its `@`, replaced; `shown` gets the user, and whether there is a password.
+fn with_logins(text: &str, shown: impl Fn(Login<'_>, bool) -> String) -> String {
+    let (mut done, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(start) = rest.find("://").map(|colon| colon + "://".len()) {
-        shown.push_str(&rest[..start]);
+        let is_ssh = rest[..start].ends_with("ssh://");
+        done.push_str(&rest[..start]);
         rest = &rest[start..];
         let authority =
             &rest[..rest.find(|c: char| "/?#\"'".contains(c) || c.is_whitespace()).unwrap_or(rest.len())];
         if let Some((login, _)) = authority.rsplit_once('@') {
-            let user = login.split_once(':').map(|(user, _)| format!("{user}:xxxxx"));
-            shown.push_str(user.as_deref().unwrap_or(login));
-            rest = &rest[login.len()..];
+            let (user, password) = login.split_once(':').map_or((login, false), |(user, _)| (user, true));
+            done += &shown(if is_ssh { Login::Address(user) } else { Login::Secret }, password);
+            rest = &rest[login.len() + "@".len()..];
         }
     }
-    shown + rest
+    done + rest
 }
