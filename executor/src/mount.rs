@@ -7,7 +7,10 @@
 //! Where the kernel mounts none, a program may ([`crate::fuse`]): the marks on disk say who it is.
 
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -121,6 +124,11 @@ fn mount_by_kernel(overlay: &Overlay<'_>) -> Result<OwnedFd, MountError> {
     {
         let step = "there are more than the 500 layers that overlay can merge, below";
         return Err(MountError::new(step, top, Errno::TOOBIG));
+    }
+    // In the paths of these two the kernel takes a backslash for what hides the next letter: that would be another directory.
+    let is_hidden = |path: &Path| path.as_os_str().as_bytes().contains(&b'\\');
+    if overlay.writable.is_some_and(|(upper, work)| is_hidden(upper) || is_hidden(work)) {
+        return mount_as_one_string(overlay);
     }
     // EINVAL is what an older kernel says to `lowerdir+`, and every kernel to a path of more than 255 bytes.
     mount_layer_by_layer(overlay).or_else(|error| match error.errno {
@@ -268,6 +276,26 @@ mod tests {
             fs::remove_dir_all(upper).unwrap();
             fs::remove_dir_all(work).unwrap();
         }
+    }
+
+    #[test]
+    fn a_backslash_hides_nothing() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: overlay mounts outside of a user namespace need root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        // The second of each is what a kernel makes of the first.
+        ["lower", r"up\per", "upper", r"wo\rk", "work"]
+            .iter()
+            .for_each(|name| fs::create_dir(path(name)).unwrap());
+        let (lower, upper, work) = (path("lower"), path(r"up\per"), path(r"wo\rk"));
+        let (marks, sync) = (OverlayMarks::Trusted, OverlaySync::Ignored);
+        let writable = Some((upper.as_path(), work.as_path()));
+        let root = mount_overlay(&Overlay { lowers: &[&lower], writable, marks, sync }).unwrap();
+        openat(&root, "made", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+        assert!(upper.join("made").exists() && !path("upper").join("made").exists());
     }
 
     #[test]
