@@ -72,7 +72,7 @@ pub fn init_main() -> ! {
 fn take_control() -> io::Result<UnixStream> {
     let control = UnixStream::from(fcntl_dupfd_cloexec(io::stdin(), 3)?);
     control.peer_addr()?;
-    dup2_stdin(fs::File::open("/dev/null")?)?;
+    dup2_stdin(open_null()?)?;
     Ok(control)
 }
 
