@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks the build to stop, so that steps can end and the store stays clean; the second
-//! ends the process at once.
+//! Ctrl-C, SIGTERM and the SIGHUP of a terminal that is gone: the first asks the build to stop, so that steps can end and the
+//! store stays clean; the second ends the process at once.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ pub const OF_THE_TERMINAL: &[i32] = &[SIGWINCH];
 /// The handlers cannot be set, or the thread cannot be started.
 pub fn relay(numbers: &[i32], note: impl Fn(i32) + Send + 'static) -> io::Result<PipeReader> {
     let (reader, mut writer) = io::pipe()?;
-    let mut signals = Signals::new(numbers)?;
+    let mut signals = Signals::new(heard(numbers))?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for number in &mut signals {
             note(number);
@@ -41,9 +41,20 @@ pub fn relay(numbers: &[i32], note: impl Fn(i32) + Send + 'static) -> io::Result
     Ok(reader)
 }
 
+/// These, but for SIGHUP where whoever started us has it ignored, as nohup(1) does: then we go on without a terminal.
+fn heard(numbers: &[i32]) -> impl Iterator<Item = i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    let goes_on = ignored & (1 << (SIGHUP - 1)) != 0;
+    numbers.iter().copied().filter(move |number| *number != SIGHUP || !goes_on)
+}
+
 /// A signal that stops a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
+    /// The terminal is gone.
+    Hangup,
     /// Ctrl-C.
     Interrupt,
     /// What `kill` and CI systems send.
@@ -54,6 +65,7 @@ impl Signal {
     /// The one of this number.
     pub fn of(number: i32) -> Option<Self> {
         match number {
+            SIGHUP => Some(Self::Hangup),
             SIGINT => Some(Self::Interrupt),
             SIGTERM => Some(Self::Terminate),
             _ => None,
@@ -63,6 +75,7 @@ impl Signal {
     /// 128 and the signal's number, as shells count.
     pub fn exit_code(self) -> u8 {
         match self {
+            Self::Hangup => 129,
             Self::Interrupt => 130,
             Self::Terminate => 143,
         }
@@ -72,6 +85,7 @@ impl Signal {
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Hangup => "SIGHUP",
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
         })
@@ -105,7 +119,7 @@ impl Watch {
     /// # Errors
     /// The handlers cannot be set, or the thread cannot be started.
     pub fn start(cancel: Arc<Cancel>, events: Events, told: &'static str) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let mut signals = Signals::new(heard(&[SIGHUP, SIGINT, SIGTERM]))?;
         let watch = Self::default();
         let first = Arc::clone(&watch.first);
         thread::Builder::new().name("signals".to_owned()).spawn(move || {

@@ -34,12 +34,12 @@ def sleepers():
 
 
 class Interrupted(Case):
-    def start(self, user):
+    def start(self, user, wrap=()):
         context = self.scratch / "context"
         if not context.exists():
             self.context(Dockerfile=DOCKERFILE)
         command = self.command("build", "--progress", "plain", context, user=user)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        process = subprocess.Popen([*wrap, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    stdin=subprocess.DEVNULL, start_new_session=True)
         self.output = []
         for line in process.stdout:
@@ -75,16 +75,39 @@ class Interrupted(Case):
         temporaries = list((self.store(user) / "tmp").iterdir())
         self.assertEqual(temporaries, [], "the next run has swept the temporaries")
 
-    def test_ctrl_c_and_sigterm(self):
+    def test_signals_that_stop(self):
         mounts = pathlib.Path("/proc/self/mountinfo").read_text()
         for user in ("root", "lw-sub"):
-            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            for number, code in ((signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)):
                 with self.subTest(user=user, signal=number):
                     process = self.start(user)
                     os.kill(self.builder(process, user), number)
                     self.assertEqual(self.finish(process), code)
                     self.check_nothing_is_left(mounts)
             self.next_build_works(user)
+
+    def test_below_nohup_a_build_goes_on(self):
+        process = self.start("root", ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"])
+        os.kill(process.pid, signal.SIGHUP)
+        os.kill(process.pid, signal.SIGTERM)
+        with process.stdout:
+            self.assertIn("stopped by SIGTERM", process.stdout.read(), "a second signal would say no more")
+        self.assertEqual(process.wait(WATCHDOG), 143)
+
+    def test_a_terminal_that_is_gone(self):
+        """What is told cannot be told any more; the step ends as it does otherwise."""
+        mounts = pathlib.Path("/proc/self/mountinfo").read_text()
+        self.context(Dockerfile=DOCKERFILE)
+        for progress in ("plain", "tty"):
+            with self.subTest(progress):
+                ours, theirs = os.openpty()
+                command = ["setsid", "--ctty", *self.command("build", "--progress", progress, self.scratch / "context")]
+                process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+                os.close(theirs)
+                wait_for(sleepers, "the step to start")
+                os.close(ours)
+                self.assertEqual(process.wait(WATCHDOG), 129)
+                self.check_nothing_is_left(mounts)
 
     def test_kill_9(self):
         mounts = pathlib.Path("/proc/self/mountinfo").read_text()

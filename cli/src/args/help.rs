@@ -118,8 +118,8 @@ attestations are made), --rm.
 
 Exit codes:
   0 done, 1 the build failed, 2 usage or Dockerfile error, 3 registry or
-  network, 4 store, disk or sandbox, 130 and 143 stopped by SIGINT and SIGTERM,
-  255 a bug in layerwright";
+  network, 4 store, disk or sandbox, 129, 130 and 143 stopped by SIGHUP, SIGINT
+  and SIGTERM, 255 a bug in layerwright";
 
 /// What follows the flags in `layerwright explain --help`.
 pub const EXPLAIN: &str = "\
