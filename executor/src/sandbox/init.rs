@@ -7,6 +7,8 @@
 //!
 //! Both are single-threaded; neither runs code of the image.
 
+mod supervise;
+
 use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Read, pipe},
@@ -25,14 +27,15 @@ use rustix::{
     fs::{Mode, makedev},
     io::{Errno, fcntl_dupfd_cloexec, retry_on_intr},
     process::{
-        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group,
-        set_dumpable_behavior, set_parent_process_death_signal, umask, wait,
+        DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, set_dumpable_behavior,
+        set_parent_process_death_signal, umask, wait,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
     thread::{UnshareFlags, set_no_new_privs},
 };
 
+use self::supervise::{Supervised, supervise};
 use crate::fuse;
 use crate::sandbox::{
     cgroups::StepGroup,
@@ -49,7 +52,7 @@ use crate::sandbox::{
     probe, stdio,
     stubs::{self, Stubs},
     sys::{self, Fork},
-    wire::{self, Call, Order, Report},
+    wire::{self, Call, Report},
 };
 
 /// What `main` calls, and nothing after it, when [`super::is_init_call`] says so.
@@ -418,89 +421,5 @@ impl OomScore {
 
     fn set(&self, score: i32) -> io::Result<()> {
         self.file.write_all_at(score.to_string().as_bytes(), 0)
-    }
-}
-
-/// A command that runs, and who has a say in it.
-struct Supervised<'a> {
-    control: &'a UnixStream,
-    life: &'a PipeReader,
-    child_signals: &'a OwnedFd,
-    command: Pid,
-    plan: &'a SandboxPlan,
-}
-
-/// Waits for the command and reaps everything else; ends early, without a report, when the builder or the outer init is
-/// gone or says so. What our end brings, the kernel does where we are PID 1: it kills everything in the namespace.
-fn supervise(supervised: Supervised<'_>) -> Result<Option<Report>, Errno> {
-    let Supervised { control, life, child_signals, command, plan } = supervised;
-    loop {
-        let mut fds = [
-            PollFd::new(control, PollFlags::IN),
-            PollFd::new(life, PollFlags::IN),
-            PollFd::new(child_signals, PollFlags::IN),
-        ];
-        retry_on_intr(|| poll(&mut fds, None))?;
-        let [ordered, orphaned, children] = [0, 1, 2].map(|index: usize| !fds[index].revents().is_empty());
-        if orphaned {
-            return Ok(None);
-        }
-        match ordered.then(|| heard(control)) {
-            Some(Order::Kill) => return Ok(None),
-            Some(Order::Terminate) => terminate(plan.processes, command),
-            // It has ended where this fails, which we are about to hear.
-            Some(Order::Pass(signal)) => drop(kill_process(command, signal)),
-            None => {}
-        }
-        if children && let Some(report) = reap(child_signals, command)? {
-            return Ok(Some(report));
-        }
-    }
-}
-
-/// What the builder wants. Its end is one as well.
-fn heard(mut control: &UnixStream) -> Order {
-    let mut byte = [0];
-    match control.read(&mut byte) {
-        Ok(1) => Order::from_byte(byte[0]),
-        _ => Order::Kill,
-    }
-}
-
-fn terminate(processes: Processes, command: Pid) {
-    match processes {
-        Processes::Own | Processes::OuterProc => sys::signal_all_others(Signal::TERM),
-        // Its group and no more: we are not PID 1, so "all others" would be all of this user's.
-        Processes::Shared => drop(kill_process_group(command, Signal::TERM)),
-    }
-}
-
-fn reap(child_signals: &OwnedFd, command: Pid) -> Result<Option<Report>, Errno> {
-    // Signals are merged: one reading stands for any number of children.
-    let mut signals = [0; 1024];
-    match rustix::io::read(child_signals, &mut signals) {
-        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-        Err(errno) => return Err(errno),
-    }
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == command => return Ok(Some(ended(status))),
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) | Err(Errno::CHILD) => return Ok(None),
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
-fn ended(status: WaitStatus) -> Report {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Report::Code(code),
-        (None, Some(signal)) => Report::Signal(signal),
-        (None, None) => Report::Failed {
-            step: "wait for command".to_owned(),
-            message: format!("unknown status {status:?}"),
-            errno: None,
-            hint: None,
-        },
     }
 }
