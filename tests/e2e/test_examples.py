@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import unittest
@@ -135,6 +136,23 @@ class Examples(Case):
             self.sh("root", "make GITHASH=nope image", clone, code=2)
             self.assertEqual(self.make(clone, "root", registry, "verify"), ["verify"])
             self.assertIn("reproducible: sha256:", self.output)
+
+    def test_names_are_text_to_make_and_one_word_to_shells(self):
+        with Registry(self.scratch / "registry") as registry:
+            clone = self.repository("clone", "root")
+            flags = f"FLAGS={shlex.quote(self.flags())} REGISTRY={registry.host}/team"
+            for name in ("'; touch F; '", "$(touch F)", "`touch F`", "\\'; touch F; '", "x\ntouch F\n", "$(shell touch F)"):
+                # As an argument, and as a CI system sets a variable.
+                self.assertIn("is no commit", self.sh("root", f"make {flags} {shlex.quote('GITHASH=' + name)}", clone, code=2))
+                self.assertIn("is no commit", self.sh("root", f"make {flags}", clone, code=2, GITHASH=name))
+                self.assertFalse((clone / "F").exists(), name)
+            # Legal, however odd.
+            for name, tag in (("it's", "it-s"), ("v$(1)`x`", "v--1--x-"), ('"a;b"&', "a-b--")):
+                self.git(clone, "tag", name)
+                self.sh("root", f"make {flags} TAGS={{git.tag}} {shlex.quote('GITHASH=' + name)}", clone)
+                self.digest(f"{registry.host}/team/app:{tag}")
+                self.git(clone, "tag", "-d", name)
+                self.sh("root", "rm out/*/pushed*", clone)
 
     def test_a_test_that_fails_keeps_the_image_from_being_pushed(self):
         with Registry(self.scratch / "registry") as registry:
