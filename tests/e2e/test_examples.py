@@ -137,6 +137,42 @@ class Examples(Case):
             self.assertEqual(self.make(clone, "root", registry, "verify"), ["verify"])
             self.assertIn("reproducible: sha256:", self.output)
 
+    def test_an_image_has_the_names_that_its_commit_was_named_by(self):
+        with Registry(self.scratch / "registry") as registry:
+            clone = self.repository("clone", "root")
+            asked = lambda: re.findall(r"/team/app/manifests/(\w+)\b(?!:)", " ".join(path for _, path, _ in registry.requests()))
+            flags = f"FLAGS={shlex.quote(self.flags())} REGISTRY={registry.host}/team"
+
+            def make(*arguments, code=0):
+                return self.sh("root", f"rm -f out/*/pushed*; make {flags} {' '.join(arguments)}", clone, code)
+
+            def pushed(*arguments):
+                before = len(asked())
+                make(*arguments)
+                return sorted(set(asked()[before:]))
+
+            for name in ("brx", "bry"):
+                self.git(clone, "branch", name)
+            for name in ("n1", "n2"):
+                self.git(clone, "tag", name)
+            self.git(clone, "checkout", "-q", "brx")
+            self.assertEqual(pushed("TAGS={git.branch}"), ["brx"])
+            self.assertEqual(pushed("GITHASH=bry", "TAGS={git.branch}"), ["bry"])
+            self.assertEqual(pushed("GITHASH=n1", "TAGS={git.tag}"), ["n1"])
+            self.git(clone, "checkout", "-q", "--detach")
+            self.assertEqual(pushed("GITHASH=bry", "TAGS={git.branch}"), ["bry"])
+            # HEAD is none of them.
+            self.assertIn("several of them: brx, bry, main", make("TAGS={git.branch}", code=2))
+
+            # A name that comes to be another commit's while the image is tested: that one was not.
+            self.git(clone, "checkout", "-q", "main")
+            self.git(clone, "commit", "-q", "--allow-empty", "-m", "two")
+            self.sh("root", "rm -r out", clone)
+            before = asked()
+            move = shlex.quote("RUN_FLAGS=--network=none $(shell git branch -f bry main)")
+            self.assertIn("GITHASH=bry is no longer", make("GITHASH=bry", "TAGS={git.branch}", move, code=2))
+            self.assertEqual(asked(), before)
+
     def test_names_are_text_to_make_and_one_word_to_shells(self):
         with Registry(self.scratch / "registry") as registry:
             clone = self.repository("clone", "root")
