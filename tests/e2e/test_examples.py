@@ -102,7 +102,9 @@ class Examples(Case):
             self.assertEqual(self.digest(f"{name}:main"), digest)
             pushed = json.loads((clone / "out" / head / "pushed.json").read_text())
             self.assertEqual(pushed["containerimage.digest"], digest)
-            # Nothing is started for what is there.
+            # Nothing is started for what is there, and for another name only what names it.
+            self.assertEqual(self.make(clone, "root", registry, tags), [], self.output)
+            self.assertEqual(self.make(clone, "root", registry), ["build"], self.output)
             self.assertEqual(self.make(clone, "root", registry), [], self.output)
 
             # Somebody else, on another machine, at another time, under another umask: nothing runs, and it is the same image.
@@ -172,6 +174,34 @@ class Examples(Case):
             move = shlex.quote("RUN_FLAGS=--network=none $(shell git branch -f bry main)")
             self.assertIn("GITHASH=bry is no longer", make("GITHASH=bry", "TAGS={git.branch}", move, code=2))
             self.assertEqual(asked(), before)
+
+    def test_what_was_not_pushed_there_by_that_name_is_pushed(self):
+        with Registry(self.scratch / "registry") as registry, Registry(self.scratch / "other") as other:
+            clone = self.repository("clone", "root")
+            head = self.git(clone, "rev-parse", "HEAD")
+
+            def check(expected, *arguments, to=registry):
+                for calls in (expected, []):
+                    self.assertEqual(self.make(clone, "root", to, *arguments), calls, (arguments, self.output))
+
+            check(["build", "build", "run", "run", "build"])
+            check(["build"], "TAGS='{git.sha} 1'")
+            self.git(clone, "tag", "v9")
+            check(["build"], "GITHASH=v9", "TAGS='{git.sha} {git.tag}'")
+            self.assertEqual(self.digest(f"{registry.host}/team/app:v9"), self.digest(f"{registry.host}/team/app:{head}"))
+            check(["build"], f"CACHE={registry.host}/team/app-cache", to=other)
+            self.digest(f"{other.host}/team/app:{head}")
+            # HEAD is another branch, though nothing that make was told is another.
+            check(["build"], "TAGS={git.branch}")
+            self.git(clone, "checkout", "-q", "-b", "next")
+            check(["build"], "TAGS={git.branch}")
+            self.digest(f"{registry.host}/team/app:next")
+            self.git(clone, "tag", "-d", "v9")
+            self.git(clone, "tag", "-a", "-m", "x", "v10")
+            check(["build"], "TAGS={git.tag}")
+            self.digest(f"{registry.host}/team/app:v10")
+            # By its hash it is what it was.
+            check([])
 
     def test_names_are_text_to_make_and_one_word_to_shells(self):
         with Registry(self.scratch / "registry") as registry:
