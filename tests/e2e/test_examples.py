@@ -21,6 +21,13 @@ from test_ladder import container
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 # Containers by the filter that a pod asks for.
 FILTERS = {"Unconfined": functools.partial(container, uid=0), "RuntimeDefault": locked}
+# What is fetched, one commit deep, and checked out, as each system does it; {} is the commit.
+CHECKOUTS = {
+    "github": ("{}:refs/remotes/origin/feature/x", "-B feature/x refs/remotes/origin/feature/x"),
+    "gitlab": ("{}:refs/pipelines/7", "--detach {}"),
+    "jenkins": ("refs/heads/main:refs/remotes/origin/main", "--detach {}"),
+    "tekton": ("refs/heads/main", "--detach FETCH_HEAD"),
+}
 CALLS = 'printf "%s\\n" "$*" >> "$CALLS"; exec "$BINARY" "$@"\n'
 
 
@@ -41,8 +48,8 @@ class Examples(Case):
         shutil.chown(path, user, user)
         return [line.split()[0] for line in found]
 
-    def repository(self, name, user, umask=0o022):
-        """A clone of a repository that the example was copied into."""
+    def origin(self):
+        """A bare repository that the example was copied into."""
         origin = self.scratch / "origin.git"
         if not origin.exists():
             work = self.scratch / "origin"
@@ -50,8 +57,21 @@ class Examples(Case):
             for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "one"]):
                 self.git(work, *command)
             self.git(self.scratch, "clone", "-q", "--bare", work, origin)
+        return origin
+
+    def repository(self, name, user, umask=0o022):
+        """A clone."""
         clone = self.directory(name, user)
-        self.sh(user, f"umask {umask:o}; git clone -q {origin} {clone}")
+        self.sh(user, f"umask {umask:o}; git clone -q {self.origin()} {clone}")
+        return clone
+
+    def checkout(self, name, user, fetched, checked_out):
+        """What a CI system has of it: one commit without its history, without what else is called so, and seldom on a branch."""
+        origin = self.origin()
+        self.head = self.git(origin, "rev-parse", "main")
+        clone = self.directory(name, user)
+        self.sh(user, f"git init -q -b none; git fetch -q --no-tags --depth=1 file://{origin} +{fetched.format(self.head)}; "
+                f"git checkout -q {checked_out.format(self.head)}", clone)
         return clone
 
     def git(self, directory, *arguments):
@@ -142,7 +162,7 @@ class Examples(Case):
     def test_an_image_has_the_names_that_its_commit_was_named_by(self):
         with Registry(self.scratch / "registry") as registry:
             clone = self.repository("clone", "root")
-            asked = lambda: re.findall(r"/team/app/manifests/(\w+)\b(?!:)", " ".join(path for _, path, _ in registry.requests()))
+            asked = lambda: re.findall(r"/team/app/manifests/([\w-]+)\b(?!:)", " ".join(path for _, path, _ in registry.requests()))
             flags = f"FLAGS={shlex.quote(self.flags())} REGISTRY={registry.host}/team"
 
             def make(*arguments, code=0):
@@ -166,7 +186,14 @@ class Examples(Case):
             # HEAD is none of them.
             self.assertIn("several of them: brx, bry, main", make("TAGS={git.branch}", code=2))
 
+            # And of a checkout of a CI system's the branch that it has from elsewhere, or none.
+            clone, usual = self.checkout("checkout", "root", "{}:refs/remotes/origin/feature/x", "--detach {}"), clone
+            self.assertEqual(pushed("TAGS='{git.sha} {git.branch}'"), sorted([self.head, "feature-x"]))
+            self.git(clone, "update-ref", "-d", "refs/remotes/origin/feature/x")
+            self.assertEqual(pushed(), [self.head])
+
             # A name that comes to be another commit's while the image is tested: that one was not.
+            clone = usual
             self.git(clone, "checkout", "-q", "main")
             self.git(clone, "commit", "-q", "--allow-empty", "-m", "two")
             self.sh("root", "rm -r out", clone)
@@ -235,7 +262,7 @@ class Examples(Case):
         steps = [step["run"] for step in github["steps"] if step.get("name", "").startswith("Build")]
         yield "github", "\n".join(steps), lambda name: {
             "GITHUB_REPOSITORY": f"{name.split('/', 1)[1]}".replace("app", "App"), "REGISTRY": name.split("/", 1)[0],
-            "GITHUB_EVENT_NAME": "push"}
+            "GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/feature/x", "GITHUB_REF_TYPE": "branch"}
         gitlab = yaml.safe_load((EXAMPLES / "gitlab/.gitlab-ci.yml").read_text())["image"]
         yield "gitlab", "\n".join([gitlab["before_script"][0], *gitlab["script"]]), lambda name: {
             "CI_REGISTRY_IMAGE": name, "CI_COMMIT_SHA": self.head, "CI_COMMIT_REF_SLUG": "main", "CACHE": f"{name}/cache",
@@ -249,24 +276,46 @@ class Examples(Case):
         script = re.sub(r"\$\(([a-z.]+)\)", lambda found: values[found[1]], task["steps"][0]["script"])
         yield "tekton", script.replace("/tmp/digest", "$HOME/answer"), lambda name: {"IMAGE": name}
 
-    def test_what_ci_systems_are_told_to_run(self):
-        # No system's own base images are here: the Dockerfile's is given to every build.
+    def give_base(self):
+        """No system's own base images are here: the Dockerfile's is given to every build."""
         (self.bin / "layerwright").write_text(
             f"#!/bin/sh\n[ \"$1\" != build ] || {{ shift; set -- build {self.flags()} \"$@\"; }}\n" + CALLS)
+
+    def test_what_ci_systems_are_told_to_run(self):
+        self.give_base()
         with Registry(self.scratch / "registry") as registry:
             digests = set()
             for system, script, variables in self.scripts():
                 with self.subTest(system):
-                    clone = self.repository(f"clone-{system}", "lw-sub")
-                    self.head = self.git(clone, "rev-parse", "HEAD")
-                    # As CI systems check out: a branch of that name, with a slash, or none.
-                    self.sh("lw-sub", "git checkout -q " + ("-b feature/x" if system == "github" else "--detach"), clone)
+                    clone = self.checkout(f"clone-{system}", "lw-sub", *CHECKOUTS[system])
                     name = f"{registry.host}/{system}/app"
                     self.sh("lw-sub", script, clone, **variables(name))
                     digests.add(self.digest(f"{name}:{self.head}"))
                     if system == "github":
                         digests.add(self.digest(f"{name}:feature-x"))
             self.assertEqual(len(digests), 1, digests)
+
+    def test_a_workflow_of_github_pushes_tags_by_their_names_and_pull_requests_not_at_all(self):
+        self.give_base()
+        with Registry(self.scratch / "registry") as registry:
+            (_, script, variables), *_ = self.scripts()
+            name = f"{registry.host}/github/app"
+            # One commit, two tags: the one that was pushed is meant.
+            for tag in ("v1.0", "other"):
+                self.git(self.origin(), "tag", tag, "main")
+            clone = self.checkout("clone-tag", "lw-sub", "{}:refs/tags/v1.0", "refs/tags/v1.0")
+            told = variables(name) | {"GITHUB_REF": "refs/tags/v1.0", "GITHUB_REF_TYPE": "tag"}
+            self.sh("lw-sub", script, clone, **told)
+            self.assertEqual(self.digest(f"{name}:v1.0"), self.digest(f"{name}:{self.head}"))
+            # Also where all of them were fetched.
+            self.git(clone, "tag", "other")
+            self.sh("lw-sub", script, clone, **told)
+
+            clone = self.checkout("clone-merge", "lw-sub", "{}:refs/remotes/pull/1/merge", "refs/remotes/pull/1/merge")
+            before = len(registry.requests())
+            told = {"GITHUB_EVENT_NAME": "pull_request", "GITHUB_REF": "refs/pull/1/merge", "GITHUB_REF_TYPE": "branch"}
+            self.sh("lw-sub", script, clone, **variables(name) | told)
+            self.assertEqual([one for one in registry.requests()[before:] if one[0] not in ("GET", "HEAD")], [])
 
     def pod(self, name):
         """What a pod runs, and the filter of the container that a cluster makes for it."""
