@@ -270,11 +270,17 @@ class Examples(Case):
         jenkins = (EXAMPLES / "jenkins/Jenkinsfile").read_text()
         commands = [line for line in re.findall(r"^ +sh '(.*)'$", jenkins, re.M) if " login " not in line]
         yield "jenkins", "\n".join(commands), lambda name: {"IMAGE": name}
+        script, _ = self.task({"results.digest.path": "$HOME/digest"})
+        yield "tekton", script.replace("/tmp/digest", "$HOME/answer"), lambda name: self.task({"params.image": name})[1]
+
+    def task(self, values):
+        """The script of Tekton's task as its controller makes it, and its variables."""
         task = yaml.safe_load((EXAMPLES / "tekton/task.yaml").read_text())["spec"]
-        values = {f"params.{one['name']}": one.get("default", "$IMAGE") for one in task["params"]}
-        values |= {"results.digest.path": "$HOME/digest"}
-        script = re.sub(r"\$\(([a-z.]+)\)", lambda found: values[found[1]], task["steps"][0]["script"])
-        yield "tekton", script.replace("/tmp/digest", "$HOME/answer"), lambda name: {"IMAGE": name}
+        values = {f"params.{one['name']}": one.get("default") for one in task["params"]} | values
+        [step] = task["steps"]
+        pasted = lambda text: re.sub(r"\$\(([a-z.]+)\)", lambda found: values.get(found[1], found[0]), text)
+        variables = {one["name"]: pasted(one["value"]) for one in step["env"] if "$(params." in one["value"]}
+        return pasted(step["script"]), variables
 
     def give_base(self):
         """No system's own base images are here: the Dockerfile's is given to every build."""
@@ -316,6 +322,21 @@ class Examples(Case):
             told = {"GITHUB_EVENT_NAME": "pull_request", "GITHUB_REF": "refs/pull/1/merge", "GITHUB_REF_TYPE": "branch"}
             self.sh("lw-sub", script, clone, **variables(name) | told)
             self.assertEqual([one for one in registry.requests()[before:] if one[0] not in ("GET", "HEAD")], [])
+
+    def test_parameters_are_text_to_the_scripts(self):
+        """What somebody gives a task, or calls a branch, is executed by nobody."""
+        clone = self.checkout("clone", "root", *CHECKOUTS["tekton"])
+        for hostile in ('"; touch F; "', "$(touch F)", "`touch F`", "'; touch F; '", "--help"):
+            for name in ("image", "commit", "dockerfile", "target", "sandbox"):
+                script, variables = self.task({"params.image": "h.example/app", f"params.{name}": hostile,
+                                               "results.digest.path": f"{self.scratch}/digest"})
+                self.assertIn("error:", self.sh("root", f"bash -c {shlex.quote(script)}", clone, code=2, **variables))
+                self.assertFalse((clone / "F").exists(), (name, hostile))
+        # The rest of them have no part that one could run alone.
+        workflow = yaml.safe_load((EXAMPLES / "github-actions/image.yml").read_text())["jobs"]["image"]
+        self.assertEqual([step for step in workflow["steps"] if "${{" in step.get("run", "")], [])
+        # Groovy pastes into double quotes.
+        self.assertEqual(re.findall(r'\bsh +"', (EXAMPLES / "jenkins/Jenkinsfile").read_text()), [])
 
     def pod(self, name):
         """What a pod runs, and the filter of the container that a cluster makes for it."""
@@ -361,16 +382,15 @@ class Examples(Case):
             for sandbox, confined in (("auto", "Unconfined"), ("chroot", "RuntimeDefault")):
                 with self.subTest(sandbox):
                     place = self.container_place(sandbox)
-                    values = {f"params.{one['name']}": one.get("default") for one in task["params"]}
-                    values |= {"params.image": f"{registry.host}/{sandbox}/app", "params.sandbox": sandbox,
-                               "results.digest.path": str(place / "digest")}
-                    script = re.sub(r"\$\(([a-z.]+)\)", lambda found: values[found[1]], step["script"])
+                    image = f"{registry.host}/{sandbox}/app"
+                    script, variables = self.task({"params.image": image, "params.sandbox": sandbox,
+                                                   "results.digest.path": str(place / "digest")})
                     script = script.replace("layerwright build", f"layerwright build --build-context busybox=oci-layout://{place}/base")
                     script = f"cd {place}/clone\n" + script.replace("/tmp/digest", f"{place}/answer")
-                    self.run_pod(place, ["sh", "-c", script], confined)
+                    self.run_pod(place, ["sh", "-c", script], confined, **variables)
                     head = self.git(place / "clone", "rev-parse", "HEAD")
                     digests.add((place / "digest").read_text())
-                    digests.add(self.digest(f"{values['params.image']}:{head}"))
+                    digests.add(self.digest(f"{image}:{head}"))
         self.assertEqual(len(digests), 1, digests)
 
     @unittest.skipUnless(PROFILE.exists() and SCOPES, "SKIPPED: a runner's container: no filter of podman's, or no Landlock scopes")
