@@ -109,6 +109,25 @@ class Depfile(Case):
             (self.work / "more" / "unread").write_text("1")
             check("what is not read is changed", None)
 
+    def test_what_times_do_not_tell_is_built_when_the_file_is_touched_or_the_image_gone(self):
+        """make and ninja look at nothing but times: docs/depfile.md says what to do."""
+        for tool in self.tools():
+            context, flags = self.fresh(tool)
+            image, one, old = self.work / "image.tar", context / "src" / "a", self.work / "old"
+            old.write_text("older")
+            tick(self.work)
+            self.assertEqual(self.started(tool, flags), 1)
+            overwrite = lambda: shutil.copystat(old, shutil.copyfile(old, one))
+            for change, ask in (lambda: one.chmod(0o755), one.touch), (overwrite, image.unlink):
+                before = image.read_bytes()
+                tick(self.work)
+                change()
+                self.assertEqual(self.started(tool, flags), 0, self.output)
+                ask()
+                self.assertEqual(self.started(tool, flags), 1, self.output)
+                self.assertNotEqual(image.read_bytes(), before)
+            self.check(tool, "an older file is moved there", lambda: old.rename(one), flags)
+
     def test_results_may_lie_in_what_is_read(self):
         for tool in self.tools():
             shutil.rmtree(self.work)
