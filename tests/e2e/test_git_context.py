@@ -327,6 +327,20 @@ class FromCommits(Case):
         self.assertEqual(Layout(self.build(top, "--git", "HEAD", "--dirty", name="file")).read("other"), b"changed")
         self.run_layerwright("build", "--dirty", top, code=2)
 
+    def test_what_git_is_told_not_to_look_at_is_looked_at(self):
+        top = self.repository(Dockerfile="FROM scratch\nCOPY . /\n", a="1", b="1", c="1")
+        git(top, "update-index", "--assume-unchanged", "a")
+        git(top, "update-index", "--skip-worktree", "b", "c")
+        (top / "c").unlink()
+        self.build(top, "--git", "HEAD", name="clean")
+        for name in ("a", "b"):
+            (top / name).write_text("2")
+        self.assertEqual(git(top, "status", "--porcelain"), "")
+        done = self.run_layerwright("build", "--git", "HEAD", top, code=2)
+        self.assertIn("the work tree differs from HEAD: a, b\n", done.stderr)
+        laid = Layout(self.build(top, "--git", "HEAD", "--dirty", name="laid"))
+        self.assertEqual([laid.read(name) for name in "abc"], [b"2", b"2", b"1"])
+
     def forget(self, top, path):
         """Takes an object of HEAD away."""
         name = git(top, "rev-parse", f"HEAD:{path}")

@@ -3,7 +3,9 @@
 //! Two comparisons: the index with the commit's trees, where a tree that the index says it equals is not entered; and the work
 //! tree with the index, where a file whose lstat is the one that git has written down is not opened. As with git, a file that was
 //! written to in the moment in which the index was, or later, is read, since its time says nothing. What differs by its lstat
-//! only is no change, and costs a reading. Line ends of a checkout (`eol`, `core.autocrlf`) are no change either, unless the file
+//! only is no change, and costs a reading. What git is told not to look at (`assume-unchanged`, `skip-worktree`) is looked at all
+//! the same, since the file that lies there is what people see; one that is skipped need not be there, as in a sparse checkout.
+//! Line ends of a checkout (`eol`, `core.autocrlf`) are no change either, unless the file
 //! itself is what is built. Filters are not run: where one, or `ident`, makes other bytes of a file in the work tree, only the
 //! lstat in the index says that it is unchanged, which `git status` brings up to date.
 
@@ -169,13 +171,12 @@ impl Status<'_> {
         if entry.stage_raw() != 0 {
             return Ok(true);
         }
-        let untouched = Flags::SKIP_WORKTREE | Flags::ASSUME_VALID;
         // A build that is being stopped asks nothing of what is found.
-        if entry.flags.intersects(untouched) || entry.mode == Mode::DIR || self.cancel.is_requested() {
+        if entry.mode == Mode::DIR || self.cancel.is_requested() {
             return Ok(false);
         }
         let stat = near.lstat(path).map_err(|error| self.unreadable(path, error))?;
-        let Some(stat) = stat else { return Ok(true) };
+        let Some(stat) = stat else { return Ok(!entry.flags.contains(Flags::SKIP_WORKTREE)) };
         let is_link = entry.mode == Mode::SYMLINK;
         let expected = if is_link { FileType::Symlink } else { FileType::RegularFile };
         if file_type(&stat) != expected {

@@ -356,6 +356,22 @@ fn what_git_finds_changed_is_found_changed() {
 }
 
 #[test]
+fn what_git_is_told_not_to_look_at_is_looked_at() {
+    let scratch = Scratch::new();
+    scratch.write(&[("assumed", "1"), ("kept/skipped", "1"), ("left/out", "1"), ("same", "1")]);
+    scratch.commit();
+    scratch.git(&["update-index", "--assume-unchanged", "assumed", "same"]);
+    scratch.git(&["update-index", "--skip-worktree", "kept/skipped", "left/out"]);
+    fs::remove_dir_all(scratch.top().join("left")).expect("removed");
+    assert_eq!(changes(&scratch, &[""]), [""; 0]);
+    scratch.write(&[("assumed", "2"), ("kept/skipped*", "2"), ("same", "1")]);
+    assert_eq!(scratch.git(&["status", "--porcelain"]), "", "git does not look");
+    assert_eq!(changes(&scratch, &[""]), ["assumed", "kept/skipped BlobExecutable"]);
+    fs::remove_file(scratch.top().join("assumed")).expect("removed");
+    assert_eq!(changes(&scratch, &["assumed"]), ["assumed gone"]);
+}
+
+#[test]
 fn only_the_commit_that_is_checked_out_is_compared() {
     let scratch = Scratch::new();
     scratch.write(&[("file", "1"), ("sub/file", "1")]);
