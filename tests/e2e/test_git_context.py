@@ -341,6 +341,14 @@ class FromCommits(Case):
         laid = Layout(self.build(top, "--git", "HEAD", "--dirty", name="laid"))
         self.assertEqual([laid.read(name) for name in "abc"], [b"2", b"2", b"1"])
 
+    def test_a_pipe_in_the_place_of_a_file_is_refused_by_its_name(self):
+        top = self.repository(Dockerfile="FROM scratch\nCOPY . /\n", a="1")
+        (top / "a").unlink()
+        os.mkfifo(top / "a")
+        told = self.run_layerwright("build", "--git", "HEAD", "--dirty", top, code=2).stderr
+        self.assertIn(f"{top}/a is a pipe in the work tree, where a file is tracked\n", told)
+        self.assertIn("the work tree differs from HEAD: a\n", self.run_layerwright("build", "--git", "HEAD", top, code=2).stderr)
+
     def forget(self, top, path):
         """Takes an object of HEAD away."""
         name = git(top, "rev-parse", f"HEAD:{path}")

@@ -110,6 +110,14 @@ pub enum GitError {
         #[source]
         source: std::io::Error,
     },
+    /// What lies where a file is tracked, and is nothing that an image could have.
+    #[error("{} is {what} in the work tree, where a file is tracked", path.display())]
+    NoMore {
+        /// Where it lies.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+    },
     /// A work tree that differs from the commit.
     #[error("the work tree differs from {revision}: {}", told(paths, *more))]
     Dirty {
@@ -178,6 +186,7 @@ impl GitError {
             Self::NoRepository { .. }
             | Self::NoCommit { .. }
             | Self::NoDirectory { .. }
+            | Self::NoMore { .. }
             | Self::Dirty { .. }
             | Self::NotCheckedOut { .. } => FailureKind::Usage,
             Self::Open { .. }
@@ -218,6 +227,9 @@ impl GitError {
             Self::LargeFile { .. } => Some("git lfs fsck tells what else is wrong, git lfs fetch brings it anew".to_owned()),
             Self::Elsewhere(failure) => failure.hint.clone(),
             Self::Submodule { .. } => Some("git submodule update --init --recursive".to_owned()),
+            Self::NoMore { .. } => {
+                Some("restore the file with git restore, or take it out of the index with git rm --cached".to_owned())
+            }
             Self::Dirty { .. } => Some(
                 "commit what is to be built, or build tracked files as they are with --dirty (git status brings the index up to \
                  date where it finds no difference)"

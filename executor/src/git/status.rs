@@ -246,7 +246,8 @@ impl Status<'_> {
         Ok(changed.filter(|(path, _)| self.is_wanted(path)).collect())
     }
 
-    /// What a tracked path is in the work tree; `None` for what is tracked no more, or is no file.
+    /// What a tracked path is in the work tree; `None` for what is tracked no more, or is no file. What no commit can hold, and so
+    /// cannot be laid over one, is refused: git would say that the file is gone, and it is not.
     fn kind(&self, path: &[u8]) -> Result<Option<EntryKind>, GitError> {
         let Some((mode, _)) = self.indexed(path) else { return Ok(None) };
         if mode == Mode::COMMIT {
@@ -262,8 +263,18 @@ impl Status<'_> {
             FileType::Symlink => Some(EntryKind::Link),
             FileType::RegularFile if may_run => Some(EntryKind::BlobExecutable),
             FileType::RegularFile => Some(EntryKind::Blob),
+            FileType::Fifo => return self.no_more(path, "a pipe"),
+            FileType::Socket => return self.no_more(path, "a socket"),
+            FileType::CharacterDevice | FileType::BlockDevice => return self.no_more(path, "a device"),
             _ => None,
         })
+    }
+
+    fn no_more(&self, path: &[u8], what: &'static str) -> Result<Option<EntryKind>, GitError> {
+        match self.work_tree {
+            WorkTree::IsLaidOver => Err(GitError::NoMore { path: self.place(path), what }),
+            WorkTree::MustBeClean => Ok(None),
+        }
     }
 
     fn indexed(&self, path: &[u8]) -> Option<(Mode, ObjectId)> {

@@ -372,6 +372,26 @@ fn what_git_is_told_not_to_look_at_is_looked_at() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_is_neither_that_nor_gone() {
+    let scratch = Scratch::new();
+    scratch.write(&[("sub/file", "1"), ("kept", "1")]);
+    scratch.commit();
+    let path = scratch.top().join("sub/file");
+    fs::remove_file(&path).expect("removed");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("run").success());
+    assert_eq!(changes(&scratch, &[""]), ["sub/file gone"]);
+    let laid = |context: &str| {
+        let revision = Revision::open(&scratch.top(), context).expect("there");
+        revision.against(WorkTree::IsLaidOver, &[], &Cancel::default())
+    };
+    let error = laid("HEAD").expect_err("it can be laid over nothing");
+    let expected = format!("{} is a pipe in the work tree, where a file is tracked", path.display());
+    assert_eq!(error.to_string(), expected);
+    scratch.git(&["rm", "-q", "--cached", "sub/file"]);
+    assert!(laid("HEAD").is_ok(), "it is tracked no more");
+}
+
+#[test]
 fn only_the_commit_that_is_checked_out_is_compared() {
     let scratch = Scratch::new();
     scratch.write(&[("file", "1"), ("sub/file", "1")]);
