@@ -282,9 +282,12 @@ pub fn exit_code(is_same: bool) -> u8 {
 }
 
 /// The exit code of one that could not be made. It is never that of images that differ: what would be the fault of a build
-/// is that of an image which cannot be read.
+/// is that of an image which cannot be read; an image that there is none of is not the machine's fault.
 pub fn exit_code_of(failure: &Failure) -> u8 {
     match failure.exit_code() {
+        failure::BUILD if matches!(failure, Failure::Inspect { source, .. } if source.is_missing_platform()) => {
+            failure::USAGE
+        }
         failure::BUILD => failure::MACHINE,
         code => code,
     }

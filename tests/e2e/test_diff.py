@@ -78,6 +78,8 @@ class Diff(Case):
     def test_what_is_no_image_is_never_a_difference(self):
         context = self.context(Dockerfile=DOCKERFILE, file="content\n")
         first = self.build(context)
+        told = self.run_layerwright("diff", "--platform", "linux/s390x", first, first, code=2).stderr
+        self.assertIn("there is no image for linux/s390x", told)
         index = first / "index.json"
         whole = index.read_text()
         for text in ("{", "{}", "[]", whole.replace('"manifests":[', '"manifests":[{},')):
