@@ -41,7 +41,7 @@ impl ImagePlace {
 }
 
 /// What begins with a slash or a dot, or with `oci-layout://`, is a path. So is what is there: a file, or a directory with a
-/// layout in it; and what is called as archives are, unless a registry stands in front: no registry is asked for a file that
+/// layout in it, or what is neither and can hold no image, as a pipe, which is told by whoever opens it; and what is called as archives are, unless a registry stands in front: no registry is asked for a file that
 /// was mistyped. Everything else is a reference.
 impl FromStr for ImagePlace {
     type Err = ReferenceError;
@@ -51,9 +51,13 @@ impl FromStr for ImagePlace {
             return Ok(path(rest));
         }
         let looks_like_one = text.starts_with(['/', '.']) || is_called_as_an_archive(text);
-        let is_layout = |path: &Path| path.is_file() || path.join("oci-layout").is_file();
+        // The directory of what is built lies about and has the name of its image often enough.
+        let is_meant = |path: &Path| match path.is_dir() {
+            true => path.join("oci-layout").is_file(),
+            false => path.exists(),
+        };
         match path(text) {
-            Self::Path { path, selector } if looks_like_one || is_layout(&path) => {
+            Self::Path { path, selector } if looks_like_one || is_meant(&path) => {
                 Ok(Self::Path { path, selector })
             }
             _ => text.parse().map(Self::Registry),

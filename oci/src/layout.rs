@@ -6,9 +6,9 @@
 mod archive;
 
 use std::{
-    fs::File,
+    fs::{self, File, FileType, Metadata},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -283,13 +283,28 @@ fn described(directory: &Path, digest: Sha256Digest, bytes: &[u8]) -> Result<Des
 
 fn open_regular(path: &Path) -> Result<File, LayoutError> {
     let failed = |source| LayoutError::Io { path: path.to_owned(), source };
+    let judged = |metadata: Metadata| match no_file(metadata.file_type()) {
+        Some(what) => Err(failed(io::Error::new(io::ErrorKind::InvalidInput, what))),
+        None => Ok(()),
+    };
+    // A socket cannot be opened, and would not be told for what it is.
+    judged(fs::metadata(path).map_err(failed)?)?;
     // Without O_NONBLOCK, to open a FIFO would wait for its writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-    }
+    judged(file.metadata().map_err(failed)?)?;
     Ok(file)
+}
+
+/// What something is that is no regular file.
+fn no_file(kind: FileType) -> Option<&'static str> {
+    match kind {
+        _ if kind.is_file() => None,
+        _ if kind.is_dir() => Some("it is a directory, not a regular file"),
+        _ if kind.is_fifo() => Some("it is a pipe, not a regular file"),
+        _ if kind.is_socket() => Some("it is a socket, not a regular file"),
+        _ => Some("it is a device, not a regular file"),
+    }
 }
 
 fn read_limited(file: impl Read, path: &Path) -> Result<Vec<u8>, LayoutError> {

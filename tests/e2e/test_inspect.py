@@ -84,8 +84,11 @@ class Inspect(Case):
             archive.add(self.scratch / "long", "blobs/long")
         os.truncate(cut, 20_000)
         junk.write_bytes(plain.read_bytes()[:1024] + b"\x1b[31m" * 1024)
+        os.mkfifo(self.scratch / "ff")
         with Registry(self.scratch / "registry") as registry:
             for arguments, code, reason in (
+                # The working directory has it, so no registry is asked for an image of that name.
+                (("ff",), 2, "cannot read ff: it is a pipe, not a regular file"),
                 ((f"{registry.host}/none:1",), 3, "does not exist"),
                 ((f"{path}:2",), 2, 'no image "2"; it has 1'),
                 (("--platform", "linux/s390x", str(path)), 1, "there is no image for linux/s390x"),
