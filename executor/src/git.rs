@@ -33,6 +33,7 @@ mod submodules;
 pub mod supply;
 mod terrain;
 pub mod tree;
+mod unresolved;
 mod watch;
 
 pub use error::GitError;

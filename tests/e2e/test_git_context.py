@@ -128,10 +128,14 @@ class FromCommits(Case):
     def test_what_is_no_commit_is_refused(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY none .git /x/\n")
         git(top, "tag", "v1.0")
+        empty = self.context("empty", Dockerfile="FROM scratch\n")
+        git(empty, "init", "-q")
         for context, revision, told in [
             (top, "v1.1", 'hint: did you mean "v1.0"?'),
             (top, "HEAD:none", 'has no directory "none"'),
             (top, "--upload-pack=x", "there is no commit"),
+            (top, "HEAD~3", f'there is no commit "HEAD~3" in {top}/.git: HEAD is a commit, and "~3" leads to none from there\n'),
+            (empty, "HEAD", f'there is no commit "HEAD" in {empty}/.git: it has no commit yet\n'),
             (self.scratch, "HEAD", "lies in no git repository"),
             ("-", "HEAD", "is no directory in a git repository of this machine"),
             ("https://example.invalid/x.git", "v1", "https://HOST/x.git#REF"),

@@ -37,17 +37,16 @@ pub enum GitError {
         what: &'static str,
     },
     /// A revision that names nothing.
-    #[error("there is no commit {revision:?} in {}", repository.display())]
+    #[error("there is no commit {revision:?} in {}: {why}", repository.display())]
     NoCommit {
         /// As given.
         revision: String,
         /// The repository's directory.
         repository: PathBuf,
+        /// As far as it leads.
+        why: String,
         /// What there is.
         hint: String,
-        /// What gix says.
-        #[source]
-        source: Cause,
     },
     /// A directory that the commit does not have.
     #[error("commit {commit} has no directory {path:?}")]

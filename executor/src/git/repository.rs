@@ -12,7 +12,6 @@ use gix::{
     objs::{Find, Kind, compute_hash},
     odb::store::init::Slots,
 };
-use solver::pattern::suggest;
 
 use super::{
     GitError,
@@ -25,8 +24,6 @@ use super::{
 const OBJECT_MAX: u64 = 1 << 30;
 /// What each thread keeps of the bases of deltas, since most objects of a pack are a few bytes and a base.
 const BASES_MAX: u64 = 32 << 20;
-/// So many names are told of a repository that lacks another one.
-const NAMES_TOLD: usize = 5;
 
 /// A repository on this machine.
 pub struct Repository {
@@ -156,13 +153,10 @@ impl Repository {
             let named = repository.rev_parse_single(revision.as_bytes().as_bstr())?;
             Ok(named.object()?.peel_to_kind(Kind::Commit)?.id)
         });
-        let id = found.map_err(|source| GitError::NoCommit {
-            revision: revision.to_owned(),
-            repository: self.directory().to_owned(),
-            hint: self.names_like(revision),
-            source,
-        })?;
-        self.commit_by_id(id)
+        match found {
+            Ok(id) => self.commit_by_id(id),
+            Err(_) => Err(self.unresolved(revision)),
+        }
     }
 
     /// What a whole hash, or the name of a reference, stands for, without a search among objects.
@@ -173,15 +167,19 @@ impl Repository {
         if revision.bytes().any(|byte| b"^~@:{}".contains(&byte)) {
             return None;
         }
+        let id = ObjectId::from_hex(revision.as_bytes()).ok();
+        let id = id.filter(|id| self.with(|repository| id.kind() == repository.object_hash()));
+        id.or_else(|| self.named_by_reference(revision))
+    }
+
+    /// What a branch, a tag or another reference stands for; a tag itself, where it is an object.
+    pub(super) fn named_by_reference(&self, name: &str) -> Option<ObjectId> {
         self.with(|repository| {
-            let id = ObjectId::from_hex(revision.as_bytes()).ok();
-            id.filter(|id| id.kind() == repository.object_hash()).or_else(|| {
-                let mut reference = repository.try_find_reference(revision).ok()??;
-                while let Some(next) = reference.follow() {
-                    reference = next.ok()?;
-                }
-                reference.try_id().map(gix::Id::detach)
-            })
+            let mut reference = repository.try_find_reference(name).ok()??;
+            while let Some(next) = reference.follow() {
+                reference = next.ok()?;
+            }
+            reference.try_id().map(gix::Id::detach)
         })
     }
 
@@ -285,37 +283,13 @@ impl Repository {
         result
     }
 
-    fn missing(&self, id: &ObjectId, kind: Kind) -> GitError {
+    pub(super) fn missing(&self, id: &ObjectId, kind: Kind) -> GitError {
         GitError::Missing { what: what(kind), id: *id, path: None, repository: self.directory().to_owned() }
     }
 
     pub(super) fn damaged(&self, id: &ObjectId, kind: Kind, source: Cause) -> GitError {
         let repository = self.directory().to_owned();
         GitError::Damaged { what: what(kind), id: *id, path: None, repository, source }
-    }
-
-    /// What a person may have meant, else what there is.
-    fn names_like(&self, revision: &str) -> String {
-        let names = self.with(|repository| -> Result<Vec<String>, Cause> {
-            let mut names = vec!["HEAD".to_owned()];
-            for reference in repository.references()?.all()?.flatten() {
-                let name = reference.name().shorten().to_string();
-                names.extend((!name.ends_with("/HEAD") && name != "stash").then_some(name));
-            }
-            Ok(names)
-        });
-        let names = names.unwrap_or_default();
-        if let Some(name) = suggest::nearest(revision, names.iter().map(String::as_str)) {
-            return format!("did you mean {name:?}?");
-        }
-        let told = names.iter().take(NAMES_TOLD).cloned().collect::<Vec<_>>().join(", ");
-        match names.len() {
-            0 | 1 => "it has no branches and no tags".to_owned(),
-            count if count > NAMES_TOLD => {
-                format!("it has {told} and {} other branches and tags", count - NAMES_TOLD)
-            }
-            _ => format!("it has {told}"),
-        }
     }
 }
 

@@ -168,13 +168,62 @@ fn revisions_are_what_git_takes_them_for() {
     ] {
         assert_eq!(repository.commit(revision).expect(revision).id.to_string(), *commit, "{revision}");
     }
-    for (revision, hint) in
-        [("mian", "did you mean \"main\"?"), ("other", "it has HEAD, main, v1"), ("HEAD:file", "it has")]
-    {
-        let error = repository.commit(revision).expect_err(revision);
-        assert!(error.hint().expect("told").starts_with(hint), "{:?}", error.hint());
-    }
     assert_eq!(repository.head().expect("there").to_string(), second);
+    let blob = scratch.git(&["rev-parse", "HEAD:file"]);
+    let others = "it has HEAD, main, v1";
+    for (revision, why, hint) in [
+        ("mian", "nothing is called \"mian\" there", "did you mean \"main\"?"),
+        ("other", "nothing is called \"other\" there", others),
+        ("other~1", "nothing is called \"other\" there", others),
+        ("", "nothing is called \"\" there", others),
+        (&"1".repeat(40), "nothing is called \"1111111111111111111111111111111111111111\" there", others),
+        ("HEAD~2", "HEAD is a commit, and \"~2\" leads to none from there", others),
+        ("@{-1}", "HEAD is a commit, and \"@{-1}\" leads to none from there", others),
+        ("v1^{tree}", "v1 is a commit, and \"^{tree}\" leads to none from there", others),
+        ("HEAD:file", "HEAD is a commit, and \":file\" leads to none from there", others),
+        (&blob, "it is a blob", others),
+        ("v1..main", "it names several commits, and one is built", others),
+    ] {
+        let error = repository.commit(revision).expect_err(revision);
+        let expected =
+            format!("there is no commit {revision:?} in {}: {why}", repository.directory().display());
+        assert_eq!((error.to_string(), error.hint().expect("told")), (expected, hint.to_owned()));
+        assert!(std::error::Error::source(&error).is_none(), "nobody knows the library's words");
+    }
+}
+
+#[test]
+fn where_nobody_has_committed_there_is_no_commit_yet() {
+    let scratch = Scratch::new();
+    let refused = |revision: &str| {
+        let error = scratch.open().commit(revision).expect_err("there is none");
+        error.to_string().rsplit_once(": ").expect("it says why").1.to_owned()
+    };
+    for revision in ["HEAD", "HEAD~1", "@", "main"] {
+        assert_eq!(refused(revision), "it has no commit yet", "{revision}");
+    }
+    scratch.commit();
+    scratch.git(&["checkout", "-q", "--orphan", "new"]);
+    assert_eq!(refused("HEAD"), "HEAD is the branch \"new\", which has no commit yet");
+}
+
+#[test]
+fn what_is_damaged_or_gone_on_the_way_to_a_commit_is_told_as_that() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1")]);
+    let id = scratch.commit();
+    scratch.git(&["tag", "-a", "v1", "-m", "one"]);
+    let object = scratch.top().join(".git/objects").join(&id[..2]).join(&id[2..]);
+    fs::remove_file(&object).expect("removed");
+    for revision in ["HEAD", "v1", "HEAD~1"] {
+        let error = scratch.open().commit(revision).expect_err("it is gone");
+        assert!(matches!(error, GitError::Missing { .. }), "{revision}: {error}");
+    }
+    fs::write(&object, "junk").expect("written");
+    for revision in ["HEAD", "v1", "@~1"] {
+        let error = scratch.open().commit(revision).expect_err("it is damaged");
+        assert!(matches!(error, GitError::Damaged { .. }), "{revision}: {error}");
+    }
 }
 
 #[test]

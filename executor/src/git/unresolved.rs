@@ -1,0 +1,169 @@
+//! Why a revision leads to no commit, in the words of people who know git, and not of the library that looked.
+//!
+//! What is damaged or missing on the way is no mistake of who asked, and is told as what it is.
+
+use gix::{
+    ObjectId,
+    hash::Prefix,
+    head,
+    objs::{Kind, TagRefIter},
+};
+use solver::pattern::suggest;
+
+use super::{GitError, Repository, error::Cause};
+
+/// So many names are told of a repository that lacks another one.
+const NAMES_TOLD: usize = 5;
+
+/// What stands at the beginning of a revision.
+enum Start {
+    /// HEAD, which is this branch, and nobody has committed to it.
+    Unborn(String),
+    /// No name and no object.
+    Nothing,
+    /// The beginning of several objects' ids.
+    Ambiguous,
+    /// This object, whatever tags lead to it.
+    Object(ObjectId, Kind),
+}
+
+impl Repository {
+    /// Why a revision that leads to no commit does not.
+    pub(super) fn unresolved(&self, revision: &str) -> GitError {
+        let told = |(why, hint)| GitError::NoCommit {
+            revision: revision.to_owned(),
+            repository: self.directory().to_owned(),
+            why,
+            hint,
+        };
+        self.reason(revision).map_or_else(|error| error, told)
+    }
+
+    /// Why, and what to do about it.
+    fn reason(&self, revision: &str) -> Result<(String, String), GitError> {
+        if revision.contains("..") || revision.starts_with('^') {
+            return Ok((
+                "it names several commits, and one is built".to_owned(),
+                self.names_told(&self.names()),
+            ));
+        }
+        let end = revision.find(['^', '~', ':']).into_iter().chain(revision.find("@{")).min();
+        let (base, rest) = revision.split_at(end.unwrap_or(revision.len()));
+        let names = self.names();
+        Ok(match self.start(base, rest)? {
+            Start::Unborn(_) | Start::Nothing if names.is_empty() => (
+                "it has no commit yet".to_owned(),
+                "commit first what is to be built, or build the directory without --git".to_owned(),
+            ),
+            Start::Unborn(branch) => {
+                (format!("HEAD is the branch {branch:?}, which has no commit yet"), self.names_told(&names))
+            }
+            Start::Nothing => {
+                (format!("nothing is called {base:?} there"), self.names_like(revision, &names))
+            }
+            Start::Ambiguous => {
+                (format!("several objects begin with {base}"), "more digits say which one".to_owned())
+            }
+            Start::Object(_, Kind::Commit) if !rest.is_empty() => self.beyond(base, rest, &names),
+            Start::Object(_, kind) => (format!("it is a {kind}"), self.names_told(&names)),
+        })
+    }
+
+    /// The same where a commit is there, and what is behind it in the revision leads to none.
+    fn beyond(&self, base: &str, rest: &str, names: &[String]) -> (String, String) {
+        let base = if base.is_empty() { "HEAD" } else { base };
+        let why = format!("{base} is a commit, and {rest:?} leads to none from there");
+        let is_shallow = self.with(|repository| repository.is_shallow().unwrap_or(false));
+        let hint = match is_shallow {
+            true => format!("the clone is shallow: git -C {} fetch --unshallow", self.directory().display()),
+            false => self.names_told(names),
+        };
+        (why, hint)
+    }
+
+    /// What the beginning of a revision stands for. With nothing in front of `rest`, HEAD is meant.
+    fn start(&self, base: &str, rest: &str) -> Result<Start, GitError> {
+        let is_head = matches!(base, "HEAD" | "@") || base.is_empty() && !rest.is_empty();
+        let found = self.with(|repository| -> Result<Start, Cause> {
+            if is_head {
+                return Ok(match repository.head()?.kind {
+                    head::Kind::Unborn(name) => Start::Unborn(name.shorten().to_string()),
+                    head::Kind::Detached { target, .. } => Start::Object(target, Kind::Commit),
+                    head::Kind::Symbolic(reference) => {
+                        let id = reference.target.try_id();
+                        id.map_or(Start::Nothing, |id| Start::Object(id.to_owned(), Kind::Commit))
+                    }
+                });
+            }
+            let prefix = Prefix::from_hex(base).ok();
+            let found = prefix.map(|prefix| repository.objects.lookup_prefix(prefix, None)).transpose()?;
+            Ok(match found.flatten() {
+                Some(Ok(id)) => Start::Object(id, Kind::Commit),
+                Some(Err(())) => Start::Ambiguous,
+                None => Start::Nothing,
+            })
+        });
+        let id = match (self.named_by_reference(base), found) {
+            (Some(id), _) | (None, Ok(Start::Object(id, _))) => id,
+            (None, found) => return Ok(found.unwrap_or(Start::Nothing)),
+        };
+        self.behind_tags(id)
+    }
+
+    /// What an object is, or what the tag that it is has been put at.
+    fn behind_tags(&self, id: ObjectId) -> Result<Start, GitError> {
+        let mut id = id;
+        loop {
+            let header = self.with(|repository| {
+                repository
+                    .try_find_header(id)
+                    .map(|header| header.map(|header| header.kind()))
+                    .map_err(Cause::from)
+            });
+            match header.map_err(|source| self.damaged(&id, Kind::Commit, source))? {
+                None => return Err(self.missing(&id, Kind::Commit)),
+                Some(Kind::Tag) => {
+                    let bytes = self.object(&id, Kind::Tag)?;
+                    let target = TagRefIter::from_bytes(&bytes, id.kind()).target_id();
+                    id = target.map_err(|source| self.damaged(&id, Kind::Tag, source.into()))?;
+                }
+                Some(kind) => {
+                    // What is damaged is told for that.
+                    self.object(&id, kind).map(drop)?;
+                    return Ok(Start::Object(id, kind));
+                }
+            }
+        }
+    }
+
+    /// All that a person may name; HEAD where it is a commit.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.head().map(|_| "HEAD".to_owned()).into_iter().collect();
+        let found = self.with(|repository| -> Result<Vec<String>, Cause> {
+            let references = repository.references()?;
+            let names = references.all()?.flatten().map(|reference| reference.name().shorten().to_string());
+            Ok(names.filter(|name| !name.ends_with("/HEAD") && name != "stash").collect())
+        });
+        names.extend(found.unwrap_or_default());
+        names
+    }
+
+    /// What a person may have meant, else what there is.
+    fn names_like(&self, revision: &str, names: &[String]) -> String {
+        match suggest::nearest(revision, names.iter().map(String::as_str)) {
+            Some(name) => format!("did you mean {name:?}?"),
+            None => self.names_told(names),
+        }
+    }
+
+    fn names_told(&self, names: &[String]) -> String {
+        let told = names.iter().take(NAMES_TOLD).cloned().collect::<Vec<_>>().join(", ");
+        match names.len() {
+            _ if names.iter().all(|name| name == "HEAD") => "it has no branches and no tags".to_owned(),
+            count if count > NAMES_TOLD => {
+                format!("it has {told} and {} other branches and tags", count - NAMES_TOLD)
+            }
+            _ => format!("it has {told}"),
+        }
+    }
+}
