@@ -145,6 +145,16 @@ class FromCommits(Case):
                 self.assertIn(told, done.stderr)
         self.assertIn("a commit holds no .git", self.failing(top))
 
+    def test_a_repository_that_may_not_be_read_is_told_with_its_path(self):
+        top = self.repository(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
+        (top / ".git").chmod(0o700)
+        told = self.run_layerwright("build", "--git", "HEAD", top, code=4, user="lw-one").stderr
+        self.assertIn(f"cannot read {top}/.git of the git repository: Permission denied", told)
+        (top / ".git").chmod(0o755)
+        (top / ".git" / "HEAD").chmod(0o600)
+        told = self.run_layerwright("build", "--git", "HEAD", top, code=4, user="lw-one").stderr
+        self.assertIn(f"cannot read {top}/.git/HEAD of the git repository: Permission denied", told)
+
     def failing(self, top):
         dockerfile = top / "Dockerfile"
         dockerfile.write_text("FROM busybox\nCOPY .git /x/\n")

@@ -28,6 +28,23 @@ pub enum GitError {
         #[source]
         source: Cause,
     },
+    /// A file of a repository that is somebody else's.
+    #[error("cannot read {} of the git repository", path.display())]
+    Unreadable {
+        /// Where it lies.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Branches and tags that are kept in a way that is not known here.
+    #[error("the git repository {} keeps its references as {format:?}, which cannot be read", directory.display())]
+    References {
+        /// Its directory.
+        directory: PathBuf,
+        /// What its configuration calls that.
+        format: String,
+    },
     /// Something that nobody can read, where a repository has a file.
     #[error("{} is {what}, where a git repository has a file", path.display())]
     NoFile {
@@ -189,6 +206,8 @@ impl GitError {
             | Self::Dirty { .. }
             | Self::NotCheckedOut { .. } => FailureKind::Usage,
             Self::Open { .. }
+            | Self::Unreadable { .. }
+            | Self::References { .. }
             | Self::NoFile { .. }
             | Self::Missing { .. }
             | Self::Damaged { .. }
@@ -207,6 +226,14 @@ impl GitError {
                 "the context of --git is a directory in a git repository, or a bare repository".to_owned(),
             ),
             Self::NoCommit { hint, .. } => Some(hint.clone()),
+            Self::Unreadable { .. } => Some(
+                "who builds must be able to read all of the repository: build as its owner, or build a clone".to_owned(),
+            ),
+            Self::References { directory, .. } => Some(format!(
+                "git -C {} refs migrate --ref-format=files converts them (git 2.48), or build a clone that git clone \
+                 --ref-format=files has made",
+                directory.display()
+            )),
             Self::NoFile { .. } => {
                 Some("no git puts one there: ask whose repository it is, or clone it and build the clone".to_owned())
             }

@@ -39,10 +39,7 @@ const LENDERS_MAX: usize = 64;
 /// [`GitError::NoFile`] of a repository, or `.git` of a work tree, that has something else where a file is opened.
 pub fn check(dot_git: &Path) -> Result<Vec<PathBuf>, GitError> {
     file(dot_git)?;
-    let git_dir = match dot_git.is_file() {
-        true => gix::discover::path::from_gitdir_file(dot_git).unwrap_or_else(|_| dot_git.to_owned()),
-        false => dot_git.to_owned(),
-    };
+    let git_dir = led_to(dot_git);
     names(&git_dir)?;
     let common = gix::discover::path::from_plain_file(&git_dir.join("commondir")).and_then(Result::ok);
     let common = common.map_or_else(|| git_dir.clone(), |common| git_dir.join(common));
@@ -53,6 +50,26 @@ pub fn check(dot_git: &Path) -> Result<Vec<PathBuf>, GitError> {
     shared_indices(&git_dir)?;
     DIRECTORIES.iter().try_for_each(|name| all(&common.join(name)))?;
     lenders(common.join("objects"))
+}
+
+/// What of a repository that cannot be opened may not be read, or not even be looked at.
+pub fn denied(dot_git: &Path) -> Option<GitError> {
+    let git_dir = led_to(dot_git);
+    let paths = [dot_git.to_owned(), git_dir.join("HEAD"), git_dir.join("config"), git_dir];
+    paths.into_iter().find_map(|path| match open(&path) {
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some(GitError::Unreadable { path, source })
+        }
+        _ => None,
+    })
+}
+
+/// Where `.git` leads to, if it is a file; nothing else is opened.
+fn led_to(dot_git: &Path) -> PathBuf {
+    match dot_git.is_file() {
+        true => gix::discover::path::from_gitdir_file(dot_git).unwrap_or_else(|_| dot_git.to_owned()),
+        false => dot_git.to_owned(),
+    }
 }
 
 /// Whether the files are there that a directory is taken for a repository by; looked at before they are opened.

@@ -73,15 +73,35 @@ impl Repository {
             if dot_git.symlink_metadata().is_ok() {
                 let way = here.strip_prefix(directory).unwrap_or(Path::new("")).components();
                 let way: PathBuf = way.chain(beyond.components()).collect();
-                return Ok((Self::open(&dot_git)?, way.as_os_str().as_encoded_bytes().to_vec()));
+                return Ok((Self::open_named(&dot_git)?, way.as_os_str().as_encoded_bytes().to_vec()));
             }
             if plain::may_be_repository(directory)? && is_git(directory).is_ok() {
                 let below = here.strip_prefix(directory).unwrap_or(Path::new("")).components();
                 let way: PathBuf = below.chain(beyond.components()).collect();
-                return Ok((Self::open(directory)?, way.as_os_str().as_encoded_bytes().to_vec()));
+                return Ok((Self::open_named(directory)?, way.as_os_str().as_encoded_bytes().to_vec()));
             }
         }
         Err(none())
+    }
+
+    /// Opens a repository whose references must be readable: without HEAD nobody knows what is checked out.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`GitError::References`], [`GitError::Unreadable`].
+    pub(super) fn open_named(directory: &Path) -> Result<Self, GitError> {
+        let opened = Self::open(directory);
+        let opened = opened.map_err(|error| match error {
+            GitError::Open { .. } => plain::denied(directory).unwrap_or(error),
+            _ => error,
+        })?;
+        let format = opened.with(|repository| repository.config_snapshot().string("extensions.refStorage"));
+        match format.filter(|format| !format.eq_ignore_ascii_case(b"files")) {
+            Some(format) => {
+                let directory = opened.directory().to_owned();
+                Err(GitError::References { directory, format: format.to_string() })
+            }
+            None => Ok(opened),
+        }
     }
 
     /// Opens a repository: a directory, or the file `.git` that leads to one.

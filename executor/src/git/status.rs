@@ -236,7 +236,7 @@ impl Status<'_> {
         if dot_git.symlink_metadata().is_err() {
             return Ok(Vec::new());
         }
-        let repository = Arc::new(Repository::open(&dot_git)?);
+        let repository = Arc::new(Repository::open_named(&dot_git)?);
         if repository.head() != Some(id) {
             return Ok(vec![(path.to_vec(), Some(EntryKind::Commit))]);
         }

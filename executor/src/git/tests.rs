@@ -193,6 +193,25 @@ fn revisions_are_what_git_takes_them_for() {
 }
 
 #[test]
+fn references_that_cannot_be_read_are_named_and_none_is_taken_for_gone() {
+    let scratch = Scratch::new();
+    let id = scratch.commit();
+    // As git init --ref-format=reftable says it, which not every git has.
+    scratch.git(&["config", "core.repositoryFormatVersion", "1"]);
+    scratch.git(&["config", "extensions.refStorage", "files"]);
+    assert!(Revision::open(&scratch.top(), "HEAD").is_ok());
+    let config = scratch.top().join(".git/config");
+    let text = fs::read_to_string(&config).expect("read");
+    fs::write(&config, text.replace("refStorage = files", "refStorage = reftable")).expect("written");
+    for revision in ["HEAD", &id] {
+        let error = Revision::open(&scratch.top(), revision).expect_err("it is not known");
+        let told = error.to_string();
+        assert!(told.ends_with("keeps its references as \"reftable\", which cannot be read"), "{told}");
+        assert!(error.hint().is_some_and(|hint| hint.contains(" refs migrate --ref-format=files ")));
+    }
+}
+
+#[test]
 fn where_nobody_has_committed_there_is_no_commit_yet() {
     let scratch = Scratch::new();
     let refused = |revision: &str| {
