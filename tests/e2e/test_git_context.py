@@ -155,6 +155,22 @@ class FromCommits(Case):
         told = self.run_layerwright("build", "--git", "HEAD", top, code=4, user="lw-one").stderr
         self.assertIn(f"cannot read {top}/.git/HEAD of the git repository: Permission denied", told)
 
+    def test_a_dockerfile_that_is_a_link_out_of_the_commit_is_told_with_where_it_leads(self):
+        top = self.context("repository", Containerfile="FROM scratch\n")
+        (self.scratch / "outside").write_text("FROM scratch\nCOPY . /\n")
+        (top / "Dockerfile").symlink_to("../outside")
+        git(top, "init", "-q")
+        self.commit(top)
+        done = self.run_layerwright("build", "--git", "HEAD", top, code=2)
+        self.assertIn('cannot read Dockerfile HEAD:Dockerfile: it is a link to "../outside", which is no file of the commit, and no '
+                      "link leads out of that\n", done.stderr)
+        done = self.run_layerwright("build", top, code=2)
+        self.assertIn(f"it is a link that leads out of the context, to {self.scratch}/outside\n", done.stderr)
+        tar = subprocess.run(["tar", "-C", top, "-c", "Dockerfile"], stdout=subprocess.PIPE, check=True).stdout
+        done = subprocess.run(self.command("build", "-"), input=tar, stderr=subprocess.PIPE, timeout=WATCHDOG)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn('it is a link to "../outside", which is no file of the context', done.stderr.decode())
+
     def failing(self, top):
         dockerfile = top / "Dockerfile"
         dockerfile.write_text("FROM busybox\nCOPY .git /x/\n")

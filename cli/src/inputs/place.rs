@@ -1,7 +1,7 @@
 //! Where the files of the main context are, and how one of them is read before there is a build.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -46,6 +46,17 @@ impl ContextPlace {
             error => io::Error::other(error),
         })?;
         text::of_bytes(bytes.ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    /// Where a link at such a path leads, for people; `None` where there is none.
+    pub fn link(&self, path: &Path) -> Option<String> {
+        match self {
+            Self::Directory(directory) => {
+                let target = fs::read_link(directory.join(path)).ok()?;
+                Some(target.display().to_string())
+            }
+            Self::Commit(revision) => revision.link(path),
+        }
     }
 }
 

@@ -59,7 +59,10 @@ pub fn of_own_file(context: &Path, path: &Path) -> io::Result<String> {
     let (context, target) = (context.canonicalize()?, path.canonicalize()?);
     match target.starts_with(context) {
         true => of_file(&target),
-        false => Err(io::Error::other("it is a link that leads out of the context")),
+        false => Err(io::Error::other(format!(
+            "it is a link that leads out of the context, to {}",
+            target.display()
+        ))),
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use gix::objs::tree::EntryKind;
 use solver::Cancel;
 
 use super::{
@@ -200,13 +201,25 @@ impl Revision {
             None => Ok(None),
         }
     }
+
+    /// Where the link at a path from the top leads, for people; `None` where none is, or it cannot be read.
+    pub fn link(&self, path: &Path) -> Option<String> {
+        let at = looked_up(&self.top, path.as_os_str().as_bytes(), LastLink::Keep).ok()??;
+        let (directory, entry) = self.top.entry(&at).ok()??;
+        let is_link = entry.kind == EntryKind::Link;
+        is_link.then(|| entry.target(&directory, &at).ok().map(|target| shown(&target)))?
+    }
 }
 
 /// Where a path leads to that may hold links, if anywhere.
 fn at(tree: &CommitTree, path: &[u8]) -> Result<Option<Vec<u8>>, ListError> {
+    looked_up(tree, path, LastLink::Follow)
+}
+
+fn looked_up(tree: &CommitTree, path: &[u8], last: LastLink) -> Result<Option<Vec<u8>>, ListError> {
     let (known, cancel) = (Known::default(), Cancel::default());
     let terrain = CommitTerrain { tree, ignore: None, known: &known, cancel: &cancel };
-    resolve(&terrain, path, LastLink::Follow, &mut Vec::new())
+    resolve(&terrain, path, last, &mut Vec::new())
 }
 
 /// A revision, and the directory behind its first colon, which stands in no braces and at no beginning.
@@ -263,6 +276,8 @@ mod tests {
             assert_eq!(read(&revision, &gone).as_deref(), Some("of sub"));
             assert_eq!(revision.in_work_tree(&scratch.beside("file")), None);
             assert_eq!(read(&revision, Path::new("out")), None);
+            assert_eq!(revision.link(Path::new("out")).as_deref(), Some("/etc/passwd"));
+            assert_eq!(revision.link(Path::new("sub/Dockerfile")), None);
         }
         let error = Revision::open(&scratch.top(), "HEAD:none").expect_err("it is not there");
         assert!(error.to_string().ends_with("has no directory \"none\""), "{error}");
