@@ -160,6 +160,9 @@ class Verify(Case):
         for flag in (["-t", "x"], ["--push"], ["--no-cache"], ["--cache-from", "x.example.org/y"], ["--check"]):
             done = self.twice(context, *flag, code=2)
             self.assertIn("error: verify takes no --", done.stderr)
+        for arguments, what in ((["-"], "context"), (["-f", "-", context], "Dockerfile")):
+            done = self.run_layerwright("verify", "--twice", *arguments, code=2)
+            self.assertIn(f"error: verify takes no {what} on standard input: it can be read only once\n", done.stderr)
 
     def test_a_room_that_somebody_has_planted_is_not_entered(self):
         victim = self.store("lw-one")

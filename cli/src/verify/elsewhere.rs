@@ -46,8 +46,8 @@ pub fn check(args: &BuildArgs) -> Result<(), RequestError> {
         (args.explain, "--explain", FROM_NOTHING),
         (args.call.is_some() || args.check, "--call and --check", "nothing is built for them"),
         (args.on_failure == Some(OnFailure::Shell), "--on-failure", "builds run by themselves"),
-        (args.context == "-", "a context on standard input", ONCE),
-        (args.file.as_deref() == Some("-"), "a Dockerfile on standard input", ONCE),
+        (args.context == "-", "context on standard input", ONCE),
+        (args.file.as_deref() == Some("-"), "Dockerfile on standard input", ONCE),
     ];
     let found = asked.into_iter().find(|(is_asked, ..)| *is_asked);
     found.map_or(Ok(()), |(_, flag, why)| Err(refused(flag, why)))
