@@ -160,6 +160,12 @@ class Verify(Case):
         for flag in (["-t", "x"], ["--push"], ["--no-cache"], ["--cache-from", "x.example.org/y"], ["--check"]):
             done = self.twice(context, *flag, code=2)
             self.assertIn("error: verify takes no --", done.stderr)
+        tar = self.scratch / "image.tar"
+        self.run_layerwright("build", "-o", f"type=oci,dest={tar}", self.context("fine", Dockerfile="FROM busybox\n"))
+        for image in (tar, "registry.example.com/x:1"):
+            done = self.run_layerwright("verify", "--twice", image, code=2)
+            self.assertIn(f"error: {image} is no directory, and verify builds one\nhint: an image to compare with is given by "
+                          "--against: ", done.stderr)
         for arguments, what in ((["-"], "context"), (["-f", "-", context], "Dockerfile")):
             done = self.run_layerwright("verify", "--twice", *arguments, code=2)
             self.assertIn(f"error: verify takes no {what} on standard input: it can be read only once\n", done.stderr)

@@ -103,6 +103,9 @@ pub enum RequestError {
         /// Why not.
         why: &'static str,
     },
+    /// An image where a verification has a context.
+    #[error("{0} is no directory, and verify builds one")]
+    ImageInVerify(String),
     /// A name with a placeholder that makes none.
     #[error(transparent)]
     Tag(crate::spec::tag::TagSpecError),
@@ -212,6 +215,9 @@ impl RequestError {
                 "name it in --git, or write the name itself: CI systems check out commits, and tell the branch in a variable",
             ),
             Self::NoContext { .. } => Some(context::NAMED_EXPECTED),
+            Self::ImageInVerify(_) => Some(
+                "an image to compare with is given by --against: layerwright verify --against IMAGE CONTEXT",
+            ),
             Self::NotADirectory(_) => Some(
                 "the context is a directory, and -f names the Dockerfile; a tar archive comes on standard input: -",
             ),

@@ -15,7 +15,7 @@ use crate::{
     inputs,
     request::{self, RequestError},
     spec::{
-        context::{FilesSource, NamedSource},
+        context::{ContextSpec, FilesSource, NamedSource},
         output::OutputSpec,
     },
 };
@@ -50,7 +50,22 @@ pub fn check(args: &BuildArgs) -> Result<(), RequestError> {
         (args.file.as_deref() == Some("-"), "Dockerfile on standard input", ONCE),
     ];
     let found = asked.into_iter().find(|(is_asked, ..)| *is_asked);
-    found.map_or(Ok(()), |(_, flag, why)| Err(refused(flag, why)))
+    found.map_or(Ok(()), |(_, flag, why)| Err(refused(flag, why)))?;
+    match names_no_context(args) {
+        true => Err(RequestError::ImageInVerify(args.context.clone())),
+        false => Ok(()),
+    }
+}
+
+/// Whether the context is a path at which no directory is: the tar of an image, or its name. With `--git` the path need not be
+/// there.
+fn names_no_context(args: &BuildArgs) -> bool {
+    let is_none = |path: &Path| match path.metadata() {
+        Ok(metadata) => !metadata.is_dir(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    let is_path = || matches!(args.context.parse(), Ok(ContextSpec::Files(FilesSource::Directory(path))) if is_none(&path));
+    args.git.is_none() && is_path()
 }
 
 const ONCE: &str = "it can be read only once";
