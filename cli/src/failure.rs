@@ -16,7 +16,7 @@ use solver::{FailureKind, StepFailure, VertexId};
 
 use crate::{
     history::HistoryError, inputs::InputError, loader::LoaderError, login::LoginError, mend,
-    outputs::OutputError, request::RequestError, signals::Signal, verify::VerifyError,
+    outputs::OutputError, request::RequestError, scarce, signals::Signal, verify::VerifyError,
 };
 
 /// Why a command did not do what it was asked for.
@@ -266,6 +266,11 @@ impl Failure {
 
     /// What to do about it, if we know.
     pub fn hint(&self) -> Option<&str> {
+        self.own_hint().or_else(|| scarce::hint(self))
+    }
+
+    /// What goes with what it is.
+    fn own_hint(&self) -> Option<&str> {
         match self {
             Self::Image { failure, .. }
             | Self::Step { failure, .. }

@@ -41,6 +41,7 @@ mod refused;
 mod report;
 mod request;
 mod run;
+mod scarce;
 mod session;
 mod shell;
 mod signals;
@@ -111,11 +112,18 @@ fn main() -> ExitCode {
     })
 }
 
-/// A panic anywhere ends the process: what it was doing may be half done, and an image must not come of it.
+/// A panic anywhere ends the process: what it was doing may be half done, and an image must not come of it. Libraries panic
+/// where they get no thread, which is no bug, but the machine's limit.
 fn end_with_bug(panic: &PanicHookInfo<'_>) {
     terminal::restore();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no message");
+    if let Some(reason) = scarce::no_thread(message) {
+        let text = report::simple(&format!("{}: {reason}", scarce::NO_THREAD), Some(sandbox::FEW_PROCESSES));
+        let usage = args::usage_code(std::env::args_os());
+        let code = if usage == failure::USAGE { failure::MACHINE } else { usage };
+        std::process::exit(complain(&text, code).into());
+    }
     let hint =
         "this is a bug in layerwright: please report it, with this message and the Dockerfile if you can";
     let text = report::simple(&format!("panicked at {place}: {message}"), Some(hint));

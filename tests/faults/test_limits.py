@@ -5,6 +5,7 @@ import subprocess
 import unittest
 
 from ground import Faults
+from support import WATCHDOG
 
 
 class Limits(Faults):
@@ -33,6 +34,43 @@ class Limits(Faults):
         context, store = self.everything(), self.store("lw-sub")
         self.image(context, store, user="lw-sub")
         self.told(context, store, str(store), "belongs to")
+
+    def limited(self, limit, context, out):
+        """A build of a user with a limit of the shell's."""
+        command = self.command("build", "--no-cache", "-o", f"type=oci,dest={out}", context, user="lw-one")
+        command[4:4] = ["bash", "-c", f"ulimit {limit}; exec \"$@\"", "-"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, cwd=self.scratch)
+
+    def test_few_processes(self):
+        """With as few as there can be, up to all that a build takes: it tells why not, or makes the same image."""
+        context = self.context(Dockerfile="FROM busybox\nRUN echo x > /x\nCOPY Dockerfile /\n")
+        out = self.directory("out", "lw-one")
+        self.assertEqual(self.limited("-u unlimited", context, out / "all").returncode, 0)
+        failed = 0
+        for limit in range(2, 20, 2):
+            done = self.limited(f"-u {limit}", context, out / str(limit))
+            with self.subTest(limit=limit, told=done.stderr):
+                self.assertNotIn("panicked", done.stderr)
+                if done.returncode == 0:
+                    self.assertEqual((out / str(limit)).read_bytes(), (out / "all").read_bytes())
+                    continue
+                failed += 1
+                self.assertEqual(done.returncode, 4)
+                self.assertIn("Resource temporarily unavailable", done.stderr)
+                self.assertIn("`ulimit -u` of the user", done.stderr)
+        self.assertGreater(failed, 0)
+        self.assertEqual(self.limited("-u unlimited", context, out / "after").returncode, 0)
+        self.assertEqual((out / "after").read_bytes(), (out / "all").read_bytes())
+
+    def test_few_open_files(self):
+        context = self.context(Dockerfile="FROM busybox\nRUN echo x > /x\n")
+        out = self.directory("out", "lw-one")
+        for limit in (5, 6, 12):
+            done = self.limited(f"-n {limit}", context, out / str(limit))
+            with self.subTest(limit=limit, told=done.stderr):
+                self.assertEqual(done.returncode, 4)
+                self.assertIn("Too many open files", done.stderr)
+                self.assertIn("`ulimit -n 1024`", done.stderr)
 
     def test_no_proc(self):
         context = self.context(Dockerfile="FROM scratch\nCOPY Dockerfile /\n")

@@ -11,6 +11,14 @@ use crate::sandbox::{enter, files, ids::Range, lacking};
 pub(super) const MOUNT_PROC: &str =
     "mount /proc, which tells of threads, ids and files: mount -t proc proc /proc";
 
+/// For who may have no further process or thread.
+pub const FEW_PROCESSES: &str = "raise the limit of processes and threads: `ulimit -u` of the user, TasksMax of a service, pids.max of a \
+    container's control group (`docker run --pids-limit`)";
+
+/// For who may open no further file.
+pub const FEW_FILES: &str = "raise the limit of open files before the builder starts: `ulimit -n 1024`, LimitNOFILE=1024 of a service, \
+    `--ulimit nofile=1024` of a container";
+
 /// What a machine says about itself, as far as it explains refusals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Circumstances {
@@ -88,6 +96,11 @@ pub fn for_step(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Op
     }
 }
 
+/// Whether it is the limit of processes that makes the kernel say that a step could be tried again.
+fn makes_a_process(step: &str) -> bool {
+    step.starts_with("fork") || step.starts_with("start ") || step == "try a pid namespace"
+}
+
 /// The one setting.
 fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
     let refused = matches!(errno, Some(Errno::PERM | Errno::ACCESS));
@@ -99,6 +112,8 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
         )
     };
     let hint = match step {
+        step if errno == Some(Errno::AGAIN) && makes_a_process(step) => FEW_PROCESSES.to_owned(),
+        _ if errno == Some(Errno::MFILE) => FEW_FILES.to_owned(),
         "unshare pid namespace" if matches!(errno, Some(Errno::NOSPC | Errno::USERS)) => {
             "raise the sysctl user.max_pid_namespaces".to_owned()
         }
@@ -248,6 +263,10 @@ mod tests {
             ("overlay fsconfig create", Errno::NOSPC, &plain, None),
             ("forbid devices", Errno::NOSYS, &plain, Some("5.12")),
             ("start init", Errno::ACCESS, &plain, Some("vm.memfd_noexec=0")),
+            ("start init", Errno::AGAIN, &plain, Some("`ulimit -u`")),
+            ("try a pid namespace", Errno::AGAIN, &ubuntu, Some("pids.max")),
+            ("mount /proc", Errno::AGAIN, &plain, None),
+            ("start init", Errno::MFILE, &ubuntu, Some("`ulimit -n 1024`")),
             ("set hostname", Errno::PERM, &container, Some("leave --hostname")),
             ("new session keyring", Errno::PERM, &container, Some("; or --sandbox-allow=no-keyring ")),
             ("new session keyring", Errno::PERM, &plain, Some("--sandbox-allow=no-keyring ")),

@@ -59,6 +59,7 @@ pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use files::{SettleError, Settled, settle as settle_files};
+pub use hint::{FEW_FILES, FEW_PROCESSES};
 pub use init::init_main;
 pub use network::Connection;
 pub use plan::{

@@ -1,0 +1,71 @@
+//! What a machine's limits leave too little of: threads and open files. Who may have no further one is told which limit it
+//! is, wherever that came up: by an error, or by the panic of a library that knows no other way.
+
+use std::{error::Error, io};
+
+use executor::sandbox::{FEW_FILES, FEW_PROCESSES};
+use rustix::io::Errno;
+
+use crate::failure::cause;
+
+/// What cannot go on.
+pub const NO_THREAD: &str = "no further thread can be made";
+
+/// How those panic that need a thread and get none: the standard library's scopes, tokio's and rayon's pools.
+const PANICS: [&str; 3] = [
+    "failed to spawn thread: ",
+    "OS can't spawn worker thread: ",
+    "The global thread pool has not been initialized.: ThreadPoolBuildError { kind: IOError(",
+];
+
+/// Why a thread could not be made, if that is what a panic says.
+pub fn no_thread(panic: &str) -> Option<io::Error> {
+    let reason = PANICS.iter().find_map(|begin| panic.strip_prefix(begin))?;
+    let number = ["code: ", "os error "].iter().find_map(|before| reason.split_once(before))?.1;
+    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    Some(io::Error::from_raw_os_error(number[..end].parse().ok()?))
+}
+
+/// The limit that is in the way, if an error comes of one. The kernel says EAGAIN of much; where an error of ours ends with
+/// it, it is of a process or thread, for what can wait has been waited for.
+pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut errors = std::iter::successors(Some(error), |error| cause(*error));
+    errors.find_map(|error| {
+        let told = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        match told.or_else(|| error.downcast_ref::<Errno>().map(|errno| errno.raw_os_error()))? {
+            code if code == Errno::AGAIN.raw_os_error() => Some(FEW_PROCESSES),
+            code if code == Errno::MFILE.raw_os_error() => Some(FEW_FILES),
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_for_want_of_a_thread_is_known_by_its_words() {
+        let again = Errno::AGAIN.raw_os_error();
+        let told = [
+            "failed to spawn thread: Os { code: 11, kind: WouldBlock, message: \"Resource temporarily unavailable\" }",
+            "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)",
+            "The global thread pool has not been initialized.: ThreadPoolBuildError { kind: IOError(Os { code: 11, kind: \
+             WouldBlock, message: \"Resource temporarily unavailable\" }) }",
+        ];
+        for panic in told {
+            let found = no_thread(panic).and_then(|reason| reason.raw_os_error());
+            assert_eq!(found, Some(again), "{panic}");
+        }
+        assert!(no_thread("called `Option::unwrap()` on a `None` value").is_none());
+    }
+
+    #[test]
+    fn the_limit_is_found_below_what_came_of_it() {
+        let inner = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+        let outer = io::Error::other(inner);
+        assert_eq!(hint(&outer), Some(FEW_FILES));
+        assert_eq!(hint(&io::Error::from_raw_os_error(Errno::AGAIN.raw_os_error())), Some(FEW_PROCESSES));
+        assert_eq!(hint(&io::Error::from_raw_os_error(Errno::NOENT.raw_os_error())), None);
+    }
+}
