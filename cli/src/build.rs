@@ -6,7 +6,7 @@ mod options;
 mod results;
 mod sending;
 
-use std::{sync::Arc, thread, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use executor::{
     FailedSteps, ImageResolver, LocalCache, LocalExecutor,
@@ -16,7 +16,7 @@ use exporter::{
     LoadHelper, SealAhead, Sealer, Tools,
     cache::{BuildEnd, InlineKeys},
 };
-use oci::{Snapshot, TreeDigest};
+use oci::{Snapshot, TreeDigest, threads::both};
 use parser::{Diagnostic, Dockerfile, Parsed, Severity};
 use solver::{
     Caches, Cancel, Event, Executed, Executor, FailureKind, Graph, Step, StepFailure, Vertex, op,
@@ -135,10 +135,8 @@ pub fn build(
         Ok(Delivered { digest: image.map(|image| image.root.digest), destinations })
     };
     // Neither waits for the other.
-    let (delivered, filled) = thread::scope(|scope| {
-        let filled = scope.spawn(|| filling.finish(end, &resolver.documents(), events));
-        (made.and_then(deliver), filled.join().expect("a panic ends the process"))
-    });
+    let fill = || filling.finish(end, &resolver.documents(), events);
+    let (filled, delivered) = both(fill, || made.and_then(deliver));
     // Why there is no image says more than that a cache lacks something.
     Ok(Built { delivered: delivered?, lack: filled.err() })
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     sync::{Mutex, PoisonError},
+    thread,
 };
 
 /// Does something with each of `items`, on `threads` threads at most, this one among them. After a failure nothing further
@@ -28,9 +29,12 @@ pub fn in_parallel<T: Sync, E: Send>(
             }
         }
     };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 1..threads.min(items.len()) {
-            scope.spawn(worker);
+            // What no thread can be had for is done by those that are there.
+            if thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                break;
+            }
         }
         worker();
     });

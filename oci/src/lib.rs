@@ -27,6 +27,7 @@ pub mod platform;
 pub mod reference;
 pub mod registry;
 pub mod store;
+pub mod threads;
 pub mod tree;
 pub mod unpacked;
 pub mod validate;

@@ -28,7 +28,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, thread, time::Duration};
 
 use oci::{Snapshot, TreeDigest};
 
@@ -127,7 +127,7 @@ pub fn solve(
     let needed = steps::needed(graph);
     events(Event::Planned(shown(graph, &needed)));
     thread::scope(|scope| {
-        let mut pool = Pool::new(scope, &world, options.jobs);
+        let mut pool = Pool::new(scope, &world, options.jobs).map_err(|error| no_thread(graph, error))?;
         let identities = identify(&world, &mut pool, &needed)?;
         let steps = Steps::new(graph, &needed, identities);
         let mut distant = Distant::new(caches, pool.outside());
@@ -138,6 +138,12 @@ pub fn solve(
         let mut snapshots = run::run(&world, &mut pool, &steps, rest)?;
         Ok(graph.targets.iter().map(|target| image(&steps, &mut snapshots, target)).collect())
     })
+}
+
+/// Nothing can be begun.
+fn no_thread(graph: &Graph, error: io::Error) -> SolveError {
+    let failure = StepFailure::caused(FailureKind::Machine, "no further thread can be made", error);
+    SolveError { vertex: graph.targets.first().map_or(VertexId(0), |target| target.vertex), failure }
 }
 
 fn image(steps: &Steps, snapshots: &mut BTreeMap<VertexId, Arc<Snapshot>>, target: &Target) -> Image {

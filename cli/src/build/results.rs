@@ -4,7 +4,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
 };
 
 use executor::{LocalExecutor, SnapshotError};
@@ -13,7 +12,7 @@ use exporter::{
     cache::InlineKeys,
     outputs::file::{try_directory, try_file, write_file},
 };
-use oci::{Reference, tree::NORMAL_TIME};
+use oci::{Reference, threads::both, tree::NORMAL_TIME};
 use solver::Image;
 
 use super::{commit, sending::Sending};
@@ -98,22 +97,22 @@ impl Made {
         tools: &Tools<'_>,
     ) -> Result<Vec<String>, Failure> {
         let store = tools.fetcher.store();
-        thread::scope(|scope| {
-            let synced = scope.spawn(|| store.sync());
+        let pushed: Vec<_> = request.outputs.iter().map(|output| self.push(output, sending)).collect();
+        let pushes: Vec<_> = pushed.iter().flatten().collect();
+        let bring = || -> Result<_, Failure> {
             let write = |output: &Output| self.write(request, output, times, executor, tools);
             let written = request.outputs.iter().map(write).collect::<Result<Vec<_>, _>>()?;
-            let pushed = request.outputs.iter().map(|output| self.push(output, sending));
-            let pushed: Vec<_> = pushed.collect();
-            let pushes: Vec<_> = pushed.iter().flatten().collect();
-            let brought = sending.uploads.bring(&pushes)?;
-            synced.join().expect("a panic ends the process")?;
-            sending.uploads.name(brought)?;
-            let gone = |(output, push): (&Output, &Option<Push>)| {
-                Some(self.gone(request, output, push.as_ref()?.told()))
-            };
-            let pushed = request.outputs.iter().zip(&pushed).map(gone);
-            Ok(written.into_iter().zip(pushed).filter_map(|(written, pushed)| written.or(pushed)).collect())
-        })
+            Ok((written, sending.uploads.bring(&pushes)?))
+        };
+        let (synced, brought) = both(|| store.sync(), bring);
+        let (written, brought) = brought?;
+        synced?;
+        sending.uploads.name(brought)?;
+        let gone = |(output, push): (&Output, &Option<Push>)| {
+            Some(self.gone(request, output, push.as_ref()?.told()))
+        };
+        let pushed = request.outputs.iter().zip(&pushed).map(gone);
+        Ok(written.into_iter().zip(pushed).filter_map(|(written, pushed)| written.or(pushed)).collect())
     }
 
     /// What an output asks for, if that is on this machine.

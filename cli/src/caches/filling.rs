@@ -1,16 +1,17 @@
 //! The caches that one attempt of a build fills.
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use exporter::{
     BaseLayers, Encoder, Packing, Sealer,
     cache::{
-        BuildEnd, CacheBulletin, Joining, Mode, OnError, OwnChain, RemoteCache, Writer, WriterOptions,
+        BuildEnd, CacheBulletin, Joining, Mode, OnError, OwnChain, RemoteCache, WriteError, Writer,
+        WriterOptions,
         writer::{FindInventory, Written, fits},
     },
     upload::Landings,
 };
-use oci::{Sha256Digest, fetch::Fetcher};
+use oci::{Sha256Digest, fetch::Fetcher, threads::both};
 use solver::{Bulletin, Cancel, Event, Graph, Record, RecordWriter};
 
 use super::{Place, RemoteCaches, name};
@@ -112,14 +113,9 @@ impl Filling {
         if self.writers.is_empty() || !self.clean.is_clean() {
             return Ok(());
         }
-        thread::scope(|scope| {
-            let finish = |writer| scope.spawn(move || Writer::finish(writer, end, documents));
-            let finishing: Vec<_> = self.writers.iter().map(finish).collect();
-            let finished = finishing.into_iter().map(|one| one.join().expect("a panic ends the process"));
-            let finished: Vec<_> = finished.collect();
-            self.writers.iter().filter_map(told).for_each(|note| events(Event::Note(note)));
-            finished.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
-        })
+        let finished = finish_all(&self.writers, end, documents);
+        self.writers.iter().filter_map(told).for_each(|note| events(Event::Note(note)));
+        finished.map_err(Failure::from)
     }
 }
 
@@ -129,6 +125,13 @@ impl RecordWriter for Filling {
             self.writers.iter().for_each(|writer| writer.store(record));
         }
     }
+}
+
+/// Waits for all; of several failures the first one's is returned.
+fn finish_all(writers: &[Writer], end: BuildEnd, documents: &[Sha256Digest]) -> Result<(), WriteError> {
+    let [first, rest @ ..] = writers else { return Ok(()) };
+    let (first, rest) = both(|| first.finish(end, documents), || finish_all(rest, end, documents));
+    first.and(rest)
 }
 
 /// Who reads the same bundle of the same place.

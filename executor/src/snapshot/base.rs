@@ -9,12 +9,15 @@ use std::{
     path::PathBuf,
     sync::{
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Sender, channel},
+        mpsc::channel,
     },
-    thread,
 };
 
-use oci::{BaseLayer, Layer, TreeDigest, store::TempDir};
+use oci::{
+    BaseLayer, Layer, TreeDigest,
+    store::TempDir,
+    threads::{both, up_to},
+};
 use rustix::fs::Stat;
 
 use super::{
@@ -80,11 +83,10 @@ impl Snapshots {
         let missing = self.upwards(chain, &metas)?;
         let bases: Vec<_> = missing.iter().filter_map(Missing::base).collect();
         let elsewhere: Vec<_> = missing.iter().filter_map(Missing::elsewhere).collect();
-        let (pulled, brought) = thread::scope(|scope| {
-            let brought = scope.spawn(|| self.bring_layers(&elsewhere));
-            let pulled = at_once(&bases, |(layer, stamp)| self.pull_one(layer, *stamp));
-            (pulled, brought.join().expect("bringing does not panic"))
-        });
+        let (brought, pulled) = both(
+            || self.bring_layers(&elsewhere),
+            || at_once(&bases, |(layer, stamp)| self.pull_one(layer, *stamp)),
+        );
         brought?;
         let mut pulled = pulled?.into_iter();
         for missing in missing {
@@ -244,7 +246,7 @@ pub(crate) fn at_once<L: Sync, T: Send>(
 ) -> Result<Vec<T>, SnapshotError> {
     let next = AtomicUsize::new(0);
     let (sender, results) = channel();
-    let take = |sender: Sender<_>| loop {
+    let take = || loop {
         let at = next.fetch_add(1, Ordering::Relaxed);
         let Some(layer) = layers.get(at) else { break };
         let done = work(layer);
@@ -254,12 +256,7 @@ pub(crate) fn at_once<L: Sync, T: Send>(
         // The receiver lives until all threads have ended.
         let _ = sender.send((at, done));
     };
-    thread::scope(|scope| {
-        for _ in 0..layers.len().min(AT_ONCE) {
-            let sender = sender.clone();
-            scope.spawn(|| take(sender));
-        }
-    });
+    up_to(layers.len().min(AT_ONCE), take);
     drop(sender);
     let results: BTreeMap<_, _> = results.iter().collect();
     results.into_values().collect()

@@ -1,9 +1,11 @@
 //! The threads that do the work, and what they are told and tell. They hold no state: a task carries all it needs.
 //!
 //! Two crews, so that a step that runs for an hour keeps nobody from looking up, hashing and writing records: one runs
-//! steps, as many at a time as the user allows; the other does everything else. Threads start when there is work for them.
+//! steps, as many at a time as the user allows; the other does everything else. Each has one worker from the beginning, and
+//! gets others when there is work for them and the machine gives threads.
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -52,7 +54,7 @@ pub(super) struct Pool<'scope> {
     other: Queue,
     messages: Receiver<Letter>,
     outside: Sender<Letter>,
-    hire: Box<dyn Fn(Crew, SharedTasks) + 'scope>,
+    hire: Box<dyn Fn(Crew, SharedTasks) -> io::Result<()> + 'scope>,
     jobs: usize,
 }
 
@@ -89,15 +91,26 @@ impl Queue {
 
 impl<'scope> Pool<'scope> {
     /// A pool whose workers, at most `jobs` a crew, end when it is dropped and its last task is done.
-    pub(super) fn new(scope: &'scope Scope<'scope, '_>, world: &'scope World<'scope>, jobs: usize) -> Self {
+    ///
+    /// # Errors
+    /// There is no thread for one worker of each crew.
+    pub(super) fn new(
+        scope: &'scope Scope<'scope, '_>,
+        world: &'scope World<'scope>,
+        jobs: usize,
+    ) -> io::Result<Self> {
         let (answers, messages) = mpsc::channel();
         let outside = answers.clone();
         let hire = move |crew, queue: SharedTasks| {
             let answers = answers.clone();
-            scope.spawn(move || work(world, crew, &queue, &answers));
+            let worker = thread::Builder::new().name("worker".to_owned());
+            worker.spawn_scoped(scope, move || work(world, crew, &queue, &answers)).map(drop)
         };
         let (running, other) = (Queue::new(), Queue::new());
-        Self { running, other, messages, outside, hire: Box::new(hire), jobs: jobs.max(1) }
+        let mut pool = Self { running, other, messages, outside, hire: Box::new(hire), jobs: jobs.max(1) };
+        pool.engage(Crew::Steps)?;
+        pool.engage(Crew::Other)?;
+        Ok(pool)
     }
 
     pub(super) fn outside(&self) -> Outside {
@@ -117,10 +130,17 @@ impl<'scope> Pool<'scope> {
         // The receiver lives as long as the queue does.
         let _ = queue.sender.send(task);
         if queue.threads < queue.unanswered.min(jobs) {
-            queue.threads += 1;
-            let receiver = Arc::clone(&queue.receiver);
-            (self.hire)(crew, receiver);
+            // What no thread can be had for is done by those that are there: there is one.
+            let _ = self.engage(crew);
         }
+    }
+
+    /// One worker more.
+    fn engage(&mut self, crew: Crew) -> io::Result<()> {
+        let receiver = Arc::clone(&self.queue(crew).receiver);
+        (self.hire)(crew, receiver)?;
+        self.queue(crew).threads += 1;
+        Ok(())
     }
 
     /// What has been said already.

@@ -7,12 +7,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
 
 use oci::{
     BlobOrigin, Descriptor, Layer, MediaType, Reference, Sha256Digest, TreeDigest,
     packed::{self, INVENTORY_MEDIA_TYPE, TREE_MEDIA_TYPE},
+    threads::both,
 };
 
 use super::{Shared, Trouble, WriterOptions, ledger::Need};
@@ -125,11 +125,8 @@ impl Shared {
         let packed = self.packed_tree(tree)?;
         let blobs = [(encoder.id(), plain(&sealed.descriptor))].into();
         describe(Described { diff_id: sealed.diff_id, blobs, tree_blob: packed.blob.clone() });
-        thread::scope(|scope| {
-            let tree = scope.spawn(|| self.bring_packed(&packed));
-            let layer = self.bring_sealed(&sealed);
-            tree.join().expect("a panic ends the process").and(layer)
-        })
+        let (tree, layer) = both(|| self.bring_packed(&packed), || self.bring_sealed(&sealed));
+        tree.and(layer)
     }
 
     /// What the image has of a layer that the place has otherwise. Only what is said of the same tar goes beside that.
