@@ -45,6 +45,9 @@ pub enum MountSpecError {
     /// An option that means nothing here.
     #[error("the option {0:?} is not supported; {1} are")]
     Option(String, &'static str),
+    /// More than one of them.
+    #[error("invalid mode: {0}: expected one of ro and rw")]
+    Mode(String),
     /// A size that is none.
     #[error("invalid size {0:?}: expected bytes, or with k, m or g")]
     Size(String),
@@ -67,16 +70,24 @@ impl FromStr for VolumeSpec {
         if !source.starts_with(['/', '.']) {
             return Err(MountSpecError::Named(source.to_owned()));
         }
-        let mut access = Access::Write;
-        for option in options.split(',').filter(|option| !option.is_empty()) {
-            access = match option {
-                "ro" | "readonly" => Access::Read,
-                "rw" => Access::Write,
-                other => return Err(MountSpecError::Option(other.to_owned(), "ro and rw")),
-            };
-        }
-        Ok(Self::Host { source: source.into(), target: target(at)?, access })
+        Ok(Self::Host { source: source.into(), target: target(at)?, access: access(options)? })
     }
+}
+
+/// Read and write, if nothing is said; said once at most.
+fn access(options: &str) -> Result<Access, MountSpecError> {
+    let mut said = None;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let access = match option {
+            "ro" | "readonly" => Access::Read,
+            "rw" => Access::Write,
+            other => return Err(MountSpecError::Option(other.to_owned(), "ro and rw")),
+        };
+        if said.replace(access).is_some() {
+            return Err(MountSpecError::Mode(options.to_owned()));
+        }
+    }
+    Ok(said.unwrap_or(Access::Write))
 }
 
 impl FromStr for TmpfsSpec {
@@ -146,7 +157,21 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
-        for text in ["", "a", "a:/b", "/a:b", "/a:/", "/a:/b:z", "/a:/b:ro:x", ":/b", "/a:", "/a:/..", "/"] {
+        for text in [
+            "",
+            "a",
+            "a:/b",
+            "/a:b",
+            "/a:/",
+            "/a:/b:z",
+            "/a:/b:ro:x",
+            "/a:/b:ro,rw",
+            "/a:/b:rw,rw",
+            ":/b",
+            "/a:",
+            "/a:/..",
+            "/",
+        ] {
             assert!(text.parse::<VolumeSpec>().is_err(), "{text}");
         }
     }
