@@ -56,6 +56,12 @@ impl StepLimits {
         if self.no_new_privs { Security::NoNewPrivileges } else { Security::Sandbox }
     }
 
+    /// Whether `--pids-limit -1` is all that is said of groups.
+    fn asks_for_no_limit(&self) -> bool {
+        let unlimited = GroupLimits { processes: Some(Amount::Unlimited), ..GroupLimits::default() };
+        self.group == unlimited && self.cgroup_parent.is_none()
+    }
+
     /// Refuses what this machine cannot keep, and finds the control group in which steps get theirs: what the flags need,
     /// or what there is where they need none.
     ///
@@ -63,6 +69,10 @@ impl StepLimits {
     /// The flag that cannot be had here, why, and the one setting that would lift it.
     pub fn prepare(&self) -> Result<Option<GroupLease>, SandboxError> {
         sandbox::check_ulimits(&self.ulimits)?;
+        if self.asks_for_no_limit() {
+            // It lifts the one that a step has where there are groups; elsewhere there is none to be lifted.
+            return Ok(sandbox::find_group(&self.group, None).ok());
+        }
         let needs_group = self.group != GroupLimits::default() || self.cgroup_parent.is_some();
         match needs_group {
             true => sandbox::find_group(&self.group, self.cgroup_parent.as_deref()).map(Some),
