@@ -23,10 +23,12 @@ pub struct LimitArgs {
 
     /// Size of /dev/shm [default: 64m]
     #[arg(long, value_name = "SIZE", value_parser = limit::size, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub shm_size: Option<u64>,
 
     /// Memory of a step
     #[arg(short, long, value_name = "SIZE", value_parser = limit::size, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub memory: Option<u64>,
 
     /// Memory and swap together; -1: any [default: 2 x memory]
@@ -36,6 +38,7 @@ pub struct LimitArgs {
 
     /// How many processors' time, like 1.5
     #[arg(long, value_name = "N", value_parser = limit::processors, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub cpus: Option<u64>,
 
     /// Processor time in a period, in microseconds
@@ -45,10 +48,12 @@ pub struct LimitArgs {
 
     /// Length of that period [default: 100000]
     #[arg(long, value_name = "N", value_parser = limit::period, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub cpu_period: Option<u64>,
 
     /// Share beside others, which have 1024
     #[arg(short = 'c', long, value_name = "N", value_parser = limit::shares, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub cpu_shares: Option<u64>,
 
     /// Processors to run on, like 0-3,5
@@ -74,10 +79,12 @@ pub struct LimitArgs {
 
     /// Time a step may take, like 90s or 1h30m
     #[arg(long, value_name = "DURATION", value_parser = step_time, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub step_timeout: Option<Duration>,
 
     /// What a step may write to its disk, like 10g
     #[arg(long, value_name = "SIZE", value_parser = limit::size, help_heading = HEADING)]
+    #[arg(allow_hyphen_values = true)]
     pub step_max_disk: Option<u64>,
 
     /// Let no program of a step have more rights than who runs it

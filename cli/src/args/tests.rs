@@ -11,6 +11,14 @@ fn build(line: &str) -> Result<BuildArgs, String> {
 }
 
 #[test]
+fn what_is_less_than_nothing_is_told_by_the_flag_it_is_given_to() {
+    for flag in ["--shm-size", "-m", "--cpus", "--cpu-period", "-c", "--step-timeout", "--step-max-disk"] {
+        let told = build(&format!("{flag} -1 .")).expect_err(flag);
+        assert!(told.contains("invalid value '-1'"), "{flag}: {told}");
+    }
+}
+
+#[test]
 fn the_definition_is_sound() {
     command().debug_assert();
 }
