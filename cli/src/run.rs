@@ -84,6 +84,7 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
         return Err(Failure::Stopped(signal));
     }
     let exit = attach(&ready.prepared, &options, signals.as_fd());
+    let command = ready.prepared.plan().args.join(" ");
     let Ready { prepared, outside } = ready;
     drop(prepared);
     if let Some(store) = outside.store() {
@@ -91,7 +92,7 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
         gc::keep_under(&store, options.cap, &nobody);
     }
     match exit {
-        Ok(exit) => Ok(told(&exit)),
+        Ok(exit) => Ok(told(&exit, &command)),
         Err(failure) if failure.kind == FailureKind::Cancelled => {
             let last = Signal::of(last.load(Ordering::SeqCst));
             Err(Failure::Stopped(last.unwrap_or(Signal::Interrupt)))
@@ -101,14 +102,18 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
 }
 
 /// What shells make of an end; what the command cannot say itself is told.
-fn told(exit: &Exit) -> u8 {
+fn told(exit: &Exit, command: &str) -> u8 {
     let code = u8::try_from(exit.code()).unwrap_or(FAILED);
+    let limited = |hint| {
+        let message = format!("process {command:?} did not complete successfully: {exit}");
+        complain(&report::simple(&message, Some(hint)), code)
+    };
     match exit {
         Exit::Code(_) | Exit::Signal(_) => code,
         Exit::NotExecuted { message, .. } => complain(&report::simple(message, None), code),
-        Exit::OutOfMemory { .. } | Exit::TimedOut { .. } | Exit::TookTooMuchRoom(_) => {
-            complain(&report::simple(&exit.to_string(), None), code)
-        }
+        Exit::OutOfMemory { .. } => limited("give it more memory with --memory"),
+        Exit::TimedOut { .. } => limited("give it more time with --step-timeout"),
+        Exit::TookTooMuchRoom(_) => limited("give it more room with --step-max-disk"),
     }
 }
 
