@@ -281,6 +281,33 @@ class Run(Containers):
         self.assertIn("missing", done.stderr)
         self.assertFalse((self.scratch / "missing").exists())
 
+    def test_what_cannot_be_mounted_says_why(self):
+        directory, file = self.directory("given"), self.scratch / "given-file"
+        file.write_text("x")
+        for flags, words in [
+                (["-v", f"{directory}:/dev"], "mount /dev: it cannot be mounted because it covers the devices of /dev"),
+                (["--tmpfs", "/dev"], "it covers the devices of /dev"),
+                (["--tmpfs", "/proc/x"], "it is inside /proc"),
+                (["-v", f"{directory}:/bin/busybox"], f"{directory} is a directory, and /bin/busybox in the image is none"),
+                (["-v", f"{file}:/bin"], f"{file} is no directory, and /bin in the image is one"),
+                (["-v", f"{directory}:/x:ro,rw"], "invalid mode: ro,rw")]:
+            self.assertIn(words, self.run_image(*flags, self.image, "true", code=125).stderr)
+        said = self.shell("ls /dev/given; df -m /dev/shm | tail -n 1", "-v", f"{file}:/dev/given", "--tmpfs", "/dev/shm:size=7m")
+        self.assertRegex(said, r"/dev/given\n\S+ +7 ")
+        context = self.context("covered", Dockerfile="FROM busybox\nRUN --mount=type=tmpfs,target=/dev true\n")
+        done = self.run_layerwright("build", context, code=None)
+        self.assertIn("it covers the devices of /dev", done.stderr)
+        self.assertIn("Dockerfile:2", done.stderr)
+        link = self.context("link", Dockerfile="FROM scratch\nCOPY . /\n")
+        (link / "proc").symlink_to("/tmp")
+        layout = self.build(link, name="link")
+        self.assertIn("has something else there", self.run_image(layout, "/x", code=125).stderr)
+
+    def test_limits_of_time_say_which(self):
+        done = self.run_image("--step-timeout", "1s", self.image, "sleep", "300", code=124)
+        self.assertIn('process "sleep 300" did not complete successfully: it took longer than 1s', done.stderr)
+        self.assertIn("hint: give it more time with --step-timeout", done.stderr)
+
     def test_targets_stay_inside(self):
         canary = self.directory("canary")
         links = "FROM busybox\nRUN ln -s /proc/1/root/etc /link && ln -s ../../../../../../.. /up\n"

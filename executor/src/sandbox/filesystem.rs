@@ -71,8 +71,16 @@ fn make_mount_points(root: &OwnedFd, stubs: &mut Stubs) -> Result<(), Failure> {
     for directory in ["/proc", "/sys", "/dev"] {
         stubs.ensure(root, directory.as_bytes(), Kind::Directory).step(&format!("make {directory}"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        open_in_root(root, directory.as_bytes(), flags)
-            .step(&format!("find a real directory {directory}"))?;
+        let name = format!("find a real directory {directory}");
+        match open_in_root(root, directory.as_bytes(), flags) {
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let message = format!(
+                    "the image has something else there, on which a step's {directory} cannot be put"
+                );
+                return Err(Failure::new(&name, message));
+            }
+            found => drop(found.step(&name)?),
+        }
     }
     Ok(())
 }

@@ -106,15 +106,52 @@ pub fn attach_all(
 ) -> Result<(), Failure> {
     for (number, Opened { mount, tree }) in opened.into_iter().enumerate() {
         let name = format!("mount {}", mount.target);
+        refuse_kernels(&mount.target, &name)?;
         let made = Making { root, staging, mount, number }.make(tree)?;
         let kind = if is_directory(&fstat(&made).step(&name)?) { Kind::Directory } else { Kind::File };
-        stubs.ensure(root, mount.target.as_bytes(), kind).step(&format!("make {}", mount.target))?;
+        let has_place = stubs.ensure(root, mount.target.as_bytes(), kind);
+        has_place.map_err(|errno| no_place(root, mount, kind, errno))?;
         // One look only: in a cache mount, another step may put a link in the target's place at any time.
         let target = open_in_root(root, mount.target.as_bytes(), OFlags::PATH).step(&name)?;
         refuse_proc(&target, &name)?;
         attach_over(&made, &target, root, &mount.target).step(&name)?;
     }
     Ok(())
+}
+
+/// What every step has there is not to be covered, nor can anything be made in it. Below `/dev` it can.
+fn refuse_kernels(target: &str, name: &str) -> Result<(), Failure> {
+    let below = |directory: &str| {
+        let rest = target.strip_prefix(directory);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match target {
+        "/dev" => Err(Failure::new(name, "it cannot be mounted because it covers the devices of /dev")),
+        _ if below("/proc") => Err(Failure::new(name, "it cannot be mounted because it is inside /proc")),
+        _ => Ok(()),
+    }
+}
+
+/// Why something has no place to be mounted at: mostly because something of the other kind is there.
+fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, errno: Errno) -> Failure {
+    let target = &mount.target;
+    let source = match &mount.source {
+        MountSource::Host { path, .. } | MountSource::Socket(path) | MountSource::Device(path) => {
+            path.display().to_string()
+        }
+        _ => "what is mounted".to_owned(),
+    };
+    let step = format!("make {target}");
+    let is_there = open_in_root(root, target.as_bytes(), OFlags::PATH).is_ok();
+    match (kind, errno) {
+        (Kind::Directory, Errno::NOTDIR) if is_there => {
+            Failure::new(&step, format!("{source} is a directory, and {target} in the image is none"))
+        }
+        (Kind::File, Errno::ISDIR) if is_there => {
+            Failure::new(&step, format!("{source} is no directory, and {target} in the image is one"))
+        }
+        _ => Err::<(), _>(errno).step(&step).expect_err("it is an error"),
+    }
 }
 
 /// What we read of `/proc` afterwards must be the kernel's (CVE-2019-19921).
