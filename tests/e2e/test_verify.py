@@ -137,6 +137,11 @@ class Verify(Case):
         against = ("verify", "--against", image, "-q", context)
         told = self.run_layerwright(*against, code=4, user="lw-sub").stderr
         self.assertIn(f"cannot copy {context}/sub/secret to build it elsewhere: Permission denied", told)
+        # Where a step copies it, the first build has said so already.
+        (context / "a").chmod(0)
+        told = self.twice(context, code=5, user="lw-sub").stderr
+        self.assertIn('error: cannot read "a" in the build context: Permission denied', told)
+        (context / "a").chmod(0o644)
         (context / "sub" / "secret").unlink()
         os.mknod(context / "sub" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         told = self.run_layerwright(*against, code=4).stderr
@@ -189,7 +194,7 @@ class Verify(Case):
 
     def test_what_stops_it_leaves_nothing_and_what_kills_it_is_cleared_away_by_the_next(self):
         context = self.context(Dockerfile="FROM busybox\nRUN touch /begun; sleep 1000\n")
-        for number, left in ((signal.SIGTERM, False), (signal.SIGKILL, True)):
+        for number, left in ((signal.SIGTERM, False), (signal.SIGHUP, False), (signal.SIGKILL, True)):
             for user in ("root", "lw-sub"):
                 store = self.store(user)
                 room = store.with_name(f"{store.name}.verify-0")
@@ -203,8 +208,8 @@ class Verify(Case):
                 os.kill(child, number)
                 process.stderr.read()
                 process.wait(WATCHDOG)
-                if number == signal.SIGTERM:
-                    self.assertIn(process.returncode, (143, -signal.SIGTERM))
+                if number != signal.SIGKILL:
+                    self.assertIn(process.returncode, (128 + number, -number))
                 self.assertEqual(room.exists(), left, (number, user))
                 if left:
                     fine = self.context(f"fine-{user}", Dockerfile="FROM busybox\nRUN echo same > /same\n")
