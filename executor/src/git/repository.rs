@@ -212,8 +212,12 @@ impl Repository {
         let parsed = || -> Result<Commit, Cause> {
             let commit = gix::objs::CommitRef::from_bytes(&bytes, id.kind())?;
             // What has no time has been made by no git; its files have one all the same.
-            let time = commit.committer().ok().and_then(|committer| committer.time().ok());
-            Ok(Commit { id, tree: commit.tree(), time: time.map_or(0, |time| time.seconds) })
+            let committer = commit.committer().ok().filter(|committer| !committer.time.trim().is_empty());
+            let time = committer.map(|committer| {
+                let time = committer.time().map(|time| time.seconds);
+                time.map_err(|_| format!("nobody can say when it was made: {:?}", committer.time))
+            });
+            Ok(Commit { id, tree: commit.tree(), time: time.transpose()?.unwrap_or(0) })
         };
         parsed().map_err(|source| self.damaged(&id, Kind::Commit, source))
     }

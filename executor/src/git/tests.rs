@@ -212,6 +212,31 @@ fn references_that_cannot_be_read_are_named_and_none_is_taken_for_gone() {
 }
 
 #[test]
+fn a_time_that_no_clock_has_is_not_another_one() {
+    let scratch = Scratch::new();
+    scratch.write(&[("file", "1")]);
+    scratch.commit();
+    let tree = scratch.git(&["rev-parse", "HEAD^{tree}"]);
+    for (time, expected) in [
+        ("1700000000 +0000", Ok(1_700_000_000)),
+        ("-1 +0000", Ok(-1)),
+        ("", Ok(0)),
+        ("99999999999999999999 +0000", Err("is damaged")),
+        ("yesterday", Err("is damaged")),
+    ] {
+        let who = format!("somebody <a@b> {time}");
+        let text = format!("tree {tree}\nauthor {who}\ncommitter {who}\n\nx\n");
+        fs::write(scratch.beside("commit"), text).expect("written");
+        let arguments = ["hash-object", "-t", "commit", "-w", "--literally", "../commit"];
+        let found = scratch.open().commit(&scratch.git(&arguments)).map(|commit| commit.time);
+        match expected {
+            Ok(seconds) => assert_eq!(found.expect(time), seconds),
+            Err(end) => assert!(found.expect_err(time).to_string().ends_with(end), "{time}"),
+        }
+    }
+}
+
+#[test]
 fn where_nobody_has_committed_there_is_no_commit_yet() {
     let scratch = Scratch::new();
     let refused = |revision: &str| {
