@@ -41,8 +41,9 @@ impl ImagePlace {
 }
 
 /// What begins with a slash or a dot, or with `oci-layout://`, is a path. So is what is there: a file, or a directory with a
-/// layout in it, or what is neither and can hold no image, as a pipe, which is told by whoever opens it; and what is called as archives are, unless a registry stands in front: no registry is asked for a file that
-/// was mistyped. Everything else is a reference.
+/// layout in it, or what is neither and can hold no image, as a pipe, which is told by whoever opens it; and what is called as
+/// archives are, unless a registry stands in front: no registry is asked for a file that was mistyped. Everything else is a
+/// reference.
 impl FromStr for ImagePlace {
     type Err = ReferenceError;
 

@@ -246,8 +246,8 @@ impl Status<'_> {
         Ok(changed.filter(|(path, _)| self.is_wanted(path)).collect())
     }
 
-    /// What a tracked path is in the work tree; `None` for what is tracked no more, or is no file. What no commit can hold, and so
-    /// cannot be laid over one, is refused: git would say that the file is gone, and it is not.
+    /// What a tracked path is in the work tree; `None` for what is tracked no more, or is no file. What no commit can hold, and
+    /// so cannot be laid over one, is refused: git would say that the file is gone, and it is not.
     fn kind(&self, path: &[u8]) -> Result<Option<EntryKind>, GitError> {
         let Some((mode, _)) = self.indexed(path) else { return Ok(None) };
         if mode == Mode::COMMIT {

@@ -167,3 +167,133 @@ impl Repository {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::git::{Revision, testing::Scratch};
+
+    #[test]
+    fn revisions_are_what_git_takes_them_for() {
+        let scratch = Scratch::new();
+        scratch.write(&[("file", "1")]);
+        let first = scratch.commit();
+        scratch.git(&["tag", "-a", "v1", "-m", "one"]);
+        scratch.write(&[("file", "2")]);
+        let second = scratch.commit();
+        let repository = scratch.open();
+        for (revision, commit) in [
+            ("HEAD", &second),
+            ("main", &second),
+            ("HEAD~1", &first),
+            ("v1", &first),
+            ("refs/tags/v1", &first),
+            (&second[..10], &second),
+            ("v1^{commit}", &first),
+        ] {
+            assert_eq!(repository.commit(revision).expect(revision).id.to_string(), *commit, "{revision}");
+        }
+        assert_eq!(repository.head().expect("there").to_string(), second);
+        let blob = scratch.git(&["rev-parse", "HEAD:file"]);
+        let others = "it has HEAD, main, v1";
+        for (revision, why, hint) in [
+            ("mian", "nothing is called \"mian\" there", "did you mean \"main\"?"),
+            ("other", "nothing is called \"other\" there", others),
+            ("other~1", "nothing is called \"other\" there", others),
+            ("", "nothing is called \"\" there", others),
+            (&"1".repeat(40), "nothing is called \"1111111111111111111111111111111111111111\" there", others),
+            ("HEAD~2", "HEAD is a commit, and \"~2\" leads to none from there", others),
+            ("@{-1}", "HEAD is a commit, and \"@{-1}\" leads to none from there", others),
+            ("v1^{tree}", "v1 is a commit, and \"^{tree}\" leads to none from there", others),
+            ("HEAD:file", "HEAD is a commit, and \":file\" leads to none from there", others),
+            (&blob, "it is a blob", others),
+            ("v1..main", "it names several commits, and one is built", others),
+        ] {
+            let error = repository.commit(revision).expect_err(revision);
+            let expected =
+                format!("there is no commit {revision:?} in {}: {why}", repository.directory().display());
+            assert_eq!((error.to_string(), error.hint().expect("told")), (expected, hint.to_owned()));
+            assert!(std::error::Error::source(&error).is_none(), "nobody knows the library's words");
+        }
+    }
+
+    #[test]
+    fn references_that_cannot_be_read_are_named_and_none_is_taken_for_gone() {
+        let scratch = Scratch::new();
+        let id = scratch.commit();
+        // As git init --ref-format=reftable says it, which not every git has.
+        scratch.git(&["config", "core.repositoryFormatVersion", "1"]);
+        scratch.git(&["config", "extensions.refStorage", "files"]);
+        assert!(Revision::open(&scratch.top(), "HEAD").is_ok());
+        let config = scratch.top().join(".git/config");
+        let text = fs::read_to_string(&config).expect("read");
+        fs::write(&config, text.replace("refStorage = files", "refStorage = reftable")).expect("written");
+        for revision in ["HEAD", &id] {
+            let error = Revision::open(&scratch.top(), revision).expect_err("it is not known");
+            let told = error.to_string();
+            assert!(told.ends_with("keeps its references as \"reftable\", which cannot be read"), "{told}");
+            assert!(error.hint().is_some_and(|hint| hint.contains(" refs migrate --ref-format=files ")));
+        }
+    }
+
+    #[test]
+    fn a_time_that_no_clock_has_is_not_another_one() {
+        let scratch = Scratch::new();
+        scratch.write(&[("file", "1")]);
+        scratch.commit();
+        let tree = scratch.git(&["rev-parse", "HEAD^{tree}"]);
+        for (time, expected) in [
+            ("1700000000 +0000", Ok(1_700_000_000)),
+            ("-1 +0000", Ok(-1)),
+            ("", Ok(0)),
+            ("99999999999999999999 +0000", Err("is damaged")),
+            ("yesterday", Err("is damaged")),
+        ] {
+            let who = format!("somebody <a@b> {time}");
+            let text = format!("tree {tree}\nauthor {who}\ncommitter {who}\n\nx\n");
+            fs::write(scratch.beside("commit"), text).expect("written");
+            let arguments = ["hash-object", "-t", "commit", "-w", "--literally", "../commit"];
+            let found = scratch.open().commit(&scratch.git(&arguments)).map(|commit| commit.time);
+            match expected {
+                Ok(seconds) => assert_eq!(found.expect(time), seconds),
+                Err(end) => assert!(found.expect_err(time).to_string().ends_with(end), "{time}"),
+            }
+        }
+    }
+
+    #[test]
+    fn where_nobody_has_committed_there_is_no_commit_yet() {
+        let scratch = Scratch::new();
+        let refused = |revision: &str| {
+            let error = scratch.open().commit(revision).expect_err("there is none");
+            error.to_string().rsplit_once(": ").expect("it says why").1.to_owned()
+        };
+        for revision in ["HEAD", "HEAD~1", "@", "main"] {
+            assert_eq!(refused(revision), "it has no commit yet", "{revision}");
+        }
+        scratch.commit();
+        scratch.git(&["checkout", "-q", "--orphan", "new"]);
+        assert_eq!(refused("HEAD"), "HEAD is the branch \"new\", which has no commit yet");
+    }
+
+    #[test]
+    fn what_is_damaged_or_gone_on_the_way_to_a_commit_is_told_as_that() {
+        let scratch = Scratch::new();
+        scratch.write(&[("file", "1")]);
+        let id = scratch.commit();
+        scratch.git(&["tag", "-a", "v1", "-m", "one"]);
+        let object = scratch.top().join(".git/objects").join(&id[..2]).join(&id[2..]);
+        fs::remove_file(&object).expect("removed");
+        for revision in ["HEAD", "v1", "HEAD~1"] {
+            let error = scratch.open().commit(revision).expect_err("it is gone");
+            assert!(matches!(error, GitError::Missing { .. }), "{revision}: {error}");
+        }
+        fs::write(&object, "junk").expect("written");
+        for revision in ["HEAD", "v1", "@~1"] {
+            let error = scratch.open().commit(revision).expect_err("it is damaged");
+            assert!(matches!(error, GitError::Damaged { .. }), "{revision}: {error}");
+        }
+    }
+}
