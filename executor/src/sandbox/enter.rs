@@ -237,7 +237,9 @@ pub(super) fn is_privileged() -> bool {
 /// [`enter_builder`] asks first.
 pub(super) fn had_one_id() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| id_maps().is_ok_and(|(uids, _)| ids::mapped(&uids) <= 1))
+    // Not by `id_maps`: where that fails, its error has a hint, which asks here.
+    let map = || fs::read_to_string("/proc/self/uid_map");
+    *FOUND.get_or_init(|| map().is_ok_and(|uids| ids::mapped(&uids) <= 1))
 }
 
 /// The hard limit, where it is lower than what steps should have and we may not raise it. Few steps open as many, so a build
