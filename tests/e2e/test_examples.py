@@ -240,7 +240,7 @@ class Examples(Case):
                 self.assertIn("is no commit", self.sh("root", f"make {flags}", clone, code=2, GITHASH=name))
                 self.assertFalse((clone / "F").exists(), name)
             # Legal, however odd.
-            for name, tag in (("it's", "it-s"), ("v$(1)`x`", "v--1--x-"), ('"a;b"&', "a-b--")):
+            for name, tag in (("it's", "it-s"), ("v$(1)`x`", "v--1--x-"), ('"a;b"&', "_a-b--")):
                 self.git(clone, "tag", name)
                 self.sh("root", f"make {flags} TAGS={{git.tag}} {shlex.quote('GITHASH=' + name)}", clone)
                 self.digest(f"{registry.host}/team/app:{tag}")
