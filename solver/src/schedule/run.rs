@@ -93,6 +93,8 @@ struct Run<'a, 'scope> {
     uses: HashMap<VertexId, usize>,
     /// Open steps that are worked on or made ready for, or have been.
     leashes: HashMap<VertexId, Leash>,
+    /// Steps that were made ready for before this phase.
+    begun_early: BTreeSet<VertexId>,
     /// Keys of open steps.
     keyed: HashMap<VertexId, Keyed>,
     /// What is queued, by content key.
@@ -117,6 +119,7 @@ impl<'a, 'scope> Run<'a, 'scope> {
         let Rest { adopted, memories, impossible, distant, early, board } = rest;
         let Adopted { snapshots, open, mut answers } = adopted;
         let (sources, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|id| steps.source(*id).is_some());
+        let leashes = early.into_leashes();
         let mut run = Self {
             world,
             pool,
@@ -130,7 +133,8 @@ impl<'a, 'scope> Run<'a, 'scope> {
             readers: HashMap::new(),
             done: BTreeMap::new(),
             uses: HashMap::new(),
-            leashes: early.into_leashes(),
+            begun_early: leashes.keys().copied().collect(),
+            leashes,
             keyed: HashMap::new(),
             lanes: HashMap::new(),
             held: Vec::new(),

@@ -111,16 +111,17 @@ impl Run<'_, '_> {
         has_time || self.distant.is_worth_waiting_for(&Key::Content(content))
     }
 
-    /// Makes ready what a step stands on that has waited for a while.
+    /// Makes ready what a step stands on that has waited for a while, unless that was begun before its content key was known.
     fn prepare(&mut self, content: TreeDigest) {
         let lane = self.lanes.get_mut(&content).expect("it is held");
-        let Some(first) =
-            lane.waits.take_if(|since| self.distant.grace(*since).is_none()).map(|_| lane.first)
-        else {
+        if lane.waits.take_if(|since| self.distant.grace(*since).is_none()).is_none() {
             return;
-        };
-        let job = self.job(first);
-        self.submit(Task::Prepare(job));
+        }
+        let first = lane.first;
+        if !self.begun_early.contains(&first) {
+            let job = self.job(first);
+            self.submit(Task::Prepare(job));
+        }
     }
 
     fn start(&mut self, content: TreeDigest) {
