@@ -7,9 +7,9 @@
 //! It runs in the builder's own namespaces, knows the connection and nothing else of the builder: no variable, no other
 //! descriptor. A step has neither its process in sight nor the right to trace or signal it.
 //!
-//! What it writes is not quite what the kernel writes; [`close`] makes good what can be. The rest is why it is taken by name only
-//! (`sandbox::files::MERGES_OTHERWISE`). What it cannot do a step is told: to change a
-//! pipe, socket or device of an earlier layer.
+//! What it writes is not quite what the kernel writes; [`close`] makes good what can be. For the rest each
+//! store tries it before it is begun with (`sandbox::files::try_fuse`): who has not allowed for that takes none that does otherwise.
+//! What it cannot do a step is told: to change a pipe, socket or device of an earlier layer.
 
 mod below;
 mod close;

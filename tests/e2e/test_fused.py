@@ -127,15 +127,15 @@ class Fused(Ground):
         _, image = self.build_on(on_overlay([], self.scratch / "copied", "root"), context, store=self.scratch / "copied")
         self.same(kernel, image, "copies")
 
-    def test_it_is_taken_by_nobody_who_has_not_allowed_it(self):
-        """It does not merge as the kernel does (here a directory that was replaced and renamed is there again), and what it leaves is
+    def test_one_that_fails_its_trial_is_taken_by_nobody_who_has_not_allowed_it(self):
+        """It does not merge as the kernel does (a directory that was replaced and renamed is there again), and what it leaves is
         for nobody else."""
         context = self.context(Dockerfile="FROM busybox\nRUN mkdir -p /app && echo secret > /app/key\n"
                                "RUN rm -rf /app && mkdir /app && mv /app /app2\nRUN ls / > /seen\n", file="")
         _, kernel = self.build_on([], context)
         events, image = self.build_on(self.fused(), context, store=self.place("root"), allow=())
         self.assertEqual({event["rung"] for event in events if event["event"] == "sandbox"}, {"root, with copies for overlays"})
-        self.assertTrue(any("fuse-overlayfs merges otherwise than the kernel" in str(event) for event in events), events)
+        self.assertTrue(any("fuse-overlayfs merges otherwise than the kernel: a directory that was removed, made again and renamed is there again" in str(event) for event in events), events)
         self.same(kernel, image, "copies")
         cache, allowed = self.directory("cache"), self.scratch / "allowed"
         machine = on_overlay([], allowed, "root", WITH_DEVICE)

@@ -78,11 +78,13 @@ Sandboxes (--sandbox), which layerwright doctor explains:
                                    where the machine has none
   no-landlock                      root of a container with a masked /proc,
                                    before Linux 6.12
-  fuse-overlayfs                   it merges layers where the kernel does not,
-                                   and not always as the kernel would
-Where the kernel mounts no overlay in the store, each step gets a copy of the
-whole file system: slower, and the same image, unless a step writes to a file
-of an earlier layer that has several names. An overlay then parts them.
+  fuse-overlayfs                   a version of it that brings back what a
+                                   command has removed, as 1.10 to 1.14 do
+Where the kernel mounts no overlay in the store, fuse-overlayfs merges layers
+if it is installed and a trial shows that it does so as the kernel would; else
+each step gets a copy of the whole file system: slower, and the same image,
+unless a step writes to a file of an earlier layer that has several names. An
+overlay then parts them.
 
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI

@@ -1,6 +1,7 @@
 //! Whether the kernel merges layers where the store lies, found out by mounting: it refuses on an overlay, on file systems
 //! without attributes, in a user namespace before Linux 5.11, and wherever nothing may be mounted. There every file
-//! system is a copy ([`crate::copies`]), or fuse-overlayfs merges them ([`crate::fuse`]), where somebody has allowed for that.
+//! system is a copy ([`crate::copies`]), or fuse-overlayfs merges them ([`crate::fuse`]), where it does as the kernel would, or
+//! somebody allows for what it does otherwise.
 //!
 //! A store is of one form, that of its first snapshot: [`MARKER`] lies in one of copies, [`FUSED`] in one whose layers
 //! fuse-overlayfs reads ([`super::begun`]).
@@ -12,10 +13,10 @@ use std::{
 
 use oci::store::{Store, StoreError};
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, open, openat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, chmodat, mkdirat, open, openat, renameat, statat, unlinkat},
     io::Errno,
 };
-use solver::op::Relaxation;
+use solver::op::{Relaxation, Relaxations};
 
 use crate::{
     fuse::{self, Merged},
@@ -46,10 +47,8 @@ pub fn settle(footing: Footing, store: &Store, mode: Rungs) -> Result<Settled, S
     let begun = Begun::of(store.root())?;
     let overlay =
         || -> Result<_, SettleError> { Ok(try_overlay(store.temp_dir("overlay")?.path(), footing.rung)?) };
-    let fuse = || match footing.relaxed.contain(Relaxation::FuseOverlayfs) {
-        true => Ok::<_, SettleError>(try_fuse(store.temp_dir("fuse")?.path())?),
-        false => Ok(Some(unallowed_fuse())),
-    };
+    let fuse =
+        || -> Result<_, SettleError> { Ok(try_fuse(store.temp_dir("fuse")?.path(), footing.relaxed)?) };
     let decided = match mode {
         _ if footing.rung == Rung::Chroot => begun.for_chroot()?,
         Rungs::Strict => begun.decide_strictly(overlay)?,
@@ -114,28 +113,21 @@ fn overlay_with_marks(directory: &Path, rung: Rung) -> Result<(), Failure> {
     marks.mark_opaque(&lower).step("mark an opaque directory")
 }
 
-/// Why fuse-overlayfs is not taken by who has not allowed for what it does wrong: that, or what it lacks at first sight.
-pub fn unallowed_fuse() -> SandboxError {
-    match fuse::reach() {
-        Ok(_) => SandboxError::errno(MERGES_OTHERWISE, Errno::OPNOTSUPP),
-        Err(error) => refused_mount(&error),
-    }
-}
-
 fn refused_mount(error: &MountError) -> SandboxError {
     let message = format!("{}: {}{}", error.path.display(), error.errno, aside(&error.said));
     SandboxError::refused(error.step, message, Some(error.errno))
 }
 
 /// Has fuse-overlayfs merge something in an empty directory: writes, reads, removes, and looks at what is left of it; gives what
-/// is missing, if anything is.
+/// is missing, if anything is. One that merges otherwise than the kernel is none, but for who allows for that.
 ///
 /// # Errors
 /// It failed for another reason: no room, no descriptors.
-pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> {
+pub fn try_fuse(directory: &Path, relaxed: Relaxations) -> Result<Option<SandboxError>, SandboxError> {
     let place = |name: &str| directory.join(name);
     let (lower, upper, work) = (place("lower"), place("upper"), place("work"));
-    let made = [&lower, &upper, &work].into_iter().try_for_each(fs::create_dir);
+    let directories = [&lower, &upper, &work, &lower.join(REPLACED)];
+    let made = directories.into_iter().try_for_each(fs::create_dir);
     made.and_then(|()| fs::write(lower.join("gone"), ""))
         .map_err(|error| SandboxError::io("write to the store", &error))?;
     let (marks, sync) = (OverlayMarks::Names, OverlaySync::Ignored);
@@ -145,9 +137,13 @@ pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> 
         Err(error) => return Ok(Some(refused_mount(&error))),
     };
     let worked = write_and_remove(&merged).map_err(|errno| SandboxError::errno("fuse write", errno));
+    let otherwise = match relaxed.contain(Relaxation::FuseOverlayfs) {
+        true => Ok(()),
+        false => merges_as_the_kernel(&merged),
+    };
     let closed = fuse::close(merged, &upper, &[lower])
         .map_err(|error| SandboxError::step("fuse close", &error.to_string(), None));
-    if let Err(error) = worked.and(closed) {
+    if let Err(error) = worked.and(otherwise).and(closed) {
         return Ok(Some(error));
     }
     let is_there = fs::read(upper.join("made")).is_ok_and(|made| made == b"made");
@@ -156,10 +152,45 @@ pub fn try_fuse(directory: &Path) -> Result<Option<SandboxError>, SandboxError> 
     Ok((!is_there || !is_gone).then(lack))
 }
 
-/// Why it is taken only where somebody allows for it: no version up to 1.14 leaves what the kernel's overlay does. After
-/// `rm -r d; mkdir d; mv d e` of a lower directory `d` is there again; new directories do not have the group of one with the
-/// set-group-ID bit; changing the owner of a file of several names parts them.
+/// Why it is not taken by who has not allowed for that.
 pub const MERGES_OTHERWISE: &str = "fuse-overlayfs merges otherwise than the kernel";
+
+/// A directory of the lower layer of a trial.
+const REPLACED: &str = "replaced";
+
+/// Looks for what versions up to 1.14 are known to make of a step without a word: any of it, and an image would depend on what
+/// has merged it.
+fn merges_as_the_kernel(root: &Merged) -> Result<(), SandboxError> {
+    let otherwise = |what: &str| Err(SandboxError::refused(MERGES_OTHERWISE, what.to_owned(), None));
+    let failed = |errno| SandboxError::errno(MERGES_OTHERWISE, errno);
+    if brings_back(root).map_err(failed)? {
+        return otherwise("a directory that was removed, made again and renamed is there again");
+    }
+    if !hands_group_on(root).map_err(failed)? {
+        return otherwise("a directory in one with the set-group-ID bit has not got it");
+    }
+    Ok(())
+}
+
+/// `rm -r d; mkdir d; mv d e` of a directory `d` of a lower layer.
+fn brings_back(root: &Merged) -> Result<bool, Errno> {
+    unlinkat(root, REPLACED, AtFlags::REMOVEDIR)?;
+    mkdirat(root, REPLACED, Mode::RWXU)?;
+    renameat(root, REPLACED, root, "renamed")?;
+    match statat(root, REPLACED, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(false),
+        found => found.map(|_| true),
+    }
+}
+
+/// `mkdir d; chmod g+s d; mkdir d/e`.
+fn hands_group_on(root: &Merged) -> Result<bool, Errno> {
+    mkdirat(root, "group", Mode::RWXU)?;
+    chmodat(root, "group", Mode::RWXU | Mode::SGID, AtFlags::empty())?;
+    mkdirat(root, "group/made", Mode::RWXU)?;
+    let made = statat(root, "group/made", AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(Mode::from_raw_mode(made.st_mode).contains(Mode::SGID))
+}
 
 fn write_and_remove(root: &Merged) -> Result<(), Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -184,5 +215,50 @@ pub fn trial_root(footing: Footing, directory: &Path) -> Root {
             Root::Chroot { directory: place("lower"), aside: place("work") }
         }
         Files::Copied => Root::Directory(place("lower")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::is_host_root;
+
+    fn merged(directory: &Path, marks: OverlayMarks) -> Merged {
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| directory.join(name));
+        [&lower, &upper, &work, &lower.join(REPLACED)]
+            .iter()
+            .for_each(|at| fs::create_dir(at).expect("made"));
+        let writable = Some((upper.as_path(), work.as_path()));
+        mount_overlay(&Overlay { lowers: &[&lower], writable, marks, sync: OverlaySync::Ignored })
+            .expect("it merges")
+    }
+
+    #[test]
+    fn the_kernel_merges_as_the_kernel() {
+        if !is_host_root() {
+            eprintln!("SKIPPED: not root, who can mount");
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let merged = merged(directory.path(), OverlayMarks::from(Rung::Root));
+        merges_as_the_kernel(&merged).expect("it does");
+    }
+
+    #[test]
+    fn a_program_that_does_otherwise_is_taken_by_who_allows_for_that() {
+        if !is_host_root() || fuse::reach().is_err() {
+            eprintln!("SKIPPED: fuse-overlayfs is not installed, or /dev/fuse is not ours to open");
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let merged = merged(directory.path(), OverlayMarks::Names);
+        let is_alike = !brings_back(&merged).expect("it works") && hands_group_on(&merged).expect("it works");
+        let tried = |relaxed| {
+            let directory = tempfile::tempdir().expect("a directory");
+            try_fuse(directory.path(), relaxed).expect("it can be tried").map(|error| error.to_string())
+        };
+        let found = tried(Relaxations::default());
+        assert_eq!(found.is_none(), is_alike, "{found:?}");
+        assert_eq!(tried([Relaxation::FuseOverlayfs].into_iter().collect()), None);
     }
 }

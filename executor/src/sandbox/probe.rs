@@ -360,10 +360,7 @@ fn with_files(footing: Footing, store: &Path, directory: &Path) -> Result<WithFi
             Some(refusal) => return Err(not_any_more("overlay", &refusal)),
             None => begun.decide(|| Ok::<_, SandboxError>(None), || Ok(None))?,
         },
-        // Whatever it can do: who allows for nothing is told so.
-        _ => begun.decide(overlay, || {
-            Ok::<_, SandboxError>(files::try_fuse(&place("fuse")?)?.or_else(|| Some(files::unallowed_fuse())))
-        })?,
+        _ => begun.decide(overlay, || files::try_fuse(&place("fuse")?, footing.relaxed))?,
     };
     let footing = Footing { files: decided.files, ..footing };
     Ok(WithFiles { footing, refusals: decided.refusals, note: decided.note })
