@@ -23,114 +23,38 @@ use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::Arc};
 use oci::{TreeDigest, tree::TIME_LIMIT};
 use solver::{
     Cancel,
-    op::{Chmod, Copy, CopyItem, MakeDir, SEVERAL_SOURCES, Selector, Timestamps},
+    op::{Chmod, Copy, CopyItem, MakeDir, Selector, Timestamps},
 };
 
 use crate::{
-    archive::{self, ArchiveError},
-    beneath::OnDiskOnly,
-    diff::DiffError,
+    archive::{self},
     listing::{
         Content, ListError, Listing, Node, NodeKind, Owners, below,
         disk::{self, Disk, DiskKind},
         filter::{Admission, Filter, Pattern},
-        lookup::{Found, LastLink, Paths, Pick, Picked, TooManyLinks, has_wildcard, pick},
+        lookup::{Found, LastLink, Paths, Pick, Picked, has_wildcard, pick},
     },
-    rootfs::{PathError, failed, join, shown, split},
-    snapshot::SnapshotError,
+    rootfs::{failed, join, shown, split},
     users::UserError,
 };
 
 mod chmod;
 pub(crate) mod content;
 mod draft;
+mod error;
 pub mod ground;
 pub mod plan;
 pub mod target;
 
 pub use chmod::BadMode;
 use chmod::ModeChange;
+pub use error::CopyError;
 use ground::{Ground, Kind, NewFiles, Packed};
 pub use plan::{Planned, plan, plan_dir};
 use target::{Stamp, Target};
 
 /// Mode of directories that have to be made for a destination, if nobody says otherwise.
 const MADE_MODE: u32 = 0o755;
-
-/// Why files could not be copied.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    /// A source cannot be picked or read.
-    #[error(transparent)]
-    Source(ListError),
-    /// A file would take the place of a directory.
-    #[error("cannot replace to directory {0} with file")]
-    ReplacesDirectory(String),
-    /// A directory would be merged into something else.
-    #[error("cannot copy to non-directory: {0}")]
-    NonDirectory(String),
-    /// Several sources would go to one name.
-    #[error("{SEVERAL_SOURCES}: {first} and {second} cannot both be {destination}")]
-    SeveralSources {
-        /// The destination.
-        destination: String,
-        /// The first source.
-        first: String,
-        /// The next one.
-        second: String,
-    },
-    /// A part of the destination is something else.
-    #[error("{0} is not a directory")]
-    NotADirectory(String),
-    /// A device, of an archive or an image, that this user cannot make: another image would come out.
-    #[error("{0} is a device, which only root outside of a user namespace can make")]
-    Device(String),
-    /// `--chown` or WORKDIR's user is nobody.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// `--chmod` is no mode.
-    #[error(transparent)]
-    Mode(#[from] BadMode),
-    /// An archive cannot be unpacked.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// Something that was copied cannot be part of a layer.
-    #[error(transparent)]
-    Layer(#[from] DiffError),
-    /// What is below cannot be had.
-    #[error(transparent)]
-    Below(Box<SnapshotError>),
-    /// It cannot be planned, and must be written.
-    #[error(transparent)]
-    OnDiskOnly(#[from] OnDiskOnly),
-    /// The build was cancelled.
-    #[error("cancelled")]
-    Cancelled,
-    /// The system said no.
-    #[error(transparent)]
-    Path(#[from] PathError),
-}
-
-impl From<SnapshotError> for CopyError {
-    fn from(error: SnapshotError) -> Self {
-        Self::Below(Box::new(error))
-    }
-}
-
-impl From<TooManyLinks> for CopyError {
-    fn from(error: TooManyLinks) -> Self {
-        Self::Source(error.into())
-    }
-}
-
-impl From<ListError> for CopyError {
-    fn from(error: ListError) -> Self {
-        match error {
-            ListError::Cancelled => Self::Cancelled,
-            error => Self::Source(error),
-        }
-    }
-}
 
 /// What a selector can pick of a snapshot. `owners` are those that the snapshot's disk could not hold.
 ///

@@ -18,6 +18,7 @@ mod entry;
 mod error;
 mod materialise;
 mod meta;
+mod places;
 mod pull;
 mod stream;
 mod writable;
@@ -31,17 +32,17 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, DiffId, Entry, EntryKind, Layer, Snapshot, Tree, TreeDigest,
-    fetch::Fetcher,
-    store::{Store, StoreError},
+    ContentDigest, DiffId, Entry, EntryKind, Layer, Snapshot, Tree, TreeDigest, fetch::Fetcher, store::Store,
 };
-use rustix::fs::{Mode, OFlags};
 use solver::{Cancel, Event};
 
 pub(crate) use base::at_once;
 pub use error::SnapshotError;
 pub(crate) use meta::read_brought;
 pub use meta::{Meta, Stamp};
+use meta::{bytes_on_disk, owners_above};
+use places::{FILES, directory, files, holds_directory, open_directory, pin_chain, tree_file};
+pub use places::{holds_layer, pin_layers};
 pub use pull::PullError;
 pub use stream::StreamError;
 pub use writable::Writable;
@@ -478,103 +479,6 @@ impl Snapshots {
         self.store().rename_into(temp, &directory(self.store(), &digest))?;
         Ok(path)
     }
-}
-
-/// Pins all that the layers of snapshots may lie in, before it is looked for, by one write.
-///
-/// # Errors
-/// The store's.
-pub fn pin_layers<'a>(
-    store: &Store,
-    snapshots: impl IntoIterator<Item = &'a Snapshot>,
-) -> Result<(), StoreError> {
-    pin_chain(store, snapshots.into_iter().flat_map(Snapshot::chain))
-}
-
-fn pin_chain<'a>(
-    store: &Store,
-    chain: impl IntoIterator<Item = (TreeDigest, &'a Layer)>,
-) -> Result<(), StoreError> {
-    let mut pins = BTreeSet::new();
-    for (digest, layer) in chain {
-        pins.insert(directory(store, &digest));
-        if let Layer::Built(tree) = layer {
-            pins.insert(directory(store, &Snapshot::digest_of_one(layer)));
-            pins.extend([tree_file(tree), oci::store::sealed::directory(tree)]);
-        }
-    }
-    store.pin(&pins.into_iter().collect::<Vec<_>>())
-}
-
-/// Whether a layer on top of a chain can be had. Of one that a step made the store must have the tree, and the bytes: in
-/// a directory or in a blob; one of a base image can be had from elsewhere.
-pub fn holds_layer(store: &Store, chain: &TreeDigest, layer: &Layer) -> bool {
-    match layer {
-        Layer::Base(_) => true,
-        Layer::Built(tree) => {
-            store.touch(&tree_file(tree));
-            store.root().join(tree_file(tree)).is_file() && materialise::holds_bytes(store, chain, tree)
-        }
-    }
-}
-
-fn holds_directory(store: &Store, chain: &TreeDigest) -> bool {
-    let directory = directory(store, chain);
-    let is_there = Meta::read(&directory).is_ok_and(|meta| meta.is_some());
-    if is_there {
-        store.touch(&directory);
-    }
-    is_there
-}
-
-/// Name of the directory that holds a layer's files.
-const FILES: &str = "fs";
-
-fn directory(store: &Store, chain: &TreeDigest) -> PathBuf {
-    store.area("snapshots").join(chain.hex())
-}
-
-fn files(store: &Store, chain: &TreeDigest) -> PathBuf {
-    directory(store, chain).join(FILES)
-}
-
-fn tree_file(tree: &TreeDigest) -> PathBuf {
-    Path::new("trees").join(tree.hex())
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| SnapshotError::io("open", path)(errno.into()))
-}
-
-/// What the files of a layer take on disk, about.
-fn bytes_on_disk(tree: &Tree) -> u64 {
-    let bytes = |entry: &oci::Entry| match entry.kind {
-        oci::EntryKind::File { size, .. } => size.next_multiple_of(BLOCK),
-        oci::EntryKind::Directory => BLOCK,
-        _ => 0,
-    };
-    tree.entries().iter().map(bytes).sum()
-}
-
-/// The owners that hold in a snapshot after a layer came on top of it.
-fn owners_above(mut owners: Owners, tree: &Tree, written: &Owners) -> Owners {
-    for entry in tree.entries() {
-        let keeps_below = matches!(entry.kind, oci::EntryKind::Directory);
-        let keeps_itself = matches!(entry.kind, oci::EntryKind::Opaque);
-        if !keeps_itself {
-            owners.remove(&entry.path);
-        }
-        if !keeps_below {
-            let below = [&entry.path, &b"/"[..]].concat();
-            owners.retain(|path, _| !path.starts_with(&below));
-        }
-        if let Some(owner) = written.get(&entry.path) {
-            owners.insert(entry.path.clone(), *owner);
-        }
-    }
-    owners
 }
 
 #[cfg(test)]

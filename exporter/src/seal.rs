@@ -12,6 +12,7 @@
 //! media types, which get their OCI names. Where `force-compression=true` asks for it, those in another format than the
 //! built ones' are offered and sealed as these are ([`repack`]).
 
+mod error;
 mod progress;
 mod repack;
 mod turn;
@@ -20,7 +21,6 @@ mod work;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
-    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -29,26 +29,23 @@ use std::{
 };
 
 use oci::{
-    BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, LayerContents, MediaType, Sha256Digest, Snapshot, Tree,
-    TreeDigest,
-    elsewhere::bring::BringError,
+    BaseLayer, BlobOrigin, Descriptor, DiffId, Layer, LayerContents, MediaType, Snapshot, Tree, TreeDigest,
     fetch::Fetcher,
-    store::{Store, StoreError, sealed::SealedRecord},
-    tree::TreeError,
+    store::{Store, sealed::SealedRecord},
 };
-use solver::{Cancel, Event, StepFailure};
+use solver::{Cancel, Event};
 
 use self::work::Work;
 use crate::{
-    archive::ArchiveError,
     courtesy::{give_way, use_all_processors},
     encode::Encoder,
-    layer::{LayerError, TimePolicy},
+    layer::TimePolicy,
     monitor::Monitor,
     packing::{BaseLayers, Packing},
     pipeline::Pipeline,
 };
 
+pub use self::error::SealError;
 pub use crate::courtesy::Courtesy;
 
 /// Takes events, from several threads at the same time.
@@ -71,137 +68,6 @@ pub struct SealedLayer {
     /// Where the blob can be had if the store has not got it, and mounted from if it has: for layers of base images, and
     /// for built ones that a remote cache has. All others are in the store.
     pub origin: Option<BlobOrigin>,
-}
-
-/// Why a layer could not be sealed.
-#[derive(Debug, thiserror::Error)]
-pub enum SealError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Threads for compression could not be started.
-    #[error("cannot start the threads that compress layers")]
-    Threads(#[source] Arc<io::Error>),
-    /// A file of the store that describes a built layer cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A tree file is damaged.
-    #[error("{} is damaged", path.display())]
-    DamagedTree {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it; `None` if it is a good tree, but another one.
-        #[source]
-        source: Option<TreeError>,
-    },
-    /// The files of a snapshot are not what the layer's tree says they are. Without the snapshot the step that made
-    /// it can be run again.
-    #[error("snapshot {} is damaged: {:?}: {what}", chain.hex(), String::from_utf8_lossy(path))]
-    Damaged {
-        /// Digest of the snapshot whose directory holds the file.
-        chain: TreeDigest,
-        /// The built layer whose file it is.
-        tree: TreeDigest,
-        /// The file, by its path in the image.
-        path: Vec<u8>,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// A file of a context is not what it was when its step was keyed.
-    #[error("changed while reading: {}", String::from_utf8_lossy(path))]
-    Changed {
-        /// The file, by its path in the image.
-        path: Vec<u8>,
-    },
-    /// A file cannot be had where its step took it from, which is not because it has changed.
-    #[error("cannot read {:?} for its layer", String::from_utf8_lossy(path))]
-    Origin {
-        /// The file, by its path in the image.
-        path: Vec<u8>,
-        /// Why not, and what to do about it.
-        #[source]
-        source: Box<StepFailure>,
-    },
-    /// The lock of a layer cannot be had.
-    #[error("cannot lock {}", path.display())]
-    Lock {
-        /// Its file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// Nothing holds the bytes of a layer any more: no directory, no step of this build, no other blob.
-    #[error("the files of layer {} are gone from the store", tree.hex())]
-    Gone {
-        /// Digest of the snapshot that ends in the layer.
-        chain: TreeDigest,
-        /// The built layer.
-        tree: TreeDigest,
-    },
-    /// A layer of a remote cache could not be brought.
-    #[error(transparent)]
-    Elsewhere(Box<BringError>),
-    /// The layer's tar could not be written.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// The blob could not be written.
-    #[error("cannot write a layer's blob to the store {}", root.display())]
-    Write {
-        /// The store.
-        root: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A layer of the base image has a type that images in the OCI format cannot have.
-    #[error("layer {} of the base image has the unsupported media type {}", .0.digest, .0.media_type)]
-    MediaType(Box<Descriptor>),
-    /// A layer of the base image that is to be packed anew cannot be read.
-    #[error("cannot unpack layer {digest} of the base image")]
-    Base {
-        /// Its blob.
-        digest: Sha256Digest,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A layer of the base image is not what the image's config says.
-    #[error(
-        "layer {digest} of the base image unpacks to {found}, and not to {wanted} as the image's config has it"
-    )]
-    DiffId {
-        /// Its blob.
-        digest: Sha256Digest,
-        /// What the config says.
-        wanted: DiffId,
-        /// What its tar is.
-        found: DiffId,
-    },
-    /// The user stopped the build.
-    #[error("stopped while compressing a layer")]
-    Cancelled,
-}
-
-impl SealError {
-    /// Whether the build made something that no layer can hold, rather than the machine failing.
-    pub fn is_the_builds_own(&self) -> bool {
-        let impossible = |error: &LayerError| match error {
-            LayerError::ReservedName(_) => true,
-            LayerError::Archive(error) => matches!(error, ArchiveError::Header { .. }),
-        };
-        match self {
-            Self::Changed { .. } => true,
-            Self::Layer(error) => impossible(error),
-            _ => false,
-        }
-    }
 }
 
 /// What a sealer works with.
@@ -564,16 +430,6 @@ pub(crate) fn read_tree(store: &Store, digest: TreeDigest) -> Result<Tree, SealE
     let damaged = |source| SealError::DamagedTree { path: path.clone(), source };
     let tree = Tree::from_bytes(&bytes).map_err(|error| damaged(Some(error)))?;
     if tree.digest() == digest { Ok(tree) } else { Err(damaged(None)) }
-}
-
-impl From<BringError> for SealError {
-    fn from(error: BringError) -> Self {
-        match error {
-            BringError::Cancelled => Self::Cancelled,
-            BringError::Store(error) => error.into(),
-            error => Self::Elsewhere(Box::new(error)),
-        }
-    }
 }
 
 impl From<SealedRecord> for SealedLayer {

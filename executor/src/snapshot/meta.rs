@@ -9,7 +9,7 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, TreeDigest,
+    ContentDigest, Entry, EntryKind, Tree, TreeDigest,
     store::{
         StoreError,
         checked::{self, CheckedError, Damage},
@@ -19,6 +19,7 @@ use oci::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::BLOCK;
 use crate::listing::Owners;
 
 const META: &str = "meta.json";
@@ -173,6 +174,35 @@ impl From<Stamp> for SystemTime {
     fn from(Stamp { seconds, nanoseconds }: Stamp) -> Self {
         UNIX_EPOCH + Duration::new(u64::try_from(seconds).unwrap_or_default(), nanoseconds)
     }
+}
+
+/// What the files of a layer take on disk, about.
+pub(super) fn bytes_on_disk(tree: &Tree) -> u64 {
+    let bytes = |entry: &Entry| match entry.kind {
+        EntryKind::File { size, .. } => size.next_multiple_of(BLOCK),
+        EntryKind::Directory => BLOCK,
+        _ => 0,
+    };
+    tree.entries().iter().map(bytes).sum()
+}
+
+/// The owners that hold in a snapshot after a layer came on top of it.
+pub(super) fn owners_above(mut owners: Owners, tree: &Tree, written: &Owners) -> Owners {
+    for entry in tree.entries() {
+        let keeps_below = matches!(entry.kind, EntryKind::Directory);
+        let keeps_itself = matches!(entry.kind, EntryKind::Opaque);
+        if !keeps_itself {
+            owners.remove(&entry.path);
+        }
+        if !keeps_below {
+            let below = [&entry.path, &b"/"[..]].concat();
+            owners.retain(|path, _| !path.starts_with(&below));
+        }
+        if let Some(owner) = written.get(&entry.path) {
+            owners.insert(entry.path.clone(), *owner);
+        }
+    }
+    owners
 }
 
 #[cfg(test)]

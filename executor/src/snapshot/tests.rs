@@ -10,6 +10,7 @@ use oci::{
     Sha256Digest,
     registry::{Registry, RegistryOptions},
 };
+use rustix::fs::{Mode, OFlags};
 
 use super::*;
 use crate::mount::OverlayMarks;
