@@ -15,13 +15,14 @@ mod push;
 mod registry;
 mod run;
 mod store;
+mod values;
 mod verify;
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use executor::{context::ContextModes, sandbox::Mode};
-use oci::{Platform, Reference};
+use oci::Platform;
 use solver::op::{Network, Relaxation, Timestamps};
 
 pub use self::cache::{CacheAt, CacheCommand, CacheLsArgs, CachePruneArgs, CacheShowArgs};
@@ -36,6 +37,8 @@ pub use self::push::PushArgs;
 pub use self::registry::RegistryArgs;
 pub use self::run::RunArgs;
 pub use self::store::{DuArgs, GcArgs};
+pub use self::values::{OnFailure, ProgressMode, go_bool};
+use self::values::{context_modes, format, jobs, network, on_failure, retry, sandbox, tag, timestamps};
 pub use self::verify::VerifyArgs;
 use crate::{
     refused,
@@ -108,43 +111,6 @@ pub enum Command {
     Verify(Box<VerifyArgs>),
     /// Print the version
     Version,
-}
-
-/// How the progress of a build is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProgressMode {
-    /// `tty` where standard error is a terminal, else `plain`.
-    Auto,
-    /// A live view.
-    Tty,
-    /// One line for everything that happens.
-    Plain,
-    /// One JSON object a line.
-    Json,
-    /// Nothing but errors; the digest goes to standard output.
-    Quiet,
-}
-
-impl FromStr for ProgressMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "tty" => Ok(Self::Tty),
-            "plain" => Ok(Self::Plain),
-            "json" => Ok(Self::Json),
-            "quiet" => Ok(Self::Quiet),
-            _ => Err("expected auto, tty, plain, json or quiet".to_owned()),
-        }
-    }
-}
-
-/// What happens when a RUN fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnFailure {
-    /// A shell is opened where the step ended.
-    Shell,
 }
 
 const INPUT: &str = "What is built";
@@ -502,84 +468,6 @@ fn command() -> clap::Command {
         command.mut_subcommand(name, |command| refused::add_to(command, of))
     };
     refused::Of::ALL.into_iter().fold(Cli::command(), refusing)
-}
-
-/// The texts that Go's `strconv.ParseBool` takes.
-pub fn go_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
-        _ => Err("expected text or json".to_owned()),
-    }
-}
-
-fn jobs(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "expected a number of at least 1".to_owned())
-}
-
-fn retry(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "expected a number like 0 or 3".to_owned())
-}
-
-fn tag(text: &str) -> Result<Reference, String> {
-    let reference: Reference =
-        text.parse().map_err(|error: oci::reference::ReferenceError| error.to_string())?;
-    match reference.digest {
-        None => Ok(reference),
-        Some(_) => Err("a name to give cannot have a digest".to_owned()),
-    }
-}
-
-fn network(text: &str) -> Result<Network, String> {
-    match text {
-        "default" => Ok(Network::Default),
-        "none" => Ok(Network::None),
-        "host" => Ok(Network::Host),
-        "isolated" => Ok(Network::Isolated),
-        _ => Err("expected default, none, host or isolated".to_owned()),
-    }
-}
-
-fn sandbox(text: &str) -> Result<Mode, String> {
-    match text {
-        "auto" => Ok(Mode::Auto),
-        "strict" => Ok(Mode::Strict),
-        "userns" => Ok(Mode::SubordinateIds),
-        "chroot" => Ok(Mode::Chroot),
-        _ => Err("expected auto, strict, userns or chroot".to_owned()),
-    }
-}
-
-fn on_failure(text: &str) -> Result<OnFailure, String> {
-    match text {
-        "shell" => Ok(OnFailure::Shell),
-        _ => Err("expected shell".to_owned()),
-    }
-}
-
-fn timestamps(text: &str) -> Result<Timestamps, String> {
-    match text {
-        "auto" => Ok(Timestamps::Auto),
-        "preserve" => Ok(Timestamps::Preserve),
-        _ => Err("expected auto or preserve".to_owned()),
-    }
-}
-
-fn context_modes(text: &str) -> Result<ContextModes, String> {
-    match text {
-        "normalise" => Ok(ContextModes::Normalise),
-        "preserve" => Ok(ContextModes::Preserve),
-        "git" => Ok(ContextModes::Git),
-        _ => Err("expected normalise, preserve or git".to_owned()),
-    }
 }
 
 #[cfg(test)]
