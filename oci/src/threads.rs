@@ -37,9 +37,16 @@ pub fn up_to(threads: usize, work: impl Fn() + Sync) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        env,
+        process::Command,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
+
+    /// Tells the child that it is one.
+    const CHILD: &str = "LAYERWRIGHT_TEST_WITHOUT_THREADS";
 
     #[test]
     fn both_are_done() {
@@ -54,5 +61,28 @@ mod tests {
             up_to(threads, || _ = begun.fetch_add(1, Ordering::SeqCst));
             assert_eq!(begun.into_inner(), threads.max(1));
         }
+    }
+
+    #[test]
+    fn this_thread_does_all_where_there_is_no_other() {
+        if env::var_os(CHILD).is_some() {
+            assert!(thread::Builder::new().spawn(|| {}).is_err(), "there is no other");
+            let here = thread::current().id();
+            let (a, b) = both(|| thread::current().id(), || thread::current().id());
+            assert_eq!((a, b), (here, here));
+            let begun = AtomicUsize::new(0);
+            up_to(3, || _ = begun.fetch_add(1, Ordering::SeqCst));
+            assert_eq!(begun.into_inner(), 1);
+            return;
+        }
+        let child = Command::new(env::current_exe().expect("a test knows its program"))
+            .args(["--exact", "threads::tests::this_thread_does_all_where_there_is_no_other", "--nocapture"])
+            .env(CHILD, "")
+            // No machine has room for such a stack.
+            .env("RUST_MIN_STACK", (1_u64 << 50).to_string())
+            .output()
+            .expect("the test can start itself");
+        let said = [child.stdout, child.stderr].concat();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&said));
     }
 }

@@ -211,3 +211,41 @@ fn work(world: &World, crew: Crew, queue: &Mutex<Receiver<Task>>, answers: &Send
         let _ = last_words.1.send((Some(crew), perform(world, task)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+    use crate::schedule::tests::fake;
+
+    /// More than a test takes, so that work that nobody does is a failure and no wait.
+    const WATCHDOG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_worker_does_what_no_further_thread_is_there_for() {
+        let mut file = fake::Dockerfile::default();
+        let contexts: Vec<VertexId> = ["a", "b", "c"].map(|path| file.context(path)).into();
+        let (executor, maker) = (fake::World::default(), Maker::default());
+        let (stop, events) = (Cancel::default(), |_| {});
+        let world = World {
+            graph: &file.0,
+            executor: &executor,
+            caches: &[],
+            writers: &[],
+            events: &events,
+            stop: &stop,
+            maker: &maker,
+            oldest: 0,
+        };
+        thread::scope(|scope| {
+            let mut pool = Pool::new(scope, &world, 4).expect("the first two threads");
+            pool.hire = Box::new(|_, _| Err(io::ErrorKind::WouldBlock.into()));
+            contexts.iter().for_each(|id| pool.submit(Task::Identify(*id)));
+            let answers = iter::repeat_with(|| pool.next_within(WATCHDOG));
+            assert_eq!(answers.map_while(|answer| answer).take(3).count(), 3);
+            assert!(pool.next().is_none(), "nobody is busy");
+            assert_eq!((pool.running.threads, pool.other.threads), (1, 1));
+        });
+    }
+}

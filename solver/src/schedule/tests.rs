@@ -3,12 +3,13 @@
 mod bulletin;
 mod distant;
 mod early;
-mod fake;
+pub(super) mod fake;
 mod lateness;
 mod orders;
 mod possible;
 mod reading;
 mod shared;
+mod threads;
 mod told;
 
 use std::{
