@@ -42,22 +42,48 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::{env, panic, process, process::Command, thread};
+
     use super::*;
 
+    /// Tells the child who is to want a thread.
+    const WHO: &str = "LAYERWRIGHT_TEST_WANTS_A_THREAD";
+
     #[test]
-    fn a_panic_for_want_of_a_thread_is_known_by_its_words() {
-        let again = Errno::AGAIN.raw_os_error();
-        let told = [
-            "failed to spawn thread: Os { code: 11, kind: WouldBlock, message: \"Resource temporarily unavailable\" }",
-            "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)",
-            "The global thread pool has not been initialized.: ThreadPoolBuildError { kind: IOError(Os { code: 11, kind: \
-             WouldBlock, message: \"Resource temporarily unavailable\" }) }",
-        ];
-        for panic in told {
+    fn a_panic_for_want_of_a_thread_is_known() {
+        if let Ok(who) = env::var(WHO) {
+            return want_a_thread(&who);
+        }
+        for who in ["a scope", "tokio", "rayon"] {
+            let child = Command::new(env::current_exe().expect("a test knows its program"))
+                .args(["--exact", "scarce::tests::a_panic_for_want_of_a_thread_is_known", "--nocapture"])
+                .env(WHO, who)
+                // No machine has room for such a stack.
+                .env("RUST_MIN_STACK", (1_u64 << 50).to_string())
+                .output()
+                .expect("the test can start itself");
+            let said = String::from_utf8_lossy(&child.stdout);
+            let panic = said.split_once("<panic>").and_then(|(_, rest)| rest.split_once("</panic>"));
+            let (panic, _) =
+                panic.unwrap_or_else(|| panic!("{who} gets a thread, or does not panic: {said}"));
             let found = no_thread(panic).and_then(|reason| reason.raw_os_error());
-            assert_eq!(found, Some(again), "{panic}");
+            assert_eq!(found, Some(Errno::AGAIN.raw_os_error()), "{who} says it otherwise: {panic}");
         }
         assert!(no_thread("called `Option::unwrap()` on a `None` value").is_none());
+    }
+
+    /// In the child: says how one of those panics that a build gets threads from.
+    fn want_a_thread(who: &str) {
+        panic::set_hook(Box::new(|panic| {
+            println!("<panic>{}</panic>", panic.payload_as_str().unwrap_or_default());
+            process::exit(0);
+        }));
+        match who {
+            "a scope" => thread::scope(|scope| drop(scope.spawn(|| {}))),
+            "tokio" => drop(tokio::runtime::Builder::new_multi_thread().build()),
+            "rayon" => rayon::scope(|scope| scope.spawn(|_| {})),
+            who => unreachable!("nobody is called {who}"),
+        }
     }
 
     #[test]
