@@ -125,3 +125,55 @@ pub fn settle(mut args: BuildArgs, directory: &Path) -> BuildArgs {
     }
     args
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::args::{Cli, Command, parse};
+
+    fn refused(line: &str) -> String {
+        let argv = ["layerwright", "verify", "--twice"].into_iter().chain(line.split_whitespace());
+        match parse(argv) {
+            Ok(Cli { command: Command::Verify(args) }) => {
+                super::check(&args.build).expect_err(line).to_string()
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_it_takes_not_is_told_in_one_grammar() {
+        for (line, flag) in [
+            ("-o out .", "--output"),
+            ("--push .", "--push"),
+            ("--load .", "--load"),
+            ("-t x .", "--tag"),
+            ("--iidfile x .", "--iidfile"),
+            ("--metadata-file x .", "--metadata-file"),
+            ("--depfile x .", "--depfile"),
+        ] {
+            let told = format!("verify takes no {flag}: it builds to compare, and leaves nothing");
+            assert_eq!(refused(line), told);
+        }
+        for (line, flag) in [
+            ("--cache-from x.example.org/y .", "--cache-from"),
+            ("--cache-to x.example.org/y .", "--cache-to"),
+            ("--cache-ttl 1h .", "--cache-ttl"),
+            ("--no-cache .", "--no-cache"),
+            ("--no-cache-filter x .", "--no-cache-filter"),
+            ("--explain .", "--explain"),
+        ] {
+            assert_eq!(refused(line), format!("verify takes no {flag}: each build begins with nothing"));
+        }
+        for (line, told) in [
+            ("--check .", "--call and --check: nothing is built for them"),
+            ("--call outline .", "--call and --check: nothing is built for them"),
+            ("--on-failure shell .", "--on-failure: builds run by themselves"),
+            ("-", "context on standard input: it can be read only once"),
+            ("-f - .", "Dockerfile on standard input: it can be read only once"),
+        ] {
+            assert_eq!(refused(line), format!("verify takes no {told}"));
+        }
+        let told = "src/main.rs is no directory, and verify builds one";
+        assert_eq!(refused("src/main.rs"), told);
+    }
+}
