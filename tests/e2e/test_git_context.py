@@ -171,6 +171,37 @@ class FromCommits(Case):
         self.assertEqual(done.returncode, 2)
         self.assertIn('it is a link to "../outside", which is no file of the context', done.stderr.decode())
 
+    def test_an_ignore_file_that_is_a_link_is_what_it_is_in_a_clean_checkout(self):
+        (self.scratch / "outside").write_text("left\n")
+        for name, target, told in (("inside", "ignored", None), ("out", "../outside", "leads out of the context"),
+                                   ("nowhere", "none", 'it is a link to "none", which is no file of the '), ("loop", ".dockerignore", "symbolic links"),
+                                   ("directory", None, "Is a directory")):
+            top = self.context(name, Dockerfile="FROM scratch\nCOPY . /\n", ignored="left\n**/.git\n", left="1")
+            git(top, "init", "-q")
+            if target is None:
+                (top / ".dockerignore").mkdir()
+                (top / ".dockerignore" / "file").write_text("left\n")
+            else:
+                (top / ".dockerignore").symlink_to(target)
+            self.commit(top)
+            tar = subprocess.run(["tar", "-C", top, "-c", "."], stdout=subprocess.PIPE, check=True).stdout
+            for way, arguments, input_ in (("directory", [top], None), ("commit", ["--git", "HEAD", top], None), ("tar", ["-"], tar)):
+                with self.subTest(name=name, way=way):
+                    out = self.scratch / f"{name}-{way}"
+                    done = subprocess.run(self.command("build", "-o", f"type=oci,tar=false,dest={out}", *arguments),
+                                          input=input_, stderr=subprocess.PIPE, timeout=WATCHDOG, cwd=self.scratch)
+                    if told is None:
+                        self.assertEqual(done.returncode, 0, done.stderr)
+                        names = {name for layer in Layout(out).layers() for name in layer}
+                        self.assertIn("ignored", names)
+                        self.assertNotIn("left", names)
+                        continue
+                    self.assertEqual(done.returncode, 2, done.stderr)
+                    words = {"loop": ("symbolic links", "no file of the"), "out": (told, "no link leads out of that"),
+                             "directory": (told, "not a file")}.get(name, (told,))
+                    self.assertIn("error: cannot read ignore file ", done.stderr.decode())
+                    self.assertTrue(any(word in done.stderr.decode() for word in words), done.stderr)
+
     def failing(self, top):
         dockerfile = top / "Dockerfile"
         dockerfile.write_text("FROM busybox\nCOPY .git /x/\n")

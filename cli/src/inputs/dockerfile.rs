@@ -248,20 +248,11 @@ pub fn in_context(place: &DockerfilePlace, arrived: &Arrived) -> Result<Found, I
             return unreadable(&name, None)(source);
         }
         match arrived.place.link(&path) {
-            Some(target) => unreadable(&name, None)(io::Error::other(leads_nowhere(&target, &arrived.place))),
+            Some(target) => unreadable(&name, None)(text::leads_nowhere(&target, arrived.place.noun())),
             None => unreadable(&name, Some(hint.to_owned()))(source),
         }
     })?;
     Ok(Found { source: Source::new(name, text), beside: Beside::InContext(path) })
-}
-
-/// What is wrong with a link.
-fn leads_nowhere(target: &str, place: &ContextPlace) -> String {
-    let within = match place {
-        ContextPlace::Directory(_) => "context",
-        ContextPlace::Commit(_) => "commit",
-    };
-    format!("it is a link to {target:?}, which is no file of the {within}, and no link leads out of that")
 }
 
 /// What stands between a context's name and a path in it: `#REF:PATH`, but `URL/PATH`.

@@ -32,6 +32,14 @@ impl ContextPlace {
         }
     }
 
+    /// What people call it.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "context",
+            Self::Commit(_) => "commit",
+        }
+    }
+
     /// The text of a file at such a path. No link leads out of a context that came from elsewhere, or of a commit.
     ///
     /// # Errors

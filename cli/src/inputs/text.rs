@@ -54,16 +54,27 @@ pub fn of_file(path: &Path) -> io::Result<String> {
 /// always who builds it.
 ///
 /// # Errors
-/// As [`read`]; it is a link that leads out.
+/// As [`read`]; it is a link that leads out or nowhere.
 pub fn of_own_file(context: &Path, path: &Path) -> io::Result<String> {
-    let (context, target) = (context.canonicalize()?, path.canonicalize()?);
-    match target.starts_with(context) {
+    let target = path.canonicalize().map_err(|error| match (error.kind(), path.read_link()) {
+        (io::ErrorKind::NotFound, Ok(target)) => leads_nowhere(&target.display().to_string(), "context"),
+        _ => error,
+    })?;
+    match target.starts_with(context.canonicalize()?) {
         true => of_file(&target),
         false => Err(io::Error::other(format!(
             "it is a link that leads out of the context, to {}",
             target.display()
         ))),
     }
+}
+
+/// What is wrong with a link that leads to no file `within` a context or commit.
+pub fn leads_nowhere(target: &str, within: &str) -> io::Error {
+    let text = format!(
+        "it is a link to {target:?}, which is no file of the {within}, and no link leads out of that"
+    );
+    io::Error::other(text)
 }
 
 /// A file of a context that came from elsewhere: no link leads out of it, and nothing but a file is waited for.
@@ -83,7 +94,8 @@ pub fn of_file_in(context: &Path, path: &Path) -> io::Result<String> {
 /// The first of these ignore files of a context of this machine that is there.
 ///
 /// # Errors
-/// It is there and cannot be read, or lies in the context and leads out of it.
+/// It is there and cannot be read, or lies in the context and leads out of it. A link that leads nowhere is there: whoever made
+/// it wants something to be ignored.
 pub fn first_ignore_file(
     context: &Path,
     paths: impl IntoIterator<Item = PathBuf>,
@@ -92,7 +104,7 @@ pub fn first_ignore_file(
         true => of_own_file(context, path),
         false => of_file(path),
     };
-    let found = paths.into_iter().find(|path| path.exists());
+    let found = paths.into_iter().find(|path| path.symlink_metadata().is_ok());
     found.map(|path| ignore_file(&path, read(&path))).transpose()
 }
 
@@ -111,16 +123,20 @@ fn lies_in(context: &Path, path: &Path) -> io::Result<bool> {
 /// The first of these ignore files that is in a context that came from elsewhere.
 ///
 /// # Errors
-/// It is there and cannot be read.
+/// It is there and cannot be read, or is a link that leads out or nowhere.
 pub fn first_ignore_file_in(
     context: &ContextPlace,
     paths: impl IntoIterator<Item = PathBuf>,
 ) -> Result<Option<IgnoreFile>, InputError> {
     for path in paths {
-        match context.text(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            text => return ignore_file(&path, text).map(Some),
-        }
+        let text = match context.text(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match context.link(&path) {
+                Some(target) => Err(leads_nowhere(&target, context.noun())),
+                None => continue,
+            },
+            text => text,
+        };
+        return ignore_file(&path, text).map(Some);
     }
     Ok(None)
 }
@@ -130,7 +146,7 @@ pub fn first_ignore_file_in(
 /// # Errors
 /// It is there and cannot be read.
 pub fn first_ignore_file_here(path: Option<PathBuf>) -> Result<Option<IgnoreFile>, InputError> {
-    let found = path.filter(|path| path.exists());
+    let found = path.filter(|path| path.symlink_metadata().is_ok());
     found.map(|path| ignore_file(&path, of_file(&path))).transpose()
 }
 
@@ -193,6 +209,15 @@ mod tests {
             let found = first_ignore_file(&place(context), [place("context/own")]);
             let said = found.map(|found| found.map(|file| file.text)).expect_err("it leads out");
             assert!(failure_chain(&said).contains("leads out of the context"), "{said}");
+        }
+        for (target, told) in
+            [("gone", "it is a link to \"gone\", which is no file of the context"), ("own", "symbolic links")]
+        {
+            fs::remove_file(place("context/own")).expect("removed");
+            symlink(target, place("context/own")).expect("a link");
+            let found = first_ignore_file(&place("context"), [place("context/own")]);
+            let said = found.map(|found| found.map(|file| file.text)).expect_err("it leads nowhere");
+            assert!(failure_chain(&said).contains(told), "{}", failure_chain(&said));
         }
         let here = first_ignore_file(&place("context"), [place("secret")]).expect("read").expect("there");
         assert_eq!(here.text, "secret");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use gix::objs::tree::EntryKind;
+use rustix::io::Errno;
 use solver::Cancel;
 
 use super::{
@@ -183,10 +184,10 @@ impl Revision {
         is_plain.then_some(found)
     }
 
-    /// The bytes of the file at a path from the top, to which links may lead; `None` where there is none.
+    /// The bytes of the file at a path from the top, to which links may lead; `None` where there is nothing.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read, or is a directory.
     pub fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, ListError> {
         match at(&self.top, path.as_os_str().as_bytes())? {
             Some(at) => match self.top.file(&at)?.map(|file| file.bytes) {
@@ -196,7 +197,7 @@ impl Revision {
                     file.take(READ_MAX).read_to_end(&mut bytes).map_err(failed("reading", &at))?;
                     Ok(Some(bytes))
                 }
-                None => Ok(None),
+                None => Err(failed("reading", &at)(Errno::ISDIR).into()),
             },
             None => Ok(None),
         }
@@ -279,6 +280,8 @@ mod tests {
             assert_eq!(revision.link(Path::new("out")).as_deref(), Some("/etc/passwd"));
             assert_eq!(revision.link(Path::new("sub/Dockerfile")), None);
         }
+        let revision = Revision::open(&scratch.top(), "HEAD").expect("there");
+        assert!(revision.read(Path::new("sub")).is_err(), "it is a directory");
         let error = Revision::open(&scratch.top(), "HEAD:none").expect_err("it is not there");
         assert!(error.to_string().ends_with("has no directory \"none\""), "{error}");
     }
