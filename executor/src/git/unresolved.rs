@@ -6,7 +6,7 @@ use gix::{
     ObjectId,
     hash::Prefix,
     head,
-    objs::{Kind, TagRefIter},
+    objs::{CommitRef, Kind, TagRefIter},
 };
 use solver::pattern::suggest;
 
@@ -64,21 +64,59 @@ impl Repository {
             Start::Ambiguous => {
                 (format!("several objects begin with {base}"), "more digits say which one".to_owned())
             }
-            Start::Object(_, Kind::Commit) if !rest.is_empty() => self.beyond(base, rest, &names),
+            Start::Object(id, Kind::Commit) if !rest.is_empty() => self.beyond(id, base, rest, &names)?,
             Start::Object(_, kind) => (format!("it is a {kind}"), self.names_told(&names)),
         })
     }
 
     /// The same where a commit is there, and what is behind it in the revision leads to none.
-    fn beyond(&self, base: &str, rest: &str, names: &[String]) -> (String, String) {
-        let base = if base.is_empty() { "HEAD" } else { base };
-        let why = format!("{base} is a commit, and {rest:?} leads to none from there");
-        let is_shallow = self.with(|repository| repository.is_shallow().unwrap_or(false));
-        let hint = match is_shallow {
-            true => format!("the clone is shallow: git -C {} fetch --unshallow", self.directory().display()),
-            false => self.names_told(names),
-        };
-        (why, hint)
+    fn beyond(
+        &self,
+        commit: ObjectId,
+        base: &str,
+        rest: &str,
+        names: &[String],
+    ) -> Result<(String, String), GitError> {
+        let named = if base.is_empty() { "HEAD" } else { base };
+        let why = format!("{named} is a commit, and {rest:?} leads to none from there");
+        let others = || format!("git -C {} fetch --unshallow brings the others", self.directory().display());
+        if let Some(end) = self.shallow_end(commit, rest)? {
+            let told = format!("{why}: the clone is shallow, and {end} is the last commit that it has");
+            return Ok((told, others()));
+        }
+        // What it leads to need not be there.
+        let found = self.with(|repository| {
+            let found = repository.rev_parse_single(format!("{base}{rest}").as_str());
+            found.ok().map(gix::Id::detach)
+        });
+        found.map(|id| self.behind_tags(id)).transpose()?;
+        // What is searched for may lie beyond the end.
+        let searches = rest.contains('{') && self.with(|repository| repository.is_shallow().unwrap_or(false));
+        let hint =
+            if searches { format!("the clone is shallow: {}", others()) } else { self.names_told(names) };
+        Ok((why, hint))
+    }
+
+    /// The commit, among those that the parents at the beginning of `rest` lead to, at which a shallow clone ends.
+    ///
+    /// # Errors
+    /// One of them is damaged, or not there in a clone that should have it.
+    fn shallow_end(&self, commit: ObjectId, rest: &str) -> Result<Option<ObjectId>, GitError> {
+        let shallow = self.with(|repository| repository.shallow_commits().ok().flatten());
+        let mut at = commit;
+        for (count, parent) in parents(rest) {
+            for _ in 0..count {
+                let bytes = self.object(&at, Kind::Commit)?;
+                if shallow.as_ref().is_some_and(|ends| ends.contains(&at)) {
+                    return Ok(Some(at));
+                }
+                let read = CommitRef::from_bytes(&bytes, at.kind());
+                let read = read.map_err(|source| self.damaged(&at, Kind::Commit, source.into()))?;
+                let Some(next) = read.parents().nth(parent - 1) else { return Ok(None) };
+                at = next;
+            }
+        }
+        self.object(&at, Kind::Commit).map(|_| None)
     }
 
     /// What the beginning of a revision stands for. With nothing in front of `rest`, HEAD is meant.
@@ -168,12 +206,36 @@ impl Repository {
     }
 }
 
+/// How often which parent is gone to, as far as the beginning of what stands behind a commit says it: `~3` the first one three
+/// times, `^2` the second one once.
+fn parents(rest: &str) -> Vec<(usize, usize)> {
+    let (mut steps, mut rest) = (Vec::new(), rest);
+    while let Some(behind) = rest.strip_prefix(['~', '^']) {
+        let digits = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
+        let (number, further) = behind.split_at(digits);
+        if number.is_empty() && further.starts_with(['{', '@', '!', '-']) {
+            break;
+        }
+        let number = if number.is_empty() { 1 } else { number.parse().unwrap_or(usize::MAX) };
+        steps.push(match (rest.starts_with('~'), number) {
+            (_, 0) => (0, 1),
+            (true, count) => (count, 1),
+            (false, parent) => (1, parent),
+        });
+        rest = further;
+    }
+    steps
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-    use crate::git::{Revision, testing::Scratch};
+    use crate::git::{
+        Revision,
+        testing::{Scratch, git},
+    };
 
     #[test]
     fn revisions_are_what_git_takes_them_for() {
@@ -292,6 +354,38 @@ mod tests {
         }
         fs::write(&object, "junk").expect("written");
         for revision in ["HEAD", "v1", "@~1"] {
+            let error = scratch.open().commit(revision).expect_err("it is damaged");
+            assert!(matches!(error, GitError::Damaged { .. }), "{revision}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_or_left_out_is_told_as_that() {
+        let scratch = Scratch::new();
+        let commits = [scratch.commit(), scratch.commit(), scratch.commit()];
+        let other = format!("file://{}", scratch.top().display());
+        git(&scratch.beside(""), &["clone", "-q", "--depth=2", &other, "shallow"]);
+        let (clone, _) = Repository::discover(&scratch.beside("shallow")).expect("found");
+        assert_eq!(clone.commit("HEAD~1").expect("it came along").id.to_string(), commits[1]);
+        for revision in ["HEAD~2", "HEAD^^", "@^1~^0", "main~99999999999999999999", "HEAD~2^{tree}"] {
+            let error = clone.commit(revision).expect_err("it was left out");
+            let told = format!("the clone is shallow, and {} is the last commit that it has", commits[1]);
+            assert!(error.to_string().ends_with(&told), "{revision}: {error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains(" fetch --unshallow ")), "{revision}");
+        }
+        let error = clone.commit("HEAD^{/none}").expect_err("nobody has written that");
+        assert!(error.hint().is_some_and(|hint| hint.contains(" fetch --unshallow ")));
+        let error = clone.commit("HEAD^2").expect_err("it is no merge");
+        assert!(error.to_string().ends_with("\"^2\" leads to none from there"), "{error}");
+        let object = scratch.top().join(".git/objects").join(&commits[1][..2]).join(&commits[1][2..]);
+        fs::remove_file(&object).expect("removed");
+        for revision in ["HEAD~1", "HEAD~2", "HEAD^", "main^0^^", "@{1}"] {
+            let error = scratch.open().commit(revision).expect_err("it is gone");
+            let told = format!("the commit {} is not in the repository", commits[1]);
+            assert!(error.to_string().starts_with(&told), "{revision}: {error}");
+        }
+        fs::write(&object, "junk").expect("written");
+        for revision in ["HEAD~1", "HEAD~2", "@{1}"] {
             let error = scratch.open().commit(revision).expect_err("it is damaged");
             assert!(matches!(error, GitError::Damaged { .. }), "{revision}: {error}");
         }
