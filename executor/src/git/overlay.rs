@@ -13,7 +13,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{GitError, status::Changes, tree::Entry};
+use super::{
+    GitError,
+    status::{Changes, Now},
+    tree::Entry,
+};
 use crate::{
     listing::{ListError, open_regular},
     rootfs::{open_beneath, shown, split},
@@ -33,7 +37,7 @@ pub struct Overlay {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// What it is itself from now on, if that has changed; `None` in it where it is gone.
-    pub itself: Option<Option<EntryKind>>,
+    pub itself: Option<Option<Now>>,
     /// Whether something below it is there from now on.
     pub adds: bool,
     /// Whether something below it is gone.
@@ -46,7 +50,8 @@ impl Overlay {
     /// # Errors
     /// The work tree cannot be opened, or one of the changes is a submodule's that is on another commit.
     pub fn new(work_tree: &Path, changes: Changes) -> Result<Self, GitError> {
-        let module = changes.iter().find(|(_, kind)| **kind == Some(EntryKind::Commit));
+        let is_module = |now: &Now| now.kind == EntryKind::Commit;
+        let module = changes.iter().find(|(_, now)| now.as_ref().is_some_and(is_module));
         if let Some((path, _)) = module {
             let reason = "this submodule is on another commit than the one that is committed: commit that, or check out the \
                           committed one with git submodule update";
@@ -62,15 +67,15 @@ impl Overlay {
     pub fn of(&self, dir: &[u8]) -> BTreeMap<Vec<u8>, Change> {
         let inside = if dir.is_empty() { Vec::new() } else { [dir, b"/"].concat() };
         let below = self.changes.range(inside.clone()..);
-        let below = below.map_while(|(path, kind)| Some((path.strip_prefix(inside.as_slice())?, kind)));
+        let below = below.map_while(|(path, now)| Some((path.strip_prefix(inside.as_slice())?, now)));
         let mut names: BTreeMap<Vec<u8>, Change> = BTreeMap::new();
-        for (path, kind) in below {
+        for (path, now) in below {
             match path.iter().position(|byte| *byte == b'/') {
-                None => names.entry(path.to_vec()).or_default().itself = Some(*kind),
+                None => names.entry(path.to_vec()).or_default().itself = Some(*now),
                 Some(end) => {
                     let change = names.entry(path[..end].to_vec()).or_default();
-                    change.adds |= kind.is_some();
-                    change.removes |= kind.is_none();
+                    change.adds |= now.is_some();
+                    change.removes |= now.is_none();
                 }
             }
         }
@@ -112,12 +117,12 @@ impl Change {
         entry: Option<Entry>,
         holds_nothing: impl FnOnce() -> Result<bool, GitError>,
     ) -> Result<Option<Entry>, GitError> {
-        let of_work_tree = |kind| Some(Entry { name: name.to_vec(), kind, id: None });
+        let laid = |Now { kind, staged }| Some(Entry { name: name.to_vec(), kind, id: staged });
         let is_directory = entry.as_ref().is_some_and(Entry::is_directory);
         Ok(match self {
             Self { adds: true, .. } if is_directory => entry,
-            Self { adds: true, .. } => of_work_tree(EntryKind::Tree),
-            Self { itself: Some(itself), .. } => itself.and_then(of_work_tree),
+            Self { adds: true, .. } => laid(Now { kind: EntryKind::Tree, staged: None }),
+            Self { itself: Some(itself), .. } => itself.and_then(laid),
             Self { removes: true, .. } if is_directory && holds_nothing()? => None,
             _ => entry,
         })

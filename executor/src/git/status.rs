@@ -44,13 +44,22 @@ use crate::rootfs::{file_type, join, open_beneath, permissions, split};
 
 /// What is otherwise in a work tree than in a commit: by path from the top, what is there now, or `None` for what is gone or
 /// tracked no more. A submodule stands for itself where it is on another commit.
-pub type Changes = BTreeMap<Vec<u8>, Option<EntryKind>>;
+pub type Changes = BTreeMap<Vec<u8>, Option<Now>>;
+
+/// What a tracked path is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// What it is.
+    pub kind: EntryKind,
+    /// The blob that the index has for it, where the work tree leaves it out; else the file there is what is meant.
+    pub staged: Option<ObjectId>,
+}
 
 /// So many entries of the index are looked at by one thread without a rest: a few directories.
 const ENTRIES_AT_ONCE: usize = 256;
 
 /// One of them.
-type Changed = (Vec<u8>, Option<EntryKind>);
+type Changed = (Vec<u8>, Option<Now>);
 
 /// The changed ones among the tracked files of a work tree that are `wanted`, or lie below what is. `commit` is what is
 /// checked out.
@@ -78,8 +87,8 @@ pub fn changed(
     };
     let mut changed = Changes::new();
     for path in status.staged()? {
-        let kind = status.kind(&path)?;
-        changed.insert(path, kind);
+        let now = status.now(&path)?;
+        changed.insert(path, now);
     }
     changed.extend(status.edited()?);
     Ok(changed)
@@ -118,7 +127,7 @@ impl Status<'_> {
                         todo.push((path, child));
                     }
                 } else if self.is_wanted(&path)
-                    && self.indexed(&path).map(|(mode, id)| (mode, Some(id)))
+                    && self.indexed(&path).map(|indexed| (indexed.mode, Some(indexed.id)))
                         != Some((mode(entry.kind), entry.id))
                 {
                     changed.insert(path);
@@ -161,7 +170,7 @@ impl Status<'_> {
             if entry.mode == Mode::COMMIT {
                 found.extend(self.of_submodule(path, entry.id)?);
             } else if self.is_edited(path, entry, &mut near)? {
-                found.push((path.to_vec(), self.kind(path)?));
+                found.push((path.to_vec(), self.now(path)?));
             }
         }
         Ok(found)
@@ -238,50 +247,56 @@ impl Status<'_> {
         }
         let repository = Arc::new(Repository::open_named(&dot_git)?);
         if repository.head() != Some(id) {
-            return Ok(vec![(path.to_vec(), Some(EntryKind::Commit))]);
+            return Ok(vec![(path.to_vec(), Some(Now { kind: EntryKind::Commit, staged: None }))]);
         }
         let commit = repository.commit_by_id(id)?;
         let changed = changed(&repository, commit, &[Vec::new()], self.work_tree, self.cancel)?;
-        let changed = changed.into_iter().map(|(below, kind)| (join(path, &below), kind));
+        let changed = changed.into_iter().map(|(below, now)| (join(path, &below), now));
         Ok(changed.filter(|(path, _)| self.is_wanted(path)).collect())
     }
 
-    /// What a tracked path is in the work tree; `None` for what is tracked no more, or is no file. What no commit can hold, and
-    /// so cannot be laid over one, is refused: git would say that the file is gone, and it is not.
-    fn kind(&self, path: &[u8]) -> Result<Option<EntryKind>, GitError> {
-        let Some((mode, _)) = self.indexed(path) else { return Ok(None) };
-        if mode == Mode::COMMIT {
-            return Ok(Some(EntryKind::Commit));
+    /// What a tracked path is now; `None` for what is tracked no more, or is no file. What the work tree leaves out (`skip-worktree`)
+    /// is as the index has it. What no commit can hold, and so cannot be laid over one, is refused: git would say that the file is
+    /// gone, and it is not.
+    fn now(&self, path: &[u8]) -> Result<Option<Now>, GitError> {
+        let Some(entry) = self.indexed(path) else { return Ok(None) };
+        let of_work_tree = |kind| Ok(Some(Now { kind, staged: None }));
+        if entry.mode == Mode::COMMIT {
+            return of_work_tree(EntryKind::Commit);
         }
         let stat = Near::new(self.top.as_fd()).lstat(path).map_err(|error| self.unreadable(path, error))?;
-        let Some(stat) = stat else { return Ok(None) };
+        let Some(stat) = stat else {
+            let is_left_out = entry.flags.contains(Flags::SKIP_WORKTREE);
+            let kind = entry.mode.to_tree_entry_mode().map(|mode| mode.kind());
+            return Ok(kind.filter(|_| is_left_out).map(|kind| Now { kind, staged: Some(entry.id) }));
+        };
         let may_run = match self.modes_count {
             true => permissions(&stat) & 0o100 != 0,
-            false => mode == Mode::FILE_EXECUTABLE,
+            false => entry.mode == Mode::FILE_EXECUTABLE,
         };
-        Ok(match file_type(&stat) {
-            FileType::Symlink => Some(EntryKind::Link),
-            FileType::RegularFile if may_run => Some(EntryKind::BlobExecutable),
-            FileType::RegularFile => Some(EntryKind::Blob),
-            FileType::Fifo => return self.no_more(path, "a pipe"),
-            FileType::Socket => return self.no_more(path, "a socket"),
-            FileType::CharacterDevice | FileType::BlockDevice => return self.no_more(path, "a device"),
-            _ => None,
-        })
+        match file_type(&stat) {
+            FileType::Symlink => of_work_tree(EntryKind::Link),
+            FileType::RegularFile if may_run => of_work_tree(EntryKind::BlobExecutable),
+            FileType::RegularFile => of_work_tree(EntryKind::Blob),
+            FileType::Fifo => self.no_more(path, "a pipe"),
+            FileType::Socket => self.no_more(path, "a socket"),
+            FileType::CharacterDevice | FileType::BlockDevice => self.no_more(path, "a device"),
+            _ => Ok(None),
+        }
     }
 
-    fn no_more(&self, path: &[u8], what: &'static str) -> Result<Option<EntryKind>, GitError> {
+    fn no_more(&self, path: &[u8], what: &'static str) -> Result<Option<Now>, GitError> {
         match self.work_tree {
             WorkTree::IsLaidOver => Err(GitError::NoMore { path: self.place(path), what }),
             WorkTree::MustBeClean => Ok(None),
         }
     }
 
-    fn indexed(&self, path: &[u8]) -> Option<(Mode, ObjectId)> {
+    fn indexed(&self, path: &[u8]) -> Option<&index::Entry> {
         // Where a merge has left several, any of them says that the path is tracked.
         let entry = self.index.entry_by_path(path.as_bstr());
         let entry = entry.or_else(|| self.index.prefixed_entries(path.as_bstr())?.first());
-        entry.filter(|entry| *entry.path(&self.index) == path).map(|entry| (entry.mode, entry.id))
+        entry.filter(|entry| *entry.path(&self.index) == path)
     }
 
     fn is_wanted(&self, path: &[u8]) -> bool {

@@ -7,6 +7,7 @@ use solver::{Cancel, op::Selector};
 use super::{
     CommitTree, GitError, Repository, Revision, WorkTree,
     known::Known,
+    status::Now,
     testing::{Scratch, git},
 };
 use crate::{
@@ -27,10 +28,11 @@ fn changes(scratch: &Scratch, wanted: &[&str]) -> Vec<String> {
     let changed =
         super::status::changed(&repository, commit, &wanted, WorkTree::MustBeClean, &Cancel::default())
             .expect("compared");
-    let told = |(path, kind): (Vec<u8>, Option<EntryKind>)| match kind {
+    let told = |(path, now): (Vec<u8>, Option<Now>)| match now {
         None => format!("{} gone", shown(&path)),
-        Some(EntryKind::Blob) => shown(&path),
-        Some(kind) => format!("{} {kind:?}", shown(&path)),
+        Some(Now { staged: Some(_), .. }) => format!("{} staged", shown(&path)),
+        Some(Now { kind: EntryKind::Blob, .. }) => shown(&path),
+        Some(Now { kind, .. }) => format!("{} {kind:?}", shown(&path)),
     };
     changed.into_iter().map(told).collect()
 }
@@ -340,6 +342,34 @@ fn what_git_is_told_not_to_look_at_is_looked_at() {
     assert_eq!(changes(&scratch, &[""]), ["assumed", "kept/skipped BlobExecutable"]);
     fs::remove_file(scratch.top().join("assumed")).expect("removed");
     assert_eq!(changes(&scratch, &["assumed"]), ["assumed gone"]);
+}
+
+#[test]
+fn what_is_staged_and_left_out_of_the_work_tree_is_as_the_index_has_it() {
+    let scratch = Scratch::new();
+    scratch.write(&[("left/out", "1"), ("left/gone", "1"), ("left/same", "1"), ("kept", "1")]);
+    scratch.commit();
+    scratch.write(&[("left/out", "2"), ("left/new*", "2")]);
+    scratch.git(&["add", "left"]);
+    scratch.git(&["update-index", "--skip-worktree", "left/out", "left/new", "left/same"]);
+    scratch.git(&["rm", "-q", "--cached", "left/gone"]);
+    fs::remove_dir_all(scratch.top().join("left")).expect("removed");
+    assert_eq!(scratch.git(&["status", "--porcelain"]), "D  left/gone\nA  left/new\nM  left/out");
+    assert_eq!(changes(&scratch, &[""]), ["left/gone gone", "left/new staged", "left/out staged"]);
+    let revision = Revision::open(&scratch.top(), "HEAD").expect("there");
+    let laid = revision.against(WorkTree::IsLaidOver, &[], &Cancel::default()).expect("laid");
+    let read = |path: &str| laid.read(Path::new(path)).expect("read").map(|bytes| shown(&bytes));
+    for (path, text) in [("out", Some("2")), ("new", Some("2")), ("same", Some("1")), ("gone", None)] {
+        assert_eq!(read(&format!("left/{path}")).as_deref(), text, "{path}");
+    }
+    let context = CommitContext::new(Arc::clone(laid.context()), None).expect("sound");
+    let laid = told(context.files(&selector(""), &Known::default(), &Cancel::default()));
+    // What the index would leave behind.
+    scratch.git(&["commit", "-q", "-m", "x"]);
+    let revision = Revision::open(&scratch.top(), "HEAD").expect("there");
+    let context = CommitContext::new(Arc::clone(revision.context()), None).expect("sound");
+    assert_eq!(laid, told(context.files(&selector(""), &Known::default(), &Cancel::default())));
+    assert!(laid.is_ok());
 }
 
 #[test]
