@@ -37,7 +37,7 @@ use oci::{
     RemoteLayers,
     elsewhere::GivenUp,
     fetch::Fetcher,
-    registry::{Hosts, Limits, Registry},
+    registry::{FILE_MAX, Hosts, Limits, Registry},
     store::{Store, TempDir},
 };
 use solver::{Cancel, Event, Resolver, StepFailure, remote::GitAddress};
@@ -294,6 +294,7 @@ impl Outside {
             events: Arc::clone(&self.events),
             cancel: Arc::clone(&self.cancel),
             retry: self.options.retry,
+            pack_max: FILE_MAX,
         }))
     }
 }

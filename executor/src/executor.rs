@@ -19,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-use oci::{Layer, LayerContents, Platform, Snapshot, TreeDigest, fetch::Fetcher};
+use oci::{Layer, LayerContents, Platform, Snapshot, TreeDigest, fetch::Fetcher, registry::FILE_MAX};
 use solver::{
     Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
     op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
@@ -150,6 +150,7 @@ impl LocalExecutor {
             events: events.clone(),
             cancel: cancel.clone(),
             retry,
+            pack_max: FILE_MAX,
         });
         let reads = notes_reads.then(Noted::default);
         let contexts = Contexts::new(contexts, remotes, Arc::clone(fetcher.store()), reads, events.clone());

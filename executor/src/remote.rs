@@ -50,6 +50,8 @@ pub struct RemoteOptions {
     pub cancel: Arc<Cancel>,
     /// What becomes of what cannot be had at once.
     pub retry: Retry,
+    /// The most bytes that one fetch may bring of a git repository: [`FILE_MAX`](oci::registry::FILE_MAX), as of a file.
+    pub pack_max: u64,
 }
 
 /// Brings things from elsewhere. May be called from any number of threads; equal things are brought once.

@@ -45,7 +45,7 @@ use self::{
 };
 pub use self::{
     credentials::{CredentialError, Keeper, Login, LoginFile, Proof, Secret},
-    download::{Downloaded, FileRequest, Watch},
+    download::{Downloaded, FILE_MAX, FileRequest, Watch},
     error::RegistryError,
     hosts::{HostOptions, Hosts, HostsError, Identity, Location},
     login::{KeptLogin, LoginName, Welcome, verify, verify_kept},

@@ -72,6 +72,20 @@ pub fn end_with_us(command: &mut std::process::Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// Has a program, and those that it starts, write no files of more than so many bytes (SIGXFSZ), or of less where they already
+/// may write less only.
+pub fn limit_files(command: &mut std::process::Command, bytes: u64) {
+    use std::os::unix::process::CommandExt;
+    let limit = move || {
+        let kind = rustix::process::Resource::Fsize;
+        let own = rustix::process::getrlimit(kind);
+        let current = Some(own.current.map_or(bytes, |own| own.min(bytes)));
+        Ok(rustix::process::setrlimit(kind, rustix::process::Rlimit { current, maximum: own.maximum })?)
+    };
+    // SAFETY: between fork and exec only system calls are made: no allocation, no lock.
+    unsafe { command.pre_exec(limit) };
+}
+
 /// Has a program run in a mount namespace of its own, in which the directory it starts in, and all below, opens no device.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use oci::registry::FILE_MAX;
 use solver::{FailureKind, remote::GitAddress};
 use tempfile::TempDir;
 
@@ -404,4 +405,49 @@ fn a_fetch_can_be_cancelled() {
 fn holds(directory: &Path, text: &str) -> bool {
     let output = std::process::Command::new("grep").args(["-rqF", text]).arg(directory).status().unwrap();
     output.success()
+}
+
+#[test]
+fn a_server_that_sends_too_much_is_given_up_and_leaves_nothing() {
+    let site = site();
+    let small = site.second.clone();
+    // Each of them would be taken; and nothing makes them shorter.
+    let mut noise = 1_u64;
+    for name in ["a", "b", "c", "d"] {
+        let bytes = std::iter::repeat_with(|| {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (noise >> 56) as u8
+        });
+        fs::write(site.repo.path.join(name), bytes.take(50_000).collect::<Vec<u8>>()).unwrap();
+    }
+    site.repo.commit();
+    // All files come at once; with the commit, since this server leaves nothing out, or by themselves.
+    for keep_git_dir in [false, true] {
+        let mut ground = Ground::new();
+        ground.pack_max = 100_000;
+        let fetch = |ground: &Ground, reference: &str| {
+            let address = GitAddress { keep_git_dir, ..address(&site.url(), Some(reference)) };
+            ground.remotes().git(&address).map(drop)
+        };
+        assert!(fetch(&ground, &small).is_ok());
+        let failure = fetch(&ground, "main").expect_err("it is not small");
+        let told =
+            format!("{} sends more than 100000 bytes, which is the most that is fetched at once", site.url());
+        assert_eq!((failure.kind, failure.message), (FailureKind::Build, told));
+        let store = ground.root.path().to_owned();
+        let left = || {
+            let names = walkdir::WalkDir::new(&store).into_iter().map(|entry| entry.unwrap().into_path());
+            names.filter(|path| path.to_string_lossy().contains("/objects/pack/tmp_")).count()
+        };
+        assert_eq!(left(), 0);
+        // What somebody was killed over goes with the next fetch.
+        let repositories =
+            fs::read_dir(store.join("git/remotes")).unwrap().map(|entry| entry.unwrap().path());
+        let packs = repositories.filter(|path| path.is_dir()).map(|path| path.join("objects/pack"));
+        packs.for_each(|packs| fs::write(packs.join("tmp_pack_x"), "half").unwrap());
+        assert_eq!(left(), 1);
+        ground.pack_max = FILE_MAX;
+        assert!(fetch(&ground, "main").is_ok());
+        assert_eq!(left(), 0);
+    }
 }

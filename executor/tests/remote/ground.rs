@@ -20,7 +20,7 @@ use executor::{
 };
 use oci::{
     fetch::Fetcher,
-    registry::{Limits, Registry, RegistryOptions},
+    registry::{FILE_MAX, Limits, Registry, RegistryOptions},
     store::Store,
 };
 use solver::{Cancel, Event, StepFailure, op::Selector, remote::GitAddress};
@@ -34,6 +34,7 @@ pub struct Ground {
     pub secrets: BTreeMap<String, SecretSource>,
     pub agents: Agents,
     pub retry: Retry,
+    pub pack_max: u64,
     pub root: TempDir,
 }
 
@@ -49,6 +50,7 @@ impl Ground {
             secrets: BTreeMap::new(),
             agents: Agents::default(),
             retry: Retry { pause: Duration::ZERO, ..Retry::default() },
+            pack_max: FILE_MAX,
         }
     }
 
@@ -77,6 +79,7 @@ impl Ground {
             agents: self.agents.clone(),
             events: Arc::new(move |event| events.lock().unwrap().push(event)),
             cancel: Arc::clone(&self.cancel),
+            pack_max: self.pack_max,
         })
     }
 }

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::digest::{Sha256Digest, Sha256Hasher};
 
-/// Largest file that is downloaded (RELIABILITY R21).
-const FILE_MAX: u64 = 64 << 30;
+/// Largest file that is downloaded (RELIABILITY R21), in bytes.
+pub const FILE_MAX: u64 = 64 << 30;
 const MAX_REDIRECTS: usize = 10;
 
 /// What to download.

@@ -39,6 +39,7 @@ pub fn git(options: &RemoteOptions, remote: &Remote) -> Result<Git, GitError> {
         filters: Arc::default(),
         cancel: options.cancel.clone(),
         events: options.events.clone(),
+        pack_max: options.pack_max,
     })
 }
 

@@ -55,7 +55,7 @@ const PASSED: [&str; 9] = [
 ];
 
 /// What holds for every `git` we run.
-const CONFIG: [(&str, &str); 16] = [
+const CONFIG: [(&str, &str); 17] = [
     ("core.hooksPath", "/dev/null"),
     ("core.attributesFile", "/dev/null"),
     ("core.excludesFile", "/dev/null"),
@@ -67,6 +67,8 @@ const CONFIG: [(&str, &str); 16] = [
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("fetch.recurseSubmodules", "false"),
+    // What a fetch brings is one file, for which there is a limit.
+    ("fetch.unpackLimit", "1"),
     ("submodule.recurse", "false"),
     ("credential.helper", ""),
     ("init.defaultBranch", "master"),
@@ -90,6 +92,8 @@ pub struct Git {
     pub cancel: Arc<Cancel>,
     /// Hears what is waited for.
     pub events: Events,
+    /// The most bytes that one fetch may bring.
+    pub pack_max: u64,
 }
 
 /// A header that one part of the web is shown.
@@ -118,6 +122,8 @@ pub struct Call<'a> {
     pub input: Option<File>,
     /// Takes its standard output, which nobody else reads then.
     pub output: Option<File>,
+    /// The most bytes that a file which it writes may have, where that is not for the disk alone to say.
+    pub file_max: Option<u64>,
     /// Takes each line of its complaints, progress included.
     pub heard: Option<&'a (dyn Fn(&str) + Sync)>,
 }
@@ -158,8 +164,8 @@ impl Git {
 
     /// The same whatever version it is.
     fn run_any(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
-        let Call { directory, git_dir, work_tree, index, alternate, silence, settings, input, output, heard } =
-            call;
+        let Call { directory, git_dir, work_tree, index, alternate, silence, settings, .. } = call;
+        let Call { input, output, file_max, heard, .. } = call;
         let mut command = self.command(settings);
         for (variable, path) in
             [("GIT_DIR", git_dir), ("GIT_WORK_TREE", work_tree), ("GIT_INDEX_FILE", index)]
@@ -170,6 +176,9 @@ impl Git {
         command.current_dir(directory.or(work_tree).or(git_dir).unwrap_or(Path::new("/")));
         command.args(arguments).stdin(input.map_or_else(Stdio::null, Stdio::from));
         output.map(|output| command.stdout(output));
+        if let Some(bytes) = file_max {
+            sys::limit_files(&mut command, bytes);
+        }
         let mut child = command.spawn().map_err(GitError::NoGit)?;
         let (status, output, complaints) = self.attend(&mut child, silence, heard)?;
         if self.cancel.is_requested() {
@@ -351,6 +360,8 @@ fn last_words(complaints: &[u8], status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use oci::registry::FILE_MAX;
+
     use super::*;
 
     #[test]
@@ -362,6 +373,7 @@ mod tests {
             filters: Arc::default(),
             cancel: Arc::default(),
             events: Arc::new(|_| {}),
+            pack_max: FILE_MAX,
         };
         // Waits for what never comes on its standard input.
         let (input, _held) = rustix::pipe::pipe().expect("a pipe");

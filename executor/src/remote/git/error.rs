@@ -29,6 +29,14 @@ pub enum GitError {
         /// Its last words.
         said: String,
     },
+    /// A server that sends more than anybody wants.
+    #[error("{remote} sends more than {}, which is the most that is fetched at once", size(*most))]
+    TooMuch {
+        /// The repository.
+        remote: String,
+        /// So many bytes are taken.
+        most: u64,
+    },
     /// A way of reaching repositories that we do not go.
     #[error("{remote} is no git repository of an http, https, ssh or git address")]
     Protocol {
@@ -141,6 +149,14 @@ impl GitError {
             return Some("credentials do not follow redirects: write the address that it leads to");
         }
         says("ssh: not found").then_some("install an SSH client (openssh-client)")
+    }
+}
+
+/// A limit, for people.
+fn size(bytes: u64) -> String {
+    match bytes.is_multiple_of(1 << 30) {
+        true => format!("{} GiB", bytes >> 30),
+        false => format!("{bytes} bytes"),
     }
 }
 

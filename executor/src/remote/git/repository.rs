@@ -2,8 +2,8 @@
 //! files where the server can leave them out: those are fetched by their ids when they are needed, all at once.
 //!
 //! One process at a time fetches. The lock is a file that `git` has as its standard input, so a `git` that outlives a
-//! killed builder keeps others away until it ends. What a killed `git` leaves is its lock files, which whoever has the
-//! lock next removes, and unfinished packs, which git does not look at.
+//! killed builder keeps others away until it ends. What a killed `git` leaves is its lock files and unfinished packs, which
+//! whoever has the lock next removes.
 
 use std::{
     collections::BTreeSet,
@@ -77,6 +77,7 @@ impl<'a> Repository<'a> {
             repository.init(store, format)?;
         }
         repository.remove_stale_locks()?;
+        repository.remove_unfinished()?;
         Ok(repository)
     }
 
@@ -310,11 +311,35 @@ impl<'a> Repository<'a> {
             silence: Some(SILENCE),
             settings: &[&origin, settings].concat(),
             input: Some(lock),
+            file_max: Some(self.git.pack_max),
             heard: Some(self.heard),
             ..Call::default()
         };
-        self.git.run(call, &arguments)?;
+        if let Err(error) = self.git.run(call, &arguments) {
+            let most = self.git.pack_max;
+            // The kernel has stopped it there, of which git says only that it has failed.
+            return Err(match self.remove_unfinished()? >= most {
+                true => GitError::TooMuch { remote: self.remote.shown.clone(), most },
+                false => error,
+            });
+        }
         self.index_packs()
+    }
+
+    /// Takes away what fetches that came to no end have left of their packs, and says how long the largest one was. Nobody else
+    /// writes any.
+    fn remove_unfinished(&self) -> Result<u64, GitError> {
+        let packs = self.directory.join("objects/pack");
+        let mut largest = 0;
+        for entry in fs::read_dir(&packs).map_err(GitError::io("read", &packs))? {
+            let entry = entry.map_err(GitError::io("read", &packs))?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"tmp_") {
+                let failed = || GitError::io("remove", entry.path());
+                largest = largest.max(entry.metadata().map_err(failed())?.len());
+                fs::remove_file(entry.path()).map_err(failed())?;
+            }
+        }
+        Ok(largest)
     }
 
     /// Each fetch leaves a pack. Where there are many they get an index in common, so that an object is not looked for in each; none is
