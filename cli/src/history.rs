@@ -9,7 +9,7 @@ mod recorder;
 mod text;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -196,7 +196,13 @@ fn asked(request: &BuildRequest) -> Asked {
     };
     let dockerfile = match &request.places.dockerfile {
         DockerfilePlace::Default => "Dockerfile".to_owned(),
-        DockerfilePlace::Path(path) => path.display().to_string(),
+        DockerfilePlace::Path(path) => match &request.places.context {
+            // What is no path of the work tree is one of the commit.
+            ContextSpec::Commit(commit) => below(path, &commit.place).filter(|found| found.is_relative()),
+            ContextSpec::Files(FilesSource::Directory(context)) => below(path, context),
+            ContextSpec::Stdin | ContextSpec::Files(_) => None,
+        }
+        .map_or_else(|| path.display().to_string(), |found| found.display().to_string()),
         DockerfilePlace::Stdin => "-".to_owned(),
         DockerfilePlace::Url(url) => redact(url).into_owned(),
     };
@@ -209,6 +215,17 @@ fn asked(request: &BuildRequest) -> Asked {
     }
     let platforms = request.platforms.iter().map(ToString::to_string).collect();
     Asked { dockerfile, context, target: request.target.clone(), platforms, tags }
+}
+
+/// A Dockerfile of this machine by its path in the context, where it is below that, else by its whole path: nobody knows which
+/// working directory `-f` was relative to when the history is read.
+fn below(dockerfile: &Path, context: &Path) -> Option<PathBuf> {
+    let directory = dockerfile.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new(".")).canonicalize().ok()?;
+    let place = directory.join(dockerfile.file_name()?);
+    let inside =
+        context.canonicalize().ok().and_then(|context| place.strip_prefix(context).ok().map(Path::to_owned));
+    Some(inside.unwrap_or(place))
 }
 
 /// Paths are told from wherever the history is read.

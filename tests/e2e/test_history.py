@@ -51,6 +51,18 @@ class History(Case):
                 self.history("rm", "--all", user=user)
                 self.assertEqual(self.listed(user), [])
 
+    def test_a_dockerfile_is_told_by_where_it_lies(self):
+        context = self.context(Dockerfile="FROM scratch\n", one__Dockerfile="FROM scratch\n", two__Dockerfile="FROM scratch\n")
+        other = self.context("other", Dockerfile="FROM scratch\n")
+        for directory, file in ((context, "one/Dockerfile"), (context / "two", "Dockerfile"), (self.scratch, "other/Dockerfile")):
+            command = self.command("build", "-q", "-o", f"type=oci,dest={self.scratch}/image", "-f", file, context)
+            subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL, timeout=WATCHDOG)
+        self.assertEqual([build["dockerfile"] for build in self.listed()],
+                         [f"{other.resolve()}/Dockerfile", "two/Dockerfile", "one/Dockerfile"])
+        lines = self.history().splitlines()
+        for line, name in zip(lines[1:], ("other/Dockerfile", f"{context.name}/two/Dockerfile", f"{context.name}/one/Dockerfile"), strict=True):
+            self.assertIn(f"  {name}  ", line)
+
     def test_records_are_signed_with_the_id_of_the_build(self):
         self.build(self.context(Dockerfile="FROM busybox\nRUN true\n"))
         build = self.listed()[0]

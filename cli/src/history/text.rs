@@ -40,14 +40,21 @@ fn row(entry: &Entry, now: u64) -> [String; 8] {
     ]
 }
 
-/// What people tell builds from each other by: the first tag, else the Dockerfile with the directory of the context; and
-/// the target.
+/// What people tell builds from each other by: the first tag, else the Dockerfile below the directory of the context, or in its
+/// own where it lies elsewhere; and the target.
 pub fn name(asked: &Asked) -> String {
     let Asked { dockerfile, context, target, platforms: _, tags } = asked;
     let mut name = match &tags[..] {
         [] => {
-            let directory = context.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-            format!("{directory}/{}", dockerfile.rsplit('/').next().unwrap_or_default())
+            let last =
+                |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+            match dockerfile.rsplit_once('/') {
+                Some((directory, file)) if dockerfile.starts_with('/') => {
+                    format!("{}/{file}", last(directory))
+                }
+                Some((address, file)) if address.contains("://") => format!("{}/{file}", last(context)),
+                _ => format!("{}/{dockerfile}", last(context)),
+            }
         }
         [tag] => tag.trim_start_matches("docker.io/library/").to_owned(),
         [tag, more @ ..] => format!("{} +{}", tag.trim_start_matches("docker.io/library/"), more.len()),
@@ -276,14 +283,33 @@ mod tests {
         tagged.asked = Asked { tags, ..Asked::default() };
         let failed = entry(Vec::new(), Ending::Error { exit_code: 2, message: "x".to_owned() });
         let want = "\
-BUILD ID                   CREATED        NAME                        STATUS     DURATION  STEPS  CACHED  SAVED
-20261121T140501Z-3f9c21ab  5 minutes ago  app:1 +1                    Completed  1.23s     2      50%     1m 15s
-20261121T140501Z-3f9c21ab  5 minutes ago  app/Dockerfile.test (test)  Error      1.23s     0      -       0.00s
+BUILD ID                   CREATED        NAME                            STATUS     DURATION  STEPS  CACHED  SAVED
+20261121T140501Z-3f9c21ab  5 minutes ago  app:1 +1                        Completed  1.23s     2      50%     1m 15s
+20261121T140501Z-3f9c21ab  5 minutes ago  app/sub/Dockerfile.test (test)  Error      1.23s     0      -       0.00s
 ";
         assert_eq!(
             list(&[tagged, failed].map(|entry| Build::Known(Box::new(entry))), 1_795_269_901 + 300),
             want
         );
+    }
+
+    #[test]
+    fn a_build_without_a_tag_is_called_by_where_its_dockerfile_is() {
+        for (dockerfile, expected) in [
+            ("Dockerfile", "app/Dockerfile"),
+            ("one/Dockerfile", "app/one/Dockerfile"),
+            ("/else/where/Dockerfile", "where/Dockerfile"),
+            ("/Dockerfile", "/Dockerfile"),
+            ("https://h.example/x/Dockerfile", "app/Dockerfile"),
+            ("-", "app/-"),
+        ] {
+            let asked = Asked {
+                dockerfile: dockerfile.to_owned(),
+                context: "/home/me/app/".to_owned(),
+                ..Asked::default()
+            };
+            assert_eq!(name(&asked), expected);
+        }
     }
 
     #[test]
