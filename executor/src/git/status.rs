@@ -255,9 +255,9 @@ impl Status<'_> {
         Ok(changed.filter(|(path, _)| self.is_wanted(path)).collect())
     }
 
-    /// What a tracked path is now; `None` for what is tracked no more, or is no file. What the work tree leaves out (`skip-worktree`)
-    /// is as the index has it. What no commit can hold, and so cannot be laid over one, is refused: git would say that the file is
-    /// gone, and it is not.
+    /// What a tracked path is now; `None` for what is tracked no more, or is no file. What the work tree leaves out
+    /// (`skip-worktree`) is as the index has it. What no commit can hold, and so cannot be laid over one, is refused: git would
+    /// say that the file is gone, and it is not.
     fn now(&self, path: &[u8]) -> Result<Option<Now>, GitError> {
         let Some(entry) = self.indexed(path) else { return Ok(None) };
         let of_work_tree = |kind| Ok(Some(Now { kind, staged: None }));
