@@ -126,7 +126,9 @@ pub enum DiffError {
 }
 
 /// Reads what a step wrote on top of `lower`, and takes out of the upper directory what turned out to be no change.
-/// Nothing may be mounted on it any more. Stops when `cancel` asks.
+/// Nothing may be mounted on it any more, and afterwards it is a layer below others, never again one that overlay writes into:
+/// it would take a file that was copied up and moved for the one it was copied from, where that shows again. Stops when
+/// `cancel` asks.
 ///
 /// # Errors
 /// See [`DiffError`].

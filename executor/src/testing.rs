@@ -279,23 +279,22 @@ impl Overlaid {
         drop(root);
         draw(&below, lower);
         let lower = overlay_mount(&[&below, &empty], None, !is_host_root()).expect("a read-only overlay");
-        let mut overlay = Self { temp, root: lower.try_clone().expect("a descriptor"), lower };
-        overlay.mount();
-        Some(overlay)
+        let writable = Some((upper.as_path(), work.as_path()));
+        let root = overlay_mount(&[&below], writable, !is_host_root()).expect("an overlay, as before");
+        Some(Self { temp, root, lower })
     }
 
-    /// Ends the writable mount: [`Overlaid::root`] is what was drawn until it is mounted again.
+    /// Ends the writable mount: [`Overlaid::root`] is what was drawn.
     pub fn unmount(&mut self) {
         self.root = self.lower.try_clone().expect("a descriptor");
     }
 
-    /// Mounts what was drawn and what was written since once more.
-    pub fn mount(&mut self) {
-        self.unmount();
-        let dir = |name: &str| self.temp.path().join(name);
-        let (below, upper, work) = (dir("lower"), dir("upper"), dir("work"));
-        self.root =
-            overlay_mount(&[&below], Some((&upper, &work)), !is_host_root()).expect("an overlay, as before");
+    /// Ends the writable mount: [`Overlaid::root`] is what the next step finds below it, read-only. What was written is a
+    /// layer there, and is none that overlay can write into again once a scan has settled it: a file that was copied up
+    /// and moved away says whose copy it is, and where that shows again overlay takes the two for one.
+    pub fn stack(&mut self) {
+        let below = self.temp.path().join("lower");
+        self.root = overlay_mount(&[&self.upper(), &below], None, !is_host_root()).expect("what is on disk");
     }
 
     /// Where changes arrive.

@@ -160,7 +160,7 @@ proptest! {
         prop_assert!(tests::run(temp.path(), &overlay, &first).is_ok());
         scanned(&mut overlay, &Owners::new(), &Owners::new());
         let on_plan = below(&overlay, &Owners::new()).with(planned.tree, planned.origins);
-        overlay.mount();
+        overlay.stack();
         let on_disk = Beneath::on_disk(overlay.root.try_clone().expect("a descriptor"), Owners::new());
         let planned = plan(&two, &from_two, &on_plan, &cancel);
         let expected = plan(&two, &from_two, &on_disk, &cancel);

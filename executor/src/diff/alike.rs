@@ -111,9 +111,22 @@ fn check(commands: &[String]) -> Result<(), TestCaseError> {
         script
     );
     prop_assert_eq!(Tree::digest(&of_copy.tree), Tree::digest(&of_overlay.tree));
-    overlay.mount();
+    overlay.stack();
     prop_assert_eq!(show(&copied.root), show(&overlay.root), "on disk: {}", script);
     Ok(())
+}
+
+/// A copied-up file that was moved away, and a new one in its place that turns out to be what was there.
+#[test]
+fn what_shows_again_is_not_what_was_moved() {
+    let moves =
+        [("b", "two", "c"), ("b", "two", "d/a"), ("s", "", "a"), ("s", "", "d/a"), ("d/a", "three", "e/a")];
+    for (moved, text, place) in moves {
+        let anew =
+            format!("mv -T {moved} {place}; printf '{text}' > {moved}; chmod --reference={place} {moved}");
+        let owned = format!("chown --reference={place} {moved}");
+        check(&[anew, owned, format!("printf more >> {place}")]).expect("alike");
+    }
 }
 
 fn cases() -> u32 {

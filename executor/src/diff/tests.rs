@@ -237,7 +237,7 @@ fn what_is_no_change_leaves_no_trace_on_disk() {
         let Some(mut overlay) = Overlaid::anywhere(drawn) else { return };
         overlay.run(script);
         scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect(script);
-        overlay.mount();
+        overlay.stack();
         let expected: Vec<_> = expected.iter().map(|line| line.replace("/ @", "/ ; @")).collect();
         assert_eq!(crate::testing::show(&overlay.root), expected, "{script}");
         let copied = Copied::new(drawn);
@@ -275,8 +275,8 @@ fn owners_that_the_disk_could_not_hold_reach_the_layer() {
     let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &owners).expect("a layer");
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/g = y ; 7:8", "d/h => d/g"]);
 
-    overlay.mount();
-    overlay.run("touch d");
+    let Some(mut overlay) = Overlaid::new(&["d/f = x"]) else { return };
+    overlay.run("printf y > d/g; ln d/g d/h; touch d");
     overlay.unmount();
     let below = Owners::from([(b"d".to_vec(), (7, 8))]);
     let lower = Lower { root: overlay.lower.as_fd(), owners: &below };
@@ -343,7 +343,7 @@ fn a_mark_of_the_other_family_hides_nothing() {
     overlay.run("printf y > d/g");
     let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["d/g = y"]);
-    overlay.mount();
+    overlay.stack();
     assert!(overlay.has(b"d/f"));
 }
 
@@ -357,7 +357,7 @@ fn no_time_that_is_kept_has_a_fraction_on_disk() {
     let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
     let wanted = ["d/ ; @8", "d/f =  ; @1000", "d/h => d/f", "e/f = x ; 0600 @1000", "l -> x ; @-8", "n = "];
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), wanted);
-    overlay.mount();
+    overlay.stack();
     let time = |path: &str| {
         let stat = lstat(&overlay.root, path.as_bytes()).expect("looked").expect("there");
         (stat.st_mtime, stat.st_mtime_nsec)
@@ -377,7 +377,7 @@ fn sockets_are_left_out() {
     }
     let changes = scan_of(&mut overlay, rules(&BTreeSet::new()), &Owners::new()).expect("a layer");
     assert_eq!(shown_tree(&changes.tree, &overlay.upper()), ["- f"]);
-    overlay.mount();
+    overlay.stack();
     assert!(crate::testing::show(&overlay.root).is_empty());
 }
 
