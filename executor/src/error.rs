@@ -146,6 +146,7 @@ impl From<SandboxError> for StepFailure {
         let hint = error.hint().map(str::to_owned);
         match (error, hint) {
             (SandboxError::Cancelled, _) => cancelled(),
+            (error @ SandboxError::NoPlace { .. }, _) => blame(FailureKind::Build, error),
             (error, Some(hint)) => blame(FailureKind::Machine, error).hint(hint),
             (error, None) => blame(FailureKind::Machine, error),
         }
@@ -291,6 +292,11 @@ mod tests {
             ),
             (CopyError::NotADirectory("x".to_owned()).into(), FailureKind::Build),
             (PlanError::NoCommand.into(), FailureKind::Usage),
+            (
+                SandboxError::NoPlace { step: "make /m".to_owned(), message: "x".to_owned() }.into(),
+                FailureKind::Build,
+            ),
+            (SandboxError::InitDied("killed".to_owned()).into(), FailureKind::Machine),
         ];
         let full: Vec<_> = cases.iter().map(|(failure, _)| is_out_of_space(failure)).collect();
         let at: Vec<_> = (0..full.len()).filter(|at| full[*at]).collect();

@@ -49,4 +49,7 @@ def places(canary):
         target = os.fsencode(canary) + (b"/file" if of_file else b"/d")
         for thing, tar in things(place.encode(), target).items():
             table[f"{name}: {thing}"] = (tar + END, instructions)
+    for place in ("/proc/self/fd/5", "/proc/1/root", "/proc/self/cwd/x", "/proc/nothing", "/sys/nothing", "/etc/passwd", "/etc/passwd/x"):
+        table[f"working directory: {place}"] = (END, f"WORKDIR {place}\nRUN true\n")
+        table[f"a mount's target: {place}"] = (END, f"RUN --mount=type=tmpfs,target={place} true\n")
     return table

@@ -29,7 +29,7 @@ use rustix::{
 use crate::{
     sandbox::{
         SandboxError, devices,
-        failure::{Failure, NameStep},
+        failure::{Failure, NamePlace, NameStep},
         plan::ProvidedFile,
         stubs::{Kind, MOST_LINKS, Stubs, modified, split},
     },
@@ -62,13 +62,13 @@ impl Covers {
         let aside = own_directory(aside).step("make a place for what is covered")?;
         let mut covers = Self { root, aside, laid: Vec::new(), stubs: Stubs::default() };
         for (name, mode) in [("proc", 0o555), ("sys", 0o555), ("dev", 0o755)] {
-            let made = covers.directory(name, mode).step(&format!("cover /{name}"))?;
+            let made = covers.directory(name, mode).place(&format!("cover /{name}"))?;
             if name == "dev" {
                 populate(&made)?;
             }
         }
         for file in files {
-            covers.file(file).step(&format!("make {}", file.target))?;
+            covers.file(file).place(&format!("make {}", file.target))?;
         }
         Ok(covers)
     }
@@ -220,5 +220,6 @@ pub(crate) fn make_directories(root: &Path, paths: &BTreeSet<String>) -> Result<
         .and_then(|root| {
             paths.iter().try_for_each(|path| stubs.ensure(&root, path.as_bytes(), Kind::Directory))
         })
-        .map_err(|errno| SandboxError::errno("make volumes", errno))
+        .place("make volumes")
+        .map_err(SandboxError::from)
 }

@@ -20,7 +20,7 @@ use crate::{
     sandbox::{
         cgroups::StepGroup,
         chroot,
-        failure::{Failure, NameStep},
+        failure::{Failure, NamePlace, NameStep},
         lacking,
         plan::{
             Capability, Keyring, Need, Nesting, Processes, Rung, SandboxPlan, Scope, SeccompProfile,
@@ -64,7 +64,12 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&Owne
     }
     umask(Mode::from_raw_mode(0o022));
     enter_scope(plan.scope)?;
-    enter_working_directory(&plan.cwd).step(&format!("enter working directory {}", plan.cwd))?;
+    let name = format!("enter working directory {}", plan.cwd);
+    enter_working_directory(&plan.cwd).map_err(|errno| match errno {
+        // What root may not enter, here where all that there is belongs to the step, is another process's part of /proc.
+        Errno::ACCESS => Failure::of_image(&name, errno.to_string()),
+        errno => Err::<(), _>(errno).place(&name).expect_err("it is an error"),
+    })?;
     let kept = match &plan.security {
         Security::Sandbox { capabilities, seccomp, nesting, filter, no_new_privileges, .. } => {
             if *no_new_privileges {

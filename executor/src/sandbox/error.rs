@@ -21,6 +21,14 @@ pub enum SandboxError {
         /// The one setting that would lift it, where we know it.
         hint: Option<String>,
     },
+    /// What the image has at a path, or what the step wants there, leaves no place: so it would be on any machine.
+    #[error("sandbox: {step}: {message}")]
+    NoPlace {
+        /// The step of the set-up.
+        step: String,
+        /// What is there.
+        message: String,
+    },
     /// The init ended without a word.
     #[error("sandbox: the init ended unexpectedly ({0})")]
     InitDied(String),
@@ -34,7 +42,7 @@ impl SandboxError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             SandboxError::Step { hint, .. } => hint.as_deref(),
-            SandboxError::InitDied(_) | SandboxError::Cancelled => None,
+            SandboxError::NoPlace { .. } | SandboxError::InitDied(_) | SandboxError::Cancelled => None,
         }
     }
 

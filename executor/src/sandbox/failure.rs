@@ -16,12 +16,33 @@ pub struct Failure {
     message: String,
     errno: Option<Errno>,
     hint: Option<String>,
+    fault: Fault,
 }
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The machine's, or our own.
+    Machine,
+    /// The image's or the Dockerfile's: no other machine would do it.
+    Image,
+}
+
+/// What the kernel says of a place in an image that cannot be what a step needs there: links that go round or out, a file for a
+/// directory, `/proc` and read-only mounts to make something in.
+const NO_PLACE: [Errno; 7] =
+    [Errno::LOOP, Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG, Errno::NOENT, Errno::XDEV, Errno::ROFS];
 
 impl Failure {
     /// A step that failed for a reason of our own.
     pub fn new(step: &str, message: impl Into<String>) -> Self {
-        Self { step: step.to_owned(), message: message.into(), errno: None, hint: None }
+        let (step, message) = (step.to_owned(), message.into());
+        Self { step, message, errno: None, hint: None, fault: Fault::Machine }
+    }
+
+    /// A step that failed by what the image has there, or what the Dockerfile wants there.
+    pub fn of_image(step: &str, message: impl Into<String>) -> Self {
+        Self { fault: Fault::Image, ..Self::new(step, message) }
     }
 
     /// The same with the one setting that would lift it, where only we know it.
@@ -31,17 +52,19 @@ impl Failure {
 
     /// The report the builder gets.
     pub fn report(&self) -> Report {
-        Report::Failed {
-            step: self.step.clone(),
-            message: self.message.clone(),
-            errno: self.errno.map(Errno::raw_os_error),
-            hint: self.hint.clone(),
+        let (step, message) = (self.step.clone(), self.message.clone());
+        if self.fault == Fault::Image {
+            return Report::NoPlace { step, message };
         }
+        Report::Failed { step, message, errno: self.errno.map(Errno::raw_os_error), hint: self.hint.clone() }
     }
 }
 
 impl From<Failure> for SandboxError {
-    fn from(Failure { step, message, errno, hint }: Failure) -> Self {
+    fn from(Failure { step, message, errno, hint, fault }: Failure) -> Self {
+        if fault == Fault::Image {
+            return SandboxError::NoPlace { step, message };
+        }
         SandboxError::reported(&step, message, errno.map(Errno::raw_os_error), hint)
     }
 }
@@ -50,6 +73,21 @@ impl From<Failure> for SandboxError {
 pub trait NameStep<T> {
     /// The same result, its error with a name.
     fn step(self, name: &str) -> Result<T, Failure>;
+}
+
+/// The same for what is done at a path that an image or a Dockerfile has named.
+pub trait NamePlace<T> {
+    /// The same result, its error with a name, and the image's fault where no machine could have done it.
+    fn place(self, name: &str) -> Result<T, Failure>;
+}
+
+impl<T> NamePlace<T> for Result<T, Errno> {
+    fn place(self, name: &str) -> Result<T, Failure> {
+        self.map_err(|errno| match NO_PLACE.contains(&errno) {
+            true => Failure::of_image(name, errno.to_string()),
+            false => Err::<(), _>(errno).step(name).expect_err("it is an error"),
+        })
+    }
 }
 
 impl<T> NameStep<T> for Result<T, Errno> {
@@ -73,5 +111,24 @@ impl<T> NameStep<T> for Result<T, MountError> {
             let message = format!("{}: {}{}", error.path.display(), error.errno, aside(&error.said));
             Failure { errno: Some(error.errno), ..Failure::new(&format!("{name} {}", error.step), message) }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_image_leaves_no_place_for_is_its_own_fault() {
+        let place = |errno: Errno| Err::<(), _>(errno).place("make /m").expect_err("it is an error");
+        for errno in NO_PLACE {
+            assert!(matches!(place(errno).report(), Report::NoPlace { .. }), "{errno}");
+            assert!(matches!(place(errno).into(), SandboxError::NoPlace { .. }), "{errno}");
+            let step = Err::<(), _>(errno).step("open /x").expect_err("it is an error");
+            assert!(matches!(step.into(), SandboxError::Step { .. }), "{errno}");
+        }
+        for errno in [Errno::NOSPC, Errno::IO, Errno::PERM, Errno::ACCESS, Errno::NOMEM, Errno::MFILE] {
+            assert!(matches!(place(errno).report(), Report::Failed { errno: Some(_), .. }), "{errno}");
+        }
     }
 }

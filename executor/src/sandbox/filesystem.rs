@@ -23,7 +23,7 @@ use crate::{
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{
         devices,
-        failure::{Failure, NameStep},
+        failure::{Failure, NamePlace, NameStep},
         mounts::{self, Opened},
         plan::{Access, Hidden, Locked, Processes, ProvidedFile, Root, SandboxPlan, Security},
         stubs::{Kind, Stubs},
@@ -69,7 +69,7 @@ pub fn mount_root(root: &Root, marks: OverlayMarks) -> Result<Merged, Failure> {
 /// Makes the mount points of what every step has that the root file system lacks.
 fn make_mount_points(root: &OwnedFd, stubs: &mut Stubs) -> Result<(), Failure> {
     for directory in ["/proc", "/sys", "/dev"] {
-        stubs.ensure(root, directory.as_bytes(), Kind::Directory).step(&format!("make {directory}"))?;
+        stubs.ensure(root, directory.as_bytes(), Kind::Directory).place(&format!("make {directory}"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let name = format!("find a real directory {directory}");
         match open_in_root(root, directory.as_bytes(), flags) {
@@ -77,7 +77,7 @@ fn make_mount_points(root: &OwnedFd, stubs: &mut Stubs) -> Result<(), Failure> {
                 let message = format!(
                     "the image has something else there, on which a step's {directory} cannot be put"
                 );
-                return Err(Failure::new(&name, message));
+                return Err(Failure::of_image(&name, message));
             }
             found => drop(found.step(&name)?),
         }
@@ -105,8 +105,8 @@ pub fn enter_root(
     mount_sys(&root, plan)?;
     devices::mount_dev(&root, &staging, plan)?;
     for (index, file) in plan.files.iter().enumerate() {
-        stubs.ensure(&root, file.target.as_bytes(), Kind::File).step(&format!("make {}", file.target))?;
-        lend_file(&root, &staging, file, index).step(&format!("mount {}", file.target))?;
+        stubs.ensure(&root, file.target.as_bytes(), Kind::File).place(&format!("make {}", file.target))?;
+        lend_file(&root, &staging, file, index).place(&format!("mount {}", file.target))?;
     }
     if let Security::Sandbox { hidden, locked, .. } = &plan.security {
         mask(&root, hidden, locked)?;
@@ -116,7 +116,7 @@ pub fn enter_root(
         // Nobody can make it any more then, and a missing one is made for every step.
         Stubs::default()
             .ensure(&root, plan.cwd.as_bytes(), Kind::Directory)
-            .step("make the working directory")?;
+            .place("make the working directory")?;
         sys::restrict_mount_alone(&root, MountAttrFlags::MOUNT_ATTR_RDONLY)
             .step("make the root read-only")?;
     }

@@ -20,7 +20,7 @@ use crate::{
     fuse::{Merged, Merger},
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
     sandbox::{
-        failure::{Failure, NameStep},
+        failure::{Failure, NamePlace, NameStep},
         filesystem::{NODE, Staging, attach, attach_over, new_file_system},
         plan::{Access, FileTree, MountSource, PlannedMount},
         stubs::{Kind, Stubs},
@@ -112,9 +112,9 @@ pub fn attach_all(
         let has_place = stubs.ensure(root, mount.target.as_bytes(), kind);
         has_place.map_err(|errno| no_place(root, mount, kind, errno))?;
         // One look only: in a cache mount, another step may put a link in the target's place at any time.
-        let target = open_in_root(root, mount.target.as_bytes(), OFlags::PATH).step(&name)?;
+        let target = open_in_root(root, mount.target.as_bytes(), OFlags::PATH).place(&name)?;
         refuse_proc(&target, &name)?;
-        attach_over(&made, &target, root, &mount.target).step(&name)?;
+        attach_over(&made, &target, root, &mount.target).map_err(|errno| out_of_sight(&name, errno))?;
     }
     Ok(())
 }
@@ -126,8 +126,10 @@ fn refuse_kernels(target: &str, name: &str) -> Result<(), Failure> {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     match target {
-        "/dev" => Err(Failure::new(name, "it cannot be mounted because it covers the devices of /dev")),
-        _ if below("/proc") => Err(Failure::new(name, "it cannot be mounted because it is inside /proc")),
+        "/dev" => Err(Failure::of_image(name, "it cannot be mounted because it covers the devices of /dev")),
+        _ if below("/proc") => {
+            Err(Failure::of_image(name, "it cannot be mounted because it is inside /proc"))
+        }
         _ => Ok(()),
     }
 }
@@ -145,12 +147,24 @@ fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, errno: Errno) -> F
     let is_there = open_in_root(root, target.as_bytes(), OFlags::PATH).is_ok();
     match (kind, errno) {
         (Kind::Directory, Errno::NOTDIR) if is_there => {
-            Failure::new(&step, format!("{source} is a directory, and {target} in the image is none"))
+            Failure::of_image(&step, format!("{source} is a directory, and {target} in the image is none"))
         }
         (Kind::File, Errno::ISDIR) if is_there => {
-            Failure::new(&step, format!("{source} is no directory, and {target} in the image is one"))
+            Failure::of_image(&step, format!("{source} is no directory, and {target} in the image is one"))
         }
-        _ => Err::<(), _>(errno).step(&step).expect_err("it is an error"),
+        _ => Err::<(), _>(errno).place(&step).expect_err("it is an error"),
+    }
+}
+
+/// Why something that was mounted does not lie there.
+fn out_of_sight(name: &str, errno: Errno) -> Failure {
+    match errno {
+        Errno::STALE => {
+            let message =
+                "it cannot be seen there: the path leads to the root directory, or elsewhere by now";
+            Failure::of_image(name, message)
+        }
+        errno => Err::<(), _>(errno).place(name).expect_err("it is an error"),
     }
 }
 
@@ -158,7 +172,7 @@ fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, errno: Errno) -> F
 fn refuse_proc(target: &OwnedFd, name: &str) -> Result<(), Failure> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     match fstatfs(target).step(name)?.f_type == PROC_SUPER_MAGIC {
-        true => Err(Failure::new(name, "it cannot be mounted because it is inside /proc")),
+        true => Err(Failure::of_image(name, "it cannot be mounted because it is inside /proc")),
         false => Ok(()),
     }
 }
@@ -178,13 +192,13 @@ impl Making<'_> {
         let opened = || tree.ok_or(Errno::BADF).step(&name);
         let (made, flags) = match &self.mount.source {
             MountSource::Files { path, access, .. } => {
-                let part = self.part(opened()?, path).step(&format!("{name}: find {path}"))?;
+                let part = self.part(opened()?, path).place(&format!("{name}: find {path}"))?;
                 (part, NO_DEVICES | of(*access))
             }
             MountSource::Socket(_) => (opened()?, NO_DEVICES | NO_SETUID | NO_PROGRAMS),
             MountSource::Device(_) => (device(opened()?).step(&format!("{name}: a device node"))?, NODE),
             MountSource::Host { access, .. } => (opened()?, NO_DEVICES | NO_SETUID | of(*access)),
-            MountSource::Tmpfs { size } => (self.tmpfs(*size).step(&name)?, NO_DEVICES | NO_SETUID),
+            MountSource::Tmpfs { size } => (self.tmpfs(*size).place(&name)?, NO_DEVICES | NO_SETUID),
             MountSource::Secret { content, mode, uid, gid } => {
                 let file = format!("secret{}", self.number);
                 let owner = Some((*uid, *gid));

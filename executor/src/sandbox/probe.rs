@@ -372,7 +372,7 @@ fn refusal(error: SandboxError) -> Option<Refusal> {
         SandboxError::Step { step, errno, .. } => {
             Some((step, errno.map_or(Errno::IO, |errno| errno).raw_os_error()))
         }
-        SandboxError::InitDied(_) | SandboxError::Cancelled => None,
+        SandboxError::NoPlace { .. } | SandboxError::InitDied(_) | SandboxError::Cancelled => None,
     }
 }
 

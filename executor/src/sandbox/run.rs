@@ -207,6 +207,7 @@ fn verdict(reports: Vec<Report>, status: &str) -> Result<Exit, SandboxError> {
             Report::Failed { step, message, errno, hint } => {
                 return Err(SandboxError::reported(&step, message, errno, hint));
             }
+            Report::NoPlace { step, message } => return Err(SandboxError::NoPlace { step, message }),
             Report::NotExecuted { code, message } => exit = Some(Exit::NotExecuted { code, message }),
             Report::Code(code) => exit = exit.or(Some(Exit::Code(code))),
             Report::Signal(signal) => exit = exit.or(Some(Exit::Signal(signal))),

@@ -77,6 +77,13 @@ pub enum Report {
         /// The one setting that would lift it, where only the sender knows it.
         hint: Option<String>,
     },
+    /// The image, or what the step itself asks for, leaves no place for a part of the step; it ranks as [`Report::Failed`].
+    NoPlace {
+        /// The name of the step of the set-up.
+        step: String,
+        /// What is there.
+        message: String,
+    },
     /// The command could not be executed.
     NotExecuted {
         /// 126 or 127.
