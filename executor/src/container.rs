@@ -92,6 +92,8 @@ impl Container {
             prepared.add(snapshots, image, volume, is_there)?;
         }
         let Volumes { mounts, mut written, made } = prepared;
+        let connection = Connection::new(self.exec.network, &self.dns)?;
+        connection.doubt().into_iter().for_each(|doubt| snapshots.warn(doubt));
         let plan = SandboxPlan::new(PlanInputs {
             exec: &self.exec,
             ambient_env: &[],
@@ -102,7 +104,7 @@ impl Container {
             secret_env: Vec::new(),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
-            connection: Connection::new(self.exec.network, &self.dns)?,
+            connection,
             limits: &self.limits,
         })?
         .with_stdio(self.stdio)

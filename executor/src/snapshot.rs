@@ -353,7 +353,7 @@ impl Snapshots {
         self.fetcher.store()
     }
 
-    fn warn(&self, warning: String) {
+    pub(crate) fn warn(&self, warning: String) {
         (self.events)(Event::Warning(warning));
     }
 

@@ -166,6 +166,22 @@ class Isolated(Case):
         self.assertIn("expected default, none, host or isolated", done.stderr)
         self.assertEqual(stacks(), [])
 
+    def test_nobody_to_ask_for_names(self):
+        empty, pipe = self.scratch / "empty", self.scratch / "pipe"
+        empty.touch()
+        os.mkfifo(pipe)
+        context = self.steps("RUN wc -l < /etc/resolv.conf", "RUN true")
+        for place, network, why in ((empty, "isolated", "names no server"), (pipe, "isolated", "is a pipe, which is not read"),
+                                    (pipe, "default", "is a pipe, which is not read"), (empty, "default", None), (pipe, "none", None)):
+            for dns in ([], ["--dns", outside.NAMES]):
+                with self.subTest(place=place.name, network=network, dns=dns):
+                    machine = ["sh", "-c", f'mount --bind {place} /etc/resolv.conf && exec "$@"', "sh"]
+                    _, said = self.build_outside(context, "--no-cache", "--network", network, *dns, machine=machine)
+                    told = [line for line in said.splitlines() if "nobody to ask" in line]
+                    self.assertEqual(len(told), int(bool(why) and not dns), said)
+                    if told:
+                        self.assertIn(f"/etc/resolv.conf of this machine {why}; name a server with --dns ADDRESS", told[0])
+
     def test_the_stack_and_the_step_end_together(self):
         """Whoever dies first: the builder takes both along, and without its stack a step does not go on."""
         context = self.steps("RUN echo begun && sleep 1000")

@@ -3,7 +3,7 @@
 mod mounts;
 
 use oci::Layer;
-use solver::{FailureKind, Step, StepFailure, op::Exec};
+use solver::{Event, FailureKind, Step, StepFailure, op::Exec};
 
 use std::{
     mem::take,
@@ -65,6 +65,10 @@ impl LocalExecutor {
         let user = run_user(ground.view.root(), &exec.user)?;
         let mut lent = self.lend(step, exec, held)?;
         let root = ground.writable.root(self.footing.rung, held.fresh_root())?;
+        let connection = Connection::new(exec.network, &self.dns)?;
+        if let Some(doubt) = connection.doubt() {
+            self.names_told.call_once(|| (self.events)(Event::Warning(doubt)));
+        }
         let plan = SandboxPlan::new(PlanInputs {
             exec,
             ambient_env: &step.vertex.ambient_env,
@@ -75,7 +79,7 @@ impl LocalExecutor {
             secret_env: take(&mut lent.secret_env),
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             home: Some(&user.home),
-            connection: Connection::new(exec.network, &self.dns)?,
+            connection,
             limits: &self.limits,
         })?;
         let _turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));

@@ -6,7 +6,7 @@ use std::{
     fs::OpenOptions,
     io::{self, Read},
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
 };
 
 use crate::sandbox::{
@@ -85,7 +85,41 @@ pub fn for_isolated(asked: &Dns) -> Result<String, SandboxError> {
     })
 }
 
-/// `None` where there is none: also at the end of a link that leads nowhere.
+/// What a person should know of the resolver configuration that a step gets, where it names no server: whom a step asks then
+/// is its own loopback, on which an isolated one has nobody. On the builder's own that is what its own programs do; a pipe,
+/// though, may have held servers for those.
+pub fn doubt(resolv_conf: &str, is_isolated: bool) -> Option<String> {
+    doubt_of(OWN, resolv_conf, is_isolated)
+}
+
+fn doubt_of(path: &str, resolv_conf: &str, is_isolated: bool) -> Option<String> {
+    if own_words(resolv_conf, &["nameserver"]).iter().any(|server| is_address(server)) {
+        return None;
+    }
+    let what = match std::fs::metadata(path) {
+        Ok(found) if found.file_type().is_fifo() => "is a pipe, which is not read",
+        _ if !is_isolated => return None,
+        Ok(_) => "names no server",
+        Err(_) => "is not there",
+    };
+    let steps = if is_isolated { "isolated steps" } else { "steps" };
+    Some(format!(
+        "{steps} know nobody to ask for names: {path} of this machine {what}; name a server with --dns ADDRESS"
+    ))
+}
+
+/// Resolvers pass over what is none.
+fn is_address(server: &str) -> bool {
+    without_scope(server).parse::<IpAddr>().is_ok()
+}
+
+/// `fe80::1` of `fe80::1%eth0`.
+fn without_scope(server: &str) -> &str {
+    server.split_once('%').map_or(server, |(address, _)| address)
+}
+
+/// `None` where there is none: also at the end of a link that leads nowhere. Of a pipe nothing is read: what is in it is for
+/// somebody else.
 fn read(path: &str) -> Result<Option<String>, SandboxError> {
     let failed = |error: io::Error| SandboxError::io(&format!("read {path}"), &error);
     // What never answers must not be waited for.
@@ -94,6 +128,9 @@ fn read(path: &str) -> Result<Option<String>, SandboxError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?,
     };
+    if file.metadata().map_err(failed)?.file_type().is_fifo() {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
     file.take(MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX {
@@ -126,9 +163,7 @@ fn server(line: &str) -> Option<&str> {
 /// Loopback, link-local (also with a scope, as `fe80::1%eth0`), no address in particular, which is loopback, or one that a
 /// metadata service shares.
 fn is_out_of_reach(server: &str) -> bool {
-    let address = server.split_once('%').map_or(server, |(address, _)| address);
-    // Resolvers pass over what is no address.
-    address
+    without_scope(server)
         .parse()
         .is_ok_and(|address: IpAddr| address.is_unspecified() || is_forbidden(address.to_canonical()))
 }
@@ -147,6 +182,8 @@ fn own_words(resolv_conf: &str, keywords: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -179,6 +216,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_knows_nobody_to_ask_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        std::fs::write(at("file"), b"").expect("written");
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), rustix::fs::Mode::RWXU).expect("made");
+        let cases = [
+            ("file", "search a\nnameserver x\n", None, Some("names no server")),
+            ("file", "", None, Some("names no server")),
+            ("nothing", "", None, Some("is not there")),
+            ("pipe", "", Some("is a pipe"), Some("is a pipe")),
+            ("pipe", "nameserver 192.0.2.1\n", None, None),
+            ("file", "nameserver fe80::1%eth0\n", None, None),
+        ];
+        for (name, text, shared, isolated) in cases {
+            for (is_isolated, expected) in [(false, shared), (true, isolated)] {
+                let told = doubt_of(&at(name), text, is_isolated);
+                assert_eq!(told.is_some(), expected.is_some(), "{name} {text:?}: {told:?}");
+                assert!(told.unwrap_or_default().contains(expected.unwrap_or_default()));
+            }
+        }
+    }
+
+    #[test]
     fn files_are_read_as_resolvers_do() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name).display().to_string();
@@ -188,7 +248,11 @@ mod tests {
         link("file", "link");
         link("nowhere", "dangling");
         link("/dev/null", "null");
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), rustix::fs::Mode::RWXU).expect("made");
+        let mut writer = OpenOptions::new().read(true).write(true).open(at("pipe")).expect("opened");
+        writer.write_all(b"nameserver ::1\n").expect("written");
         let text = |name: &str| read(&at(name)).expect("can be read");
+        assert_eq!(text("pipe"), None, "and nobody is waited for");
         assert!(text("file").expect("there").contains("nameserver ::1"));
         assert_eq!(text("link"), text("file"));
         assert_eq!((text("nothing"), text("dangling"), text("null")), (None, None, Some(String::new())));

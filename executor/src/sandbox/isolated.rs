@@ -252,7 +252,9 @@ fn arguments(rung: Rung) -> Vec<&'static str> {
     arguments.extend(["--address", "192.0.0.2", "--netmask", "29", "--gateway", "192.0.0.1"]);
     arguments.extend(["--address", "fd6c:6179:6572:7700::2", "--gateway", "fd6c:6179:6572:7700::1"]);
     arguments.extend(["--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"]);
-    arguments.extend(["--no-map-gw", "--dns", "none", "--no-dhcp", "--no-dhcpv6", "--no-ra"]);
+    arguments.extend(["--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ra"]);
+    // With both it does not read this machine's resolver configuration, where that is a pipe without end.
+    arguments.extend(["--dns", "none", "--search", "none"]);
     arguments
 }
 

@@ -36,6 +36,14 @@ impl Connection {
             }
         })
     }
+
+    /// What a person should know of it before a name is asked for in vain.
+    pub fn doubt(&self) -> Option<String> {
+        match &self.network {
+            Network::None => None,
+            network => dns::doubt(&self.resolv_conf, matches!(network, Network::Isolated { .. })),
+        }
+    }
 }
 
 /// The user-mode stack: `pasta` in an absolute directory of PATH.
