@@ -100,7 +100,8 @@ class Limits(Case):
                 name = {"--resource": "--memory"}.get(flag, flag)
                 self.assertRegex(done.stderr, f"error: sandbox: [^:]*{name}[^:]*: ")
                 self.assertIn("hint: boot with version 2 alone", done.stderr)
-        self.build(context, "--pids-limit", "-1", user="lw-one")
+        for flag in ("--pids-limit=-1", "--cpu-quota=-1", "--resource=cpu-quota=-1"):
+            self.build(context, flag, user="lw-one")
         done = self.run_layerwright("build", "--memory-swap", "1g", context, code=2)
         self.assertIn("--memory-swap needs --memory", done.stderr)
 

@@ -135,7 +135,8 @@ fn processor_time(args: &LimitArgs) -> Result<Option<ProcessorTime>, RequestErro
         ));
     }
     let quota = cpus.map(Amount::AtMost).or(*cpu_quota);
-    if quota.is_none() && cpu_period.is_none() {
+    // Nobody else has limited it, so no limit alone asks for no group that would keep one.
+    if matches!(quota, None | Some(Amount::Unlimited)) && cpu_period.is_none() {
         return Ok(None);
     }
     let period = cpu_period.unwrap_or(ProcessorTime::USUAL_PERIOD);
@@ -174,6 +175,9 @@ mod tests {
         assert_eq!(time(LimitArgs { cpu_period: Some(5000), ..args() }), of(Amount::Unlimited, 5000));
         let both = LimitArgs { cpu_quota: Some(Amount::AtMost(2000)), cpu_period: Some(5000), ..args() };
         assert_eq!(time(both), of(Amount::AtMost(2000), 5000));
+        assert_eq!(time(LimitArgs { cpu_quota: Some(Amount::Unlimited), ..args() }), None);
+        let resources = vec![ResourceSpec::CpuQuota(Amount::Unlimited)];
+        assert_eq!(time(LimitArgs { resources, ..args() }), None);
     }
 
     #[test]
