@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import select
 import shutil
 import signal
@@ -16,7 +17,7 @@ import time
 import unittest
 
 import outside
-from support import Case, Layout, Registry, USERS, WATCHDOG
+from support import Case, Layout, Registry, USERS, WATCHDOG, wait_for
 
 DOCKERFILE = """FROM busybox
 RUN mkdir -p /data /app && echo kept > /data/seed && echo '#!/bin/sh' > /bin/greet && echo 'echo greet "$@"' >> /bin/greet \
@@ -472,6 +473,23 @@ class Isolated(Containers):
     # One of the outside, and whom nobody must reach.
     TRY = "; ".join(f"nc -w 2 {address} 8080 </dev/null"
                     for address in (outside.OUTSIDE[0], outside.HERE[0], outside.HERE[3]))
+
+    def test_the_first_signal_ends_a_set_up_that_hangs(self):
+        begun, length = self.scratch / "begun", f"1000.{os.getpid()}"
+        sleepers = ["pgrep", "--full", f"^sleep {re.escape(length)}$"]
+        (self.scratch / "bin").mkdir()
+        pasta = self.scratch / "bin" / "pasta"
+        pasta.write_text(f"#!/bin/sh\ntouch {begun} && exec sleep {length}\n")
+        pasta.chmod(0o755)
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            environment = {**os.environ, "PATH": f"{pasta.parent}:{os.environ['PATH']}"}
+            process = self.start(*self.FLAGS, self.image, "true", stderr=subprocess.PIPE, env=environment)
+            wait_for(begun.exists, "the stack")
+            process.send_signal(number)
+            # Without one it fails for the stack, which is given up after 20 seconds, and with 125.
+            self.assertEqual(process.wait(WATCHDOG), code, process.stderr.read())
+            wait_for(lambda: subprocess.run(sleepers, stdout=subprocess.DEVNULL, check=False).returncode == 1, "its end")
+            begun.unlink()
 
     def outside(self, user):
         """What starts a command on a machine with an outside, and where it says who was reached."""

@@ -34,13 +34,21 @@ use crate::{
     view::open_in_root,
 };
 
-/// Becomes the command; `new_root` is where it has no root of its own yet. Returns only when that fails, with what the builder
-/// should hear.
-pub fn execute(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&OwnedFd>) -> Report {
+/// Becomes the command; `new_root` is where it has no root of its own yet, and `tell` what the builder hears of its beginning.
+/// Returns only when that fails, with what the builder should hear.
+pub fn execute(
+    plan: &SandboxPlan,
+    group: Option<&StepGroup>,
+    new_root: Option<&OwnedFd>,
+    tell: impl FnOnce(&Report),
+) -> Report {
     // The last thing that takes memory, of which the step's limits may leave none.
     let program = Program::of(plan);
     match program.and_then(|program| confine(plan, group, new_root).map(|()| program)) {
-        Ok(program) => program.exec(),
+        Ok(program) => {
+            tell(&Report::Begun);
+            program.exec()
+        }
         Err(failure) => failure.report(),
     }
 }

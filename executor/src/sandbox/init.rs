@@ -337,7 +337,8 @@ fn run_command(
     let child_signals = sys::child_signals().step("watch children")?;
     let command = match sys::fork().step("fork command")? {
         Fork::Child => {
-            report(control, &command::execute(plan, group, new_root.as_ref()));
+            let tell = |begun: &Report| report(control, begun);
+            report(control, &command::execute(plan, group, new_root.as_ref(), tell));
             exit(0)
         }
         Fork::Parent(pid) => pid,

@@ -212,7 +212,7 @@ fn verdict(reports: Vec<Report>, status: &str) -> Result<Exit, SandboxError> {
             Report::Code(code) => exit = exit.or(Some(Exit::Code(code))),
             Report::Signal(signal) => exit = exit.or(Some(Exit::Signal(signal))),
             Report::OutOfMemory => was_out_of_memory = true,
-            Report::Entered(..) | Report::Probes(_) => {}
+            Report::Begun | Report::Entered(..) | Report::Probes(_) => {}
         }
     }
     let exit = exit.ok_or_else(|| SandboxError::InitDied(status.to_owned()))?;

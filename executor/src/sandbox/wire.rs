@@ -84,6 +84,8 @@ pub enum Report {
         /// What is there.
         message: String,
     },
+    /// All is set up, and the command is about to be executed: from now on signals are its own matter.
+    Begun,
     /// The command could not be executed.
     NotExecuted {
         /// 126 or 127.

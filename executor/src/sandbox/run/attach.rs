@@ -61,8 +61,8 @@ pub struct Attachment<'a> {
 /// that it has said is written.
 ///
 /// # Errors
-/// The sandbox could not be set up; its output cannot be written; [`SandboxError::Cancelled`] when `cancel` asked, or the third
-/// signal that asks to end came.
+/// The sandbox could not be set up; its output cannot be written; [`SandboxError::Cancelled`] when `cancel` asked, when a signal
+/// that asks to end came before the command had begun, or the third one after that.
 pub fn attach(
     plan: &SandboxPlan,
     attachment: &Attachment<'_>,
@@ -179,10 +179,12 @@ impl<'a> Attached<'a> {
     }
 
     fn wait(&self, with_control: bool) -> io::Result<Vec<Ready>> {
-        let mut waited = vec![(Ready::Signals, PollFd::new(&self.to.signals, PollFlags::IN))];
+        // Who sends a signal has seen what the command has shown, which the init has announced before.
+        let mut waited = Vec::new();
         if with_control {
             waited.push((Ready::Control, PollFd::new(&*self.init, PollFlags::IN)));
         }
+        waited.push((Ready::Signals, PollFd::new(&self.to.signals, PollFlags::IN)));
         waited
             .extend(self.channel.iter().map(|channel| (Ready::Channel, PollFd::new(channel, PollFlags::IN))));
         let flows = self.flows.iter().enumerate();
@@ -223,6 +225,10 @@ impl<'a> Attached<'a> {
         for number in &numbers[..length] {
             match Signal::from_named_raw(i32::from(*number)) {
                 Some(Signal::WINCH) => self.resize(),
+                // There is no command yet that could take it, and what is being set up hears nobody.
+                Some(Signal::INT | Signal::TERM | Signal::HUP) if !self.init.has_begun() => {
+                    self.asked = PATIENCE;
+                }
                 Some(signal) => {
                     self.asked += u32::from(signal == Signal::INT || signal == Signal::TERM);
                     self.init.order(Order::Pass(signal));

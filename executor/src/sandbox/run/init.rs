@@ -156,6 +156,12 @@ impl Init {
         }
     }
 
+    /// Whether it has said that the command is about to be executed.
+    pub fn has_begun(&self) -> bool {
+        let end = self.received.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        wire::parse_reports(&self.received[..end]).is_ok_and(|reports| reports.contains(&Report::Begun))
+    }
+
     pub fn finish(mut self) -> Result<(Vec<Report>, String), SandboxError> {
         let status = self.process.wait().map_err(|error| SandboxError::io("wait for init", &error))?;
         let received = std::mem::take(&mut self.received);
