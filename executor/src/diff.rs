@@ -103,6 +103,8 @@ pub struct Changes {
     pub tree: Tree,
     /// Contents of its files with [`EntryTime::Content`].
     pub brought: BTreeSet<ContentDigest>,
+    /// A file that changed under all its names, in a copy: an overlay would have parted those that were there before.
+    pub held_together: Option<Vec<Vec<u8>>>,
 }
 
 /// Why an upper directory is not a layer.
@@ -149,12 +151,13 @@ pub fn scan(
         changes: Vec::new(),
         unchanged: BTreeSet::new(),
         brought: BTreeSet::new(),
+        held_together: None,
     };
     builder.directories_and_whiteouts(&found)?;
     builder.files(&found, cancel)?;
-    let Builder { root, changes, unchanged, brought, .. } = builder;
+    let Builder { root, changes, unchanged, brought, held_together, .. } = builder;
     settle::settle(&root, upper.kind, &found, &unchanged, rules.timestamps)?;
-    Ok(Changes { tree: Tree::new(changes)?, brought })
+    Ok(Changes { tree: Tree::new(changes)?, brought, held_together })
 }
 
 /// Everything in an upper directory by path, and what it hides.
@@ -167,6 +170,7 @@ struct Builder<'a> {
     changes: Vec<Entry>,
     unchanged: BTreeSet<&'a [u8]>,
     brought: BTreeSet<ContentDigest>,
+    held_together: Option<Vec<Vec<u8>>>,
 }
 
 impl<'a> Builder<'a> {
@@ -208,6 +212,9 @@ impl<'a> Builder<'a> {
 
     fn add_file(&mut self, leader: &Leader<'_>, content: Content) {
         let (first, others) = leader.names.split_first().expect("a file has a name");
+        if self.held_together.is_none() {
+            self.held_together = leader.held_together();
+        }
         let (kind, xattrs) = match (&leader.present.kind, content) {
             (_, Content::Bytes { size, digest, xattrs }) => {
                 (EntryKind::File { size, content: digest }, xattrs)

@@ -40,6 +40,7 @@ use crate::{
     once::OnceMap,
     remote::{RemoteOptions, Remotes},
     retry::Retry,
+    rootfs::shown,
     sandbox::{
         Dns, Footing, Processes, Spares, StepLimits,
         emulation::{self, Emulation, Unsupported},
@@ -272,7 +273,7 @@ impl LocalExecutor {
         let mount = ground.writable.mount()?;
         let owners = work(mount.as_fd(), &ground.owners)?;
         ground.writable.unmount(mount)?;
-        self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
+        self.commit(step, ground, TimeRules { timestamps, brought: Brought::All }, &owners)
     }
 
     /// Runs a step once.
@@ -300,6 +301,7 @@ impl LocalExecutor {
 
     fn commit(
         &self,
+        step: &Step<'_>,
         ground: Ground<'_>,
         rules: TimeRules<'_>,
         owners: &Owners,
@@ -309,6 +311,9 @@ impl LocalExecutor {
         // The user's wish only: what a command did is worth keeping when another step fails.
         let upper = Upper { path: &writable.upper(), kind: writable.kind(), owners };
         let changes: Changes = scan(upper, lower, rules, self.snapshots.cancel())?;
+        if let Some(names) = &changes.held_together {
+            (self.events)(Event::Warning(told_together(&step.vertex.label, names)));
+        }
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }
 
@@ -430,6 +435,19 @@ fn merge(step: &Step<'_>) -> Result<Layer, StepFailure> {
 
 fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
     step.inputs.first().copied().ok_or_else(|| planner_mistake("a step has no input"))
+}
+
+/// The one thing that copies do otherwise than overlays, and so an image that is another one than elsewhere.
+fn told_together(label: &str, names: &[Vec<u8>]) -> String {
+    let (first, others) = names.split_first().expect("several names");
+    let others: Vec<_> = others.iter().take(3).map(|name| format!("/{}", shown(name))).collect();
+    format!(
+        "{label} changed /{}, a file of an earlier layer with other names ({}): in this store, which copies file systems, it \
+         changed under all its names, where an overlay parts them, so the image is not the one that other machines make; \
+         copy the file first in that step, or let --root name a file system on which the kernel mounts overlays",
+        shown(first),
+        others.join(", "),
+    )
 }
 
 /// Something that only a mistake in the planner or the scheduler can cause.

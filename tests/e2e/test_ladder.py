@@ -227,6 +227,18 @@ class Ladder(Case):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr, r"warning: .* begun with copies.*\(a new --root here gets fuse-overlayfs\)")
 
+    def test_what_copies_do_otherwise_is_told(self):
+        """A file with several names changes under all of them in a copy; whatever parts them first is as on an overlay."""
+        ground = "FROM busybox\nRUN echo a > /a && ln /a /b && ln /a /c\n"
+        context = self.context("apart", Dockerfile=f"{ground}RUN rm /c && cp /a /n && echo b >> /n && mv /n /b\nRUN mv /a /z\n")
+        _, alone = self.on([], context, name="apart")
+        done, copied = self.on(self.copying("apart"), context, name="apart-copied")
+        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
+        self.assertNotIn("with other names", done.stderr)
+        context = self.context("together", Dockerfile=f"{ground}RUN echo b >> /b\n")
+        done, _ = self.on(self.copying("together"), context, name="together-copied")
+        self.assertRegex(done.stderr, r"RUN echo b >> /b changed /a, a file of an earlier layer with other names \(/b, /c\)")
+
     def moved(self, store, name):
         """Has a store lie on the overlay that will be there by this name; gives where."""
         parts = self.scratch / f"store-{name}-parts"

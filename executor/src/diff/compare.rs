@@ -37,6 +37,18 @@ pub struct Leader<'a> {
     shows_lower: Vec<bool>,
 }
 
+impl Leader<'_> {
+    /// Its names that an overlay would have parted when one of them was written through, of a file that is the copy of one below.
+    pub fn held_together(&self) -> Option<Vec<Vec<u8>>> {
+        let identity = |stat: &Stat| (stat.st_dev, stat.st_ino);
+        let one = self.before.iter().flatten().map(|before| identity(&before.stat)).next()?;
+        let is_of_it = |before: &Option<&Before>| before.is_some_and(|before| identity(&before.stat) == one);
+        let kept = self.names.iter().zip(&self.before).filter(|(_, before)| is_of_it(before));
+        let names: Vec<_> = kept.map(|(name, _)| name.to_vec()).collect();
+        (self.present.is_copy && names.len() > 1).then_some(names)
+    }
+}
+
 /// The content of a [`Leader`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {

@@ -101,6 +101,7 @@ fn directory_changes(path: &str) -> Changes {
     Changes {
         tree: Tree::new(vec![entry]).expect("one entry"),
         brought: BTreeSet::from([ContentDigest::of(b"x")]),
+        held_together: None,
     }
 }
 
