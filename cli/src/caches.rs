@@ -184,8 +184,8 @@ impl RemoteCaches {
         }
     }
 
-    /// Tells of those that have given nothing at all: what is mistyped looks like that. Where another bundle of the same place has
-    /// given something this one need not be there: so looks the first build of a branch, and records are found without it.
+    /// Tells of those that have given nothing at all: what is mistyped looks like that. Where another bundle of the same place
+    /// has given something this one need not be there: so looks the first build of a branch, and records are found without it.
     pub fn tell_silent(&self, events: &Events) {
         for reader in &self.readers {
             let name = &reader.told;

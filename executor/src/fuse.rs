@@ -8,8 +8,8 @@
 //! descriptor. A step has neither its process in sight nor the right to trace or signal it.
 //!
 //! What it writes is not quite what the kernel writes; [`close`] makes good what can be. For the rest each
-//! store tries it before it is begun with (`sandbox::files::try_fuse`): who has not allowed for that takes none that does otherwise.
-//! What it cannot do a step is told: to change a pipe, socket or device of an earlier layer.
+//! store tries it before it is begun with (`sandbox::files::try_fuse`): who has not allowed for that takes none that does
+//! otherwise. What it cannot do a step is told: to change a pipe, socket or device of an earlier layer.
 
 mod below;
 mod close;

@@ -144,8 +144,8 @@ impl<R: Read> TarReader<R> {
 
     /// The next entry, or `None` at the end of the archive: two blocks of zeros, or the end of the stream where a
     /// header would stand. What comes after is not read. An archive that was cut between two entries cannot be told from one
-    /// whose writer leaves the mark out, as docker's classic builder does with contexts: as Go's reader and GNU tar have it, both are
-    /// whole. Of layers, downloads with a checksum and compressed archives something else vouches for the end.
+    /// whose writer leaves the mark out, as docker's classic builder does with contexts: as Go's reader and GNU tar have it,
+    /// both are whole. Of layers, downloads with a checksum and compressed archives something else vouches for the end.
     ///
     /// # Errors
     /// See [`TarError`]; nothing more can be read after one.

@@ -172,8 +172,8 @@ pub trait Bulletin: Send + Sync {
     /// to do about it, from any thread.
     fn attend(&self, content: &TreeDigest, tell: Box<dyn Fn(Notice) + Send>) -> Box<dyn Send + Sync>;
 
-    /// The step with this content key, which is attended and was stopped, has a worker again ([`Notice::Free`]). Nobody else is to
-    /// wait for it before.
+    /// The step with this content key, which is attended and was stopped, has a worker again ([`Notice::Free`]). Nobody else is
+    /// to wait for it before.
     fn begin(&self, content: &TreeDigest);
 
     /// The step with this content key, which is attended, has failed by itself, and would elsewhere. One that is over without

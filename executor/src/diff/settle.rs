@@ -2,8 +2,8 @@
 //! step before it ran or came from a cache.
 //!
 //! A file that turned out unchanged goes, and the one below shows again, with its own time and its other names. Where
-//! something hides that (its directory was made anew), and in a whole copy, it stays and gets the time of the one below, and so do unchanged
-//! directories. Sockets go. A time that the layer keeps loses its fraction of a second, which no layer has: `make`
+//! something hides that (its directory was made anew), and in a whole copy, it stays and gets the time of the one below, and so
+//! do unchanged directories. Sockets go. A time that the layer keeps loses its fraction of a second, which no layer has: `make`
 //! would see it after the step ran, and not after its layer was brought. The overlay must not be mounted any more.
 
 use std::{

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::rootfs::shown;
 
-/// The repository that has the commit of the submodule at `path`, from the top of the one that names it; `None` where nobody wants
-/// its files.
+/// The repository that has the commit of the submodule at `path`, from the top of the one that names it; `None` where nobody
+/// wants its files.
 ///
 /// # Errors
 /// [`GitError::Submodule`], or [`GitError::Elsewhere`].
@@ -34,8 +34,8 @@ pub fn find(
 }
 
 impl CommitTree {
-    /// What else than its id says what it holds: of a repository that is supplied from elsewhere, whether submodules are wanted, and
-    /// which. `None` where nothing does.
+    /// What else than its id says what it holds: of a repository that is supplied from elsewhere, whether submodules are
+    /// wanted, and which. `None` where nothing does.
     ///
     /// # Errors
     /// An object cannot be read.

@@ -2,8 +2,8 @@
 //!
 //! Trees are all here; blobs come when they are needed, many at a time. Whoever knows which files he will read says so
 //! first ([`Repository::bring`]). A blob that nobody has spoken of, the Dockerfile for one, does not come alone either: with
-//! it come those that say how names are to be read (links, `.gitattributes`, `.gitmodules`, ignore files), of the whole commit, since
-//! they are small and would be asked for one by one otherwise.
+//! it come those that say how names are to be read (links, `.gitattributes`, `.gitmodules`, ignore files), of the whole commit,
+//! since they are small and would be asked for one by one otherwise.
 
 use std::{
     collections::BTreeSet,
@@ -218,7 +218,8 @@ impl Repository {
 }
 
 impl CommitTree {
-    /// Makes sure that the files at these paths, which hold no links, are here where they can be brought: all of a repository at once.
+    /// Makes sure that the files at these paths, which hold no links, are here where they can be brought: all of a repository
+    /// at once.
     ///
     /// # Errors
     /// They cannot be brought.

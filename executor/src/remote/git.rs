@@ -4,9 +4,9 @@
 //! stack of our own would be a larger tree than all else here; the field does the same. So contexts and ADD from git need
 //! git installed, and say so.
 //!
-//! In the store: `git/remotes` holds a bare repository for each remote. A commit that is there is never fetched again; of a branch
-//! or a tag only the hash is asked for. Where the server can, a commit comes with its trees and without files ([`supply`] brings
-//! those that are read). Nothing is checked out, but for who wants `.git` with it ([`checkout`]).
+//! In the store: `git/remotes` holds a bare repository for each remote. A commit that is there is never fetched again; of a
+//! branch or a tag only the hash is asked for. Where the server can, a commit comes with its trees and without files
+//! ([`supply`] brings those that are read). Nothing is checked out, but for who wants `.git` with it ([`checkout`]).
 //!
 //! Repositories are hostile: [`command`] says how git is kept from doing what one says, [`remote`] whom is spoken to,
 //! [`crate::git`] what is believed of what they hold.

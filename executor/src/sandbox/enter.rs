@@ -203,7 +203,8 @@ enum Apart {
 }
 
 /// Without the domain that scopes come with a step could end the builder, and whatever else this user runs, and nobody could end
-/// all of it ([`super::kin`]); and with the machine's `/proc` it could look into the steps of other builders of its user namespace.
+/// all of it ([`super::kin`]); and with the machine's `/proc` it could look into the steps of other builders of its user
+/// namespace.
 fn apart(processes: Processes, userns: UserNamespace, has_scopes: bool) -> Apart {
     match (processes, userns) {
         _ if has_scopes => Apart::Yes,

@@ -1,5 +1,5 @@
-//! Subordinate ids: what `/etc/subuid` and `/etc/subgid` grant, or a container has, and the id map made of it. Pure functions over
-//! text.
+//! Subordinate ids: what `/etc/subuid` and `/etc/subgid` grant, or a container has, and the id map made of it. Pure functions
+//! over text.
 
 use std::fmt::Write as _;
 

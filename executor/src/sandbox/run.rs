@@ -106,7 +106,8 @@ pub fn is_init_call() -> bool {
 
 /// Runs a command to its end. `log` takes its output line by line (without the line end; at most 64 KiB, the rest of a
 /// longer line comes as the next one) and holds the command back while it blocks. When `cancel` asks, or its time is up, the
-/// command gets SIGTERM, ten seconds, and SIGKILL; when it has written too much, SIGKILL at once. When this returns no process of the step is left.
+/// command gets SIGTERM, ten seconds, and SIGKILL; when it has written too much, SIGKILL at once. When this returns no process
+/// of the step is left.
 ///
 /// # Errors
 /// The sandbox could not be set up, or the build was cancelled.

@@ -174,7 +174,8 @@ impl Attending<'_> {
         let begun = Instant::now();
         let mut attendant = Attendant::new(self.shared.own);
         let mut is_over = false;
-        // Once the build is over, nobody would say any more that it is; and what goes on saying that it runs the step is followed.
+        // Once the build is over, nobody would say any more that it is; and what goes on saying that it runs the step is
+        // followed.
         while !self.shared.stop.is_requested() {
             if !is_over && let Some(state) = self.ending() {
                 attendant.over(state);

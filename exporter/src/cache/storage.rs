@@ -170,7 +170,8 @@ pub trait Storage: Send + Sync {
     /// It cannot be written.
     fn put_names(&self, names: &[&str], artifact: &Artifact, cancel: &Cancel) -> Result<(), StorageError>;
 
-    /// Puts an announcement under a name, in one round trip; the last writer's stays. [`super::artifact::EMPTY`] is there already.
+    /// Puts an announcement under a name, in one round trip; the last writer's stays. [`super::artifact::EMPTY`] is there
+    /// already.
     ///
     /// # Errors
     /// It cannot be written.

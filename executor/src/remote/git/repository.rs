@@ -342,8 +342,8 @@ impl<'a> Repository<'a> {
         Ok(largest)
     }
 
-    /// Each fetch leaves a pack. Where there are many they get an index in common, so that an object is not looked for in each; none is
-    /// taken away, since others may be reading them.
+    /// Each fetch leaves a pack. Where there are many they get an index in common, so that an object is not looked for in each;
+    /// none is taken away, since others may be reading them.
     fn index_packs(&self) -> Result<(), GitError> {
         let packs = self.directory.join("objects/pack");
         let failed = || GitError::io("read", &packs);

@@ -1,8 +1,8 @@
 //! A named control group for as long as a build takes: made where it is missing, and taken away by the last one that uses it.
 //!
 //! Whoever uses it holds a shared lock on its directory; who has made it takes it away if he can have the lock for himself. So
-//! builds that name the same group do not take it from each other, and what was there before them stays. Anybody can hold a lock on
-//! a directory that he can open, so nobody waits for one: who cannot have it uses the group all the same.
+//! builds that name the same group do not take it from each other, and what was there before them stays. Anybody can hold a
+//! lock on a directory that he can open, so nobody waits for one: who cannot have it uses the group all the same.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! Which ids a user namespace of ours has, and who writes that down: newuidmap and newgidmap, by `/etc/subuid` and `/etc/subgid`; the
-//! kernel, where they are a container's own; or the kernel for one id, which anybody may have.
+//! Which ids a user namespace of ours has, and who writes that down: newuidmap and newgidmap, by `/etc/subuid` and
+//! `/etc/subgid`; the kernel, where they are a container's own; or the kernel for one id, which anybody may have.
 
 use std::{
     fs,
@@ -62,8 +62,8 @@ pub(super) fn grants(own: HostIds) -> Result<Grants, SandboxError> {
 }
 
 /// The ids of the container whose root this is, itself without the right to mount. A user namespace over them keeps steps further
-/// away from it than a chroot would. A machine's root that somebody has taken the right to mount from looks the same: its steps have
-/// the machine's ids, as on the rung of root.
+/// away from it than a chroot would. A machine's root that somebody has taken the right to mount from looks the same: its steps
+/// have the machine's ids, as on the rung of root.
 fn own_ids(own: HostIds) -> Option<Grants> {
     let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETFCAP;
     let held = capabilities(None).ok()?.effective;

@@ -61,7 +61,8 @@ impl Heap {
         }
     }
 
-    /// What there is, and the smallest thing that has half of it: a file, else the deepest such directory; else whatever has most.
+    /// What there is, and the smallest thing that has half of it: a file, else the deepest such directory; else whatever has
+    /// most.
     pub fn told(self) -> Room {
         let half = self.bytes / 2;
         let file = self.largest.filter(|(_, bytes)| *bytes > half);

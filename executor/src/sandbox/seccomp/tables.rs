@@ -17,9 +17,9 @@ const GET_KERNEL_SYMS: c_long = 177;
 #[cfg(target_arch = "x86_64")]
 const QUERY_MODULE: c_long = 178;
 
-/// Calls that answer EPERM, but to what may build in namespaces of its own ([`Nesting::Allowed`]). Each of these asks the kernel for
-/// a capability over the namespace it is about, which a command has in those that it has made and in no other; and a new
-/// namespace begins with a new keyring, which is all that is given of `keyctl`.
+/// Calls that answer EPERM, but to what may build in namespaces of its own ([`Nesting::Allowed`]). Each of these asks the
+/// kernel for a capability over the namespace it is about, which a command has in those that it has made and in no other; and a
+/// new namespace begins with a new keyring, which is all that is given of `keyctl`.
 ///
 /// [`Nesting::Allowed`]: crate::sandbox::plan::Nesting::Allowed
 pub const NESTED: &[c_long] = &[

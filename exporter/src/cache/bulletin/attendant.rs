@@ -9,8 +9,8 @@
 //! - *nobody waits for himself in the end*: an owner has begun to run the step, has its inputs and a worker, and needs no
 //!   other step any more. So builders may follow each other in two steps: each has what the other waits for under way;
 //! - *nobody waits for the dead*: what does not change for [`LAPSES`] renewals by the follower's own clock is nobody's any more.
-//!   An owner that hangs in its step and goes on saying so is followed, as the step would hang here, too; it is said that it is waited
-//!   for, and whoever is stopped stops;
+//!   An owner that hangs in its step and goes on saying so is followed, as the step would hang here, too; it is said that it is
+//!   waited for, and whoever is stopped stops;
 //! - *nobody begins for ever*: who has stopped [`STOPS`] times runs the step to its end, whoever says what.
 //!
 //! Clocks of different machines are never compared. That is why a text that is there when somebody comes proves nothing: it may

@@ -2,11 +2,11 @@
 //! nothing that this build has not made; then it goes on when the others are settled.
 //!
 //! A lane is held for a moment where a distant cache may have the layer. Where another builder runs the step it is *parked*:
-//! nobody waits for a lock, the scheduler's thread has it looked at every now and then, so a step that is not ours to run takes no
-//! worker from the others and is given up at once when the build stops. Where that builder shares no store with us, we hear of it
-//! when our worker is at it: the step is *called back*, unless it ends first, and the lane waits while it runs *elsewhere*. When
-//! the first of a lane has become needless while its worker was at it, the lane goes on when that worker has answered: equal
-//! steps never run at the same time.
+//! nobody waits for a lock, the scheduler's thread has it looked at every now and then, so a step that is not ours to run takes
+//! no worker from the others and is given up at once when the build stops. Where that builder shares no store with us, we hear
+//! of it when our worker is at it: the step is *called back*, unless it ends first, and the lane waits while it runs
+//! *elsewhere*. When the first of a lane has become needless while its worker was at it, the lane goes on when that worker has
+//! answered: equal steps never run at the same time.
 
 use std::time::Duration;
 
