@@ -120,7 +120,8 @@ impl Change {
         let laid = |Now { kind, staged }| Some(Entry { name: name.to_vec(), kind, id: staged });
         let is_directory = entry.as_ref().is_some_and(Entry::is_directory);
         Ok(match self {
-            Self { adds: true, .. } if is_directory => entry,
+            // A submodule that is gone leaves nothing to what has its place.
+            Self { adds: true, itself: None, .. } if is_directory => entry,
             Self { adds: true, .. } => laid(Now { kind: EntryKind::Tree, staged: None }),
             Self { itself: Some(itself), .. } => itself.and_then(laid),
             Self { removes: true, .. } if is_directory && holds_nothing()? => None,

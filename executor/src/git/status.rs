@@ -109,7 +109,7 @@ struct Status<'a> {
 impl Status<'_> {
     /// What the index has otherwise than the commit.
     fn staged(&self) -> Result<BTreeSet<Vec<u8>>, GitError> {
-        let (mut changed, mut alike) = (BTreeSet::new(), HashSet::new());
+        let (mut changed, mut alike, mut left) = (BTreeSet::new(), HashSet::new(), HashSet::new());
         let mut todo = vec![(Vec::new(), self.index.tree())];
         while let Some((dir, cached)) = todo.pop() {
             let Some(directory) = self.tree.directory(&dir)? else { continue };
@@ -126,10 +126,16 @@ impl Status<'_> {
                         let child = children.find(|child| child.name.as_slice() == entry.name);
                         todo.push((path, child));
                     }
-                } else if self.is_wanted(&path)
+                    continue;
+                }
+                let is_module = entry.kind == EntryKind::Commit;
+                if (self.is_wanted(&path) || is_module && self.may_hold_wanted(&path))
                     && self.indexed(&path).map(|indexed| (indexed.mode, Some(indexed.id)))
                         != Some((mode(entry.kind), entry.id))
                 {
+                    if is_module {
+                        left.insert(path.clone());
+                    }
                     changed.insert(path);
                 }
             }
@@ -138,11 +144,21 @@ impl Status<'_> {
         let entries = if alike.contains(&b""[..]) { &[] } else { self.index.entries() };
         for entry in entries {
             let path: &[u8] = entry.path(&self.index);
-            if self.is_wanted(path) && !is_below(path, &alike) && self.tree.entry(path)?.is_none() {
+            if !self.is_wanted(path) || is_below(path, &alike) {
+                continue;
+            }
+            // What a submodule has of this name is its own, and it need not be here.
+            if is_below(path, &left) || !self.is_committed(path)? {
                 changed.insert(path.to_vec());
             }
         }
         Ok(changed)
+    }
+
+    /// Whether the commit has a file at a path, or a submodule: a directory is no more than what it holds.
+    fn is_committed(&self, path: &[u8]) -> Result<bool, GitError> {
+        let entry = self.tree.entry(path)?;
+        Ok(entry.is_some_and(|(_, entry)| entry.kind != EntryKind::Tree))
     }
 
     /// What the work tree has otherwise than the index.

@@ -16,6 +16,8 @@ use crate::{
     rootfs::shown,
 };
 
+mod replaced;
+
 fn selector(include: &str) -> Selector {
     Selector { include: vec![include.to_owned()], ..Selector::default() }
 }
