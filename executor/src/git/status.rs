@@ -180,12 +180,14 @@ impl Status<'_> {
         let (mut near, mut found) = (Near::new(self.top.as_fd()), Vec::new());
         for entry in entries {
             let path: &[u8] = entry.path(&self.index);
-            if !self.is_wanted(path) {
+            // Of a submodule a directory of it may be what is wanted.
+            if entry.mode == Mode::COMMIT && self.may_hold_wanted(path) {
+                found.extend(self.of_submodule(path, entry, &mut near)?);
+            }
+            if entry.mode == Mode::COMMIT || !self.is_wanted(path) {
                 continue;
             }
-            if entry.mode == Mode::COMMIT {
-                found.extend(self.of_submodule(path, entry.id)?);
-            } else if self.is_edited(path, entry, &mut near)? {
+            if self.is_edited(path, entry, &mut near)? {
                 found.push((path.to_vec(), self.now(path)?));
             }
         }
@@ -255,8 +257,20 @@ impl Status<'_> {
         Ok(is_in_lfs && pointer.leads_to(&mut file).map_err(failed)?)
     }
 
-    /// What a submodule that is checked out has otherwise than the commit that the index has of it.
-    fn of_submodule(&self, path: &[u8], id: ObjectId) -> Result<Vec<Changed>, GitError> {
+    /// What a submodule has otherwise than the commit that the index has of it: nothing, where it is a directory that nothing was
+    /// checked out into.
+    fn of_submodule(
+        &self,
+        path: &[u8],
+        entry: &index::Entry,
+        near: &mut Near<'_>,
+    ) -> Result<Vec<Changed>, GitError> {
+        let id = entry.id;
+        match near.lstat(path).map_err(|error| self.unreadable(path, error))? {
+            None if entry.flags.contains(Flags::SKIP_WORKTREE) => return Ok(Vec::new()),
+            Some(stat) if file_type(&stat) == FileType::Directory => {}
+            _ => return Ok(vec![(path.to_vec(), self.now(path)?)]),
+        }
         let dot_git = self.place(path).join(".git");
         if dot_git.symlink_metadata().is_err() {
             return Ok(Vec::new());
@@ -277,9 +291,6 @@ impl Status<'_> {
     fn now(&self, path: &[u8]) -> Result<Option<Now>, GitError> {
         let Some(entry) = self.indexed(path) else { return Ok(None) };
         let of_work_tree = |kind| Ok(Some(Now { kind, staged: None }));
-        if entry.mode == Mode::COMMIT {
-            return of_work_tree(EntryKind::Commit);
-        }
         let stat = Near::new(self.top.as_fd()).lstat(path).map_err(|error| self.unreadable(path, error))?;
         let Some(stat) = stat else {
             let is_left_out = entry.flags.contains(Flags::SKIP_WORKTREE);
@@ -291,6 +302,7 @@ impl Status<'_> {
             false => entry.mode == Mode::FILE_EXECUTABLE,
         };
         match file_type(&stat) {
+            FileType::Directory if entry.mode == Mode::COMMIT => of_work_tree(EntryKind::Commit),
             FileType::Symlink => of_work_tree(EntryKind::Link),
             FileType::RegularFile if may_run => of_work_tree(EntryKind::BlobExecutable),
             FileType::RegularFile => of_work_tree(EntryKind::Blob),

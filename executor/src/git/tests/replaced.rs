@@ -100,6 +100,45 @@ fn what_replaces_a_submodule_in_the_index_takes_its_whole_place() {
 }
 
 #[test]
+fn a_submodule_whose_directory_is_gone_or_another_thing_has_changed() {
+    for (place, now, told) in [
+        ("", None, "ext gone"),
+        ("", Some("ext"), "ext"),
+        ("", Some("ext*"), "ext BlobExecutable"),
+        ("", Some("ext@"), "ext Link"),
+        ("ext/in", Some("ext"), "ext"),
+    ] {
+        let scratch = scratch();
+        fs::remove_dir_all(scratch.top().join("ext")).expect("removed");
+        now.inspect(|now| scratch.write(&[(now, "file")]));
+        assert_eq!(changes(&scratch, &[place]), [told]);
+        let laid = laid(&scratch).expect("laid");
+        assert!(laid.is_dirty());
+        let (paths, _) = held(&laid);
+        assert_eq!(paths.iter().any(|path| path == "ext"), now.is_some(), "{paths:?}");
+        assert!(!paths.iter().any(|path| path.starts_with("ext/")), "{paths:?}");
+    }
+    // A clone makes the directory, and looks into it no further.
+    let scratch = scratch();
+    for is_there in [true, false] {
+        fs::remove_dir_all(scratch.top().join("ext")).expect("removed");
+        match is_there {
+            true => fs::create_dir(scratch.top().join("ext")).expect("made"),
+            false => _ = scratch.git(&["update-index", "--skip-worktree", "ext"]),
+        }
+        assert_eq!(changes(&scratch, &[""]), [""; 0], "{is_there}");
+    }
+}
+
+#[test]
+fn a_directory_of_a_submodule_is_compared_where_it_is_what_is_built() {
+    let scratch = scratch();
+    scratch.write(&[("ext/in/module", "edited"), ("ext/x", "edited")]);
+    assert_eq!(changes(&scratch, &["ext/in"]), ["ext/in/module"]);
+    assert_eq!(changes(&scratch, &["extra"]), [""; 0]);
+}
+
+#[test]
 fn what_becomes_of_a_name_follows_from_what_changes_of_it_and_below_it() {
     let entry = |kind| Entry { name: b"n".to_vec(), kind, id: None };
     let now = |kind| Now { kind, staged: None };
