@@ -155,6 +155,17 @@ pub enum GitError {
         /// What is checked out; nothing where there is no work tree.
         head: Option<ObjectId>,
     },
+    /// `--dirty`, and a submodule that is on another commit or in none: what is laid over a commit is files.
+    #[error("the submodule {path:?} is {}, and --dirty builds changed files, but no other commit of a submodule", match is_new {
+        true => "in the index and not in the commit",
+        false => "on another commit than the one that is committed",
+    })]
+    OtherCommit {
+        /// Where, from the top of the work tree.
+        path: String,
+        /// Whether the commit has none there.
+        is_new: bool,
+    },
     /// Files of Git LFS that were not fetched.
     #[error("{} of Git LFS {} not on this machine: {}", files(paths.len() + more), be(paths.len() + more), told(paths, *more))]
     Pointers {
@@ -204,6 +215,7 @@ impl GitError {
             | Self::NoDirectory { .. }
             | Self::NoMore { .. }
             | Self::Dirty { .. }
+            | Self::OtherCommit { .. }
             | Self::NotCheckedOut { .. } => FailureKind::Usage,
             Self::Open { .. }
             | Self::Unreadable { .. }
@@ -261,6 +273,12 @@ impl GitError {
                  date where it finds no difference)"
                     .to_owned(),
             ),
+            Self::OtherCommit { is_new: true, path } => {
+                Some(format!("commit it, or take it out of the index with git restore --staged {path}"))
+            }
+            Self::OtherCommit { is_new: false, path } => Some(format!(
+                "commit that, or check out the committed one with git restore --staged {path} and git submodule update {path}"
+            )),
             Self::Open { .. }
             | Self::NoDirectory { .. }
             | Self::Refused { .. }

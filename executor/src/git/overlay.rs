@@ -16,7 +16,7 @@ use rustix::{
 use super::{
     GitError,
     status::{Changes, Now},
-    tree::Entry,
+    tree::{CommitTree, Entry},
 };
 use crate::{
     listing::{ListError, open_regular},
@@ -45,17 +45,16 @@ pub struct Change {
 }
 
 impl Overlay {
-    /// Lays the changed files of a work tree over its commit.
+    /// Lays the changed files of a work tree over its `commit`.
     ///
     /// # Errors
     /// The work tree cannot be opened, or one of the changes is a submodule's that is on another commit.
-    pub fn new(work_tree: &Path, changes: Changes) -> Result<Self, GitError> {
+    pub fn new(work_tree: &Path, changes: Changes, commit: &CommitTree) -> Result<Self, GitError> {
         let is_module = |now: &Now| now.kind == EntryKind::Commit;
         let module = changes.iter().find(|(_, now)| now.as_ref().is_some_and(is_module));
         if let Some((path, _)) = module {
-            let reason = "this submodule is on another commit than the one that is committed: commit that, or check out the \
-                          committed one with git submodule update";
-            return Err(GitError::Refused { path: shown(path), reason });
+            let is_new = commit.entry(path)?.is_none_or(|(_, entry)| entry.kind != EntryKind::Commit);
+            return Err(GitError::OtherCommit { path: shown(path), is_new });
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(work_tree, flags, Mode::empty());

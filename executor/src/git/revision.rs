@@ -113,7 +113,7 @@ impl Revision {
     /// by the thread that asks and no other.
     ///
     /// # Errors
-    /// [`GitError::Dirty`], [`GitError::NotCheckedOut`]; or the work tree cannot be read.
+    /// [`GitError::Dirty`], [`GitError::NotCheckedOut`], [`GitError::OtherCommit`]; or the work tree cannot be read.
     pub fn against(self, work_tree: WorkTree, others: &[PathBuf], cancel: &Cancel) -> Result<Self, GitError> {
         let (repository, commit) = (self.top.repository(), self.top.commit());
         let head = repository.head().filter(|_| repository.work_tree().is_some());
@@ -134,7 +134,7 @@ impl Revision {
             let paths = changes.keys().take(CHANGES_TOLD).map(|path| shown(path)).collect();
             return Err(GitError::Dirty { revision: self.name, paths, more });
         }
-        let overlay = Overlay::new(top, changes)?;
+        let overlay = Overlay::new(top, changes, &self.top)?;
         let top = Arc::new(CommitTree::under(Arc::clone(repository), commit, overlay)?);
         let way = self.way.as_os_str().as_bytes();
         let context = if way.is_empty() { Arc::clone(&top) } else { Arc::new(top.below(way)?) };

@@ -9,7 +9,11 @@ use super::{changes, ignore, selector, told};
 use crate::{
     context::CommitContext,
     git::{
-        GitError, Revision, WorkTree, known::Known, overlay::Change, status::Now, testing::Scratch,
+        GitError, Revision, WorkTree,
+        known::Known,
+        overlay::Change,
+        status::Now,
+        testing::{Scratch, git},
         tree::Entry,
     },
 };
@@ -136,6 +140,45 @@ fn a_directory_of_a_submodule_is_compared_where_it_is_what_is_built() {
     scratch.write(&[("ext/in/module", "edited"), ("ext/x", "edited")]);
     assert_eq!(changes(&scratch, &["ext/in"]), ["ext/in/module"]);
     assert_eq!(changes(&scratch, &["extra"]), [""; 0]);
+}
+
+#[test]
+fn a_submodule_that_is_new_or_on_another_commit_cannot_be_laid_over_one() {
+    let refused = |scratch: &Scratch| {
+        let error = laid(scratch).expect_err("no files stand for it");
+        assert_eq!(error.blame(), solver::FailureKind::Usage);
+        (error.to_string(), error.hint().expect("there is a way out"))
+    };
+    let scratch = scratch();
+    let ext = scratch.top().join("ext");
+    git(&ext, &["commit", "-q", "--allow-empty", "-m", "x"]);
+    let other = refused(&scratch);
+    assert!(
+        other.0.starts_with("the submodule \"ext\" is on another commit than the one that is committed,"),
+        "{other:?}"
+    );
+    scratch.git(&["add", "ext"]);
+    assert_eq!(refused(&scratch), other);
+    // The way out that the hint tells.
+    scratch.git(&["restore", "--staged", "ext"]);
+    scratch.git(&["submodule", "--quiet", "update", "ext"]);
+    assert!(!laid(&scratch).expect("nothing differs").is_dirty());
+    for (is_tree, place) in [(false, "new"), (true, "conf")] {
+        if is_tree {
+            scratch.git(&["rm", "-q", "-r", place]);
+        }
+        git(&scratch.top(), &["clone", "-q", "ext", place]);
+        scratch.git(&["add", place]);
+        let (told, hint) = refused(&scratch);
+        assert!(
+            told.starts_with(&format!("the submodule {place:?} is in the index and not in the commit,")),
+            "{told}"
+        );
+        assert!(hint.starts_with("commit it,"), "{hint}");
+        scratch.git(&["restore", "--staged", place]);
+        fs::remove_dir_all(scratch.top().join(place)).expect("removed");
+        laid(&scratch).expect("nothing is in the index that has no files");
+    }
 }
 
 #[test]
