@@ -110,6 +110,8 @@ pub(super) enum Unanswered {
     Failure,
     /// One of which nothing is known, so that the rest can be looked at.
     Unknown,
+    /// The same, and no image is asked for at all, whether it is a registry's or lies here.
+    Unasked,
 }
 
 /// The images of a plan: each is asked for once a platform, and a registry that does not answer is not asked again.
@@ -157,9 +159,10 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// Whether the image's registry did not answer, so that its config is a blank.
+    /// Whether the image's registry did not answer or nobody was asked, so that its config is a blank.
     pub(super) fn is_unknown(&self, name: &ImageName) -> bool {
-        matches!(name, ImageName::Registry(reference) if self.silent.contains_key(&reference.registry))
+        self.unanswered == Unanswered::Unasked
+            || matches!(name, ImageName::Registry(reference) if self.silent.contains_key(&reference.registry))
     }
 
     /// Remembers a registry that does not answer, where that is no failure.

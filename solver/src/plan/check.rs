@@ -21,7 +21,11 @@ pub struct Checked {
 /// is an error like any other and keeps no other stage from being looked at; one whose registry does not answer is told
 /// of, and taken for one of which nothing is known.
 pub fn check(dockerfile: &Dockerfile, options: &PlanOptions, resolver: &dyn Resolver) -> Checked {
-    let mut planner = Planner::new(dockerfile, options, resolver, Unanswered::Unknown);
+    look(Planner::new(dockerfile, options, resolver, Unanswered::Unknown))
+}
+
+fn look(mut planner: Planner) -> Checked {
+    let dockerfile = planner.dockerfile;
     let mut unavailable = None;
     if let Err(failure) = look_at_all(&mut planner, &mut unavailable) {
         planner.note(failure, &mut unavailable);
@@ -37,13 +41,13 @@ pub fn mistakes(remains: &Dockerfile, options: &PlanOptions) -> Vec<Diagnostic> 
     let last = || remains.stages.len().saturating_sub(1).to_string();
     let target = Some(options.target.clone().unwrap_or_else(last));
     let options = PlanOptions { target, findings: Vec::new(), ..options.clone() };
-    let mut found = check(remains, &options, &NoImages).diagnostics;
+    let mut found = look(Planner::new(remains, &options, &NoImages, Unanswered::Unasked)).diagnostics;
     // What stands nowhere is the command line's, and may be about what could not be read.
     found.retain(|found| found.severity == Severity::Error && found.span != Span::default());
     found
 }
 
-/// Knows no image.
+/// Knows no image, and is asked for none.
 struct NoImages;
 
 impl Resolver for NoImages {

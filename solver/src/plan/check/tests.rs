@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use parser::{Diagnostic, Severity, line_column, lint};
 
-use super::check;
+use super::{check, mistakes};
 use crate::plan::tests::{Registry, options};
 
 #[test]
@@ -33,6 +33,24 @@ fn dockerfiles_are_checked_as_expected() {
     let unseen: Vec<_> =
         lint::RULES.iter().map(|rule| rule.name).filter(|rule| !shown.contains(rule)).collect();
     assert!(unseen.is_empty(), "no case shows {unseen:?}");
+}
+
+#[test]
+fn no_image_is_missed_beside_a_mistake() {
+    let text = "FROM debian\nRUN --network=isolated true\nEXPOSE $PORT/tcp\nFROM busybox\nCOPY --from=debian a b /x\n";
+    let parsed = parser::parse(text);
+    let remains = parsed.remains.expect("all but one instruction");
+    for flags in [
+        "",
+        "--build-context debian=layout\n--build-context busybox=layout",
+        "--build-context busybox=layout",
+    ] {
+        let found: String =
+            mistakes(&remains, &options(flags)).iter().map(|found| render(text, found)).collect();
+        let want =
+            "5:24 error: When using COPY with more than one source file, the destination must be a directory";
+        assert!(found.starts_with(want) && found.matches(" error: ").count() == 1, "{flags}: {found}");
+    }
 }
 
 /// What the command line shows.
