@@ -80,17 +80,20 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
     let explained = |failure| watch.received().map_or(failure, Failure::Stopped);
     let ready = ready(&options, &environment, args, place, &cancel).map_err(explained)?;
     is_running.store(true, Ordering::SeqCst);
+    let Ready { prepared, outside } = ready;
     if let Some(signal) = watch.received() {
+        drop(prepared);
+        leave(&outside);
         return Err(Failure::Stopped(signal));
     }
-    let exit = attach(&ready.prepared, &options, signals.as_fd());
-    let command = ready.prepared.plan().args.join(" ");
-    let Ready { prepared, outside } = ready;
+    let exit = attach(&prepared, &options, signals.as_fd());
+    let command = prepared.plan().args.join(" ");
     drop(prepared);
     if let Some(store) = outside.store() {
         let nobody: Events = Arc::new(drop);
         gc::keep_under(&store, options.cap, &nobody);
     }
+    leave(&outside);
     match exit {
         Ok(exit) => Ok(told(&exit, &command)),
         Err(failure) if failure.kind == FailureKind::Cancelled => {
@@ -98,6 +101,14 @@ fn start(args: &RunArgs) -> Result<u8, Failure> {
             Err(Failure::Stopped(last.unwrap_or(Signal::Interrupt)))
         }
         Err(failure) => Err(Failure::Container(Box::new(failure))),
+    }
+}
+
+/// Makes sure of what the store has been given, so that our temporary directory can go when we do: it stays where something
+/// is not on disk, for the next start to know. Where that fails, it knows from what we leave.
+fn leave(outside: &Outside) {
+    if let Some(fetcher) = outside.opened() {
+        let _ = fetcher.store().sync();
     }
 }
 
@@ -162,6 +173,7 @@ fn ready(
             let message = redact(&failure::chain(&failure)).into_owned();
             let report = anstream::adapter::strip_str(&report::render(&failure, None)).to_string();
             progress.end(End::Failed { message, exit_code: FAILED, report, delivered: None });
+            leave(&outside);
             Err(failure)
         }
     }

@@ -252,6 +252,17 @@ class Run(Containers):
             self.assertEqual(self.shell("ls /file /data/file /fresh/file 2>/dev/null | wc -l", user=user), "0\n")
             self.assertEqual(self.leftovers(user), [])
 
+    def test_the_first_run_of_a_store_leaves_nothing_temporary(self):
+        for user in ("root", "lw-one"):
+            ends = {"well": (0, "true"), "with a code": (3, "sh", "-c", "exit 3"), "without a command": (127, "nothing"),
+                    "with an error": (125, "true")}
+            for end, (code, *command) in ends.items():
+                with self.subTest(user=user, end=end):
+                    store = self.directory(f"fresh-{user}-{code}", user)
+                    flags = ("-u", "nobody-of-that-name") if code == 125 else ()
+                    self.run_image(*flags, f"oci-layout://{self.image}", *command, user=user, root=store, code=code)
+                    self.assertEqual(os.listdir(store / "tmp"), [])
+
     def test_nothing_is_left_of_one_that_is_killed(self):
         for user in ("root", "lw-one"):
             before = mounts()
