@@ -15,7 +15,7 @@ use parser::{Diagnostic, Severity, Span};
 use crate::{
     failure::{Failure, chain},
     inputs::Source,
-    progress::{Earlier, Line, Step},
+    progress::{Earlier, Gap, Line, Piece, Step},
     redact::redact,
 };
 
@@ -113,12 +113,11 @@ pub fn write_output(out: &mut dyn Write, step: Step) -> io::Result<()> {
     writeln!(out, "------\n > {label}:")?;
     let skipped = match earlier {
         Earlier::Kept(spool) => {
-            let kept = spool.drain(|line| write_line(out, &line));
+            let kept = spool.drain(|piece| match piece {
+                Piece::Line(line) => write_line(out, &line),
+                Piece::Gap(gap) => write_gap(out, &gap),
+            });
             kept.or_else(|error| writeln!(out, "(earlier lines could not be kept: {error})"))?;
-            0
-        }
-        Earlier::Lost(lines, error) => {
-            writeln!(out, "({lines} earlier lines could not be kept: {error})")?;
             0
         }
         Earlier::Shown(lines) => {
@@ -134,6 +133,16 @@ pub fn write_output(out: &mut dyn Write, step: Step) -> io::Result<()> {
     };
     tail.iter().skip(skipped).try_for_each(|line| write_line(out, line))?;
     writeln!(out, "------")
+}
+
+/// What is missing between a step's first lines and its last.
+fn write_gap(out: &mut dyn Write, Gap { lines, error }: &Gap) -> io::Result<()> {
+    match error {
+        Some(error) => writeln!(out, "({lines} earlier lines could not be kept: {error})"),
+        None => {
+            writeln!(out, "({lines} lines are left out: only the beginning and the end of so much are kept)")
+        }
+    }
 }
 
 fn write_line(out: &mut dyn Write, line: &Line) -> io::Result<()> {
@@ -251,8 +260,16 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!((lines.len(), lines[2], lines[1001]), (1003, "1.500 line 1", "1.500 line 1000"));
         let nowhere = Board::keeping_lines(directory.path().join("gone"));
-        let text = output(failed_step(nowhere, 1000));
-        assert!(text.contains("(800 earlier lines could not be kept: No such file"), "{text}");
+        let text = output(failed_step(nowhere, 100_000));
+        let (before, after) =
+            text.split_once(" earlier lines could not be kept: No such file").expect("it is told");
+        let (head, lost) = before.rsplit_once('(').expect("a number");
+        let told = |text: &str| text.lines().filter(|line| line.starts_with("1.500 line ")).count();
+        assert_eq!(told(head) + lost.parse::<usize>().expect("a number") + told(after), 100_000, "{lost}");
+        assert!(
+            head.contains("1.500 line 1000\n") && after.contains("1.500 line 99000\n"),
+            "both ends are there"
+        );
     }
 
     #[test]

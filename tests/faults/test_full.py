@@ -1,9 +1,11 @@
 """Disks that fill up: a clean error that names the store, partial bytes given back, and the next build works once there
 is room."""
 
+import contextlib
 import os
 import pathlib
 import random
+import re
 import subprocess
 import unittest
 
@@ -41,6 +43,37 @@ class Full(Faults):
                 results.append(self.on_disk_of(size, need, context, digest))
         self.assertIn(False, results, "the smallest is too small")
         self.assertIn(True, results, "1.2 times what is needed is enough")
+
+    @contextlib.contextmanager
+    def disk(self, size):
+        disk = self.scratch / "disk"
+        disk.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "layerwright", disk], check=True)
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+    def test_output_is_kept_or_counted(self):
+        # A line of 100 bytes, with when it came in front.
+        lines = 300_000
+        script = f"yes {'x' * 99} | head -n {lines}; exit 3"
+        context = self.context(Dockerfile=f"FROM busybox\nRUN {script}\n")
+        need = self.need_of(context)
+        for room, why in ((need + (40 << 20), "are left out: only the beginning and the end"),
+                          (need + (2 << 20), "could not be kept: No space left on device")):
+            with self.subTest(why=why), self.disk(room) as disk:
+                done = self.run_layerwright("build", "--progress", "quiet", context, root=disk / "store", code=1)
+                shown = len(re.findall(r"^\d+\.\d{3} x{99}$", done.stderr, re.M))
+                (missing,) = re.findall(rf"^\((\d+) (?:earlier )?lines {why}", done.stderr, re.M)
+                self.assertEqual(shown + int(missing), lines)
+                self.assertGreater(shown, 10_000, "what the disk has taken stays")
+                self.assertLess(used(disk / "store"), need + (1 << 20), "nothing is left of it")
+
+    def need_of(self, context):
+        """What the store of a build takes that writes nothing."""
+        self.run_layerwright("build", "--progress", "quiet", context, root=self.store(), code=1)
+        return used(self.store())
 
     def on_disk_of(self, size, need, context, digest):
         """Whether the first build had room enough."""

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -59,10 +58,8 @@ pub struct Step {
 pub enum Earlier {
     /// The view has shown them; this many.
     Shown(u64),
-    /// They are kept.
+    /// They are kept, as far as there is room.
     Kept(Spool),
-    /// They could not be kept; this many.
-    Lost(u64, io::Error),
 }
 
 /// How far a step is. Times without a name are how long it took.
@@ -120,16 +117,13 @@ impl Earlier {
     /// Takes the line that the tail has no room for.
     fn push(&mut self, line: &Line, directory: Option<&Path>) {
         match (&mut *self, directory) {
-            (Self::Kept(spool), _) => {
-                if let Err(error) = spool.push(line) {
-                    *self = Self::Lost(1, error);
-                }
-            }
+            (Self::Kept(spool), _) => spool.push(line),
             (Self::Shown(0), Some(directory)) => {
-                *self = Spool::create(directory).map_or_else(|error| Self::Lost(0, error), Self::Kept);
-                self.push(line, None);
+                let mut spool = Spool::new(directory);
+                spool.push(line);
+                *self = Self::Kept(spool);
             }
-            (Self::Shown(lines) | Self::Lost(lines, _), _) => *lines += 1,
+            (Self::Shown(lines), _) => *lines += 1,
         }
     }
 }

@@ -30,6 +30,7 @@ use solver::Event;
 pub use self::{
     board::{Board, Earlier, Line, Step},
     plain::Plain,
+    spool::{Gap, Piece},
     text::bytes,
 };
 use crate::{
