@@ -2,6 +2,7 @@
 is room."""
 
 import contextlib
+import json
 import os
 import pathlib
 import random
@@ -70,9 +71,20 @@ class Full(Faults):
                 self.assertGreater(shown, 10_000, "what the disk has taken stays")
                 self.assertLess(used(disk / "store"), need + (1 << 20), "nothing is left of it")
 
-    def need_of(self, context):
-        """What the store of a build takes that writes nothing."""
-        self.run_layerwright("build", "--progress", "quiet", context, root=self.store(), code=1)
+    def test_the_history_of_noisy_builds_leaves_room_for_builds(self):
+        # Each leaves a log of 2 MiB: of four the disk would be full.
+        context = self.context(Dockerfile="FROM busybox\nARG N\nRUN yes $N | head -c 5000000\n")
+        with self.disk(self.need_of(context, code=0) + (8 << 20)) as disk:
+            store = disk / "store"
+            for number in range(7):
+                self.run_layerwright("build", "--progress", "quiet", "--build-arg", f"N={'x' * 99}{number}", context, root=store)
+                listed = self.run_layerwright("history", "--format", "json", "--root", store).stdout
+                self.assertGreaterEqual(len(json.loads(listed)), 1, "the last one is remembered")
+            self.assertLess(used(store / "history"), 3 << 20)
+
+    def need_of(self, context, code=1):
+        """What the store takes of a build whose command writes no file."""
+        self.run_layerwright("build", "--progress", "quiet", context, root=self.store(), code=code)
         return used(self.store())
 
     def on_disk_of(self, size, need, context, digest):

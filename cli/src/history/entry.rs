@@ -243,6 +243,8 @@ const VERSION: u32 = 1;
 const MOST: usize = 200;
 /// How many bytes they and their logs may have, in all.
 const MOST_BYTES: u64 = 64 << 20;
+/// Which part of its disk the history may have at most, but for the last entry: on a small one builds need the room.
+const PART_OF_DISK: u64 = 16;
 
 /// Why an entry cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -390,16 +392,31 @@ pub fn read_log(root: &Path, id: &BuildId) -> Result<Vec<u8>, HistoryError> {
 }
 
 /// Writes an entry and its log, and removes the oldest where there are too many. Not synced to disk: a history that a
-/// power loss takes is missed by nobody.
+/// power loss takes is missed by nobody. Where the disk is full the oldest make room, down to the last.
 ///
 /// # Errors
-/// [`HistoryError::Store`].
+/// [`HistoryError::Store`]; then nothing of the entry is left.
 pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryError> {
-    let path = |extension| file(Path::new(""), &entry.id, extension);
     let bytes = checked::encode(VERSION, entry).expect("plain data with string keys");
-    store.write_loose(&path("log"), log)?;
-    store.write_loose(&path("json"), &bytes)?;
-    prune(store.root(), (log.len() + bytes.len()) as u64)
+    let (size, root) = ((log.len() + bytes.len()) as u64, store.root());
+    while let Err(error) = place(store, &entry.id, &bytes, log) {
+        remove(root, &entry.id)?;
+        match list(root)?.last() {
+            Some(oldest) if lacks_room(&error) => remove(root, oldest)?,
+            _ => return Err(error.into()),
+        }
+    }
+    prune(root, size)
+}
+
+fn place(store: &Store, id: &BuildId, entry: &[u8], log: &[u8]) -> Result<(), StoreError> {
+    store.write_loose(&file(Path::new(""), id, "log"), log)?;
+    store.write_loose(&file(Path::new(""), id, "json"), entry)
+}
+
+fn lacks_room(error: &StoreError) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    matches!(error, StoreError::Io { source, .. } if full.contains(&source.kind()))
 }
 
 /// Removes an entry and its log.
@@ -419,24 +436,32 @@ pub fn remove(root: &Path, id: &BuildId) -> Result<(), HistoryError> {
     Ok(())
 }
 
-/// Keeps [`MOST`] entries, and of those as many of the newest as fit into [`MOST_BYTES`]. Sizes are only looked at after
+/// Keeps [`MOST`] entries, and of those as many of the newest as fit into [`most_bytes`]. Sizes are only looked at after
 /// an entry that is larger than the average may be, so that a small build pays for one listing.
 fn prune(root: &Path, bytes: u64) -> Result<(), HistoryError> {
     let mut ids = list(root)?;
     for id in ids.split_off(MOST.min(ids.len())) {
         remove(root, &id)?;
     }
-    if bytes <= MOST_BYTES / MOST as u64 {
+    let most = most_bytes(root);
+    if bytes <= most / MOST as u64 {
         return Ok(());
     }
     let mut sum = 0;
     for (index, id) in ids.iter().enumerate() {
         sum += ["json", "log"].map(|extension| file_size(&file(root, id, extension))).iter().sum::<u64>();
-        if sum > MOST_BYTES && index > 0 {
+        if sum > most && index > 0 {
             remove(root, id)?;
         }
     }
     Ok(())
+}
+
+/// How many bytes all entries may have on this disk.
+fn most_bytes(root: &Path) -> u64 {
+    let whole =
+        rustix::fs::statvfs(root).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+    MOST_BYTES.min(whole / PART_OF_DISK)
 }
 
 fn file_size(path: &Path) -> u64 {
