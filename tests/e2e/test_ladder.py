@@ -368,6 +368,24 @@ class Ladder(Case):
                                   timeout=WATCHDOG)
             self.assertIn(told, done.stdout, name)
 
+    def test_a_limit_of_namespaces_is_named_by_its_kind(self):
+        """By doctor, a build and a run; each kind has a limit of its own."""
+        context = self.context(Dockerfile="FROM busybox\nRUN --network=none true\n")
+        base, store = f"oci-layout://{self.base}", str(self.directory("limited"))
+        for kind in ("mnt", "ipc", "uts", "net"):
+            setting = f"raise the sysctl user.max_{kind}_namespaces (now 0)"
+            machine = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--", "sh", "-c", "mount -t proc proc /proc && "
+                       f"echo 0 > /proc/sys/user/max_{kind}_namespaces && exec \"$@\"", "sh"]
+            for command in (["doctor"], ["build", "--build-context", f"busybox={base}", str(context)],
+                            ["run", "--network=none", base, "true"]):
+                done = subprocess.run([*machine, str(self.binary), command[0], "--root", store, *command[1:]], text=True,
+                                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
+                told = done.stdout + done.stderr
+                self.assertIn(setting, told, (kind, command[0]))
+                self.assertNotIn("max_user_namespaces", told, (kind, command[0]))
+                if command[0] != "doctor":
+                    self.assertNotEqual(done.returncode, 0, (kind, command[0]))
+
     def test_doctor_names_the_rung_that_a_build_takes(self):
         place = self.directory("place")
         doctor = [str(self.binary), "doctor", "--root", str(place)]

@@ -306,8 +306,8 @@ fn note_few_ids(grants: &Grants, notes: &mut Vec<String>) {
 }
 
 fn enter_user_namespace() -> Result<(), SandboxError> {
-    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
-        .map_err(|errno| failed("unshare user namespace", errno))
+    sys::unshare(UnshareFlags::NEWUSER).map_err(|errno| failed("unshare user namespace", errno))?;
+    own_mount_namespace()
 }
 
 /// What the ids of this process mean outside.

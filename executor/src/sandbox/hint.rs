@@ -1,7 +1,7 @@
 //! From a failed step to the one setting that would lift it. A pure function of the step, the errno and what the
 //! machine says about itself; no hint is better than a wrong one.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use rustix::io::Errno;
 
@@ -19,13 +19,27 @@ pub const FEW_PROCESSES: &str = "raise the limit of processes and threads: `ulim
 pub const FEW_FILES: &str = "raise the limit of open files before the builder starts: `ulimit -n 1024`, LimitNOFILE=1024 of a service, \
     `--ulimit nofile=1024` of a container";
 
+/// The steps that make a namespace, each of one kind, and what the kernel calls that in `user.max_*_namespaces`.
+const KINDS: [(&str, &str); 7] = [
+    ("unshare user namespace", "user"),
+    ("unshare mount namespace", "mnt"),
+    ("unshare pid namespace", "pid"),
+    ("unshare ipc namespace", "ipc"),
+    ("unshare uts namespace", "uts"),
+    ("unshare network namespace", "net"),
+    ("unshare cgroup namespace", "cgroup"),
+];
+
+/// What the kernel lets the first process of a new user namespace have: the limit is then one of a namespace around it.
+const LIMITED_OUTSIDE: u64 = i32::MAX as u64;
+
 /// What a machine says about itself, as far as it explains refusals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Circumstances {
     /// `kernel.apparmor_restrict_unprivileged_userns` is 1 (Ubuntu since 23.10).
     pub apparmor_restricts: bool,
-    /// `user.max_user_namespaces`.
-    pub max_user_namespaces: Option<u64>,
+    /// The values of `user.max_*_namespaces`, by the kind that stands there.
+    pub max_namespaces: BTreeMap<&'static str, u64>,
     /// `kernel.unprivileged_userns_clone` is 0 (Debian's older kernels).
     pub userns_clone_off: bool,
     /// This process runs under a system call filter, as in a container.
@@ -50,7 +64,10 @@ impl Circumstances {
         let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
         Self {
             apparmor_restricts: setting("kernel/apparmor_restrict_unprivileged_userns") == Some(1),
-            max_user_namespaces: setting("user/max_user_namespaces"),
+            max_namespaces: KINDS
+                .iter()
+                .filter_map(|&(_, kind)| Some((kind, setting(&format!("user/max_{kind}_namespaces"))?)))
+                .collect(),
             userns_clone_off: setting("kernel/unprivileged_userns_clone") == Some(0),
             no_new_privileges: status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])),
             lacks_sys_admin: status.lines().any(lacks_sys_admin),
@@ -101,6 +118,20 @@ fn makes_a_process(step: &str) -> bool {
     step.starts_with("fork") || step.starts_with("start ") || step == "try a pid namespace"
 }
 
+/// The limit that a user has used up, if it is one of namespaces.
+fn limit_of_namespaces(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
+    let (_, kind) = KINDS.iter().find(|(name, _)| *name == step)?;
+    if !matches!(errno, Some(Errno::NOSPC | Errno::USERS)) {
+        return None;
+    }
+    let now = match machine.max_namespaces.get(kind) {
+        Some(&max) if max >= LIMITED_OUTSIDE => " of a user namespace around this one".to_owned(),
+        Some(max) => format!(" (now {max})"),
+        None => String::new(),
+    };
+    Some(format!("raise the sysctl user.max_{kind}_namespaces{now}"))
+}
+
 /// The one setting.
 fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
     let refused = matches!(errno, Some(Errno::PERM | Errno::ACCESS));
@@ -111,17 +142,13 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
             machine.program
         )
     };
+    if let Some(limit) = limit_of_namespaces(step, errno, machine) {
+        return Some(limit);
+    }
     let hint = match step {
         step if errno == Some(Errno::AGAIN) && makes_a_process(step) => FEW_PROCESSES.to_owned(),
         _ if errno == Some(Errno::MFILE) => FEW_FILES.to_owned(),
-        "unshare pid namespace" if matches!(errno, Some(Errno::NOSPC | Errno::USERS)) => {
-            "raise the sysctl user.max_pid_namespaces".to_owned()
-        }
         "unshare user namespace" | "unshare mount namespace" | "unshare pid namespace" => match errno {
-            Some(Errno::NOSPC | Errno::USERS) => {
-                let now = machine.max_user_namespaces.map(|max| format!(" (now {max})")).unwrap_or_default();
-                format!("raise the sysctl user.max_user_namespaces{now}")
-            }
             Some(Errno::INVAL) => "use a kernel with CONFIG_USER_NS".to_owned(),
             _ if machine.userns_clone_off => "set the sysctl kernel.unprivileged_userns_clone=1".to_owned(),
             _ if machine.apparmor_restricts => profile(),
@@ -139,9 +166,6 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
             "this process runs in a container that forbids keyctl; let it allow that (Docker: --security-opt \
              seccomp=unconfined)"
                 .to_owned()
-        }
-        "unshare cgroup namespace" if matches!(errno, Some(Errno::NOSPC | Errno::USERS)) => {
-            "raise the sysctl user.max_cgroup_namespaces".to_owned()
         }
         "adjust oom score" if errno == Some(Errno::ROFS) => {
             "let this process write to its own files in /proc".to_owned()
@@ -231,7 +255,8 @@ mod tests {
         let plain = Circumstances { program: "/usr/bin/layerwright".to_owned(), ..Circumstances::default() };
         let ubuntu = Circumstances { apparmor_restricts: true, ..plain.clone() };
         let debian = Circumstances { userns_clone_off: true, ..plain.clone() };
-        let none_left = Circumstances { max_user_namespaces: Some(0), ..plain.clone() };
+        let limits = [("user", 0), ("mnt", 0), ("ipc", 0), ("uts", 7), ("net", LIMITED_OUTSIDE)];
+        let none_left = Circumstances { max_namespaces: limits.into_iter().collect(), ..plain.clone() };
         let container = Circumstances { filtered: true, ..plain.clone() };
         let bounded = Circumstances { lacks_sys_admin: true, ..container.clone() };
         let confined = Circumstances { one_id: true, ..container.clone() };
@@ -243,6 +268,10 @@ mod tests {
             ("write id maps", Errno::PERM, &confined, Some("outside of it")),
             ("unshare user namespace", Errno::PERM, &container, Some("--sandbox-allow=userns")),
             ("unshare user namespace", Errno::NOSPC, &none_left, Some("user.max_user_namespaces (now 0)")),
+            ("unshare mount namespace", Errno::NOSPC, &none_left, Some("user.max_mnt_namespaces (now 0)")),
+            ("unshare ipc namespace", Errno::NOSPC, &none_left, Some("user.max_ipc_namespaces (now 0)")),
+            ("unshare uts namespace", Errno::NOSPC, &none_left, Some("user.max_uts_namespaces (now 7)")),
+            ("unshare network namespace", Errno::NOSPC, &none_left, Some("max_net_namespaces of a user")),
             ("unshare user namespace", Errno::PERM, &debian, Some("unprivileged_userns_clone=1")),
             ("unshare user namespace", Errno::PERM, &container, Some("seccomp=unconfined")),
             ("unshare user namespace", Errno::PERM, &plain, None),

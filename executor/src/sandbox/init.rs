@@ -360,12 +360,14 @@ fn set_hostname(plan: &SandboxPlan) -> Result<(), Errno> {
     }
 }
 
+/// One after the other, for each has a limit of its own, and the kernel does not say which one was reached.
 fn unshare_namespaces(plan: &SandboxPlan) -> Result<(), Failure> {
-    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    sys::unshare(UnshareFlags::NEWNS).step("unshare mount namespace")?;
+    sys::unshare(UnshareFlags::NEWIPC).step("unshare ipc namespace")?;
+    sys::unshare(UnshareFlags::NEWUTS).step("unshare uts namespace")?;
     if plan.network == Network::None {
-        namespaces |= UnshareFlags::NEWNET;
+        sys::unshare(UnshareFlags::NEWNET).step("unshare network namespace")?;
     }
-    sys::unshare(namespaces).step("unshare namespaces")?;
     let made = sys::unshare(UnshareFlags::NEWCGROUP).map_err(io::Error::from);
     lacking::CGROUP_NAMESPACE.if_had(made, plan.cgroup_namespace).map(drop)
 }

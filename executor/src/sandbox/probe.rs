@@ -247,7 +247,12 @@ fn isolated_network(mode: Mode, store: &Path) -> Probe {
             Ok(_) => Outcome::Works(program.display().to_string()),
             Err(error) => {
                 let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                Outcome::NotNeeded(format!("--network=isolated is refused: {error}{hint}"))
+                // The one with nothing but a loopback is made in the same way.
+                let refused = match of_step(&error, "unshare network namespace") {
+                    true => "--network=isolated and --network=none are refused",
+                    false => "--network=isolated is refused",
+                };
+                Outcome::NotNeeded(format!("{refused}: {error}{hint}"))
             }
         },
     };
