@@ -191,6 +191,10 @@ impl<W: Write + Send> View for Json<W> {
         explanation.steps.iter().for_each(|step| self.write(at, Kind::Explained(step)));
     }
 
+    fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
+
     fn end(&mut self, board: &Board, at: Duration, end: &End) {
         let seconds = round(at);
         let kind = match end {

@@ -14,11 +14,11 @@ mod text;
 mod tty;
 
 use std::{
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     path::Path,
     sync::{
         Arc,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
@@ -41,6 +41,9 @@ use crate::{
 
 /// How many events may wait to be shown. A line of output can have 64 KiB.
 const QUEUE: usize = 512;
+/// How many bytes of lines are written at once, PIPE_BUF of Linux: up to that a pipe keeps them together, and other processes
+/// may write to the same one.
+const AT_ONCE: usize = 4096;
 /// Time between two looks at a view that nothing has happened to.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -104,6 +107,9 @@ pub trait View: Send {
         let _ = (at, explanation);
     }
 
+    /// Nothing waits to be shown any more: what has been held back to be written at once is due.
+    fn flush(&mut self) {}
+
     /// Nothing will happen any more.
     fn end(&mut self, board: &Board, at: Duration, end: &End);
 }
@@ -146,8 +152,8 @@ impl Progress {
     ) -> io::Result<Self> {
         let view: Box<dyn View> = match mode {
             ProgressMode::Tty => Box::new(tty::Tty::on_stderr(work)),
-            ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(io::stderr())),
-            ProgressMode::Json => Box::new(json::Json::new(io::stderr(), SystemTime::now())),
+            ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(at_once(io::stderr()))),
+            ProgressMode::Json => Box::new(json::Json::new(at_once(io::stderr()), SystemTime::now())),
             ProgressMode::Quiet => Box::new(quiet::Quiet::new(io::stderr())),
         };
         let board = match mode {
@@ -184,7 +190,7 @@ fn own(
     start: Instant,
 ) -> Ended {
     loop {
-        match receiver.recv_timeout(TICK) {
+        match next(receiver, view.as_mut()) {
             Ok(Message::Event(at, event)) => {
                 board.apply(at, &event);
                 view.event(&board, at, &event);
@@ -200,14 +206,33 @@ fn own(
                     view.explain(at, explanation);
                 }
                 view.end(&board, at, &end);
+                view.flush();
                 return Ended { board, record, explanation };
             }
             Err(RecvTimeoutError::Timeout) => view.tick(&board, start.elapsed()),
             Err(RecvTimeoutError::Disconnected) => {
+                view.flush();
                 return Ended { board, record: None, explanation: None };
             }
         }
     }
+}
+
+/// What comes next. Whoever has to wait for it sees everything that was before.
+fn next(receiver: &Receiver<Message>, view: &mut dyn View) -> Result<Message, RecvTimeoutError> {
+    match receiver.try_recv() {
+        Ok(message) => Ok(message),
+        Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+        Err(TryRecvError::Empty) => {
+            view.flush();
+            receiver.recv_timeout(TICK)
+        }
+    }
+}
+
+/// Writes lines that come one after the other together, each of them whole; a longer one than fits is written by itself.
+fn at_once<W: Write>(out: W) -> BufWriter<W> {
+    BufWriter::with_capacity(AT_ONCE, out)
 }
 
 /// A line of a log as a terminal may have it, with its end.

@@ -85,7 +85,7 @@ impl<W: Write + Send> Plain<W> {
     }
 
     fn line(&mut self, number: usize, text: &[u8]) {
-        // One write a line: other processes may write to the same pipe.
+        // In one piece: other processes may write to the same pipe.
         let mut line = format!("#{number} ").into_bytes();
         line.extend_from_slice(text);
         line.push(b'\n');
@@ -216,7 +216,7 @@ impl<W: Write + Send> View for Plain<W> {
                     if self.separate {
                         let _ = writeln!(self.out);
                     }
-                    let _ = writeln!(self.out, "warning: {text}");
+                    let _ = self.out.write_all(format!("warning: {text}\n").as_bytes());
                     (self.open, self.separate) = (None, true);
                 }
             }
@@ -228,6 +228,10 @@ impl<W: Write + Send> View for Plain<W> {
         if at.saturating_sub(self.last_line) >= SILENCE {
             self.tell_open(board);
         }
+    }
+
+    fn flush(&mut self) {
+        let _ = self.out.flush();
     }
 
     fn end(&mut self, board: &Board, at: Duration, end: &End) {

@@ -2,15 +2,16 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant, SystemTime},
 };
 
 use oci::{Layer, Sha256Digest, Tree};
 use solver::{Event, Hit, Stream, VertexId};
 
 use super::{
-    Board, Delivered, End, View, json::Json, plain::Plain, quiet::Quiet, text::Colour, tty, tty::Tty,
+    Board, Delivered, End, Message, QUEUE, View, at_once, json::Json, own, plain::Plain, quiet::Quiet,
+    text::Colour, tty, tty::Tty,
 };
 
 fn hit() -> Hit {
@@ -347,6 +348,69 @@ fn the_live_view_is_not_redrawn_more_than_ten_times_a_second() {
     }
     let frames = paper.text().matches("[+] Building").count();
     assert_eq!(frames, 10);
+}
+
+/// Counts what is written to it, and says each time how many lines it has.
+struct Counter(mpsc::Sender<usize>);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        assert!(bytes.ends_with(b"\n"), "only whole lines are written");
+        self.0.send(bytes.iter().filter(|byte| **byte == b'\n').count()).expect("somebody counts");
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Shows a build whose events come through these channels.
+fn shown_by(view: Box<dyn View>) -> (mpsc::SyncSender<Message>, impl FnOnce()) {
+    let (events, receiver) = mpsc::sync_channel(QUEUE);
+    let show = move || drop(own(view, Board::default(), None, None, &receiver, Instant::now()));
+    (events, show)
+}
+
+fn views(count: &mpsc::Sender<usize>) -> [Box<dyn View>; 2] {
+    let out = || at_once(Counter(count.clone()));
+    [Box::new(Plain::new(out())), Box::new(Json::new(out(), SystemTime::UNIX_EPOCH))]
+}
+
+#[test]
+fn lines_that_wait_are_written_at_once() {
+    let (count, counted) = mpsc::channel();
+    for view in views(&count) {
+        let (events, show) = shown_by(view);
+        for _ in 0..QUEUE {
+            let event = log(0, Stream::Stdout, "a line");
+            events.send(Message::Event(Duration::ZERO, Box::new(event))).expect("room");
+        }
+        drop(events);
+        show();
+        let writes: Vec<usize> = counted.try_iter().collect();
+        // A line of a log and its number, or an object of less than 128 bytes.
+        assert!(writes.iter().sum::<usize>() >= QUEUE && writes.len() <= QUEUE / 32 + 1, "{writes:?}");
+    }
+}
+
+#[test]
+fn a_line_that_nothing_follows_is_written() {
+    let (count, counted) = mpsc::channel();
+    for view in views(&count) {
+        let (events, show) = shown_by(view);
+        let owner = std::thread::spawn(show);
+        for _ in 0..3 {
+            let event = log(0, Stream::Stdout, "a line");
+            events.send(Message::Event(Duration::ZERO, Box::new(event))).expect("room");
+            // The next one is sent only when this one is there.
+            counted.recv_timeout(Duration::from_secs(60)).expect("it is written");
+            while counted.try_recv().is_ok() {}
+        }
+        drop(events);
+        owner.join().expect("shown");
+        counted.try_iter().for_each(drop);
+    }
 }
 
 #[test]
