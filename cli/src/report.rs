@@ -46,12 +46,15 @@ pub fn render(failure: &Failure, source: Option<&Source>) -> String {
     redact(&text).into_owned()
 }
 
-/// One line of a finding that does not stop the build: `JSONArgsRecommended: ... (Dockerfile:3)`. What has no rule is
-/// about the command line, and has no place.
+/// One line of a finding that does not stop the build: `JSONArgsRecommended: ... (Dockerfile:3)`. What is about the command
+/// line alone has neither a rule nor a place.
 pub fn warning_line(found: &Diagnostic, source: &Source) -> String {
-    let Some(rule) = found.rule else { return found.message.clone() };
-    let line = source.line_of(found.span.start);
-    format!("{rule}: {} ({}:{line})", found.message, source.name)
+    let place = || format!("({}:{})", source.name, source.line_of(found.span.start));
+    match found.rule {
+        Some(rule) => format!("{rule}: {} {}", found.message, place()),
+        None if found.span != Span::default() => format!("{} {}", found.message, place()),
+        None => found.message.clone(),
+    }
 }
 
 fn message(failure: &Failure) -> String {
@@ -181,6 +184,18 @@ mod tests {
 
     fn plain(text: &str) -> String {
         anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn a_warning_says_its_line_where_it_has_one() {
+        let source = source("FROM a\nARG b\n");
+        let span = Span { start: 7, end: 12 };
+        assert_eq!(warning_line(&Diagnostic::warning("R", span, "m"), &source), "R: m (Dockerfile:2)");
+        assert_eq!(warning_line(&Diagnostic::notice("m"), &source), "m");
+        assert_eq!(
+            warning_line(&Diagnostic { span, ..Diagnostic::notice("m") }, &source),
+            "m (Dockerfile:2)"
+        );
     }
 
     #[test]

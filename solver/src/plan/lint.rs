@@ -49,6 +49,15 @@ pub(super) fn undefined_arg_in_from(span: Span, name: &str, globals: &Environmen
     did_you_mean(found, suggest::nearest(name, globals.names()).map(str::to_owned))
 }
 
+/// An ARG by which a proxy's user information is recorded, as with Docker. No rule of BuildKit's linter, and with a place all the same.
+pub(super) fn proxy_in_history(span: Span, name: &str) -> Diagnostic {
+    let message = format!(
+        "ARG {name} puts the proxy's user and password into the image's history and this build's records: leave that ARG out, \
+         steps have the variable without it"
+    );
+    Diagnostic { span, ..Diagnostic::notice(message) }
+}
+
 fn did_you_mean(found: Diagnostic, near: Option<String>) -> Diagnostic {
     match near {
         Some(near) => {

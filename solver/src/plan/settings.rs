@@ -51,6 +51,10 @@ impl Walk<'_, '_> {
                 (None, Some(default)) => Some(self.expand(task, default)?),
                 (None, None) => self.globals.get(name).map(str::to_owned),
             };
+            let shown = value.as_deref().filter(|value| variables::is_proxy_with_password(name, value));
+            if shown.is_some() {
+                self.planner.report.push(lint::proxy_in_history(task.span(), name));
+            }
             committed.push(match &value {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),

@@ -82,7 +82,17 @@ pub(super) fn is_predefined(name: &str) -> bool {
     let parts = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT"];
     of_platform.into_iter().any(|part| parts.contains(&part))
         || matches!(name, "TARGETSTAGE" | "SOURCE_DATE_EPOCH")
-        || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+        || is_proxy(name)
+}
+
+fn is_proxy(name: &str) -> bool {
+    PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+}
+
+/// Whether it is a proxy setting that says who asks: `http://user:password@host`, or the same without a scheme.
+pub(super) fn is_proxy_with_password(name: &str, value: &str) -> bool {
+    let address = value.split_once("://").map_or(value, |(_, address)| address);
+    is_proxy(name) && address.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
 }
 
 /// Whether an argument speaks to the builder alone: commands and other instructions do not see it.
