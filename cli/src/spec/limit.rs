@@ -64,7 +64,8 @@ impl FromStr for ResourceSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let expected = || format!("invalid resource {text:?}: expected NAME=VALUE");
+        let (name, value) = text.split_once('=').ok_or_else(expected)?;
         Ok(match name {
             "memory" => Self::Memory(size(value)?),
             "memory-swap" => Self::MemorySwap(size_or_all(value)?),
@@ -175,6 +176,12 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resource_without_a_value_is_told_so() {
+        let error = "memory".parse::<ResourceSpec>().expect_err("it has no value");
+        assert!(error.contains("NAME=VALUE"), "{error}");
+    }
 
     #[test]
     fn limits_of_processes_are_read_as_docker_reads_them() {
