@@ -147,6 +147,24 @@ class Partial(Case):
         done = self.run_layerwright("fsck", "--root", self.store())
         self.assertIn("no damage", done.stdout + done.stderr)
 
+    def test_a_full_disk_is_told_as_that_of_the_store(self):
+        """Whether it fills while the commit is fetched, or later with a file that a step picks; and there is room again after it."""
+        self.put("Dockerfile", "FROM scratch\nCOPY picked /\n")
+        self.put("picked/large", os.urandom(8 * MIB))
+        self.commit()
+        store = self.scratch / "small"
+        store.mkdir()
+        enter = f"mount -t tmpfs -o size=6m none {store} && \"$@\" || code=$?; find {store} -name 'tmp_*'; exit $code"
+        with GitDaemon(self.top.parent) as daemon:
+            for filters in ("true", "false"):
+                git(self.top, "config", "uploadpack.allowFilter", filters)
+                done = subprocess.run(
+                    ["unshare", "--mount", "sh", "-c", enter, "sh", *self.command("build", f"{daemon.url}/app/.git", root=store)],
+                    capture_output=True, text=True, timeout=WATCHDOG)
+                self.assertEqual((done.returncode, done.stdout), (4, ""), done.stderr)
+                self.assertIn("cannot write what it gets: No space left on device", done.stderr)
+                self.assertIn(f"hint: the disk of the store {store} is full (", done.stderr)
+
     def test_files_of_lfs_are_named(self):
         self.put(".gitattributes", "*.bin filter=lfs\n")
         self.put("picked/a.bin", f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 5000\n")

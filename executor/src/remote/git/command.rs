@@ -18,6 +18,7 @@ use std::{
 
 use rustix::{
     fs::MemfdFlags,
+    io::Errno,
     process::{Pid, Signal, kill_process_group},
 };
 use solver::{Cancel, remote::redacted};
@@ -156,7 +157,7 @@ impl Git {
     /// Runs `git` and returns what it says; a version that would not heed our configuration is refused.
     ///
     /// # Errors
-    /// [`GitError::NoGit`] or [`GitError::Old`], [`GitError::Failed`] with its complaints, or [`GitError::Cancelled`].
+    /// [`GitError::NoGit`] or [`GitError::Old`], [`GitError::Failed`] with its complaints, [`GitError::Full`], or [`GitError::Cancelled`].
     pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
         self.can_filter()?;
         self.run_any(call, arguments)
@@ -186,11 +187,16 @@ impl Git {
         }
         match status.success() {
             true => Ok(output),
-            false => Err(GitError::Failed {
-                action: arguments.first().copied().unwrap_or_default().to_owned(),
-                remote: self.remote.clone(),
-                said: last_words(&complaints, status),
-            }),
+            false => Err(self.failure(arguments, &complaints, status)),
+        }
+    }
+
+    fn failure(&self, arguments: &[&str], complaints: &[u8], status: ExitStatus) -> GitError {
+        let action = arguments.first().copied().unwrap_or_default().to_owned();
+        let remote = self.remote.clone();
+        match full_disk(complaints) {
+            Some(source) => GitError::Full { action, remote, source },
+            None => GitError::Failed { action, remote, said: last_words(complaints, status) },
         }
     }
 
@@ -358,6 +364,16 @@ fn last_words(complaints: &[u8], status: ExitStatus) -> String {
     if words.is_empty() { status.to_string() } else { redacted(&words) }
 }
 
+/// The error of a disk that takes no more, if that is what git complains of, and no server says it of its own.
+fn full_disk(complaints: &[u8]) -> Option<io::Error> {
+    let text = String::from_utf8_lossy(complaints);
+    let theirs = ["remote: ", "fatal: remote error: ", "error: remote error: "];
+    let own = text.split(['\n', '\r']).filter(|line| !theirs.iter().any(|start| line.starts_with(start)));
+    let full = [("No space left on device", Errno::NOSPC), ("Disk quota exceeded", Errno::DQUOT)];
+    let found = own.flat_map(|line| full.iter().find(|(words, _)| line.ends_with(words))).next();
+    found.map(|(_, errno)| (*errno).into())
+}
+
 #[cfg(test)]
 mod tests {
     use oci::registry::FILE_MAX;
@@ -384,6 +400,22 @@ mod tests {
         };
         let error = git.run(call, &["hash-object", "--stdin"]).expect_err("given up").to_string();
         assert_eq!(error, "git hash-object of r failed: it said nothing for too long");
+    }
+
+    #[test]
+    fn a_full_disk_is_ours_only_where_git_says_so_itself() {
+        for (said, is_full) in [
+            (
+                "Receiving objects: 50% (1/2)\rfatal: write error: No space left on device\nfatal: fetch-pack failed\n",
+                true,
+            ),
+            ("error: unable to write file x: Disk quota exceeded", true),
+            ("remote: fatal: write error: No space left on device\nfatal: early EOF", false),
+            ("fatal: remote error: No space left on device\n", false),
+            ("fatal: could not read x: No such file or directory", false),
+        ] {
+            assert_eq!(full_disk(said.as_bytes()).is_some(), is_full, "{said}");
+        }
     }
 
     #[test]

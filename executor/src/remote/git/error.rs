@@ -29,6 +29,17 @@ pub enum GitError {
         /// Its last words.
         said: String,
     },
+    /// The disk that it writes to is full.
+    #[error("git {action} of {remote} cannot write what it gets")]
+    Full {
+        /// `fetch`, `init`, ...
+        action: String,
+        /// The repository.
+        remote: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A server that sends more than anybody wants.
     #[error("{remote} sends more than {}, which is the most that is fetched at once", size(*most))]
     TooMuch {
@@ -171,6 +182,7 @@ impl From<GitError> for StepFailure {
             GitError::Cancelled => return Self::new(FailureKind::Cancelled, "cancelled"),
             GitError::NoGit(_)
             | GitError::Old { .. }
+            | GitError::Full { .. }
             | GitError::Store(_)
             | GitError::Meta(_)
             | GitError::Io { .. } => FailureKind::Machine,
