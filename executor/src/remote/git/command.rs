@@ -11,7 +11,11 @@ use std::{
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -35,8 +39,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long `git` has to clean up after itself when it is to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long a server may say nothing.
-pub const SILENCE: Duration = Duration::from_secs(300);
+/// How long a server may say nothing: as long as a registry.
+pub const SILENCE: Duration = Duration::from_secs(60);
+/// So much longer a fetch may take to look through all that it was sent, of which git says nothing.
+const AT_WORK: u32 = 5;
 /// The oldest version that takes its configuration as we give it.
 const OLDEST: (u32, u32) = (2, 31);
 /// The oldest version that can fetch everything of what it has in part (`--refetch`).
@@ -96,6 +102,18 @@ pub struct Git {
     /// The most bytes that one fetch may bring.
     pub pack_max: u64,
 }
+
+/// How it ended.
+struct Attended {
+    status: ExitStatus,
+    output: Vec<u8>,
+    complaints: Vec<u8>,
+    /// How long it was waited for until it was ended.
+    waited: Option<Duration>,
+}
+
+/// A stream of which each piece is a sign of life.
+struct Heard<R, F>(R, F);
 
 /// A header that one part of the web is shown.
 pub struct Authorization {
@@ -157,7 +175,8 @@ impl Git {
     /// Runs `git` and returns what it says; a version that would not heed our configuration is refused.
     ///
     /// # Errors
-    /// [`GitError::NoGit`] or [`GitError::Old`], [`GitError::Failed`] with its complaints, [`GitError::Full`], or [`GitError::Cancelled`].
+    /// [`GitError::NoGit`] or [`GitError::Old`], [`GitError::Failed`] with its complaints, [`GitError::Silent`], [`GitError::Full`],
+    /// or [`GitError::Cancelled`].
     pub fn run(&self, call: Call<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitError> {
         self.can_filter()?;
         self.run_any(call, arguments)
@@ -181,22 +200,31 @@ impl Git {
             sys::limit_files(&mut command, bytes);
         }
         let mut child = command.spawn().map_err(GitError::NoGit)?;
-        let (status, output, complaints) = self.attend(&mut child, silence, heard)?;
+        let Attended { status, output, complaints, waited } = self.attend(&mut child, silence, heard)?;
         if self.cancel.is_requested() {
             return Err(GitError::Cancelled);
         }
-        match status.success() {
-            true => Ok(output),
-            false => Err(self.failure(arguments, &complaints, status)),
+        match (status.success(), waited) {
+            (true, _) => Ok(output),
+            (false, Some(waited)) => Err(GitError::Silent {
+                action: action(arguments),
+                remote: self.remote.clone(),
+                waited,
+                said: words(&complaints).filter(|said| !said.starts_with("warning: ")).unwrap_or_default(),
+            }),
+            (false, None) => Err(self.failure(arguments, &complaints, status)),
         }
     }
 
     fn failure(&self, arguments: &[&str], complaints: &[u8], status: ExitStatus) -> GitError {
-        let action = arguments.first().copied().unwrap_or_default().to_owned();
-        let remote = self.remote.clone();
+        let (action, remote) = (action(arguments), self.remote.clone());
         match full_disk(complaints) {
             Some(source) => GitError::Full { action, remote, source },
-            None => GitError::Failed { action, remote, said: last_words(complaints, status) },
+            None => GitError::Failed {
+                action,
+                remote,
+                said: words(complaints).unwrap_or_else(|| status.to_string()),
+            },
         }
     }
 
@@ -262,44 +290,56 @@ impl Git {
         child: &mut Child,
         silence: Option<Duration>,
         heard: Option<&(dyn Fn(&str) + Sync)>,
-    ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), GitError> {
+    ) -> Result<Attended, GitError> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (sender, ended) = mpsc::channel::<()>();
         let group = Pid::from_child(child);
-        let spoken = Mutex::new(Instant::now());
+        let (spoken, has_all) = (Mutex::new(Instant::now()), AtomicBool::new(false));
         let speaks = || *spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let listens = |line: &str| {
+            has_all.fetch_or(line.starts_with("Receiving objects: 100%"), Relaxed);
+            heard.inspect(|heard| heard(line));
+        };
+        let borne = || silence.map(|silence| if has_all.load(Relaxed) { silence * AT_WORK } else { silence });
         let is_silent = || {
             let since = spoken.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-            silence.is_some_and(|silence| since > silence)
+            borne().is_some_and(|borne| since > borne)
         };
         thread::scope(|scope| {
             let told = sender.clone();
             let output = scope.spawn(move || {
                 let mut bytes = Vec::new();
-                let read = stdout.map(|pipe| pipe.take(OUTPUT_MAX).read_to_end(&mut bytes));
+                let read = stdout.map(|pipe| Heard(pipe, speaks).take(OUTPUT_MAX).read_to_end(&mut bytes));
                 drop(sender);
                 read.transpose().map(|_| bytes)
             });
             let complaints = scope.spawn(move || {
-                let complaints = listen(stderr, &speaks, heard);
+                let complaints = listen(stderr.map(|pipe| Heard(pipe, speaks)), &listens);
                 drop(told);
                 complaints
             });
             // Its output ends when it does, and the helpers that hold the other end.
             let was_ended = end_when(&|| self.cancel.is_requested() || is_silent(), group, &ended);
             let output = output.join().expect("reading does not panic");
-            let mut complaints = complaints.join().expect("reading does not panic");
-            if was_ended {
-                complaints.extend_from_slice(b"\nit said nothing for too long");
-            }
+            let complaints = complaints.join().expect("reading does not panic");
             let status = child.wait().map_err(GitError::io("wait for", PathBuf::from("git")))?;
-            Ok((
-                status,
-                output.map_err(GitError::io("read the output of", PathBuf::from("git")))?,
-                complaints,
-            ))
+            let output = output.map_err(GitError::io("read the output of", PathBuf::from("git")))?;
+            Ok(Attended { status, output, complaints, waited: borne().filter(|_| was_ended) })
         })
     }
+}
+
+impl<R: Read, F: Fn()> Read for Heard<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        (self.1)();
+        Ok(count)
+    }
+}
+
+/// `fetch`
+fn action(arguments: &[&str]) -> String {
+    arguments.first().copied().unwrap_or_default().to_owned()
 }
 
 /// Waits until a process group is `ended`; ends it if need be, and says whether that was so.
@@ -326,20 +366,15 @@ fn version(said: &str) -> Option<(u32, u32)> {
 }
 
 /// Reads complaints, and tells each line; progress ends its lines with a carriage return.
-fn listen(
-    pipe: Option<impl Read>,
-    speaks: &(dyn Fn() + Sync),
-    heard: Option<&(dyn Fn(&str) + Sync)>,
-) -> Vec<u8> {
+fn listen(pipe: Option<impl Read>, heard: &dyn Fn(&str)) -> Vec<u8> {
     let (mut kept, mut line) = (Vec::new(), Vec::new());
     let mut buffer = [0; 4096];
     let Some(mut pipe) = pipe else { return kept };
     while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-        speaks();
         for byte in &buffer[..count] {
             match byte {
                 b'\n' | b'\r' => {
-                    heard.inspect(|heard| heard(&String::from_utf8_lossy(&line)));
+                    heard(&String::from_utf8_lossy(&line));
                     line.clear();
                 }
                 byte if line.len() < COMPLAINTS_MAX => line.push(*byte),
@@ -353,15 +388,17 @@ fn listen(
     kept
 }
 
-/// What a person should read of the complaints: without progress, escape sequences and credentials, on one line.
-fn last_words(complaints: &[u8], status: ExitStatus) -> String {
+/// What a person should read of the complaints, if anything: without progress, escape sequences and credentials, on one line.
+/// What git only warns of explains nothing, unless there is nothing else.
+fn words(complaints: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(complaints);
     let is_progress = |line: &str| line.contains("% (") || line.starts_with("remote: Enumerating");
     let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty() && !is_progress(line));
-    let lines: Vec<&str> = lines.collect();
+    let (warnings, others): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("warning: "));
+    let lines = if others.is_empty() { warnings } else { others };
     let last = &lines[lines.len().saturating_sub(4)..];
     let words: String = last.join("; ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if words.is_empty() { status.to_string() } else { redacted(&words) }
+    (!words.is_empty()).then(|| redacted(&words))
 }
 
 /// The error of a disk that takes no more, if that is what git complains of, and no server says it of its own.
@@ -399,7 +436,20 @@ mod tests {
             ..Call::default()
         };
         let error = git.run(call, &["hash-object", "--stdin"]).expect_err("given up").to_string();
-        assert_eq!(error, "git hash-object of r failed: it said nothing for too long");
+        assert_eq!(error, "git hash-object of r failed: nothing was heard for 100ms");
+    }
+
+    #[test]
+    fn warnings_are_told_where_there_is_nothing_else() {
+        let ignored = "warning: filtering not recognized by server, ignoring\n";
+        for (said, expected) in [
+            (String::new(), None),
+            (format!("{ignored}Receiving objects:  50% (1/2)\r"), Some(ignored.trim())),
+            (format!("{ignored}fatal: early EOF\n"), Some("fatal: early EOF")),
+            (format!("fatal: early EOF\n{ignored}"), Some("fatal: early EOF")),
+        ] {
+            assert_eq!(words(said.as_bytes()).as_deref(), expected, "{said}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What can go wrong with a git repository. No message holds credentials.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use oci::store::{StoreError, checked::CheckedError};
 use solver::{FailureKind, StepFailure};
@@ -27,6 +27,18 @@ pub enum GitError {
         /// The repository.
         remote: String,
         /// Its last words.
+        said: String,
+    },
+    /// The program waits for a server that does not talk.
+    #[error("git {action} of {remote} failed: nothing was heard for {waited:?}{}", after(said))]
+    Silent {
+        /// `fetch`, `ls-remote`, ...
+        action: String,
+        /// The repository.
+        remote: String,
+        /// For how long.
+        waited: Duration,
+        /// What was, before that, if anything.
         said: String,
     },
     /// The disk that it writes to is full.
@@ -146,8 +158,15 @@ impl GitError {
     }
 
     fn hint(&self) -> Option<&'static str> {
-        let Self::Failed { said, .. } = self else {
-            return matches!(self, Self::NoGit(_)).then_some("install git");
+        let said = match self {
+            Self::Failed { said, .. } => said,
+            Self::NoGit(_) => return Some("install git"),
+            Self::Silent { .. } => {
+                return Some(
+                    "the server has stopped, or something on the way to it has: --retry N tries up to N times more",
+                );
+            }
+            _ => return None,
         };
         let says = |text: &str| said.contains(text);
         if says("terminal prompts disabled") || says("Authentication failed") || says("error: 403") {
@@ -161,6 +180,11 @@ impl GitError {
         }
         says("ssh: not found").then_some("install an SSH client (openssh-client)")
     }
+}
+
+/// What was heard before a silence.
+fn after(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(" after {said:?}") }
 }
 
 /// A limit, for people.
@@ -186,7 +210,7 @@ impl From<GitError> for StepFailure {
             | GitError::Store(_)
             | GitError::Meta(_)
             | GitError::Io { .. } => FailureKind::Machine,
-            GitError::Failed { .. } => FailureKind::Registry,
+            GitError::Failed { .. } | GitError::Silent { .. } => FailureKind::Registry,
             _ => FailureKind::Build,
         };
         let failure = blame(kind, error);
