@@ -251,7 +251,7 @@ pub struct BuildArgs {
 
     /// Try a failing RUN or download again up to N times
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, value_parser = retry)]
-    #[arg(help_heading = STEPS)]
+    #[arg(allow_hyphen_values = true, help_heading = STEPS)]
     pub retry: u32,
 
     /// Network of RUN steps: default, none, host or isolated

@@ -216,6 +216,10 @@ class FromCommits(Case):
         self.assertIn('the submodule "sub/m"', done.stderr)
         self.assertIn("git submodule update --init", done.stderr)
         self.run_layerwright("build", "--git", "HEAD:service", alone)
+        bare = self.scratch / "bare.git"
+        git(self.scratch, "clone", "-q", "--bare", top, bare)
+        done = self.run_layerwright("build", "--git", "HEAD", bare, code=1)
+        self.assertIn("hint: a bare repository has no submodules: build a clone with a work tree", done.stderr)
 
     def test_nothing_but_the_dockerfile_is_read_where_nothing_has_changed(self):
         top = self.repository(Dockerfile="FROM busybox\nCOPY b /b/\nCOPY a /a/\n", a="1", b__c="2", b__d="3")
@@ -387,6 +391,12 @@ class FromCommits(Case):
         self.run_layerwright("build", "--git", "HEAD:other", "-f", top / "Dockerfile", code=2)
         self.assertEqual(Layout(self.build(top, "--git", "HEAD", "--dirty", name="file")).read("other"), b"changed")
         self.run_layerwright("build", "--dirty", top, code=2)
+        # The Dockerfile as well; what neither has is told as before.
+        (top / "Dockerfile").unlink()
+        told = self.run_layerwright("build", "--git", "HEAD", "--dirty", top, code=2).stderr
+        self.assertIn("hint: the commit has it, and the work tree, which --dirty lays over that, no longer", told)
+        told = self.run_layerwright("build", "--git", "HEAD", "--dirty", "-f", "none", top, code=2).stderr
+        self.assertIn("hint: this path is looked for in the commit", told)
 
     def test_what_git_is_told_not_to_look_at_is_looked_at(self):
         top = self.repository(Dockerfile="FROM scratch\nCOPY . /\n", a="1", b="1", c="1")

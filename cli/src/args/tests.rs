@@ -67,6 +67,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("--progress rawjson .", "rawjson"),
         ("--jobs 0 .", "--jobs"),
         ("--retry often .", "expected a number like 0 or 3"),
+        ("--retry -1 .", "expected a number like 0 or 3"),
         ("-t App .", "lowercase"),
         ("--push=maybe .", "expected true or false"),
         ("--platform linux/ .", "invalid platform"),

@@ -238,6 +238,10 @@ pub fn in_context(place: &DockerfilePlace, arrived: &Arrived) -> Result<Found, I
     let (name, hint) = match &arrived.place {
         ContextPlace::Directory(_) => of_elsewhere(&arrived.name),
         ContextPlace::Commit(revision) if revision.is_fetched() => of_elsewhere(revision.name()),
+        ContextPlace::Commit(revision) if revision.is_dirty() && revision.has_committed(&path) => (
+            format!("{}:{}", revision.name(), path.display()),
+            "the commit has it, and the work tree, which --dirty lays over that, no longer: git restore brings it back",
+        ),
         ContextPlace::Commit(revision) => (
             format!("{}:{}", revision.name(), path.display()),
             "this path is looked for in the commit, not in the work tree: -f PATH names another one",

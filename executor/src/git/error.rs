@@ -192,6 +192,8 @@ pub enum GitError {
         commit: ObjectId,
         /// Where it was looked for.
         reason: String,
+        /// Whether it was to be in a repository with a work tree, as git's own command needs one.
+        has_work_tree: bool,
     },
     /// What is not on this machine cannot be brought.
     #[error(transparent)]
@@ -264,7 +266,11 @@ impl GitError {
             ),
             Self::LargeFile { .. } => Some("git lfs fsck tells what else is wrong, git lfs fetch brings it anew".to_owned()),
             Self::Elsewhere(failure) => failure.hint.clone(),
-            Self::Submodule { .. } => Some("git submodule update --init --recursive".to_owned()),
+            Self::Submodule { has_work_tree: true, .. } => Some("git submodule update --init --recursive".to_owned()),
+            Self::Submodule { has_work_tree: false, .. } => Some(
+                "a bare repository has no submodules: build a clone with a work tree, made with git clone --recurse-submodules"
+                    .to_owned(),
+            ),
             Self::NoMore { .. } => {
                 Some("restore the file with git restore, or take it out of the index with git rm --cached".to_owned())
             }

@@ -146,6 +146,13 @@ impl Revision {
         self.is_dirty
     }
 
+    /// Whether the commit itself has something at a path from the top, whatever is laid over it. Links are not followed.
+    pub fn has_committed(&self, path: &Path) -> bool {
+        let plain = CommitTree::new(Arc::clone(self.top.repository()), self.top.commit());
+        let found = plain.and_then(|plain| plain.entry(path.as_os_str().as_bytes()));
+        found.is_ok_and(|found| found.is_some())
+    }
+
     /// The commit.
     pub fn commit(&self) -> Commit {
         self.top.commit()

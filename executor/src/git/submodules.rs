@@ -83,7 +83,8 @@ fn find_here(parent: &Directory, path: &[u8], id: ObjectId) -> Result<(Arc<Repos
         Some(place) => format!("{} lacks it", place.display()),
         None => "it is not initialised".to_owned(),
     };
-    Err(GitError::Submodule { path: shown(path), commit: id, reason })
+    let has_work_tree = parent.repository.work_tree().is_some();
+    Err(GitError::Submodule { path: shown(path), commit: id, reason, has_work_tree })
 }
 
 /// Where it may be, the likeliest first.
