@@ -103,7 +103,7 @@ pub struct Changes {
     pub tree: Tree,
     /// Contents of its files with [`EntryTime::Content`].
     pub brought: BTreeSet<ContentDigest>,
-    /// A file that changed under all its names, in a copy: an overlay would have parted those that were there before.
+    /// The names of a file, in a copy, that an overlay would have parted from each other.
     pub held_together: Option<Vec<Vec<u8>>>,
 }
 

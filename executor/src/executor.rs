@@ -113,7 +113,7 @@ pub struct LocalExecutor {
     emulation: Arc<Emulation>,
     notes: Vec<String>,
     sandbox_told: Once,
-    names_told: Once,
+    resolver_told: Once,
     events: Events,
     virtual_steps: BTreeSet<VertexId>,
     looking_steps: BTreeSet<VertexId>,
@@ -171,7 +171,7 @@ impl LocalExecutor {
             emulation: Arc::new(Emulation::new(footing)),
             notes,
             sandbox_told: Once::new(),
-            names_told: Once::new(),
+            resolver_told: Once::new(),
             events,
             virtual_steps,
             looking_steps,
@@ -442,9 +442,9 @@ fn told_together(label: &str, names: &[Vec<u8>]) -> String {
     let (first, others) = names.split_first().expect("several names");
     let others: Vec<_> = others.iter().take(3).map(|name| format!("/{}", shown(name))).collect();
     format!(
-        "{label} changed /{}, a file of an earlier layer with other names ({}): in this store, which copies file systems, it \
-         changed under all its names, where an overlay parts them, so the image is not the one that other machines make; \
-         copy the file first in that step, or let --root name a file system on which the kernel mounts overlays",
+        "{label} changed, linked or moved /{}, a file of an earlier layer with several names (now also {}): in this store, which \
+         copies file systems, it stays one file, where an overlay parts its names, so the image is not the one that other \
+         machines make; put a copy in its place first, in that step, or build where steps have overlays",
         shown(first),
         others.join(", "),
     )

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -234,10 +235,12 @@ class Ladder(Case):
         _, alone = self.on([], context, name="apart")
         done, copied = self.on(self.copying("apart"), context, name="apart-copied")
         self.assertEqual(Layout(copied).digest, Layout(alone).digest)
-        self.assertNotIn("with other names", done.stderr)
-        context = self.context("together", Dockerfile=f"{ground}RUN echo b >> /b\n")
-        done, _ = self.on(self.copying("together"), context, name="together-copied")
-        self.assertRegex(done.stderr, r"RUN echo b >> /b changed /a, a file of an earlier layer with other names \(/b, /c\)")
+        self.assertNotIn("with several names", done.stderr)
+        for number, step in enumerate(("echo b >> /b", "ln /a /0 && echo x >> /b", "ln -f /a /bin/vi && echo x >> /a", "mv /a /z", "chown 1 /c")):
+            name = f"together{number}"
+            context = self.context(name, Dockerfile=f"{ground}RUN {step}\n")
+            done, _ = self.on(self.copying(name), context, name=f"{name}-copied")
+            self.assertRegex(done.stderr, rf"RUN {re.escape(step)} changed, linked or moved /\w+, a file of an earlier layer with several names")
 
     def moved(self, store, name):
         """Has a store lie on the overlay that will be there by this name; gives where."""

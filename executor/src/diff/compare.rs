@@ -35,17 +35,21 @@ pub struct Leader<'a> {
     before: Vec<Option<&'a Before>>,
     /// Whether that shows again at each name when this is gone.
     shows_lower: Vec<bool>,
+    /// Whether it is, in a copy, the copy of that.
+    copies: Vec<bool>,
 }
 
 impl Leader<'_> {
-    /// Its names that an overlay would have parted when one of them was written through, of a file that is the copy of one below.
+    /// All its names, if one of them is, in a copy, what it was below, where it had others too: an overlay would have parted
+    /// them when the file was written, linked or moved by one of them.
     pub fn held_together(&self) -> Option<Vec<Vec<u8>>> {
-        let identity = |stat: &Stat| (stat.st_dev, stat.st_ino);
-        let one = self.before.iter().flatten().map(|before| identity(&before.stat)).next()?;
-        let is_of_it = |before: &Option<&Before>| before.is_some_and(|before| identity(&before.stat) == one);
-        let kept = self.names.iter().zip(&self.before).filter(|(_, before)| is_of_it(before));
-        let names: Vec<_> = kept.map(|(name, _)| name.to_vec()).collect();
-        (self.present.is_copy && names.len() > 1).then_some(names)
+        let had_others = |before: &&Before| before.stat.st_nlink > 1;
+        let is_one = self
+            .copies
+            .iter()
+            .zip(&self.before)
+            .any(|(is_copy, before)| *is_copy && before.is_some_and(|was| had_others(&was)));
+        (is_one && self.names.len() > 1).then(|| self.names.iter().map(|name| name.to_vec()).collect())
     }
 }
 
@@ -74,8 +78,9 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
         if present.is_directory() || present.kind.is_none() {
             continue;
         }
-        let before = vec![present.before.as_ref()];
-        let new = Leader { names: vec![path], present, before, shows_lower: vec![present.shows_lower] };
+        let (before, copies) = (vec![present.before.as_ref()], vec![present.is_copy]);
+        let new =
+            Leader { names: vec![path], present, before, shows_lower: vec![present.shows_lower], copies };
         if present.stat.st_nlink < 2 {
             leaders.push(new);
             continue;
@@ -89,6 +94,7 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
                 leaders[*index].names.push(path);
                 leaders[*index].before.push(present.before.as_ref());
                 leaders[*index].shows_lower.push(present.shows_lower);
+                leaders[*index].copies.push(present.is_copy);
             }
         }
     }

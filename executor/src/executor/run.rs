@@ -67,7 +67,7 @@ impl LocalExecutor {
         let root = ground.writable.root(self.footing.rung, held.fresh_root())?;
         let connection = Connection::new(exec.network, &self.dns)?;
         if let Some(doubt) = connection.doubt() {
-            self.names_told.call_once(|| (self.events)(Event::Warning(doubt)));
+            self.resolver_told.call_once(|| (self.events)(Event::Warning(doubt)));
         }
         let plan = SandboxPlan::new(PlanInputs {
             exec,
