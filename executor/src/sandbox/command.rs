@@ -29,7 +29,7 @@ use crate::{
         rlimits, seccomp,
         stubs::{Kind, Stubs},
         sys,
-        wire::Report,
+        wire::{Report, report_line},
     },
     view::open_in_root,
 };
@@ -40,13 +40,14 @@ pub fn execute(
     plan: &SandboxPlan,
     group: Option<&StepGroup>,
     new_root: Option<&OwnedFd>,
-    tell: impl FnOnce(&Report),
+    tell: impl FnOnce(&[u8]),
 ) -> Report {
-    // The last thing that takes memory, of which the step's limits may leave none.
-    let program = Program::of(plan);
-    match program.and_then(|program| confine(plan, group, new_root).map(|()| program)) {
-        Ok(program) => {
-            tell(&Report::Begun);
+    // The last things that take memory, of which the step's limits may leave none.
+    let begun = report_line(&Report::Begun).step("write a report");
+    let prepared = begun.and_then(|begun| Ok((begun, Program::of(plan)?)));
+    match prepared.and_then(|prepared| confine(plan, group, new_root).map(|()| prepared)) {
+        Ok((begun, program)) => {
+            tell(&begun);
             program.exec()
         }
         Err(failure) => failure.report(),

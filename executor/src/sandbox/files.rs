@@ -162,7 +162,7 @@ const REPLACED: &str = "replaced";
 /// has merged it.
 fn merges_as_the_kernel(root: &Merged) -> Result<(), SandboxError> {
     let otherwise = |what: &str| Err(SandboxError::refused(MERGES_OTHERWISE, what.to_owned(), None));
-    let failed = |errno| SandboxError::errno(MERGES_OTHERWISE, errno);
+    let failed = |errno| SandboxError::errno("fuse write", errno);
     if brings_back(root).map_err(failed)? {
         return otherwise("a directory that was removed, made again and renamed is there again");
     }

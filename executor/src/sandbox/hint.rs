@@ -196,10 +196,10 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
              --security-opt systempaths=unconfined, Kubernetes: procMount: Unmasked)"
                 .to_owned()
         }
-        "fuse find" => "install the package `fuse-overlayfs`, and allow for it: --sandbox-allow=fuse-overlayfs".to_owned(),
+        "fuse find" => "install the package `fuse-overlayfs`; a version up to 1.14 also wants --sandbox-allow=fuse-overlayfs".to_owned(),
         "fuse open" if refused => {
-            "let this user open /dev/fuse (`chmod 0666 /dev/fuse`, `--device /dev/fuse` of a container), and allow for it: \
-             --sandbox-allow=fuse-overlayfs"
+            "let this user open /dev/fuse (`chmod 0666 /dev/fuse`, `--device /dev/fuse` of a container); a version up to 1.14 \
+             also wants --sandbox-allow=fuse-overlayfs"
                 .to_owned()
         }
         "fuse open" => "let there be /dev/fuse: `modprobe fuse`, `--device /dev/fuse` of a container".to_owned(),

@@ -330,14 +330,17 @@ fn run_command(
     if let Some(score) = &oom_score {
         score.raise().step("adjust oom score")?;
     }
-    let null = open_null().step("open /dev/null")?;
+    let null = open_null().or_else(|error| match error.raw_os_error() {
+        None => Err(Failure::of_image("open /dev/null", error.to_string())),
+        Some(_) => Err(error).step("open /dev/null"),
+    })?;
     stdio::connect(plan.stdio, handed, null)?;
     // Without this the step could open our program through /proc/1/exe, our memory and our descriptors.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("forbid dumps")?;
     let child_signals = sys::child_signals().step("watch children")?;
     let command = match sys::fork().step("fork command")? {
         Fork::Child => {
-            let tell = |begun: &Report| report(control, begun);
+            let tell = |begun: &[u8]| _ = io::Write::write_all(&mut &*control, begun);
             report(control, &command::execute(plan, group, new_root.as_ref(), tell));
             exit(0)
         }

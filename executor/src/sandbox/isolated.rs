@@ -325,7 +325,8 @@ impl Words {
 }
 
 fn ended_early(status: ExitStatus, words: &str) -> Failure {
-    let failure = Failure::new(STEP, format!("pasta ended ({status}): {words}"));
+    let said = if words.is_empty() { String::new() } else { format!(": {words}") };
+    let failure = Failure::new(STEP, format!("pasta ended ({status}){said}"));
     match hint(words) {
         Some(hint) => failure.hint(hint),
         None => failure,

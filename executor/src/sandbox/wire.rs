@@ -124,9 +124,14 @@ pub fn receive_call(mut from: impl Read) -> io::Result<Call> {
 
 /// Sends a report. Reports are short, so a socket takes each in one piece.
 pub fn send_report(mut to: impl Write, report: &Report) -> io::Result<()> {
+    to.write_all(&report_line(report)?)
+}
+
+/// What [`send_report`] sends, for who has no memory left to make it when it is to be sent.
+pub fn report_line(report: &Report) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
-    to.write_all(&line)
+    Ok(line)
 }
 
 /// All reports in what was received.
