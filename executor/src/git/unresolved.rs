@@ -107,12 +107,12 @@ impl Repository {
         for (count, parent) in parents(rest) {
             for _ in 0..count {
                 let bytes = self.object(&at, Kind::Commit)?;
-                if shallow.as_ref().is_some_and(|ends| ends.contains(&at)) {
-                    return Ok(Some(at));
-                }
                 let read = CommitRef::from_bytes(&bytes, at.kind());
                 let read = read.map_err(|source| self.damaged(&at, Kind::Commit, source.into()))?;
                 let Some(next) = read.parents().nth(parent - 1) else { return Ok(None) };
+                if shallow.as_ref().is_some_and(|ends| ends.contains(&at)) {
+                    return Ok(Some(at));
+                }
                 at = next;
             }
         }

@@ -49,11 +49,12 @@ pub(super) fn undefined_arg_in_from(span: Span, name: &str, globals: &Environmen
     did_you_mean(found, suggest::nearest(name, globals.names()).map(str::to_owned))
 }
 
-/// An ARG by which a proxy's user information is recorded, as with Docker. No rule of BuildKit's linter, and with a place all the same.
+/// An ARG by which a proxy's user information is recorded, as with Docker. No rule of BuildKit's linter, and with a place all
+/// the same.
 pub(super) fn proxy_in_history(span: Span, name: &str) -> Diagnostic {
     let message = format!(
-        "ARG {name} puts the proxy's user and password into the image's history and this build's records: leave that ARG out, \
-         steps have the variable without it"
+        "ARG {name} puts the proxy's user and password into the image's history and this build's records: give it with \
+         --build-arg or in docker's config.json, and leave the ARG out: steps have the variable all the same"
     );
     Diagnostic { span, ..Diagnostic::notice(message) }
 }

@@ -318,7 +318,7 @@ impl<'a> Repository<'a> {
         if let Err(error) = self.git.run(call, &arguments) {
             let most = self.git.pack_max;
             // The kernel has stopped it there, of which git says only that it has failed.
-            return Err(match self.remove_unfinished()? >= most {
+            return Err(match self.remove_unfinished().is_ok_and(|largest| largest >= most) {
                 true => GitError::TooMuch { remote: self.remote.shown.clone(), most },
                 false => error,
             });
