@@ -22,7 +22,7 @@ use std::{
 use oci::{Layer, LayerContents, Platform, Snapshot, TreeDigest, fetch::Fetcher, registry::FILE_MAX};
 use solver::{
     Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
-    op::{Copy, CopyItem, MakeDir, Selector, Source, Timestamps},
+    op::{Copy, CopyItem, MakeDir, Relaxation, Selector, Source, Timestamps},
 };
 
 use crate::{
@@ -273,7 +273,7 @@ impl LocalExecutor {
         let mount = ground.writable.mount()?;
         let owners = work(mount.as_fd(), &ground.owners)?;
         ground.writable.unmount(mount)?;
-        self.commit(step, ground, TimeRules { timestamps, brought: Brought::All }, &owners)
+        self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
     }
 
     /// Runs a step once.
@@ -301,7 +301,6 @@ impl LocalExecutor {
 
     fn commit(
         &self,
-        step: &Step<'_>,
         ground: Ground<'_>,
         rules: TimeRules<'_>,
         owners: &Owners,
@@ -311,8 +310,9 @@ impl LocalExecutor {
         // The user's wish only: what a command did is worth keeping when another step fails.
         let upper = Upper { path: &writable.upper(), kind: writable.kind(), owners };
         let changes: Changes = scan(upper, lower, rules, self.snapshots.cancel())?;
-        if let Some(names) = &changes.held_together {
-            (self.events)(Event::Warning(told_together(&step.vertex.label, names)));
+        let may_hold = self.footing.relaxed.contain(Relaxation::HardLinks);
+        if let Some(names) = changes.held_together.as_ref().filter(|_| !may_hold) {
+            return Err(held_together(names));
         }
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }
@@ -437,16 +437,20 @@ fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
     step.inputs.first().copied().ok_or_else(|| planner_mistake("a step has no input"))
 }
 
-/// The one thing that copies do otherwise than overlays, and so an image that is another one than elsewhere.
-fn told_together(label: &str, names: &[Vec<u8>]) -> String {
+/// The one thing that copies do otherwise than overlays: the image would be another one than elsewhere.
+fn held_together(names: &[Vec<u8>]) -> StepFailure {
     let (first, others) = names.split_first().expect("several names");
     let others: Vec<_> = others.iter().take(3).map(|name| format!("/{}", shown(name))).collect();
-    format!(
-        "{label} changed, linked or moved /{}, a file of an earlier layer with several names (now also {}): in this store, which \
-         copies file systems, it stays one file, where an overlay parts its names, so the image is not the one that other \
-         machines make; put a copy in its place first, in that step, or build where steps have overlays",
+    let message = format!(
+        "it changed, linked or moved /{}, a file of an earlier layer with several names (now also {}): in this store, which \
+         copies file systems, it stays one file, where an overlay parts its names, so the image would not be the one that \
+         other machines make",
         shown(first),
         others.join(", "),
+    );
+    StepFailure::new(FailureKind::Machine, message).hint(
+        "put a copy in its place first, in that step; or let --root name a file system on which the kernel mounts overlays; or \
+         --sandbox-allow=hard-links takes it all the same, for results of its own (docs/sandbox.md)",
     )
 }
 

@@ -80,11 +80,13 @@ Sandboxes (--sandbox), which layerwright doctor explains:
                                    before Linux 6.12
   fuse-overlayfs                   a version of it that brings back what a
                                    command has removed, as 1.10 to 1.14 do
+  hard-links                       with copies, steps may change files of
+                                   several names, which an overlay parts
 Where the kernel mounts no overlay in the store, fuse-overlayfs merges layers
 if it is installed and a trial shows that it does so as the kernel would; else
-each step gets a copy of the whole file system: slower, and the same image,
-unless a step writes to a file of an earlier layer that has several names. An
-overlay then parts them.
+each step gets a copy of the whole file system: slower, and the same image. A
+step that changes a file of an earlier layer that has several names, which an
+overlay parts, is refused there.
 
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI

@@ -24,11 +24,13 @@ pub enum Relaxation {
     NoOomScore,
     /// Where the kernel merges no layers, fuse-overlayfs does, though it does that otherwise.
     FuseOverlayfs,
+    /// Where file systems are copies, a command may change a file of an earlier layer under all its names at once.
+    HardLinks,
 }
 
 impl Relaxation {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Userns,
         Self::NoSeccomp,
         Self::NoLandlock,
@@ -36,6 +38,7 @@ impl Relaxation {
         Self::NoCgroupns,
         Self::NoOomScore,
         Self::FuseOverlayfs,
+        Self::HardLinks,
     ];
 
     /// Its name on the command line.
@@ -48,6 +51,7 @@ impl Relaxation {
             Self::NoCgroupns => "no-cgroupns",
             Self::NoOomScore => "no-oom-score",
             Self::FuseOverlayfs => "fuse-overlayfs",
+            Self::HardLinks => "hard-links",
         }
     }
 
@@ -55,7 +59,7 @@ impl Relaxation {
     /// others let go is between the step and the machine, as the rung is.
     pub fn changes_results(self) -> bool {
         match self {
-            Self::Userns | Self::NoSeccomp | Self::FuseOverlayfs => true,
+            Self::Userns | Self::NoSeccomp | Self::FuseOverlayfs | Self::HardLinks => true,
             Self::NoLandlock | Self::NoKeyring | Self::NoCgroupns | Self::NoOomScore => false,
         }
     }
