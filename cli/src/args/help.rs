@@ -85,8 +85,8 @@ Sandboxes (--sandbox), which layerwright doctor explains:
 Where the kernel mounts no overlay in the store, fuse-overlayfs merges layers
 if it is installed and a trial shows that it does so as the kernel would; else
 each step gets a copy of the whole file system: slower, and the same image. A
-step that changes a file of an earlier layer that has several names, which an
-overlay parts, is refused there.
+step that writes to, links or moves a file of an earlier layer that has several
+names, which an overlay parts, is refused there.
 
 Annotations go into the manifest; TYPE:K=V says where else: manifest,
 manifest-descriptor, each with an optional [PLATFORM]; index and, in an OCI
