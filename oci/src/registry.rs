@@ -49,6 +49,7 @@ pub use self::{
     error::RegistryError,
     hosts::{HostOptions, Hosts, HostsError, Identity, Location},
     login::{KeptLogin, LoginName, Welcome, verify, verify_kept},
+    manifest::Taken,
     mirrors::{Note, Notes},
     push::{OnProgress, OpenBlob},
     retry::Limits,
@@ -279,7 +280,7 @@ impl Registry {
         reference: &Reference,
         media_type: &MediaType,
         bytes: &[u8],
-    ) -> Result<Sha256Digest, RegistryError> {
+    ) -> Result<Taken, RegistryError> {
         let bytes = Bytes::copy_from_slice(bytes);
         self.retrying(reference, async || manifest::put(&self.inner, reference, media_type, &bytes).await)
     }

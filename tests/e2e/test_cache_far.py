@@ -9,6 +9,7 @@ import unittest
 
 import support
 from proxy import Proxy, SlowProxy
+from servers import repository
 
 STEPS = 20
 # What is added to every round trip, so that requests that could overlap do.
@@ -81,6 +82,37 @@ class Far(support.Case):
             base = [("GET", path) for path in ("/v2/busybox/manifests/1", self.base_config, self.base_layer)]
             asked = [(request.method, request.path) for request in requests]
             self.assertEqual(sorted(one for one in asked if one not in base), looks)
+
+    def test_a_commit_under_another_name_is_a_lookup_and_a_tag(self):
+        repository(self.scratch / "origin.git", {"Dockerfile": (self.steps / "Dockerfile").read_text()})
+        with Proxy(self.registry.host) as proxy:
+            place = f"type=registry,ref={proxy.host}/cache:main"
+            both = ("--cache-from", place, "--cache-to", place)
+            def push(tag, store, *arguments, code=0):
+                proxy.requests.clear()
+                done = self.run_build(proxy.host, "--git", "HEAD", "--push", "-t", f"{proxy.host}/app:{tag}", *arguments,
+                                      self.scratch / "origin.git", store=store, code=code)
+                asked = [(request.method, request.path) for request in proxy.requests if request.path != "/v2/"]
+                return done.stderr, [(method, re.sub("sha256:.*", "sha256", path.removeprefix("/v2/"))) for method, path in asked]
+            push("{git.sha}", "first", *both)
+            base, cache = ("HEAD", "busybox/manifests/1"), ("GET", "cache/manifests/main")
+            named = lambda tag: [("HEAD", "app/manifests/sha256"), ("PUT", f"app/manifests/{tag}")]
+            # Where the results are, and from an empty store with the cache. What the base's tag stands for is asked besides.
+            self.assertEqual(push("v1", "first")[1], [base, *named("v1")])
+            with self.without_base(proxy):
+                _, asked = push("v2", "second", *both)
+            brought = ("busybox/manifests/1", "busybox/blobs/sha256")
+            asked = [one for one in asked if one[0] != "GET" or one[1] not in brought]
+            self.assertEqual((sorted(asked[:-2]), asked[-2:]), ([cache, base], named("v2")))
+            # A registry whose tags may not change takes none twice: what stands for the image is right, all else is refused.
+            def immutable(request):
+                if request.method == "PUT" and "/manifests/" in request.path:
+                    return 400, {}, b'{"errors": [{"code": "TAG_INVALID", "message": "the tag is immutable"}]}'
+                return None
+            proxy.rule = immutable
+            self.assertEqual(push("v1", "first")[1], [base, *named("v1"), ("HEAD", "app/manifests/v1")])
+            told, _ = push("v3", "first", code=3)
+            self.assertIn("the tag is immutable", told)
 
     def test_a_fully_cached_push_moves_no_layer(self):
         name = "app:1"

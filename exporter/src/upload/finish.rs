@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use oci::{Reference, Sha256Digest};
+use oci::{
+    Reference, Sha256Digest,
+    registry::{RegistryError, Taken},
+};
 use solver::Event;
 
 use super::{
@@ -169,20 +172,11 @@ impl Shared {
     }
 
     /// Looks where the images are already: nothing has been run for them, so perhaps somebody has made and pushed them
-    /// before, most likely under the same names. What cannot be asked is brought.
+    /// before, most likely under the same names; but see [`Parcel::is_named_like`]. What cannot be asked is brought.
     fn find(&self, destinations: &[Destination<'_>]) {
         let _all_asked = in_parallel(destinations, PARALLEL, |destination| {
-            let Destination { parcel, place, names, .. } = destination;
-            let digest = parcel.root().descriptor.digest;
-            let is_here = |name: &Reference| {
-                let found = self.options.registry.direct().resolve(name);
-                matches!(found, Ok(Some(found)) if found.digest == digest)
-            };
-            for name in names {
-                name.is_right.store(is_here(&name.reference), Ordering::Relaxed);
-            }
-            let is_named = names.iter().any(|name| name.is_right.load(Ordering::Relaxed));
-            if is_named || is_here(&place.with_digest(digest)) {
+            if self.finds(destination) {
+                let Destination { parcel, place, .. } = destination;
                 destination.is_there.store(true, Ordering::Relaxed);
                 let mut state = self.state.lock();
                 let host = state.hosts.entry(place.registry.clone()).or_default();
@@ -190,6 +184,29 @@ impl Shared {
             }
             Ok::<_, ExportError>(())
         });
+    }
+
+    /// Whether the repository has the image; which names stand for it is noted.
+    fn finds(&self, Destination { parcel, place, names, .. }: &Destination<'_>) -> bool {
+        let digest = parcel.root().descriptor.digest;
+        let is_here = |name: &Reference| {
+            let found = self.options.registry.direct().resolve(name);
+            matches!(found, Ok(Some(found)) if found.digest == digest)
+        };
+        let ask = |names: &[&Name]| {
+            names.iter().fold(false, |is_named, name| {
+                let is_right = is_here(&name.reference);
+                name.is_right.store(is_right, Ordering::Relaxed);
+                is_named | is_right
+            })
+        };
+        let (likely, others): (Vec<_>, Vec<_>) =
+            names.iter().partition(|name| parcel.is_named_like(&name.reference));
+        if ask(&likely) {
+            ask(&others);
+            return true;
+        }
+        is_here(&place.with_digest(digest))
     }
 
     /// Waits until all blobs are where they should be; helps with what is queued.
@@ -255,11 +272,11 @@ impl Shared {
 
     /// Puts documents; when the registry says that it has lost what they name, that is brought once more, as often as there
     /// is something to bring.
-    fn putting(
+    fn putting<Said>(
         &self,
         destination: &Destination<'_>,
-        put: impl Fn() -> Result<(), ExportError>,
-    ) -> Result<(), ExportError> {
+        put: impl Fn() -> Result<Said, ExportError>,
+    ) -> Result<Said, ExportError> {
         let (mut done, mut idle) = (put(), 1);
         for attempt in 1..ATTEMPTS {
             if idle == IDLE_ATTEMPTS || !done.as_ref().is_err_and(has_lost) {
@@ -285,30 +302,39 @@ impl Shared {
     fn put_below_root(&self, Destination { parcel, place, .. }: &Destination<'_>) -> Result<(), ExportError> {
         let put = |document: &Document| {
             let name = place.with_digest(document.descriptor.digest);
-            self.put(document, &name)
+            self.put(document, &name).map(drop)
         };
         parcel.below_root().iter().try_for_each(put)
     }
 
-    fn put(&self, document: &Document, name: &Reference) -> Result<(), ExportError> {
+    fn put(&self, document: &Document, name: &Reference) -> Result<Taken, ExportError> {
         self.go_on()?;
         let Document { descriptor, bytes } = document;
         let put = self.options.registry.push_manifest(name, &descriptor.media_type, bytes);
-        put.map(drop).map_err(|error| self.failed(name, error))
+        put.map_err(|error| self.failed(name, error))
     }
 
     /// Lets a name point at the image. One that points elsewhere right after is put once more: some registries forget.
     fn name(&self, destination: &Destination<'_>, name: &Reference) -> Result<(), ExportError> {
-        let root = destination.parcel.root();
-        let mut found = None;
+        let (root, mut found) = (destination.parcel.root(), None);
+        let ours = root.descriptor.digest;
         for _ in 0..TAG_ATTEMPTS {
-            self.putting(destination, || self.put(root, name))?;
-            found = self.named(name, root.descriptor.digest)?;
-            if found == Some(root.descriptor.digest) {
+            let put = self.putting(destination, || self.put(root, name));
+            let had_it = destination.is_there.load(Ordering::Relaxed);
+            match &put {
+                // A registry that has had the image before has nothing to forget: its word is enough.
+                Ok(taken) if had_it && taken.is_confirmed => return Ok(()),
+                Err(error) if !is_answer(error) => return put.map(drop),
+                _ => {}
+            }
+            // Tags that may not change are refused also to what they stand for.
+            let looked = self.named(name, ours);
+            if matches!(looked, Ok(Some(digest)) if digest == ours) {
                 return Ok(());
             }
+            put?;
+            found = looked?;
         }
-        let ours = root.descriptor.digest;
         Err(ExportError::Overwritten { reference: Box::new(name.clone()), ours, found })
     }
 
@@ -352,6 +378,13 @@ impl State {
     fn give_up(&mut self) {
         self.hosts.values_mut().for_each(super::Host::give_up);
     }
+}
+
+/// Whether the registry has said no.
+fn is_answer(error: &ExportError) -> bool {
+    let is_answer =
+        |error: &RegistryError| matches!(error, RegistryError::Status { .. } | RegistryError::Denied { .. });
+    matches!(error, ExportError::Push { source, .. } if is_answer(source))
 }
 
 /// Whether the registry lacks what a document names.

@@ -10,6 +10,9 @@ use oci::{BlobOrigin, Descriptor, Reference, Sha256Digest, fetch::Fetcher};
 
 use crate::{assemble::Assembled, outputs::ExportError, seal::SealedLayer};
 
+/// Digits of a commit's hash that name it, as `git rev-parse --short` and `{git.short}` have them.
+const SHORT: usize = 7;
+
 /// An image, or an index of images, on its way to a registry.
 #[derive(Clone)]
 pub struct Parcel {
@@ -103,10 +106,28 @@ impl Parcel {
         self.documents.last().expect("there is at least one")
     }
 
+    /// Whether a name that the image has had before is likely to be this one. Of a commit's image it is one that says the
+    /// commit; all others move from commit to commit, or are new, and what they stand for is no use.
+    pub(super) fn is_named_like(&self, name: &Reference) -> bool {
+        let Some(revision) = revision(&self.root().bytes) else { return true };
+        let short = revision.get(..SHORT).unwrap_or(&revision);
+        name.tag.as_ref().is_none_or(|tag| tag.contains(short))
+    }
+
     /// All that the root names, in an order in which nothing names what is not there.
     pub(super) fn below_root(&self) -> &[Document] {
         &self.documents[..self.documents.len() - 1]
     }
+}
+
+/// The commit that a manifest or index says it was made of (image-spec, annotations.md, "Pre-Defined Annotation Keys").
+fn revision(document: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Annotated {
+        annotations: BTreeMap<String, String>,
+    }
+    let Annotated { mut annotations } = serde_json::from_slice(document).ok()?;
+    annotations.remove("org.opencontainers.image.revision").filter(|revision| !revision.is_empty())
 }
 
 impl Blob {
@@ -164,5 +185,37 @@ impl Blob {
             Place::Source(source) => source.home(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci::MediaType;
+
+    use super::*;
+
+    #[test]
+    fn of_a_commits_image_the_names_that_say_the_commit_are_likely() {
+        let of = |text: &str| {
+            let descriptor = Descriptor::of(MediaType::OciManifest, text.as_bytes());
+            Parcel::new([], vec![Document { descriptor, bytes: text.into() }])
+        };
+        let revision = "org.opencontainers.image.revision";
+        let of_commit = |commit: &str| of(&format!(r#"{{"annotations": {{"{revision}": "{commit}"}}}}"#));
+        let name =
+            |tag: &str| -> Reference { format!("h.example.org/app:{tag}").parse().expect("a reference") };
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        for tag in [commit, "0123456", "v1-0123456789-dirty"] {
+            assert!(of_commit(commit).is_named_like(&name(tag)), "{tag}");
+        }
+        for tag in ["v1", "main", "012345"] {
+            assert!(!of_commit(commit).is_named_like(&name(tag)), "{tag}");
+        }
+        assert!(of_commit("mine").is_named_like(&name("mine")), "what the user says it is");
+        for nobodys in ["{}", r#"{"annotations": {"a": "b"}}"#, r#"{"annotations": null}"#] {
+            assert!(of(nobodys).is_named_like(&name("main")), "{nobodys}");
+        }
+        assert!(of_commit("").is_named_like(&name("main")));
+        assert!(of_commit(commit).is_named_like(&Reference { tag: None, ..name("main") }), "by digest");
     }
 }

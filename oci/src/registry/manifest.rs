@@ -68,13 +68,23 @@ pub(super) async fn head(inner: &Inner, reference: &Reference) -> Result<Option<
     }
 }
 
+/// A manifest that a registry has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Its digest.
+    pub digest: Sha256Digest,
+    /// Whether the registry's answer says that digest (distribution-spec, "Pushing Manifests": `Docker-Content-Digest`),
+    /// which it may leave out.
+    pub is_confirmed: bool,
+}
+
 /// Puts a manifest under the reference's tag, else under its digest.
 pub(super) async fn put(
     inner: &Inner,
     reference: &Reference,
     media_type: &MediaType,
     bytes: &Bytes,
-) -> Result<Sha256Digest, RegistryError> {
+) -> Result<Taken, RegistryError> {
     let digest = Sha256Digest::of(bytes);
     let access = Access::push(&reference.registry, &reference.repository);
     let selector = reference.tag.clone().unwrap_or_else(|| digest.to_string());
@@ -96,7 +106,7 @@ pub(super) async fn put(
         Some(found) if found != digest => {
             Err(RegistryError::Digest { url: shown(response.url()), expected: digest, found })
         }
-        _ => Ok(digest),
+        found => Ok(Taken { digest, is_confirmed: found.is_some() }),
     }
 }
 

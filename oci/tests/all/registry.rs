@@ -13,7 +13,7 @@ use oci::{
     BlobOrigin, Descriptor, Fetcher, ImageConfig, MediaType, Platform, Registry, RegistryOptions,
     Sha256Digest, Store, image,
     manifest::{Index, Manifest},
-    registry::{Pushed, RegistryError},
+    registry::{Pushed, RegistryError, Taken},
 };
 
 use crate::common::{
@@ -113,7 +113,9 @@ fn an_image_of_several_platforms_is_pushed_resolved_and_fetched() {
     };
     let bytes = serde_json::to_vec(&index).expect("serialisable");
     let tagged = server.reference("app:v1");
-    let digest = registry.push_manifest(&tagged, &MediaType::OciIndex, &bytes).expect("pushed");
+    let taken = registry.push_manifest(&tagged, &MediaType::OciIndex, &bytes).expect("pushed");
+    let digest = Sha256Digest::of(&bytes);
+    assert_eq!(taken, Taken { digest, is_confirmed: true });
 
     let found = registry.resolve(&tagged).expect("answers").expect("there");
     assert_eq!(found, Descriptor::of(MediaType::OciIndex, &bytes));
@@ -306,7 +308,7 @@ fn what_is_deleted_is_gone_with_its_tags() {
             Manifest { schema_version: 2, media_type, config: config.clone(), layers: vec![], annotations };
         let bytes = serde_json::to_vec(&manifest).expect("JSON");
         let reference = oci::Reference { tag: Some(tag.to_owned()), ..app.clone() };
-        registry.push_manifest(&reference, &MediaType::OciManifest, &bytes).expect("pushed")
+        registry.push_manifest(&reference, &MediaType::OciManifest, &bytes).expect("pushed").digest
     };
     let (one, same, two) = (put("one", "1"), put("same", "1"), put("two", "2"));
     assert_eq!(one, same);

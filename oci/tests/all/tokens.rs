@@ -207,7 +207,7 @@ fn to_delete_is_a_right_of_its_own() {
     let app = site.registry.reference("team/app:v1");
     let push = |registry: &Registry| registry.push_manifest(&app, &MediaType::OciIndex, MANIFEST);
     let alice = client(site.login("alice", "password"));
-    let digest = push(&alice).expect("pushed");
+    let digest = push(&alice).expect("pushed").digest;
     assert!(alice.delete(&app, &digest).expect("deleted"));
     assert_eq!(site.asked().last().expect("asked"), &["repository:team/app:delete"]);
     assert_eq!(alice.tags(&app).expect("answers"), [""; 0]);

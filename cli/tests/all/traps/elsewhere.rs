@@ -65,7 +65,7 @@ impl At {
             }
             Self::ManifestPut => {
                 let put = client.push_manifest(&app, &MediaType::OciIndex, MANIFEST).map_err(wrong)?;
-                put == Sha256Digest::of(MANIFEST)
+                put.digest == Sha256Digest::of(MANIFEST)
             }
         };
         if is_right { Ok(()) } else { Err("something else came of it".to_owned()) }

@@ -85,7 +85,7 @@ fn everything(registry: &Registry, address: &str, name: &str) {
     assert_eq!(push(registry, &app, &content).expect("pushed"), Pushed::Uploaded);
     let manifest =
         br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-    let digest = registry.push_manifest(&app, &MediaType::OciIndex, manifest).expect("pushed");
+    let digest = registry.push_manifest(&app, &MediaType::OciIndex, manifest).expect("pushed").digest;
     assert_eq!(digest, Sha256Digest::of(manifest));
     assert_eq!(registry.resolve(&app).expect("answers").map(|found| found.digest), Some(digest));
     assert_eq!(registry.manifest(&app).expect("there").bytes, manifest);
