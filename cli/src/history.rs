@@ -4,6 +4,7 @@
 //! it is the last thing a build does and can fail none.
 
 mod entry;
+mod kept;
 mod log;
 mod recorder;
 mod text;
@@ -18,7 +19,8 @@ use serde::Serialize;
 
 use self::log::KeptLog;
 pub use self::{
-    entry::{Asked, BuildId, Ending, Entry, HistoryError, Outcome, Step, find, list, read},
+    entry::{Asked, BuildId, Ending, Entry, Outcome, Step},
+    kept::{HistoryError, find, list, read},
     recorder::{Record, Recorder},
     text::{ago, ago_within, duration, name},
 };
@@ -93,7 +95,7 @@ fn show(root: &Path, args: &HistoryShowArgs) -> Result<String, Failure> {
 
 /// The kept log, harmless to a terminal.
 fn log(root: &Path, id: &BuildId) -> Result<String, Failure> {
-    Ok(entry::read_log(root, id)?.split_inclusive(|byte| *byte == b'\n').map(shown).collect())
+    Ok(kept::read_log(root, id)?.split_inclusive(|byte| *byte == b'\n').map(shown).collect())
 }
 
 fn remove(root: &Path, args: &HistoryRemoveArgs) -> Result<String, Failure> {
@@ -101,7 +103,7 @@ fn remove(root: &Path, args: &HistoryRemoveArgs) -> Result<String, Failure> {
         true => list(root)?,
         false => args.builds.iter().map(|build| find(root, build)).collect::<Result<_, _>>()?,
     };
-    ids.iter().try_for_each(|id| entry::remove(root, id))?;
+    ids.iter().try_for_each(|id| kept::remove(root, id))?;
     Ok(ids.iter().map(|id| format!("{id}\n")).collect())
 }
 
@@ -183,7 +185,7 @@ pub fn recorder(id: BuildId, request: &BuildRequest) -> Recorder {
 /// # Errors
 /// The store does not take it.
 pub fn write(store: &Store, record: &Record) -> Result<(), HistoryError> {
-    entry::write(store, &record.entry, &record.log)
+    kept::write(store, &record.entry, &record.log)
 }
 
 fn asked(request: &BuildRequest) -> Asked {
