@@ -200,7 +200,8 @@ fn asked(request: &BuildRequest) -> Asked {
         DockerfilePlace::Default => "Dockerfile".to_owned(),
         DockerfilePlace::Path(path) => match &request.places.context {
             // What is no path of the work tree is one of the commit.
-            ContextSpec::Commit(commit) => below(path, &commit.place).filter(|found| found.is_relative()),
+            ContextSpec::Commit(commit) => below(path, &commit.place)
+                .filter(|found| found.is_relative() || in_work_tree(found, &commit.place)),
             ContextSpec::Files(FilesSource::Directory(context)) => below(path, context),
             ContextSpec::Stdin | ContextSpec::Files(_) => None,
         }
@@ -228,6 +229,13 @@ fn below(dockerfile: &Path, context: &Path) -> Option<PathBuf> {
     let inside =
         context.canonicalize().ok().and_then(|context| place.strip_prefix(context).ok().map(Path::to_owned));
     Some(inside.unwrap_or(place))
+}
+
+/// Whether a whole path lies in the work tree that a context is part of.
+fn in_work_tree(path: &Path, context: &Path) -> bool {
+    let Ok(context) = context.canonicalize() else { return false };
+    let top = context.ancestors().find(|directory| directory.join(".git").exists());
+    top.is_some_and(|top| path.starts_with(top))
 }
 
 /// Paths are told from wherever the history is read.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import unittest
@@ -62,6 +63,33 @@ class History(Case):
         lines = self.history().splitlines()
         for line, name in zip(lines[1:], ("other/Dockerfile", f"{context.name}/two/Dockerfile", f"{context.name}/one/Dockerfile"), strict=True):
             self.assertIn(f"  {name}  ", line)
+
+    def test_the_dockerfile_of_a_commit_is_told_by_where_it_lies_in_the_work_tree(self):
+        top = self.context(build__Dockerfile="FROM scratch\n", service__file="1")
+        git = lambda *arguments: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments], cwd=top,
+                                                check=True, stdout=subprocess.DEVNULL, timeout=WATCHDOG)
+        git("init", "-q")
+        git("add", "-A")
+        git("commit", "-q", "-m", "x")
+        for directory, file, context in ((top, "build/Dockerfile", "service"), (top / "build", "Dockerfile", "../service"),
+                                         (self.scratch, "build/Dockerfile", top), (top / "service", "../build/Dockerfile", top)):
+            command = self.command("build", "-q", "--git", "HEAD", "-o", f"type=oci,dest={self.scratch}/image", "-f", file, context)
+            subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL, timeout=WATCHDOG)
+        there = f"{top.resolve()}/build/Dockerfile"
+        self.assertEqual([build["dockerfile"] for build in self.listed()], ["build/Dockerfile", "build/Dockerfile", there, there])
+
+    def test_no_entry_goes_for_one_that_there_is_no_room_for(self):
+        """On a disk that is full but for what a step needs, a build with much to say leaves no entry, and all others stay."""
+        store = self.scratch / "small"
+        store.mkdir()
+        quiet = self.command("build", self.context(Dockerfile="FROM busybox\nRUN true\n"), root=store)
+        loud = self.command("build", self.context("loud", Dockerfile="FROM busybox\nRUN seq 300000; false\n"), root=store)
+        script = f"""mount -t tmpfs -o size=24m none {store} && {shlex.join(map(str, quiet))} && {shlex.join(map(str, quiet))} || exit 9
+            head -c $(($(stat -f -c '%a * %S' {store}) - 524288)) /dev/zero > {store}/filling
+            {shlex.join(map(str, loud))}; ls {store}/history"""
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=WATCHDOG)
+        self.assertIn("No space left on device", done.stderr)
+        self.assertEqual(len(done.stdout.split()), 4, done.stdout + done.stderr)
 
     def test_records_are_signed_with_the_id_of_the_build(self):
         self.build(self.context(Dockerfile="FROM busybox\nRUN true\n"))

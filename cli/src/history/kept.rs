@@ -166,7 +166,8 @@ pub fn read_log(root: &Path, id: &BuildId) -> Result<Vec<u8>, HistoryError> {
 }
 
 /// Writes an entry and its log, and removes the oldest where there are too many. Not synced to disk: a history that a
-/// power loss takes is missed by nobody. Where the disk is full the oldest make room, down to the last.
+/// power loss takes is missed by nobody. Where the disk is full the oldest make room, if all of them
+/// together can.
 ///
 /// # Errors
 /// [`HistoryError::Store`]; then nothing of the entry is left.
@@ -175,12 +176,23 @@ pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryErro
     let (size, root) = ((log.len() + bytes.len()) as u64, store.root());
     while let Err(error) = place(store, &entry.id, &bytes, log) {
         remove(root, &entry.id)?;
-        match list(root)?.last() {
-            Some(oldest) if lacks_room(&error) => remove(root, oldest)?,
+        let kept = list(root)?;
+        match kept.last() {
+            Some(oldest) if lacks_room(&error) && can_make_room(root, &kept, size) => remove(root, oldest)?,
             _ => return Err(error.into()),
         }
     }
     prune(root, size)
+}
+
+/// Whether so many bytes would be free if all that is kept went: nothing goes in vain.
+fn can_make_room(root: &Path, kept: &[BuildId], size: u64) -> bool {
+    let free = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    free.saturating_add(kept.iter().map(|id| entry_size(root, id)).sum()) >= size
+}
+
+fn entry_size(root: &Path, id: &BuildId) -> u64 {
+    ["json", "log"].map(|extension| file_size(&file(root, id, extension))).iter().sum()
 }
 
 fn place(store: &Store, id: &BuildId, entry: &[u8], log: &[u8]) -> Result<(), StoreError> {
@@ -223,7 +235,7 @@ fn prune(root: &Path, bytes: u64) -> Result<(), HistoryError> {
     }
     let mut sum = 0;
     for (index, id) in ids.iter().enumerate() {
-        sum += ["json", "log"].map(|extension| file_size(&file(root, id, extension))).iter().sum::<u64>();
+        sum += entry_size(root, id);
         if sum > most && index > 0 {
             remove(root, id)?;
         }
