@@ -38,7 +38,9 @@ pub use self::registry::RegistryArgs;
 pub use self::run::RunArgs;
 pub use self::store::{DuArgs, GcArgs};
 pub use self::values::{OnFailure, ProgressMode, go_bool};
-use self::values::{context_modes, format, jobs, network, on_failure, retry, sandbox, tag, timestamps};
+use self::values::{
+    context_modes, format, hostname, jobs, network, on_failure, retry, sandbox, tag, timestamps,
+};
 pub use self::verify::VerifyArgs;
 use crate::{
     refused,

@@ -17,6 +17,16 @@ pub use self::{
 };
 use crate::remote::GitAddress;
 
+/// What [`is_hostname`] asks for, in words.
+pub const HOSTNAME_RULE: &str = "a host name has at most 64 letters, digits, dots and dashes";
+
+/// Whether a step's machine can be called so: the kernel takes 64 bytes (sethostname(2)), and what is not a plain word would be
+/// more than a name in `/etc/hosts`.
+pub fn is_hostname(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
+}
+
 /// What a vertex does with its inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {

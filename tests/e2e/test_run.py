@@ -339,6 +339,9 @@ class Run(Containers):
         said = self.shell("cat /proc/net/dev | grep -c :; grep db /etc/hosts; hostname", "--network", "none",
                           "--add-host", "db:10.1.2.3", "--hostname", "box")
         self.assertEqual(said, "1\n10.1.2.3\tdb\nbox\n")
+        for name in ("a/b", "a\n1.2.3.4 db", "x" * 65):
+            refused = self.run_image("--hostname", name, self.image, code=125).stderr
+            self.assertIn("for '--hostname <NAME>': a host name has at most 64 letters, digits, dots and dashes", refused)
         ours = len(pathlib.Path("/proc/net/dev").read_text().splitlines()) - 2
         self.assertEqual(self.shell("cat /proc/net/dev | grep -c :"), f"{ours}\n")
 

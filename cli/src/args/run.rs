@@ -7,7 +7,7 @@ use executor::sandbox::Mode;
 use oci::Platform;
 use solver::op::{Network, Relaxation};
 
-use super::{LimitArgs, ProgressMode, RegistryArgs, go_bool, network, sandbox};
+use super::{LimitArgs, ProgressMode, RegistryArgs, go_bool, hostname, network, sandbox};
 use crate::spec::{
     host::HostSpec,
     mount::{TmpfsSpec, VolumeSpec},
@@ -58,7 +58,7 @@ pub struct RunArgs {
     pub hosts: Vec<HostSpec>,
 
     /// Name of the machine that the command sees
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = hostname)]
     pub hostname: Option<String>,
 
     /// The root file system cannot be written; volumes can

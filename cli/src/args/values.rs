@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, str::FromStr};
 
 use executor::{context::ContextModes, sandbox::Mode};
 use oci::Reference;
-use solver::op::{Network, Timestamps};
+use solver::op::{self, Network, Timestamps};
 
 use crate::spec::call::Format;
 
@@ -86,6 +86,14 @@ pub(super) fn network(text: &str) -> Result<Network, String> {
         "host" => Ok(Network::Host),
         "isolated" => Ok(Network::Isolated),
         _ => Err("expected default, none, host or isolated".to_owned()),
+    }
+}
+
+/// An empty one is none.
+pub(super) fn hostname(text: &str) -> Result<String, String> {
+    match text.is_empty() || op::is_hostname(text) {
+        true => Ok(text.to_owned()),
+        false => Err(op::HOSTNAME_RULE.to_owned()),
     }
 }
 

@@ -10,6 +10,7 @@ use parser::{
 };
 
 use super::{PlanOptions, Planner, survey::Surveyed, variables};
+use crate::op::{HOSTNAME_RULE, is_hostname};
 
 /// Build arguments by which BuildKit makes another image, or none, and what there is instead.
 const REFUSED: [(&str, &str); 1] = [("BUILDKIT_MULTI_PLATFORM", "the result is one image, not an index")];
@@ -31,16 +32,11 @@ pub(super) fn hostname(options: &PlanOptions) -> Option<&str> {
     options.build_args.get(HOSTNAME).map(String::as_str).filter(|name| !name.is_empty())
 }
 
-/// Refuses a host name that the kernel does not take, or that would be more than a name in `/etc/hosts`.
+/// Refuses what no machine is called.
 fn bad_hostname(options: &PlanOptions) -> Option<Diagnostic> {
-    let name = hostname(options)?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if name.len() <= 64 && name.bytes().all(plain) {
-        return None;
-    }
+    let name = hostname(options).filter(|name| !is_hostname(name))?;
     let message = format!("invalid host name {name:?} in the build argument {HOSTNAME}");
-    let hint = "a host name has at most 64 letters, digits, dots and dashes";
-    Some(Diagnostic::error(Span::default(), message).hint(hint))
+    Some(Diagnostic::error(Span::default(), message).hint(HOSTNAME_RULE))
 }
 
 /// Refuses build arguments that BuildKit itself obeys and this builder does not.
