@@ -27,6 +27,7 @@ mod places;
 mod produce;
 pub mod seal;
 mod seed;
+mod sha256;
 mod source;
 pub mod upload;
 

@@ -1,12 +1,19 @@
 //! A blob that was made of a layer before: for a new layer that is much alike, or for the same one in another form.
 //!
 //! Beside the record of a compressed blob stands its *chunk table* (`sealed/TREE/NAME.chunks`): of each chunk how long it
-//! is before and after compression, and the BLAKE3 of both. With it and the tree any file, and any chunk as it was compressed, is
-//! had without reading the others.
+//! is before and after compression, the BLAKE3 of both, and what the SHA-256 of the tar and of the blob have come to at its
+//! end. With it and the tree any file, and any chunk as it was compressed, is had without reading the others; and a blob that
+//! begins with the same chunks is hashed from the first other one on.
 //!
-//! Nothing of a blob is believed. A compressed chunk that is copied has the BLAKE3 the table says, and the table proves
-//! itself; the content of files is hashed by whoever writes them to a tar. What is found to be otherwise *spoils* the
-//! blob: the caller does without it, and removes it from the store.
+//! Nothing of a blob is believed. A compressed chunk that is copied has the BLAKE3 the table says; the content of files is
+//! hashed by whoever writes them to a tar. What is found to be otherwise *spoils* the blob: the caller does without it, and
+//! removes it from the store.
+//!
+//! The table is believed, the kept SHA-256 among it: nobody hashes again what they stand for. It proves by its BLAKE3 that it
+//! is what was written, and by its last row that it was written with this record, since both hashers come to the record's
+//! digests there; those of the other rows are the same two on their way. So a wrong one takes somebody who writes a table of his
+//! own, and who may do that may write any record. It makes no image in silence: registries refuse a blob that has not the digest
+//! they are told, clients a tar that has not its diff ID, and `fsck` hashes every blob of a store.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +27,7 @@ use std::{
 };
 
 use oci::{
-    ContentDigest, Descriptor, EntryKind, FileSource, MediaType, Sha256Digest, Tree, TreeDigest,
+    ContentDigest, Descriptor, DiffId, EntryKind, FileSource, MediaType, Sha256Digest, Tree, TreeDigest,
     store::{
         Store, StoreError, checked,
         sealed::{self, SealedRecord},
@@ -35,10 +42,11 @@ use crate::{
     encode,
     layer::{LayerTar, TimePolicy},
     places::Places,
+    sha256::Sha256,
 };
 
 /// The version of chunk tables; another one is none.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of a tar that are written at once.
 const BLOCK: usize = 256 << 10;
 /// Decompressed chunks that are kept for files which are read next.
@@ -55,6 +63,16 @@ pub(crate) struct Chunk {
     pub(crate) size: u32,
     /// Their BLAKE3.
     pub(crate) member: ContentDigest,
+}
+
+/// What a table says of a chunk, and of all before it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) chunk: Chunk,
+    /// What has hashed the tar up to the chunk's end.
+    pub(crate) tar: Sha256,
+    /// What has hashed the blob up to there.
+    pub(crate) blob: Sha256,
 }
 
 /// Why a blob's tar could not be written down.
@@ -74,7 +92,7 @@ pub(crate) fn write_table(
     store: &Store,
     tree: &TreeDigest,
     name: &str,
-    chunks: &[Chunk],
+    chunks: &[Row],
 ) -> Result<(), StoreError> {
     checked::write(store, &sealed::chunks_path(tree, name), VERSION, &chunks)
 }
@@ -97,7 +115,7 @@ pub(crate) struct OldBlob {
 /// A chunk, and where it begins in the tar and in the blob.
 #[derive(Debug)]
 struct Placed {
-    chunk: Chunk,
+    row: Row,
     start: u64,
     offset: u64,
 }
@@ -151,7 +169,7 @@ impl OldBlob {
         let times = TimePolicy::from_id(name.rsplit_once('.')?.1)?;
         let tree = crate::seal::read_tree(store, *digest).ok()?;
         let places = Places::of(&LayerTar::new(&tree, times).ok()?).ok()?;
-        let by_content = chunks.iter().enumerate().map(|(index, placed)| (placed.chunk.content, index));
+        let by_content = chunks.iter().enumerate().map(|(index, placed)| (placed.row.chunk.content, index));
         Some(Self {
             file,
             descriptor: record.descriptor.clone(),
@@ -198,12 +216,12 @@ impl OldBlob {
     /// The chunk that begins at a byte of the tar, if one does, and its length.
     pub(crate) fn chunk_at(&self, start: u64) -> Option<(usize, u64)> {
         let index = self.chunks.binary_search_by_key(&start, |placed| placed.start).ok()?;
-        Some((index, self.chunks[index].chunk.length.into()))
+        Some((index, self.row(index).chunk.length.into()))
     }
 
-    /// What the table says of a chunk.
-    pub(crate) fn chunk(&self, index: usize) -> Chunk {
-        self.chunks[index].chunk
+    /// The row of a chunk.
+    pub(crate) fn row(&self, index: usize) -> &Row {
+        &self.chunks[index].row
     }
 
     /// Reads a chunk as it was compressed.
@@ -211,7 +229,7 @@ impl OldBlob {
     /// # Errors
     /// The blob cannot be read, or is spoiled.
     pub(crate) fn read_member(&self, index: usize, member: &mut Vec<u8>) -> io::Result<()> {
-        let Placed { chunk, offset, .. } = &self.chunks[index];
+        let Placed { row: Row { chunk, .. }, offset, .. } = &self.chunks[index];
         member.resize(chunk.size as usize, 0);
         let read = self.file.read_exact_at(member, *offset);
         if read.is_err() || ContentDigest::of(member) != chunk.member {
@@ -225,7 +243,7 @@ impl OldBlob {
     /// # Errors
     /// The blob is spoiled.
     pub(crate) fn decompress(&self, index: usize, member: &[u8], chunk: &mut Vec<u8>) -> io::Result<()> {
-        let length = self.chunks[index].chunk.length as usize;
+        let length = self.row(index).chunk.length as usize;
         let is_whole = encode::decompress(&self.descriptor.media_type, member, length, chunk);
         if is_whole { Ok(()) } else { Err(self.spoil()) }
     }
@@ -281,20 +299,23 @@ fn copy(source: &mut impl Read, file: &mut File) -> io::Result<Option<()>> {
     }
 }
 
-/// The table of a blob, if it is one: chunks that are as long as the blob.
+/// The table of a blob, if it is one: chunks that are as long as the blob, and end in the digests of its record.
 fn read_table(store: &Store, tree: &TreeDigest, name: &str, record: &SealedRecord) -> Option<Vec<Placed>> {
     let path = store.root().join(sealed::chunks_path(tree, name));
-    let chunks: Vec<Chunk> = checked::read(&path, VERSION).ok()??;
+    let rows: Vec<Row> = checked::read(&path, VERSION).ok()??;
+    let Row { tar, blob, .. } = rows.last()?.clone();
+    let digests = (DiffId::from(tar.finish()), blob.finish());
     let (mut start, mut offset) = (0, 0);
-    let place = |chunk: Chunk| {
-        let placed = Placed { chunk, start, offset };
-        start += u64::from(chunk.length);
-        offset += u64::from(chunk.size);
+    let place = |row: Row| {
+        let placed = Placed { row, start, offset };
+        start += u64::from(placed.row.chunk.length);
+        offset += u64::from(placed.row.chunk.size);
         placed
     };
-    let chunks: Vec<_> = chunks.into_iter().map(place).collect();
-    let fits = chunks.iter().all(|placed| placed.chunk.length as usize <= MAX_CHUNK);
-    (fits && !chunks.is_empty() && offset == record.descriptor.size).then_some(chunks)
+    let chunks: Vec<_> = rows.into_iter().map(place).collect();
+    let fits = chunks.iter().all(|placed| placed.row.chunk.length as usize <= MAX_CHUNK);
+    let is_whole = digests == (record.diff_id, record.descriptor.digest) && offset == record.descriptor.size;
+    (fits && is_whole).then_some(chunks)
 }
 
 fn contents(tree: &Tree, places: &Places) -> HashMap<ContentDigest, u64> {

@@ -1,13 +1,14 @@
 //! From the bytes of a tar to a blob in the store: cut into chunks, each chunk compressed on its own, in order.
 //!
 //! Four things overlap: whoever produces the tar, the compression of several chunks, the SHA-256 of the tar (its diff
-//! ID) and the SHA-256 of the blob, which the store's writer computes. A blob that is the tar is hashed once. Parallelism
+//! ID) and the SHA-256 of the blob, beside which it is written. A blob that is the tar is hashed once. Parallelism
 //! is across chunks and the order of the output is the order of the input, so no thread count reaches a byte. Memory is
 //! a fixed number of buffers of at most one chunk each, whatever the size of the layer and however many layers are
 //! encoded at the same time.
 //!
 //! A chunk that an older blob holds is not compressed again: the compressed bytes are copied from there, which gives the
-//! bytes that compressing would give, since those are a function of the chunk and the encoder.
+//! bytes that compressing would give, since those are a function of the chunk and the encoder. The chunks that both blobs
+//! *begin* with are not even decompressed: both SHA-256 go on from where they were at the last one's end.
 
 use std::{
     io::{self, Write},
@@ -21,14 +22,15 @@ use std::{
 
 use oci::{
     ContentDigest, Descriptor, DiffId, Sha256Digest,
-    store::{BlobCopy, BlobWriter, Store, StoreError},
+    store::{BlobCopy, Store, StoreError},
 };
 
 use crate::{
     chunk::{Chunker, MAX_CHUNK},
     courtesy::{Courtesy, give_way},
     encode::Encoder,
-    old::{Chunk, OldBlob},
+    old::{Chunk, OldBlob, Row},
+    sha256::Sha256,
 };
 
 /// Chunks between the chunker and the blob for each compressing thread: one is compressed while another one waits.
@@ -41,14 +43,14 @@ pub(crate) const SEGMENT: usize = 512 * 1024;
 const SEGMENTS: usize = 12;
 
 /// A blob that stands in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Encoded {
     /// SHA-256 of the tar.
     pub(crate) diff_id: DiffId,
     /// The blob.
     pub(crate) descriptor: Descriptor,
     /// What it consists of, if it is compressed.
-    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) chunks: Vec<Row>,
 }
 
 /// Why a tar did not become a blob.
@@ -128,10 +130,10 @@ impl Pipeline {
                 let flushed = sink.finish(produced.is_ok());
                 (produced, flushed)
             });
-            let diff_id = hasher.join().expect("hashing does not panic");
+            let (diff_id, tars) = hasher.join().expect("hashing does not panic");
             let written = writer.join().expect("writing a blob does not panic");
             // A broken blob is the reason why the producer could not write, not the other way round.
-            let (blob, chunks) = written.map_err(EncodeError::Write)?;
+            let (blob, members) = written.map_err(EncodeError::Write)?;
             produced.map_err(EncodeError::Produce)?;
             flushed.map_err(EncodeError::Write)?;
             let tar = DiffId::from(diff_id);
@@ -140,6 +142,8 @@ impl Pipeline {
             }
             let (digest, size) = blob.commit(diff_id)?;
             let descriptor = Descriptor::new(encoding.encoder.media_type(), digest, size);
+            let chunks = members.into_iter().zip(tars).map(|((chunk, blob), tar)| Row { chunk, tar, blob });
+            let chunks = chunks.collect();
             Ok(Encoded { diff_id: tar, descriptor, chunks })
         })
     }
@@ -153,15 +157,26 @@ pub(crate) struct Sink<'a, 's> {
     chunker: Chunker,
     /// What has come since the last cut.
     chunk: Option<Buffer>,
+    /// How many chunks of the old blob have come, in order, as long as nothing else has.
+    kept: Option<usize>,
     segments: Arc<Buffers>,
-    to_hasher: Sender<Receiver<Arc<Buffer>>>,
+    to_hasher: Sender<Receiver<Hashed>>,
     to_writer: Sender<Receiver<io::Result<Member>>>,
+}
+
+/// A part of a tar, for its hasher.
+enum Hashed {
+    Bytes(Arc<Buffer>),
+    /// What the hasher would be after it.
+    Known(Sha256),
 }
 
 /// A part of a blob.
 enum Member {
     Tar(Arc<Buffer>),
     Compressed(Buffer, Chunk),
+    /// One before which, and up to whose end, the old blob is the same.
+    Kept(Buffer, Chunk, Sha256),
 }
 
 impl<'a, 's> Sink<'a, 's> {
@@ -169,11 +184,11 @@ impl<'a, 's> Sink<'a, 's> {
         pipeline: &'s Pipeline,
         pool: &'a rayon::Scope<'s>,
         encoding: Encoding<'s>,
-        to_hasher: Sender<Receiver<Arc<Buffer>>>,
+        to_hasher: Sender<Receiver<Hashed>>,
         to_writer: Sender<Receiver<io::Result<Member>>>,
     ) -> Self {
         let (chunker, segments) = (Chunker::default(), Buffers::new(SEGMENTS, SEGMENT + SEGMENT / 2));
-        Self { pipeline, pool, encoding, chunker, chunk: None, segments, to_hasher, to_writer }
+        Self { pipeline, pool, encoding, chunker, chunk: None, kept: Some(0), segments, to_hasher, to_writer }
     }
 
     /// Lets one of the pipeline's threads make a segment, which [`Sink::take`] takes when it is its turn. At most half of
@@ -224,6 +239,28 @@ impl<'a, 's> Sink<'a, 's> {
             return Ok(None);
         };
         (self.encoding.watch)(length as usize)?;
+        self.kept = self.kept.filter(|kept| *kept == index).map(|kept| kept + 1);
+        match self.kept {
+            Some(_) => self.keep(old, index)?,
+            None => self.copy(old, index)?,
+        }
+        Ok(Some(length))
+    }
+
+    /// Hands a chunk of the old blob to the writer, and to the hasher what it comes to.
+    fn keep(&self, old: &'s OldBlob, index: usize) -> io::Result<()> {
+        let (mut member, hashed, written) = self.announce()?;
+        let Row { chunk, tar, blob } = old.row(index).clone();
+        hashed.send(Hashed::Known(tar)).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.pool.spawn(move |_| {
+            let read = old.read_member(index, &mut member.bytes);
+            written.send(read.map(|()| Member::Kept(member, chunk, blob))).unwrap_or_default();
+        });
+        Ok(())
+    }
+
+    /// Hands a chunk of the old blob to the writer, and what it is without compression to the hasher.
+    fn copy(&mut self, old: &'s OldBlob, index: usize) -> io::Result<()> {
         // An empty one that has been taken already is not to be waited for.
         let mut chunk = self.chunk.take().unwrap_or_else(|| Buffers::take(&self.pipeline.chunks));
         let (mut member, hashed, written) = self.announce()?;
@@ -232,18 +269,19 @@ impl<'a, 's> Sink<'a, 's> {
             let copied = copied.and_then(|()| old.decompress(index, &member.bytes, &mut chunk.bytes));
             // Without a chunk the hasher ends; its digest is not looked at, since the blob has failed.
             if copied.is_ok() {
-                hashed.send(Arc::new(chunk)).unwrap_or_default();
+                hashed.send(Hashed::Bytes(Arc::new(chunk))).unwrap_or_default();
             }
-            written.send(copied.map(|()| Member::Compressed(member, old.chunk(index)))).unwrap_or_default();
+            let chunk = old.row(index).chunk;
+            written.send(copied.map(|()| Member::Compressed(member, chunk))).unwrap_or_default();
         });
-        Ok(Some(length))
+        Ok(())
     }
 
     /// Hands a chunk to the hasher and to a compressing thread.
     fn dispatch(&mut self, chunk: Buffer) -> io::Result<()> {
         let (mut member, hashed, written) = self.announce()?;
         let chunk = Arc::new(chunk);
-        hashed.send(Arc::clone(&chunk)).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        hashed.send(Hashed::Bytes(Arc::clone(&chunk))).map_err(|_| io::ErrorKind::BrokenPipe)?;
         let Encoding { encoder, old, .. } = self.encoding;
         self.pool.spawn(move |_| {
             let content = ContentDigest::of(&chunk.bytes);
@@ -265,8 +303,7 @@ impl<'a, 's> Sink<'a, 's> {
     }
 
     /// Makes room for a chunk in the order of the blob.
-    #[expect(clippy::type_complexity, reason = "the two ends of what was just made")]
-    fn announce(&self) -> io::Result<(Buffer, Sender<Arc<Buffer>>, Sender<io::Result<Member>>)> {
+    fn announce(&self) -> io::Result<(Buffer, Sender<Hashed>, Sender<io::Result<Member>>)> {
         let member = Buffers::take(&self.pipeline.members);
         let ((hashed, to_hash), (written, to_write)) = (channel(), channel());
         // The writer is gone only when the blob cannot be written; its own error says why.
@@ -279,7 +316,7 @@ impl<'a, 's> Sink<'a, 's> {
     fn pass_on(&self, segment: Buffer) -> io::Result<()> {
         let segment = Arc::new(segment);
         let ((hashed, to_hash), (written, to_write)) = (channel(), channel());
-        hashed.send(Arc::clone(&segment)).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        hashed.send(Hashed::Bytes(Arc::clone(&segment))).map_err(|_| io::ErrorKind::BrokenPipe)?;
         written.send(Ok(Member::Tar(segment))).map_err(|_| io::ErrorKind::BrokenPipe)?;
         self.to_writer.send(to_write).map_err(|_| io::ErrorKind::BrokenPipe)?;
         self.to_hasher.send(to_hash).map_err(|_| io::ErrorKind::BrokenPipe.into())
@@ -325,6 +362,7 @@ impl<'a, 's> Sink<'a, 's> {
 /// Ends a write where a chunk ends.
 impl Write for Sink<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.kept = None;
         let taken = match self.encoding.encoder {
             Encoder::Gzip(_) | Encoder::Zstd(_) => self.write_chunked(bytes),
             Encoder::Uncompressed => self.write_plain(bytes),
@@ -340,59 +378,65 @@ impl Write for Sink<'_, '_> {
 }
 
 /// A blob on its way to the store.
-enum Blob {
-    Compressed(Box<BlobWriter>),
-    /// Its digest is the diff ID.
-    Tar(BlobCopy, u64),
+struct Blob {
+    copy: BlobCopy,
+    size: u64,
+    /// Of what has been written; nobody's where the blob is the tar, which is hashed beside it.
+    hasher: Option<Sha256>,
 }
 
 impl Blob {
     fn new(encoding: &Encoding<'_>) -> Result<Self, StoreError> {
-        let Encoding { store, wanted, .. } = *encoding;
-        match encoding.encoder {
-            Encoder::Uncompressed => Ok(Self::Tar(store.blob_copy()?.expecting(wanted), 0)),
-            Encoder::Gzip(_) | Encoder::Zstd(_) => {
-                Ok(Self::Compressed(Box::new(store.blob_writer()?.expecting(wanted))))
-            }
-        }
+        let Encoding { store, wanted, encoder, .. } = *encoding;
+        let hasher = (encoder != Encoder::Uncompressed).then(Sha256::default);
+        Ok(Self { copy: store.blob_copy()?.expecting(wanted), size: 0, hasher })
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Compressed(blob) => blob.write_all(bytes),
-            Self::Tar(blob, size) => {
-                *size += bytes.len() as u64;
-                blob.write_all(bytes)
-            }
-        }
+        self.size += bytes.len() as u64;
+        self.copy.write_all(bytes)
     }
 
     fn commit(self, diff_id: Sha256Digest) -> Result<(Sha256Digest, u64), StoreError> {
-        match self {
-            Self::Compressed(blob) => blob.commit(),
-            Self::Tar(blob, size) => blob.commit_verified(&diff_id, size).map(|()| (diff_id, size)),
+        let digest = self.hasher.map_or(diff_id, Sha256::finish);
+        self.copy.commit_verified(&digest, self.size).map(|()| (digest, self.size))
+    }
+}
+
+/// Tells also what the hasher was after each part.
+fn hash(parts: &Receiver<Receiver<Hashed>>) -> (Sha256Digest, Vec<Sha256>) {
+    let (mut hasher, mut kept) = (Sha256::default(), Vec::new());
+    for part in parts {
+        match part.recv() {
+            Ok(Hashed::Bytes(part)) => hasher.update(&part.bytes),
+            Ok(Hashed::Known(then)) => hasher = then,
+            // One that does not come has failed, and so has the blob.
+            Err(_) => break,
         }
+        kept.push(hasher.clone());
     }
+    (hasher.finish(), kept)
 }
 
-fn hash(chunks: &Receiver<Receiver<Arc<Buffer>>>) -> Sha256Digest {
-    let mut hasher = ring::digest::Context::new(&ring::digest::SHA256);
-    for chunk in chunks {
-        // One that does not come has failed, and so has the blob.
-        let Ok(chunk) = chunk.recv() else { break };
-        hasher.update(&chunk.bytes);
-    }
-    Sha256Digest::from_ring(&hasher.finish())
-}
-
-fn write(members: &Receiver<Receiver<io::Result<Member>>>, mut blob: Blob) -> io::Result<(Blob, Vec<Chunk>)> {
+/// Tells of each chunk what the blob's hasher was after it.
+fn write(
+    members: &Receiver<Receiver<io::Result<Member>>>,
+    mut blob: Blob,
+) -> io::Result<(Blob, Vec<(Chunk, Sha256)>)> {
     let mut chunks = Vec::new();
     for member in members {
         match member.recv().map_err(|_| io::Error::other("a compressing thread is gone"))?? {
             Member::Tar(segment) => blob.write_all(&segment.bytes)?,
             Member::Compressed(member, chunk) => {
                 blob.write_all(&member.bytes)?;
-                chunks.push(chunk);
+                let hasher = blob.hasher.get_or_insert_default();
+                hasher.update(&member.bytes);
+                chunks.push((chunk, hasher.clone()));
+            }
+            Member::Kept(member, chunk, then) => {
+                blob.write_all(&member.bytes)?;
+                blob.hasher = Some(then.clone());
+                chunks.push((chunk, then));
             }
         }
     }

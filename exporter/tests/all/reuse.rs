@@ -20,6 +20,8 @@ use solver::Event;
 
 use crate::support::{Described, Workshop, unpacked};
 
+mod tables;
+
 const ENCODERS: [Encoder; 3] = [Encoder::GZIP, Encoder::ZSTD, Encoder::Uncompressed];
 
 /// The files of some layers, and which of them were opened.
@@ -160,55 +162,9 @@ fn what_was_moved_is_not_opened_either() {
     }
 }
 
-#[test]
-fn unchanged_chunks_are_copied() {
-    // Headers that compressing would not give show which chunks were copied: another operating system than ours, and
-    // the bit that no reader of zstd looks at.
-    let gzip: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 77];
-    let zstd: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd, 0xb4];
-    for (encoder, mark) in [(Encoder::GZIP, gzip), (Encoder::ZSTD, zstd)] {
-        let place = Place::new();
-        let mut files = BTreeMap::from([("large".to_owned(), noise(7_000_000, 7))]);
-        let old = described(&files, &BTreeMap::new());
-        let (sealed, _) = place.seal(&old, encoder);
-        let count = mark_chunks(&place.blob(&sealed), &place.table(&old, encoder), mark);
-        files.get_mut("large").expect("there")[3_500_000] ^= 1;
-        let (edited, _) = place.seal(&described(&files, &BTreeMap::new()), encoder);
-        let bytes = fs::read(place.blob(&edited)).expect("a blob");
-        let copied = bytes.windows(mark.len()).filter(|window| *window == mark).count();
-        // The edit is in one, and may move the ends of those after it.
-        assert!(count >= 5 && copied + 3 >= count, "{encoder:?}: {copied} of {count} chunks were copied");
-    }
-}
-
-/// Marks each chunk of a blob and corrects its table; tells how many there are.
-fn mark_chunks(blob: &PathBuf, table: &PathBuf, mark: &[u8]) -> usize {
-    let mut bytes = fs::read(blob).expect("a blob");
-    let mut chunks: Vec<serde_json::Value> =
-        oci::store::checked::read(table, 1).expect("a good table").expect("a table");
-    let mut offset = 0;
-    for chunk in &mut chunks {
-        let size = chunk["size"].as_u64().expect("a number") as usize;
-        let member = &mut bytes[offset..offset + size];
-        member[..mark.len()].copy_from_slice(mark);
-        chunk["member"] = serde_json::to_value(ContentDigest::of(member)).expect("text");
-        offset += size;
-    }
-    replace(blob, &bytes);
-    replace(table, &oci::store::checked::encode(1, &chunks).expect("plain data"));
-    chunks.len()
-}
-
 fn replace(path: &PathBuf, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("ours");
     fs::write(path, bytes).expect("ours");
-}
-
-impl Place {
-    fn table(&self, layer: &Described, encoder: Encoder) -> PathBuf {
-        let directory = self.workshop.store.area("sealed").join(layer.tree.digest().hex());
-        directory.join(format!("{}.normal.chunks", encoder.id()))
-    }
 }
 
 #[test]
@@ -234,48 +190,6 @@ fn a_damaged_blob_helps_nobody_and_goes() {
             let is_looked_at = encoder != Encoder::Uncompressed || part == 4;
             assert!(!is_looked_at || !path.exists(), "byte {at} of {}", bytes.len());
         }
-    }
-}
-
-type Damaging = fn(&Place, &Described, &SealedLayer);
-
-#[test]
-fn help_that_is_gone_or_makes_no_sense_is_done_without() {
-    let old = described(&many(), &BTreeMap::new());
-    let mut files = many();
-    files.insert("d/047".to_owned(), b"edited".to_vec());
-    let edited = described(&files, &BTreeMap::new());
-    let want = from_scratch(&edited, Encoder::GZIP);
-    let damages: [(&str, Damaging); 7] = [
-        ("no blob", |place, _, sealed| fs::remove_file(place.blob(sealed)).expect("ours")),
-        ("a short blob", |place, _, sealed| replace(&place.blob(sealed), b"short")),
-        ("no table", |place, old, _| fs::remove_file(place.table(old, Encoder::GZIP)).expect("ours")),
-        ("a bad table", |place, old, _| replace(&place.table(old, Encoder::GZIP), b"{}")),
-        ("no tree", |place, old, _| {
-            fs::remove_file(place.workshop.store.area("trees").join(old.tree.digest().hex())).expect("ours");
-        }),
-        ("bad hints", |place, _, _| {
-            for hint in fs::read_dir(place.workshop.store.area("seeds")).expect("an area") {
-                replace(&hint.expect("a hint").path(), b"hm");
-            }
-        }),
-        ("hints at what is not there", |place, _, _| {
-            for hint in fs::read_dir(place.workshop.store.area("seeds")).expect("an area") {
-                let path = hint.expect("a hint").path();
-                let text = fs::read_to_string(&path).expect("text");
-                assert!(text.contains("tree"));
-                let other = serde_json::json!({ "tree": Tree::empty_digest() });
-                replace(&path, &oci::store::checked::encode(1, &other).expect("plain data"));
-            }
-        }),
-    ];
-    for (name, damage) in damages {
-        let place = Place::new();
-        let (sealed, _) = place.seal(&old, Encoder::GZIP);
-        damage(&place, &old, &sealed);
-        let (found, opened) = place.seal(&edited, Encoder::GZIP);
-        assert_eq!(found, want, "{name}");
-        assert_eq!(opened.len(), 61, "{name}");
     }
 }
 
