@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             secret_env: Vec::new(),
             user: User::default(),
             home: None,
-            connection: Connection { network: Network::Default, resolv_conf: String::new() },
+            connection: Connection::resolved_by(Network::Default, String::new()),
             limits: &StepLimits::default(),
         })?;
         let begun = Instant::now();

@@ -62,37 +62,53 @@ const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 /// Where that stub listens.
 const STUBS: [&str; 2] = ["127.0.0.53", "127.0.0.54"];
 
+/// A resolver configuration of this machine, and the file that it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The file, which need not be there.
+    pub path: String,
+    /// What it says.
+    pub text: String,
+}
+
 /// What a step gets that shares the builder's network: the builder's own as it is, since a stub resolver on loopback can
 /// be reached there.
 ///
 /// # Errors
 /// There is one and it cannot be read.
-pub fn own() -> Result<String, SandboxError> {
-    Ok(read(OWN)?.unwrap_or_default())
+pub fn own() -> Result<Source, SandboxError> {
+    own_at(OWN)
 }
 
-/// What a step gets that has a network of its own.
+fn own_at(path: &str) -> Result<Source, SandboxError> {
+    Ok(Source { path: path.to_owned(), text: read(path)?.unwrap_or_default() })
+}
+
+/// What a step gets that has a network of its own, and whence.
 ///
 /// # Errors
 /// A file cannot be read, or no server can be reached from there.
-pub fn for_isolated(asked: &Dns) -> Result<String, SandboxError> {
-    let own = own()?;
-    let behind = if is_stub(&own) { read(BEHIND_STUB)? } else { None };
-    reachable(&asked.applied_to(&behind.unwrap_or(own))).map_err(|servers| {
+pub fn for_isolated(asked: &Dns) -> Result<Source, SandboxError> {
+    let Source { path, text } = upstream(OWN, BEHIND_STUB)?;
+    let text = reachable(&asked.applied_to(&text)).map_err(|servers| {
         let message = format!("an isolated step cannot reach the name server of this machine ({servers})");
         let hint = "name one that can be reached from outside of this machine: --dns ADDRESS";
         SandboxError::step(STEP, &message, Some(hint.to_owned()))
-    })
+    })?;
+    Ok(Source { path, text })
+}
+
+/// The builder's own, or what stands behind it where that is a stub.
+fn upstream(own: &str, behind_stub: &str) -> Result<Source, SandboxError> {
+    let own = own_at(own)?;
+    let behind = if is_stub(&own.text) { read(behind_stub)? } else { None };
+    Ok(behind.map_or(own, |text| Source { path: behind_stub.to_owned(), text }))
 }
 
 /// What a person should know of the resolver configuration that a step gets, where it names no server: whom a step asks then
 /// is its own loopback, on which an isolated one has nobody. On the builder's own that is what its own programs do; a pipe,
-/// though, may have held servers for those.
-pub fn doubt(resolv_conf: &str, is_isolated: bool) -> Option<String> {
-    doubt_of(OWN, resolv_conf, is_isolated)
-}
-
-fn doubt_of(path: &str, resolv_conf: &str, is_isolated: bool) -> Option<String> {
+/// though, may have held servers for those. `path` is the file that it comes from.
+pub fn doubt(path: &str, resolv_conf: &str, is_isolated: bool) -> Option<String> {
     if own_words(resolv_conf, &["nameserver"]).iter().any(|server| is_address(server)) {
         return None;
     }
@@ -231,11 +247,35 @@ mod tests {
         ];
         for (name, text, shared, isolated) in cases {
             for (is_isolated, expected) in [(false, shared), (true, isolated)] {
-                let told = doubt_of(&at(name), text, is_isolated);
+                let told = doubt(&at(name), text, is_isolated);
                 assert_eq!(told.is_some(), expected.is_some(), "{name} {text:?}: {told:?}");
                 assert!(told.unwrap_or_default().contains(expected.unwrap_or_default()));
             }
         }
+    }
+
+    #[test]
+    fn the_file_that_is_to_blame_is_the_one_that_was_taken() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        std::fs::write(at("own"), "nameserver 192.0.2.1\n").expect("written");
+        std::fs::write(at("stub"), "nameserver 127.0.0.53\n").expect("written");
+        std::fs::write(at("behind"), "# no link is up\n").expect("written");
+        for (own, behind, taken) in [
+            ("own", "behind", "own"),
+            ("stub", "behind", "behind"),
+            ("stub", "nothing", "stub"),
+            ("nothing", "behind", "nothing"),
+        ] {
+            assert_eq!(
+                upstream(&at(own), &at(behind)).expect("can be read").path,
+                at(taken),
+                "{own} {behind}"
+            );
+        }
+        let Source { path, text } = upstream(&at("stub"), &at("behind")).expect("can be read");
+        let told = doubt(&path, &text, true).expect("nobody can be asked");
+        assert!(told.contains(&format!("{} of this machine names no server", at("behind"))), "{told}");
     }
 
     #[test]

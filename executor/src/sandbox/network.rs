@@ -5,7 +5,12 @@ use std::path::PathBuf;
 
 use solver::op;
 
-use crate::sandbox::{Dns, SandboxError, dns, isolated::STEP, plan::Network};
+use crate::sandbox::{
+    Dns, SandboxError,
+    dns::{self, Source},
+    isolated::STEP,
+    plan::Network,
+};
 
 /// A network, and what `/etc/resolv.conf` says there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub struct Connection {
     pub network: Network,
     /// The resolver configuration.
     pub resolv_conf: String,
+    /// The file of this machine that it comes from, as far as the command line does not say it.
+    pub resolver: String,
 }
 
 impl Connection {
@@ -24,24 +31,35 @@ impl Connection {
     /// There is no user-mode stack, no name server that an isolated step could reach, or a resolver configuration
     /// that cannot be read.
     pub fn new(asked: op::Network, dns: &Dns) -> Result<Self, SandboxError> {
-        let connection = |network, resolv_conf| Self { network, resolv_conf };
-        Ok(match asked {
+        let shared = |network| {
+            let Source { path, text } = dns::own()?;
+            Ok(Self { network, resolv_conf: dns.applied_to(&text), resolver: path })
+        };
+        match asked {
             // A resolver could only time out.
-            op::Network::None => connection(Network::None, String::new()),
-            op::Network::Default => connection(Network::Default, dns.applied_to(&dns::own()?)),
-            op::Network::Host => connection(Network::Host, dns.applied_to(&dns::own()?)),
+            op::Network::None => Ok(Self::resolved_by(Network::None, String::new())),
+            op::Network::Default => shared(Network::Default),
+            op::Network::Host => shared(Network::Host),
             op::Network::Isolated => {
                 let program = find_stack().ok_or_else(not_installed)?;
-                connection(Network::Isolated { program }, dns::for_isolated(dns)?)
+                let Source { path, text } = dns::for_isolated(dns)?;
+                Ok(Self { network: Network::Isolated { program }, resolv_conf: text, resolver: path })
             }
-        })
+        }
+    }
+
+    /// One with a resolver configuration that comes from no file of this machine.
+    pub fn resolved_by(network: Network, resolv_conf: String) -> Self {
+        Self { network, resolv_conf, resolver: String::new() }
     }
 
     /// What a person should know of it before a name is asked for in vain.
     pub fn doubt(&self) -> Option<String> {
         match &self.network {
             Network::None => None,
-            network => dns::doubt(&self.resolv_conf, matches!(network, Network::Isolated { .. })),
+            network => {
+                dns::doubt(&self.resolver, &self.resolv_conf, matches!(network, Network::Isolated { .. }))
+            }
         }
     }
 }

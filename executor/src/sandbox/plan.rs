@@ -289,7 +289,7 @@ impl SandboxPlan {
             secret_env: Vec::new(),
             user: User::default(),
             home: None,
-            connection: Connection { network: Network::Default, resolv_conf: String::new() },
+            connection: Connection::resolved_by(Network::Default, String::new()),
             limits: &StepLimits::default(),
         })
     }
@@ -364,7 +364,7 @@ mod tests {
             secret_env: Vec::new(),
             user,
             home: None,
-            connection: Connection { network: Network::Default, resolv_conf: "ns".to_owned() },
+            connection: Connection::resolved_by(Network::Default, "ns".to_owned()),
             limits: &StepLimits::default(),
         })
     }

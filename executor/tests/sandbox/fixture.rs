@@ -202,7 +202,7 @@ impl Ran {
 
 /// What a step gets of a network, with a name server that nobody is.
 fn connection(asked: op::Network) -> Connection {
-    let shared = |network| Connection { network, resolv_conf: "nameserver 192.0.2.1\n".to_owned() };
+    let shared = |network| Connection::resolved_by(network, "nameserver 192.0.2.1\n".to_owned());
     match asked {
         op::Network::Default => shared(Network::Default),
         op::Network::Host => shared(Network::Host),

@@ -141,7 +141,7 @@ pub fn builder(directory: &Path, command: &str) -> ExitCode {
         secret_env: Vec::new(),
         user: User::default(),
         home: None,
-        connection: Connection { network: Network::Default, resolv_conf: String::new() },
+        connection: Connection::resolved_by(Network::Default, String::new()),
         limits: &StepLimits::default(),
     })
     .unwrap();
