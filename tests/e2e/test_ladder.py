@@ -394,6 +394,11 @@ class Ladder(Case):
                 self.assertNotIn("max_user_namespaces", told, (kind, command[0]))
                 if command[0] != "doctor":
                     self.assertNotEqual(done.returncode, 0, (kind, command[0]))
+        # The last machine's, without a program for isolated networks, which --network=none does not need.
+        done = subprocess.run([*machine, "/usr/bin/env", "PATH=/nothing", str(self.binary), "doctor", "--root", store], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
+        self.assertRegex(done.stdout, r"--network=none are refused: .*raise the sysctl user\.max_net_namespaces \(now 0\)")
+        self.assertEqual(done.returncode, 0, "no build needs it that does not ask for it")
 
     def test_doctor_names_the_rung_that_a_build_takes(self):
         place = self.directory("place")

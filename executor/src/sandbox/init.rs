@@ -87,8 +87,8 @@ fn serve(control: &UnixStream) -> Result<(), Failure> {
             report(control, &probe::attempt(mode, &store, Network::Default));
             Ok(())
         }
-        Call::TryNetwork(mode, store, program) => {
-            report(control, &probe::attempt(mode, &store, Network::Isolated { program }));
+        Call::TryNetwork(mode, store, network) => {
+            report(control, &probe::attempt(mode, &store, network));
             Ok(())
         }
         Call::TryPlatforms(mode, store) => {

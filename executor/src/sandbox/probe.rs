@@ -239,24 +239,38 @@ fn ask_entered(call: &Call) -> Result<Reached, SandboxError> {
     }
 }
 
-/// A step with a network of its own, all the way. No build needs one that does not ask for it.
+/// A step with a network of its own, all the way. No build needs one that does not ask for it. Without a user-mode stack the
+/// one with nothing but a loopback is tried, which needs none.
 fn isolated_network(mode: Mode, store: &Path) -> Probe {
+    let tried = |network| ask_entered(&Call::TryNetwork(mode, store.to_path_buf(), network)).err();
     let outcome = match network::find_stack() {
-        None => Outcome::NotNeeded(format!("--network=isolated is refused: {}", network::INSTALL)),
-        Some(program) => match ask_entered(&Call::TryNetwork(mode, store.to_path_buf(), program.clone())) {
-            Ok(_) => Outcome::Works(program.display().to_string()),
-            Err(error) => {
-                let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                // The one with nothing but a loopback is made in the same way.
-                let refused = match of_step(&error, "unshare network namespace") {
-                    true => "--network=isolated and --network=none are refused",
-                    false => "--network=isolated is refused",
-                };
-                Outcome::NotNeeded(format!("{refused}: {error}{hint}"))
-            }
+        None => no_stack(tried(Network::None)),
+        Some(program) => match tried(Network::Isolated { program: program.clone() }) {
+            None => Outcome::Works(program.display().to_string()),
+            // The one with nothing but a loopback is made in the same way.
+            Some(error) if of_step(&error, "unshare network namespace") => no_network(&error),
+            Some(error) => Outcome::NotNeeded(format!("--network=isolated is refused: {}", advised(&error))),
         },
     };
     Probe { name: "isolated network".to_owned(), outcome }
+}
+
+/// What to say where there is no user-mode stack, and this came of a network without one.
+fn no_stack(refused: Option<SandboxError>) -> Outcome {
+    match refused {
+        Some(error) => no_network(&error),
+        None => Outcome::NotNeeded(format!("--network=isolated is refused: {}", network::INSTALL)),
+    }
+}
+
+fn no_network(error: &SandboxError) -> Outcome {
+    Outcome::NotNeeded(format!("--network=isolated and --network=none are refused: {}", advised(error)))
+}
+
+/// An error, and what would lift it.
+fn advised(error: &SandboxError) -> String {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{error}{hint}")
 }
 
 fn foreign_programs(mode: Mode, store: &Path) -> Vec<Probe> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{
     enter::Mode,
-    plan::{Footing, SandboxPlan},
+    plan::{Footing, Network, SandboxPlan},
     probe::Probe,
 };
 
@@ -27,8 +27,8 @@ pub enum Call {
     Run(Box<SandboxPlan>),
     /// Find out whether a rung works, all the way to a step on an overlay where a store is, or would be.
     Try(Mode, PathBuf),
-    /// The same with an isolated network, by this program.
-    TryNetwork(Mode, PathBuf, PathBuf),
+    /// The same with a network of the step's own.
+    TryNetwork(Mode, PathBuf, Network),
     /// Find out on that rung which foreign programs steps can run.
     TryPlatforms(Mode, PathBuf),
 }
