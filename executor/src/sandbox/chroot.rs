@@ -31,7 +31,7 @@ use crate::{
         SandboxError, devices,
         failure::{Failure, NamePlace, NameStep},
         plan::ProvidedFile,
-        stubs::{Kind, MOST_LINKS, Stubs, modified, split},
+        stubs::{Kind, MOST_LINKS, Stubs, Unmade, modified, split},
     },
     view::open_in_root,
 };
@@ -62,13 +62,13 @@ impl Covers {
         let aside = own_directory(aside).step("make a place for what is covered")?;
         let mut covers = Self { root, aside, laid: Vec::new(), stubs: Stubs::default() };
         for (name, mode) in [("proc", 0o555), ("sys", 0o555), ("dev", 0o755)] {
-            let made = covers.directory(name, mode).place(&format!("cover /{name}"))?;
+            let made = covers.directory(name, mode)?;
             if name == "dev" {
                 populate(&made)?;
             }
         }
         for file in files {
-            covers.file(file).place(&format!("make {}", file.target))?;
+            covers.file(file)?;
         }
         Ok(covers)
     }
@@ -87,14 +87,19 @@ impl Covers {
         self.stubs.remove().step("remove directories")
     }
 
-    fn directory(&mut self, name: &str, mode: u32) -> Result<OwnedFd, Errno> {
+    fn directory(&mut self, name: &str, mode: u32) -> Result<OwnedFd, Failure> {
+        let step = format!("cover /{name}");
         match statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
-                return Err(Errno::NOTDIR);
+                return Err(Errno::NOTDIR).place(&step);
             }
             Ok(_) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno).step(&step),
         }
+        self.cover_directory(name, mode).step(&step)
+    }
+
+    fn cover_directory(&mut self, name: &str, mode: u32) -> Result<OwnedFd, Errno> {
         let parent = open_in_root(&self.root, b"/", OFlags::PATH | OFlags::DIRECTORY)?;
         let parent = self.cover(parent, name.as_bytes(), |parent, name| {
             mkdirat(parent, name, Mode::from_raw_mode(mode))
@@ -103,15 +108,16 @@ impl Covers {
         openat(parent, name, flags, Mode::empty())
     }
 
-    fn file(&mut self, file: &ProvidedFile) -> Result<(), Errno> {
-        let (parent, name) = self.place(file.target.as_bytes())?;
-        self.cover(parent, &name, |parent, name| {
+    fn file(&mut self, file: &ProvidedFile) -> Result<(), Failure> {
+        let step = format!("make {}", file.target);
+        let (parent, name) = self.place(file.target.as_bytes()).place(&step)?;
+        let covered = self.cover(parent, &name, |parent, name| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let made = openat(parent, name, flags, Mode::RUSR)?;
             super::filesystem::write_all(&made, file.content.as_bytes())?;
             fchmod(&made, Mode::from_raw_mode(file.mode))
-        })
-        .map(drop)
+        });
+        covered.map(drop).step(&step)
     }
 
     /// The directory and the name to which a path leads, following links inside the root; what lacks above is made.
@@ -217,6 +223,7 @@ pub(crate) fn make_directories(root: &Path, paths: &BTreeSet<String>) -> Result<
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut stubs = Stubs::default();
     rustix::fs::openat(CWD, root, flags, Mode::empty())
+        .map_err(Unmade::from)
         .and_then(|root| {
             paths.iter().try_for_each(|path| stubs.ensure(&root, path.as_bytes(), Kind::Directory))
         })

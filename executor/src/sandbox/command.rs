@@ -27,7 +27,7 @@ use crate::{
             SecretBytes, Security, Stdio, User,
         },
         rlimits, seccomp,
-        stubs::{Kind, Stubs},
+        stubs::{Kind, Stubs, Unmade},
         sys,
         wire::{Report, report_line},
     },
@@ -74,10 +74,10 @@ fn confine(plan: &SandboxPlan, group: Option<&StepGroup>, new_root: Option<&Owne
     umask(Mode::from_raw_mode(0o022));
     enter_scope(plan.scope)?;
     let name = format!("enter working directory {}", plan.cwd);
-    enter_working_directory(&plan.cwd).map_err(|errno| match errno {
+    enter_working_directory(&plan.cwd).or_else(|unmade| match unmade {
         // What root may not enter, here where all that there is belongs to the step, is another process's part of /proc.
-        Errno::ACCESS => Failure::of_image(&name, errno.to_string()),
-        errno => Err::<(), _>(errno).place(&name).expect_err("it is an error"),
+        Unmade::Refused(Errno::ACCESS) => Err(Failure::of_image(&name, Errno::ACCESS.to_string())),
+        unmade => Err(unmade).place(&name),
     })?;
     let kept = match &plan.security {
         Security::Sandbox { capabilities, seccomp, nesting, filter, no_new_privileges, .. } => {
@@ -119,14 +119,14 @@ fn enter_scope(scope: Scope) -> Result<(), Failure> {
 }
 
 /// Goes there through the root directory, so that no link leads out, and asks the kernel where that is.
-fn enter_working_directory(cwd: &str) -> Result<(), Errno> {
+fn enter_working_directory(cwd: &str) -> Result<(), Unmade> {
     let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // What it makes is the step's and stays.
     Stubs::default().ensure(&root, cwd.as_bytes(), Kind::Directory)?;
     let directory: OwnedFd = open_in_root(&root, cwd.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)?;
     fchdir(directory)?;
     let is_inside = getcwd(Vec::new())?.as_bytes().starts_with(b"/");
-    if is_inside { Ok(()) } else { Err(Errno::XDEV) }
+    if is_inside { Ok(()) } else { Err(Errno::XDEV.into()) }
 }
 
 /// What a step can be given at most. A container can have less than we need ourselves and a step may have.

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use crate::{
     mount::{MountError, aside},
-    sandbox::{SandboxError, wire::Report},
+    sandbox::{SandboxError, stubs::Unmade, wire::Report},
 };
 
 /// A named step that failed.
@@ -29,9 +29,9 @@ enum Fault {
 }
 
 /// What the kernel says of a place in an image that cannot be what a step needs there: links that go round or out, a file for a
-/// directory, `/proc` and read-only mounts to make something in.
-const NO_PLACE: [Errno; 7] =
-    [Errno::LOOP, Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG, Errno::NOENT, Errno::XDEV, Errno::ROFS];
+/// directory, `/proc` to make something in. A read-only place is [told apart](Unmade::InReadOnlyMount).
+const NO_PLACE: [Errno; 6] =
+    [Errno::LOOP, Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG, Errno::NOENT, Errno::XDEV];
 
 impl Failure {
     /// A step that failed for a reason of our own.
@@ -75,7 +75,7 @@ pub trait NameStep<T> {
     fn step(self, name: &str) -> Result<T, Failure>;
 }
 
-/// The same for what is done at a path that an image or a Dockerfile has named.
+/// The same for what is done at a path that an image or a Dockerfile has named, and not for what is made for it elsewhere.
 pub trait NamePlace<T> {
     /// The same result, its error with a name, and the image's fault where no machine could have done it.
     fn place(self, name: &str) -> Result<T, Failure>;
@@ -86,6 +86,15 @@ impl<T> NamePlace<T> for Result<T, Errno> {
         self.map_err(|errno| match NO_PLACE.contains(&errno) {
             true => Failure::of_image(name, errno.to_string()),
             false => Err::<(), _>(errno).step(name).expect_err("it is an error"),
+        })
+    }
+}
+
+impl<T> NamePlace<T> for Result<T, Unmade> {
+    fn place(self, name: &str) -> Result<T, Failure> {
+        self.map_err(|unmade| match unmade {
+            Unmade::InReadOnlyMount => Failure::of_image(name, Errno::ROFS.to_string()),
+            Unmade::Refused(errno) => Err::<(), _>(errno).place(name).expect_err("it is an error"),
         })
     }
 }
@@ -127,8 +136,14 @@ mod tests {
             let step = Err::<(), _>(errno).step("open /x").expect_err("it is an error");
             assert!(matches!(step.into(), SandboxError::Step { .. }), "{errno}");
         }
-        for errno in [Errno::NOSPC, Errno::IO, Errno::PERM, Errno::ACCESS, Errno::NOMEM, Errno::MFILE] {
+        let read_only = Err::<(), _>(Unmade::InReadOnlyMount).place("make /m").expect_err("it is an error");
+        assert!(matches!(read_only.report(), Report::NoPlace { .. }));
+        for errno in
+            [Errno::ROFS, Errno::NOSPC, Errno::IO, Errno::PERM, Errno::ACCESS, Errno::NOMEM, Errno::MFILE]
+        {
             assert!(matches!(place(errno).report(), Report::Failed { errno: Some(_), .. }), "{errno}");
+            let refused = Err::<(), _>(Unmade::from(errno)).place("make /m").expect_err("it is an error");
+            assert!(matches!(refused.report(), Report::Failed { errno: Some(_), .. }), "{errno}");
         }
     }
 }

@@ -106,7 +106,9 @@ pub fn enter_root(
     devices::mount_dev(&root, &staging, plan)?;
     for (index, file) in plan.files.iter().enumerate() {
         stubs.ensure(&root, file.target.as_bytes(), Kind::File).place(&format!("make {}", file.target))?;
-        lend_file(&root, &staging, file, index).place(&format!("mount {}", file.target))?;
+        let name = format!("mount {}", file.target);
+        let clone = lend_file(&staging, file, index).step(&name)?;
+        attach_inside(&clone, &root, &file.target).place(&name)?;
     }
     if let Security::Sandbox { hidden, locked, .. } = &plan.security {
         mask(&root, hidden, locked)?;
@@ -289,14 +291,14 @@ impl Staging {
     }
 }
 
-fn lend_file(root: &OwnedFd, staging: &Staging, file: &ProvidedFile, number: usize) -> Result<(), Errno> {
+fn lend_file(staging: &Staging, file: &ProvidedFile, number: usize) -> Result<OwnedFd, Errno> {
     let clone = staging.lend(&format!("file{number}"), file.content.as_bytes(), file.mode, None)?;
     let mut flags = READ_ONLY_FILE;
     if file.mode & 0o111 == 0 {
         flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
     }
     sys::restrict_mount(&clone, flags)?;
-    attach_inside(&clone, root, &file.target)
+    Ok(clone)
 }
 
 /// Writes all of it.

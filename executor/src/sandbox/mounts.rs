@@ -23,7 +23,7 @@ use crate::{
         failure::{Failure, NamePlace, NameStep},
         filesystem::{NODE, Staging, attach, attach_over, new_file_system},
         plan::{Access, FileTree, MountSource, PlannedMount},
-        stubs::{Kind, Stubs},
+        stubs::{Kind, Stubs, Unmade},
         sys,
     },
     view::open_in_root,
@@ -110,7 +110,7 @@ pub fn attach_all(
         let made = Making { root, staging, mount, number }.make(tree)?;
         let kind = if is_directory(&fstat(&made).step(&name)?) { Kind::Directory } else { Kind::File };
         let has_place = stubs.ensure(root, mount.target.as_bytes(), kind);
-        has_place.map_err(|errno| no_place(root, mount, kind, errno))?;
+        has_place.map_err(|unmade| no_place(root, mount, kind, unmade))?;
         // One look only: in a cache mount, another step may put a link in the target's place at any time.
         let target = open_in_root(root, mount.target.as_bytes(), OFlags::PATH).place(&name)?;
         refuse_proc(&target, &name)?;
@@ -135,7 +135,7 @@ fn refuse_kernels(target: &str, name: &str) -> Result<(), Failure> {
 }
 
 /// Why something has no place to be mounted at: mostly because something of the other kind is there.
-fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, errno: Errno) -> Failure {
+fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, unmade: Unmade) -> Failure {
     let target = &mount.target;
     let source = match &mount.source {
         MountSource::Host { path, .. } | MountSource::Socket(path) | MountSource::Device(path) => {
@@ -145,14 +145,14 @@ fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, errno: Errno) -> F
     };
     let step = format!("make {target}");
     let is_there = open_in_root(root, target.as_bytes(), OFlags::PATH).is_ok();
-    match (kind, errno) {
+    match (kind, unmade.into()) {
         (Kind::Directory, Errno::NOTDIR) if is_there => {
             Failure::of_image(&step, format!("{source} is a directory, and {target} in the image is none"))
         }
         (Kind::File, Errno::ISDIR) if is_there => {
             Failure::of_image(&step, format!("{source} is no directory, and {target} in the image is one"))
         }
-        _ => Err::<(), _>(errno).place(&step).expect_err("it is an error"),
+        _ => Err::<(), _>(unmade).place(&step).expect_err("it is an error"),
     }
 }
 
@@ -192,13 +192,13 @@ impl Making<'_> {
         let opened = || tree.ok_or(Errno::BADF).step(&name);
         let (made, flags) = match &self.mount.source {
             MountSource::Files { path, access, .. } => {
-                let part = self.part(opened()?, path).place(&format!("{name}: find {path}"))?;
+                let part = self.part(opened()?, path, &name)?;
                 (part, NO_DEVICES | of(*access))
             }
             MountSource::Socket(_) => (opened()?, NO_DEVICES | NO_SETUID | NO_PROGRAMS),
             MountSource::Device(_) => (device(opened()?).step(&format!("{name}: a device node"))?, NODE),
             MountSource::Host { access, .. } => (opened()?, NO_DEVICES | NO_SETUID | of(*access)),
-            MountSource::Tmpfs { size } => (self.tmpfs(*size).place(&name)?, NO_DEVICES | NO_SETUID),
+            MountSource::Tmpfs { size } => (self.tmpfs(*size, &name)?, NO_DEVICES | NO_SETUID),
             MountSource::Secret { content, mode, uid, gid } => {
                 let file = format!("secret{}", self.number);
                 let owner = Some((*uid, *gid));
@@ -213,30 +213,32 @@ impl Making<'_> {
     }
 
     /// One file or directory of a file system; links are followed inside of it.
-    fn part(&self, tree: OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    fn part(&self, tree: OwnedFd, path: &str, name: &str) -> Result<OwnedFd, Failure> {
         if path == "/" {
             return Ok(tree);
         }
         // Only of what is attached in our namespace can a part be cloned. It goes with the old root.
         let place = format!("mount{}", self.number);
-        mkdirat(self.staging.directory(), &place, Mode::RWXU)?;
-        attach(&tree, self.staging.directory(), &place)?;
-        let part = open_in_root(&tree, path.as_bytes(), OFlags::PATH)?;
+        let staged = mkdirat(self.staging.directory(), &place, Mode::RWXU)
+            .and_then(|()| attach(&tree, self.staging.directory(), &place));
+        staged.step(&format!("{name}: stage"))?;
+        let name = format!("{name}: find {path}");
+        let part = open_in_root(&tree, path.as_bytes(), OFlags::PATH).place(&name)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        open_tree(&part, "", flags | OpenTreeFlags::AT_EMPTY_PATH)
+        open_tree(&part, "", flags | OpenTreeFlags::AT_EMPTY_PATH).step(&name)
     }
 
     /// With the mode of the directory it covers, as runc has it; else the kernel's own.
-    fn tmpfs(&self, size: Option<u64>) -> Result<OwnedFd, Errno> {
+    fn tmpfs(&self, size: Option<u64>, name: &str) -> Result<OwnedFd, Failure> {
         let covered = match open_in_root(self.root, self.mount.target.as_bytes(), OFlags::PATH) {
-            Ok(covered) => format!("{:o}", fstat(&covered)?.st_mode & 0o7777),
+            Ok(covered) => format!("{:o}", fstat(&covered).step(name)?.st_mode & 0o7777),
             Err(Errno::NOENT) => "1777".to_owned(),
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno).place(name),
         };
         let size = size.map(|bytes| bytes.to_string());
         let mut options = vec![("mode", covered.as_str())];
         options.extend(size.as_deref().map(|size| ("size", size)));
-        new_file_system("tmpfs", &options, NO_DEVICES | NO_SETUID)
+        new_file_system("tmpfs", &options, NO_DEVICES | NO_SETUID).step(name)
     }
 }
 

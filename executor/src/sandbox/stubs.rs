@@ -17,8 +17,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, fstat, mkdirat, openat, readlinkat,
-        statat, unlinkat, utimensat,
+        AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, fstat, mkdirat, openat,
+        readlinkat, statat, statx, unlinkat, utimensat,
     },
     io::{Errno, retry_on_intr},
     net::{
@@ -56,13 +56,38 @@ struct Stub {
     inode: u64,
 }
 
+/// Why nothing was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmade {
+    /// The kernel says so.
+    Refused(Errno),
+    /// It would be in a mount in the root, and that is read-only, as it was asked for. The root itself is so only where the disk
+    /// that it lies on has become so.
+    InReadOnlyMount,
+}
+
+impl From<Errno> for Unmade {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+impl From<Unmade> for Errno {
+    fn from(unmade: Unmade) -> Self {
+        match unmade {
+            Unmade::Refused(errno) => errno,
+            Unmade::InReadOnlyMount => Errno::ROFS,
+        }
+    }
+}
+
 impl Stubs {
     /// Makes sure that something of that kind is at a path, following links inside the root (to where a dangling one
     /// points, too).
     ///
     /// # Errors
     /// `ENOTDIR` or `EISDIR` when the path is taken by something else; what the kernel says.
-    pub fn ensure(&mut self, root: impl AsFd, path: &[u8], kind: Kind) -> Result<(), Errno> {
+    pub fn ensure(&mut self, root: impl AsFd, path: &[u8], kind: Kind) -> Result<(), Unmade> {
         self.ensure_within(root.as_fd(), path, kind, MOST_LINKS)
     }
 
@@ -72,18 +97,20 @@ impl Stubs {
         path: &[u8],
         kind: Kind,
         links_left: u32,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), Unmade> {
         match open_in_root(root, path, OFlags::PATH) {
-            Ok(found) => return check_kind(&fstat(found)?, kind),
+            Ok(found) => return Ok(check_kind(&fstat(found)?, kind)?),
             Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno.into()),
         }
         let (directory, name) = split(path).ok_or(Errno::INVAL)?;
         self.ensure_within(root, directory, Kind::Directory, links_left)?;
         let parent = open_in_root(root, directory, OFlags::PATH | OFlags::DIRECTORY)?;
+        let mount = mount_id(&parent)?;
         match self.make(root, parent, name, kind) {
             Err(Errno::EXIST) => {}
-            answer => return answer,
+            Err(Errno::ROFS) if mount != mount_id(root)? => return Err(Unmade::InReadOnlyMount),
+            answer => return Ok(answer?),
         }
         let links_left = links_left.checked_sub(1).ok_or(Errno::LOOP)?;
         let parent = open_in_root(root, directory, OFlags::PATH | OFlags::DIRECTORY)?;
@@ -233,6 +260,11 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     (!name.is_empty()).then_some((&path[..slash], name))
 }
 
+/// Which of the mounts that there are something lies on: copies and what is mounted in them can be on one disk.
+fn mount_id(place: impl AsFd) -> Result<u64, Errno> {
+    Ok(statx(place, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
 fn check_kind(stat: &Stat, kind: Kind) -> Result<(), Errno> {
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     match kind {
@@ -326,9 +358,9 @@ mod tests {
         fs::write(path.join("file"), "").unwrap();
         symlink("/loop", path.join("loop")).unwrap();
         let ensure = |target: &str, kind| Stubs::default().ensure(open(path), target.as_bytes(), kind);
-        assert_eq!(ensure("/file", Kind::Directory), Err(Errno::NOTDIR));
-        assert_eq!(ensure("/", Kind::File), Err(Errno::ISDIR));
-        assert_eq!(ensure("/loop", Kind::File), Err(Errno::LOOP));
-        assert_eq!(ensure("/file/below", Kind::File), Err(Errno::NOTDIR));
+        assert_eq!(ensure("/file", Kind::Directory), Err(Errno::NOTDIR.into()));
+        assert_eq!(ensure("/", Kind::File), Err(Errno::ISDIR.into()));
+        assert_eq!(ensure("/loop", Kind::File), Err(Errno::LOOP.into()));
+        assert_eq!(ensure("/file/below", Kind::File), Err(Errno::NOTDIR.into()));
     }
 }
