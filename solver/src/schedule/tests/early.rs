@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -152,5 +152,54 @@ impl DistantCache for Silent {
             self.clock.fetch_add(1, Ordering::SeqCst);
             thread::sleep(std::time::Duration::from_micros(100));
         }
+    }
+}
+
+#[test]
+fn nothing_is_made_ready_a_second_time_when_its_content_key_is_waited_for_too() {
+    let mut file = Dockerfile::default();
+    let base = file.image("base", "here");
+    for command in ["write a 1", "write b 1"] {
+        let step = file.run(base, command);
+        file.target(step);
+    }
+    // With one worker what is begun ends in that order, and only the first is begun before there are content keys.
+    let mut ground = Ground { jobs: 1, ..Ground::new(true) };
+    let clock = Arc::new(AtomicU64::new(0));
+    ground.clock = Some(Arc::clone(&clock));
+    let cache =
+        Twice { clock, content_keys: AtomicUsize::new(0), prepared: Arc::clone(&ground.world.prepared) };
+    ground.build(&file, &[Arc::new(cache)], &|_| ()).expect("builds");
+    assert_eq!(*ground.world.prepared.lock().expect("no panic"), ["write a 1", "write b 1"]);
+    assert_eq!(ground.world.ran().len(), 2);
+}
+
+/// Has nothing, and lets time pass before it says so: of definition keys until the first step stands ready, and of content
+/// keys, once it has been asked for those of both steps, until the second one does.
+struct Twice {
+    clock: Arc<AtomicU64>,
+    content_keys: AtomicUsize,
+    prepared: Arc<Mutex<Vec<String>>>,
+}
+
+impl DistantCache for Twice {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+        let wait_until = |holds: &dyn Fn() -> bool| {
+            while !holds() && !cancel.is_requested() {
+                thread::yield_now();
+            }
+        };
+        let is_ready =
+            |command: &str| self.prepared.lock().expect("no panic").iter().any(|ready| ready == command);
+        if matches!(keys, [Key::Definition(_), ..]) {
+            self.clock.store(50, Ordering::SeqCst);
+            wait_until(&|| is_ready("write a 1"));
+        } else {
+            self.content_keys.fetch_add(keys.len(), Ordering::SeqCst);
+            wait_until(&|| self.content_keys.load(Ordering::SeqCst) == 2);
+            self.clock.store(100, Ordering::SeqCst);
+            wait_until(&|| is_ready("write b 1"));
+        }
+        keys.iter().for_each(|key| tell(*key, None));
     }
 }
