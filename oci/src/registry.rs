@@ -19,6 +19,7 @@ mod credentials;
 mod distrust;
 mod download;
 mod error;
+mod flow;
 mod hosts;
 mod http;
 mod login;

@@ -21,7 +21,8 @@ use super::{
     Registry,
     address::Origin,
     error::{Patience, RegistryError, shown},
-    http::{Inner, PROGRESS, Pace, Payload, first},
+    flow::PROGRESS,
+    http::{Inner, Pace, Payload, first},
     retry::{Attempts, retry_after},
     wait_until,
 };

@@ -5,13 +5,9 @@
 //! hosts and to those the user has called insecure, and never after HTTPS.
 
 use std::{
-    io,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -21,7 +17,6 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
 };
 use serde::Deserialize;
-use tokio::sync::{Notify, mpsc};
 
 use super::{
     address::{Origin, is_loopback},
@@ -30,6 +25,7 @@ use super::{
     clock,
     distrust::distrust,
     error::{RegistryError, one_line, shown},
+    flow::{Feed, Flow, Motion, Over, PROGRESS},
     hosts::Lenience,
     mirrors::{Mirrors, Notes},
     retry::{Attempts, Limits, Pauses, retry_after},
@@ -40,9 +36,6 @@ use super::{
 /// Longest body of an error that is read.
 const MAX_ERROR_BODY: u64 = 64 << 10;
 const MAX_REDIRECTS: usize = 10;
-/// Fewer bytes than these in as long as silence is borne are as good as silence; more of them between two breaks are
-/// progress, after which pauses begin anew.
-pub(super) const PROGRESS: u64 = 64 << 10;
 /// How often a request is sent again because the registry wants another authorisation.
 const MAX_RENEWALS: usize = 3;
 /// A registry that has received a blob hashes it, and may move it, before it answers: a second for so many bytes.
@@ -84,76 +77,6 @@ pub(super) enum Payload<'a> {
         size: u64,
         open: &'a (dyn Fn() -> Feed + Sync),
     },
-}
-
-/// A streamed body: what another thread reads, in the order it comes.
-pub(super) struct Feed {
-    pub receiver: mpsc::Receiver<io::Result<Bytes>>,
-    pub flow: Arc<Flow>,
-}
-
-/// How far a streamed body has come, for the watch over it.
-#[derive(Debug, Default)]
-pub(super) struct Flow {
-    sent: AtomicU64,
-    /// The socket would take more than there is: whoever reads the blob is waited for, not the registry.
-    starved: AtomicBool,
-    ended: AtomicBool,
-    over: Notify,
-}
-
-/// What a streamed body has done since it was last looked at.
-#[derive(Debug, PartialEq, Eq)]
-enum Motion {
-    /// It has come so far.
-    Moves(u64),
-    /// Next to nothing, though there is more of it.
-    Stands,
-    /// It is at its end, or broken: the registry's turn.
-    Ended,
-}
-
-impl Flow {
-    /// Ends when the request does, whether or not it took all of its body. The body itself cannot tell: a connection
-    /// that is stuck keeps it.
-    pub async fn over(&self) {
-        self.over.notified().await;
-    }
-
-    fn since(&self, before: Option<u64>, size: u64) -> Motion {
-        let sent = self.sent.load(Ordering::Relaxed);
-        if sent >= size || self.ended.load(Ordering::Relaxed) {
-            return Motion::Ended;
-        }
-        let is_slow = before.is_some_and(|before| sent - before < PROGRESS);
-        if is_slow && !self.starved.load(Ordering::Relaxed) { Motion::Stands } else { Motion::Moves(sent) }
-    }
-}
-
-impl futures_core::Stream for Feed {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.receiver.poll_recv(context);
-        self.flow.starved.store(polled.is_pending(), Ordering::Relaxed);
-        match &polled {
-            Poll::Ready(Some(Ok(bytes))) => {
-                self.flow.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            }
-            Poll::Ready(_) => self.flow.ended.store(true, Ordering::Relaxed),
-            Poll::Pending => {}
-        }
-        polled
-    }
-}
-
-/// Says that a request is over, however it ends: also when nobody waits for it any more.
-struct Over(Arc<Flow>);
-
-impl Drop for Over {
-    fn drop(&mut self) {
-        self.0.over.notify_one();
-    }
 }
 
 /// How fast a body comes while it is waited for: a reader that takes its time is not the server's fault.
@@ -529,22 +452,5 @@ mod tests {
         for silent in ["", " ", "<html>502</html>", r#"{"errors":[]}"#] {
             assert_eq!(explain(silent), (vec![], None), "{silent}");
         }
-    }
-
-    #[test]
-    fn a_body_that_moves_is_waited_for_and_one_that_stands_is_not() {
-        let (flow, half, whole) = (Flow::default(), PROGRESS, 2 * PROGRESS);
-        assert_eq!(flow.since(None, whole), Motion::Moves(0));
-        assert_eq!(flow.since(Some(0), whole), Motion::Stands);
-        flow.sent.store(half, Ordering::Relaxed);
-        assert_eq!(flow.since(Some(0), whole), Motion::Moves(half));
-        assert_eq!(flow.since(Some(half), whole), Motion::Stands);
-        assert_eq!(flow.since(Some(1), whole), Motion::Stands, "crumbs");
-        flow.starved.store(true, Ordering::Relaxed);
-        assert_eq!(flow.since(Some(half), whole), Motion::Moves(half), "not the registry's fault");
-        flow.sent.store(whole, Ordering::Relaxed);
-        assert_eq!(flow.since(Some(half), whole), Motion::Ended);
-        let broken = Flow { ended: AtomicBool::new(true), ..Flow::default() };
-        assert_eq!(broken.since(None, whole), Motion::Ended);
     }
 }

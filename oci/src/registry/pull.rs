@@ -20,8 +20,9 @@ use super::{
     Runtime, Stop,
     auth::Access,
     error::{RegistryError, shown},
+    flow::PROGRESS,
     hosts::Sources,
-    http::{Call, Inner, PROGRESS, Pace, first},
+    http::{Call, Inner, Pace, first},
     retry::Attempts,
 };
 use crate::{

@@ -26,7 +26,8 @@ use super::{
     address::Origin,
     auth::Access,
     error::{RegistryError, shown},
-    http::{Call, Feed, Flow, Inner, Payload, first},
+    flow::{Feed, Flow},
+    http::{Call, Inner, Payload, first},
     manifest::announced_digest,
 };
 use crate::{descriptor::Descriptor, digest::Sha256Digest, reference::Reference, verify::Verified};
