@@ -218,6 +218,13 @@ impl Failure {
 
     /// The exit code, as the help lists them.
     pub fn exit_code(&self) -> u8 {
+        match scarce::lacks_files(self) {
+            true => MACHINE,
+            false => self.own_exit_code(),
+        }
+    }
+
+    fn own_exit_code(&self) -> u8 {
         match self {
             Self::Request(RequestError::Git(failure)) => kind_code(failure.kind),
             Self::Input(error) => error.elsewhere().map_or(USAGE, |failure| kind_code(failure.kind)),
@@ -441,6 +448,8 @@ pub fn harmless(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -491,6 +500,14 @@ mod tests {
             (ExportError::Blob { digest, source: io::Error::other("disk") }.into(), MACHINE),
             (ExportError::Push { reference, source: Box::new(refused()) }.into(), REGISTRY),
             (ExportError::NoName.into(), USAGE),
+            // Who may open no further file cannot ask one.
+            (
+                Failure::from(RegistryError::Setup {
+                    what: "x",
+                    source: io::Error::from(Errno::MFILE).into(),
+                }),
+                MACHINE,
+            ),
         ] {
             assert_eq!(failure.exit_code(), code, "{failure}");
         }

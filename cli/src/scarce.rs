@@ -40,6 +40,11 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     })
 }
 
+/// Whether no further file may be opened: what fails by that is neither a registry's fault nor the user's.
+pub fn lacks_files(error: &(dyn Error + 'static)) -> bool {
+    hint(error) == Some(FEW_FILES)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{env, panic, process, process::Command, thread};

@@ -1,11 +1,12 @@
 //! From the errors of the parts to [`StepFailure`]: whose fault it is decides the exit code of the build.
 //!
 //! The parts say what happened; who is to blame mostly shows at the end of the causes: a registry, or a disk that is
-//! full or read-only, whatever the part was doing when it met them.
+//! full or read-only, whatever the part was doing when it met them. Who may open no further file cannot ask a registry either.
 
 use std::{error::Error, io, path::Path};
 
 use oci::{fetch::FetchError, image::ImageError, registry::RegistryError, store::free_bytes};
+use rustix::io::Errno;
 use solver::{FailureKind, StepFailure};
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     fuse,
     git::GitError,
     listing::ListError,
-    sandbox::{PlanError, SandboxError, more_ids},
+    sandbox::{FEW_FILES, PlanError, SandboxError, more_ids},
     snapshot::SnapshotError,
     users::UserError,
 };
@@ -94,8 +95,9 @@ impl From<ContextError> for StepFailure {
         };
         let failure = blame(FailureKind::Build, error);
         match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
+            // It tells what to do about the context.
+            Some(hint) if failure.kind == FailureKind::Build => failure.hint(hint),
+            _ => failure,
         }
     }
 }
@@ -185,6 +187,9 @@ impl From<ListError> for StepFailure {
 
 /// A failure of this kind, unless the causes name somebody else.
 pub(crate) fn blame(kind: FailureKind, error: impl Error + Send + Sync + 'static) -> StepFailure {
+    if causes(&error).any(is_out_of_files) {
+        return StepFailure::caused(FailureKind::Machine, error.to_string(), error).hint(FEW_FILES);
+    }
     let kind = causes(&error).find_map(culprit).unwrap_or(kind);
     StepFailure::caused(kind, error.to_string(), error)
 }
@@ -235,6 +240,17 @@ pub(crate) fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
         .any(|error: &io::Error| full.contains(&error.kind()))
 }
 
+/// Whether it is the limit of open files, a process's or the machine's.
+fn is_out_of_files(error: &(dyn Error + 'static)) -> bool {
+    let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    let told = match error.downcast_ref() {
+        // What it wraps is not among the causes.
+        Some(SnapshotError::Mount(mount)) => Some(mount.errno),
+        _ => number.map(Errno::from_raw_os_error).or_else(|| error.downcast_ref().copied()),
+    };
+    matches!(told, Some(Errno::MFILE | Errno::NFILE))
+}
+
 /// An error that is transparent does not appear among the causes beside the one it wraps, so the wrappers are known here.
 fn culprit(error: &(dyn Error + 'static)) -> Option<FailureKind> {
     if let Some(ImageError::Registry(_)) = error.downcast_ref() {
@@ -273,6 +289,13 @@ mod tests {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let written = UnpackError::Io { action: "write", path: b"x".to_vec(), source: full() };
         let path = std::path::PathBuf::new();
+        let out_of_files = || io::Error::from(Errno::MFILE);
+        let unreadable = ContextError::Unreadable {
+            path: "x".to_owned(),
+            ignore_file: ".dockerignore".to_owned(),
+            source: out_of_files(),
+        };
+        let download = RegistryError::Sink { url: "http://h/f".to_owned(), source: out_of_files() };
         let cases: Vec<(StepFailure, FailureKind)> = vec![
             (
                 base(PullError::Open(io::Error::other(FetchError::from(registry())))).into(),
@@ -281,6 +304,8 @@ mod tests {
             (base(PullError::Open(io::Error::other(registry()))).into(), FailureKind::Registry),
             (base(PullError::Unpack(refused)).into(), FailureKind::Build),
             (base(PullError::Unpack(written)).into(), FailureKind::Machine),
+            (unreadable.into(), FailureKind::Machine),
+            (blame(FailureKind::Registry, download), FailureKind::Machine),
             (SnapshotError::Clock.into(), FailureKind::Machine),
             (SnapshotError::Cancelled.into(), FailureKind::Cancelled),
             (SnapshotError::Io { action: "open", path, source: full() }.into(), FailureKind::Machine),
@@ -300,7 +325,7 @@ mod tests {
         ];
         let full: Vec<_> = cases.iter().map(|(failure, _)| is_out_of_space(failure)).collect();
         let at: Vec<_> = (0..full.len()).filter(|at| full[*at]).collect();
-        assert_eq!(at, [3, 6]);
+        assert_eq!(at, [3, 8]);
         for (failure, kind) in cases {
             assert_eq!(failure.kind, kind, "{failure}");
         }

@@ -94,6 +94,23 @@ class Limits(Faults):
         self.assertEqual(self.image(context, other), digest)
         self.clean(other)
 
+    def test_few_descriptors_are_the_machines_fault(self):
+        """Wherever they run out: while a context is read, a layer unpacked, or a registry asked."""
+        context = self.everything()
+        digest = self.image(context, self.store())
+        failed = 0
+        for limit in range(12, 32, 2):
+            few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # noqa: B023, E731
+            found = self.image(context, self.machine(), code=None, preexec_fn=few)
+            with self.subTest(limit=limit, told=self.last.stderr):
+                self.assertIn(found, (None, digest))
+                if found is None:
+                    failed += 1
+                    self.assertEqual(self.last.returncode, 4)
+                    self.assertIn("Too many open files", self.last.stderr)
+                    self.assertIn("`ulimit -n 1024`", self.last.stderr)
+        self.assertGreater(failed, 0)
+
     def test_small_files_only(self):
         context = self.everything()
         digest = self.image(context, self.store())
