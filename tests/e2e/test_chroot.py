@@ -121,6 +121,16 @@ class Chroot(Case):
         as_user = self.run_layerwright("build", "--sandbox=chroot", context, user="lw-sub", code=4)
         self.assertIn("only root can do it", as_user.stderr)
 
+    def test_a_store_on_which_nodes_open_nothing_is_told(self):
+        context, disk = self.context(Dockerfile="FROM busybox\nRUN true\n"), self.directory("nodev")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "nodev,mode=0755", "layerwright", disk], check=True)
+        try:
+            done = self.run_layerwright("build", "--sandbox=chroot", context, root=disk / "store", code=4)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+        self.assertIn("open /dev/null: Permission denied", done.stderr)
+        self.assertRegex(done.stderr, "hint: the file system of the store is mounted with `nodev`.*--root")
+
     def test_what_takes_a_mount_or_a_namespace_is_refused_before_any_step(self):
         asked = {"--mount=type=cache,target=/c": "--mount=type=cache (/c)", "--mount=type=bind,target=/b": "--mount=type=bind (/b)",
                  "--mount=type=tmpfs,target=/t": "--mount=type=tmpfs (/t)", "--mount=type=ssh": "--mount=type=ssh",

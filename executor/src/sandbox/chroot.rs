@@ -19,8 +19,8 @@ use std::{collections::BTreeSet, ffi::CString, os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, Timestamps, fchmod, fstat, makedev, mkdirat, mknodat, open,
-        openat, readlinkat, renameat, statat, symlinkat, utimensat,
+        AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags, Timestamps, fchmod, fstat, fstatvfs,
+        makedev, mkdirat, mknodat, open, openat, readlinkat, renameat, statat, symlinkat, utimensat,
     },
     io::Errno,
     process::{chdir, chroot, fchdir},
@@ -205,7 +205,19 @@ fn populate(dev: &OwnedFd) -> Result<(), Failure> {
     }
     mkdirat(dev, "shm", Mode::from_raw_mode(0o1777)).step("make /dev/shm")?;
     // A file system may have been mounted so that nodes open nothing, and a container's control group may forbid it.
-    openat(dev, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null").map(drop)
+    let opened = openat(dev, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    opened.map(drop).step("open /dev/null").map_err(|failure| match opens_nothing(dev) {
+        true => failure.hint(NO_NODES),
+        false => failure,
+    })
+}
+
+/// For a store on such a file system.
+const NO_NODES: &str = "the file system of the store is mounted with `nodev`, and with --sandbox=chroot the devices of a step lie there: put the store \
+     elsewhere with --root";
+
+fn opens_nothing(dev: &OwnedFd) -> bool {
+    fstatvfs(dev).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::NODEV))
 }
 
 /// Makes a directory this process's root, with nothing of the old one in reach.
