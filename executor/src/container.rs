@@ -13,7 +13,7 @@ use solver::{Cancel, FailureKind, StepFailure, op::Exec};
 
 use crate::{
     Snapshots, Writable,
-    error::blame,
+    error::{blame, in_store},
     executor::refuse_foreign_owners,
     sandbox::{
         self, Access, Attachment, Connection, Dns, Exit, FileTree, Footing, MountSource, Naming, PlanInputs,
@@ -64,6 +64,16 @@ impl Container {
     /// # Errors
     /// The image cannot be had, or cannot be run by these ids; its user is none of its own.
     pub fn prepare(
+        &self,
+        snapshots: &Snapshots,
+        footing: Footing,
+        image: &Snapshot,
+    ) -> Result<Prepared, StepFailure> {
+        // What is written for it is in the store.
+        self.make(snapshots, footing, image).map_err(|failure| in_store(failure, snapshots.store().root()))
+    }
+
+    fn make(
         &self,
         snapshots: &Snapshots,
         footing: Footing,

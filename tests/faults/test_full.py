@@ -45,6 +45,15 @@ class Full(Faults):
         self.assertIn(False, results, "the smallest is too small")
         self.assertIn(True, results, "1.2 times what is needed is enough")
 
+    def test_a_run_that_finds_no_room_says_what_a_build_says(self):
+        base = f"oci-layout://{self.base}"
+        self.run_layerwright("run", "--root", self.store(), base, "true")
+        need = used(self.store())
+        for part in (3, 2):
+            with self.subTest(part=part), self.disk(need // part) as disk:
+                done = self.run_layerwright("run", "--root", disk / "store", base, "true", code=125)
+                self.assertRegex(done.stderr, r"hint: the disk of the store \S+ is full.*: make room there.*--root")
+
     @contextlib.contextmanager
     def disk(self, size):
         disk = self.scratch / "disk"
