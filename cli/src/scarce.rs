@@ -1,9 +1,9 @@
-//! What a machine's limits leave too little of: threads and open files. Who may have no further one is told which limit it
+//! What a machine's limits leave too little of: threads, open files and the length of files. Who may have no further one is told which limit it
 //! is, wherever that came up: by an error, or by the panic of a library that knows no other way.
 
 use std::{error::Error, io};
 
-use executor::sandbox::{FEW_FILES, FEW_PROCESSES};
+use executor::sandbox::{FEW_FILES, FEW_PROCESSES, SHORT_FILES};
 use rustix::io::Errno;
 
 use crate::failure::cause;
@@ -35,6 +35,7 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         match told.or_else(|| error.downcast_ref::<Errno>().map(|errno| errno.raw_os_error()))? {
             code if code == Errno::AGAIN.raw_os_error() => Some(FEW_PROCESSES),
             code if code == Errno::MFILE.raw_os_error() => Some(FEW_FILES),
+            code if code == Errno::FBIG.raw_os_error() => Some(SHORT_FILES),
             _ => None,
         }
     })
@@ -97,6 +98,7 @@ mod tests {
         let outer = io::Error::other(inner);
         assert_eq!(hint(&outer), Some(FEW_FILES));
         assert_eq!(hint(&io::Error::from_raw_os_error(Errno::AGAIN.raw_os_error())), Some(FEW_PROCESSES));
+        assert_eq!(hint(&io::Error::from_raw_os_error(Errno::FBIG.raw_os_error())), Some(SHORT_FILES));
         assert_eq!(hint(&io::Error::from_raw_os_error(Errno::NOENT.raw_os_error())), None);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     fuse,
     git::GitError,
     listing::ListError,
-    sandbox::{FEW_FILES, PlanError, SandboxError, more_ids},
+    sandbox::{FEW_FILES, PlanError, READ_ONLY_STORE, SandboxError, more_ids},
     snapshot::SnapshotError,
     users::UserError,
 };
@@ -208,14 +208,15 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// The failure of something that writes nowhere but into the store, with advice where its disk is full.
+/// The failure of something that writes nowhere but into the store, with advice where its disk is full or read-only.
 pub(crate) fn in_store(failure: StepFailure, store: &Path) -> StepFailure {
-    match failure.hint.is_none() && is_out_of_space(&failure) {
-        true => {
+    match &failure.hint {
+        None if is_out_of_space(&failure) => {
             let free = free(store).map_or_else(String::new, |free| format!(" ({free} bytes are free now)"));
             failure.hint(full_disk_hint(store, &free))
         }
-        false => failure,
+        None if ends_with(&failure, &[io::ErrorKind::ReadOnlyFilesystem]) => failure.hint(READ_ONLY_STORE),
+        _ => failure,
     }
 }
 
@@ -234,10 +235,13 @@ pub(crate) fn full_disk_hint(store: &Path, lack: &str) -> String {
 
 /// Whether a disk that is full, or a quota, stands at the end of the causes.
 pub(crate) fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    ends_with(error, &[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded])
+}
+
+fn ends_with(error: &(dyn Error + 'static), kinds: &[io::ErrorKind]) -> bool {
     causes(error)
         .filter_map(|error| error.downcast_ref())
-        .any(|error: &io::Error| full.contains(&error.kind()))
+        .any(|error: &io::Error| kinds.contains(&error.kind()))
 }
 
 /// Whether it is the limit of open files, a process's or the machine's.
@@ -342,6 +346,10 @@ mod tests {
                 Some("the disk of the store /s is full: make room there"),
             ),
             (advised, Some("another")),
+            (
+                blame(FailureKind::Build, io::Error::from(io::ErrorKind::ReadOnlyFilesystem)),
+                Some("the file system of the store is read-only"),
+            ),
             (blame(FailureKind::Registry, RegistryError::Cancelled), None),
         ] {
             let told = in_store(failure, Path::new("/s")).hint;

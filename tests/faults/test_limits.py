@@ -1,6 +1,8 @@
 """Stores that cannot be used and processes that may do little: a clear error or a good build, and never a panic."""
 
+import pathlib
 import resource
+import shutil
 import subprocess
 import unittest
 
@@ -29,6 +31,40 @@ class Limits(Faults):
                 self.assertIn(told, self.run_layerwright(*looking, "--root", store, code=4).stderr)
         finally:
             subprocess.run(["umount", store], check=True)
+
+    @unittest.skipUnless(shutil.which("mkfs.ext4") and pathlib.Path("/dev/loop-control").exists(),
+                         "SKIPPED: disks with an error: there is no mkfs.ext4, or no loop device")
+    def test_a_disk_on_which_the_kernel_finds_an_error(self):
+        """It is read-only from then on, in the middle of a step, and nobody's fault but the machine's."""
+        context = self.context(Dockerfile="FROM busybox\nRUN echo begun; while touch /x 2> /dev/null; do sleep 0.1; done\n")
+        image, disk = self.scratch / "disk.img", self.directory("disk")
+        with open(image, "wb") as file:
+            file.truncate(256 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, disk], check=True)
+        try:
+            device = subprocess.run(["findmnt", "-no", "SOURCE", disk], check=True, capture_output=True, text=True).stdout.strip()
+            fault = pathlib.Path("/sys/fs/ext4", pathlib.Path(device).name, "trigger_fs_error")
+            if not fault.exists():
+                self.skipTest("SKIPPED: disks with an error: this kernel makes none")
+            store = disk / "store"
+            build = subprocess.Popen(self.command("build", "--progress", "plain", context, root=store), text=True,
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            with build:
+                told = ""
+                for line in build.stderr:
+                    told += line
+                    if line.rstrip().endswith(" begun"):
+                        fault.write_text("1")
+            self.assertEqual(build.returncode, 4, told)
+            self.assertRegex(told, r"hint: the file system of the store is read-only.*--root")
+            self.told(context, store, "Read-only file system", "--root")
+            base = f"oci-layout://{self.base}"
+            self.assertIn("--root", self.run_layerwright("run", "--root", store, base, "true", code=125).stderr)
+            doctor = self.run_layerwright("doctor", "--root", store, code=4).stdout
+            self.assertRegex(doctor, r"root +sandbox: write to the store: Read-only file system.*\n.*the store is read-only")
+        finally:
+            subprocess.run(["umount", disk], check=True)
 
     def test_a_store_of_somebody_else(self):
         context, store = self.everything(), self.store("lw-sub")
@@ -122,6 +158,7 @@ class Limits(Faults):
                 self.assertNotIn("panicked", self.last.stderr)
                 self.assertGreater(self.last.returncode, 0, "no signal ended it")
                 self.assertIn("File too large", self.last.stderr)
+                self.assertIn("`ulimit -f unlimited`", self.last.stderr)
                 self.assertEqual(self.image(context, other), digest)
                 self.clean(other)
 

@@ -19,6 +19,13 @@ pub const FEW_PROCESSES: &str = "raise the limit of processes and threads: `ulim
 pub const FEW_FILES: &str = "raise the limit of open files before the builder starts: `ulimit -n 1024`, LimitNOFILE=1024 of a service, \
     `--ulimit nofile=1024` of a container";
 
+/// For who may write no long file.
+pub const SHORT_FILES: &str = "raise the limit of a file's size before the builder starts: `ulimit -f unlimited`, LimitFSIZE=infinity of a service";
+
+/// For a store that can be read only.
+pub(crate) const READ_ONLY_STORE: &str = "the file system of the store is read-only, as the kernel makes one on whose disk it has found an error (`dmesg` tells): \
+    mount it to be written to, or put the store elsewhere with --root";
+
 /// The steps that make a namespace, each of one kind, and what the kernel calls that in `user.max_*_namespaces`.
 const KINDS: [(&str, &str); 7] = [
     ("unshare user namespace", "user"),
@@ -118,6 +125,15 @@ fn makes_a_process(step: &str) -> bool {
     step.starts_with("fork") || step.starts_with("start ") || step == "try a pid namespace"
 }
 
+/// Whether it is a step that writes to the store, or mounts what lies in it to be written to.
+fn writes_to_the_store(step: &str) -> bool {
+    const BEGINNINGS: [&str; 5] = ["make ", "remove ", "cover /", "uncover ", "overlay"];
+    const WHOLE: [&str; 2] = ["write to the store", "clean the store"];
+    WHOLE.contains(&step)
+        || step.starts_with("enter working directory")
+        || BEGINNINGS.iter().any(|beginning| step.starts_with(beginning))
+}
+
 /// The limit that a user has used up, if it is one of namespaces.
 fn limit_of_namespaces(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<String> {
     let (_, kind) = KINDS.iter().find(|(name, _)| *name == step)?;
@@ -148,6 +164,8 @@ fn setting(step: &str, errno: Option<Errno>, machine: &Circumstances) -> Option<
     let hint = match step {
         step if errno == Some(Errno::AGAIN) && makes_a_process(step) => FEW_PROCESSES.to_owned(),
         _ if errno == Some(Errno::MFILE) => FEW_FILES.to_owned(),
+        _ if errno == Some(Errno::FBIG) => SHORT_FILES.to_owned(),
+        step if errno == Some(Errno::ROFS) && writes_to_the_store(step) => READ_ONLY_STORE.to_owned(),
         "unshare user namespace" | "unshare mount namespace" | "unshare pid namespace" => match errno {
             Some(Errno::INVAL) => "use a kernel with CONFIG_USER_NS".to_owned(),
             _ if machine.userns_clone_off => "set the sysctl kernel.unprivileged_userns_clone=1".to_owned(),
@@ -296,6 +314,12 @@ mod tests {
             ("try a pid namespace", Errno::AGAIN, &ubuntu, Some("pids.max")),
             ("mount /proc", Errno::AGAIN, &plain, None),
             ("start init", Errno::MFILE, &ubuntu, Some("`ulimit -n 1024`")),
+            ("copy own program", Errno::FBIG, &plain, Some("`ulimit -f unlimited`")),
+            ("write to the store", Errno::ROFS, &ubuntu, Some("with --root")),
+            ("make /m", Errno::ROFS, &plain, Some("with --root")),
+            ("remove mount points", Errno::ROFS, &plain, Some("with --root")),
+            ("overlay fsconfig create", Errno::ROFS, &plain, Some("with --root")),
+            ("write /proc/self/uid_map", Errno::ROFS, &plain, None),
             ("set hostname", Errno::PERM, &container, Some("leave --hostname")),
             ("new session keyring", Errno::PERM, &container, Some("; or --sandbox-allow=no-keyring ")),
             ("new session keyring", Errno::PERM, &plain, Some("--sandbox-allow=no-keyring ")),

@@ -59,7 +59,8 @@ pub(crate) use enter::more_ids;
 pub use enter::{Entered, Mode, enter_builder};
 pub use error::SandboxError;
 pub use files::{SettleError, Settled, settle as settle_files};
-pub use hint::{FEW_FILES, FEW_PROCESSES};
+pub(crate) use hint::READ_ONLY_STORE;
+pub use hint::{FEW_FILES, FEW_PROCESSES, SHORT_FILES};
 pub use init::init_main;
 pub use network::Connection;
 pub use plan::{
