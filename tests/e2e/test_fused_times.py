@@ -78,6 +78,23 @@ class Times(Ground):
     def test_the_time_of_a_directory_is_the_kernels(self):
         self.compare(STEPS, [step.replace("D", f"/old/{name}") for name, step in STEPS.items()])
 
+    def test_a_step_itself_sees_new_times_of_what_it_changes(self):
+        """Of a directory once it is changed itself, and of a link: what docs/sandbox.md tells. The layer has the old ones."""
+        steps = ("chmod 600 D/a; stat -c %Y D; chmod 700 D; stat -c %Y D", "chown -h 5 D/link; stat -c %Y D/link", "chmod 600 D/a; stat -c %Y D/a")
+        context = self.context(Dockerfile="FROM busybox\nADD old.tar /\n" + "".join(
+            f"RUN {step.replace('D', f'/old/{number}')}\n" for number, step in enumerate(steps)), file="")
+        old_tree(context / "old.tar", "012")
+        subprocess.run(["chmod", "-R", "a+rX", context], check=True, timeout=WATCHDOG)
+        seen, images = [], []
+        for machine, store in (([], None), (self.fused(), self.place("root"))):
+            events, image = self.build_on(machine, context, store=store)
+            seen.append([int(event["text"]) for event in events if event.get("text", "").isdigit()])
+            images.append(image)
+        kernel, fused = seen
+        self.assertEqual([len(kernel), len(fused)], [4, 4])
+        self.assertEqual([ours > old for old, ours in zip(kernel, fused)][1:], [True, True, False], seen)
+        self.same(*images, "root")
+
     def test_also_where_a_step_does_much(self):
         """All at once, and again on what that has left."""
         all_of_them = "; ".join(step.replace("D", f"/old/{name}") for name, step in STEPS.items())
