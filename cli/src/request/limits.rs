@@ -135,12 +135,10 @@ fn processor_time(args: &LimitArgs) -> Result<Option<ProcessorTime>, RequestErro
         ));
     }
     let quota = cpus.map(Amount::AtMost).or(*cpu_quota);
-    // Nobody else has limited it, so no limit alone asks for no group that would keep one.
-    if matches!(quota, None | Some(Amount::Unlimited)) && cpu_period.is_none() {
-        return Ok(None);
-    }
+    // Nobody else has limited it, so no limit asks for no group that would keep one, whatever its period.
+    let quota = quota.filter(|quota| *quota != Amount::Unlimited);
     let period = cpu_period.unwrap_or(ProcessorTime::USUAL_PERIOD);
-    Ok(Some(ProcessorTime { quota: quota.unwrap_or(Amount::Unlimited), period }))
+    Ok(quota.map(|quota| ProcessorTime { quota, period }))
 }
 
 #[cfg(test)]
@@ -172,7 +170,9 @@ mod tests {
         let of = |quota, period| Some(ProcessorTime { quota, period });
         assert_eq!(time(args()), None);
         assert_eq!(time(LimitArgs { cpus: Some(150_000), ..args() }), of(Amount::AtMost(150_000), 100_000));
-        assert_eq!(time(LimitArgs { cpu_period: Some(5000), ..args() }), of(Amount::Unlimited, 5000));
+        assert_eq!(time(LimitArgs { cpu_period: Some(5000), ..args() }), None);
+        let none = LimitArgs { cpu_quota: Some(Amount::Unlimited), cpu_period: Some(5000), ..args() };
+        assert_eq!(time(none), None);
         let both = LimitArgs { cpu_quota: Some(Amount::AtMost(2000)), cpu_period: Some(5000), ..args() };
         assert_eq!(time(both), of(Amount::AtMost(2000), 5000));
         assert_eq!(time(LimitArgs { cpu_quota: Some(Amount::Unlimited), ..args() }), None);
