@@ -1,5 +1,5 @@
-//! What a machine's limits leave too little of: threads, open files and the length of files. Who may have no further one is told which limit it
-//! is, wherever that came up: by an error, or by the panic of a library that knows no other way.
+//! What a machine's limits leave too little of: threads, open files and the length of files. Who may have no further one is
+//! told which limit it is, wherever that came up: by an error, or by the panic of a library that knows no other way.
 
 use std::{error::Error, io};
 

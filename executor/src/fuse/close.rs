@@ -4,10 +4,11 @@
 //! - It marks what is gone by devices 0:0, by files `.wh.NAME`, and by attributes, as it can; only the files stay. A file
 //!   `.wh.NAME` of the step's own, which the program shows in its directory and never shows a mark, is made one that nobody
 //!   takes for a mark: such a name is in no layer, and the step is refused for it.
-//! - When it copies something up, the directory above gets a new time, which a step does not see until it changes the directory
-//!   itself: so long the kernel knows the one that the directory had. So the times of directories are asked for through the
-//!   mount, before that is gone, and are what the directories get, but for those whose own time was [lost](times::lost), which get
-//!   that of the layer below. A link gets a new time itself, which a step sees, and is [given back](times::restore_links) its own.
+//! - When it copies something up, the directory above gets a new time, which a step does not see until it changes the
+//!   directory itself: so long the kernel knows the one that the directory had. So the times of directories are asked for
+//!   through the mount, before that is gone, and are what the directories get, but for those whose own time was
+//!   [lost](times::lost), which get that of the layer below. A link gets a new time itself, which a step sees, and is
+//!   [given back](times::restore_links) its own.
 //! - It writes down whence it has copied a file, and would take the copy for another name of that later.
 //! - Of a pipe, a socket or a device of an earlier layer it makes an empty file when it is to change it. That is no result.
 
