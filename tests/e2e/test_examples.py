@@ -120,7 +120,8 @@ class Examples(Case):
             self.assertIn("integration tests passed", self.output)
             digest = self.digest(f"{name}:{head}")
             self.assertEqual(self.digest(f"{name}:main"), digest)
-            pushed = json.loads((clone / "out" / head / "pushed.json").read_text())
+            [pushed] = (clone / "out").glob(f"{head}-*/pushed.json")
+            pushed = json.loads(pushed.read_text())
             self.assertEqual(pushed["containerimage.digest"], digest)
             # Nothing is started for what is there, and for another name only what names it.
             self.assertEqual(self.make(clone, "root", registry, tags), [], self.output)
@@ -229,6 +230,11 @@ class Examples(Case):
             self.digest(f"{registry.host}/team/app:v10")
             # By its hash it is what it was.
             check([])
+            # What else the builds are told makes another image of it.
+            other_flags = f"FLAGS='{self.flags()} --label it=s'"
+            before = self.digest(f"{registry.host}/team/app:{head}")
+            check(["build", "build", "run", "run", "build"], other_flags)
+            self.assertNotEqual(self.digest(f"{registry.host}/team/app:{head}"), before)
 
     def test_names_are_text_to_make_and_one_word_to_shells(self):
         with Registry(self.scratch / "registry") as registry:
