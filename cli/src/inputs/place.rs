@@ -1,7 +1,7 @@
 //! Where the files of the main context are, and how one of them is read before there is a build.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -59,10 +59,7 @@ impl ContextPlace {
     /// Where a link at such a path leads, for people; `None` where there is none.
     pub fn link(&self, path: &Path) -> Option<String> {
         match self {
-            Self::Directory(directory) => {
-                let target = fs::read_link(directory.join(path)).ok()?;
-                Some(target.display().to_string())
-            }
+            Self::Directory(directory) => text::link_in(directory, path),
             Self::Commit(revision) => revision.link(path),
         }
     }

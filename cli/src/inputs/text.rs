@@ -91,6 +91,17 @@ pub fn of_file_in(context: &Path, path: &Path) -> io::Result<String> {
     }
 }
 
+/// Where the link at a path of such a context leads, for people; `None` where there is none. Links on the way to it are
+/// followed as [`of_file_in`] follows them.
+pub fn link_in(context: &Path, path: &Path) -> Option<String> {
+    let root =
+        rustix::fs::open(context, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let link = open_in_root(&root, path.as_os_str().as_bytes(), OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+    // Of anything but a link there is nothing to read.
+    let target = rustix::fs::readlinkat(&link, "", Vec::new()).ok()?;
+    Some(String::from_utf8_lossy(target.as_bytes()).into_owned())
+}
+
 /// The first of these ignore files of a context of this machine that is there.
 ///
 /// # Errors
@@ -195,6 +206,25 @@ mod tests {
             lies_in(Path::new("."), relative).expect("this directory")
                 && lies_in(root, relative).expect("it")
         );
+    }
+
+    #[test]
+    fn a_link_is_found_where_links_on_the_way_lead_inside_the_context() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let context = scratch.path().join("context");
+        for directory in ["context/real", "real"] {
+            fs::create_dir_all(scratch.path().join(directory)).expect(directory);
+        }
+        for (link, target) in
+            [("linked", "/real"), ("out", "../real"), ("real/file", "none"), ("../real/file", "host")]
+        {
+            symlink(target, context.join(link)).expect(link);
+        }
+        for path in ["real/file", "linked/file", "out/file"] {
+            assert_eq!(link_in(&context, Path::new(path)).as_deref(), Some("none"), "{path}");
+        }
+        assert_eq!(link_in(&context, Path::new("linked")).as_deref(), Some("/real"));
+        assert_eq!(link_in(&context, Path::new("real")), None);
     }
 
     #[test]
