@@ -21,7 +21,8 @@ fn with_scheme(text: &str) -> String {
     while let Some(scheme_end) = rest.find("://") {
         let (before, after) = rest.split_at(scheme_end + 3);
         clean.push_str(before);
-        rest = &after[user_information(after)..];
+        let is_layout = before.ends_with("oci-layout://") && names_a_digest(after);
+        rest = if is_layout { after } else { &after[user_information(after)..] };
         if rest.len() != after.len() {
             clean.push_str("***@");
         }
@@ -48,6 +49,11 @@ fn is_name_and_password(user: &str, host: &str) -> bool {
     is_host && !is_digest && user.split_once(':').is_some_and(has_both)
 }
 
+/// Whether a path follows that goes on with a digest, as that of an OCI layout: nobody logs in to a directory.
+fn names_a_digest(after_scheme: &str) -> bool {
+    after_scheme[user_information(after_scheme)..].starts_with("sha256:")
+}
+
 /// Length of `user:password@` at the start of what follows `://`; 0 where there is none.
 fn user_information(after_scheme: &str) -> usize {
     let ends_authority =
@@ -71,6 +77,9 @@ mod tests {
             ("proxy=http://u:p@proxy:3128", "proxy=http://***@proxy:3128"),
             ("invalid value 'me:secret@h/x'", "invalid value '***@h/x'"),
             ("FROM me:s@cret@h/x AS y@z", "FROM ***@h/x AS y@z"),
+            ("oci-layout://out:v1@sha256:abc", "oci-layout://out:v1@sha256:abc"),
+            ("oci-layout://me:secret@host/x", "oci-layout://***@host/x"),
+            ("https://me:secret@sha256:443/x", "https://***@sha256:443/x"),
             ("x=https://me:secret@h/y a:b@h", "x=https://***@h/y ***@h"),
             (
                 "h:5000/debian:12@sha256:abc, git@h:x, mailto:me@h, @",

@@ -84,7 +84,9 @@ fn find_in_layout(
     platform: &Platform,
 ) -> Result<BaseImage, StepFailure> {
     let name = match selector {
-        Some(selector) => format!("oci-layout://{}:{selector}", directory.display()),
+        // Only a digest has a colon in it.
+        Some(digest) if digest.contains(':') => format!("oci-layout://{}@{digest}", directory.display()),
+        Some(tag) => format!("oci-layout://{}:{tag}", directory.display()),
         None => format!("oci-layout://{}", directory.display()),
     };
     let resolved =
@@ -197,6 +199,19 @@ mod tests {
         assert_eq!(snapshot.layers.len(), 1);
         assert_eq!(image.layers[0].diff_id, diff_id);
         assert_eq!(image.layers[0].origin, BlobOrigin::OciLayout(directory.path().to_owned()));
+    }
+
+    #[test]
+    fn an_image_that_a_layout_lacks_is_told_as_it_is_written() {
+        let directory = tempfile::tempdir().expect("made");
+        layout(directory.path(), &Platform::host());
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (selector, written) in [("v2", ":v2".to_owned()), (&digest, format!("@{digest}"))] {
+            let selector = Some(selector.to_owned());
+            let name = ImageName::OciLayout { directory: directory.path().to_owned(), selector };
+            let failure = resolver().image(&name, &Platform::host()).expect_err("there is none");
+            assert!(failure.message.ends_with(&written), "{failure}");
+        }
     }
 
     #[test]
