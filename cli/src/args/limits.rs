@@ -98,7 +98,7 @@ pub struct LimitArgs {
     pub dns: Vec<IpAddr>,
 
     /// Domain they look for names in; . is none (repeatable)
-    #[arg(long = "dns-search", value_name = "DOMAIN", value_parser = limit::word, help_heading = HEADING)]
+    #[arg(long = "dns-search", value_name = "DOMAIN", value_parser = limit::domain, help_heading = HEADING)]
     pub dns_search: Vec<String>,
 
     /// Option of resolv.conf(5), like ndots:2 (repeatable)

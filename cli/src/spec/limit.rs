@@ -168,6 +168,21 @@ pub fn word(text: &str) -> Result<String, String> {
     if is_word { Ok(text.to_owned()) } else { Err("expected one word".to_owned()) }
 }
 
+/// A domain that names are looked for in, as docker has it: labels of letters, digits and dashes, with a letter somewhere;
+/// or `.`.
+pub fn domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let is_plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        is_plain && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let has_letter = name.bytes().any(|byte| byte.is_ascii_alphabetic());
+    match text == "." || has_letter && name.len() < 255 && name.split('.').all(is_label) {
+        true => Ok(text.to_owned()),
+        false => Err("expected a domain like example.com, or . for none".to_owned()),
+    }
+}
+
 /// Decimal digits and nothing else.
 fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
@@ -181,6 +196,17 @@ mod tests {
     fn a_resource_without_a_value_is_told_so() {
         let error = "memory".parse::<ResourceSpec>().expect_err("it has no value");
         assert!(error.contains("NAME=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn a_domain_is_what_docker_takes_for_one() {
+        for text in [".", "example.com", "example.com.", "a-b.c", "1.a", "A"] {
+            assert_eq!(domain(text).as_deref(), Ok(text));
+        }
+        for text in ["", "a..b", ".a", "a..", "-a.b", "a-.b", "a_b", "1.2", "a b", "a#", "ä"] {
+            assert!(domain(text).is_err(), "{text}");
+        }
+        assert!(domain(&"a.".repeat(128)).is_err(), "it is too long");
     }
 
     #[test]
