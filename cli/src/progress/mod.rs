@@ -14,7 +14,7 @@ mod text;
 mod tty;
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, IsTerminal, Write},
     path::Path,
     sync::{
         Arc,
@@ -152,7 +152,9 @@ impl Progress {
     ) -> io::Result<Self> {
         let view: Box<dyn View> = match mode {
             ProgressMode::Tty => Box::new(tty::Tty::on_stderr(work)),
-            ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(at_once(io::stderr()))),
+            ProgressMode::Auto | ProgressMode::Plain => {
+                Box::new(Plain::new(at_once(io::stderr())).harmless(io::stderr().is_terminal()))
+            }
             ProgressMode::Json => Box::new(json::Json::new(at_once(io::stderr()), SystemTime::now())),
             ProgressMode::Quiet => Box::new(quiet::Quiet::new(io::stderr())),
         };

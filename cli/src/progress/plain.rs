@@ -1,14 +1,14 @@
 //! Lines for logs: every event is a line, prefixed by the number of the step it belongs to, as BuildKit's plain
 //! progress has it. A group of lines begins with the step's name; groups are separated by an empty line.
 
-use std::{collections::BTreeSet, io::Write, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, io::Write, time::Duration};
 
 use solver::{Event, VertexId};
 
 use super::{
     Board, End, View,
     board::{Row, State, Step, Task},
-    summary, text,
+    shown, summary, text,
 };
 
 /// A transfer that is over sooner than this is one line.
@@ -22,6 +22,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Plain lines.
 pub struct Plain<W> {
     out: W,
+    /// Whether it is a terminal, which obeys what a step's output tells it.
+    terminal: bool,
     /// The group whose lines are being written.
     open: Option<Row>,
     /// Whether anything has been written that the next group must be set off from.
@@ -39,6 +41,7 @@ impl<W: Write + Send> Plain<W> {
     pub fn new(out: W) -> Self {
         Self {
             out,
+            terminal: false,
             open: None,
             separate: false,
             ended: BTreeSet::new(),
@@ -46,6 +49,11 @@ impl<W: Write + Send> Plain<W> {
             last_line: Duration::ZERO,
             now: Duration::ZERO,
         }
+    }
+
+    /// Of what steps say, lets through only what cannot hurt a terminal.
+    pub fn harmless(self, terminal: bool) -> Self {
+        Self { terminal, ..self }
     }
 
     /// Where the lines go.
@@ -81,7 +89,15 @@ impl<W: Write + Send> Plain<W> {
         }
         self.separate = true;
         self.open = Some(row);
-        self.line(number, title.as_bytes());
+        self.line(number, &self.tamed(title.as_bytes()));
+    }
+
+    /// What others have written, as this output may have it.
+    fn tamed<'a>(&self, line: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.terminal {
+            true => Cow::Owned(shown(line).into_bytes()),
+            false => Cow::Borrowed(line),
+        }
     }
 
     fn line(&mut self, number: usize, text: &[u8]) {
@@ -187,7 +203,7 @@ impl<W: Write + Send> View for Plain<W> {
             Event::Log(vertex, _, line) => {
                 let at = board.step(*vertex).and_then(|step| step.tail.back()).map(|line| line.at);
                 let mut text = format!("{:.3} ", at.unwrap_or_default().as_secs_f64()).into_bytes();
-                text.extend_from_slice(line);
+                text.extend_from_slice(&self.tamed(line));
                 self.step(board, *vertex, &text);
             }
             Event::Waiting(vertex, _) => {

@@ -182,6 +182,17 @@ fn plain_lines() {
 }
 
 #[test]
+fn plain_lines_on_a_terminal_cannot_harm_it() {
+    let paper = Paper::default();
+    show(&mut Plain::new(paper.clone()).harmless(true), &success(), &built());
+    let text = paper.text();
+    assert!(text.contains("#6 0.010 99%\n") && !text.contains(['\x1b', '\r']), "{text:?}");
+    let paper = Paper::default();
+    show(&mut Plain::new(paper.clone()).harmless(false), &success(), &built());
+    assert!(paper.text().contains("\x1b[2J"), "a file has what the step wrote");
+}
+
+#[test]
 fn a_step_that_runs_may_end_as_cached() {
     let planned = [(VertexId(0), "[1/1] RUN make".to_owned())];
     let events = [
