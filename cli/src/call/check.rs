@@ -33,7 +33,7 @@ pub fn answer(checked: Checked, source: &Source, call: CallSpec) -> Answer {
         Format::Json => json(&findings, &all, source),
     };
     let doubts = |found: &&Diagnostic| found.severity == Severity::Warning && found.rule.is_none();
-    let warnings = all.iter().filter(doubts).map(|found| found.message.clone()).collect();
+    let warnings = all.iter().filter(doubts).map(|found| report::warning_line(found, source)).collect();
     let exit_code = if findings.is_empty() || call.ignore_status { 0 } else { failure::BUILD };
     let failure = has_errors.then(|| Failure::Checked { diagnostics: all, unavailable });
     Answer { text, warnings, failure, exit_code }
