@@ -300,6 +300,7 @@ class Run(Containers):
                 (["-v", f"{directory}:/dev"], "mount /dev: it cannot be mounted because it covers the devices of /dev"),
                 (["--tmpfs", "/dev"], "it covers the devices of /dev"),
                 (["--tmpfs", "/proc/x"], "it is inside /proc"),
+                (["-v", f"{directory}:/sys/x"], "mount /sys/x: it cannot be mounted because it is inside /sys"),
                 (["-v", f"{directory}:/bin/busybox"], f"{directory} is a directory, and /bin/busybox in the image is none"),
                 (["-v", f"{file}:/bin"], f"{file} is no directory, and /bin in the image is one"),
                 (["-v", f"{directory}:/x:ro,rw"], "invalid mode: ro,rw")]:

@@ -121,17 +121,19 @@ pub fn attach_all(
 
 /// What every step has there is not to be covered, nor can anything be made in it. Below `/dev` it can.
 fn refuse_kernels(target: &str, name: &str) -> Result<(), Failure> {
-    let below = |directory: &str| {
-        let rest = target.strip_prefix(directory);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
     match target {
         "/dev" => Err(Failure::of_image(name, "it cannot be mounted because it covers the devices of /dev")),
-        _ if below("/proc") => {
+        _ if lies_below(target, "/proc") => {
             Err(Failure::of_image(name, "it cannot be mounted because it is inside /proc"))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a target is a directory or in it.
+fn lies_below(target: &str, directory: &str) -> bool {
+    let rest = target.strip_prefix(directory);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Why something has no place to be mounted at: mostly because something of the other kind is there.
@@ -152,6 +154,11 @@ fn no_place(root: &OwnedFd, mount: &PlannedMount, kind: Kind, unmade: Unmade) ->
         (Kind::File, Errno::ISDIR) if is_there => {
             Failure::of_image(&step, format!("{source} is no directory, and {target} in the image is one"))
         }
+        // What the kernel has there can be covered.
+        (_, Errno::ROFS) if lies_below(target, "/sys") => Failure::of_image(
+            &format!("mount {target}"),
+            "it cannot be mounted because it is inside /sys, which does not have it, and nothing can be made there",
+        ),
         _ => Err::<(), _>(unmade).place(&step).expect_err("it is an error"),
     }
 }
