@@ -244,7 +244,7 @@ fn ends_with(error: &(dyn Error + 'static), kinds: &[io::ErrorKind]) -> bool {
         .any(|error: &io::Error| kinds.contains(&error.kind()))
 }
 
-/// Whether it is the limit of open files, a process's or the machine's.
+/// Whether it is a process's limit of open files.
 fn is_out_of_files(error: &(dyn Error + 'static)) -> bool {
     let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     let told = match error.downcast_ref() {
@@ -252,7 +252,7 @@ fn is_out_of_files(error: &(dyn Error + 'static)) -> bool {
         Some(SnapshotError::Mount(mount)) => Some(mount.errno),
         _ => number.map(Errno::from_raw_os_error).or_else(|| error.downcast_ref().copied()),
     };
-    matches!(told, Some(Errno::MFILE | Errno::NFILE))
+    told == Some(Errno::MFILE)
 }
 
 /// An error that is transparent does not appear among the causes beside the one it wraps, so the wrappers are known here.
