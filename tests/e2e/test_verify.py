@@ -16,7 +16,7 @@ from support import Case, WATCHDOG, wait_for
 # What makes a build another one, each by itself: the instruction, the path that must be named, and what of it.
 CAUSES = {
     "a clock": ("RUN date > /x", "/x", "content, line 1"),
-    "chance": ("RUN head -c 16 /dev/urandom > /x", "/x", "content, byte 0"),
+    "chance": ("RUN head -c 16 /dev/urandom > /x", "/x", "content, byte "),
     "a name by chance": ("RUN touch /tmp/$(cat /proc/sys/kernel/random/uuid)", "/tmp/", "only in the "),
     "inodes": ("RUN ls -i /bin/busybox > /x", "/x", "content, line 1"),
     "a kept time": ("RUN touch -d @$(($(date +%s) % 100000)) /x", "/x", "mtime 1970-01-0"),
