@@ -63,6 +63,8 @@ struct Original {
     born: Option<Birth>,
     /// The time of change of the copy when it was done.
     changed: (i64, u64),
+    /// Whether it has several names.
+    is_linked: bool,
 }
 
 impl Twins {
@@ -80,6 +82,20 @@ impl Twins {
         let original = self.originals.get(&identity(now)).filter(|_| self.changes_are_told);
         original
             .is_some_and(|original| original.identity == identity(before) && original.changed == changed(now))
+    }
+
+    /// Whether this is the copy, wherever it is now, of a file with several names that have seen the same done to them: it was
+    /// written, linked or moved by one, and perhaps only lost another.
+    pub fn holds_together(
+        &self,
+        now: &Stat,
+        born: impl FnOnce() -> Result<Option<Birth>, Errno>,
+    ) -> Result<bool, Errno> {
+        let Some(original) = self.originals.get(&identity(now)).filter(|original| original.is_linked) else {
+            return Ok(false);
+        };
+        let is_untouched = self.changes_are_told && original.changed == changed(now);
+        Ok(!is_untouched && born()? == original.born && original.born.is_some())
     }
 
     /// A device among the copies that opens something of the machine, unless it is in `/dev`, which no step sees of an image.
@@ -105,7 +121,10 @@ impl Twins {
     fn note(&mut self, copy: &Stat, born: Option<Birth>, original: &Stat) {
         let changed = changed(copy);
         self.last_change = self.last_change.max(changed);
-        self.originals.insert(identity(copy), Original { identity: identity(original), born, changed });
+        // A directory has the names that its own directories call it by.
+        let is_linked = original.st_nlink > 1 && file_type(original) != FileType::Directory;
+        let original = Original { identity: identity(original), born, changed, is_linked };
+        self.originals.insert(identity(copy), original);
     }
 
     /// Waits, for a few milliseconds, until the clock that stamps files has moved on: whatever is changed after this has

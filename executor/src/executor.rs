@@ -22,7 +22,7 @@ use std::{
 use oci::{Layer, LayerContents, Platform, Snapshot, TreeDigest, fetch::Fetcher, registry::FILE_MAX};
 use solver::{
     Cancel, Event, Executed, Executor, FailureKind, Input, Op, Step, StepFailure, Stream, Vertex, VertexId,
-    op::{Copy, CopyItem, MakeDir, Relaxation, Selector, Source, Timestamps},
+    op::{Copy, CopyItem, MakeDir, Relaxation, Relaxations, Selector, Source, Timestamps},
 };
 
 use crate::{
@@ -273,7 +273,7 @@ impl LocalExecutor {
         let mount = ground.writable.mount()?;
         let owners = work(mount.as_fd(), &ground.owners)?;
         ground.writable.unmount(mount)?;
-        self.commit(ground, TimeRules { timestamps, brought: Brought::All }, &owners)
+        self.commit(ground, Relaxations::default(), TimeRules { timestamps, brought: Brought::All }, &owners)
     }
 
     /// Runs a step once.
@@ -299,9 +299,11 @@ impl LocalExecutor {
         Ok(Ground { parent, view, owners, writable })
     }
 
+    /// Makes a layer of what a step has written, which may have let go these lines under keys that say so.
     fn commit(
         &self,
         ground: Ground<'_>,
+        relaxed: Relaxations,
         rules: TimeRules<'_>,
         owners: &Owners,
     ) -> Result<Layer, StepFailure> {
@@ -310,8 +312,9 @@ impl LocalExecutor {
         // The user's wish only: what a command did is worth keeping when another step fails.
         let upper = Upper { path: &writable.upper(), kind: writable.kind(), owners };
         let changes: Changes = scan(upper, lower, rules, self.snapshots.cancel())?;
-        let may_hold = self.footing.relaxed.contain(Relaxation::HardLinks);
-        if let Some(names) = changes.held_together.as_ref().filter(|_| !may_hold) {
+        if let Some(names) = &changes.held_together
+            && !relaxed.contain(Relaxation::HardLinks)
+        {
             return Err(held_together(names));
         }
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
@@ -439,18 +442,15 @@ fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
 
 /// The one thing that copies do otherwise than overlays: the image would be another one than elsewhere.
 fn held_together(names: &[Vec<u8>]) -> StepFailure {
-    let (first, others) = names.split_first().expect("several names");
-    let others: Vec<_> = others.iter().take(3).map(|name| format!("/{}", shown(name))).collect();
+    let shown: Vec<_> = names.iter().take(4).map(|name| format!("/{}", shown(name))).collect();
     let message = format!(
-        "it changed, linked or moved /{}, a file of an earlier layer with several names (now also {}): in this store, which \
-         copies file systems, it stays one file, where an overlay parts its names, so the image would not be the one that \
-         other machines make",
-        shown(first),
-        others.join(", "),
+        "a file of an earlier layer with several names was changed, linked or moved (now {}): in this store, which copies file \
+         systems, it stays one file, where an overlay parts its names, so the image would not be the one that other machines make",
+        shown.join(", "),
     );
     StepFailure::new(FailureKind::Machine, message).hint(
-        "put a copy in its place first, in that step; or let --root name a file system on which the kernel mounts overlays; or \
-         --sandbox-allow=hard-links takes it all the same, for results of its own (docs/sandbox.md)",
+        "put a copy in its place first, in that step, or let the program copy where it links (docs/sandbox.md); or let --root name a \
+         file system on which the kernel mounts overlays; or --sandbox-allow=hard-links takes it all the same, for results of its own",
     )
 }
 

@@ -6,9 +6,9 @@
 //!
 //! Layers are *offered* as soon as it is certain that an image will have them and their blobs can be had; workers, some for
 //! each registry, bring them: is it there, else can it be mounted, else it is sent. In the end [`Uploads::bring`] does what
-//! is left, confirms what was moved and puts the documents that no tag names; [`Uploads::name`] puts what the tags name,
-//! and looks whether they name it, unless the registry had it all before and has said so. So a tag never names what is not there, nothing is named anywhere before everything is
-//! everywhere, and a push that is interrupted changes no tag.
+//! is left, confirms what was moved and puts the documents that no tag names; [`Uploads::name`] puts what the tags name, and
+//! looks whether they name it, unless the registry had it all before and has said so. So a tag never names what is not there,
+//! nothing is named anywhere before everything is everywhere, and a push that is interrupted changes no tag.
 //!
 //! A blob that could not be brought early is tried again in the end, whose failure is the build's. Only where a registry
 //! refuses us for good is that said at once (`refused`): what still runs would be for nothing.

@@ -105,14 +105,17 @@ class Far(support.Case):
             asked = [one for one in asked if one[0] != "GET" or one[1] not in brought]
             self.assertEqual((sorted(asked[:-2]), asked[-2:]), ([cache, base], named("v2")))
             # A registry whose tags may not change takes none twice: what stands for the image is right, all else is refused.
-            def immutable(request):
-                if request.method == "PUT" and "/manifests/" in request.path:
-                    return 400, {}, b'{"errors": [{"code": "TAG_INVALID", "message": "the tag is immutable"}]}'
-                return None
-            proxy.rule = immutable
+            def refusing(status, code, message):
+                answer = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+                return lambda request: (status, {}, answer) if request.method == "PUT" and "/manifests/" in request.path else None
+            proxy.rule = refusing(400, "TAG_INVALID", "the tag is immutable")
             self.assertEqual(push("v1", "first")[1], [base, *named("v1"), ("HEAD", "app/manifests/v1")])
             told, _ = push("v3", "first", code=3)
             self.assertIn("the tag is immutable", told)
+            # But not if the registry says that it has lost what the image consists of.
+            proxy.rule = refusing(404, "MANIFEST_BLOB_UNKNOWN", "it is gone")
+            told, _ = push("v1", "first", code=3)
+            self.assertIn("it is gone", told)
 
     def test_a_fully_cached_push_moves_no_layer(self):
         name = "app:1"

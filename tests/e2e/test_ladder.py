@@ -236,17 +236,31 @@ class Ladder(Case):
         done, copied = self.on(self.copying("apart"), context, name="apart-copied")
         self.assertEqual(Layout(copied).digest, Layout(alone).digest)
         self.assertNotIn("with several names", done.stderr)
-        for number, step in enumerate(("echo b >> /b", "ln /a /0 && echo x >> /b", "ln -f /a /bin/vi && echo x >> /a", "mv /a /z", "chown 1 /c")):
+        # Whatever leaves each file as an overlay would is taken.
+        taken = ("mkdir -p /t/t && echo a > /t/a && ln /t/a /t/t/b && echo d > /d", "mv /t /u && ln /d /e", "rm /b", "rm /u/a",
+                 "cp -p /a /n && mv /n /a && chown -R 0:0 /c /u && touch /c")
+        context = self.context("moved", Dockerfile=ground + "".join(f"RUN {step}\n" for step in taken))
+        _, alone = self.on([], context, name="moved")
+        _, copied = self.on(self.copying("moved"), context, name="moved-copied")
+        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
+        # Nothing else is, also where only one name is left, or none of those there were.
+        steps = ("echo b >> /b", "ln /a /0 && echo x >> /b", "ln -f /a /bin/vi && echo x >> /a", "mv /a /z", "chown 1 /c",
+                 "echo x > /b && rm /b /c", "echo x > /b && mv /a /z && rm /b /c", "mkdir /n && mv /a /b /c /n", "echo x > /a && mv /b /b2 && rm /a /c")
+        for number, step in enumerate(steps):
             name = f"together{number}"
             context = self.context(name, Dockerfile=f"{ground}RUN {step}\n")
             done, _ = self.on(self.copying(name), context, name=f"{name}-copied", code=4)
-            self.assertRegex(done.stderr, r"it changed, linked or moved /\w+, a file of an earlier layer with several names")
-        # Who takes it all the same has keys of his own.
+            self.assertRegex(done.stderr, r"a file of an earlier layer with several names was changed, linked or moved \(now /\w+", step)
+        # Who takes it all the same has keys of his own, also where a step may do all else.
         cache = self.directory("hard-links")
         allowed = ("--sandbox-allow=hard-links", "--cache-to", f"type=local,dest={cache}")
-        self.on(self.copying("allowed"), context, *allowed, name="allowed-copied")
-        done, _ = self.on([], context, "--cache-from", f"type=local,src={cache}", name="elsewhere")
-        self.assertNotIn('"event":"cached"', done.stderr)
+        for name, flags in (("allowed", ""), ("insecure", "--security=insecure ")):
+            context = self.context(name, Dockerfile=f"{ground}RUN {flags}mv /a /z\n")
+            allow = ("--allow", "security.insecure")
+            self.on(self.copying(name), context, *allow, *allowed, name=f"{name}-copied")
+            done, _ = self.on([], context, *allow, "--cache-from", f"type=local,src={cache}", name=f"{name}-elsewhere")
+            self.assertNotIn('"event":"cached"', done.stderr)
+            self.on(self.copying(f"{name}2"), context, *allow, "--cache-from", f"type=local,src={cache}", name=f"{name}2-copied", code=4)
 
     def moved(self, store, name):
         """Has a store lie on the overlay that will be there by this name; gives where."""

@@ -35,21 +35,14 @@ pub struct Leader<'a> {
     before: Vec<Option<&'a Before>>,
     /// Whether that shows again at each name when this is gone.
     shows_lower: Vec<bool>,
-    /// Whether it is, in a copy, the copy of that.
-    copies: Vec<bool>,
 }
 
 impl Leader<'_> {
-    /// All its names, if one of them is, in a copy, what it was below, where it had others too: an overlay would have parted
-    /// them when the file was written, linked or moved by one of them.
+    /// All its names, if it is, in a copy, that of a file with several: an overlay would have parted them when the file was
+    /// written, linked or moved by one of them. Nobody knows by which one, nor what came first, so it is also said of a file that
+    /// has lost a name and was changed by the last one, as on an overlay.
     pub fn held_together(&self) -> Option<Vec<Vec<u8>>> {
-        let had_others = |before: &&Before| before.stat.st_nlink > 1;
-        let is_one = self
-            .copies
-            .iter()
-            .zip(&self.before)
-            .any(|(is_copy, before)| *is_copy && before.is_some_and(|was| had_others(&was)));
-        (is_one && self.names.len() > 1).then(|| self.names.iter().map(|name| name.to_vec()).collect())
+        self.present.holds_together.then(|| self.names.iter().map(|name| name.to_vec()).collect())
     }
 }
 
@@ -78,9 +71,8 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
         if present.is_directory() || present.kind.is_none() {
             continue;
         }
-        let (before, copies) = (vec![present.before.as_ref()], vec![present.is_copy]);
-        let new =
-            Leader { names: vec![path], present, before, shows_lower: vec![present.shows_lower], copies };
+        let before = vec![present.before.as_ref()];
+        let new = Leader { names: vec![path], present, before, shows_lower: vec![present.shows_lower] };
         if present.stat.st_nlink < 2 {
             leaders.push(new);
             continue;
@@ -94,7 +86,6 @@ pub fn leaders(found: &Changed) -> Vec<Leader<'_>> {
                 leaders[*index].names.push(path);
                 leaders[*index].before.push(present.before.as_ref());
                 leaders[*index].shows_lower.push(present.shows_lower);
-                leaders[*index].copies.push(present.is_copy);
             }
         }
     }

@@ -52,6 +52,8 @@ pub struct Present {
     pub shows_lower: bool,
     /// Whether it is, in a copy, the copy of that.
     pub is_copy: bool,
+    /// Whether it is, in a copy, that of a file with several names, and no longer as it was copied.
+    pub holds_together: bool,
 }
 
 impl Present {
@@ -227,19 +229,32 @@ impl Walker<'_> {
             Some(NodeKind::File { .. }) | None => BTreeMap::new(),
             Some(_) => xattrs_at(upper, name).map_err(failed("reading attributes of", path))?,
         };
-        let is_copy = match (self.upper.kind, &before) {
-            (UpperKind::Copy(twins), Some(before)) => {
-                twins.is_copy(&stat, born(upper, name).map_err(failed("looking at", path))?, before)
-            }
-            _ => false,
-        };
+        let born = || born(upper, name);
+        let (is_copy, holds_together) = match (self.upper.kind, &before) {
+            (UpperKind::Overlay(_), _) => Ok((false, false)),
+            (UpperKind::Copy(twins), None) => twins.holds_together(&stat, born).map(|holds| (false, holds)),
+            (UpperKind::Copy(twins), Some(before)) => born().and_then(|at| {
+                Ok((twins.is_copy(&stat, at, before), twins.holds_together(&stat, || Ok(at))?))
+            }),
+        }
+        .map_err(failed("looking at", path))?;
         let before = before.map(|stat| Before {
             owner: self.lower.owners.get(path).copied().unwrap_or((stat.st_uid, stat.st_gid)),
             stat,
         });
         let owner = self.owner(path, &stat, before.as_ref());
         let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
-        Ok(Some(Present { kind, stat, mode, owner, xattrs, before, shows_lower: false, is_copy }))
+        Ok(Some(Present {
+            kind,
+            stat,
+            mode,
+            owner,
+            xattrs,
+            before,
+            shows_lower: false,
+            is_copy,
+            holds_together,
+        }))
     }
 
     /// Whose something is. A directory that was copied up still is whose it was, also where the disk cannot say so.

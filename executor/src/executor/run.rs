@@ -51,7 +51,7 @@ impl LocalExecutor {
         drop(ended);
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
-        self.commit(ground, rules, &Owners::new())
+        self.commit(ground, exec.relaxed, rules, &Owners::new())
     }
 
     /// Runs the command; when this returns, no process of the step is left.

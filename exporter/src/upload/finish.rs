@@ -148,8 +148,8 @@ impl Uploads {
         Ok(Brought { destinations })
     }
 
-    /// Lets the names point at what was brought, and looks whether they do. Those that did before anything was sent are left
-    /// alone.
+    /// Lets the names point at what was brought, and looks whether they do. Those that were seen to do so before anything was
+    /// sent are left alone.
     ///
     /// # Errors
     /// [`ExportError`]; some names may have changed by then.
@@ -282,6 +282,7 @@ impl Shared {
             if idle == IDLE_ATTEMPTS || !done.as_ref().is_err_and(has_lost) {
                 break;
             }
+            destination.is_there.store(false, Ordering::Relaxed);
             self.pause((PAUSE * (1 << (attempt - 1))).min(PAUSE_MAX))?;
             idle = if self.confirm(destination)? == 0 { idle + 1 } else { 1 };
             done = self.put_below_root(destination).and_then(|()| put());
@@ -322,9 +323,9 @@ impl Shared {
             let put = self.putting(destination, || self.put(root, name));
             let had_it = destination.is_there.load(Ordering::Relaxed);
             match &put {
-                // A registry that has had the image before has nothing to forget: its word is enough.
+                // A registry that has had the image all the time has nothing to forget: its word is enough.
                 Ok(taken) if had_it && taken.is_confirmed => return Ok(()),
-                Err(error) if !is_answer(error) => return put.map(drop),
+                Err(error) if !is_refused(error) => return put.map(drop),
                 _ => {}
             }
             // Tags that may not change are refused also to what they stand for.
@@ -380,11 +381,14 @@ impl State {
     }
 }
 
-/// Whether the registry has said no.
-fn is_answer(error: &ExportError) -> bool {
-    let is_answer =
-        |error: &RegistryError| matches!(error, RegistryError::Status { .. } | RegistryError::Denied { .. });
-    matches!(error, ExportError::Push { source, .. } if is_answer(source))
+/// Whether the registry does not take a name, whatever it has of the image.
+fn is_refused(error: &ExportError) -> bool {
+    let says_no = |error: &RegistryError| match error {
+        RegistryError::Status { status, .. } => (400..500).contains(status) && !error.is_unavailable(),
+        RegistryError::Denied { .. } => true,
+        _ => false,
+    };
+    matches!(error, ExportError::Push { source, .. } if says_no(source)) && !has_lost(error)
 }
 
 /// Whether the registry lacks what a document names.

@@ -181,6 +181,14 @@ fn what_can_change_the_output_changes_the_key() {
         ("insecure", exec_with(|exec| exec.security = Security::Insecure)),
         ("user namespaces", exec_with(|exec| exec.relaxed = [Relaxation::Userns].into_iter().collect())),
         ("no filter", exec_with(|exec| exec.relaxed = [Relaxation::NoSeccomp].into_iter().collect())),
+        (
+            "merged otherwise",
+            exec_with(|exec| exec.relaxed = [Relaxation::FuseOverlayfs].into_iter().collect()),
+        ),
+        (
+            "names held together",
+            exec_with(|exec| exec.relaxed = [Relaxation::HardLinks].into_iter().collect()),
+        ),
         ("no new privileges", exec_with(|exec| exec.security = Security::NoNewPrivileges)),
         ("host", exec_with(host("10.0.0.1"))),
         ("address of a host", exec_with(host("10.0.0.2"))),

@@ -64,6 +64,11 @@ impl Relaxation {
         }
     }
 
+    /// Whether it is a matter of how file systems are put together, whatever a step may do in them.
+    pub fn is_of_files(self) -> bool {
+        matches!(self, Self::FuseOverlayfs | Self::HardLinks)
+    }
+
     /// The names of all, for whoever has given another one.
     pub fn names() -> String {
         Self::ALL.map(Self::name).join(", ")
@@ -109,6 +114,11 @@ impl Relaxations {
     /// Those that change what a command can leave.
     pub fn of_results(self) -> Self {
         self.iter().filter(|relaxation| relaxation.changes_results()).collect()
+    }
+
+    /// Those that concern file systems.
+    pub fn of_files(self) -> Self {
+        self.iter().filter(|relaxation| relaxation.is_of_files()).collect()
     }
 
     /// What is in either.

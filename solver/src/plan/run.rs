@@ -4,7 +4,7 @@ use parser::Diagnostic;
 use parser::ast::{CommandLine, Heredoc, Run, Word};
 
 use super::{Entitlement, PlanError, devices, mounts::Mounts, stage::Walk, survey::Task, unused, variables};
-use crate::op::{Device, Exec, Network, Op, Relaxations, Script, Security, Timestamps};
+use crate::op::{Device, Exec, Network, Op, Script, Security, Timestamps};
 
 /// What tools that honour it take for the time: 2000-01-01T00:00:00Z, as everything that a layer normalises.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -26,9 +26,9 @@ impl Walk<'_, '_> {
             workdir: workdir.to_owned(),
             network,
             security,
-            // Whoever may do all has no use for them.
             relaxed: match security {
-                Security::Insecure => Relaxations::default(),
+                // Whoever may do all has no use for the others.
+                Security::Insecure => self.planner.options.relaxed.of_files(),
                 Security::Sandbox | Security::NoNewPrivileges => self.planner.options.relaxed.of_results(),
             },
             mounts,
