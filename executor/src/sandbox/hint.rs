@@ -20,7 +20,8 @@ pub const FEW_FILES: &str = "raise the limit of open files before the builder st
     `--ulimit nofile=1024` of a container";
 
 /// For who may write no long file.
-pub const SHORT_FILES: &str = "raise the limit of a file's size before the builder starts: `ulimit -f unlimited`, LimitFSIZE=infinity of a service";
+pub const SHORT_FILES: &str = "raise the limit of a file's size before the builder starts: `ulimit -f unlimited`, LimitFSIZE=infinity of a \
+    service; where there is none, use a file system that takes files of that length";
 
 /// For a store that can be read only.
 pub(crate) const READ_ONLY_STORE: &str = "the file system of the store is read-only, as the kernel makes one on whose disk it has found an error (`dmesg` tells): \
