@@ -11,7 +11,7 @@
 //!
 //! The table is believed, the kept SHA-256 among it: nobody hashes again what they stand for. It proves by its BLAKE3 that it
 //! is what was written, and by its last row that it was written with this record, since both hashers come to the record's
-//! digests there; those of the other rows are the same two on their way. So a wrong one takes somebody who writes a table of his
+//! digests there; those of the other rows are the same two on their way, and have taken as many bytes as there are to their end. So a wrong one takes somebody who writes a table of his
 //! own, and who may do that may write any record. It makes no image in silence: registries refuse a blob that has not the digest
 //! they are told, clients a tar that has not its diff ID, and `fsck` hashes every blob of a store.
 
@@ -313,7 +313,10 @@ fn read_table(store: &Store, tree: &TreeDigest, name: &str, record: &SealedRecor
         placed
     };
     let chunks: Vec<_> = rows.into_iter().map(place).collect();
-    let fits = chunks.iter().all(|placed| placed.row.chunk.length as usize <= MAX_CHUNK);
+    let fits = chunks.iter().all(|Placed { row: Row { chunk, tar, blob }, start, offset }| {
+        let ends = (start + u64::from(chunk.length), offset + u64::from(chunk.size));
+        chunk.length as usize <= MAX_CHUNK && (tar.taken(), blob.taken()) == ends
+    });
     let is_whole = digests == (record.diff_id, record.descriptor.digest) && offset == record.descriptor.size;
     (fits && is_whole).then_some(chunks)
 }

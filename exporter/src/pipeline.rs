@@ -429,7 +429,7 @@ fn write(
             Member::Tar(segment) => blob.write_all(&segment.bytes)?,
             Member::Compressed(member, chunk) => {
                 blob.write_all(&member.bytes)?;
-                let hasher = blob.hasher.get_or_insert_default();
+                let hasher = blob.hasher.as_mut().expect("what is compressed is hashed from its first byte");
                 hasher.update(&member.bytes);
                 chunks.push((chunk, hasher.clone()));
             }

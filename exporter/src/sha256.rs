@@ -11,6 +11,11 @@ use sha2::digest::{
     common::hazmat::{SerializableState, SerializedState},
 };
 
+/// Bytes of the eight words.
+const WORDS: usize = 32;
+/// Bytes of a block.
+const BLOCK: u64 = 64;
+
 /// SHA-256 of bytes that come one after the other; a clone goes on from where it was made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -20,6 +25,14 @@ impl Sha256 {
     /// Takes the next bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
+    }
+
+    /// How many bytes it has taken: full blocks are counted behind the eight words, and then the bytes of the last one.
+    pub(crate) fn taken(&self) -> u64 {
+        let state = self.0.serialize();
+        let (blocks, rest) = state[WORDS..].split_at(size_of::<u64>());
+        let blocks = u64::from_le_bytes(blocks.try_into().expect("as long as was split off"));
+        blocks * BLOCK + u64::from(rest[0])
     }
 
     /// The digest of all of them.
@@ -55,6 +68,7 @@ mod tests {
         for at in 0..=bytes.len() {
             let mut first = Sha256::default();
             first.update(&bytes[..at]);
+            assert_eq!(first.taken(), at as u64);
             let kept = serde_json::to_string(&first).expect("text");
             let mut then: Sha256 = serde_json::from_str(&kept).expect("a state");
             then.update(&bytes[at..]);

@@ -175,7 +175,8 @@ pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryErro
     let bytes = checked::encode(VERSION, entry).expect("plain data with string keys");
     let (size, root) = ((log.len() + bytes.len()) as u64, store.root());
     while let Err(error) = place(store, &entry.id, &bytes, log) {
-        remove(root, &entry.id)?;
+        // On a disk that has become read-only that fails, too, and says less.
+        remove(root, &entry.id).unwrap_or_default();
         let kept = list(root)?;
         match kept.last() {
             Some(oldest) if lacks_room(&error) && can_make_room(root, &kept, size) => remove(root, oldest)?,
@@ -185,10 +186,12 @@ pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryErro
     prune(root, size)
 }
 
-/// Whether so many bytes would be free if all that is kept went: nothing goes in vain.
+/// Whether so many bytes, and two more files, would fit if all that is kept went: nothing goes in vain. What is free on the disk
+/// is no room for whom a quota stops, so that much is counted only where the disk itself is full.
 fn can_make_room(root: &Path, kept: &[BuildId], size: u64) -> bool {
     let free = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    free.saturating_add(kept.iter().map(|id| entry_size(root, id)).sum()) >= size
+    let free = if free < size { free } else { 0 };
+    !kept.is_empty() && free.saturating_add(kept.iter().map(|id| entry_size(root, id)).sum()) >= size
 }
 
 fn entry_size(root: &Path, id: &BuildId) -> u64 {

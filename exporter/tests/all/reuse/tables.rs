@@ -111,7 +111,7 @@ fn help_that_is_gone_or_makes_no_sense_is_done_without() {
     files.insert("d/047".to_owned(), b"edited".to_vec());
     let edited = described(&files, &BTreeMap::new());
     let want = from_scratch(&edited, Encoder::GZIP);
-    let damages: [(&str, Damaging); 11] = [
+    let damages: [(&str, Damaging); 12] = [
         ("no blob", |place, _, sealed| fs::remove_file(place.blob(sealed)).expect("ours")),
         ("a short blob", |place, _, sealed| replace(&place.blob(sealed), b"short")),
         ("no table", |place, old, _| fs::remove_file(place.table(old, Encoder::GZIP)).expect("ours")),
@@ -122,6 +122,12 @@ fn help_that_is_gone_or_makes_no_sense_is_done_without() {
         }),
         ("a table that ends in another tar", |place, old, _| mix(place, old, "tar")),
         ("a table that ends in another blob", |place, old, _| mix(place, old, "blob")),
+        ("a table with the end of the tar at its beginning", |place, old, _| {
+            let table = place.table(old, Encoder::GZIP);
+            let mut rows = rows(&table);
+            rows[0]["tar"] = rows.last().expect("rows")["tar"].clone();
+            write_rows(&table, &rows, 2);
+        }),
         ("a table with what is no SHA-256", |place, old, _| {
             let table = place.table(old, Encoder::GZIP);
             let mut rows = rows(&table);
