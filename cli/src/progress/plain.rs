@@ -89,7 +89,7 @@ impl<W: Write + Send> Plain<W> {
         }
         self.separate = true;
         self.open = Some(row);
-        self.line(number, &self.tamed(title.as_bytes()));
+        self.line(number, title.as_bytes());
     }
 
     /// What others have written, as this output may have it.
@@ -103,7 +103,7 @@ impl<W: Write + Send> Plain<W> {
     fn line(&mut self, number: usize, text: &[u8]) {
         // In one piece: other processes may write to the same pipe.
         let mut line = format!("#{number} ").into_bytes();
-        line.extend_from_slice(text);
+        line.extend_from_slice(&self.tamed(text));
         line.push(b'\n');
         let _ = self.out.write_all(&line);
         self.last_line = self.now;
@@ -203,6 +203,7 @@ impl<W: Write + Send> View for Plain<W> {
             Event::Log(vertex, _, line) => {
                 let at = board.step(*vertex).and_then(|step| step.tail.back()).map(|line| line.at);
                 let mut text = format!("{:.3} ", at.unwrap_or_default().as_secs_f64()).into_bytes();
+                // By itself: what it overwrites of a terminal's line is its own.
                 text.extend_from_slice(&self.tamed(line));
                 self.step(board, *vertex, &text);
             }

@@ -187,6 +187,21 @@ fn plain_lines_on_a_terminal_cannot_harm_it() {
     show(&mut Plain::new(paper.clone()).harmless(true), &success(), &built());
     let text = paper.text();
     assert!(text.contains("#6 0.010 99%\n") && !text.contains(['\x1b', '\r']), "{text:?}");
+    let hostile = "what others \x1b]0;have\x07 written\r".to_owned();
+    let planned = vec![(VertexId(0), format!("RUN {hostile}")), (VertexId(1), "RUN make".to_owned())];
+    let events = [
+        (0, Event::Planned(planned)),
+        (1, Event::Warning(hostile.clone())),
+        (2, Event::Started(VertexId(0))),
+        (3, Event::Failed(VertexId(0), hostile.clone())),
+        (4, Event::Stage(hostile.clone())),
+        (5, Event::StageDone(hostile)),
+        (6, Event::Cancelled(VertexId(1))),
+    ];
+    let paper = Paper::default();
+    show(&mut Plain::new(paper.clone()).harmless(true), &events, &built());
+    let text = paper.text();
+    assert!(text.contains("what others") && !text.contains(['\x1b', '\x07', '\r']), "{text:?}");
     let paper = Paper::default();
     show(&mut Plain::new(paper.clone()).harmless(false), &success(), &built());
     assert!(paper.text().contains("\x1b[2J"), "a file has what the step wrote");
