@@ -11,9 +11,10 @@
 //!
 //! The table is believed, the kept SHA-256 among it: nobody hashes again what they stand for. It proves by its BLAKE3 that it
 //! is what was written, and by its last row that it was written with this record, since both hashers come to the record's
-//! digests there; those of the other rows are the same two on their way, and have taken as many bytes as there are to their end. So a wrong one takes somebody who writes a table of his
-//! own, and who may do that may write any record. It makes no image in silence: registries refuse a blob that has not the digest
-//! they are told, clients a tar that has not its diff ID, and `fsck` hashes every blob of a store.
+//! digests there; those of the other rows are the same two on their way, and have taken as many bytes as there are to their
+//! end. So a wrong one takes somebody who writes a table of his own, and who may do that may write any record. It makes no image
+//! in silence: registries refuse a blob that has not the digest they are told, clients a tar that has not its diff ID, and `fsck`
+//! hashes every blob of a store.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -303,8 +304,6 @@ fn copy(source: &mut impl Read, file: &mut File) -> io::Result<Option<()>> {
 fn read_table(store: &Store, tree: &TreeDigest, name: &str, record: &SealedRecord) -> Option<Vec<Placed>> {
     let path = store.root().join(sealed::chunks_path(tree, name));
     let rows: Vec<Row> = checked::read(&path, VERSION).ok()??;
-    let Row { tar, blob, .. } = rows.last()?.clone();
-    let digests = (DiffId::from(tar.finish()), blob.finish());
     let (mut start, mut offset) = (0, 0);
     let place = |row: Row| {
         let placed = Placed { row, start, offset };
@@ -317,8 +316,11 @@ fn read_table(store: &Store, tree: &TreeDigest, name: &str, record: &SealedRecor
         let ends = (start + u64::from(chunk.length), offset + u64::from(chunk.size));
         chunk.length as usize <= MAX_CHUNK && (tar.taken(), blob.taken()) == ends
     });
+    // One that has taken what it should can be finished: others may count beyond all numbers.
+    let Row { tar, blob, .. } = chunks.last().filter(|_| fits)?.row.clone();
+    let digests = (DiffId::from(tar.finish()), blob.finish());
     let is_whole = digests == (record.diff_id, record.descriptor.digest) && offset == record.descriptor.size;
-    (fits && is_whole).then_some(chunks)
+    is_whole.then_some(chunks)
 }
 
 fn contents(tree: &Tree, places: &Places) -> HashMap<ContentDigest, u64> {
