@@ -26,6 +26,9 @@ const MOST_BYTES: u64 = 64 << 20;
 /// Which part of its disk the history may have at most, but for the last entry: on a small one builds need the room.
 const PART_OF_DISK: u64 = 16;
 
+/// Files of an entry.
+const FILES: u64 = 2;
+
 /// Why an entry cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
@@ -179,7 +182,9 @@ pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryErro
         remove(root, &entry.id).unwrap_or_default();
         let kept = list(root)?;
         match kept.last() {
-            Some(oldest) if lacks_room(&error) && can_make_room(root, &kept, size) => remove(root, oldest)?,
+            Some(oldest) if lacks_room(&error) && can_make_room(root, &kept, size, &error) => {
+                remove(root, oldest)?
+            }
             _ => return Err(error.into()),
         }
     }
@@ -187,11 +192,45 @@ pub fn write(store: &Store, entry: &Entry, log: &[u8]) -> Result<(), HistoryErro
 }
 
 /// Whether so many bytes, and two more files, would fit if all that is kept went: nothing goes in vain. What is free on the disk
-/// is no room for whom a quota stops, so that much is counted only where the disk itself is full.
-fn can_make_room(root: &Path, kept: &[BuildId], size: u64) -> bool {
-    let free = rustix::fs::statvfs(root).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    let free = if free < size { free } else { 0 };
-    !kept.is_empty() && free.saturating_add(kept.iter().map(|id| entry_size(root, id)).sum()) >= size
+/// is no room for whom a quota stops.
+fn can_make_room(root: &Path, kept: &[BuildId], size: u64, error: &StoreError) -> bool {
+    let disk = match error {
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Room::on(root),
+        _ => Room::default(),
+    };
+    let bytes = kept.iter().map(|id| entry_size(root, id)).sum();
+    disk.suffices(size, &Room { bytes, files: FILES * kept.len() as u64 })
+}
+
+/// What is free, or would be.
+#[derive(Debug, Default)]
+struct Room {
+    bytes: u64,
+    files: u64,
+}
+
+impl Room {
+    /// Nothing where the disk does not say: then only what goes counts.
+    fn on(root: &Path) -> Self {
+        rustix::fs::statvfs(root).map_or_else(
+            |_| Self::default(),
+            |disk| Self {
+                bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+                // None at all is said by file systems that do not count them.
+                files: if disk.f_files == 0 { FILES } else { disk.f_favail },
+            },
+        )
+    }
+
+    /// Whether an entry of so many bytes fits once this goes. One that finds both there although the disk is full is stopped by
+    /// something else, and only what goes counts.
+    fn suffices(&self, size: u64, gone: &Self) -> bool {
+        let is_there = self.bytes >= size && self.files >= FILES;
+        let free = if is_there { &Self::default() } else { self };
+        gone.files >= FILES
+            && free.bytes.saturating_add(gone.bytes) >= size
+            && free.files.saturating_add(gone.files) >= FILES
+    }
 }
 
 fn entry_size(root: &Path, id: &BuildId) -> u64 {
@@ -335,6 +374,22 @@ mod tests {
             [id(1002).parse().expect("an ID")],
             "two of half the size and a little more are too much"
         );
+    }
+
+    #[test]
+    fn entries_go_only_where_that_makes_room() {
+        let room = |bytes, files| Room { bytes, files };
+        for (what, disk, gone, want) in [
+            ("bytes", room(50, 9), room(50, 2), true),
+            ("too few bytes", room(50, 9), room(49, 2), false),
+            ("files, of which a small entry has as many as a large one", room(1000, 1), room(10, 2), true),
+            ("files, and too few bytes", room(50, 0), room(10, 2), false),
+            ("a quota, or what else the disk does not tell", room(1000, 9), room(99, 4), false),
+            ("a quota and entries that suffice", room(0, 0), room(100, 4), true),
+            ("nothing that could go", room(50, 0), room(0, 0), false),
+        ] {
+            assert_eq!(disk.suffices(100, &gone), want, "{what}");
+        }
     }
 
     #[test]
