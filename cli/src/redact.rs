@@ -21,7 +21,7 @@ fn with_scheme(text: &str) -> String {
     while let Some(scheme_end) = rest.find("://") {
         let (before, after) = rest.split_at(scheme_end + 3);
         clean.push_str(before);
-        let is_layout = before.ends_with("oci-layout://") && names_a_digest(after);
+        let is_layout = before.ends_with("oci-layout://") && is_layout_with_digest(after);
         rest = if is_layout { after } else { &after[user_information(after)..] };
         if rest.len() != after.len() {
             clean.push_str("***@");
@@ -49,9 +49,26 @@ fn is_name_and_password(user: &str, host: &str) -> bool {
     is_host && !is_digest && user.split_once(':').is_some_and(has_both)
 }
 
-/// Whether a path follows that goes on with a digest, as that of an OCI layout: nobody logs in to a directory.
-fn names_a_digest(after_scheme: &str) -> bool {
-    after_scheme[user_information(after_scheme)..].starts_with("sha256:")
+/// Whether `DIR@sha256:…` or `DIR:TAG@sha256:…` follows, an image of an OCI layout: nobody logs in to a directory. What no tag
+/// may be is taken for a password, and what a path follows for a host and its port; a password of a tag's letters cannot be told
+/// from a tag, and is left.
+fn is_layout_with_digest(after_scheme: &str) -> bool {
+    let (place, digest) = after_scheme.split_at(user_information(after_scheme));
+    let place = place.strip_suffix('@').unwrap_or_default();
+    let is_place = match place.split_once(':') {
+        Some((directory, tag)) => !directory.contains('@') && is_tag(tag),
+        None => !place.contains('@'),
+    };
+    let hex = |rest: &str| !rest.trim_start_matches(|c: char| c.is_ascii_hexdigit()).starts_with('/');
+    is_place && digest.strip_prefix("sha256:").is_some_and(hex)
+}
+
+/// Whether registries and layouts may call an image so.
+fn is_tag(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(is_word)
+        && text.len() <= 128
+        && text.chars().all(|c| is_word(c) || matches!(c, '.' | '-'))
 }
 
 /// Length of `user:password@` at the start of what follows `://`; 0 where there is none.
@@ -78,7 +95,13 @@ mod tests {
             ("invalid value 'me:secret@h/x'", "invalid value '***@h/x'"),
             ("FROM me:s@cret@h/x AS y@z", "FROM ***@h/x AS y@z"),
             ("oci-layout://out:v1@sha256:abc", "oci-layout://out:v1@sha256:abc"),
+            ("oci-layout://out@sha256:abc", "oci-layout://out@sha256:abc"),
+            ("oci-layout://a/b:v1@sha256:abc", "oci-layout://a/b:v1@sha256:abc"),
             ("oci-layout://me:secret@host/x", "oci-layout://***@host/x"),
+            ("oci-layout://me:secret@sha256:443/x", "oci-layout://***@sha256:443/x"),
+            ("oci-layout://me:s3cr+t!@sha256:abc", "oci-layout://***@sha256:abc"),
+            ("oci-layout://me:a:b@sha256:abc", "oci-layout://***@sha256:abc"),
+            ("oci-layout://me:s@cret@sha256:abc", "oci-layout://***@sha256:abc"),
             ("https://me:secret@sha256:443/x", "https://***@sha256:443/x"),
             ("x=https://me:secret@h/y a:b@h", "x=https://***@h/y ***@h"),
             (
