@@ -19,6 +19,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -45,6 +46,9 @@ use crate::{
     unpack::copy_metadata,
 };
 
+/// How many files with several names are kept open for each step: as many as a base image has, and few enough for several steps.
+const WATCHED: usize = 64;
+
 /// Which copy is of what.
 #[derive(Debug, Default)]
 pub struct Twins {
@@ -54,6 +58,30 @@ pub struct Twins {
     changes_are_told: bool,
     last_change: (i64, u64),
     device: Option<Vec<u8>>,
+    /// Copies of files with several names, open, as they were: what is done to one is seen also when it has none any more.
+    watched: Vec<(OwnedFd, Face)>,
+    /// Whether times were changed after the copies were made, so that these say nothing of a step.
+    is_restamped: AtomicBool,
+}
+
+/// What has become of a copy, as far as its several names go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bond {
+    /// It has one name, is no copy, or nothing has been done to it.
+    None,
+    /// It has lost a name, and is what it was.
+    Loosened,
+    /// It has lost a name, and something has been done to it before or after.
+    Changed,
+    /// Something has been done to it that an overlay would have done to one name.
+    Touched,
+}
+
+/// What changes when a file is written or given away.
+type Face = (u32, u32, u32, i64, i64, u64);
+
+fn face(stat: &Stat) -> Face {
+    (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +91,9 @@ struct Original {
     born: Option<Birth>,
     /// The time of change of the copy when it was done.
     changed: (i64, u64),
-    /// Whether it has several names.
-    is_linked: bool,
+    /// How many names the copy has.
+    names: u64,
+    face: Face,
 }
 
 impl Twins {
@@ -84,18 +113,51 @@ impl Twins {
             .is_some_and(|original| original.identity == identity(before) && original.changed == changed(now))
     }
 
-    /// Whether this is the copy, wherever it is now, of a file with several names that have seen the same done to them: it was
-    /// written, linked or moved by one, and perhaps only lost another.
-    pub fn holds_together(
+    /// What has become of this, wherever it is now.
+    ///
+    /// # Errors
+    /// Those of `born`, which says when it was made.
+    pub fn bond(
         &self,
         now: &Stat,
         born: impl FnOnce() -> Result<Option<Birth>, Errno>,
-    ) -> Result<bool, Errno> {
-        let Some(original) = self.originals.get(&identity(now)).filter(|original| original.is_linked) else {
-            return Ok(false);
+    ) -> Result<Bond, Errno> {
+        let Some(original) = self.originals.get(&identity(now)).filter(|original| original.names > 1) else {
+            return Ok(Bond::None);
         };
         let is_untouched = self.changes_are_told && original.changed == changed(now);
-        Ok(!is_untouched && born()? == original.born && original.born.is_some())
+        if is_untouched || original.born.is_none() || born()? != original.born {
+            return Ok(Bond::None);
+        }
+        let has_all = now.st_nlink >= original.names && self.changes_are_told && !self.is_restamped();
+        Ok(match (has_all, face(now) == original.face) {
+            (true, _) => Bond::Touched,
+            (false, true) => Bond::Loosened,
+            (false, false) => Bond::Changed,
+        })
+    }
+
+    /// Whether the copy of a file with several names was changed and has none any more.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn has_lost_a_changed_one(&self) -> Result<bool, Errno> {
+        for (file, was) in self.watched.iter().filter(|_| !self.is_restamped()) {
+            let now = fstat(file)?;
+            if now.st_nlink == 0 && face(&now) != *was {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Times of copies are changed by us.
+    pub fn restamped(&self) {
+        self.is_restamped.store(true, Ordering::Relaxed);
+    }
+
+    fn is_restamped(&self) -> bool {
+        self.is_restamped.load(Ordering::Relaxed)
     }
 
     /// A device among the copies that opens something of the machine, unless it is in `/dev`, which no step sees of an image.
@@ -121,9 +183,8 @@ impl Twins {
     fn note(&mut self, copy: &Stat, born: Option<Birth>, original: &Stat) {
         let changed = changed(copy);
         self.last_change = self.last_change.max(changed);
-        // A directory has the names that its own directories call it by.
-        let is_linked = original.st_nlink > 1 && file_type(original) != FileType::Directory;
-        let original = Original { identity: identity(original), born, changed, is_linked };
+        let names = if file_type(copy) == FileType::Directory { 1 } else { copy.st_nlink };
+        let original = Original { identity: identity(original), born, changed, names, face: face(copy) };
         self.originals.insert(identity(copy), original);
     }
 
@@ -281,6 +342,15 @@ impl Filler<'_> {
             Some(first) => self.link(&first, top, name).map_err(failed("linking", path))?,
             None if kind == FileType::RegularFile => self.file(below, top, name, path, &from)?,
             None => node(below, top, name, &from).map_err(failed("copying", path))?,
+        }
+        if from.st_nlink > 1
+            && self.twins.watched.len() < WATCHED
+            && !self.first_names.contains_key(&identity(&from))
+        {
+            let copy =
+                open_beneath(top, name, OFlags::PATH | OFlags::NOFOLLOW).map_err(failed("opening", path))?;
+            let stat = fstat(&copy).map_err(failed("looking at", path))?;
+            self.twins.watched.push((copy, face(&stat)));
         }
         if from.st_nlink > 1 {
             self.first_names.entry(identity(&from)).or_insert_with(|| path.to_vec());

@@ -103,7 +103,7 @@ pub struct Changes {
     pub tree: Tree,
     /// Contents of its files with [`EntryTime::Content`].
     pub brought: BTreeSet<ContentDigest>,
-    /// The names of a file, in a copy, that an overlay would have parted from each other.
+    /// The names of a file, in a copy, that an overlay would have parted from each other; none of one that is gone since.
     pub held_together: Option<Vec<Vec<u8>>>,
 }
 
@@ -155,7 +155,12 @@ pub fn scan(
     };
     builder.directories_and_whiteouts(&found)?;
     builder.files(&found, cancel)?;
-    let Builder { root, changes, unchanged, brought, held_together, .. } = builder;
+    let Builder { root, changes, unchanged, brought, mut held_together, .. } = builder;
+    if let UpperKind::Copy(twins) = upper.kind
+        && twins.has_lost_a_changed_one().map_err(failed("looking at the changes of", b"/"))?
+    {
+        held_together.get_or_insert_default();
+    }
     settle::settle(&root, upper.kind, &found, &unchanged, rules.timestamps)?;
     Ok(Changes { tree: Tree::new(changes)?, brought, held_together })
 }
@@ -202,6 +207,9 @@ impl<'a> Builder<'a> {
         let read = leaders.par_iter().map(|leader| compare::read(root, lower, leader, timestamps, cancel));
         let read = read.collect::<Result<Vec<_>, DiffError>>()?;
         for (leader, content) in leaders.iter().zip(read) {
+            if self.held_together.is_none() {
+                self.held_together = leader.held_together(content.is_some());
+            }
             match content {
                 Some(content) => self.add_file(leader, content),
                 None => self.unchanged.extend(&leader.names),
@@ -212,9 +220,6 @@ impl<'a> Builder<'a> {
 
     fn add_file(&mut self, leader: &Leader<'_>, content: Content) {
         let (first, others) = leader.names.split_first().expect("a file has a name");
-        if self.held_together.is_none() {
-            self.held_together = leader.held_together();
-        }
         let (kind, xattrs) = match (&leader.present.kind, content) {
             (_, Content::Bytes { size, digest, xattrs }) => {
                 (EntryKind::File { size, content: digest }, xattrs)

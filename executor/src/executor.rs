@@ -443,10 +443,10 @@ fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
 /// The one thing that copies do otherwise than overlays: the image would be another one than elsewhere.
 fn held_together(names: &[Vec<u8>]) -> StepFailure {
     let shown: Vec<_> = names.iter().take(4).map(|name| format!("/{}", shown(name))).collect();
+    let now = if shown.is_empty() { "removed since".to_owned() } else { format!("now {}", shown.join(", ")) };
     let message = format!(
-        "a file of an earlier layer with several names was changed, linked or moved (now {}): in this store, which copies file \
-         systems, it stays one file, where an overlay parts its names, so the image would not be the one that other machines make",
-        shown.join(", "),
+        "a file of an earlier layer with several names was changed, linked or moved ({now}): in this store, which copies file \
+         systems, it stays one file, where an overlay parts its names, so the image may not be the one that other machines make"
     );
     StepFailure::new(FailureKind::Machine, message).hint(
         "put a copy in its place first, in that step, or let the program copy where it links (docs/sandbox.md); or let --root name a \

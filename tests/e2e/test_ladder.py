@@ -238,19 +238,20 @@ class Ladder(Case):
         self.assertNotIn("with several names", done.stderr)
         # Whatever leaves each file as an overlay would is taken.
         taken = ("mkdir -p /t/t && echo a > /t/a && ln /t/a /t/t/b && echo d > /d", "mv /t /u && ln /d /e", "rm /b", "rm /u/a",
-                 "cp -p /a /n && mv /n /a && chown -R 0:0 /c /u && touch /c")
+                 "cp -p /a /n && mv /n /a && chown -R 0:0 /c /u && touch /c", "rm -r /u /c /a", "mkdir /v && echo v > /v/v && ln /v/v /v/w", "rm -r /v")
         context = self.context("moved", Dockerfile=ground + "".join(f"RUN {step}\n" for step in taken))
         _, alone = self.on([], context, name="moved")
         _, copied = self.on(self.copying("moved"), context, name="moved-copied")
         self.assertEqual(Layout(copied).digest, Layout(alone).digest)
         # Nothing else is, also where only one name is left, or none of those there were.
         steps = ("echo b >> /b", "ln /a /0 && echo x >> /b", "ln -f /a /bin/vi && echo x >> /a", "mv /a /z", "chown 1 /c",
+                 "chmod 600 /b && sed -i s/a/x/ /a", "chown -R 0:0 /a /b && mkdir /e && cp -a /a /b /e", "echo x > /b && cat /a > /n && rm /a /b /c",
                  "echo x > /b && rm /b /c", "echo x > /b && mv /a /z && rm /b /c", "mkdir /n && mv /a /b /c /n", "echo x > /a && mv /b /b2 && rm /a /c")
         for number, step in enumerate(steps):
             name = f"together{number}"
             context = self.context(name, Dockerfile=f"{ground}RUN {step}\n")
             done, _ = self.on(self.copying(name), context, name=f"{name}-copied", code=4)
-            self.assertRegex(done.stderr, r"a file of an earlier layer with several names was changed, linked or moved \(now /\w+", step)
+            self.assertRegex(done.stderr, r"a file of an earlier layer with several names was changed, linked or moved \((now /\w+|removed since)", step)
         # Who takes it all the same has keys of his own, also where a step may do all else.
         cache = self.directory("hard-links")
         allowed = ("--sandbox-allow=hard-links", "--cache-to", f"type=local,dest={cache}")

@@ -17,6 +17,7 @@ use super::{
     walk::{Before, Found, Present, directory_attributes, node_attributes},
 };
 use crate::{
+    copies::Bond,
     listing::{NodeKind, Until},
     rootfs::{PathError, failed, file_type, open_beneath, permissions, split, xattrs},
 };
@@ -38,11 +39,18 @@ pub struct Leader<'a> {
 }
 
 impl Leader<'_> {
-    /// All its names, if it is, in a copy, that of a file with several: an overlay would have parted them when the file was
-    /// written, linked or moved by one of them. Nobody knows by which one, nor what came first, so it is also said of a file that
-    /// has lost a name and was changed by the last one, as on an overlay.
-    pub fn held_together(&self) -> Option<Vec<Vec<u8>>> {
-        self.present.holds_together.then(|| self.names.iter().map(|name| name.to_vec()).collect())
+    /// All its names, if it is, in a copy, that of a file with several to which something was done: an overlay would have parted
+    /// them. Nobody knows by which name it was, nor what came first. So what has lost a name and was changed is among them, though
+    /// the one left may be the one that was written, and what is as it was, for the command may have used its names when they were
+    /// still one, or parted.
+    pub fn held_together(&self, is_changed: bool) -> Option<Vec<Vec<u8>>> {
+        let is_held = match self.present.bond {
+            Bond::None => false,
+            Bond::Loosened => is_changed && self.names.len() > 1,
+            Bond::Changed => is_changed,
+            Bond::Touched => true,
+        };
+        is_held.then(|| self.names.iter().map(|name| name.to_vec()).collect())
     }
 }
 

@@ -14,7 +14,7 @@ use solver::Cancel;
 
 use super::{Changed, DiffError, Lower, Upper, UpperKind, go_on};
 use crate::{
-    copies::born,
+    copies::{Bond, born},
     listing::NodeKind,
     mount::OverlayMarks,
     rootfs::{
@@ -52,8 +52,8 @@ pub struct Present {
     pub shows_lower: bool,
     /// Whether it is, in a copy, the copy of that.
     pub is_copy: bool,
-    /// Whether it is, in a copy, that of a file with several names, and no longer as it was copied.
-    pub holds_together: bool,
+    /// What has become of it, if it is, in a copy, that of a file with several names.
+    pub bond: Bond,
 }
 
 impl Present {
@@ -230,12 +230,12 @@ impl Walker<'_> {
             Some(_) => xattrs_at(upper, name).map_err(failed("reading attributes of", path))?,
         };
         let born = || born(upper, name);
-        let (is_copy, holds_together) = match (self.upper.kind, &before) {
-            (UpperKind::Overlay(_), _) => Ok((false, false)),
-            (UpperKind::Copy(twins), None) => twins.holds_together(&stat, born).map(|holds| (false, holds)),
-            (UpperKind::Copy(twins), Some(before)) => born().and_then(|at| {
-                Ok((twins.is_copy(&stat, at, before), twins.holds_together(&stat, || Ok(at))?))
-            }),
+        let (is_copy, bond) = match (self.upper.kind, &before) {
+            (UpperKind::Overlay(_), _) => Ok((false, Bond::None)),
+            (UpperKind::Copy(twins), None) => twins.bond(&stat, born).map(|bond| (false, bond)),
+            (UpperKind::Copy(twins), Some(before)) => {
+                born().and_then(|at| Ok((twins.is_copy(&stat, at, before), twins.bond(&stat, || Ok(at))?)))
+            }
         }
         .map_err(failed("looking at", path))?;
         let before = before.map(|stat| Before {
@@ -244,17 +244,7 @@ impl Walker<'_> {
         });
         let owner = self.owner(path, &stat, before.as_ref());
         let mode = if matches!(kind, Some(NodeKind::Symlink { .. })) { 0o777 } else { permissions(&stat) };
-        Ok(Some(Present {
-            kind,
-            stat,
-            mode,
-            owner,
-            xattrs,
-            before,
-            shows_lower: false,
-            is_copy,
-            holds_together,
-        }))
+        Ok(Some(Present { kind, stat, mode, owner, xattrs, before, shows_lower: false, is_copy, bond }))
     }
 
     /// Whose something is. A directory that was copied up still is whose it was, also where the disk cannot say so.

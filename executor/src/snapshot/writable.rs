@@ -109,7 +109,8 @@ impl Writable {
             let lowers = fresh.map(Path::to_owned).into_iter().chain(self.lowers.iter().cloned()).collect();
             return Ok(FileTree::Scratch { lowers, upper: self.upper(), work: self.work() });
         }
-        if let Some(fresh) = fresh {
+        if let (Some(fresh), Written::Within(twins, _)) = (fresh, &self.written) {
+            twins.restamped();
             copies::restamp(&open_directory(&self.upper())?, &open_directory(fresh)?)
                 .map_err(CopyError::from)?;
         }
