@@ -150,9 +150,10 @@ pub trait CacheBackend: Sync {
 /// fails a build: trouble is a warning of its own, and a miss.
 pub trait DistantCache: Send + Sync {
     /// Looks keys up, all at the same time, those first that come first, and tells each answer as it comes: once for every
-    /// key, from any thread. Returns when all are told, or soon after `cancel` asks, with some untold; those are misses. A
-    /// build ends without waiting for that.
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync));
+    /// key, from any thread, together what is known together, so that nobody begins what the next answer makes needless.
+    /// Returns when all are told, or soon after `cancel` asks, with some untold; those are misses. A build ends without
+    /// waiting for that.
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync));
 }
 
 /// Writes records where other machines find them. Called from several threads at the same time; never fails a build.
@@ -192,6 +193,9 @@ pub enum Notice {
     /// Nobody runs it any more, and nothing came of it: it is to be run here.
     Free,
 }
+
+/// A key, and what a distant cache has under it.
+pub type Answer = (Key, Option<Found>);
 
 /// A record of a distant cache.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use executor::Words;
 use exporter::cache::RemoteCache;
-use solver::{Cancel, DistantCache, Key, traits::Found};
+use solver::{Cancel, DistantCache, Key, traits::Answer};
 
 /// A cache, and where it is noted that somebody's word was taken.
 pub struct Heard {
@@ -13,12 +13,12 @@ pub struct Heard {
 }
 
 impl DistantCache for Heard {
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
-        self.cache.lookup(keys, cancel, &|key, found| {
-            if found.is_some() {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
+        self.cache.lookup(keys, cancel, &|answers| {
+            if answers.iter().any(|(_, found)| found.is_some()) {
                 self.words.take_remote();
             }
-            tell(key, found);
+            tell(answers);
         });
     }
 }

@@ -19,7 +19,7 @@ use oci::{Descriptor, RemoteLayers, Sha256Digest, TreeDigest};
 use solver::{
     Cancel, Record,
     cache::Key,
-    traits::{DistantCache, Found},
+    traits::{Answer, DistantCache, Found},
 };
 
 use self::{
@@ -215,7 +215,7 @@ impl Drop for RemoteCache {
 }
 
 impl DistantCache for RemoteCache {
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
         let shared = &*self.shared;
         let is_over = || cancel.is_requested() || shared.stop.is_requested();
         shared.lock().is_asked = true;
@@ -223,13 +223,13 @@ impl DistantCache for RemoteCache {
         let (known, unknown): (Vec<&Key>, Vec<&Key>) =
             keys.iter().partition(|key| shared.lock().answers.has(key));
         // The most important last: it settles what is below, and nobody would look any more who made that.
-        known.into_iter().rev().for_each(|key| tell(*key, shared.answer(key)));
+        tell(known.into_iter().rev().map(|key| (*key, shared.answer(key))).collect());
         let queue = Mutex::new(VecDeque::from(unknown));
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let work = || {
             while let Some(key) = next().filter(|_| !is_over()) {
                 shared.look(key, cancel);
-                tell(*key, shared.answer(key));
+                tell(vec![(*key, shared.answer(key))]);
             }
         };
         let count = queue.lock().unwrap_or_else(PoisonError::into_inner).len().min(PARALLEL);

@@ -16,7 +16,7 @@ use std::{
 use super::{Caches, pool::Outside, task::Message};
 use crate::{
     cache::Key,
-    traits::{Cancel, DistantCache, Found},
+    traits::{Answer, Cancel, DistantCache},
 };
 
 /// How long steps wait for definition keys, and again for content keys, in all.
@@ -214,10 +214,11 @@ impl Drop for Untold {
 }
 
 fn look_up(cache: &dyn DistantCache, keys: &[Key], cancel: &Cancel, untold: &Untold) {
-    let tell = |key: Key, found: Option<Found>| {
-        if untold.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&key) {
-            untold.outside.say(Message::Answered(untold.number, key, found));
-        }
+    let tell = |mut answers: Vec<Answer>| {
+        let mut keys = untold.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.retain(|(key, _)| keys.remove(key));
+        drop(keys);
+        untold.outside.say(Message::Answered(untold.number, answers));
     };
     cache.lookup(keys, cancel, &tell);
 }

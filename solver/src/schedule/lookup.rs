@@ -157,10 +157,12 @@ fn is_undecided(steps: &Steps, distant: &Distant<'_>, adopted: &Adopted) -> bool
 
 fn take(steps: &Steps, distant: &mut Distant<'_>, memories: &mut Memories, message: Message) {
     match message {
-        Message::Answered(cache, key, found) => {
-            distant.answered(cache, &key, found.is_some());
-            if let (Key::Definition(definition), Some(found)) = (key, found) {
-                memories.learn(steps, &definition, found);
+        Message::Answered(cache, answers) => {
+            for (key, found) in answers {
+                distant.answered(cache, &key, found.is_some());
+                if let (Key::Definition(definition), Some(found)) = (key, found) {
+                    memories.learn(steps, &definition, found);
+                }
             }
         }
         Message::Returned(cache, untold) => distant.returned(cache, &untold),

@@ -185,7 +185,9 @@ impl<'a, 'scope> Run<'a, 'scope> {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Answered(cache, key, found) => self.answered(cache, key, found),
+            Message::Answered(cache, answers) => {
+                answers.into_iter().for_each(|(key, found)| self.answered(cache, key, found));
+            }
             Message::Returned(cache, untold) => self.distant.returned(cache, &untold),
             Message::Noticed(content, seat, notice) => self.noticed(content, seat, notice),
             Message::Turn(id, content, turn) if self.open.contains(&id) => self.turn(id, content, turn),

@@ -15,7 +15,7 @@ use crate::{
     graph::VertexId,
     key::{self, Reading},
     op::{Op, Selector, Source},
-    traits::{self, Cancel, Executed, Input, Notice, Step, StepFailure},
+    traits::{Answer, Cancel, Executed, Input, Notice, Step, StepFailure},
 };
 
 /// Who does a task.
@@ -77,7 +77,7 @@ pub(super) enum Message {
     /// The build was stopped before the task was begun.
     Skipped(VertexId),
     /// The distant cache of this number has or has not what was asked for.
-    Answered(usize, Key, Option<traits::Found>),
+    Answered(usize, Vec<Answer>),
     /// What is heard of the step with this content key from builders that share no store with this one, and at which seat.
     Noticed(TreeDigest, u64, Notice),
     /// It has done with a look-up; these keys, of which it has told nothing, are misses.

@@ -129,8 +129,8 @@ fn a_record_that_was_not_good_enough_is_no_news() {
     ground.put_record();
     ground.say(1, State::Done);
     let key = solver::cache::Key::Content(ground.content);
-    solver::DistantCache::lookup(&*ground.reader, &[key], &Cancel::default(), &|_, found| {
-        assert!(found.is_some(), "it may be too old");
+    solver::DistantCache::lookup(&*ground.reader, &[key], &Cancel::default(), &|answers| {
+        assert!(answers.iter().all(|(_, found)| found.is_some()), "it may be too old");
     });
     let _guard = ground.bulletin.attend(&ground.content, Box::new(|notice| panic!("{notice:?}")));
     ground.wait_for(State::Running);

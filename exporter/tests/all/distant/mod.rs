@@ -19,7 +19,7 @@ use records::{key, record, signed, with_layer};
 use solver::{
     Cancel, Event,
     cache::Key,
-    traits::{DistantCache, Found},
+    traits::{Answer, DistantCache, Found},
 };
 
 use crate::common::{
@@ -97,9 +97,11 @@ impl Reader {
     fn look(&self, keys: &[Key]) -> BTreeMap<Key, Option<Found>> {
         let told = Mutex::new(BTreeMap::new());
         let began = Instant::now();
-        self.cache.lookup(keys, &Cancel::default(), &|key, found| {
-            let before = told.lock().expect("no test panics in it").insert(key, found);
-            assert!(before.is_none(), "{key:?} is told twice");
+        self.cache.lookup(keys, &Cancel::default(), &|answers| {
+            for (key, found) in answers {
+                let before = told.lock().expect("no test panics in it").insert(key, found);
+                assert!(before.is_none(), "{key:?} is told twice");
+            }
         });
         assert!(began.elapsed() < WATCHDOG);
         let told = told.into_inner().expect("no test panics in it");
@@ -135,6 +137,12 @@ fn all_that_a_bundle_has_costs_one_request() {
         let described = reader.layers.get(with_layer(n).layers.keys().next().expect("one"));
         assert_eq!(described.expect("it is noted").origin, found_origin(&bench.proxy.address));
     }
+    // At once: who heard of some would begin what the others make needless.
+    let counts = Mutex::default();
+    let count =
+        |answers: Vec<Answer>| Vec::push(&mut counts.lock().expect("no test panics in it"), answers.len());
+    reader.cache.lookup(&keys(20), &Cancel::default(), &count);
+    assert_eq!(counts.into_inner().expect("no test panics in it"), [20]);
     let by_content = (0..20).map(|n| Key::Content(with_layer(n).record.content)).collect::<Vec<_>>();
     assert_eq!(reader.hits(&by_content), 20);
     assert_eq!(reader.cache.document(&Sha256Digest::of(b"{}"), WATCHDOG).as_deref(), Some(&b"{}"[..]));
@@ -269,9 +277,9 @@ fn a_cache_that_is_silent_is_not_waited_for_once_nobody_wants_to_know() {
     let server = Server::start(|_| Reply::Stall);
     let reader = Reader::of(&server.address, TrustKeys::default());
     let cancel = Cancel::default();
+    let none = |answers: Vec<Answer>| assert!(answers.iter().all(|(_, found)| found.is_none()));
     std::thread::scope(|scope| {
-        let looking =
-            scope.spawn(|| reader.cache.lookup(&keys(20), &cancel, &|_, found| assert!(found.is_none())));
+        let looking = scope.spawn(|| reader.cache.lookup(&keys(20), &cancel, &none));
         cancel.request();
         looking.join().expect("it comes back");
     });

@@ -161,8 +161,8 @@ impl Builder {
             cancel: Cancel::default(),
         };
         let told = Mutex::new(BTreeMap::new());
-        RemoteCache::new(reading, Some(bundle.to_owned())).lookup(keys, &Cancel::default(), &|key, found| {
-            told.lock().expect("no panic").insert(key, found);
+        RemoteCache::new(reading, Some(bundle.to_owned())).lookup(keys, &Cancel::default(), &|answers| {
+            told.lock().expect("no panic").extend(answers);
         });
         told.into_inner().expect("no panic")
     }

@@ -24,7 +24,7 @@ use crate::{
     event::Event,
     graph::VertexId,
     schedule::{Caches, SolveError, SolveOptions},
-    traits::{Bulletin, CacheBackend, Cancel, DistantCache, Found, RecordWriter},
+    traits::{Answer, Bulletin, CacheBackend, Cancel, DistantCache, Found, RecordWriter},
 };
 
 /// A distant cache that answers when a gate is open.
@@ -40,7 +40,7 @@ pub struct Far {
 }
 
 impl DistantCache for Far {
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
         self.asked.lock().expect("no panic").extend(keys);
         for key in keys {
             let is_free = self.only_content && matches!(key, Key::Definition(_));
@@ -51,7 +51,7 @@ impl DistantCache for Far {
                 thread::yield_now();
             }
             let found = |record: &Record| Found { record: record.clone(), cache: self.name.to_owned() };
-            tell(*key, self.records.get(key).map(found));
+            tell(vec![(*key, self.records.get(key).map(found))]);
         }
     }
 }
@@ -359,7 +359,7 @@ fn equal_steps_go_on_when_the_first_of_them_has_become_needless() {
 struct Stuck(Mutex<mpsc::Receiver<()>>);
 
 impl DistantCache for Stuck {
-    fn lookup(&self, _: &[Key], _: &Cancel, _: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, _: &[Key], _: &Cancel, _: &(dyn Fn(Vec<Answer>) + Sync)) {
         let _ = self.0.lock().expect("no panic").recv();
     }
 }
@@ -378,7 +378,7 @@ fn a_cache_that_never_comes_back_holds_nothing_up() {
 struct Broken;
 
 impl DistantCache for Broken {
-    fn lookup(&self, _: &[Key], _: &Cancel, _: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, _: &[Key], _: &Cancel, _: &(dyn Fn(Vec<Answer>) + Sync)) {
         panic!("a bug in a cache")
     }
 }

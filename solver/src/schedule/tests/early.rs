@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cache::{Key, Record},
     event::Event,
-    traits::{Cancel, DistantCache, Found},
+    traits::{Answer, Cancel, DistantCache, Found},
 };
 
 /// A distant cache that lets time pass when it is asked for something, and answers when something has been made ready.
@@ -41,9 +41,9 @@ impl Tardy {
 }
 
 impl DistantCache for Tardy {
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
         let found = |record: &Record| Found { record: record.clone(), cache: "far".to_owned() };
-        let answer = || keys.iter().for_each(|key| tell(*key, self.records.get(key).map(found)));
+        let answer = || tell(keys.iter().map(|key| (*key, self.records.get(key).map(found))).collect());
         if self.only_content && matches!(keys, [Key::Definition(_), ..]) {
             return answer();
         }
@@ -147,7 +147,7 @@ struct Silent {
 }
 
 impl DistantCache for Silent {
-    fn lookup(&self, _: &[Key], cancel: &Cancel, _: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, _: &[Key], cancel: &Cancel, _: &(dyn Fn(Vec<Answer>) + Sync)) {
         while !cancel.is_requested() {
             self.clock.fetch_add(1, Ordering::SeqCst);
             thread::sleep(std::time::Duration::from_micros(100));
@@ -183,7 +183,7 @@ struct Twice {
 }
 
 impl DistantCache for Twice {
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
         let wait_until = |holds: &dyn Fn() -> bool| {
             while !holds() && !cancel.is_requested() {
                 thread::yield_now();
@@ -200,6 +200,6 @@ impl DistantCache for Twice {
             self.clock.store(100, Ordering::SeqCst);
             wait_until(&|| is_ready("write b 1"));
         }
-        keys.iter().for_each(|key| tell(*key, None));
+        tell(keys.iter().map(|key| (*key, None)).collect());
     }
 }

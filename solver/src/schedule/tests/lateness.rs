@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cache::{Key, Record},
     graph::VertexId,
-    traits::{Cancel, DistantCache, Found},
+    traits::{Answer, Cancel, DistantCache, Found},
 };
 
 /// A distant cache that answers out of order, late, twice, with something else, or not at all.
@@ -38,7 +38,7 @@ impl Fickle {
         (word ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
 
-    fn answer(&self, key: &Key, cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn answer(&self, key: &Key, cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
         let mixed = self.mixed(key);
         for _ in 0..(mixed >> 8) % 400 {
             if cancel.is_requested() {
@@ -51,16 +51,16 @@ impl Fickle {
         match mixed % 16 {
             0 => {}
             1 => {
-                tell(*key, found.clone());
-                tell(*key, None);
+                tell(vec![(*key, found.clone())]);
+                tell(vec![(*key, None)]);
             }
-            2 => tell(*key, found.map(|found| Found { record: damaged(found.record), ..found })),
+            2 => tell(vec![(*key, found.map(|found| Found { record: damaged(found.record), ..found }))]),
             3 if !self.ends => {
                 while !cancel.is_requested() {
                     thread::yield_now();
                 }
             }
-            _ => tell(*key, found),
+            _ => tell(vec![(*key, found)]),
         }
     }
 }
@@ -71,7 +71,7 @@ fn damaged(mut record: Record) -> Record {
 }
 
 impl DistantCache for Fickle {
-    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Key, Option<Found>) + Sync)) {
+    fn lookup(&self, keys: &[Key], cancel: &Cancel, tell: &(dyn Fn(Vec<Answer>) + Sync)) {
         let mut keys = keys.to_vec();
         keys.sort_by_key(|key| self.mixed(key));
         thread::scope(|scope| {
