@@ -158,15 +158,16 @@ impl Inner {
     /// except the one that says that we may not.
     pub async fn exchange(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
         // A server that sends us elsewhere chooses the text of the address, and may put into it what it has seen.
-        self.authorised(call).await.map_err(|error| error.rewritten(|text| self.auth.scrub(text)))
+        self.tried(call).await.map_err(|error| error.rewritten(|text| self.auth.scrub(text)))
     }
 
-    async fn authorised(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
+    /// The same, to an address that may not be the call's own.
+    pub async fn authorised(&self, call: &Call<'_>, url: &Url) -> Result<Response, RegistryError> {
         let home = Origin::of(&self.home(call.access).await?);
         let mut refused = None;
         for renewals in 0..=MAX_RENEWALS {
             let authorization = self.auth.current(self, call.access).await?;
-            let answer = self.follow(call, &home, authorization.as_ref()).await?;
+            let answer = self.follow(call, url, &home, authorization.as_ref()).await?;
             let response = answer.response;
             if response.status() != StatusCode::UNAUTHORIZED || !answer.from_registry {
                 return Ok(response);
@@ -186,10 +187,11 @@ impl Inner {
     async fn follow(
         &self,
         call: &Call<'_>,
+        first: &Url,
         home: &Origin,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, RegistryError> {
-        let mut url = call.url.clone();
+        let mut url = first.clone();
         let mut from_registry = Origin::of(&url) == *home;
         for _ in 0..=MAX_REDIRECTS {
             let authorization = authorization.filter(|_| from_registry);
@@ -200,7 +202,7 @@ impl Inner {
             url = self.location(&url, response.headers())?;
             from_registry = from_registry && Origin::of(&url) == *home;
         }
-        let (from, to) = (shown(&call.url), shown(&url));
+        let (from, to) = (shown(first), shown(&url));
         Err(RegistryError::Redirect { from, to, reason: "too many redirects" })
     }
 

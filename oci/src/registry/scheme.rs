@@ -1,8 +1,9 @@
 //! HTTPS or plain HTTP: decided once for each registry.
 //!
-//! HTTPS is the rule. Loopback hosts are spoken to plainly unless they speak TLS or a certificate is configured for them,
-//! and hosts that the user has called insecure are asked for TLS first; both by a request that carries no credentials.
-//! Plain HTTP and nothing else is spoken to a mirror whose address says so.
+//! HTTPS is the rule. Loopback hosts are spoken to plainly unless they speak TLS or a certificate is configured for them:
+//! whoever comes first tries, and only if that is answered as a TLS server might they are asked. Hosts that the user has
+//! called insecure are asked for TLS before anything else. No request carries credentials that was not answered by a
+//! challenge before, and that was HTTP. Plain HTTP and nothing else is spoken to a mirror whose address says so.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use super::{
     auth::Access,
     error::RegistryError,
     hosts::Lenience,
-    http::{Inner, Payload},
+    http::{Call, Inner, Payload},
 };
 
 /// What has been found out, by registry.
@@ -37,11 +38,12 @@ impl Schemes {
 impl Inner {
     /// The URL of a path below `/v2/` of a registry.
     pub async fn url(&self, registry: &str, path: &str) -> Result<Url, RegistryError> {
-        let mut url = parse_url(&format!("https://{}/v2/{path}", host_of(registry)))?;
-        if self.scheme(registry, &url).await? == "http" {
-            url = parse_url(&format!("http://{}/v2/{path}", host_of(registry)))?;
+        let path = format!("/v2/{path}");
+        let https = url("https", registry, &path)?;
+        match self.scheme(registry, &https).await? {
+            "https" => Ok(https),
+            plain => url(plain, registry, &path),
         }
-        Ok(url)
     }
 
     /// The URL of a repository, or of a registry as such.
@@ -52,38 +54,68 @@ impl Inner {
         }
     }
 
-    /// HTTPS, except for loopback and insecure hosts, which are asked once what they speak, and where plain HTTP is asked
-    /// for.
+    /// HTTPS, except for insecure hosts, which are asked once what they speak, for loopback hosts, which are taken to speak
+    /// plainly until they turn out not to, and where plain HTTP is asked for.
     async fn scheme(&self, registry: &str, https: &Url) -> Result<&'static str, RegistryError> {
         let trust = self.clients.trust(https)?;
-        let is_loopback = is_loopback(https.host_str().unwrap_or_default());
+        let found = self.schemes.of(registry);
         match trust.lenience {
-            Lenience::Plain => return Ok("http"),
-            Lenience::Insecure => {}
-            _ if is_loopback && !trust.needs_tls() => {}
-            _ => return Ok("https"),
+            Lenience::Plain => Ok("http"),
+            _ if self.is_guessed(https)? => Ok(found.get().copied().unwrap_or("http")),
+            Lenience::Insecure => {
+                let (https, http) = self.part(registry, https)?;
+                found.get_or_try_init(|| self.probe_tls(&https, &http)).await.copied()
+            }
+            _ => Ok("https"),
         }
-        let find_out = || self.probe(registry, https, trust.lenience, is_loopback);
-        self.schemes.of(registry).get_or_try_init(find_out).await.copied()
     }
 
-    /// Asks for the whole registry, or for the part of it for which the same holds.
-    async fn probe(
-        &self,
-        registry: &str,
-        https: &Url,
-        lenience: Lenience,
-        is_loopback: bool,
-    ) -> Result<&'static str, RegistryError> {
-        let root = parse_url(&format!("https://{}/v2/", host_of(registry)))?;
-        let is_whole = self.clients.lenience(&root)? == lenience;
-        let path = if is_whole { root.path() } else { repository(https.path()) };
-        let https = parse_url(&format!("https://{}{path}", host_of(registry)))?;
-        let http = parse_url(&format!("http://{}{path}", host_of(registry)))?;
-        match is_loopback {
-            true => self.probe_plain(&https, &http).await,
-            false => self.probe_tls(&https, &http).await,
+    /// Whether what a host speaks is found out by trying.
+    fn is_guessed(&self, url: &Url) -> Result<bool, RegistryError> {
+        let trust = self.clients.trust(url)?;
+        let may_be_plain = trust.lenience == Lenience::Insecure || !trust.needs_tls();
+        Ok(is_loopback(url.host_str().unwrap_or_default())
+            && trust.lenience != Lenience::Plain
+            && may_be_plain)
+    }
+
+    /// Sends a request. If it goes out plainly by a guess, and the answer may be that of a TLS server, the host is asked what
+    /// it speaks, and where the guess was wrong, the request is sent again.
+    pub async fn tried(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
+        let answer = self.authorised(call, &call.url).await;
+        let (registry, sent) = (&call.access.registry, &call.url);
+        if sent.scheme() == "https" || !self.is_guessed(sent)? {
+            return answer;
         }
+        let found = self.schemes.of(registry);
+        match &answer {
+            Ok(response) if response.status() != StatusCode::BAD_REQUEST => {
+                // Whoever is finding out finds the same.
+                let _ = found.set("http");
+                return answer;
+            }
+            // An alert, which is no HTTP. So may a hiccup look.
+            Ok(_) | Err(RegistryError::Transport { .. }) => {}
+            Err(_) => return answer,
+        }
+        let (https, http) = self.part(registry, sent)?;
+        match found.get_or_try_init(|| self.probe_plain(&https, &http)).await {
+            Ok(&"https") => {
+                let mut again = url("https", registry, sent.path())?;
+                again.set_query(sent.query());
+                self.authorised(call, &again).await
+            }
+            _ => answer,
+        }
+    }
+
+    /// What is asked of a registry to find out what it speaks: for the whole of it, or for the part for which the same holds
+    /// as for an address in it.
+    fn part(&self, registry: &str, inside: &Url) -> Result<(Url, Url), RegistryError> {
+        let root = url("https", registry, "/v2/")?;
+        let is_whole = self.clients.lenience(&root)? == self.clients.lenience(inside)?;
+        let path = if is_whole { root.path() } else { repository(inside.path()) };
+        Ok((url("https", registry, path)?, url("http", registry, path)?))
     }
 
     /// Plain HTTP, unless the host speaks TLS.
@@ -128,8 +160,8 @@ fn repository(path: &str) -> &str {
     ends.min().map_or(path, |end| &path[..=end])
 }
 
-fn parse_url(text: &str) -> Result<Url, RegistryError> {
-    let invalid =
-        |error| RegistryError::Protocol { url: text.to_owned(), reason: format!("not a URL: {error}") };
-    Url::parse(text).map_err(invalid)
+fn url(scheme: &str, registry: &str, path: &str) -> Result<Url, RegistryError> {
+    let text = format!("{scheme}://{}{path}", host_of(registry));
+    Url::parse(&text)
+        .map_err(|error| RegistryError::Protocol { url: text, reason: format!("not a URL: {error}") })
 }

@@ -451,8 +451,9 @@ fn a_blob_that_only_downloads_can_see_is_pushed_again() {
 
 #[test]
 fn a_hiccup_is_not_taken_for_tls() {
-    let once = first(1, |request| request.path == "/v2/");
-    let server = Server::start(move |request| match once(request) {
+    // The answer to what is wanted, and to the question what it speaks.
+    let twice = first(2, |_| true);
+    let server = Server::start(move |request| match twice(request) {
         true => Reply::Lose(Box::new(status(200, &[], ""))),
         false => blob(request, b"layer"),
     });
@@ -474,15 +475,20 @@ fn a_reader_that_is_dropped_ends_the_transfer() {
 }
 
 #[test]
-fn all_who_come_at_the_same_time_ask_once_what_a_registry_speaks() {
-    let server = Server::start(|_| status(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#));
-    let registry = client(vec![]);
-    let (brief, reference) = (registry.briefly(), reference(&server.address, "app:1"));
-    std::thread::scope(|scope| {
-        for client in [&registry, &brief].repeat(4) {
-            let reference = &reference;
-            scope.spawn(move || assert_eq!(client.resolve(reference).expect("an answer"), None));
-        }
-    });
-    assert_eq!((server.probes(), server.requests().len()), (1, 8));
+fn only_where_it_may_be_tls_a_loopback_host_is_asked_what_it_speaks_and_once_by_all() {
+    let plain = || status(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#);
+    let tls = || status(400, &[], "Client sent an HTTP request to an HTTPS server.");
+    for (speaks_tls, probes) in [(false, 0), (true, 1)] {
+        let server = Server::start(move |_| if speaks_tls { tls() } else { plain() });
+        let registry = client(vec![]);
+        let (brief, reference) = (registry.briefly(), reference(&server.address, "app:1"));
+        std::thread::scope(|scope| {
+            for client in [&registry, &brief].repeat(4) {
+                let reference = &reference;
+                scope
+                    .spawn(move || assert_eq!(client.resolve(reference).ok(), (!speaks_tls).then_some(None)));
+            }
+        });
+        assert_eq!((server.probes(), server.requests().len()), (probes, 8));
+    }
 }
