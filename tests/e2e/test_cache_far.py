@@ -67,7 +67,7 @@ class Far(support.Case):
             def push(store, *cache):
                 proxy.requests.clear()
                 done = self.run_build(proxy.host, "--push", "-t", f"{proxy.host}/app:1", *cache, self.steps, store=store)
-                return done.stderr, [request for request in proxy.requests if request.path != "/v2/"]
+                return done.stderr, list(proxy.requests)
             both = ("--cache-from", place, "--cache-to", place)
             push("first", *both)
             looks = [("GET", "/v2/cache/manifests/main"), ("HEAD", "/v2/app/manifests/1"), ("HEAD", "/v2/busybox/manifests/1")]
@@ -92,7 +92,7 @@ class Far(support.Case):
                 proxy.requests.clear()
                 done = self.run_build(proxy.host, "--git", "HEAD", "--push", "-t", f"{proxy.host}/app:{tag}", *arguments,
                                       self.scratch / "origin.git", store=store, code=code)
-                asked = [(request.method, request.path) for request in proxy.requests if request.path != "/v2/"]
+                asked = [(request.method, request.path) for request in proxy.requests]
                 return done.stderr, [(method, re.sub("sha256:.*", "sha256", path.removeprefix("/v2/"))) for method, path in asked]
             push("{git.sha}", "first", *both)
             base, cache = ("HEAD", "busybox/manifests/1"), ("GET", "cache/manifests/main")

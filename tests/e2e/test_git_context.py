@@ -494,12 +494,12 @@ class FromCommits(Case):
             # And again with everything there: a look at each tag, which stand for it. A loopback registry is asked for TLS, too.
             before = len(registry.requests())
             again = self.run_layerwright("build", "--git", "HEAD", *push, top).stdout
-            asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:] if path != "/v2/"]
+            asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:]]
             self.assertEqual((again, sorted(asked)), (second, sorted([("HEAD", head[:7]), ("HEAD", "main")])))
             # Another name is a look at the image and the name put, and nothing else.
             before = len(registry.requests())
             named = self.run_layerwright("build", "--git", "HEAD", "-q", "--push", "-t", f"{registry.host}/app:new", top).stdout
-            asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:] if path != "/v2/"]
+            asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:]]
             self.assertEqual((named, asked), (second, [("HEAD", "sha256:"), ("PUT", "new")]))
 
     def test_placeholders_without_what_they_stand_for(self):
