@@ -246,7 +246,8 @@ class Ladder(Case):
         # Nothing else is, also where only one name is left, or none of those there were.
         steps = ("echo b >> /b", "ln /a /0 && echo x >> /b", "ln -f /a /bin/vi && echo x >> /a", "mv /a /z", "chown 1 /c",
                  "chmod 600 /b && sed -i s/a/x/ /a", "chown -R 0:0 /a /b && mkdir /e && cp -a /a /b /e", "echo x > /b && cat /a > /n && rm /a /b /c",
-                 "echo x > /b && rm /b /c", "echo x > /b && mv /a /z && rm /b /c", "mkdir /n && mv /a /b /c /n", "echo x > /a && mv /b /b2 && rm /a /c")
+                 "echo x > /b && rm /b /c", "touch -r /a /r && echo b > /a && touch -r /r /a && cp /a /n && rm /r /a /c",
+                 "echo x > /b && mv /a /z && rm /b /c", "mkdir /n && mv /a /b /c /n", "echo x > /a && mv /b /b2 && rm /a /c")
         for number, step in enumerate(steps):
             name = f"together{number}"
             context = self.context(name, Dockerfile=f"{ground}RUN {step}\n")

@@ -40,14 +40,15 @@ pub struct Leader<'a> {
 
 impl Leader<'_> {
     /// All its names, if it is, in a copy, that of a file with several to which something was done: an overlay would have parted
-    /// them. Nobody knows by which name it was, nor what came first. So what has lost a name and was changed is among them, though
-    /// the one left may be the one that was written, and what is as it was, for the command may have used its names when they were
-    /// still one, or parted.
+    /// them. Nobody knows by which name it was, nor what came first.
     pub fn held_together(&self, is_changed: bool) -> Option<Vec<Vec<u8>>> {
         let is_held = match self.present.bond {
             Bond::None => false,
-            Bond::Loosened => is_changed && self.names.len() > 1,
+            // It looks as before. What is new are names that are still one, or content where it was; else a name was moved.
+            Bond::Loosened => is_changed && (self.names.len() > 1 || self.present.is_copy),
+            // The name that is left may be the one that was written, or another.
             Bond::Changed => is_changed,
+            // Even if it is as it was: the command may have used its names in between.
             Bond::Touched => true,
         };
         is_held.then(|| self.names.iter().map(|name| name.to_vec()).collect())
