@@ -11,8 +11,10 @@ use super::{
 /// What a failed request says about trust; `None` where it failed for another reason.
 pub(super) fn distrust(url: &Url, trust: &Trust, error: &reqwest::Error) -> Option<RegistryError> {
     let host = authority(url);
-    let (reason, hint) = explain(&host, trust, find::<Error>(error)?)?;
-    Some(RegistryError::Tls { host, reason, hint })
+    let error = find::<Error>(error)?;
+    let (reason, hint) = explain(&host, trust, error)?;
+    let is_spoken = !matches!(error, Error::InvalidMessage(InvalidMessage::InvalidContentType));
+    Some(RegistryError::Tls { host, reason, hint, is_spoken })
 }
 
 /// `host[:port]`, as settings name it.

@@ -46,6 +46,8 @@ pub enum RegistryError {
         reason: String,
         /// What to do about it.
         hint: String,
+        /// Whether the other end speaks TLS at all.
+        is_spoken: bool,
     },
     /// HTTPS is asked for, but nobody is trusted.
     #[error(
@@ -345,7 +347,7 @@ impl RegistryError {
 
     /// Whether the other end speaks TLS, though the two do not trust each other.
     pub(super) fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls { .. })
+        matches!(self, Self::Tls { is_spoken: true, .. })
     }
 
     /// The same, with what a server has chosen of its text rewritten.

@@ -265,8 +265,8 @@ pub(super) async fn has_blob(
     digest: &Sha256Digest,
 ) -> Result<bool, RegistryError> {
     let url = inner.url(&access.registry, &format!("{}/blobs/{digest}", access.repository)).await?;
-    let home = Origin::of(&url);
     let response = inner.exchange(&Call::new(Method::HEAD, url, access)).await?;
+    let home = Origin::of(&inner.home(access).await?);
     match response.status() {
         StatusCode::OK => is_of(digest, &response),
         StatusCode::NOT_FOUND => Ok(false),

@@ -38,12 +38,15 @@ impl Schemes {
 impl Inner {
     /// The URL of a path below `/v2/` of a registry.
     pub async fn url(&self, registry: &str, path: &str) -> Result<Url, RegistryError> {
-        let path = format!("/v2/{path}");
-        let https = url("https", registry, &path)?;
-        match self.scheme(registry, &https).await? {
-            "https" => Ok(https),
-            plain => url(plain, registry, &path),
-        }
+        self.spoken(registry, &url("https", registry, &format!("/v2/{path}"))?).await
+    }
+
+    /// The same address with what the registry is known to speak by now: a request may have shown that the guess was wrong.
+    pub async fn spoken(&self, registry: &str, address: &Url) -> Result<Url, RegistryError> {
+        let scheme = self.scheme(registry, &url("https", registry, address.path())?).await?;
+        let mut spoken = url(scheme, registry, address.path())?;
+        spoken.set_query(address.query());
+        Ok(spoken)
     }
 
     /// The URL of a repository, or of a registry as such.
@@ -100,11 +103,7 @@ impl Inner {
         }
         let (https, http) = self.part(registry, sent)?;
         match found.get_or_try_init(|| self.probe_plain(&https, &http)).await {
-            Ok(&"https") => {
-                let mut again = url("https", registry, sent.path())?;
-                again.set_query(sent.query());
-                self.authorised(call, &again).await
-            }
+            Ok(&"https") => self.authorised(call, &self.spoken(registry, sent).await?).await,
             _ => answer,
         }
     }

@@ -26,15 +26,16 @@ const MAX_TAGS: usize = 1 << 20;
 pub(super) async fn list(inner: &Inner, reference: &Reference) -> Result<Vec<String>, RegistryError> {
     let access = Access::pull(&reference.registry, &reference.repository);
     let path = format!("{}/tags/list", reference.repository);
-    let mut url = inner.url(&reference.registry, &path).await?;
-    url.set_query(Some(PAGE));
+    let mut asked = inner.url(&reference.registry, &path).await?;
+    asked.set_query(Some(PAGE));
     let mut tags = Vec::new();
     loop {
-        let response = inner.exchange(&Call::new(Method::GET, url.clone(), &access)).await?;
+        let response = inner.exchange(&Call::new(Method::GET, asked.clone(), &access)).await?;
         match response.status() {
             StatusCode::OK => {}
             _ => return Err(inner.failure(response, &reference.registry, &access.name()).await),
         }
+        let url = inner.spoken(&reference.registry, &asked).await?;
         let next = next_page(&url, response.headers())?;
         let page = page(inner, &url, response).await?;
         let is_progress = !page.is_empty();
@@ -43,7 +44,7 @@ pub(super) async fn list(inner: &Inner, reference: &Reference) -> Result<Vec<Str
             return Err(wrong(&url, format!("it lists more than {MAX_TAGS} tags")));
         }
         match next {
-            Some(next) if is_progress => url = next,
+            Some(next) if is_progress => asked = next,
             _ => break,
         }
     }

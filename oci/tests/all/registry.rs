@@ -259,6 +259,9 @@ fn certificates_are_verified_against_the_users_authorities() {
     assert_eq!(push(&trusting, &app, &noise(100_000)).expect("pushed"), Pushed::Uploaded);
     let insecure = with(vec![], vec![server.address.clone()]);
     assert_eq!(push(&insecure, &app, &noise(100_000)).expect("there"), Pushed::Existed);
+    let first = with(vec![], vec![server.address.clone()]);
+    let untagged = first.tags(&app).expect_err("it is asked over TLS, and has none");
+    assert!(matches!(untagged, RegistryError::NotFound { .. }), "{untagged}");
 
     // Another authority than its own: where the system has none, that is said instead.
     let error = told(&with(vec![], vec![]).check_push(&app).expect_err("nobody vouches for it"));

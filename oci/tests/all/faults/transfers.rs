@@ -489,6 +489,8 @@ fn only_where_it_may_be_tls_a_loopback_host_is_asked_what_it_speaks_and_once_by_
                     .spawn(move || assert_eq!(client.resolve(reference).ok(), (!speaks_tls).then_some(None)));
             }
         });
-        assert_eq!((server.probes(), server.requests().len()), (probes, 8));
+        assert_eq!(server.probes(), probes);
+        // Who comes when TLS is known sends nothing plainly.
+        assert!(speaks_tls || server.requests().len() == 8, "{:?}", server.lines());
     }
 }
