@@ -1,8 +1,8 @@
 //! Brings images to registries, and begins with that while the build still runs.
 //!
 //! A build of which nothing runs often makes what the registry has already. So until something runs ([`Uploads::begin`])
-//! nothing is sent, and in the end the first question is what the names stand for: where that is the image already there is
-//! nothing to do, and where only the image is there it is named.
+//! nothing is sent, and in the end the first question is what the names stand for, as far as they are likely to be the image's
+//! already: where they are there is nothing to do. Else it is whether the image is there, and then it is named.
 //!
 //! Layers are *offered* as soon as it is certain that an image will have them and their blobs can be had; workers, some for
 //! each registry, bring them: is it there, else can it be mounted, else it is sent. In the end [`Uploads::bring`] does what

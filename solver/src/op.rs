@@ -18,7 +18,7 @@ pub use self::{
 use crate::remote::GitAddress;
 
 /// What [`is_hostname`] asks for, in words.
-pub const HOSTNAME_RULE: &str = "a host name has at most 64 letters, digits, dots and dashes";
+pub const HOSTNAME_RULE: &str = "a host name has at most 64 letters, digits, dots, dashes and underscores";
 
 /// Whether a step's machine can be called so: the kernel takes 64 bytes (sethostname(2)), and what is not a plain word would be
 /// more than a name in `/etc/hosts`.

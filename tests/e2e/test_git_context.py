@@ -491,7 +491,7 @@ class FromCommits(Case):
             subprocess.run(["chmod", "-R", "a+rX", bare], check=True)
             third = self.run_layerwright("build", "--git", head, *push, bare, user="lw-sub").stdout
             self.assertEqual(third, second)
-            # And again with everything there: a look at each tag, which stand for it. A loopback registry is asked for TLS, too.
+            # And again with everything there: a look at each tag, which stand for it.
             before = len(registry.requests())
             again = self.run_layerwright("build", "--git", "HEAD", *push, top).stdout
             asked = [(method, path.rsplit("/", 1)[1][:7]) for method, path, _ in registry.requests()[before:]]

@@ -342,7 +342,7 @@ class Run(Containers):
         self.assertEqual(said, "1\n10.1.2.3\tdb\nbox\n")
         for name in ("a/b", "a\n1.2.3.4 db", "x" * 65):
             refused = self.run_image("--hostname", name, self.image, code=125).stderr
-            self.assertIn("for '--hostname <NAME>': a host name has at most 64 letters, digits, dots and dashes", refused)
+            self.assertIn("for '--hostname <NAME>': a host name has at most 64 letters, digits, dots, dashes and underscores", refused)
         ours = len(pathlib.Path("/proc/net/dev").read_text().splitlines()) - 2
         self.assertEqual(self.shell("cat /proc/net/dev | grep -c :"), f"{ours}\n")
 

@@ -206,7 +206,9 @@ impl Shared {
             ask(&others);
             return true;
         }
-        is_here(&place.with_digest(digest))
+        let image = place.with_digest(digest);
+        // It may have been asked for by that very name.
+        names.iter().all(|name| name.reference != image) && is_here(&image)
     }
 
     /// Waits until all blobs are where they should be; helps with what is queued.

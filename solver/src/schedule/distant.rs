@@ -218,6 +218,9 @@ fn look_up(cache: &dyn DistantCache, keys: &[Key], cancel: &Cancel, untold: &Unt
         let mut keys = untold.keys.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|(key, _)| keys.remove(key));
         drop(keys);
+        if answers.is_empty() {
+            return;
+        }
         untold.outside.say(Message::Answered(untold.number, answers));
     };
     cache.lookup(keys, cancel, &tell);
