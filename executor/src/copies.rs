@@ -159,6 +159,21 @@ impl Twins {
         Ok(false)
     }
 
+    /// Whether something has been done to one of the copies with several names that are watched, wherever it is now, that an
+    /// overlay would have done to one name.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn has_changed_one(&self) -> Result<bool, Errno> {
+        for (file, _) in &self.watched {
+            let bond = self.bond(&fstat(file)?, || born(file, b""))?;
+            if matches!(bond, Bond::Changed | Bond::Touched) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether nothing has been done to a copy but what changes its names; by its time only if that is the step's.
     fn is_like(&self, now: &Stat, was: &Face) -> bool {
         let (now, is_restamped) = (face(now), self.is_restamped());

@@ -315,7 +315,7 @@ impl LocalExecutor {
         if let Some(names) = &changes.held_together
             && !relaxed.contain(Relaxation::HardLinks)
         {
-            return Err(held_together(names));
+            return Err(held_together(&now(names)));
         }
         Ok(self.snapshots.commit(parent, writable, &changes, owners)?)
     }
@@ -441,17 +441,21 @@ fn first_input<'a>(step: &Step<'a>) -> Result<Input<'a>, StepFailure> {
 }
 
 /// The one thing that copies do otherwise than overlays: the image would be another one than elsewhere.
-fn held_together(names: &[Vec<u8>]) -> StepFailure {
-    let shown: Vec<_> = names.iter().take(4).map(|name| format!("/{}", shown(name))).collect();
-    let now = if shown.is_empty() { "removed since".to_owned() } else { format!("now {}", shown.join(", ")) };
+fn held_together(place: &str) -> StepFailure {
     let message = format!(
-        "a file of an earlier layer with several names was changed, linked or moved ({now}): in this store, which copies file \
+        "a file of an earlier layer with several names was changed, linked or moved ({place}): in this store, which copies file \
          systems, it stays one file, where an overlay parts its names, so the image may not be the one that other machines make"
     );
     StepFailure::new(FailureKind::Machine, message).hint(
         "put a copy in its place first, in that step, or let the program copy where it links (docs/sandbox.md); or let --root name a \
          file system on which the kernel mounts overlays; or --sandbox-allow=hard-links takes it all the same, for results of its own",
     )
+}
+
+/// Where such a file is now.
+fn now(names: &[Vec<u8>]) -> String {
+    let shown: Vec<_> = names.iter().take(4).map(|name| format!("/{}", shown(name))).collect();
+    if shown.is_empty() { "removed since".to_owned() } else { format!("now {}", shown.join(", ")) }
 }
 
 /// Something that only a mistake in the planner or the scheduler can cause.

@@ -253,6 +253,18 @@ class Ladder(Case):
             context = self.context(name, Dockerfile=f"{ground}RUN {step}\n")
             done, _ = self.on(self.copying(name), context, name=f"{name}-copied", code=4)
             self.assertRegex(done.stderr, r"a file of an earlier layer with several names was changed, linked or moved \((now /\w+|removed since)", step)
+        # Nor in a mount, whose files can end in the image.
+        stage = ground.replace("busybox", "busybox AS linked")
+        lent = "RUN --mount=type=bind,rw,from=linked,target=/m"
+        context = self.context("lent", Dockerfile=f"{stage}FROM busybox\n{lent} rm /m/b && cat /m/a >/n\n")
+        _, alone = self.on([], context, name="lent")
+        _, copied = self.on(self.copying("lent"), context, name="lent-copied")
+        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
+        for number, step in enumerate(("echo x >/m/b && cat /m/a >/n", "mv /m/a /m/z", "echo x >/m/a && cat /m/b >/n && rm /m/a /m/b /m/c")):
+            name = f"lent{number}"
+            context = self.context(name, Dockerfile=f"{stage}FROM busybox\n{lent} {step}\n")
+            done, _ = self.on(self.copying(name), context, name=f"{name}-copied", code=4)
+            self.assertIn("a file of an earlier layer with several names was changed, linked or moved (in the mount /m)", done.stderr)
         # Who takes it all the same has keys of his own, also where a step may do all else.
         cache = self.directory("hard-links")
         allowed = ("--sandbox-allow=hard-links", "--cache-to", f"type=local,dest={cache}")

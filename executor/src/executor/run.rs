@@ -3,7 +3,10 @@
 mod mounts;
 
 use oci::Layer;
-use solver::{Event, FailureKind, Step, StepFailure, op::Exec};
+use solver::{
+    Event, FailureKind, Step, StepFailure,
+    op::{Exec, Relaxation},
+};
 
 use std::{
     mem::take,
@@ -11,7 +14,7 @@ use std::{
 };
 
 use self::mounts::Lent;
-use super::{Ground, LocalExecutor, disk};
+use super::{Ground, LocalExecutor, disk, held_together};
 use crate::{
     cache_mounts::Held,
     container::FailedStep,
@@ -51,6 +54,11 @@ impl LocalExecutor {
         drop(ended);
         let brought = self.snapshots.brought(ground.parent)?;
         let rules = TimeRules { timestamps: exec.timestamps, brought: Brought::Contents(&brought) };
+        if let Some(target) = lent.held_together()?
+            && !exec.relaxed.contain(Relaxation::HardLinks)
+        {
+            return Err(held_together(&format!("in the mount {target}")));
+        }
         self.commit(ground, exec.relaxed, rules, &Owners::new())
     }
 

@@ -15,6 +15,7 @@ use crate::{
     agents::Proxy,
     cache_mounts::Held,
     cdi::{self, Edits},
+    diff::UpperKind,
     error::blame,
     listing::Owners,
     sandbox::{Access, FileTree, Files, MountSource, PlanError, PlannedMount, Rung, SecretBytes, more_ids},
@@ -29,10 +30,25 @@ pub struct Lent {
     pub secret_env: Vec<(String, SecretBytes)>,
     /// What the step would take and nobody gave, with the flags that give it.
     pub missing: Vec<String>,
-    /// Where bind mounts are written.
-    scratch: Vec<Writable>,
+    /// Where bind mounts are written, and where the step sees them.
+    scratch: Vec<(String, Writable)>,
     /// Sockets of agents, and where they lie.
     sockets: Vec<(Proxy, TempDir)>,
+}
+
+impl Lent {
+    /// A mount in which the step did something to a file with several names that copies keep one: what it has made of it may be
+    /// another thing on an overlay.
+    pub fn held_together(&self) -> Result<Option<&str>, StepFailure> {
+        for (target, scratch) in &self.scratch {
+            let UpperKind::Copy(twins) = scratch.kind() else { continue };
+            let is_held = twins.has_changed_one();
+            if is_held.map_err(|errno| blame(FailureKind::Machine, std::io::Error::from(errno)))? {
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl LocalExecutor {
@@ -71,7 +87,7 @@ impl LocalExecutor {
         let tree = if is_copied {
             let scratch = self.snapshots.scratch(input.snapshot)?;
             let tree = scratch.tree(fresh)?;
-            lent.scratch.push(scratch);
+            lent.scratch.push((target.clone(), scratch));
             tree
         } else {
             let fresh = fresh.map(Path::to_owned).into_iter();
