@@ -11,8 +11,8 @@ import subprocess
 import tempfile
 import unittest
 
-from overlaid import AS_IT_IS, WITH_DEVICE, on_overlay
-from support import Case, Layout, WATCHDOG
+from overlaid import AS_IT_IS, Machines, WITH_DEVICE, as_user, on_overlay
+from support import Layout, WATCHDOG
 
 # What a step can do on every rung, the one with a single id included; nothing of it says where it ran.
 DOCKERFILE = """FROM busybox
@@ -93,11 +93,7 @@ def container_words(directory, *arguments, uid, path="", denied=(), granted=(), 
     return ["unshare", "--mount", "--", "sh", "-c", script]
 
 
-def as_user(user):
-    return [] if user == "root" else ["runuser", "-u", user, "--"]
-
-
-class Ladder(Case):
+class Ladder(Machines):
     def machine_of_root(self):
         """A machine on which root has subordinate ids; nothing of it stays."""
         files = {}
@@ -107,20 +103,6 @@ class Ladder(Case):
             files[name].chmod(0o644)
         script = "mount --bind {subuid} /etc/subuid && mount --bind {subgid} /etc/subgid && exec \"$@\"".format(**files)
         return ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
-
-
-    def on(self, machine, *arguments, user="root", name="x", code=0):
-        """A build on a machine, with a store of its own; gives the completed process and the layout."""
-        store, out = self.scratch / f"store-{name}", self.scratch / f"out-{name}"
-        for path in (store, out):
-            path.mkdir(mode=0o700)
-            shutil.chown(path, user, user)
-        command = [str(self.binary), "build", "--progress", "json", "--root", str(store), "--build-context",
-                   f"busybox=oci-layout://{self.base}", "-o", f"type=oci,dest={out}/image,tar=false", *map(str, arguments)]
-        done = subprocess.run([*machine, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              stdin=subprocess.DEVNULL, cwd="/", timeout=WATCHDOG)
-        self.assertEqual(done.returncode, code, done.stderr)
-        return done, out / "image"
 
     def rungs(self):
         return {
@@ -138,12 +120,6 @@ class Ladder(Case):
             "sub-fused": (self.merging("sub", "lw-sub"), "lw-sub", (ALLOW_FUSE,), SUBORDINATE + FUSED),
             "one-fused": (self.merging("one", "lw-one"), "lw-one", (ALLOW_FUSE,), ONE + FUSED),
         }
-
-    def copying(self, name, user="root"):
-        return on_overlay(as_user(user), self.scratch / f"store-{name}-copied", user)
-
-    def merging(self, name, user="root"):
-        return on_overlay(as_user(user), self.scratch / f"store-{name}-fused", user, WITH_DEVICE)
 
     def test_every_rung_gives_the_same_image_and_says_its_name(self):
         context = self.context(Dockerfile=DOCKERFILE, file="x\n")
@@ -227,54 +203,6 @@ class Ladder(Case):
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr, r"warning: .* begun with copies.*\(a new --root here gets fuse-overlayfs\)")
-
-    def test_what_copies_do_otherwise_is_told(self):
-        """A file with several names changes under all of them in a copy; whatever parts them first is as on an overlay."""
-        ground = "FROM busybox\nRUN echo a > /a && ln /a /b && ln /a /c\n"
-        context = self.context("apart", Dockerfile=f"{ground}RUN rm /c && cp /a /n && echo b >> /n && mv /n /b\nRUN mv /a /z\n")
-        _, alone = self.on([], context, name="apart")
-        done, copied = self.on(self.copying("apart"), context, name="apart-copied")
-        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
-        self.assertNotIn("with several names", done.stderr)
-        # Whatever leaves each file as an overlay would is taken.
-        taken = ("mkdir -p /t/t && echo a > /t/a && ln /t/a /t/t/b && echo d > /d", "mv /t /u && ln /d /e", "rm /b", "rm /u/a",
-                 "cp -p /a /n && mv /n /a && chown -R 0:0 /c /u && touch /c", "rm -r /u /c /a", "mkdir /v && echo v > /v/v && ln /v/v /v/w", "rm -r /v")
-        context = self.context("moved", Dockerfile=ground + "".join(f"RUN {step}\n" for step in taken))
-        _, alone = self.on([], context, name="moved")
-        _, copied = self.on(self.copying("moved"), context, name="moved-copied")
-        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
-        # Nothing else is, also where only one name is left, or none of those there were.
-        steps = ("echo b >> /b", "ln /a /0 && echo x >> /b", "ln -f /a /bin/vi && echo x >> /a", "mv /a /z", "chown 1 /c",
-                 "chmod 600 /b && sed -i s/a/x/ /a", "chown -R 0:0 /a /b && mkdir /e && cp -a /a /b /e", "echo x > /b && cat /a > /n && rm /a /b /c",
-                 "echo x > /b && rm /b /c", "touch -r /a /r && echo b > /a && touch -r /r /a && cp /a /n && rm /r /a /c",
-                 "echo x > /b && mv /a /z && rm /b /c", "mkdir /n && mv /a /b /c /n", "echo x > /a && mv /b /b2 && rm /a /c")
-        for number, step in enumerate(steps):
-            name = f"together{number}"
-            context = self.context(name, Dockerfile=f"{ground}RUN {step}\n")
-            done, _ = self.on(self.copying(name), context, name=f"{name}-copied", code=4)
-            self.assertRegex(done.stderr, r"a file of an earlier layer with several names was changed, linked or moved \((now /\w+|removed since)", step)
-        # Nor in a mount, whose files can end in the image.
-        stage = ground.replace("busybox", "busybox AS linked")
-        lent = "RUN --mount=type=bind,rw,from=linked,target=/m"
-        context = self.context("lent", Dockerfile=f"{stage}FROM busybox\n{lent} rm /m/b && cat /m/a >/n\n")
-        _, alone = self.on([], context, name="lent")
-        _, copied = self.on(self.copying("lent"), context, name="lent-copied")
-        self.assertEqual(Layout(copied).digest, Layout(alone).digest)
-        for number, step in enumerate(("echo x >/m/b && cat /m/a >/n", "mv /m/a /m/z", "echo x >/m/a && cat /m/b >/n && rm /m/a /m/b /m/c")):
-            name = f"lent{number}"
-            context = self.context(name, Dockerfile=f"{stage}FROM busybox\n{lent} {step}\n")
-            done, _ = self.on(self.copying(name), context, name=f"{name}-copied", code=4)
-            self.assertIn("a file of an earlier layer with several names was changed, linked or moved (in the mount /m)", done.stderr)
-        # Who takes it all the same has keys of his own, also where a step may do all else.
-        cache = self.directory("hard-links")
-        allowed = ("--sandbox-allow=hard-links", "--cache-to", f"type=local,dest={cache}")
-        for name, flags in (("allowed", ""), ("insecure", "--security=insecure ")):
-            context = self.context(name, Dockerfile=f"{ground}RUN {flags}mv /a /z\n")
-            allow = ("--allow", "security.insecure")
-            self.on(self.copying(name), context, *allow, *allowed, name=f"{name}-copied")
-            done, _ = self.on([], context, *allow, "--cache-from", f"type=local,src={cache}", name=f"{name}-elsewhere")
-            self.assertNotIn('"event":"cached"', done.stderr)
-            self.on(self.copying(f"{name}2"), context, *allow, "--cache-from", f"type=local,src={cache}", name=f"{name}2-copied", code=4)
 
     def moved(self, store, name):
         """Has a store lie on the overlay that will be there by this name; gives where."""
