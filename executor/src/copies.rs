@@ -9,7 +9,8 @@
 //! the inode of that is the copy's, and its time of change, which nobody can set, is that of copying.
 //!
 //! One thing an overlay does otherwise and a copy cannot: it parts the names of a file when one of them is written through.
-//! Here the file changes under all its names, as it does on every other file system.
+//! Here the file changes under all its names, as it does on every other file system. Nor does an overlay move a directory of a
+//! layer, so that the command copies it, with links among its own files only.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -60,6 +61,8 @@ pub struct Twins {
     device: Option<Vec<u8>>,
     /// Copies of files with several names, open, as they were: what is done to one is seen also when it has none any more.
     watched: Vec<(OwnedFd, Face)>,
+    /// Where copies of files with several names were made, by the copy's device and inode.
+    places: HashMap<(u64, u64), Vec<Vec<u8>>>,
     /// Whether times were changed after the copies were made: then these say nothing of a step.
     is_restamped: AtomicBool,
 }
@@ -67,8 +70,10 @@ pub struct Twins {
 /// What has become of a copy, as far as its several names go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bond {
-    /// It has one name, is no copy, or nothing has been done to it.
+    /// It has one name, or is no copy.
     None,
+    /// Nothing has been done to it, but directories in which it has names may have been moved.
+    Kept,
     /// It has lost a name, and is what it was.
     Loosened,
     /// It has lost a name, and something has been done to it before or after.
@@ -133,8 +138,11 @@ impl Twins {
             return Ok(Bond::None);
         };
         let is_untouched = self.changes_are_told && original.changed == changed(now);
+        if is_untouched {
+            return Ok(Bond::Kept);
+        }
         // Where nobody knows when anything was made, another file with the same number is taken for this one.
-        if is_untouched || original.born.is_some() && born()? != original.born {
+        if original.born.is_some() && born()? != original.born {
             return Ok(Bond::None);
         }
         let has_all = now.st_nlink >= original.names && self.changes_are_told && !self.is_restamped();
@@ -143,6 +151,11 @@ impl Twins {
             (false, true) => Bond::Loosened,
             (false, false) => Bond::Changed,
         })
+    }
+
+    /// The names under which a file with several was copied.
+    pub fn places(&self, copy: &Stat) -> &[Vec<u8>] {
+        self.places.get(&identity(copy)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the copy of a file with several names was changed and has none any more.
@@ -385,8 +398,12 @@ impl Filler<'_> {
             self.first_names.entry(identity(&from)).or_insert_with(|| path.to_vec());
         }
         let made = lstat(top, name).and_then(|stat| stat.ok_or(Errno::NOENT));
+        let made = made.map_err(failed("looking at", path))?;
         let born = born(top, name).map_err(failed("looking at", path))?;
-        self.twins.note(&made.map_err(failed("looking at", path))?, born, &from);
+        self.twins.note(&made, born, &from);
+        if from.st_nlink > 1 {
+            self.twins.places.entry(identity(&made)).or_default().push(path.to_vec());
+        }
         Ok(())
     }
 

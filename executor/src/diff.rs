@@ -43,10 +43,12 @@ use crate::{
 };
 
 mod compare;
+mod parted;
 mod settle;
 mod walk;
 
 use compare::{Content, Leader};
+use parted::Copied;
 use walk::{Found, Present};
 
 /// How the times of a step's files enter its layer.
@@ -147,6 +149,10 @@ pub fn scan(
     let mut builder = Builder {
         root,
         lower,
+        twins: match upper.kind {
+            UpperKind::Copy(twins) => Some(twins),
+            UpperKind::Overlay(_) => None,
+        },
         rules,
         changes: Vec::new(),
         unchanged: BTreeSet::new(),
@@ -155,8 +161,8 @@ pub fn scan(
     };
     builder.directories_and_whiteouts(&found)?;
     builder.files(&found, cancel)?;
-    let Builder { root, changes, unchanged, brought, mut held_together, .. } = builder;
-    if let UpperKind::Copy(twins) = upper.kind
+    let Builder { root, changes, unchanged, brought, mut held_together, twins, .. } = builder;
+    if let Some(twins) = twins
         && twins.has_lost_a_changed_one().map_err(failed("looking at the changes of", b"/"))?
     {
         held_together.get_or_insert_default();
@@ -171,6 +177,8 @@ type Changed = BTreeMap<Vec<u8>, Found>;
 struct Builder<'a> {
     root: OwnedFd,
     lower: Lower<'a>,
+    /// Of a copy.
+    twins: Option<&'a Twins>,
     rules: TimeRules<'a>,
     changes: Vec<Entry>,
     unchanged: BTreeSet<&'a [u8]>,
@@ -207,8 +215,9 @@ impl<'a> Builder<'a> {
         let read = leaders.par_iter().map(|leader| compare::read(root, lower, leader, timestamps, cancel));
         let read = read.collect::<Result<Vec<_>, DiffError>>()?;
         for (leader, content) in leaders.iter().zip(read) {
-            if self.held_together.is_none() {
-                self.held_together = leader.held_together(content.is_some());
+            if let (Some(twins), None) = (self.twins, &self.held_together) {
+                let copied = Copied { root: self.root.as_fd(), original: lower.root, twins };
+                self.held_together = copied.held_together(leader, content.is_some())?;
             }
             match content {
                 Some(content) => self.add_file(leader, content),

@@ -17,7 +17,6 @@ use super::{
     walk::{Before, Found, Present, directory_attributes, node_attributes},
 };
 use crate::{
-    copies::Bond,
     listing::{NodeKind, Until},
     rootfs::{PathError, failed, file_type, open_beneath, permissions, split, xattrs},
 };
@@ -36,23 +35,6 @@ pub struct Leader<'a> {
     before: Vec<Option<&'a Before>>,
     /// Whether that shows again at each name when this is gone.
     shows_lower: Vec<bool>,
-}
-
-impl Leader<'_> {
-    /// All its names, if it is, in a copy, that of a file with several to which something was done: an overlay would have parted
-    /// them. Nobody knows by which name it was, nor what came first.
-    pub fn held_together(&self, is_changed: bool) -> Option<Vec<Vec<u8>>> {
-        let is_held = match self.present.bond {
-            Bond::None => false,
-            // It looks as before. What is new are names that are still one, or content where it was; else a name was moved.
-            Bond::Loosened => is_changed && (self.names.len() > 1 || self.present.is_copy),
-            // The name that is left may be the one that was written, or another.
-            Bond::Changed => is_changed,
-            // Even if it is as it was: the command may have used its names in between.
-            Bond::Touched => true,
-        };
-        is_held.then(|| self.names.iter().map(|name| name.to_vec()).collect())
-    }
 }
 
 /// The content of a [`Leader`].
