@@ -139,7 +139,7 @@ class Examples(Case):
 
             # A new commit begins at its sources; the layer of the requirements stays, whatever the times.
             (clone / "src" / "greet").write_text("#!/bin/sh\necho \"Hello, ${1:-world}!\" # louder\n")
-            self.sh("root", "find . -path ./.git -prune -o -exec touch {} +", clone)
+            self.sh("root", "find . -path ./.git -prune -o -path ./out -prune -o -exec touch {} +", clone)
             self.git(clone, "commit", "-q", "-a", "-m", "two")
             self.make(clone, "root", registry, "image")
             self.assertRegex(self.output, r"CACHED +.*RUN mkdir bin|#\d+ CACHED", self.output)
