@@ -85,7 +85,7 @@ impl Container {
         refuse_foreign_owners("a container", &owners)?;
         let view = snapshots.view(image)?;
         let user = run_user(view.root(), &self.exec.user)?;
-        let root = snapshots.scratch(image)?;
+        let mut root = snapshots.scratch(image)?;
         let mut prepared = Volumes { mounts: self.mounts.clone(), written: Vec::new(), made: Vec::new() };
         let is_covered = |volume: &&String| !self.mounts.iter().any(|mount| mount.target == **volume);
         if footing.rung == Rung::Chroot {
@@ -172,7 +172,7 @@ impl Volumes {
         is_there: bool,
     ) -> Result<(), StepFailure> {
         let (tree, path) = if is_there {
-            let scratch = snapshots.scratch(image)?;
+            let mut scratch = snapshots.scratch(image)?;
             let tree = scratch.tree(None)?;
             self.written.push(scratch);
             (tree, volume)

@@ -8,9 +8,9 @@
 //! that a replaced file is told from a rewritten one as an overlay tells them, and spares reading what nobody has touched:
 //! the inode of that is the copy's, and its time of change, which nobody can set, is that of copying.
 //!
-//! One thing an overlay does otherwise and a copy cannot: it parts the names of a file when one of them is written through.
-//! Here the file changes under all its names, as it does on every other file system. Nor does an overlay move a directory of a
-//! layer, so that the command copies it, with links among its own files only.
+//! What an overlay does otherwise and a copy cannot: it parts the names of a file when one of them is written through. Here the
+//! file changes under all its names, as it does on every other file system. Nor does an overlay move a directory of a layer: the
+//! command copies it, with links of its own. [`Bond`] says what is seen of that.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,7 +20,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -59,12 +58,10 @@ pub struct Twins {
     changes_are_told: bool,
     last_change: (i64, u64),
     device: Option<Vec<u8>>,
-    /// Copies of files with several names, open, as they were: what is done to one is seen also when it has none any more.
-    watched: Vec<(OwnedFd, Face)>,
+    /// Copies of files with several names, open: what is done to one is seen also when it has none any more.
+    watched: Vec<OwnedFd>,
     /// Where copies of files with several names were made, by the copy's device and inode.
     places: HashMap<(u64, u64), Vec<Vec<u8>>>,
-    /// Whether times were changed after the copies were made: then these say nothing of a step.
-    is_restamped: AtomicBool,
 }
 
 /// What has become of a copy, as far as its several names go.
@@ -103,8 +100,11 @@ struct Original {
     born: Option<Birth>,
     /// The time of change of the copy when it was done.
     changed: (i64, u64),
+    /// And when the step began, which may have found it with another time.
+    settled: (i64, u64),
     /// How many names the copy has.
     names: u64,
+    /// How the step found it.
     face: Face,
 }
 
@@ -137,7 +137,7 @@ impl Twins {
         let Some(original) = self.originals.get(&identity(now)).filter(|original| original.names > 1) else {
             return Ok(Bond::None);
         };
-        let is_untouched = self.changes_are_told && original.changed == changed(now);
+        let is_untouched = self.changes_are_told && original.settled == changed(now);
         if is_untouched {
             return Ok(Bond::Kept);
         }
@@ -145,8 +145,8 @@ impl Twins {
         if original.born.is_some() && born()? != original.born {
             return Ok(Bond::None);
         }
-        let has_all = now.st_nlink >= original.names && self.changes_are_told && !self.is_restamped();
-        Ok(match (has_all, self.is_like(now, &original.face)) {
+        let has_all = now.st_nlink >= original.names && self.changes_are_told;
+        Ok(match (has_all, original.face == face(now)) {
             (true, _) => Bond::Touched,
             (false, true) => Bond::Loosened,
             (false, false) => Bond::Changed,
@@ -163,43 +163,45 @@ impl Twins {
     /// # Errors
     /// It cannot be looked at.
     pub fn has_lost_a_changed_one(&self) -> Result<bool, Errno> {
-        for (file, was) in &self.watched {
+        for file in &self.watched {
             let now = fstat(file)?;
-            if now.st_nlink == 0 && !self.is_like(&now, was) {
+            let is_like = |original: &Original| original.face == face(&now);
+            if now.st_nlink == 0 && !self.originals.get(&identity(&now)).is_some_and(is_like) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Whether something has been done to one of the copies with several names that are watched, wherever it is now, that an
-    /// overlay would have done to one name.
+    /// Whether something has been done to one of the copies with several names that are watched, wherever it is now below their
+    /// root, that an overlay would have done to one name.
     ///
     /// # Errors
     /// It cannot be looked at.
-    pub fn has_changed_one(&self) -> Result<bool, Errno> {
-        for (file, _) in &self.watched {
-            let bond = self.bond(&fstat(file)?, || born(file, b""))?;
-            if matches!(bond, Bond::Changed | Bond::Touched) {
+    pub fn has_changed_one(&self, root: &OwnedFd) -> Result<bool, Errno> {
+        for file in &self.watched {
+            let now = fstat(file)?;
+            let has_changed = match self.bond(&now, || born(file, b""))? {
+                Bond::None => false,
+                Bond::Kept | Bond::Loosened => self.names_left(root, &now) < now.st_nlink,
+                Bond::Changed | Bond::Touched => true,
+            };
+            if has_changed {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Whether nothing has been done to a copy but what changes its names; by its time only if that is the step's.
-    fn is_like(&self, now: &Stat, was: &Face) -> bool {
-        let (now, is_restamped) = (face(now), self.is_restamped());
-        now.own == was.own && (is_restamped || now.time == was.time)
-    }
-
-    /// Times of copies are changed by us.
-    pub fn restamped(&self) {
-        self.is_restamped.store(true, Ordering::Relaxed);
-    }
-
-    fn is_restamped(&self) -> bool {
-        self.is_restamped.load(Ordering::Relaxed)
+    /// How many names a copy has where it was copied to.
+    fn names_left(&self, root: &OwnedFd, copy: &Stat) -> u64 {
+        let is_there = |place: &&Vec<u8>| {
+            let (parent, name) = split(place);
+            let parent = open_beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY);
+            let found = parent.and_then(|parent| lstat(parent, name));
+            matches!(found, Ok(Some(found)) if identity(&found) == identity(copy))
+        };
+        self.places(copy).iter().filter(is_there).count() as u64
     }
 
     /// A device among the copies that opens something of the machine, unless it is in `/dev`, which no step sees of an image.
@@ -226,8 +228,19 @@ impl Twins {
         let changed = changed(copy);
         self.last_change = self.last_change.max(changed);
         let names = if file_type(copy) == FileType::Directory { 1 } else { copy.st_nlink };
-        let original = Original { identity: identity(original), born, changed, names, face: face(copy) };
+        let face = face(copy);
+        let original =
+            Original { identity: identity(original), born, changed, settled: changed, names, face };
         self.originals.insert(identity(copy), original);
+    }
+
+    /// A copy has got another time, which is not the step's doing.
+    fn note_time(&mut self, copy: &Stat) {
+        let changed = changed(copy);
+        self.last_change = self.last_change.max(changed);
+        if let Some(original) = self.originals.get_mut(&identity(copy)) {
+            (original.settled, original.face) = (changed, face(copy));
+        }
     }
 
     /// Waits, for a few milliseconds, until the clock that stamps files has moved on: whatever is changed after this has
@@ -389,10 +402,8 @@ impl Filler<'_> {
             && self.twins.watched.len() < WATCHED
             && !self.first_names.contains_key(&identity(&from))
         {
-            let copy =
-                open_beneath(top, name, OFlags::PATH | OFlags::NOFOLLOW).map_err(failed("opening", path))?;
-            let stat = fstat(&copy).map_err(failed("looking at", path))?;
-            self.twins.watched.push((copy, face(&stat)));
+            let copy = open_beneath(top, name, OFlags::PATH | OFlags::NOFOLLOW);
+            self.twins.watched.push(copy.map_err(failed("opening", path))?);
         }
         if from.st_nlink > 1 {
             self.first_names.entry(identity(&from)).or_insert_with(|| path.to_vec());
@@ -484,11 +495,11 @@ fn node(below: &OwnedFd, top: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), 
     set_mtime(top, name, stat.st_mtime, stat.st_mtime_nsec as u32)
 }
 
-/// Gives what is in a whole file system the times that things of the same paths have in another directory.
+/// Gives what is in a whole file system the times that things of the same paths have in another directory, before the step.
 ///
 /// # Errors
 /// The disk fails.
-pub fn restamp(root: &OwnedFd, times: &OwnedFd) -> Result<(), PathError> {
+pub fn restamp(root: &OwnedFd, times: &OwnedFd, twins: &mut Twins) -> Result<(), PathError> {
     let mut todo = vec![Vec::new()];
     while let Some(path) = todo.pop() {
         let (from, to) = (open(times, &path)?, open(root, &path)?);
@@ -498,11 +509,15 @@ pub fn restamp(root: &OwnedFd, times: &OwnedFd) -> Result<(), PathError> {
             let stat = stat.map_err(failed("looking at", &path))?;
             set_mtime(&to, &name, stat.st_mtime, stat.st_mtime_nsec as u32)
                 .map_err(failed("changing", &path))?;
+            if let Some(copy) = lstat(&to, &name).map_err(failed("looking at", &path))? {
+                twins.note_time(&copy);
+            }
             if file_type(&stat) == FileType::Directory {
                 todo.push(path);
             }
         }
     }
+    twins.part_from_what_follows();
     Ok(())
 }
 

@@ -95,7 +95,7 @@ impl FailedStep {
             Root::Overlay { lowers, upper, .. } => on_top(upper, lowers),
             Root::Directory(directory) | Root::Chroot { directory, .. } => vec![directory.clone()],
         };
-        let scratch = self.snapshots.scratch_over(below)?;
+        let mut scratch = self.snapshots.scratch_over(below)?;
         plan.root = scratch.root(plan.rung, None)?;
         written.push(scratch);
         for PlannedMount { source, .. } in &mut plan.mounts {
@@ -105,7 +105,7 @@ impl FailedStep {
                 FileTree::Merged(lowers) => lowers.clone(),
                 FileTree::Scratch { lowers, upper, .. } => on_top(upper, lowers),
             };
-            let scratch = self.snapshots.scratch_over(below)?;
+            let mut scratch = self.snapshots.scratch_over(below)?;
             *tree = scratch.tree(None)?;
             written.push(scratch);
         }

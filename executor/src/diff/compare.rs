@@ -37,6 +37,13 @@ pub struct Leader<'a> {
     shows_lower: Vec<bool>,
 }
 
+impl Leader<'_> {
+    /// Whether what stood at one of its names would not show again if this were gone.
+    pub fn is_hidden(&self) -> bool {
+        self.before.iter().zip(&self.shows_lower).any(|(before, shows)| before.is_some() && !shows)
+    }
+}
+
 /// The content of a [`Leader`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {

@@ -133,7 +133,10 @@ impl Walker<'_> {
             };
             let is_merged = before.as_ref().is_some_and(|stat| file_type(stat) == FileType::Directory);
             let was_there = before.is_some();
-            if let Some(stat) = self.untouched(&upper, name, &path, before.as_ref())? {
+            let untouched = self.untouched(&upper, name, &path, before.as_ref())?;
+            // A file with several names that came here with its directory is looked at, though it is where it was.
+            let has_come = |stat: &Stat| hides && file_type(stat) != FileType::Directory && stat.st_nlink > 1;
+            if let Some(stat) = untouched.filter(|stat| !has_come(stat)) {
                 if file_type(&stat) == FileType::Directory {
                     todo.push(Pending { path, has_lower: is_merged, hides });
                 }

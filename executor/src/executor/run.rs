@@ -28,7 +28,7 @@ use crate::{
 impl LocalExecutor {
     pub(super) fn run(&self, step: &Step<'_>, exec: &Exec) -> Result<Layer, StepFailure> {
         self.check_platform(&step.vertex.platform)?;
-        let ground = self.ground(step)?;
+        let mut ground = self.ground(step)?;
         refuse_foreign_owners("RUN", &ground.owners)?;
         // Before any lock that another one with a job may have: nobody waits for a job who keeps others waiting.
         let job = self
@@ -37,7 +37,7 @@ impl LocalExecutor {
             .map(|server| server.job(&self.events, step.cancel).ok_or_else(cancelled));
         let _job = job.transpose()?;
         let held = self.cache_mounts.acquire(step, exec)?;
-        let ran = self.run_with(step, exec, &ground, &held);
+        let ran = self.run_with(step, exec, &mut ground, &held);
         let ended = held.end(&ground.writable.upper());
         let Ran { exit, plan, lent } = ran?;
         let ended = ended?;
@@ -67,7 +67,7 @@ impl LocalExecutor {
         &self,
         step: &Step<'_>,
         exec: &Exec,
-        ground: &Ground<'_>,
+        ground: &mut Ground<'_>,
         held: &Held,
     ) -> Result<Ran, StepFailure> {
         let user = run_user(ground.view.root(), &exec.user)?;

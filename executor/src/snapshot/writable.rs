@@ -20,6 +20,7 @@ use crate::{
     form::Form,
     fuse::{self, Merged},
     mount::{Overlay, OverlayMarks, OverlaySync, mount_overlay},
+    rootfs::failed,
     sandbox::{FileTree, Root, Rung},
     unpack::copy_metadata,
 };
@@ -81,12 +82,23 @@ impl Writable {
         }
     }
 
+    /// Whether a step did something here to a file with several names that a copy keeps one, and an overlay parts.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn holds_together(&self) -> Result<bool, SnapshotError> {
+        let Written::Within(twins, _) = &self.written else { return Ok(false) };
+        let upper = open_directory(&self.upper())?;
+        let has_changed = twins.has_changed_one(&upper).map_err(failed("looking at the changes of", b"/"));
+        Ok(has_changed.map_err(CopyError::from)?)
+    }
+
     /// The root file system of a sandbox that writes here. `fresh` is a directory in overlay format whose files lie on top of
     /// those below: the same ones with other times.
     ///
     /// # Errors
     /// Times cannot be changed; there is a device in it that nothing on that rung would keep the sandbox from.
-    pub fn root(&self, rung: Rung, fresh: Option<&Path>) -> Result<Root, SnapshotError> {
+    pub fn root(&mut self, rung: Rung, fresh: Option<&Path>) -> Result<Root, SnapshotError> {
         if let (Rung::Chroot, Written::Within(twins, aside)) = (rung, &self.written) {
             return match twins.device() {
                 Some(path) => Err(SnapshotError::Device { path: path.to_vec() }),
@@ -104,17 +116,17 @@ impl Writable {
     ///
     /// # Errors
     /// Times cannot be changed.
-    pub fn tree(&self, fresh: Option<&Path>) -> Result<FileTree, SnapshotError> {
+    pub fn tree(&mut self, fresh: Option<&Path>) -> Result<FileTree, SnapshotError> {
         if let Written::Above(_) = self.written {
             let lowers = fresh.map(Path::to_owned).into_iter().chain(self.lowers.iter().cloned()).collect();
             return Ok(FileTree::Scratch { lowers, upper: self.upper(), work: self.work() });
         }
-        if let (Some(fresh), Written::Within(twins, _)) = (fresh, &self.written) {
-            twins.restamped();
-            copies::restamp(&open_directory(&self.upper())?, &open_directory(fresh)?)
+        let upper = self.upper();
+        if let (Some(fresh), Written::Within(twins, _)) = (fresh, &mut self.written) {
+            copies::restamp(&open_directory(&upper)?, &open_directory(fresh)?, twins)
                 .map_err(CopyError::from)?;
         }
-        Ok(FileTree::Place(self.upper()))
+        Ok(FileTree::Place(upper))
     }
 
     /// The overlay's own working directory.

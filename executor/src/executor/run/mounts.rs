@@ -15,7 +15,6 @@ use crate::{
     agents::Proxy,
     cache_mounts::Held,
     cdi::{self, Edits},
-    diff::UpperKind,
     error::blame,
     listing::Owners,
     sandbox::{Access, FileTree, Files, MountSource, PlanError, PlannedMount, Rung, SecretBytes, more_ids},
@@ -41,9 +40,7 @@ impl Lent {
     /// another thing on an overlay.
     pub fn held_together(&self) -> Result<Option<&str>, StepFailure> {
         for (target, scratch) in &self.scratch {
-            let UpperKind::Copy(twins) = scratch.kind() else { continue };
-            let is_held = twins.has_changed_one();
-            if is_held.map_err(|errno| blame(FailureKind::Machine, std::io::Error::from(errno)))? {
+            if scratch.holds_together()? {
                 return Ok(Some(target));
             }
         }
@@ -85,7 +82,7 @@ impl LocalExecutor {
         let is_copied = *writable || (fresh.is_some() && self.footing.files == Files::Copied);
         let access = if *writable { Access::Write } else { Access::Read };
         let tree = if is_copied {
-            let scratch = self.snapshots.scratch(input.snapshot)?;
+            let mut scratch = self.snapshots.scratch(input.snapshot)?;
             let tree = scratch.tree(fresh)?;
             lent.scratch.push((target.clone(), scratch));
             tree
